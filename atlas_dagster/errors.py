@@ -1,0 +1,102 @@
+"""Every error Atlas raises on purpose.
+
+::
+
+    AtlasError
+    ├── ConfigError            the user's declaration or environment; retrying cannot help
+    │   ├── UnknownConnectorError
+    │   ├── UnknownStreamError
+    │   ├── MissingVariableError
+    │   ├── CheckFailedError   the connector's CHECK said FAILED
+    │   └── BreakingChangeError
+    ├── TransientError         may pass by itself; a retry is reasonable
+    │   └── RunnerUnavailableError   no Docker engine, image or package to be had now
+    └── BrokenError            something is broken: the connector, its output, a table
+        ├── ConnectorFailedError     the connector crashed or reported an error
+        ├── ProtocolError            output that cannot be understood
+        ├── ReadFailedError          one or more streams did not complete
+        └── DestinationError         a table is not what its state says
+
+The three families are Airbyte's own failure types (``config_error``, ``transient_error``,
+``system_error``), so a connector's verdict maps onto ours one to one. A message is one sentence
+that names the thing and the fix. Messages never hold secret values.
+"""
+
+from typing import Literal
+
+FailureType = Literal["config_error", "transient_error", "system_error"]
+
+
+class AtlasError(Exception):
+    """Base of all errors Atlas raises on purpose. ``str(error)`` is fit to show to a user."""
+
+    failure_type: FailureType = "system_error"
+
+
+class ConfigError(AtlasError):
+    """The declaration or the environment is wrong; the message says what to change."""
+
+    failure_type = "config_error"
+
+
+class UnknownConnectorError(ConfigError):
+    """No such connector in the registry."""
+
+
+class UnknownStreamError(ConfigError):
+    """A declared stream is not in the connector's catalog."""
+
+
+class MissingVariableError(ConfigError):
+    """``{{ env.X }}`` names a variable that is not set where the step runs."""
+
+
+class CheckFailedError(ConfigError):
+    """The connector's CHECK answered FAILED; the message is the connector's own."""
+
+
+class BreakingChangeError(ConfigError):
+    """The source changed in a way that only a refresh can follow."""
+
+
+class TransientError(AtlasError):
+    """Likely to pass by itself; a retry is reasonable."""
+
+    failure_type = "transient_error"
+
+
+class RunnerUnavailableError(TransientError):
+    """There is no engine, image or package to run the connector with at the moment."""
+
+
+class BrokenError(AtlasError):
+    """Something is broken that neither the declaration nor waiting can mend."""
+
+    failure_type = "system_error"
+
+
+class ConnectorFailedError(AtlasError):
+    """The connector crashed or reported an error; carries its own message and failure type."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failure_type: FailureType = "system_error",
+        stack_trace: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failure_type = failure_type
+        self.stack_trace = stack_trace
+
+
+class ProtocolError(BrokenError):
+    """The connector's output cannot be understood."""
+
+
+class ReadFailedError(ConnectorFailedError):
+    """A READ ended with at least one stream not complete. Rows of finished streams are kept."""
+
+
+class DestinationError(BrokenError):
+    """A table or its bookkeeping is not what the stored state says it is."""

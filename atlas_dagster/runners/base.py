@@ -1,0 +1,117 @@
+"""The seam between Atlas and wherever a connector runs.
+
+A :class:`Runner` turns a :class:`ConnectorCommand` into a running :class:`ConnectorProcess`. It
+knows nothing of the messages a connector prints: bytes go in as files, bytes come out on two
+channels. A process must be consumed with :meth:`ConnectorProcess.output` and ended with
+:meth:`ConnectorProcess.close`; used as a context manager it is ended on every path, interrupts
+included.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+Verb = Literal["spec", "check", "discover", "read"]
+Channel = Literal["stdout", "stderr", "idle"]
+
+#: One piece of output: the channel and its bytes, cut anywhere. ``("idle", b"")`` says that
+#: nothing came for :data:`IDLE_SECONDS`, so that the consumer can look at its clocks.
+Output = tuple[Channel, bytes]
+
+IDLE_SECONDS = 1.0
+#: Seconds between SIGTERM and SIGKILL.
+STOP_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connector may take of the machine.
+
+    ``memory_bytes`` also switches on the CDK's own guard, which flushes state and fails cleanly
+    before the kernel kills the connector (CDK ``utils/memory_monitor.py``).
+    """
+
+    memory_bytes: int = 2 * 1024**3
+    cpus: float = 2.0
+    pids: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorCommand:
+    """One call of a connector.
+
+    ``files`` maps an option (``config``, ``catalog``, ``state``) to the content of the file that
+    the runner writes and passes as ``--<option>``. Files are readable by the connector's user
+    only, and writable: config migrations rewrite them in place. ``labels`` say whose process it
+    is, for the reaper.
+    """
+
+    verb: Verb
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a connector ended: ``code`` as a shell reports it (137 is SIGKILL)."""
+
+    code: int
+    oom_killed: bool = False
+
+
+class ConnectorProcess(ABC):
+    """A running connector, owned by whoever started it."""
+
+    @abstractmethod
+    def output(self) -> Iterator[Output]:
+        """Yield what the connector prints until both channels end.
+
+        The connector is held back while the consumer is busy (backpressure), so memory stays
+        flat whatever it prints. Yields ``("idle", b"")`` about once a second of silence.
+        """
+
+    @abstractmethod
+    def wait(self) -> ExitStatus:
+        """How the connector ended. Call after :meth:`output` is exhausted."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop the connector if it still runs (SIGTERM, grace, SIGKILL) and remove its traces.
+
+        Safe to call twice and from any state.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Runner(ABC):
+    """Starts one connector, at one version, as often as asked."""
+
+    #: ``docker`` or ``python``; shown to users.
+    kind: str
+    #: What runs, with its version: an image reference or a package pin. Shown to users.
+    reference: str
+
+    @abstractmethod
+    def start(self, command: ConnectorCommand) -> ConnectorProcess:
+        """Start ``command``.
+
+        Raises:
+            RunnerUnavailableError: the engine, image or package cannot be had now.
+        """
+
+    def identity(self) -> str:
+        """A string that changes whenever the connector's code does (image digest, package pin)."""
+        return self.reference
