@@ -1,1 +1,61 @@
-.PHONY: demo
+# Everything starts here; `make` lists it. Needs git, make and Python 3.11 to 3.14, nothing else.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.PHONY: help demo dev test lint format images bench lock clean
+
+help: ## list what there is to make
+	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo dev: export DAGSTER_HOME := $(CURDIR)
+
+demo: .venv ## run a real Airbyte connector into Delta tables under lake/
+	$(BIN)/atlas demo
+
+dev: .venv ## start Dagster (web UI and daemon) on this code location
+	$(BIN)/atlas discover --missing
+	exec $(BIN)/dagster dev -w workspace.yaml
+
+test: .venv ## run all tests (ARGS="-k name" for some)
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv ## check format, lint, types and which room imports which
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+images: .venv ## build the connector images for the tests (needs Docker, and root the first time)
+	atlas_dagster_tests/connectors/build.sh
+
+bench: .venv ## measure records per second and memory
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
+	$(LOCK) --output-file requirements.txt
+	$(LOCK) --group dev --output-file requirements-dev.txt
+
+clean: ## remove the environment and caches; lake/ and .dagster/ stay
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.PHONY: .venv
+.venv: .venv/.stamp ## make the environment, exactly as locked
+
+.venv/.stamp: requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null || \
+		{ echo "Atlas needs Python 3.11 to 3.14; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@awk '/^[^ #]/ { uv = /^uv==/ } uv && !/#/' requirements.txt > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --require-hashes -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@

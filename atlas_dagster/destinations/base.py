@@ -1,0 +1,118 @@
+"""The seam between a sync and the store its rows land in.
+
+A :class:`Destination` opens one :class:`StreamWriter` per stream. Rows are staged as they come and
+stay invisible; :meth:`StreamWriter.commit` makes them part of the table together with the
+envelope's ``seq``, in one transaction per table.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+from msgspec import Struct
+
+from atlas_dagster.records.types import TableSchema
+from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
+
+TablePath = tuple[str, ...]
+
+
+class TableSpec(Struct, frozen=True):
+    """What a stream's table must become. Keys and cursor are column names."""
+
+    path: TablePath
+    schema: TableSchema
+    mode: WriteMode
+    primary_key: tuple[str, ...] = ()
+    cursor: str | None = None
+    replaces: bool = False
+
+
+class TableInfo(Struct, frozen=True):
+    """What a table is now. ``version`` changes whenever its content may have."""
+
+    uri: str
+    row_count: int
+    version: str
+
+
+class StreamWriter(ABC):
+    """Writes one stream's rows; used by one thread."""
+
+    #: Rows staged since the last commit.
+    staged_rows: int = 0
+
+    @abstractmethod
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Stage a batch; nothing of it is visible yet."""
+
+    @abstractmethod
+    def rewind(self, rows: int) -> None:
+        """Forget all but the first ``rows`` rows staged since the last commit."""
+
+    @abstractmethod
+    def stage(self) -> tuple[StagedFile, ...]:
+        """Finish writing what is staged and say what it is, for the envelope."""
+
+    @abstractmethod
+    def commit(self, envelope: Envelope) -> None:
+        """Make the staged rows durable together with ``envelope.seq``.
+
+        Raises:
+            DestinationError: another writer has committed to this table meanwhile.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Bring everything committed into the table that readers see (dedup merges here)."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Delete what is staged and not committed."""
+
+    @abstractmethod
+    def describe(self) -> TableInfo:
+        """What the table is now; it must exist."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Whether the table that readers see exists."""
+
+
+class Destination(ABC):
+    """A store of tables."""
+
+    #: Dagster's storage kind.
+    kind: str
+
+    @abstractmethod
+    def committed(self, connection: str, table: TablePath) -> int | None:
+        """The ``seq`` of the last commit to ``table``; None for a table that does not exist."""
+
+    @abstractmethod
+    def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
+        """Column names an existing table uses, by the field they hold and their type."""
+
+    @abstractmethod
+    def open(self, connection: str, spec: TableSpec) -> StreamWriter:
+        """A writer for one stream."""
+
+    @abstractmethod
+    def prepare(self, envelope: Envelope) -> None:
+        """Store ``envelope`` durably; it counts once a table has taken its ``seq``."""
+
+    @abstractmethod
+    def envelope(self, connection: str, seq: int) -> Envelope | None:
+        """The stored envelope of one commit."""
+
+    @abstractmethod
+    def recover(self, connection: str) -> None:
+        """Finish commits that a dead process left half-way: some of their tables done, some not."""
+
+    @abstractmethod
+    def forget(self, connection: str, keep: Collection[int]) -> None:
+        """Remove stored envelopes older than all of ``keep`` that no table needs any more."""
+
+    @abstractmethod
+    def table_uri(self, table: TablePath) -> str:
+        """Where a table is, whether or not it exists."""

@@ -1,0 +1,120 @@
+"""One Delta table and the ``seq`` it holds.
+
+The ``seq`` of the last commit is a Delta application transaction, which survives compaction, vacuum
+and log clean-up. A handle is loaded once and kept from commit to commit: Delta refuses a commit
+whose handle has not seen another commit of the same application, and that refusal is the fence
+against a second writer.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from atlas_dagster.errors import DestinationError
+from atlas_dagster.state.envelope import Envelope, StagedFile
+
+
+class LakeTable:
+    """One Delta table, which may not exist yet."""
+
+    def __init__(self, uri: str, connection: str) -> None:
+        self.uri = uri
+        self.app_id = f"atlas/{connection}"
+        self.handle: DeltaTable | None
+        try:
+            self.handle = DeltaTable(self.uri)
+        except TableNotFoundError:
+            self.handle = None
+
+    @property
+    def exists(self) -> bool:
+        return self.handle is not None
+
+    @property
+    def seq(self) -> int:
+        """The ``seq`` of the last commit; 0 before the first."""
+        return 0 if self.handle is None else self.handle.transaction_version(self.app_id) or 0
+
+    @property
+    def row_count(self) -> int:
+        if self.handle is None:
+            return 0
+        actions = pa.table(self.handle.get_add_actions(flatten=True))
+        return sum(actions.column("num_records").to_pylist())
+
+    @property
+    def version(self) -> int:
+        return -1 if self.handle is None else self.handle.version()
+
+    @property
+    def arrow_schema(self) -> pa.Schema | None:
+        return None if self.handle is None else pa.schema(self.handle.schema().to_arrow())
+
+    def transaction(self, seq: int, note: Mapping[str, str] | None = None) -> CommitProperties:
+        return CommitProperties(
+            app_transactions=[Transaction(self.app_id, seq)],
+            custom_metadata=dict(note or {}),
+        )
+
+    def add(
+        self,
+        files: Iterable[StagedFile],
+        envelope: Envelope,
+        schema: pa.Schema,
+        *,
+        replaces: bool,
+    ) -> None:
+        """Take ``files`` and ``envelope.seq`` in one transaction, making the table if need be.
+
+        Raises:
+            DestinationError: someone else has committed with our application id meanwhile.
+        """
+        actions = [
+            AddAction(file.path, file.size, {}, int(envelope.prepared_at * 1000), True, file.stats)
+            for file in files
+        ]
+        note = {"atlas.sync_id": str(envelope.sync_id), "atlas.run_id": envelope.run_id or ""}
+        properties = self.transaction(envelope.seq, note)
+        delta_schema = Schema.from_arrow(schema)
+        try:
+            if self.handle is None:
+                create_table_with_add_actions(
+                    self.uri, delta_schema, actions, mode="error", commit_properties=properties
+                )
+                self.handle = DeltaTable(self.uri)
+            else:
+                self.handle.create_write_transaction(
+                    actions,
+                    "overwrite" if replaces else "append",
+                    delta_schema,
+                    commit_properties=properties,
+                )
+        except (CommitFailedError, DeltaError) as error:
+            raise DestinationError(
+                f"{self.uri} refused the commit ({error}); if another sync of this connection is "
+                "running, let it end and sync again."
+            ) from error
+        self.reload(envelope.seq)
+
+    def reload(self, seq: int) -> None:
+        """See our own commit, and make sure that it is still the last one of ours."""
+        assert self.handle is not None
+        self.handle.update_incremental()
+        if self.seq != seq:
+            raise DestinationError(
+                f"{self.uri} was written by another sync of this connection at the same time; "
+                "this one stops. Sync again once the other has ended."
+            )
+
+    def widen(self, schema: pa.Schema) -> None:
+        """Add the columns of ``schema`` that the table lacks; none is ever removed."""
+        if self.handle is None:
+            return
+        present = {field.name for field in self.arrow_schema or ()}
+        missing = [field for field in schema if field.name not in present]
+        if missing:
+            self.handle.alter.add_columns(Schema.from_arrow(pa.schema(missing)).fields)
+            self.handle.update_incremental()

@@ -1,0 +1,212 @@
+"""Catalogs: what a source offers, and what we ask it for."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from atlas_dagster.errors import ConfigError, ProtocolError
+from atlas_dagster.protocol.messages import CatalogMessage, StreamDescriptor
+
+SyncMode = Literal["full_refresh", "incremental"]
+DestinationSyncMode = Literal["append", "overwrite", "append_dedup"]
+#: A field's place in a record: a list of keys from the top.
+FieldPath = tuple[str, ...]
+
+
+class _DiscoveredStream(Struct):
+    """Wire form of one stream of DISCOVER."""
+
+    name: str
+    json_schema: dict[str, Any] = {}
+    supported_sync_modes: list[str] | None = None
+    source_defined_cursor: bool | None = None
+    default_cursor_field: list[str] | None = None
+    source_defined_primary_key: list[list[str]] | None = None
+    namespace: str | None = None
+    is_resumable: bool | None = None
+
+
+class Stream(Struct, frozen=True):
+    """A stream the source offers. ``raw`` is the source's own JSON, sent back to it untouched."""
+
+    descriptor: StreamDescriptor
+    json_schema: dict[str, Any]
+    supported_sync_modes: tuple[str, ...]
+    source_defined_cursor: bool
+    default_cursor_field: FieldPath
+    source_defined_primary_key: tuple[FieldPath, ...]
+    is_resumable: bool
+    raw: Raw
+
+    @classmethod
+    def from_raw(cls, raw: Raw | bytes) -> "Stream":
+        """Decode one stream of a catalog.
+
+        A missing or empty ``supported_sync_modes`` means full refresh.
+
+        Raises:
+            ProtocolError: it is not a stream.
+        """
+        try:
+            found = msgspec.json.decode(raw, type=_DiscoveredStream, strict=False)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(
+                f"The connector's catalog holds a stream Atlas cannot read ({error}); "
+                "report it to the connector's maintainers."
+            ) from error
+        return cls(
+            descriptor=StreamDescriptor(found.name, found.namespace),
+            json_schema=found.json_schema,
+            supported_sync_modes=tuple(found.supported_sync_modes or ("full_refresh",)),
+            source_defined_cursor=bool(found.source_defined_cursor),
+            default_cursor_field=tuple(found.default_cursor_field or ()),
+            source_defined_primary_key=tuple(
+                tuple(path) for path in found.source_defined_primary_key or ()
+            ),
+            is_resumable=bool(found.is_resumable),
+            raw=Raw(bytes(raw)),
+        )
+
+
+class Catalog(Struct, frozen=True):
+    """All streams a source offers, in its own order."""
+
+    streams: tuple[Stream, ...]
+
+    @classmethod
+    def from_message(cls, message: CatalogMessage) -> "Catalog":
+        return cls(tuple(Stream.from_raw(raw) for raw in message.streams))
+
+    @classmethod
+    def from_json(cls, streams: Sequence[Any]) -> "Catalog":
+        """The inverse of :meth:`to_json`."""
+        return cls(tuple(Stream.from_raw(json.dumps(stream).encode()) for stream in streams))
+
+    def to_json(self) -> list[Any]:
+        return [json.loads(bytes(stream.raw)) for stream in self.streams]
+
+
+class ConfiguredStream(Struct, frozen=True):
+    """A stream as we ask for it.
+
+    ``generation_id`` numbers the full copies of a table; when ``minimum_generation_id`` equals it,
+    rows of older generations go once the stream is complete.
+    """
+
+    stream: Stream
+    sync_mode: SyncMode
+    destination_sync_mode: DestinationSyncMode
+    cursor_field: FieldPath
+    primary_key: tuple[FieldPath, ...]
+    generation_id: int = 0
+    minimum_generation_id: int = 0
+
+    @property
+    def descriptor(self) -> StreamDescriptor:
+        return self.stream.descriptor
+
+    @property
+    def replaces(self) -> bool:
+        """Whether this sync's rows replace all rows the table holds."""
+        return self.minimum_generation_id == self.generation_id and self.generation_id > 0
+
+
+def configure(
+    stream: Stream,
+    *,
+    sync_mode: SyncMode | None = None,
+    destination_sync_mode: DestinationSyncMode | None = None,
+    cursor_field: FieldPath | None = None,
+    primary_key: tuple[FieldPath, ...] | None = None,
+) -> ConfiguredStream:
+    """Choose how to sync ``stream``; what is ``None`` is the Airbyte platform's default.
+
+    The defaults (platform ``CatalogConverter``): cursor and primary key both defined by the source
+    give incremental | append_dedup; otherwise full_refresh | overwrite; incremental | append only
+    where full refresh is not supported.
+
+    Raises:
+        ConfigError: the choice cannot work for this stream.
+    """
+    name = stream.descriptor
+    key = stream.source_defined_primary_key or primary_key or ()
+    cursor = cursor_field or stream.default_cursor_field
+    if stream.source_defined_cursor and stream.default_cursor_field:
+        cursor = stream.default_cursor_field
+    supported = stream.supported_sync_modes
+    if sync_mode is None:
+        if cursor_field or (
+            destination_sync_mode == "append_dedup" and "incremental" in supported
+        ):
+            sync_mode = "incremental"
+        elif (
+            "incremental" in supported
+            and stream.source_defined_cursor
+            and key
+            and destination_sync_mode != "overwrite"
+        ):
+            sync_mode = "incremental"
+        else:
+            sync_mode = "full_refresh" if "full_refresh" in supported else "incremental"
+    if sync_mode not in supported:
+        raise ConfigError(
+            f"Stream '{name}' does not support sync_mode {sync_mode}; "
+            f"it supports {', '.join(supported)}."
+        )
+    if destination_sync_mode is None:
+        if sync_mode == "incremental":
+            destination_sync_mode = "append_dedup" if key else "append"
+        else:
+            destination_sync_mode = "overwrite"
+    if sync_mode == "incremental" and destination_sync_mode == "overwrite":
+        raise ConfigError(
+            f"Stream '{name}' cannot be incremental and overwrite: an incremental read brings only "
+            "new rows; use append_dedup or append, or sync_mode full_refresh."
+        )
+    if sync_mode == "incremental" and not stream.source_defined_cursor and not cursor:
+        raise ConfigError(
+            f"Stream '{name}' needs a cursor_field to be incremental: "
+            "the source defines none; name a field that grows, such as updated_at."
+        )
+    if destination_sync_mode == "append_dedup":
+        if not key:
+            raise ConfigError(
+                f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
+            )
+        nested = [path for path in key if len(path) != 1] or (
+            [cursor] if len(cursor) > 1 else []
+        )
+        if nested:
+            raise ConfigError(
+                f"Stream '{name}' has the nested key or cursor '{'.'.join(nested[0])}', which "
+                "append_dedup does not support yet; use destination_sync_mode append or overwrite."
+            )
+    return ConfiguredStream(stream, sync_mode, destination_sync_mode, cursor, key)
+
+
+def configured_catalog_json(streams: Iterable[ConfiguredStream], *, sync_id: int) -> bytes:
+    """The ``--catalog`` file. Discovered streams go back byte for byte.
+
+    Only ``append``, ``overwrite`` and ``append_dedup`` are ever sent: connectors parse the enum
+    strictly (platform ``DefaultProtocolSerializer``).
+    """
+    return msgspec.json.encode(
+        {
+            "streams": [
+                {
+                    "stream": configured.stream.raw,
+                    "sync_mode": configured.sync_mode,
+                    "destination_sync_mode": configured.destination_sync_mode,
+                    "cursor_field": list(configured.cursor_field),
+                    "primary_key": [list(path) for path in configured.primary_key],
+                    "generation_id": configured.generation_id,
+                    "minimum_generation_id": configured.minimum_generation_id,
+                    "sync_id": sync_id,
+                }
+                for configured in streams
+            ]
+        }
+    )

@@ -1,0 +1,182 @@
+"""A connector's config: ``{{ env.X }}`` replaced as text, typed and checked by the SPEC.
+
+Declarations hold templates; values exist only in the process that runs the connector. Dagster's own
+templating is bypassed on purpose: it would turn ``1e5``, ``0x1F`` and ``None`` into other things
+and a missing variable into nothing.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft7Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from atlas_dagster.errors import ConfigError, MissingVariableError
+
+_TEMPLATE = re.compile(r"\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+#: Keys the CDK takes besides its SPEC (CDK ``schema_helpers.py``, internal config keys).
+_INTERNAL_KEYS = {"_limit", "_page_size"}
+
+
+def variables(value: Any) -> set[str]:
+    """Names of the environment variables that ``value`` refers to."""
+    if isinstance(value, str):
+        return set(_TEMPLATE.findall(value))
+    if isinstance(value, Mapping):
+        return set().union(*(variables(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(variables(item) for item in value))
+    return set()
+
+
+def resolve(
+    config: Mapping[str, Any],
+    *,
+    schema: Mapping[str, Any],
+    environ: Mapping[str, str],
+    where: str,
+) -> dict[str, Any]:
+    """The config to hand to the connector.
+
+    A string that is one template and nothing else takes the type the SPEC declares there
+    (``port: "{{ env.DB_PORT }}"`` becomes a number); everything else stays text. Values from the
+    environment are checked like written ones. ``where`` names the connection in messages.
+
+    Raises:
+        MissingVariableError: a variable is not set.
+        ConfigError: the result does not fit the SPEC.
+    """
+    missing = sorted(variables(config) - set(environ))
+    if missing:
+        names = ", ".join(missing)
+        raise MissingVariableError(
+            f"{where}: the environment variable {names} is not set; set it where Dagster's steps "
+            "run (in the shell or .env beside dagster.yaml), or change config in defs.yaml."
+        )
+    resolved = _substitute(dict(config), schema, environ)
+    assert isinstance(resolved, dict)
+    validate(resolved, schema=schema, where=where)
+    return resolved
+
+
+def validate(config: Mapping[str, Any], *, schema: Mapping[str, Any], where: str) -> None:
+    """Check ``config`` against the SPEC's JSON schema (draft 7).
+
+    Templates not replaced yet pass as any value. Secret values never enter the message.
+
+    Raises:
+        ConfigError: naming the field, what is wrong with it and what is allowed.
+    """
+    instance = {key: value for key, value in config.items() if key not in _INTERNAL_KEYS}
+    _refuse_unknown_fields(instance, schema, where)
+    errors = [
+        error
+        for error in Draft7Validator(dict(schema)).iter_errors(instance)
+        if not (isinstance(error.instance, str) and _TEMPLATE.search(error.instance))
+    ]
+    if variables(instance):
+        # A oneOf cannot be judged while a member of it is still a template.
+        errors = [error for error in errors if not variables(error.instance)]
+    worst = best_match(errors)
+    if worst is not None:
+        raise ConfigError(f"{where}: {_sentence(worst)}")
+
+
+def _refuse_unknown_fields(config: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> None:
+    """An unknown top-level field is most likely a typo, though most SPECs would let it pass."""
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping) or not properties:
+        return
+    if any(keyword in schema for keyword in ("oneOf", "anyOf", "allOf", "patternProperties")):
+        return
+    for field in config:
+        if field not in properties:
+            near = difflib.get_close_matches(field, list(properties), n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(properties)}."
+            raise ConfigError(f"{where}: the connector has no config field '{field}'; {hint}")
+
+
+def _sentence(error: ValidationError) -> str:
+    field = ".".join(str(part) for part in error.absolute_path)
+    subject = f"config field '{field}'" if field else "config"
+    match error.validator:
+        case "required":
+            missing = next(name for name in error.validator_value if name not in error.instance)
+            path = f"{field}.{missing}" if field else missing
+            return f"config field '{path}' is missing; the connector requires it."
+        case "type":
+            wanted = error.validator_value
+            wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
+            return f"{subject} must be of type {wanted}, not {_type_name(error.instance)}."
+        case "enum":
+            allowed = ", ".join(json.dumps(value) for value in error.validator_value)
+            return f"{subject} must be one of {allowed}."
+        case "const":
+            return f"{subject} must be {json.dumps(error.validator_value)}."
+        case "oneOf" | "anyOf":
+            titles = [
+                str(option.get("title")) for option in error.validator_value if "title" in option
+            ]
+            allowed = f": {', '.join(titles)}" if titles else ""
+            return f"{subject} must be one of the {len(error.validator_value)} forms{allowed}."
+        case "additionalProperties":
+            return f"{subject} has a field the connector does not know."
+        case _:
+            return f"{subject} breaks the rule {error.validator}: {error.validator_value}."
+
+
+def _type_name(value: Any) -> str:
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object"}
+    names |= {list: "array", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _substitute(value: Any, schema: Any, environ: Mapping[str, str]) -> Any:
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, str):
+        whole = _TEMPLATE.fullmatch(value.strip())
+        if whole:
+            return _typed(environ[whole.group(1)], schema)
+        return _TEMPLATE.sub(lambda match: environ[match.group(1)], value)
+    if isinstance(value, Mapping):
+        return {
+            key: _substitute(item, _property_schema(schema, key), environ)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_substitute(item, schema.get("items"), environ) for item in value]
+    return value
+
+
+def _property_schema(schema: Mapping[str, Any], key: str) -> Any:
+    """The schema of a property, looked for through ``oneOf`` and its kin."""
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and key in properties:
+        return properties[key]
+    for keyword in ("oneOf", "anyOf", "allOf"):
+        for option in schema.get(keyword) or ():
+            if isinstance(option, Mapping) and key in (option.get("properties") or {}):
+                return option["properties"][key]
+    return {}
+
+
+def _typed(text: str, schema: Mapping[str, Any]) -> Any:
+    declared = schema.get("type")
+    types = {declared} if isinstance(declared, str) else set(declared or ())
+    if "string" in types or not types:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    kinds = {"integer": int, "number": (int, float), "boolean": bool, "object": dict, "array": list}
+    fits = any(
+        name in kinds
+        and isinstance(value, kinds[name])
+        and (name == "boolean") == isinstance(value, bool)
+        for name in types
+    )
+    return value if fits else text

@@ -1,0 +1,182 @@
+"""The messages a source prints, as typed envelopes around raw JSON.
+
+Only the envelope is decoded: record data, state blobs and schemas stay :class:`msgspec.Raw`, byte
+for byte as the connector wrote them. Unknown fields are ignored and unknown enum values kept as
+text, because nearly every object of the protocol is open (airbyte_protocol.yaml,
+``additionalProperties: true``).
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+
+#: Default of a raw field: nothing was sent. Compare with :func:`present`, which also knows null.
+ABSENT = Raw(b"")
+
+
+def present(blob: Raw | None) -> Raw | None:
+    """``blob``, or None where nothing or a JSON null was sent."""
+    return None if blob is None or bytes(blob).strip() in (b"", b"null") else blob
+
+
+class StreamDescriptor(Struct, frozen=True):
+    """What identifies a stream. A missing, null or empty namespace are the same thing."""
+
+    name: str
+    namespace: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.namespace == "":
+            msgspec.structs.force_setattr(self, "namespace", None)
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.name}" if self.namespace else self.name
+
+
+class Record(Struct, gc=False):
+    """``data`` is one row's JSON object; ``emitted_at`` is epoch milliseconds."""
+
+    stream: str
+    data: Raw
+    emitted_at: int | float
+    namespace: str | None = None
+    meta: Raw = ABSENT
+
+
+class Stats(Struct):
+    """Records of the stream since its previous STATE; a double on the wire."""
+
+    recordCount: float | None = None  # noqa: N815
+
+
+class StreamState(Struct):
+    """State of one stream; a ``null`` or absent blob means: start this stream over."""
+
+    stream_descriptor: StreamDescriptor
+    stream_state: Raw = ABSENT
+
+
+class GlobalState(Struct):
+    """State of the whole connection: it replaces everything stored before."""
+
+    stream_states: list[StreamState] = []
+    shared_state: Raw = ABSENT
+
+
+class State(Struct):
+    """A checkpoint. A missing ``type`` means LEGACY."""
+
+    type: str | None = None
+    stream: StreamState | None = None
+    global_: GlobalState | None = msgspec.field(default=None, name="global")
+    data: Raw = ABSENT
+    sourceStats: Stats | None = None  # noqa: N815
+
+
+class Log(Struct):
+    level: str = "INFO"
+    message: str = ""
+    stack_trace: str | None = None
+
+
+class TraceError(Struct):
+    message: str = ""
+    internal_message: str | None = None
+    stack_trace: str | None = None
+    failure_type: str | None = None
+    stream_descriptor: StreamDescriptor | None = None
+
+
+class RateLimited(Struct):
+    quota_reset: int | float | None = None
+
+
+class StatusReason(Struct):
+    type: str = ""
+    rate_limited: RateLimited | None = None
+
+
+class StreamStatus(Struct):
+    """``status`` is STARTED, RUNNING, COMPLETE or INCOMPLETE."""
+
+    stream_descriptor: StreamDescriptor
+    status: str
+    reasons: list[StatusReason] | None = None
+
+
+class Estimate(Struct):
+    name: str | None = None
+    type: str = "STREAM"
+    namespace: str | None = None
+    row_estimate: int | float | None = None
+    byte_estimate: int | float | None = None
+
+
+class Trace(Struct):
+    type: str
+    emitted_at: int | float = 0
+    error: TraceError | None = None
+    stream_status: StreamStatus | None = None
+    estimate: Estimate | None = None
+
+
+class ConnectionStatus(Struct):
+    """The answer to CHECK. FAILED normally comes with exit code 0."""
+
+    status: str
+    message: str | None = None
+
+
+class Spec(Struct):
+    """The answer to SPEC; ``connectionSpecification`` is a JSON schema of the config."""
+
+    connectionSpecification: dict[str, Any]  # noqa: N815
+    documentationUrl: str | None = None  # noqa: N815
+
+
+class CatalogMessage(Struct):
+    """The answer to DISCOVER, each stream still raw."""
+
+    streams: list[Raw]
+
+
+class ConnectorConfig(Struct):
+    config: dict[str, Any] = {}
+
+
+class Control(Struct):
+    type: str
+    connectorConfig: ConnectorConfig | None = None  # noqa: N815
+
+
+class Message(Struct):
+    """One line of a source's stdout; the field named by ``type`` is set."""
+
+    type: str
+    record: Record | None = None
+    state: State | None = None
+    log: Log | None = None
+    trace: Trace | None = None
+    connectionStatus: ConnectionStatus | None = None  # noqa: N815
+    spec: Spec | None = None
+    catalog: CatalogMessage | None = None
+    control: Control | None = None
+
+
+class Noise(Struct, frozen=True):
+    """A line that is no message: text for the log."""
+
+    text: str
+
+
+class Unreadable(Struct, frozen=True):
+    """A line that is a RECORD or STATE but cannot be read; it must not be skipped silently.
+
+    ``stream`` is the stream's name where it could be made out.
+    """
+
+    kind: str
+    text: str
+    stream: str | None = None

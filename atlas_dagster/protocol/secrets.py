@@ -1,0 +1,69 @@
+"""Masking secret values in everything a person may read.
+
+Masked by value, not by name: every value at an ``airbyte_secret`` path of the SPEC (through
+``oneOf`` and arrays) and every value that came from the environment, also in its JSON-escaped,
+URL-encoded and base64 forms.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+MASK = "**********"
+#: Shorter values would mangle every text they happen to occur in, and protect nothing.
+_SHORTEST = 3
+
+
+class Masker:
+    """Replaces known secret values in text."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
+        longest_first = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def __call__(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(MASK, text)
+
+
+def secret_values(config: Any, schema: Any) -> Iterator[str]:
+    """Yield, as text, every scalar of ``config`` that ``schema`` marks ``airbyte_secret``."""
+    schema = schema if isinstance(schema, Mapping) else {}
+    if schema.get("airbyte_secret"):
+        yield from _scalars(config)
+        return
+    if isinstance(config, Mapping):
+        properties = schema.get("properties")
+        for key, value in config.items():
+            if isinstance(properties, Mapping):
+                yield from secret_values(value, properties.get(key))
+    elif isinstance(config, list):
+        for item in config:
+            yield from secret_values(item, schema.get("items"))
+    for keyword in ("oneOf", "anyOf", "allOf"):
+        for option in schema.get(keyword) or ():
+            yield from secret_values(config, option)
+
+
+def _scalars(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _scalars(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _scalars(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _forms(secret: str) -> Iterator[str]:
+    yield secret
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield quote(secret, safe="")
+    yield quote_plus(secret)
+    yield base64.b64encode(secret.encode()).decode().rstrip("=")
+    yield from (line for line in secret.splitlines() if len(line) > 8)

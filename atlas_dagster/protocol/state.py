@@ -1,0 +1,110 @@
+"""Connector state: opaque blobs, kept byte for byte.
+
+STREAM states are upserted per stream; a GLOBAL state is whole and replaces everything; LEGACY is
+one blob for the connection. The state file is always a JSON array of messages.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from atlas_dagster.protocol.messages import State, StreamDescriptor, StreamState, present
+
+StateType = Literal["STREAM", "GLOBAL", "LEGACY"]
+
+
+def state_type(state: State) -> StateType:
+    """The state's type, inferred from its content where the source left it out."""
+    if state.type == "STREAM" or (state.type is None and state.stream is not None):
+        return "STREAM"
+    if state.type == "GLOBAL" or (state.type is None and state.global_ is not None):
+        return "GLOBAL"
+    return "LEGACY"
+
+
+class ConnectionState(Struct, frozen=True):
+    """Everything a connector needs to continue; what goes into the state file."""
+
+    type: StateType = "STREAM"
+    #: STREAM and GLOBAL: the blob of each stream that has one.
+    streams: dict[StreamDescriptor, Raw] = {}
+    #: GLOBAL: the shared blob; LEGACY: the only one.
+    shared: Raw | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.streams) or self.shared is not None
+
+    def apply(self, state: State) -> "ConnectionState":
+        """The state after the source printed ``state``."""
+        match state_type(state):
+            case "STREAM":
+                assert state.stream is not None
+                streams = dict(self.streams) if self.type == "STREAM" else {}
+                blob = present(state.stream.stream_state)
+                if blob is None:
+                    streams.pop(state.stream.stream_descriptor, None)
+                else:
+                    streams[state.stream.stream_descriptor] = blob
+                return ConnectionState("STREAM", streams)
+            case "GLOBAL":
+                whole = state.global_
+                assert whole is not None
+                return ConnectionState(
+                    "GLOBAL", _blobs(whole.stream_states), present(whole.shared_state)
+                )
+            case "LEGACY":
+                return ConnectionState("LEGACY", {}, present(state.data))
+
+    @classmethod
+    def from_file(cls, content: bytes | Raw) -> "ConnectionState":
+        """The inverse of :meth:`to_file`."""
+        state = cls()
+        for message in msgspec.json.decode(content, type=list[State]):
+            state = state.apply(message)
+        return state
+
+    def only(self, streams: Collection[StreamDescriptor]) -> "ConnectionState":
+        """The state of some streams; GLOBAL and LEGACY cannot be divided and stay whole."""
+        if self.type != "STREAM":
+            return self
+        return ConnectionState(
+            "STREAM", {name: blob for name, blob in self.streams.items() if name in streams}
+        )
+
+    def to_file(self) -> bytes:
+        """The ``--state`` file: a JSON array of state messages, blobs as the source wrote them."""
+        messages: list[Mapping[str, object]]
+        per_stream = [
+            {"stream_descriptor": _descriptor(name), "stream_state": blob}
+            for name, blob in self.streams.items()
+        ]
+        match self.type:
+            case "STREAM":
+                messages = [{"type": "STREAM", "stream": entry} for entry in per_stream]
+            case "GLOBAL":
+                whole = {"shared_state": self.shared, "stream_states": per_stream}
+                messages = [{"type": "GLOBAL", "global": whole}]
+            case "LEGACY":
+                messages = [{"type": "LEGACY", "data": self.shared}]
+        return msgspec.json.encode(messages)
+
+
+def same_blob(one: Raw | None, other: Raw | None) -> bool:
+    """Whether two blobs are the same JSON value; formatting and key order do not count."""
+    if one is None or other is None:
+        return one is other
+    if bytes(one) == bytes(other):
+        return True
+    return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
+
+
+def _blobs(states: list[StreamState]) -> dict[StreamDescriptor, Raw]:
+    blobs = {state.stream_descriptor: present(state.stream_state) for state in states}
+    return {name: blob for name, blob in blobs.items() if blob is not None}
+
+
+def _descriptor(name: StreamDescriptor) -> dict[str, str]:
+    """Wire form: without a namespace key where there is none."""
+    return {"name": name.name} | ({"namespace": name.namespace} if name.namespace else {})

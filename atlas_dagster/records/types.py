@@ -1,0 +1,186 @@
+"""From a stream's JSON schema to typed columns.
+
+The rules are those of Airbyte's destinations (``JsonSchemaToAirbyteType``): ``required`` is ignored
+and every column is nullable. Columns start wide, because a Delta table cannot widen one later.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any
+
+import pyarrow as pa
+from msgspec import Struct
+
+from atlas_dagster.records.names import assign
+
+RAW_ID = "_airbyte_raw_id"
+EXTRACTED_AT = "_airbyte_extracted_at"
+META = "_airbyte_meta"
+GENERATION_ID = "_airbyte_generation_id"
+#: Fields a record has and its schema does not, as one JSON object.
+EXTRA = "_airbyte_extra"
+
+_UTC_TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+METADATA_FIELDS = (
+    pa.field(RAW_ID, pa.string()),
+    pa.field(EXTRACTED_AT, _UTC_TIMESTAMP),
+    pa.field(META, pa.string()),
+    pa.field(GENERATION_ID, pa.int64()),
+    pa.field(EXTRA, pa.string()),
+)
+#: Key of the field metadata that keeps a column's original name.
+SOURCE_NAME_KEY = "airbyte.field"
+
+
+class ColumnType(Enum):
+    """Airbyte's types. Times and everything structured are stored as text."""
+
+    STRING = "string"
+    BOOLEAN = "boolean"
+    INTEGER = "integer"
+    NUMBER = "number"
+    DATE = "date"
+    TIMESTAMP = "timestamp_with_timezone"
+    LOCAL_TIMESTAMP = "timestamp_without_timezone"
+    TIME = "time"
+    OBJECT = "object"
+    ARRAY = "array"
+    UNKNOWN = "json"
+
+    @property
+    def arrow(self) -> pa.DataType:
+        return _ARROW.get(self, pa.string())
+
+    @property
+    def is_json(self) -> bool:
+        return self in (ColumnType.OBJECT, ColumnType.ARRAY, ColumnType.UNKNOWN)
+
+
+_ARROW = {
+    ColumnType.BOOLEAN: pa.bool_(),
+    ColumnType.INTEGER: pa.int64(),
+    ColumnType.NUMBER: pa.float64(),
+    ColumnType.DATE: pa.date32(),
+    ColumnType.TIMESTAMP: _UTC_TIMESTAMP,
+    ColumnType.LOCAL_TIMESTAMP: pa.timestamp("us"),
+}
+
+_WELL_KNOWN = {
+    "String": ColumnType.STRING,
+    "BinaryData": ColumnType.STRING,
+    "Boolean": ColumnType.BOOLEAN,
+    "Integer": ColumnType.INTEGER,
+    "Number": ColumnType.NUMBER,
+    "Date": ColumnType.DATE,
+    "TimestampWithTimezone": ColumnType.TIMESTAMP,
+    "TimestampWithoutTimezone": ColumnType.LOCAL_TIMESTAMP,
+    "TimeWithTimezone": ColumnType.TIME,
+    "TimeWithoutTimezone": ColumnType.TIME,
+}
+
+
+def column_type(schema: Any) -> ColumnType:
+    """The column type of one property's JSON schema."""
+    if not isinstance(schema, Mapping):
+        return ColumnType.UNKNOWN
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return _WELL_KNOWN.get(reference.rsplit("/", 1)[-1], ColumnType.UNKNOWN)
+    for keyword in ("oneOf", "anyOf", "allOf"):
+        options = schema.get(keyword)
+        if isinstance(options, Sequence) and "type" not in schema:
+            real = [option for option in options if option not in ({"type": "null"},)]
+            return column_type(real[0]) if len(real) == 1 else ColumnType.UNKNOWN
+    declared = schema.get("type")
+    if declared is None:
+        return ColumnType.OBJECT
+    kinds = [declared] if isinstance(declared, str) else list(declared)
+    kinds = [kind for kind in kinds if kind != "null"]
+    if len(kinds) != 1:
+        return ColumnType.UNKNOWN
+    airbyte_type = schema.get("airbyte_type")
+    match kinds[0]:
+        case "string":
+            return _string_type(schema.get("format"), airbyte_type)
+        case "boolean":
+            return ColumnType.BOOLEAN
+        case "integer" | "int":
+            return ColumnType.INTEGER
+        case "number":
+            return ColumnType.INTEGER if airbyte_type == "integer" else ColumnType.NUMBER
+        case "array":
+            return ColumnType.ARRAY
+        case "object":
+            return ColumnType.OBJECT
+        case _:
+            return ColumnType.UNKNOWN
+
+
+def _string_type(format_: Any, airbyte_type: Any) -> ColumnType:
+    match format_:
+        case "date":
+            return ColumnType.DATE
+        case "date-time":
+            if airbyte_type == "timestamp_without_timezone":
+                return ColumnType.LOCAL_TIMESTAMP
+            return ColumnType.TIMESTAMP
+        case "time":
+            return ColumnType.TIME
+        case _:
+            return ColumnType.STRING
+
+
+class Column(Struct, frozen=True):
+    """One column: the record's field ``field`` lands in ``name``."""
+
+    field: str
+    name: str
+    type: ColumnType
+    description: str | None = None
+
+    @property
+    def arrow(self) -> pa.Field:
+        return pa.field(self.name, self.type.arrow, metadata={SOURCE_NAME_KEY: self.field})
+
+
+class TableSchema(Struct, frozen=True):
+    """The columns of one stream's table, in the source's order, Airbyte's own ones last."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def from_json_schema(
+        cls, schema: Mapping[str, Any], *, known_names: Mapping[str, str] | None = None
+    ) -> "TableSchema":
+        """Derive the columns. A schema without properties gives none: all goes to the JSON column.
+
+        ``known_names`` maps fields to the column names an existing table already uses for them.
+        """
+        properties = schema.get("properties")
+        properties = properties if isinstance(properties, Mapping) else {}
+        own = {field.name for field in METADATA_FIELDS}
+        known = {k: v for k, v in (known_names or {}).items() if k in properties}
+        names = assign(properties, known=known, reserved=own)
+        return cls(
+            tuple(
+                Column(field, names[field], column_type(sub), _description(sub))
+                for field, sub in properties.items()
+            )
+        )
+
+    @property
+    def arrow(self) -> pa.Schema:
+        return pa.schema([*(column.arrow for column in self.columns), *METADATA_FIELDS])
+
+    def column_of(self, field: str) -> str:
+        """Name of the column that holds ``field``; raises KeyError for an undeclared one."""
+        for column in self.columns:
+            if column.field == field:
+                return column.name
+        raise KeyError(field)
+
+
+def _description(schema: Any) -> str | None:
+    text = schema.get("description") if isinstance(schema, Mapping) else None
+    return text if isinstance(text, str) else None

@@ -1,0 +1,38 @@
+"""Docker's attach stream taken apart; no I/O.
+
+Each frame has a header of eight bytes (channel, three zeros, payload length as big-endian uint32);
+frames are cut anywhere by the socket (Docker Engine API, "Attach to a container").
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+_HEADER = 8
+_CHANNELS: dict[int, Literal["stdout", "stderr"]] = {0: "stdout", 1: "stdout", 2: "stderr"}
+
+
+class FrameDecoder:
+    """Feed what the socket gives; get (channel, payload) pieces as soon as they are there."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0
+        self._channel: Literal["stdout", "stderr"] = "stdout"
+
+    def feed(self, data: memoryview) -> Iterator[tuple[Literal["stdout", "stderr"], bytes]]:
+        position, end = 0, len(data)
+        while position < end:
+            if self._left == 0:
+                wanted = _HEADER - len(self._header)
+                self._header += bytes(data[position : position + wanted])
+                position += wanted
+                if len(self._header) < _HEADER:
+                    return
+                self._channel = _CHANNELS.get(self._header[0], "stderr")
+                self._left = int.from_bytes(self._header[4:], "big")
+                self._header = b""
+            else:
+                piece = bytes(data[position : position + self._left])
+                position += len(piece)
+                self._left -= len(piece)
+                yield self._channel, piece

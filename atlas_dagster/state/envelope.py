@@ -1,0 +1,92 @@
+"""The envelope: what one commit holds, written durably before the commit counts.
+
+Data files are staged first; the envelope lists them beside the connector's state and a sequence
+number; then each table takes its files and that number in one transaction. The number a table holds
+says which envelope, and so which state, belongs to its rows.
+"""
+
+import secrets
+import time
+from typing import Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+
+VERSION = 1
+WriteMode = Literal["append", "overwrite", "append_dedup"]
+
+
+class StagedFile(Struct, frozen=True):
+    """A data file that is written but not yet part of its table.
+
+    ``path`` is relative to the table, ``size`` in bytes, ``stats`` Delta's per-file statistics.
+    """
+
+    path: str
+    size: int
+    rows: int
+    stats: str
+
+
+class StreamCommit(Struct, frozen=True):
+    """One stream's part of a commit. ``replaces``: older rows of the table go."""
+
+    stream: StreamDescriptor
+    table: tuple[str, ...]
+    generation_id: int
+    replaces: bool
+    files: tuple[StagedFile, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+class Envelope(Struct, frozen=True):
+    """One commit. ``state`` is a state file's content; times are epoch seconds."""
+
+    seq: int
+    sync_id: int
+    connection: str
+    streams: tuple[StreamCommit, ...]
+    state: Raw
+    prepared_at: float
+    run_id: str | None = None
+    version: int = VERSION
+
+    @property
+    def connection_state(self) -> ConnectionState:
+        return ConnectionState.from_file(self.state)
+
+    def commit_of(self, stream: StreamDescriptor) -> StreamCommit:
+        return next(commit for commit in self.streams if commit.stream == stream)
+
+    def without_files(self) -> "Envelope":
+        """The envelope as events carry it: files matter only to the destination."""
+        bare = tuple(msgspec.structs.replace(commit, files=()) for commit in self.streams)
+        return msgspec.structs.replace(self, streams=bare)
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes | str) -> "Envelope":
+        """Raises :class:`msgspec.ValidationError` for anything but an envelope."""
+        return msgspec.json.decode(content, type=cls)
+
+
+def next_seq(last: int) -> int:
+    """A sequence number after ``last`` that no other attempt will ever draw.
+
+    The random part keeps a stale process, which started from the same ``last``, from preparing the
+    same number.
+    """
+    return last + 1 + secrets.randbelow(2**32)
+
+
+def now() -> float:
+    """Epoch seconds."""
+    return time.time()

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Builds the connector images that the tests run, without pulling anything: a Debian base made by
+# debootstrap, on it the real source-faker from its PyPI package, and our own source-standin.
+#
+# Does nothing, quickly, when all is built already. An image is built again when what it is made of
+# changes; one of the same name that was not built here (a pulled airbyte/source-faker) is kept.
+#
+#   ATLAS_TEST_BASE   another base with Python 3.11, instead of debootstrap (which needs root),
+#                     such as python:3.11-slim-bookworm
+set -euo pipefail
+
+FAKER_VERSION=7.2.1
+STANDIN_VERSION=1
+
+BASE=${ATLAS_TEST_BASE:-atlas-test/base:bookworm}
+FAKER_IMAGE=airbyte/source-faker:$FAKER_VERSION
+STANDIN_IMAGE=atlas-test/source-standin:$STANDIN_VERSION
+INPUTS_LABEL=test-image-inputs
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+uv=$here/../../.venv/bin/uv
+export DOCKER_BUILDKIT=0 # the classic builder: the only one in Debian's docker.io
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+work=$(mktemp -d "${TMPDIR:-/var/tmp}/atlas-images.XXXXXX")
+clean() {
+    # An interrupted debootstrap leaves /proc and /sys mounted in its root: never delete through them.
+    local mounted
+    for mounted in "$work"/base/{proc,sys}; do
+        mountpoint -q "$mounted" && umount --recursive "$mounted"
+    done
+    rm -rf --one-file-system "$work"
+}
+trap clean EXIT
+
+exists() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# current IMAGE INPUTS: it was made of these, or was not made here.
+current() {
+    local made
+    made=$(docker image inspect --format "{{index .Config.Labels \"$INPUTS_LABEL\"}}" "$1" 2>/dev/null) || return 1
+    [[ -z $made || $made == "$2" ]]
+}
+
+# inputs FILE... : a digest of the files and of the words in front of "--".
+inputs() {
+    local words=()
+    while [[ $1 != -- ]]; do
+        words+=("$1")
+        shift
+    done
+    shift
+    { printf '%s\n' "${words[@]}" && cat "$@"; } | sha256sum | cut -c1-16
+}
+
+build_base() {
+    exists "$BASE" && return
+    [[ -z ${ATLAS_TEST_BASE:-} ]] || {
+        docker pull --quiet "$BASE"
+        return
+    }
+    ((EUID == 0)) || die "Building $BASE needs root; or set ATLAS_TEST_BASE=python:3.11-slim-bookworm."
+    say "Building $BASE (about a minute)"
+    command -v debootstrap >/dev/null || {
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap
+    } >&2
+    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
+        bookworm "$work/base" >"$work/debootstrap.log" 2>&1 || {
+        tail -n 40 "$work/debootstrap.log" >&2
+        die "debootstrap failed."
+    }
+    tar -C "$work/base" --exclude=./var/cache/apt/* --exclude=./var/lib/apt/lists/* -c . |
+        docker import - "$BASE" >/dev/null
+}
+
+# build IMAGE INPUTS CONTEXT DOCKERFILE
+build() {
+    docker build --quiet --network none --force-rm --build-arg "BASE=$BASE" \
+        --label "$INPUTS_LABEL=$2" --tag "$1" --file "$4" "$3" >/dev/null
+}
+
+build_faker() {
+    local digest
+    digest=$(inputs "$BASE" "$FAKER_VERSION" -- "$here/source-faker/Dockerfile")
+    current "$FAKER_IMAGE" "$digest" && return
+    [[ -x $uv ]] || die "There is no $uv: run 'make .venv' first."
+    say "Building $FAKER_IMAGE"
+    "$uv" pip install --quiet --target "$work/faker/site-packages" \
+        --python-version 3.11 --python-platform "$(uname -m)-manylinux_2_28" --only-binary :all: \
+        "airbyte-source-faker==$FAKER_VERSION"
+    build "$FAKER_IMAGE" "$digest" "$work/faker" "$here/source-faker/Dockerfile"
+}
+
+build_standin() {
+    local digest folder=$here/source-standin
+    digest=$(inputs "$BASE" "$STANDIN_VERSION" -- "$folder"/*)
+    current "$STANDIN_IMAGE" "$digest" && return
+    say "Building $STANDIN_IMAGE"
+    build "$STANDIN_IMAGE" "$digest" "$folder" "$folder/Dockerfile"
+}
+
+docker version >/dev/null 2>&1 || die "No Docker engine answers: start one, or see .ci/run."
+build_base
+build_faker
+build_standin
+say "Images: $FAKER_IMAGE $STANDIN_IMAGE"
