@@ -121,7 +121,9 @@ def _statistics(metadata: pq.FileMetaData) -> str:
     nulls: dict[str, int] = {}
     for index in range(metadata.num_columns):
         name = metadata.schema.column(index).path
-        found = [metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)]
+        found = [
+            metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)
+        ]
         if any(s is None or not s.has_null_count for s in found):
             continue
         nulls[name] = sum(s.null_count for s in found)

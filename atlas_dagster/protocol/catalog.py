@@ -138,9 +138,7 @@ def configure(
         cursor = stream.default_cursor_field
     supported = stream.supported_sync_modes
     if sync_mode is None:
-        if cursor_field or (
-            destination_sync_mode == "append_dedup" and "incremental" in supported
-        ):
+        if cursor_field or (destination_sync_mode == "append_dedup" and "incremental" in supported):
             sync_mode = "incremental"
         elif (
             "incremental" in supported
@@ -176,9 +174,7 @@ def configure(
             raise ConfigError(
                 f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
             )
-        nested = [path for path in key if len(path) != 1] or (
-            [cursor] if len(cursor) > 1 else []
-        )
+        nested = [path for path in key if len(path) != 1] or ([cursor] if len(cursor) > 1 else [])
         if nested:
             raise ConfigError(
                 f"Stream '{name}' has the nested key or cursor '{'.'.join(nested[0])}', which "

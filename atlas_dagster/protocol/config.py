@@ -85,7 +85,9 @@ def validate(config: Mapping[str, Any], *, schema: Mapping[str, Any], where: str
         raise ConfigError(f"{where}: {_sentence(worst)}")
 
 
-def _refuse_unknown_fields(config: Mapping[str, Any], schema: Mapping[str, Any], where: str) -> None:
+def _refuse_unknown_fields(
+    config: Mapping[str, Any], schema: Mapping[str, Any], where: str
+) -> None:
     """An unknown top-level field is most likely a typo, though most SPECs would let it pass."""
     properties = schema.get("properties")
     if not isinstance(properties, Mapping) or not properties:

@@ -32,7 +32,9 @@ def assign(
     assigned = dict(known or {})
     taken = {valid.lower() for valid in assigned.values()} | {name.lower() for name in reserved}
     fresh = set(names) - set(assigned)
-    for name in sorted(fresh, key=lambda name: (_cleaned(name) != name, name != name.lower(), name)):
+    for name in sorted(
+        fresh, key=lambda name: (_cleaned(name) != name, name != name.lower(), name)
+    ):
         valid = _cleaned(name)
         if not valid.strip("_") or valid.lower() in taken:
             valid = _hashed(name)

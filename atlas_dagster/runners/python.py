@@ -13,12 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
 
 from filelock import FileLock
@@ -44,6 +45,8 @@ _log = logging.getLogger(__name__)
 
 _OPTIONS = ("config", "catalog", "state")
 _COMPLETE = ".complete"
+_DIRECTORY_PREFIX = "atlas-dagster-connector-"
+_LEFTOVER_SECONDS = 60.0
 #: Newer than any Python, so that no package is refused before its own needs are known.
 _ANY_PYTHON = "3.99"
 #: What uv says is repeated in an error only up to this many characters.
@@ -195,13 +198,12 @@ def start_process(arguments: Sequence[str], files: Mapping[str, bytes]) -> Conne
     """
     with ExitStack() as undo:
         try:
-            directory = undo.enter_context(
-                TemporaryDirectory(prefix="atlas-dagster-", ignore_cleanup_errors=True)
-            )
+            _remove_leftovers()
+            directory = undo.enter_context(_private_directory())
             words = [*_dying_with_us(), *arguments]
             for option in _OPTIONS:
                 if option in files:
-                    path = Path(directory) / f"{option}.json"
+                    path = directory / f"{option}.json"
                     words += [f"--{option}", str(path)]
                     _write_private(path, files[option])
             child = subprocess.Popen(
@@ -211,7 +213,7 @@ def start_process(arguments: Sequence[str], files: Mapping[str, bytes]) -> Conne
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=directory,
-                env=_inherited(_INHERITED) | _OURS | {"TMPDIR": directory},
+                env=_inherited(_INHERITED) | _OURS | {"TMPDIR": str(directory)},
                 start_new_session=True,
             )
         except OSError as error:
@@ -330,6 +332,33 @@ def _uv(*arguments: str, directory: Path) -> None:
         # Older versions of uv break lines and draw a frame of box characters around them.
         said = re.sub(r"[^!-~]+", " ", done.stderr.decode(errors="replace"))
         raise _UvError(said.strip() or f"uv exited with {done.returncode}")
+
+
+@contextmanager
+def _private_directory() -> Iterator[Path]:
+    """A directory for one process. Our lock on it ends when we do, even of ``kill -9``."""
+    with TemporaryDirectory(prefix=_DIRECTORY_PREFIX, ignore_cleanup_errors=True) as name:
+        lock = os.open(name, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(name)
+        finally:
+            os.close(lock)
+
+
+def _remove_leftovers() -> None:
+    """Remove the directories of processes that were killed: there are passwords in them."""
+    for directory in Path(gettempdir()).glob(f"{_DIRECTORY_PREFIX}*"):
+        # Another user's, gone by now, or locked by its living owner.
+        with suppress(OSError), ExitStack() as undo:
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            undo.callback(os.close, lock)
+            status = os.fstat(lock)
+            # A new one may not be locked yet.
+            old = time.time() - status.st_mtime > _LEFTOVER_SECONDS
+            if old and status.st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -1,0 +1,41 @@
+"""Where a connection's connector runs: Docker when it can, Python when it must."""
+
+from collections.abc import Callable
+
+from atlas_dagster.errors import ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.base import Runner
+from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.python import PythonRunner
+from atlas_dagster.sync.connection import Connection
+
+
+def choose_runner(connection: Connection, explain: Callable[[str], None]) -> Runner:
+    """The runner for ``connection``; ``explain`` is told which one and why.
+
+    Raises:
+        RunnerUnavailableError: neither Docker nor a Python package is to be had.
+        ConfigError: Python was asked for and the connector has no package.
+    """
+    entry = connection.entry()
+    image = connection.image or (entry.docker_image if entry else "")
+    package = entry.pypi_package if entry else None
+    if connection.runner == "python":
+        if entry is None or package is None:
+            raise ConfigError(
+                f"{connection.source_name} has no Python package; use runner: docker or auto."
+            )
+        explain(f"{connection.source_name} runs in Python, as its connection asks.")
+        return PythonRunner(package, entry.tag, entry.name)
+    try:
+        runner = DockerRunner(image, client=connect())
+        runner.ensure_image()
+    except RunnerUnavailableError as error:
+        if connection.runner == "docker" or entry is None or package is None:
+            raise
+        explain(
+            f"{connection.source_name} runs from its Python package {package} {entry.tag}, "
+            f"because Docker cannot be used here: {error}"
+        )
+        return PythonRunner(package, entry.tag, entry.name)
+    explain(f"{connection.source_name} runs in Docker, from the image {image}.")
+    return runner

@@ -1,0 +1,150 @@
+"""A connection as its user declares it."""
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from atlas_dagster.errors import UnknownStreamError
+from atlas_dagster.protocol.catalog import (
+    Catalog,
+    ConfiguredStream,
+    DestinationSyncMode,
+    FieldPath,
+    Stream,
+    SyncMode,
+    configure,
+)
+from atlas_dagster.registry import ConnectorEntry, resolve
+
+RunnerChoice = Literal["auto", "docker", "python"]
+
+
+class StreamSelection(BaseModel):
+    """One stream to sync; what is not said is the Airbyte platform's default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(description="The stream's name in the connector's catalog.")
+    namespace: str | None = Field(None, description="Its namespace, where the catalog has one.")
+    sync_mode: SyncMode | None = Field(None, description="full_refresh or incremental.")
+    destination_sync_mode: DestinationSyncMode | None = Field(
+        None, description="append, overwrite or append_dedup."
+    )
+    cursor_field: str | list[str] | None = Field(
+        None, description="Field that grows, for incremental reads; a list is a path."
+    )
+    primary_key: str | list[str | list[str]] | None = Field(
+        None, description="Field or fields that identify a row; a nested list is a path."
+    )
+
+    def cursor_path(self) -> FieldPath | None:
+        match self.cursor_field:
+            case None:
+                return None
+            case str():
+                return (self.cursor_field,)
+            case path:
+                return tuple(path)
+
+    def key_paths(self) -> tuple[FieldPath, ...] | None:
+        if self.primary_key is None:
+            return None
+        parts = [self.primary_key] if isinstance(self.primary_key, str) else self.primary_key
+        return tuple((part,) if isinstance(part, str) else tuple(part) for part in parts)
+
+
+class Connection(BaseModel):
+    """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    connector: str | None = None
+    image: str | None = None
+    version: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    streams: list[StreamSelection] | None = None
+    runner: RunnerChoice = "auto"
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+            raise ValueError(
+                f"the folder name '{name}' becomes part of asset keys and table paths; "
+                "use letters, digits and underscores only"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _one_connector(self) -> "Connection":
+        if (self.connector is None) == (self.image is None):
+            raise ValueError("give either connector (a registry name) or image (a Docker image)")
+        if self.image is not None and self.version is not None:
+            raise ValueError("version goes with connector; an image carries its version as its tag")
+        if self.image is not None and self.runner == "python":
+            raise ValueError("an image cannot run with runner python; use connector")
+        return self
+
+    def entry(self) -> ConnectorEntry | None:
+        """The registry's entry at the pinned version; None for an image of one's own.
+
+        Raises:
+            UnknownConnectorError: the registry has no such connector.
+        """
+        return None if self.connector is None else resolve(self.connector).at(self.version)
+
+    @property
+    def source_name(self) -> str:
+        """The connector's plain name, for people: ``source-faker``."""
+        if self.connector is not None:
+            return self.connector
+        assert self.image is not None
+        return self.image.rpartition("/")[2].partition(":")[0].partition("@")[0]
+
+    def configured(self, catalog: Catalog) -> list[ConfiguredStream]:
+        """The streams to sync, in the catalog's order.
+
+        Raises:
+            UnknownStreamError: a declared stream is not in ``catalog``.
+            ConfigError: a declared mode does not suit its stream.
+        """
+        if self.streams is None:
+            return [configure(stream) for stream in catalog.streams]
+        chosen = {_find(selection, catalog).descriptor: selection for selection in self.streams}
+        return [
+            configure(
+                stream,
+                sync_mode=selection.sync_mode,
+                destination_sync_mode=selection.destination_sync_mode,
+                cursor_field=selection.cursor_path(),
+                primary_key=selection.key_paths(),
+            )
+            for stream in catalog.streams
+            if (selection := chosen.get(stream.descriptor)) is not None
+        ]
+
+
+def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
+    named = [s for s in catalog.streams if s.descriptor.name == selection.name]
+    if selection.namespace is not None:
+        named = [s for s in named if s.descriptor.namespace == (selection.namespace or None)]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        spaces = ", ".join(str(s.descriptor.namespace) for s in named)
+        raise UnknownStreamError(
+            f"Stream '{selection.name}' is in several namespaces ({spaces}); add namespace to it."
+        )
+    raise UnknownStreamError(
+        _no_stream(selection.name, {s.descriptor.name for s in catalog.streams})
+    )
+
+
+def _no_stream(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(known))}."
+    return f"The connector has no stream '{name}'; {hint}"

@@ -1,0 +1,117 @@
+"""A connector at work: SPEC, CHECK, DISCOVER, and the command for READ."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
+from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.messages import CatalogMessage, ConnectionStatus, Message, Spec
+from atlas_dagster.protocol.secrets import Masker
+from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
+from atlas_dagster.sync.conversation import Conversation, Log
+
+# The platform's own limits (connector-sidecar application.yml).
+_SPEC_SECONDS = _CHECK_SECONDS = 9 * 60
+_DISCOVER_SECONDS = 30 * 60
+
+
+class Connector:
+    """One connector with its config resolved.
+
+    Args:
+        runner: where it runs.
+        name: its name, for messages.
+        config: what it is given; holds secrets.
+        masker: knows those secrets.
+        labels: whose processes these are, for the reaper.
+        log: receives the connector's own log lines, masked.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        name: str,
+        log: Log,
+        config: Mapping[str, Any] | None = None,
+        masker: Masker | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.runner = runner
+        self.name = name
+        self.log = log
+        self._config = config or {}
+        self._masker = masker or Masker()
+        self._labels = labels or {}
+
+    def spec(self) -> Spec:
+        """What config the connector takes.
+
+        Raises:
+            ConnectorFailedError: it gave no SPEC.
+        """
+        spec = self._ask("spec", timeout_seconds=_SPEC_SECONDS).spec
+        assert spec is not None
+        return spec
+
+    def check(self) -> None:
+        """Whether the source can be reached with this config.
+
+        Raises:
+            CheckFailedError: the connector says that it cannot; the message is its own.
+            ConnectorFailedError: it crashed instead of answering.
+        """
+        status = self._ask("check", timeout_seconds=_CHECK_SECONDS).connectionStatus
+        assert status is not None
+        if status.status != "SUCCEEDED":
+            reason = self._masker(status.message or "it gave no reason").strip()
+            raise CheckFailedError(f"CHECK of {self.name} failed: {reason}")
+
+    def discover(self) -> Catalog:
+        """The streams the source offers with this config.
+
+        Raises:
+            ConnectorFailedError: it gave no catalog.
+        """
+        catalog = self._ask("discover", timeout_seconds=_DISCOVER_SECONDS).catalog
+        assert catalog is not None
+        return Catalog.from_message(catalog)
+
+    def converse(self) -> Conversation:
+        return Conversation(self.runner, name=self.name, log=self.log, masker=self._masker)
+
+    def command(self, verb: Verb, files: Mapping[str, bytes] | None = None) -> ConnectorCommand:
+        """A command with the config and ``files`` beside it."""
+        config = {} if verb == "spec" else {"config": msgspec.json.encode(self._config)}
+        labels = {**self._labels, "atlas.verb": verb}
+        return ConnectorCommand(verb, {**config, **(files or {})}, labels)
+
+    def _ask(self, verb: Verb, *, timeout_seconds: float) -> Message:
+        """Run ``verb`` and return its answer: the last one, should there be several."""
+        command = self.command(verb)
+        conversation = self.converse()
+        answer: Message | None = None
+        for message in conversation.messages(command, timeout_seconds=timeout_seconds):
+            if isinstance(message, Message) and _answers(message):
+                answer = message
+        # FAILED comes with exit code 0; a crash gives no answer, or a wrong exit code.
+        if answer is None or (conversation.failed and not _says_failed(answer.connectionStatus)):
+            if answer is None and not conversation.failed:
+                raise ConnectorFailedError(
+                    f"{self.name} ended {verb} without an answer; check that "
+                    f"{self.runner.reference} is an Airbyte source."
+                )
+            raise conversation.failure(command)
+        return answer
+
+
+def _answers(message: Message) -> bool:
+    answers: tuple[Spec | ConnectionStatus | CatalogMessage | None, ...]
+    answers = (message.spec, message.connectionStatus, message.catalog)
+    return any(answer is not None for answer in answers)
+
+
+def _says_failed(status: ConnectionStatus | None) -> bool:
+    return status is not None and status.status != "SUCCEEDED"

@@ -1,0 +1,137 @@
+"""One call of a connector: its messages one by one, its chatter to a log, its end explained."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from atlas_dagster.errors import ConnectorFailedError, FailureType
+from atlas_dagster.protocol.decoder import MessageDecoder
+from atlas_dagster.protocol.messages import Message, Noise, TraceError, Unreadable
+from atlas_dagster.protocol.secrets import Masker
+from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
+
+#: Takes a level (DEBUG … FATAL) and a text without secrets.
+Log = Callable[[str, str], None]
+
+_FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
+#: Lines of stderr kept to explain a crash that says nothing else.
+_LAST_WORDS = 5
+
+
+class Conversation:
+    """Runs one command and keeps what its end is judged by.
+
+    Args:
+        runner: where the connector runs.
+        name: the connector's name, for messages.
+        log: receives the connector's own log lines, masked.
+        masker: hides secret values in everything that leaves here.
+    """
+
+    def __init__(self, runner: Runner, *, name: str, log: Log, masker: Masker) -> None:
+        self.runner = runner
+        self.name = name
+        self.errors: list[TraceError] = []
+        self.exit: ExitStatus | None = None
+        self._log = log
+        self._mask = masker
+        self._last_words: list[str] = []
+        self._stderr = b""
+
+    def messages(
+        self, command: ConnectorCommand, *, timeout_seconds: float | None = None
+    ) -> Iterator[Message | Unreadable | None]:
+        """Yield messages other than LOG and TRACE ERROR; None about once a second of silence.
+
+        The connector is stopped when the iteration ends, whichever way.
+
+        Raises:
+            RunnerUnavailableError: the connector cannot be started.
+            ConnectorFailedError: it took longer than ``timeout_seconds``.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        decoder = MessageDecoder()
+        with self.runner.start(command) as process:
+            for channel, piece in process.output():
+                if channel == "stdout":
+                    for decoded in decoder.feed(piece):
+                        if not self._overheard(decoded):
+                            yield decoded  # type: ignore[misc]
+                elif channel == "stderr":
+                    self._hear_stderr(piece)
+                else:
+                    yield None
+                if deadline is not None and time.monotonic() > deadline:
+                    raise ConnectorFailedError(
+                        f"{self.name} did not finish {command.verb} within "
+                        f"{timeout_seconds:.0f} seconds; check that the source is reachable.",
+                        failure_type="transient_error",
+                    )
+            for decoded in decoder.flush():
+                if not self._overheard(decoded):
+                    yield decoded  # type: ignore[misc]
+            self._hear_stderr(b"\n")
+            self.exit = process.wait()
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.errors) or self.exit is None or self.exit.code != 0
+
+    def failure(self, command: ConnectorCommand) -> ConnectorFailedError:
+        """Why the connector failed, in its own words where it said any.
+
+        The first error counts: the CDK's last one is always an aggregate ("Concurrent read
+        failure", ``config_error``) that hides the cause.
+        """
+        if self.errors:
+            first = self.errors[0]
+            text = first.message or first.internal_message or "it gave no reason"
+            kind = first.failure_type
+            return ConnectorFailedError(
+                self._mask(f"{self.name}: {text}"),
+                failure_type=next((k for k in _FAILURE_TYPES if k == kind), "system_error"),
+                stack_trace=self._mask(first.stack_trace) if first.stack_trace else None,
+            )
+        code = None if self.exit is None else self.exit.code
+        if self.exit is not None and self.exit.oom_killed:
+            limit = command.limits.memory_bytes / 1024**3
+            return ConnectorFailedError(
+                f"{self.name} was killed because it needed more than its {limit:g} GiB of memory; "
+                "give the connector more memory, or sync fewer streams at once."
+            )
+        said = f" Its last words: {' / '.join(self._last_words)}" if self._last_words else ""
+        return ConnectorFailedError(
+            f"{self.name} ended with exit code {code} and reported no error; "
+            f"see its log in the run's output.{said}"
+        )
+
+    def log(self, level: str, text: str) -> None:
+        self._log(level, self._mask(text))
+
+    def _overheard(self, decoded: Message | Noise | Unreadable) -> bool:
+        """Whether the message was for the log only."""
+        if isinstance(decoded, Noise):
+            self.log("INFO", decoded.text)
+            return True
+        if not isinstance(decoded, Message):
+            return False
+        if decoded.log is not None:
+            self.log(decoded.log.level, decoded.log.message)
+            if decoded.log.level == "FATAL":
+                self._remember(decoded.log.message)
+            return True
+        if decoded.trace is not None and decoded.trace.error is not None:
+            self.errors.append(decoded.trace.error)
+            self.log("ERROR", decoded.trace.error.message)
+            return True
+        return False
+
+    def _hear_stderr(self, piece: bytes) -> None:
+        *lines, self._stderr = (self._stderr + piece).split(b"\n")
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self.log("WARN", text)
+                self._remember(text)
+
+    def _remember(self, text: str) -> None:
+        self._last_words = [*self._last_words, self._mask(text)[:500]][-_LAST_WORDS:]

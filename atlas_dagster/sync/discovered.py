@@ -1,0 +1,120 @@
+"""What DISCOVER found, as it is cached: enough to define assets without running anything."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.messages import Spec, StreamDescriptor
+from atlas_dagster.records.names import assign
+
+VERSION = 1
+
+
+class NamedTable(Struct, frozen=True):
+    """Where a stream lives; given out once and kept."""
+
+    stream: StreamDescriptor
+    path: TablePath
+
+
+class Discovered(Struct, frozen=True):
+    """Cached result of SPEC and DISCOVER. Holds no secrets.
+
+    ``config_hash`` is of the declaration, templates unreplaced; ``connector`` says what answered.
+    """
+
+    connector: str
+    config_hash: str
+    discovered_at: float
+    spec_schema: dict[str, Any]
+    documentation_url: str | None
+    streams: list[Any]
+    tables: tuple[NamedTable, ...]
+    version: int = VERSION
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog.from_json(self.streams)
+
+    @property
+    def table_paths(self) -> dict[StreamDescriptor, TablePath]:
+        return {table.stream: table.path for table in self.tables}
+
+    def encode(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+    @classmethod
+    def decode(cls, content: bytes) -> "Discovered":
+        """Raises ConfigError when the cache cannot be read; refreshing it mends that."""
+        try:
+            return msgspec.json.decode(content, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(
+                f"The cached catalog cannot be read ({error}); discover again."
+            ) from error
+
+
+def discovered(
+    connection: str,
+    *,
+    connector: str,
+    config: Mapping[str, Any],
+    spec: Spec,
+    catalog: Catalog,
+    reserved: str,
+    previous: Discovered | None,
+) -> Discovered:
+    """Put together what was found; names given out in ``previous`` stay.
+
+    ``reserved`` is a key part that no stream of the connection may take.
+    """
+    known = previous.table_paths if previous else {}
+    return Discovered(
+        connector=connector,
+        config_hash=config_hash(config),
+        discovered_at=time.time(),
+        spec_schema=spec.connectionSpecification,
+        documentation_url=spec.documentationUrl,
+        streams=catalog.to_json(),
+        tables=_name_tables(connection, catalog, reserved, known),
+    )
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _name_tables(
+    connection: str,
+    catalog: Catalog,
+    reserved: str,
+    known: Mapping[StreamDescriptor, TablePath],
+) -> tuple[NamedTable, ...]:
+    """``connection/[namespace/]stream`` for every stream, keeping all of ``known``."""
+    found = {stream.descriptor for stream in catalog.streams} | set(known)
+    spaces = assign(
+        {name.namespace for name in found if name.namespace},
+        known={name.namespace: path[1] for name, path in known.items() if name.namespace},
+        reserved=[reserved],
+    )
+    paths: dict[StreamDescriptor, TablePath] = {}
+    for space in {name.namespace for name in found}:
+        here = {name for name in found if name.namespace == space}
+        names = assign(
+            {name.name for name in here},
+            known={name.name: path[-1] for name, path in known.items() if name in here},
+            reserved=() if space else [reserved, *spaces.values()],
+        )
+        for name in here:
+            middle = (spaces[space],) if space else ()
+            paths[name] = (connection, *middle, names[name.name])
+    order = sorted(found, key=str)
+    return tuple(NamedTable(name, paths[name]) for name in order)

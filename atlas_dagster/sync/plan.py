@@ -1,0 +1,204 @@
+"""What one sync will do: which streams, into which tables, from which state."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+import msgspec
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.records.types import TableSchema, column_type
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
+
+
+class StateStore(Protocol):
+    """Where envelopes are remembered outside the destination: Dagster's event log."""
+
+    def remembered(
+        self, tables: Mapping[StreamDescriptor, TablePath]
+    ) -> Mapping[StreamDescriptor, Remembered]:
+        """What is known of each stream, all in one call."""
+
+
+class StreamPlan(Struct, frozen=True):
+    """One stream of a sync. ``state`` is the blob its last commit stored, None at the start."""
+
+    configured: ConfiguredStream
+    table: TableSpec
+    resumption: Resumption
+    state: Raw | None
+
+    @property
+    def descriptor(self) -> StreamDescriptor:
+        return self.configured.descriptor
+
+
+class SyncPlan(Struct, frozen=True):
+    """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far."""
+
+    connection: str
+    sync_id: int
+    run_id: str | None
+    streams: tuple[StreamPlan, ...]
+    state: ConnectionState
+    last_seq: int
+
+
+def make_plan(
+    connection: str,
+    streams: Collection[ConfiguredStream],
+    *,
+    selected: Collection[StreamDescriptor],
+    tables: Mapping[StreamDescriptor, TablePath],
+    destination: Destination,
+    store: StateStore,
+    run_id: str | None,
+    notify: Callable[[str], None],
+) -> SyncPlan:
+    """Plan a sync of the ``selected`` of ``streams``.
+
+    A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
+    configured streams are planned. ``notify`` is told of anything unusual.
+
+    Raises:
+        DestinationError: a table and its state do not belong together.
+        ConfigError: a declared key or cursor is not a column.
+    """
+    destination.recover(connection)
+    paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
+    remembered = store.remembered(paths)
+    resumptions = {
+        name: reconcile(
+            name,
+            remembered.get(name, Remembered()),
+            destination.committed(connection, path),
+            lambda seq: destination.envelope(connection, seq),
+        )
+        for name, path in paths.items()
+    }
+    envelopes = [r.envelope for r in resumptions.values() if r.envelope is not None]
+    newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
+    whole = newest is not None and newest.connection_state.type != "STREAM"
+    chosen = [stream for stream in streams if whole or stream.descriptor in selected]
+    if len(chosen) > len(set(selected)):
+        notify(
+            f"The state of {connection} covers all its streams together, so all "
+            f"{len(chosen)} configured streams are read, not only the selected ones."
+        )
+    plans = tuple(
+        _plan_stream(stream, resumptions[stream.descriptor], destination, paths)
+        for stream in chosen
+    )
+    for plan in plans:
+        if plan.resumption.notice:
+            notify(plan.resumption.notice)
+    return SyncPlan(
+        connection=connection,
+        sync_id=int(time.time() * 1000),
+        run_id=run_id,
+        streams=plans,
+        state=_state_to_send(plans, newest if whole else None),
+        last_seq=max(
+            (_last_seq(r, remembered.get(name)) for name, r in resumptions.items()), default=0
+        ),
+    )
+
+
+def _last_seq(resumption: Resumption, remembered: Remembered | None) -> int:
+    known = [resumption.envelope, remembered.envelope if remembered else None]
+    return max((envelope.seq for envelope in known if envelope is not None), default=0)
+
+
+def _plan_stream(
+    stream: ConfiguredStream,
+    resumption: Resumption,
+    destination: Destination,
+    paths: Mapping[StreamDescriptor, TablePath],
+) -> StreamPlan:
+    full_refresh = stream.sync_mode == "full_refresh"
+    overwrite = stream.destination_sync_mode == "overwrite"
+    generation = resumption.generation_id
+    if full_refresh and resumption.envelope is not None:
+        generation += 1
+    if overwrite or (full_refresh and stream.destination_sync_mode == "append_dedup"):
+        generation = max(generation, 1)
+    replaces = resumption.replaces or overwrite
+    stream = msgspec.structs.replace(
+        stream,
+        generation_id=generation,
+        minimum_generation_id=generation if replaces else 0,
+    )
+    path = paths[stream.descriptor]
+    schema = _table_schema(stream, path, destination)
+    dedup = stream.destination_sync_mode == "append_dedup"
+    table = TableSpec(
+        path=path,
+        schema=schema,
+        mode=stream.destination_sync_mode,
+        primary_key=tuple(_column(schema, stream, key) for key in stream.primary_key)
+        if dedup
+        else (),
+        cursor=_column(schema, stream, stream.cursor_field)
+        if dedup and stream.cursor_field
+        else None,
+        replaces=replaces,
+    )
+    return StreamPlan(stream, table, resumption, _stored_blob(resumption.envelope, stream))
+
+
+def _table_schema(
+    stream: ConfiguredStream, path: TablePath, destination: Destination
+) -> TableSchema:
+    """The stream's columns under the names the table already uses.
+
+    A field whose type changed gets a new column named after the type: Delta cannot change one.
+    """
+    properties = stream.stream.json_schema.get("properties")
+    properties = properties if isinstance(properties, Mapping) else {}
+    known = destination.known_columns(path)
+    held = {field: column for (field, _), column in known.items()}
+    names = {}
+    for field, schema in properties.items():
+        kind = column_type(schema)
+        if (field, kind.arrow) in known:
+            names[field] = known[field, kind.arrow]
+        elif field in held and not stream.replaces:
+            names[field] = f"{held[field]}_{kind.value}"
+    return TableSchema.from_json_schema(stream.stream.json_schema, known_names=names)
+
+
+def _column(schema: TableSchema, stream: ConfiguredStream, path: tuple[str, ...]) -> str:
+    try:
+        return schema.column_of(path[0])
+    except KeyError:
+        raise ConfigError(
+            f"Stream '{stream.descriptor}' has no field '{path[0]}' to be its key or cursor; "
+            f"its fields are {', '.join(column.field for column in schema.columns)}."
+        ) from None
+
+
+def _stored_blob(envelope: Envelope | None, stream: ConfiguredStream) -> Raw | None:
+    if envelope is None:
+        return None
+    state = envelope.connection_state
+    return state.streams.get(stream.descriptor) or state.shared
+
+
+def _state_to_send(plans: Collection[StreamPlan], newest: Envelope | None) -> ConnectionState:
+    """The state file. Full-refresh streams start anew each time, so theirs is left out."""
+    incremental = {p.descriptor for p in plans if p.configured.sync_mode == "incremental"}
+    continued = {p.descriptor for p in plans if p.resumption.envelope} & incremental
+    if newest is not None:
+        state = newest.connection_state
+        kept = {name: blob for name, blob in state.streams.items() if name in continued}
+        return msgspec.structs.replace(state, streams=kept)
+    return ConnectionState(
+        "STREAM",
+        {p.descriptor: p.state for p in plans if p.descriptor in continued and p.state is not None},
+    )

@@ -1,0 +1,372 @@
+"""One READ: from the connector's messages to committed rows.
+
+Knows nothing of Dagster. :meth:`SyncSession.run` yields an event whenever something is durable, so
+that whoever drives it can record it at once.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.base import Destination, TableInfo
+from atlas_dagster.errors import ConnectorFailedError, ReadFailedError
+from atlas_dagster.protocol.catalog import configured_catalog_json
+from atlas_dagster.protocol.messages import (
+    Message,
+    Record,
+    State,
+    StreamDescriptor,
+    StreamStatus,
+    Unreadable,
+    present,
+)
+from atlas_dagster.protocol.state import ConnectionState, state_type
+from atlas_dagster.state.envelope import Envelope, next_seq, now
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster.sync.plan import StreamPlan, SyncPlan
+from atlas_dagster.sync.stream import ActiveStream
+
+#: A STATE is committed when this much time has passed or data come since the last commit.
+COMMIT_SECONDS = 30.0
+COMMIT_BYTES = 256 * 1024 * 1024
+#: Records buffered over all streams together, in bytes, before they are made into batches.
+_BUFFERED_BYTES = 64 * 1024 * 1024
+_PROGRESS_SECONDS = 10.0
+
+
+class Checkpoint(Struct, frozen=True):
+    """A commit is durable; its streams may not be complete yet."""
+
+    envelope: Envelope
+    plans: tuple[StreamPlan, ...]
+
+
+class StreamFinished(Struct, frozen=True):
+    """A stream is complete and all its rows are durable.
+
+    ``bytes`` are those of the records' JSON; ``seconds`` since the sync began. ``envelope`` is the
+    stream's last commit: an older sync's where this one brought nothing new.
+    """
+
+    plan: StreamPlan
+    records: int
+    bytes: int
+    seconds: float
+    checkpoints: int
+    cursor_before: Raw | None
+    cursor_after: Raw | None
+    envelope: Envelope | None
+    table: TableInfo
+    warnings: tuple[str, ...]
+
+
+SyncEvent = Checkpoint | StreamFinished
+
+
+class SyncSession:
+    """Reads the streams of ``plan`` once."""
+
+    def __init__(
+        self,
+        plan: SyncPlan,
+        *,
+        connector: Connector,
+        destination: Destination,
+        commit_seconds: float = COMMIT_SECONDS,
+        commit_bytes: int = COMMIT_BYTES,
+    ) -> None:
+        self._plan = plan
+        self._connector = connector
+        self._destination = destination
+        self._commit_seconds = commit_seconds
+        self._commit_bytes = commit_bytes
+        self._seq = plan.last_seq
+        self._streams: dict[tuple[str | None, str], ActiveStream] = {}
+        self._envelopes: dict[StreamDescriptor, Envelope] = {}
+        self._state = plan.state
+        self._statuses_seen = False
+        self._strangers: set[str] = set()
+        self._buffered = 0
+        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+
+    def run(self) -> Iterator[SyncEvent]:
+        """Read, commit, and yield what became durable.
+
+        Raises:
+            ReadFailedError: a stream did not complete, or the connector failed. Streams already
+                finished keep their rows.
+            DestinationError: a table refused a commit.
+            RunnerUnavailableError: the connector cannot be started.
+        """
+        conversation = self._connector.converse()
+        command = self._connector.command("read", self._files())
+        try:
+            self._open()
+            for message in conversation.messages(command):
+                match message:
+                    case Message(record=Record() as record):
+                        self._on_record(record)
+                    case Message(state=State() as state):
+                        yield from self._on_state(state)
+                    case Message(trace=trace) if trace is not None and trace.stream_status:
+                        yield from self._on_status(trace.stream_status)
+                    case Unreadable():
+                        self._on_unreadable(message)
+                    case _:
+                        pass
+                self._report_progress()
+            yield from self._end(conversation)
+        finally:
+            for stream in self._streams.values():
+                stream.writer.discard()
+        self._raise_failures(conversation, command)
+
+    def _files(self) -> dict[str, bytes]:
+        streams = [plan.configured for plan in self._plan.streams]
+        files = {"catalog": configured_catalog_json(streams, sync_id=self._plan.sync_id)}
+        if self._plan.state:
+            files["state"] = self._plan.state.to_file()
+        return files
+
+    def _open(self) -> None:
+        for plan in self._plan.streams:
+            writer = self._destination.open(self._plan.connection, plan.table)
+            stream = ActiveStream(plan, writer, sync_id=self._plan.sync_id)
+            self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
+            if plan.resumption.envelope is not None:
+                self._envelopes[plan.descriptor] = plan.resumption.envelope
+
+    def _find(self, name: str, namespace: str | None) -> ActiveStream | None:
+        """The active stream; one that was not asked for is ignored, as the protocol says."""
+        stream = self._streams.get((namespace or None, name))
+        if stream is None and name not in self._strangers:
+            self._strangers.add(name)
+            self._connector.log(
+                "WARN", f"Ignored messages of stream '{name}': it was not asked for."
+            )
+        return stream
+
+    def _on_record(self, record: Record) -> None:
+        stream = self._find(record.stream, record.namespace)
+        if stream is None:
+            return
+        if stream.phase == "finished":
+            stream.fault = "it sent records after it had declared itself COMPLETE"
+            stream.phase = "failed"
+        if stream.phase == "failed":
+            return
+        before = stream.builder.bytes
+        stream.add(record)
+        self._buffered += stream.builder.bytes - before
+        if self._buffered >= _BUFFERED_BYTES:
+            for other in self._streams.values():
+                other.flush()
+            self._buffered = 0
+
+    def _on_state(self, state: State) -> Iterator[SyncEvent]:
+        kind = state_type(state)
+        counted = state.sourceStats.recordCount if state.sourceStats else None
+        if kind == "STREAM":
+            assert state.stream is not None
+            descriptor = state.stream.stream_descriptor
+            stream = self._find(descriptor.name, descriptor.namespace)
+            if stream is None or stream.phase != "reading" or stream.fault:
+                return
+            if not self._counts_agree([stream], counted):
+                return
+            stream.adopt(present(state.stream.stream_state))
+            self._state = self._state.apply(state)
+            if not stream.plan.table.replaces and self._is_due(stream):
+                yield from self._commit([stream])
+            return
+        streams = [s for s in self._streams.values() if s.phase == "reading"]
+        if any(stream.fault for stream in streams) or not self._counts_agree(streams, counted):
+            return
+        self._state = self._state.apply(state)
+        for stream in streams:
+            stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
+        joint = [stream for stream in streams if not stream.plan.table.replaces]
+        if any(self._is_due(stream) for stream in joint):
+            yield from self._commit(joint)
+
+    def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
+        """Check the STATE's count against the records that came since the one before."""
+        came = sum(stream.records_since_state for stream in streams)
+        if counted is None or int(counted) == came:
+            return True
+        for stream in streams:
+            stream.fault = (
+                f"its state says that {int(counted)} records came before it, but {came} did; "
+                "nothing after the last agreement is kept"
+            )
+        return False
+
+    def _on_status(self, status: StreamStatus) -> Iterator[SyncEvent]:
+        self._statuses_seen = True
+        descriptor = status.stream_descriptor
+        stream = self._find(descriptor.name, descriptor.namespace)
+        if stream is None or stream.phase != "reading":
+            return
+        stream.status = status.status
+        # A GLOBAL state may still come; a stream whose own state, or none, matters can finish now.
+        alone = self._state.type == "STREAM" and (stream.state_seen or stream.plan.table.replaces)
+        if status.status == "COMPLETE" and alone and not stream.fault:
+            yield from self._finish(stream)
+
+    def _on_unreadable(self, message: Unreadable) -> None:
+        self._connector.log("ERROR", f"Unreadable {message.kind}: {message.text}")
+        named = [s for s in self._streams.values() if s.descriptor.name == message.stream]
+        for stream in named or self._streams.values():
+            if stream.phase == "reading":
+                stream.fault = f"a {message.kind} message could not be read"
+
+    def _end(self, conversation: Conversation) -> Iterator[SyncEvent]:
+        """The connector has ended: judge each stream that is still open."""
+        for error in conversation.errors:
+            if error.stream_descriptor is not None:
+                descriptor = error.stream_descriptor
+                stream = self._find(descriptor.name, descriptor.namespace)
+                if stream is not None and stream.error is None:
+                    stream.error = error
+        still_open = [s for s in self._streams.values() if s.phase == "reading"]
+        broken = [s for s in still_open if not self._is_complete(s, conversation)]
+        whole = [s for s in still_open if s not in broken]
+        if broken:
+            for stream in broken:
+                stream.phase = "failed"
+                stream.drop_uncovered()
+            kept = [s for s in broken if s.pending_rows and not s.plan.table.replaces]
+            if self._state.type == "STREAM":
+                for stream in kept:
+                    yield from self._commit([stream])
+            elif kept:
+                # One state for all: rows that it does not cover would come twice.
+                for stream in whole:
+                    stream.drop_uncovered()
+                yield from self._commit([*kept, *(s for s in whole if not s.plan.table.replaces)])
+            for stream in broken:
+                stream.writer.finish()
+        if self._state.type != "STREAM" and len(whole) > 1:
+            joint = [s for s in whole if s.has_news and not s.plan.table.replaces]
+            if joint:
+                yield from self._commit(joint)
+        for stream in whole:
+            yield from self._finish(stream)
+
+    def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
+        if stream.fault or stream.error is not None:
+            return False
+        if stream.status == "COMPLETE":
+            return True
+        # Old sources emit no statuses at all; their exit code is the only word.
+        return not self._statuses_seen and not conversation.failed
+
+    def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
+        """The source says the stream is complete: make all of it durable and visible."""
+        silent = stream.status != "COMPLETE"
+        if stream.plan.table.replaces and silent and not stream.records and stream.writer.exists():
+            stream.warnings.append(
+                "The source sent no records and no status; the rows of the last sync were kept."
+            )
+        else:
+            if stream.pending_rows > stream.covered_rows and stream.state_seen:
+                uncovered = stream.pending_rows - stream.covered_rows
+                stream.warnings.append(
+                    f"{uncovered} records came after the stream's last state; they are kept, and "
+                    "the next sync may bring them again."
+                )
+            if stream.has_news:
+                yield from self._commit([stream])
+        stream.writer.finish()
+        stream.phase = "finished"
+        for warning in stream.warnings:
+            self._connector.log("WARN", f"{stream.descriptor}: {warning}")
+        yield StreamFinished(
+            plan=stream.plan,
+            records=stream.records,
+            bytes=stream.bytes,
+            seconds=time.monotonic() - stream.started,
+            checkpoints=stream.checkpoints,
+            cursor_before=stream.plan.state,
+            cursor_after=stream.committed_state,
+            envelope=self._envelopes.get(stream.descriptor),
+            table=stream.writer.describe(),
+            warnings=tuple(stream.warnings),
+        )
+
+    def _is_due(self, stream: ActiveStream) -> bool:
+        return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
+
+    def _commit(self, streams: Sequence[ActiveStream]) -> Iterator[SyncEvent]:
+        """Prepare one envelope for ``streams`` and commit it to each of their tables."""
+        self._seq = next_seq(self._seq)
+        envelope = Envelope(
+            seq=self._seq,
+            sync_id=self._plan.sync_id,
+            connection=self._plan.connection,
+            streams=tuple(stream.stage() for stream in streams),
+            state=Raw(self._state_of(streams).to_file()),
+            prepared_at=now(),
+            run_id=self._plan.run_id,
+        )
+        self._destination.prepare(envelope)
+        for stream in streams:
+            stream.writer.commit(envelope)
+            stream.committed()
+            self._envelopes[stream.descriptor] = envelope
+        yield Checkpoint(envelope, tuple(stream.plan for stream in streams))
+        self._destination.forget(
+            self._plan.connection, {kept.seq for kept in self._envelopes.values()}
+        )
+
+    def _state_of(self, streams: Sequence[ActiveStream]) -> ConnectionState:
+        if self._state.type != "STREAM":
+            return self._state
+        return ConnectionState(
+            "STREAM", {s.descriptor: s.state for s in streams if s.state is not None}
+        )
+
+    def _report_progress(self) -> None:
+        if time.monotonic() < self._next_progress:
+            return
+        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        counts = ", ".join(
+            f"{s.descriptor} {s.records:,}" for s in self._streams.values() if s.records
+        )
+        self._connector.log("INFO", f"Records so far: {counts or 'none'}.")
+
+    def _raise_failures(self, conversation: Conversation, command: Any) -> None:
+        failed = [s for s in self._streams.values() if s.phase != "finished"]
+        if not failed and not conversation.failed:
+            return
+        cause: ConnectorFailedError | None = None
+        if conversation.failed:
+            cause = conversation.failure(command)
+        reasons = _reasons(failed, cause)
+        finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
+        kept = f" Finished and kept: {', '.join(finished)}." if finished else ""
+        raise ReadFailedError(
+            f"{len(failed)} of {len(self._streams)} streams did not complete. {reasons}{kept}"
+            if failed
+            else f"All streams completed, but {reasons}",
+            failure_type=cause.failure_type if cause else "system_error",
+            stack_trace=cause.stack_trace if cause else None,
+        )
+
+
+def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
+    parts: Mapping[str, None] = dict.fromkeys(
+        f"{s.descriptor}: {s.fault or (s.error and s.error.message)}."
+        for s in failed
+        if s.fault or s.error
+    )
+    text = " ".join(parts)
+    silent = [str(s.descriptor) for s in failed if not s.fault and not s.error]
+    if cause is not None:
+        return f"{text} {cause}".strip()
+    if silent:
+        text += f" {', '.join(silent)}: the source ended without declaring it COMPLETE."
+    return text.strip()

@@ -1,0 +1,124 @@
+"""One stream while it is read: its rows on their way, its state, its verdict."""
+
+import time
+from typing import Literal
+
+from msgspec import Raw
+
+from atlas_dagster.destinations.base import StreamWriter
+from atlas_dagster.protocol.messages import Record, StreamDescriptor, TraceError
+from atlas_dagster.protocol.state import same_blob
+from atlas_dagster.records.batches import BatchBuilder
+from atlas_dagster.state.envelope import StreamCommit
+from atlas_dagster.sync.plan import StreamPlan
+
+_BATCH_ROWS = 20_000
+_BATCH_BYTES = 8 * 1024 * 1024
+
+Phase = Literal["reading", "finished", "failed"]
+
+
+class ActiveStream:
+    """Counts, buffers and state of one stream during a sync.
+
+    Rows since the last STATE are not covered by any state yet: :attr:`covered_rows` says how many of
+    the rows since the last commit are.
+    """
+
+    def __init__(self, plan: StreamPlan, writer: StreamWriter, *, sync_id: int) -> None:
+        self.plan = plan
+        self.writer = writer
+        self.builder = BatchBuilder(
+            plan.table.schema,
+            sync_id=sync_id,
+            generation_id=plan.configured.generation_id,
+        )
+        self.phase: Phase = "reading"
+        #: The source's own last word: STARTED, RUNNING, COMPLETE, INCOMPLETE.
+        self.status: str | None = None
+        #: Why its state must not advance any more.
+        self.fault: str | None = None
+        self.error: TraceError | None = None
+        self.records = 0
+        self.bytes = 0
+        self.checkpoints = 0
+        self.covered_rows = 0
+        self.records_since_state = 0
+        self.state_seen = False
+        #: The newest state, and the newest one that is committed.
+        self.state: Raw | None = plan.state
+        self.committed_state: Raw | None = plan.state
+        self.warnings: list[str] = []
+        self._last_commit = time.monotonic()
+        self._bytes_at_commit = 0
+        self.started = time.monotonic()
+
+    @property
+    def descriptor(self) -> StreamDescriptor:
+        return self.plan.descriptor
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows since the last commit."""
+        return self.writer.staged_rows + len(self.builder)
+
+    def add(self, record: Record) -> None:
+        size = memoryview(record.data).nbytes
+        self.builder.append(record, size)
+        self.records += 1
+        self.records_since_state += 1
+        self.bytes += size
+        if self.builder.bytes >= _BATCH_BYTES or len(self.builder) >= _BATCH_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Turn the buffered records into staged rows."""
+        if len(self.builder):
+            self.writer.write(self.builder.build())
+
+    def adopt(self, state: Raw | None) -> None:
+        """Take ``state`` as covering every row so far."""
+        self.state = state
+        self.state_seen = True
+        self.cover()
+
+    def cover(self) -> None:
+        self.covered_rows = self.pending_rows
+        self.records_since_state = 0
+
+    def is_due(self, *, seconds: float, size: int) -> bool:
+        """Whether enough time has passed or data come since the last commit."""
+        elapsed = time.monotonic() - self._last_commit
+        return elapsed >= seconds or self.bytes - self._bytes_at_commit >= size
+
+    def drop_uncovered(self) -> None:
+        """Forget the rows that no state covers."""
+        self.flush()
+        if self.writer.staged_rows > self.covered_rows:
+            self.writer.rewind(self.covered_rows)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to commit."""
+        if self.pending_rows or not self.writer.exists() or self.plan.table.replaces:
+            return True
+        return not same_blob(self.state, self.committed_state)
+
+    def stage(self) -> StreamCommit:
+        """Finish what is pending, ready for the envelope."""
+        self.flush()
+        return StreamCommit(
+            stream=self.descriptor,
+            table=self.plan.table.path,
+            generation_id=self.plan.configured.generation_id,
+            replaces=self.plan.table.replaces,
+            files=self.writer.stage(),
+        )
+
+    def committed(self) -> None:
+        """Note that everything staged is durable."""
+        self.committed_state = self.state
+        self.covered_rows = 0
+        self.checkpoints += 1
+        self._last_commit = time.monotonic()
+        self._bytes_at_commit = self.bytes
