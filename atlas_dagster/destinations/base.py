@@ -52,11 +52,15 @@ class StreamWriter(ABC):
 
     @abstractmethod
     def stage(self) -> tuple[StagedFile, ...]:
-        """Finish writing what is staged and say what it is, for the envelope."""
+        """Finish writing what is staged and say what it is, for the envelope.
+
+        From here on it belongs to the envelope: :meth:`discard` leaves it alone, because a commit
+        that seems to have failed may have come through, or be rolled forward by the next sync.
+        """
 
     @abstractmethod
     def commit(self, envelope: Envelope) -> None:
-        """Make the staged rows durable together with ``envelope.seq``.
+        """Make the rows that ``envelope`` lists for this table durable together with its ``seq``.
 
         Raises:
             DestinationError: another writer has committed to this table meanwhile.
@@ -68,7 +72,7 @@ class StreamWriter(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Delete what is staged and not committed."""
+        """Delete what is written and in no envelope yet."""
 
     @abstractmethod
     def describe(self) -> TableInfo:
@@ -111,7 +115,7 @@ class Destination(ABC):
 
     @abstractmethod
     def forget(self, connection: str, keep: Collection[int]) -> None:
-        """Remove stored envelopes older than all of ``keep`` that no table needs any more."""
+        """Remove the stored envelopes that are older than the newest of ``keep`` and not in it."""
 
     @abstractmethod
     def table_uri(self, table: TablePath) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
 from atlas_dagster.destinations.delta_append import AppendWriter
@@ -17,7 +18,7 @@ from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
-from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.state.envelope import Envelope, StreamCommit
 
 #: Folder of the lake that holds Atlas's own bookkeeping; Delta readers never look into it.
 BOOKKEEPING = "_atlas"
@@ -98,17 +99,42 @@ class DeltaDestination(Destination):
                 continue
             for commit in envelope.streams:
                 if seqs[commit.table] < seq:
-                    self._roll_forward(envelope, commit.table)
+                    self._roll_forward(envelope, commit)
 
-    def _roll_forward(self, envelope: Envelope, path: TablePath) -> None:
-        commit = next(c for c in envelope.streams if c.table == path)
-        main, changes = self._tables(envelope.connection, path)
-        table = changes if changes.exists else main
-        table.add(commit.files, envelope, table.arrow_schema or pa.schema([]), replaces=False)
+    def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
+        main, changes = self._tables(envelope.connection, commit.table)
+        if not commit.files:
+            table = changes if changes.exists else main
+            if table.arrow_schema is not None:
+                table.add((), envelope, table.arrow_schema, replaces=False)
+            return
+        for table, path in ((changes, changes_path(commit.table)), (main, commit.table)):
+            schema = self._schema_of("/".join((self._base, *path, commit.files[0].path)))
+            if schema is not None:
+                table.widen(schema)
+                table.add(commit.files, envelope, schema, replaces=False)
+                return
+        raise DestinationError(
+            f"{main.uri} lacks commit {envelope.seq}, which other tables of {envelope.connection} "
+            "have, and its files are gone; refresh the connection."
+        )
+
+    def _schema_of(self, file: str) -> pa.Schema | None:
+        """The columns a staged file was written with; None where there is no such file."""
+        try:
+            with self._filesystem.open_input_file(file) as source:
+                written = pq.read_schema(source)
+        except FileNotFoundError:
+            return None
+        names = [(field.metadata or {}).get(SOURCE_NAME_KEY.encode()) for field in written]
+        return pa.schema(
+            field.with_metadata(None if name is None else {SOURCE_NAME_KEY: name})
+            for field, name in zip(written, names, strict=True)
+        )
 
     def forget(self, connection: str, keep: Collection[int]) -> None:
         for seq in self._stored_seqs(connection):
-            if keep and seq < min(keep):
+            if keep and seq < max(keep) and seq not in keep:
                 self._filesystem.delete_file(f"{self._envelope_folder(connection)}/{seq}.json")
 
     def _tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:

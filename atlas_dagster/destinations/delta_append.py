@@ -28,14 +28,13 @@ class AppendWriter(StreamWriter):
         self._stage.rewind(rows)
 
     def stage(self) -> tuple[StagedFile, ...]:
-        return self._stage.close()
+        return self._stage.hand_over()
 
     def commit(self, envelope: Envelope) -> None:
-        files = self._stage.close()
         if not self.spec.replaces:
             self.table.widen(self.schema)
+        files = envelope.commit_to(self.spec.path).files
         self.table.add(files, envelope, self.schema, replaces=self.spec.replaces)
-        self._stage.clear()
 
     def finish(self) -> None:
         """Everything committed is visible already."""

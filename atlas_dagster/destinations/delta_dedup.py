@@ -62,14 +62,14 @@ class DedupWriter(StreamWriter):
         self._stage.rewind(rows)
 
     def stage(self) -> tuple[StagedFile, ...]:
-        return self._stage.close()
+        return self._stage.hand_over()
 
     def commit(self, envelope: Envelope) -> None:
-        files = self._stage.close()
-        self.changes.widen(self._changes_schema)
-        # The change table is empty when a replacing stream starts and commits once.
-        self.changes.add(files, envelope, self._changes_schema, replaces=False)
-        self._stage.clear()
+        if not self.spec.replaces:
+            self.changes.widen(self._changes_schema)
+        # A replacing stream commits once, into an empty change table: it takes only the new columns.
+        files = envelope.commit_to(self.spec.path).files
+        self.changes.add(files, envelope, self._changes_schema, replaces=self.spec.replaces)
 
     def finish(self) -> None:
         if self.changes.exists and self.changes.seq != self.table.seq:
@@ -94,9 +94,9 @@ class DedupWriter(StreamWriter):
                     f"{self.table.uri} has changes of commit {seq} waiting whose envelope is gone "
                     "from the lake's _atlas folder; restore that folder, or refresh the stream."
                 )
-            commit = next(c for c in envelope.streams if c.table == self.spec.path)
-            if commit.replaces or not self.table.exists:
-                self._rewrite(envelope, replaces=commit.replaces)
+            replaces = envelope.commit_to(self.spec.path).replaces
+            if replaces or not self.table.exists:
+                self._rewrite(envelope, replaces=replaces)
             else:
                 self._upsert(envelope)
         handle = self.changes.handle
@@ -110,10 +110,11 @@ class DedupWriter(StreamWriter):
         try:
             for batch in self._newest_changes(schema):
                 stage.write(batch)
-            self.table.add(stage.close(), envelope, schema, replaces=replaces)
+            files = stage.hand_over()
         except BaseException:
             stage.discard()
             raise
+        self.table.add(files, envelope, schema, replaces=replaces)
 
     def _upsert(self, envelope: Envelope) -> None:
         assert self.table.handle is not None

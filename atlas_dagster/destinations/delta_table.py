@@ -9,7 +9,7 @@ against a second writer.
 from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
@@ -86,6 +86,7 @@ class LakeTable:
                 )
                 self.handle = DeltaTable(self.uri)
             else:
+                self._allow_types(schema)
                 self.handle.create_write_transaction(
                     actions,
                     "overwrite" if replaces else "append",
@@ -116,5 +117,24 @@ class LakeTable:
         present = {field.name for field in self.arrow_schema or ()}
         missing = [field for field in schema if field.name not in present]
         if missing:
-            self.handle.alter.add_columns(Schema.from_arrow(pa.schema(missing)).fields)
-            self.handle.update_incremental()
+            seq = self.seq
+            try:
+                self.handle.alter.add_columns(Schema.from_arrow(pa.schema(missing)).fields)
+            except DeltaError as error:
+                raise DestinationError(
+                    f"{self.uri} refused new columns ({error}); if another sync of this connection "
+                    "is running, let it end and sync again."
+                ) from error
+            # Looks past the fence, so what it would have stopped must be stopped here.
+            self.reload(seq)
+
+    def _allow_types(self, schema: pa.Schema) -> None:
+        """Switch on the table feature that timestamps without zone need."""
+        assert self.handle is not None
+        used = any(pa.types.is_timestamp(f.type) and f.type.tz is None for f in schema)
+        if used and "timestampNtz" not in (self.handle.protocol().writer_features or ()):
+            seq = self.seq
+            self.handle.alter.add_feature(
+                TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
+            )
+            self.reload(seq)

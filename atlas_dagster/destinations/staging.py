@@ -42,21 +42,26 @@ class ParquetStage:
             self._close_file()
 
     def close(self) -> tuple[StagedFile, ...]:
-        """Finish the open file and return all files staged since the last :meth:`clear`."""
+        """Finish the open file and return all files staged since the last :meth:`hand_over`."""
         self._write_group()
         self._close_file()
         return tuple(self._files)
 
-    def clear(self) -> None:
-        """Forget the files: they belong to a table now."""
+    def hand_over(self) -> tuple[StagedFile, ...]:
+        """Finish the files and let go of them: whoever takes them decides what becomes of them."""
+        files = self.close()
         self._files = []
         self.rows = 0
+        return files
 
     def discard(self) -> None:
-        """Delete all files staged since the last :meth:`clear`."""
-        for file in self.close():
+        """Delete all files staged since the last :meth:`hand_over`."""
+        self._group, self._group_bytes = [], 0
+        self._close_file()
+        for file in self._files:
             self._delete(file)
-        self.clear()
+        self._files = []
+        self.rows = 0
 
     def rewind(self, rows: int) -> None:
         """Keep the first ``rows`` rows only."""

@@ -64,6 +64,9 @@ class Envelope(Struct, frozen=True):
     def commit_of(self, stream: StreamDescriptor) -> StreamCommit:
         return next(commit for commit in self.streams if commit.stream == stream)
 
+    def commit_to(self, table: tuple[str, ...]) -> StreamCommit:
+        return next(commit for commit in self.streams if commit.table == table)
+
     def without_files(self) -> "Envelope":
         """The envelope as events carry it: files matter only to the destination."""
         bare = tuple(msgspec.structs.replace(commit, files=()) for commit in self.streams)

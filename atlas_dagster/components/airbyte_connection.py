@@ -1,0 +1,167 @@
+"""``type: atlas_dagster.AirbyteConnection``: a connection declared in YAML."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import dagster as dg
+from dagster.components.component.state_backed_component import StateBackedComponent
+from dagster.components.utils.defs_state import (
+    DefsStateConfig,
+    DefsStateConfigArgs,
+    ResolvedDefsStateConfig,
+)
+from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
+from pydantic import BaseModel
+
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.resource import AtlasResource, print_log
+from atlas_dagster.orchestration.schedule import is_cron
+from atlas_dagster.orchestration.translator import AtlasTranslator
+from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
+from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.source import Caller, discover
+
+
+def _state_on_disk() -> DefsStateConfigArgs:
+    # Discovery runs a container, so it is asked for, never a side effect of loading.
+    return DefsStateConfigArgs(
+        management_type=DefsStateManagementType.LOCAL_FILESYSTEM, refresh_if_dev=False
+    )
+
+
+@dataclass
+class AirbyteConnection(StateBackedComponent, dg.Resolvable):
+    """An Airbyte source and the streams to sync from it, each stream an asset.
+
+    The connection is named after its folder. Its catalog is cached by DISCOVER (`atlas discover`,
+    or the discovery job in the UI); loading never runs a connector.
+    """
+
+    connector: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Name of the connector in Airbyte's registry.", examples=["source-postgres"]
+        ),
+    ] = None
+    image: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="A Docker image to use instead.", examples=["my/own-source:1.0"]
+        ),
+    ] = None
+    version: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Version of the connector; the registry's own by default.",
+            examples=["3.8.1"],
+        ),
+    ] = None
+    config: Annotated[
+        Mapping[str, Any],
+        dg.Resolver.passthrough(
+            description="The connector's config, checked against its SPEC. `{{ env.X }}` is "
+            "replaced by that variable when a step runs, and only there.",
+            examples=[{"host": "db", "password": "{{ env.SHOP_PASSWORD }}"}],
+        ),
+    ] = None  # type: ignore[assignment]
+    streams: Annotated[
+        Sequence[StreamSelection] | None,
+        dg.Resolver.default(
+            description="Streams to sync and how; all of them, in the platform's default modes, "
+            "when left out."
+        ),
+    ] = None
+    schedule: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="Cron expression, in UTC, of the times to sync at.",
+            examples=["*/15 * * * *"],
+        ),
+    ] = None
+    runner: Annotated[
+        RunnerChoice,
+        dg.Resolver.default(
+            description="docker, python, or auto: Docker where an engine and the image can be had, "
+            "else the connector's Python package."
+        ),
+    ] = "auto"
+    defs_state: ResolvedDefsStateConfig = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.config = self.config or {}
+        self.defs_state = self.defs_state or _state_on_disk()
+        self._name = ""
+        self._known: Discovered | None = None
+        self._caller: Caller | None = None
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        # The parent's load asks for the state key at once, and that needs the folder's name.
+        loaded = super(StateBackedComponent, cls).load(attributes, context)
+        loaded._name = context.path.name
+        context.component_tree.mark_component_defs_state_key(
+            loc=context.component_loc, defs_state_key=loaded.defs_state_config.key
+        )
+        return loaded
+
+    @property
+    def connection(self) -> Connection:
+        """The declaration, validated. Raises pydantic's ValidationError."""
+        return Connection(
+            name=self._name,
+            connector=self.connector,
+            image=self.image,
+            version=self.version,
+            config=dict(self.config),
+            streams=None if self.streams is None else list(self.streams),
+            runner=self.runner,
+        )
+
+    @property
+    def defs_state_config(self) -> DefsStateConfig:
+        return DefsStateConfig.from_args(
+            self.defs_state, default_key=f"AirbyteConnection[{self._name}]"
+        )
+
+    def write_state_to_path(self, state_path: Path) -> None:
+        """Discover; what was known stays in place when that fails."""
+        caller = self._caller or AtlasResource.from_environment().caller(None, print_log)
+        found = discover(self.connection, caller, self._known)
+        unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
+        unfinished.write_bytes(found.encode())
+        unfinished.replace(state_path)
+
+    def build_defs_from_state(
+        self, context: dg.ComponentLoadContext, state_path: Path | None
+    ) -> dg.Definitions:
+        connection = self.connection
+        connection.entry()
+        if self.schedule is not None and not is_cron(self.schedule):
+            raise ConfigError(
+                f"Connection '{connection.name}': schedule '{self.schedule}' is no cron "
+                'expression; write five fields, such as "*/15 * * * *".'
+            )
+
+        def refresh(atlas: AtlasResource, run_id: str) -> None:
+            self._caller = atlas.caller(run_id, print_log)
+            asyncio.run(self.refresh_state(context.project_root))
+
+        if state_path is None or not state_path.exists():
+            return build_undiscovered_defs(connection, refresh=refresh)
+        self._known = Discovered.decode(state_path.read_bytes())
+        return build_connection_defs(
+            connection,
+            self._known,
+            schedule=self.schedule,
+            refresh=refresh,
+            translator=self.get_translator(),
+        )
+
+    def get_translator(self) -> AtlasTranslator:
+        """Override to change how streams look in Dagster."""
+        return AtlasTranslator()

@@ -1,0 +1,17 @@
+"""The code location: every connection of ``connections/``, one resource, the reaper."""
+
+import dagster as dg
+
+from atlas_dagster.components.loading import load_connections
+from atlas_dagster.orchestration.reaping import reaper_sensor
+from atlas_dagster.orchestration.resource import AtlasResource
+
+CONNECTIONS = "atlas_dagster.connections"
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    common = dg.Definitions(
+        resources={"atlas": AtlasResource.from_environment()}, sensors=[reaper_sensor]
+    )
+    return dg.Definitions.merge(*load_connections(CONNECTIONS), common)

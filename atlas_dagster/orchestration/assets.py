@@ -1,0 +1,146 @@
+"""A connection as Dagster definitions. Pure: no container, no network, no secret."""
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from atlas_dagster.orchestration.check import build_check, pool
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.schedule import build_schedule
+from atlas_dagster.orchestration.sync import run_sync
+from atlas_dagster.orchestration.translator import AtlasTranslator, StreamProps, source_key
+from atlas_dagster.protocol.config import validate
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered, config_hash
+
+#: Runs DISCOVER and stores what it finds; given the name of the run it happens in.
+Refresh = Callable[[AtlasResource, str], None]
+_STORAGE_KIND = "deltalake"
+_STALE = {"atlas/discovery": "stale"}
+
+
+def build_connection_defs(
+    connection: Connection,
+    discovered: Discovered,
+    *,
+    schedule: str | None,
+    refresh: Refresh,
+    translator: AtlasTranslator,
+) -> dg.Definitions:
+    """The source asset, its CHECK, one asset per stream, the sensor and the discovery job.
+
+    Raises:
+        ConfigError: the config does not fit the SPEC, or a declared stream does not exist.
+    """
+    where = f"Connection '{connection.name}'"
+    validate(connection.config, schema=discovered.spec_schema, where=where)
+    streams = connection.configured(discovered.catalog)
+    paths = discovered.table_paths
+    specs = [
+        translator.get_asset_spec(
+            StreamProps(
+                connection,
+                stream,
+                paths[stream.descriptor],
+                discovered.documentation_url,
+                _STORAGE_KIND,
+            )
+        )
+        for stream in streams
+    ]
+    if discovered.config_hash != config_hash(connection.config):
+        specs = [spec.merge_attributes(tags=_STALE) for spec in specs]
+
+    @dg.multi_asset(
+        name=connection.name,
+        specs=specs,
+        can_subset=True,
+        pool=pool(connection),
+    )
+    def sync(
+        context: dg.AssetExecutionContext, atlas: AtlasResource
+    ) -> Iterator[dg.MaterializeResult[None]]:
+        yield from run_sync(context, connection, discovered, atlas)
+
+    sensors = []
+    if schedule is not None:
+        sensors.append(build_schedule(connection, schedule, [spec.key for spec in specs]))
+    return dg.Definitions(
+        assets=[_source_spec(connection, discovered), sync],
+        asset_checks=[build_check(connection, discovered)],
+        sensors=sensors,
+        jobs=[_discovery_job(connection, refresh)],
+    )
+
+
+def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.Definitions:
+    """What stands in for a connection until its first DISCOVER: an asset that runs it."""
+
+    @dg.asset(
+        key=dg.AssetKey([connection.name, "discover"]),
+        group_name=connection.name,
+        kinds={"airbyte"},
+        pool=pool(connection),
+        tags={"atlas/discovery": "missing"},
+        description=f"The streams of {connection.name} are not known yet. Materialize this asset "
+        f"(or run `atlas discover {connection.name}`), then reload the definitions: the streams "
+        "appear in its place.",
+    )
+    def discover(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
+        refresh(atlas, context.run_id)
+        context.log.info("Discovered. Reload the definitions to see the streams.")
+
+    return dg.Definitions(assets=[discover])
+
+
+def build_broken_defs(name: str, sentence: str) -> dg.Definitions:
+    """What stands in for a connection that cannot be loaded: an asset that says why."""
+
+    @dg.asset(
+        key=dg.AssetKey([name, "broken"]),
+        group_name=name,
+        kinds={"airbyte"},
+        tags={"atlas/status": "broken"},
+        description=f"This connection could not be loaded. {sentence}",
+    )
+    def broken() -> None:
+        raise dg.Failure(description=sentence, allow_retries=False)
+
+    return dg.Definitions(assets=[broken])
+
+
+def _source_spec(connection: Connection, discovered: Discovered) -> dg.AssetSpec:
+    docs = discovered.documentation_url
+    metadata: Mapping[str, Any] = {
+        "atlas/connector": discovered.connector,
+        "atlas/discovered_at": dg.MetadataValue.timestamp(
+            dt.datetime.fromtimestamp(discovered.discovered_at, dt.UTC)
+        ),
+        "atlas/streams_offered": len(discovered.streams),
+    } | ({"atlas/docs": dg.MetadataValue.url(docs)} if docs else {})
+    return dg.AssetSpec(
+        key=source_key(connection),
+        group_name=connection.name,
+        kinds={"airbyte", connection.source_name.removeprefix("source-")},
+        description=f"The system that {connection.source_name} reads from. Its check runs the "
+        "connector's CHECK.",
+        metadata=metadata,
+    )
+
+
+def _discovery_job(connection: Connection, refresh: Refresh) -> dg.JobDefinition:
+    @dg.op(name=f"{connection.name}__run_discover", pool=pool(connection))
+    def run_discover(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
+        refresh(atlas, context.run_id)
+        context.log.info("Discovered. Reload the definitions to see any change.")
+
+    @dg.job(
+        name=f"{connection.name}__discover",
+        description=f"Asks the source of {connection.name} which streams it offers now.",
+    )
+    def discovery() -> None:
+        run_discover()
+
+    return discovery

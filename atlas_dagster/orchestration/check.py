@@ -1,0 +1,101 @@
+"""CHECK as an asset check on the source asset."""
+
+import time
+
+import dagster as dg
+
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.resource import AtlasResource, print_log
+from atlas_dagster.orchestration.translator import source_key
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.source import connect
+
+CHECK_NAME = "connection"
+#: A passed CHECK is good for this long, whoever asked for it.
+_FRESH_SECONDS = 300
+
+
+def check_key(connection: Connection) -> dg.AssetCheckKey:
+    return dg.AssetCheckKey(source_key(connection), CHECK_NAME)
+
+
+def pool(connection: Connection) -> str:
+    """CHECK, DISCOVER and READ of one connection never run at the same time."""
+    return f"airbyte_{connection.name}"
+
+
+def build_check(connection: Connection, discovered: Discovered) -> dg.AssetChecksDefinition:
+    """The blocking check: while it fails, nothing downstream in the same run starts."""
+
+    @dg.asset_check(
+        asset=source_key(connection),
+        name=CHECK_NAME,
+        blocking=True,
+        pool=pool(connection),
+        description=f"The connector's own CHECK: can {connection.source_name} reach its source?",
+    )
+    def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
+        caller = atlas.caller(context.run_id, print_log)
+        try:
+            connector = connect(connection, caller, discovered.spec_schema)
+            connector.check()
+        except AtlasError as error:
+            return _failed(error)
+        return _passed(connector)
+
+    return check
+
+
+def ensure_checked(
+    context: dg.AssetExecutionContext, connection: Connection, connector: Connector
+) -> None:
+    """CHECK now unless one passed in the last five minutes, and record the answer.
+
+    Raises:
+        AtlasError: the CHECK failed; no READ must follow.
+    """
+    record = context.instance.get_latest_asset_check_evaluation_record(check_key(connection))
+    if record is not None and record.status.value == "SUCCEEDED":
+        age = time.time() - record.create_timestamp
+        if age < _FRESH_SECONDS:
+            return
+    try:
+        connector.check()
+    except AtlasError as error:
+        _record(context, connection, _failed(error))
+        raise
+    _record(context, connection, _passed(connector))
+
+
+def _passed(connector: Connector) -> dg.AssetCheckResult:
+    ran = connector.runner.identity()
+    return dg.AssetCheckResult(
+        passed=True,
+        description=f"{connector.name} reached its source.",
+        metadata={"atlas/connector": ran},
+    )
+
+
+def _failed(error: AtlasError) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        passed=False,
+        description=str(error),
+        metadata={"atlas/message": str(error), "atlas/failure_type": error.failure_type},
+    )
+
+
+def _record(
+    context: dg.AssetExecutionContext, connection: Connection, result: dg.AssetCheckResult
+) -> None:
+    key = check_key(connection)
+    context.log_event(
+        dg.AssetCheckEvaluation(
+            asset_key=key.asset_key,
+            check_name=key.name,
+            passed=result.passed,
+            description=result.description,
+            metadata=result.metadata,
+        )
+    )

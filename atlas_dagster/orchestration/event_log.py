@@ -1,0 +1,45 @@
+"""The state store in Dagster's event log: what materializations and observations carry."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.orchestration.metadata import envelope_of
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.state.reconcile import Remembered
+
+
+class EventLogStateStore:
+    """Reads the newest envelope of each stream from its asset's events."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+
+    def remembered(
+        self, tables: Mapping[StreamDescriptor, TablePath]
+    ) -> Mapping[StreamDescriptor, Remembered]:
+        """A table's path is its asset's key."""
+        keys = {dg.AssetKey(list(path)): name for name, path in tables.items()}
+        found: dict[StreamDescriptor, Remembered] = {}
+        for record in self._instance.get_asset_records(list(keys)):
+            entry = record.asset_entry
+            details = entry.asset_details
+            envelopes: list[Envelope | None] = []
+            if entry.last_materialization is not None:
+                materialization = entry.last_materialization.asset_materialization
+                envelopes.append(envelope_of(materialization.metadata if materialization else {}))
+            observed = self._instance.fetch_observations(entry.asset_key, limit=1).records
+            for event in observed:
+                observation = event.asset_observation
+                envelopes.append(envelope_of(observation.metadata if observation else {}))
+            found[keys[entry.asset_key]] = Remembered(
+                envelope=max(
+                    (envelope for envelope in envelopes if envelope is not None),
+                    key=lambda envelope: envelope.seq,
+                    default=None,
+                ),
+                wiped_at=details.last_wipe_timestamp if details else None,
+            )
+        return found

@@ -1,0 +1,113 @@
+"""What is shown and stored with each event of a stream."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.metadata.metadata_set import NamespacedMetadataSet
+from msgspec import Raw
+
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.sync.session import StreamFinished
+
+_METADATA_TYPES = {"_airbyte_extracted_at": "timestamp", "_airbyte_generation_id": "integer"}
+
+
+class AtlasMetadataSet(NamespacedMetadataSet):
+    """Atlas's own entries. Numbers plot themselves in the UI.
+
+    ``envelope`` is the exact text of the stream's last commit, state included: the cursor that the
+    next sync continues from. ``cursor_before`` and ``cursor_after`` are for people.
+    """
+
+    records_synced: int | None = None
+    bytes_synced: int | None = None
+    duration_seconds: float | None = None
+    checkpoints: int | None = None
+    cursor_before: dg.MetadataValue | None = None
+    cursor_after: dg.MetadataValue | None = None
+    envelope: str | None = None
+    connector: str | None = None
+    warnings: dg.MetadataValue | None = None
+
+    @classmethod
+    def namespace(cls) -> str:
+        return "atlas"
+
+
+def materialization_metadata(finished: StreamFinished, *, connector: str) -> dict[str, Any]:
+    """Metadata of a stream that is complete."""
+    spec = finished.plan.table
+    return {
+        **AtlasMetadataSet(
+            records_synced=finished.records,
+            bytes_synced=finished.bytes,
+            duration_seconds=round(finished.seconds, 3),
+            checkpoints=finished.checkpoints,
+            cursor_before=_cursor(finished.cursor_before),
+            cursor_after=_cursor(finished.cursor_after),
+            envelope=_envelope_text(finished.envelope),
+            connector=connector,
+            warnings=dg.MetadataValue.md("\n".join(f"- {w}" for w in finished.warnings))
+            if finished.warnings
+            else None,
+        ),
+        **dg.TableMetadataSet(
+            column_schema=column_schema(spec.schema, finished.plan.configured),
+            row_count=finished.table.row_count,
+            table_name=".".join(spec.path),
+        ),
+        "dagster/uri": dg.MetadataValue.url(_uri(finished.table.uri)),
+    }
+
+
+def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
+    """Metadata of a commit in the middle of a stream."""
+    return {
+        **AtlasMetadataSet(cursor_after=_cursor(blob), envelope=_envelope_text(envelope)),
+    }
+
+
+def envelope_of(metadata: Any) -> Envelope | None:
+    """The envelope an event carries; None for events that are not Atlas's."""
+    text = AtlasMetadataSet.extract(metadata).envelope
+    return None if text is None else Envelope.decode(text)
+
+
+def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
+    """The table's columns as Dagster shows them."""
+    keys = {path[0] for path in stream.primary_key}
+    own = [
+        dg.TableColumn(field.name, _METADATA_TYPES.get(field.name, "string"))
+        for field in METADATA_FIELDS
+    ]
+    return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *own])
+
+
+def _table_column(column: Column, keys: set[str]) -> dg.TableColumn:
+    kind = "string (JSON)" if column.type.is_json else column.type.value
+    if column.type is ColumnType.TIMESTAMP:
+        kind = "timestamp (UTC)"
+    is_key = column.field in keys
+    renamed = f"Field '{column.field}'." if column.field != column.name else None
+    return dg.TableColumn(
+        column.name,
+        kind,
+        description=" ".join(filter(None, (column.description, renamed))) or None,
+        constraints=dg.TableColumnConstraints(other=["primary key"]) if is_key else None,
+    )
+
+
+def _cursor(blob: Raw | None) -> dg.MetadataValue | None:
+    return None if blob is None else dg.MetadataValue.json(json.loads(bytes(blob)))
+
+
+def _envelope_text(envelope: Envelope | None) -> str | None:
+    return None if envelope is None else envelope.without_files().encode().decode()
+
+
+def _uri(address: str) -> str:
+    return address if "://" in address else Path(address).as_uri()

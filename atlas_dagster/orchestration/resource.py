@@ -1,0 +1,59 @@
+"""The Dagster resource every step of Atlas uses: where rows land, and under whose name."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Self
+
+import dagster as dg
+from pydantic import Field
+
+from atlas_dagster.destinations.base import Destination
+from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.sync.conversation import Log
+from atlas_dagster.sync.source import Caller
+
+
+class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where the lake is and what this deployment is called."""
+
+    lake: str = Field(
+        default="lake",
+        description="Folder or object store address of the Delta tables; a relative folder starts "
+        "at DAGSTER_HOME, else at the current folder.",
+    )
+    deployment: str = Field(
+        default="atlas_dagster",
+        description="Name of this deployment; Atlas never touches containers of another one.",
+    )
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """With the lake that ATLAS_LAKE names, if it does."""
+        return cls(lake=os.environ.get("ATLAS_LAKE") or "lake")
+
+    def lake_root(self) -> str:
+        if "://" in self.lake:
+            return self.lake
+        return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / self.lake)
+
+    def destination(self) -> Destination:
+        return DeltaDestination(self.lake_root())
+
+    def deployment_label(self) -> str:
+        """The deployment with its lake: two checkouts on one machine do not share either."""
+        return f"{self.deployment} {self.lake_root()}"
+
+    def caller(self, run_id: str | None, log: Log) -> Caller:
+        owner = f"run:{run_id}" if run_id else f"command:{socket.gethostname()}:{os.getpid()}"
+        return Caller(
+            deployment=self.deployment_label(), owner=owner, environ=os.environ, log=log
+        )
+
+
+def print_log(level: str, text: str) -> None:
+    """Connector lines go to the step's stdout, which Dagster keeps as its compute log.
+
+    The event log would cost a database round trip for each line.
+    """
+    print(f"{level:5} {text}", flush=True)  # noqa: T201

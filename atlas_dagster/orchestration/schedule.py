@@ -1,0 +1,141 @@
+"""The sensor of a connection with a schedule: CHECK, then sync, in one run.
+
+Its ticks touch no Docker. While the last CHECK failed it asks for CHECK alone, ever more rarely, and
+for a sync as soon as one passes.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+from dagster._utils.schedules import get_latest_completed_cron_tick, get_next_cron_tick, is_valid_cron_string
+from msgspec import Struct
+
+from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.sync.connection import Connection
+
+_TICK_SECONDS = 30
+#: A source that keeps failing its CHECK is asked at least this often.
+_LONGEST_BACKOFF = dt.timedelta(hours=6)
+_TIMEZONE = "UTC"
+CONNECTION_TAG = "atlas/connection"
+
+
+def is_cron(text: str) -> bool:
+    """Whether ``text`` is a cron expression."""
+    return is_valid_cron_string(text)
+
+
+class ScheduleCursor(Struct):
+    """Where the sensor is: the last cron tick it handled, and its patience with a failing CHECK.
+
+    Times are ISO 8601.
+    """
+
+    handled: str
+    failures: int = 0
+    retry_at: str | None = None
+
+
+def build_schedule(
+    connection: Connection, cron: str, streams: Sequence[dg.AssetKey]
+) -> dg.SensorDefinition:
+    """The sensor that keeps ``streams`` synced at the times ``cron`` says, in UTC."""
+    check = check_key(connection)
+
+    @dg.sensor(
+        name=f"{connection.name}__schedule",
+        asset_selection=dg.AssetSelection.assets(*streams) | dg.AssetSelection.checks(check),
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Requests CHECK, then a sync of {connection.name}, at `{cron}` ({_TIMEZONE}).",
+        metadata={"atlas/cron": cron},
+    )
+    def schedule(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return _tick(context, connection, cron, streams)
+
+    return schedule
+
+
+def _tick(
+    context: dg.SensorEvaluationContext,
+    connection: Connection,
+    cron: str,
+    streams: Sequence[dg.AssetKey],
+) -> dg.SensorResult:
+    now = dt.datetime.now(dt.UTC)
+    due = get_latest_completed_cron_tick(cron, now, _TIMEZONE)
+    following = get_next_cron_tick(cron, now, _TIMEZONE)
+    next_text = f"next at {following:%Y-%m-%d %H:%M} UTC"
+    if context.cursor is None:
+        # Switching a schedule on starts nothing retroactively.
+        cursor = ScheduleCursor(handled=due.isoformat())
+        return _skip(f"The schedule starts now; {next_text}.", cursor)
+    cursor = ScheduleCursor(**json.loads(context.cursor))
+    retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
+    is_due = due > dt.datetime.fromisoformat(cursor.handled)
+    passed = _last_check_passed(context, connection)
+    recovered = retry_at is not None and passed
+    if not is_due and not recovered and (retry_at is None or now < retry_at):
+        return _skip(f"Not due; {next_text}.", cursor)
+    if _is_busy(context, connection):
+        return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
+    if passed:
+        cursor = ScheduleCursor(handled=due.isoformat())
+        request = dg.RunRequest(
+            run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if recovered else ""),
+            asset_selection=list(streams),
+            asset_check_keys=[check_key(connection)],
+            tags={CONNECTION_TAG: connection.name},
+        )
+        return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+    if retry_at is not None and now < retry_at:
+        cursor.handled = due.isoformat()
+        return _skip(
+            f"The last CHECK failed; it is tried again at {retry_at:%H:%M} UTC.", cursor
+        )
+    period = following - due
+    wait = min(period * 2**cursor.failures, max(_LONGEST_BACKOFF, period))
+    cursor = ScheduleCursor(due.isoformat(), cursor.failures + 1, (now + wait).isoformat())
+    request = dg.RunRequest(
+        run_key=f"{connection.name}:check:{now.isoformat()}",
+        asset_selection=[],
+        asset_check_keys=[check_key(connection)],
+        tags={CONNECTION_TAG: connection.name},
+    )
+    return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+
+
+def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connection) -> bool:
+    """Whether the newest CHECK passed; one that never ran gets the benefit of the doubt."""
+    key = check_key(connection)
+    record = context.instance.get_latest_asset_check_evaluation_record(key)
+    return record is None or record.status.value != "FAILED"
+
+
+def _is_busy(context: dg.SensorEvaluationContext, connection: Connection) -> bool:
+    unfinished = dg.RunsFilter(
+        tags={CONNECTION_TAG: connection.name},
+        statuses=[
+            dg.DagsterRunStatus.QUEUED,
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+            dg.DagsterRunStatus.CANCELING,
+        ],
+    )
+    return context.instance.get_runs_count(unfinished) > 0
+
+
+def _skip(reason: str, cursor: ScheduleCursor) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=_encode(cursor))
+
+
+def _encode(cursor: ScheduleCursor) -> str:
+    values: Mapping[str, object] = {
+        "handled": cursor.handled,
+        "failures": cursor.failures,
+        "retry_at": cursor.retry_at,
+    }
+    return json.dumps(values)

@@ -1,0 +1,107 @@
+"""The step that syncs: a session driven by Dagster, its events recorded as they become true."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.check import ensure_checked
+from atlas_dagster.orchestration.event_log import EventLogStateStore
+from atlas_dagster.orchestration.metadata import checkpoint_metadata, materialization_metadata
+from atlas_dagster.orchestration.reaping import reap_ended
+from atlas_dagster.orchestration.resource import AtlasResource, print_log
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.plan import SyncPlan, make_plan
+from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncSession
+from atlas_dagster.sync.source import connect
+
+
+def run_sync(
+    context: dg.AssetExecutionContext,
+    connection: Connection,
+    discovered: Discovered,
+    atlas: AtlasResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    """Sync the streams selected in ``context``; yield each the moment it is durable.
+
+    Raises:
+        dagster.Failure: with the one sentence that says what failed and what to do.
+    """
+    try:
+        yield from _sync(context, connection, discovered, atlas)
+    except AtlasError as error:
+        raise dg.Failure(
+            description=str(error),
+            metadata={"atlas/failure_type": error.failure_type},
+            allow_retries=False,
+        ) from None
+
+
+def _sync(
+    context: dg.AssetExecutionContext,
+    connection: Connection,
+    discovered: Discovered,
+    atlas: AtlasResource,
+) -> Iterator[dg.MaterializeResult[None]]:
+    reap_ended(context.instance, atlas)
+    connector = connect(connection, atlas.caller(context.run_id, print_log), discovered.spec_schema)
+    ensure_checked(context, connection, connector)
+    destination = atlas.destination()
+    tables = discovered.table_paths
+    selected = context.selected_asset_keys
+    streams = connection.configured(discovered.catalog)
+    plan = make_plan(
+        connection.name,
+        streams,
+        selected=[
+            stream.descriptor
+            for stream in streams
+            if dg.AssetKey(list(tables[stream.descriptor])) in selected
+        ],
+        tables=tables,
+        destination=destination,
+        store=EventLogStateStore(context.instance),
+        run_id=context.run_id,
+        notify=context.log.warning,
+    )
+    _record_missing(context, plan)
+    session = SyncSession(plan, connector=connector, destination=destination)
+    for event in session.run():
+        match event:
+            case Checkpoint():
+                _observe(context, event.envelope)
+            case StreamFinished():
+                metadata = materialization_metadata(
+                    event, connector=connector.runner.identity()
+                )
+                key = dg.AssetKey(list(event.plan.table.path))
+                version = dg.DataVersion(event.table.version)
+                if key in selected:
+                    yield dg.MaterializeResult(
+                        asset_key=key, metadata=metadata, data_version=version
+                    )
+                else:
+                    context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+
+
+def _record_missing(context: dg.AssetExecutionContext, plan: SyncPlan) -> None:
+    """Log the commits whose process died before it could."""
+    for stream in plan.streams:
+        envelope = stream.resumption.envelope
+        if stream.resumption.unrecorded and envelope is not None:
+            _observe(context, envelope)
+
+
+def _observe(context: dg.AssetExecutionContext, envelope: Envelope) -> None:
+    state = envelope.connection_state
+    for commit in envelope.streams:
+        blob = state.streams.get(commit.stream) or state.shared
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=dg.AssetKey(list(commit.table)),
+                description=f"Checkpoint: {commit.rows:,} rows committed.",
+                metadata=checkpoint_metadata(envelope, blob),
+            )
+        )

@@ -1,0 +1,109 @@
+"""From a declared connection to a connector ready to run: runner chosen, config resolved."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from atlas_dagster.protocol.config import resolve, variables
+from atlas_dagster.protocol.secrets import Masker, secret_values
+from atlas_dagster.records.names import assign
+from atlas_dagster.runners.base import Runner
+from atlas_dagster.runners.docker import CONNECTION_LABEL
+from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL
+from atlas_dagster.sync.choose import choose_runner
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.conversation import Log
+from atlas_dagster.sync.discovered import Discovered, discovered
+
+
+class Caller:
+    """On whose behalf connectors run.
+
+    Args:
+        deployment: name of the deployment, with its lake: containers of others are never touched.
+        owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>``, for the reaper.
+        environ: where ``{{ env.X }}`` is looked up.
+        log: receives levels and lines, masked.
+    """
+
+    def __init__(
+        self, *, deployment: str, owner: str, environ: Mapping[str, str], log: Log
+    ) -> None:
+        self.deployment = deployment
+        self.owner = owner
+        self.environ = environ
+        self.log = log
+
+    def labels(self, connection: str) -> dict[str, str]:
+        return {
+            CONNECTION_LABEL: connection,
+            DEPLOYMENT_LABEL: self.deployment,
+            OWNER_LABEL: self.owner,
+        }
+
+
+def source_key_part(connection: Connection) -> str:
+    """The name of the connection's source among its streams: ``source_faker``."""
+    name = connection.source_name
+    return assign([name])[name]
+
+
+def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]) -> Connector:
+    """A connector with its config, checked against ``spec_schema``.
+
+    Raises:
+        ConfigError: the config does not fit, or a variable is missing.
+        RunnerUnavailableError: there is nothing to run the connector with.
+    """
+    runner = choose_runner(connection, lambda text: caller.log("INFO", text))
+    return _with_config(connection, caller, runner, spec_schema)
+
+
+def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
+    """Run SPEC and DISCOVER; table names given out in ``previous`` stay.
+
+    Raises:
+        ConfigError: the config does not fit the SPEC, or a stream is declared that does not exist.
+        RunnerUnavailableError: there is nothing to run the connector with.
+        ConnectorFailedError: the connector gave no answer.
+    """
+    runner = choose_runner(connection, lambda text: caller.log("INFO", text))
+    spec = _bare(connection, caller, runner).spec()
+    connector = _with_config(connection, caller, runner, spec.connectionSpecification)
+    catalog = connector.discover()
+    connection.configured(catalog)
+    return discovered(
+        connection.name,
+        connector=runner.identity(),
+        config=connection.config,
+        spec=spec,
+        catalog=catalog,
+        reserved=source_key_part(connection),
+        previous=previous,
+    )
+
+
+def _bare(connection: Connection, caller: Caller, runner: Runner) -> Connector:
+    return Connector(
+        runner,
+        name=connection.source_name,
+        log=caller.log,
+        labels=caller.labels(connection.name),
+    )
+
+
+def _with_config(
+    connection: Connection, caller: Caller, runner: Runner, spec_schema: Mapping[str, Any]
+) -> Connector:
+    where = f"Connection '{connection.name}'"
+    config = resolve(connection.config, schema=spec_schema, environ=caller.environ, where=where)
+    secrets = {*secret_values(config, spec_schema)}
+    secrets |= {caller.environ[name] for name in variables(connection.config)}
+    return Connector(
+        runner,
+        name=connection.source_name,
+        config=config,
+        masker=Masker(secrets),
+        labels=caller.labels(connection.name),
+        log=caller.log,
+    )
