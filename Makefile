@@ -13,10 +13,11 @@ help: ## list what there is to make
 demo dev: export DAGSTER_HOME := $(CURDIR)
 
 demo: .venv ## run a real Airbyte connector into Delta tables under lake/
-	$(BIN)/atlas demo
+	$(BIN)/atlas discover --missing demo
+	$(BIN)/atlas sync demo
 
 dev: .venv ## start Dagster (web UI and daemon) on this code location
-	$(BIN)/atlas discover --missing
+	-$(BIN)/atlas discover --missing
 	exec $(BIN)/dagster dev -w workspace.yaml
 
 test: .venv ## run all tests (ARGS="-k name" for some)

@@ -9,9 +9,13 @@ from atlas_dagster.orchestration.resource import AtlasResource
 CONNECTIONS = "atlas_dagster.connections"
 
 
-@dg.definitions
-def defs() -> dg.Definitions:
-    common = dg.Definitions(
+def common_defs() -> dg.Definitions:
+    """What all connections share."""
+    return dg.Definitions(
         resources={"atlas": AtlasResource.from_environment()}, sensors=[reaper_sensor]
     )
-    return dg.Definitions.merge(*load_connections(CONNECTIONS), common)
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.Definitions.merge(*load_connections(CONNECTIONS), common_defs())

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
-from atlas_dagster.orchestration.resource import AtlasResource, print_log
+from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import is_cron
 from atlas_dagster.orchestration.translator import AtlasTranslator
 from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
@@ -128,10 +128,18 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             self.defs_state, default_key=f"AirbyteConnection[{self._name}]"
         )
 
+    def refresh_catalog(self, project_root: Path, caller: Caller) -> None:
+        """Run DISCOVER on behalf of ``caller`` and store the catalog. Raises AtlasError."""
+        self._caller = caller
+        asyncio.run(self.refresh_state(project_root))
+
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
-        caller = self._caller or AtlasResource.from_environment().caller(None, print_log)
-        found = discover(self.connection, caller, self._known)
+        caller = self._caller or AtlasResource.from_environment().caller(None, explain=print)
+        known = self._known
+        if known is None and state_path.exists():
+            known = Discovered.decode(state_path.read_bytes())
+        found = discover(self.connection, caller, known)
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)
@@ -147,9 +155,8 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
                 'expression; write five fields, such as "*/15 * * * *".'
             )
 
-        def refresh(atlas: AtlasResource, run_id: str) -> None:
-            self._caller = atlas.caller(run_id, print_log)
-            asyncio.run(self.refresh_state(context.project_root))
+        def refresh(caller: Caller) -> None:
+            self.refresh_catalog(context.project_root, caller)
 
         if state_path is None or not state_path.exists():
             return build_undiscovered_defs(connection, refresh=refresh)

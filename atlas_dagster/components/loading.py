@@ -5,6 +5,7 @@ Dagster itself fails the whole code location when one component does.
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def load_connections(package: str) -> list[dg.Definitions]:
     loaded = []
     for name, tree in connection_trees(package):
         try:
-            defs = tree.build_defs()
+            defs = build_quietly(tree)
             # Definitions resolve lazily; an error must surface here, where it can be contained.
             resources = dg.Definitions(resources={"atlas": AtlasResource()})
             dg.Definitions.validate_loadable(dg.Definitions.merge(defs, resources))
@@ -46,6 +47,13 @@ def load_connections(package: str) -> list[dg.Definitions]:
             defs = build_broken_defs(name, sentence)
         loaded.append(defs)
     return loaded
+
+
+def build_quietly(tree: dg.ComponentTree) -> dg.Definitions:
+    """The tree's definitions, without Dagster's warnings about its own beta features."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return tree.build_defs()
 
 
 def find_component(tree: dg.ComponentTree) -> AirbyteConnection | None:

@@ -1,7 +1,7 @@
 """Delta Lake tables, locally or on an object store; the default destination.
 
-Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atlas itself keeps (stored
-envelopes, changes that wait for their merge) under ``_atlas/<connection>``.
+Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atlas itself keeps
+(stored envelopes, changes that wait for their merge) under ``_atlas/<connection>``.
 """
 
 from collections.abc import Collection, Mapping

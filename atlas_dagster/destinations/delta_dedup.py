@@ -67,7 +67,7 @@ class DedupWriter(StreamWriter):
     def commit(self, envelope: Envelope) -> None:
         if not self.spec.replaces:
             self.changes.widen(self._changes_schema)
-        # A replacing stream commits once, into an empty change table: it takes only the new columns.
+        # A replacing stream commits once, into an empty change table, with only its own columns.
         files = envelope.commit_to(self.spec.path).files
         self.changes.add(files, envelope, self._changes_schema, replaces=self.spec.replaces)
 
@@ -125,9 +125,9 @@ class DedupWriter(StreamWriter):
         newest = pa.Table.from_batches(self._newest_changes(schema), schema)
         same_key = " AND ".join(
             # Null keys would pile up under "=", and skip no files under the other.
-            f"(target.{_quoted(key)} {'IS NOT DISTINCT FROM' if nulls else '='} source.{_quoted(key)})"
+            f"(target.{_quoted(key)} {equals} source.{_quoted(key)})"
             for key in self.spec.primary_key
-            for nulls in (newest.column(key).null_count,)
+            for equals in ("IS NOT DISTINCT FROM" if newest.column(key).null_count else "=",)
         )
         columns = {_quoted(field.name): f"source.{_quoted(field.name)}" for field in schema}
         try:

@@ -13,10 +13,11 @@ from atlas_dagster.orchestration.sync import run_sync
 from atlas_dagster.orchestration.translator import AtlasTranslator, StreamProps, source_key
 from atlas_dagster.protocol.config import validate
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.source import Caller
 from atlas_dagster.sync.discovered import Discovered, config_hash
 
-#: Runs DISCOVER and stores what it finds; given the name of the run it happens in.
-Refresh = Callable[[AtlasResource, str], None]
+#: Runs DISCOVER on someone's behalf and stores what it finds.
+Refresh = Callable[[Caller], None]
 _STORAGE_KIND = "deltalake"
 _STALE = {"atlas/discovery": "stale"}
 
@@ -89,7 +90,7 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
         "appear in its place.",
     )
     def discover(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
-        refresh(atlas, context.run_id)
+        refresh(atlas.caller(context.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see the streams.")
 
     return dg.Definitions(assets=[discover])
@@ -133,7 +134,7 @@ def _source_spec(connection: Connection, discovered: Discovered) -> dg.AssetSpec
 def _discovery_job(connection: Connection, refresh: Refresh) -> dg.JobDefinition:
     @dg.op(name=f"{connection.name}__run_discover", pool=pool(connection))
     def run_discover(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
-        refresh(atlas, context.run_id)
+        refresh(atlas.caller(context.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see any change.")
 
     @dg.job(

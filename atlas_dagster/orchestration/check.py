@@ -5,7 +5,7 @@ import time
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.orchestration.resource import AtlasResource, print_log
+from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
@@ -37,7 +37,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         description=f"The connector's own CHECK: can {connection.source_name} reach its source?",
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
-        caller = atlas.caller(context.run_id, print_log)
+        caller = atlas.caller(context.run_id, explain=context.log.info)
         try:
             connector = connect(connection, caller, discovered.spec_schema)
             connector.check()

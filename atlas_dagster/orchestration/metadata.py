@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.metadata.metadata_set import NamespacedMetadataSet
+from dagster._core.definitions.metadata.metadata_set import (
+    NamespacedMetadataSet,
+    TableMetadataSet,
+)
 from msgspec import Raw
 
 from atlas_dagster.protocol.catalog import ConfiguredStream
@@ -55,7 +58,7 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
             if finished.warnings
             else None,
         ),
-        **dg.TableMetadataSet(
+        **TableMetadataSet(
             column_schema=column_schema(spec.schema, finished.plan.configured),
             row_count=finished.table.row_count,
             table_name=".".join(spec.path),

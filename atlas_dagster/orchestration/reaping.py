@@ -2,6 +2,7 @@
 
 import os
 import socket
+from contextlib import closing
 
 import dagster as dg
 
@@ -29,7 +30,7 @@ def reap_ended(instance: dg.DagsterInstance, atlas: AtlasResource) -> list[str]:
         client = connect()
     except RunnerUnavailableError:
         return []
-    with client:
+    with closing(client):
         return reap(client, deployment=atlas.deployment_label(), has_ended=has_ended)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -44,10 +45,13 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The deployment with its lake: two checkouts on one machine do not share either."""
         return f"{self.deployment} {self.lake_root()}"
 
-    def caller(self, run_id: str | None, log: Log) -> Caller:
+    def caller(
+        self, run_id: str | None, *, explain: Callable[[str], None], log: Log | None = None
+    ) -> Caller:
+        """On behalf of a Dagster run, or of this very process when there is none."""
         owner = f"run:{run_id}" if run_id else f"command:{socket.gethostname()}:{os.getpid()}"
         return Caller(
-            deployment=self.deployment_label(), owner=owner, environ=os.environ, log=log
+            deployment=self.deployment_label(), owner=owner, environ=os.environ, log=log or print_log, explain=explain
         )
 
 

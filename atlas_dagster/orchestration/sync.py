@@ -9,7 +9,7 @@ from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.metadata import checkpoint_metadata, materialization_metadata
 from atlas_dagster.orchestration.reaping import reap_ended
-from atlas_dagster.orchestration.resource import AtlasResource, print_log
+from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
@@ -46,7 +46,7 @@ def _sync(
     atlas: AtlasResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     reap_ended(context.instance, atlas)
-    connector = connect(connection, atlas.caller(context.run_id, print_log), discovered.spec_schema)
+    connector = connect(connection, atlas.caller(context.run_id, explain=context.log.info), discovered.spec_schema)
     ensure_checked(context, connection, connector)
     destination = atlas.destination()
     tables = discovered.table_paths

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 from msgspec import Struct
 
 from atlas_dagster.destinations.base import TablePath
@@ -39,7 +40,7 @@ class AtlasTranslator:
         cursor = f", cursor `{'.'.join(stream.cursor_field)}`" if stream.cursor_field else ""
         keys = ", ".join(f"`{'.'.join(path)}`" for path in stream.primary_key)
         metadata: Mapping[str, Any] = {
-            **dg.TableMetadataSet(
+            **TableMetadataSet(
                 column_schema=column_schema(schema, stream), table_name=".".join(props.table)
             ),
             "atlas/stream": str(stream.descriptor),

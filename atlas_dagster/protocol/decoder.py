@@ -16,8 +16,11 @@ import msgspec
 from atlas_dagster.protocol.messages import Message, Noise, Unreadable
 
 _BOM = b"\xef\xbb\xbf"
-_DATA_KIND = re.compile(rb'"type"\s*:\s*"(RECORD|STATE)"')
-_STREAM_NAME = re.compile(rb'"(?:stream|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_BLANK = " \t\r\x00"
+#: Takes raw control characters inside strings, too.
+_JSON = json.JSONDecoder(strict=False)
+_DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"')
+_STREAM_NAME = re.compile(r'"(?:stream|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _LOGGED_CHARACTERS = 2000
 
 Decoded = Message | Noise | Unreadable
@@ -45,9 +48,7 @@ class MessageDecoder:
             try:
                 yield decode(line)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                decoded = self._tolerant(line)
-                if decoded is not None:
-                    yield decoded
+                yield from self._tolerant(line)
 
     def flush(self) -> Iterator[Decoded]:
         """Yield what the last line, cut off by the end of output, amounts to."""
@@ -55,33 +56,38 @@ class MessageDecoder:
         if rest:
             yield from self.feed(rest + b"\n")
 
-    def _tolerant(self, line: bytes) -> Decoded | None:
-        line = line.removeprefix(_BOM).strip(b" \t\r\x00")
-        if not line:
-            return None
-        try:
-            value = json.loads(line.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            return self._unreadable_or_noise(line)
-        if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-            return Noise(_printable(line))
-        value["type"] = value["type"].upper()
-        try:
-            return msgspec.json.decode(_reencode(value), type=Message)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return self._unreadable_or_noise(line)
+    def _tolerant(self, line: bytes) -> Iterator[Decoded]:
+        """What a refused line holds; several messages where threads of a connector collided."""
+        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip(_BLANK)
+        while text:
+            try:
+                value, end = _JSON.raw_decode(text)
+                message = self._exact_or_mended(text[:end], value)
+            except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
+                yield _unreadable_or_noise(text)
+                return
+            yield message
+            text = text[end:].strip(_BLANK)
 
-    def _unreadable_or_noise(self, line: bytes) -> Decoded:
-        kind = _DATA_KIND.search(line)
-        if kind is None:
-            return Noise(_printable(line))
-        name = _STREAM_NAME.search(line)
-        stream = None if name is None else name.group(1).decode("utf-8", "replace")
-        return Unreadable(kind.group(1).decode(), _printable(line), stream)
+    def _exact_or_mended(self, text: str, value: Any) -> Message:
+        try:
+            return self._decode(text.encode())
+        except msgspec.MsgspecError:
+            if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+                raise
+            return self._decode(_reencode(value | {"type": value["type"].upper()}))
+
+
+def _unreadable_or_noise(text: str) -> Decoded:
+    kind = _DATA_KIND.search(text)
+    if kind is None:
+        return Noise(text[:_LOGGED_CHARACTERS])
+    name = _STREAM_NAME.search(text)
+    return Unreadable(kind[1], text[:_LOGGED_CHARACTERS], None if name is None else name[1])
 
 
 def _reencode(value: Any) -> bytes:
-    """JSON that the strict parser takes: NaN and the infinities become null, lone surrogates U+FFFD.
+    """JSON that the strict parser takes: NaN and infinities become null, lone surrogates U+FFFD.
 
     Integers of any size survive, which is why this is not ``orjson``.
     """
@@ -97,7 +103,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return value
-
-
-def _printable(line: bytes) -> str:
-    return line[:_LOGGED_CHARACTERS].decode("utf-8", "replace")

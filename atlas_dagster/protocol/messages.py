@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-
 #: Default of a raw field: nothing was sent. Compare with :func:`present`, which also knows null.
 ABSENT = Raw(b"")
 

@@ -24,6 +24,17 @@ def state_type(state: State) -> StateType:
     return "LEGACY"
 
 
+def is_whole(state: State) -> bool:
+    """Whether the state holds what its type promises."""
+    match state_type(state):
+        case "STREAM":
+            return state.stream is not None
+        case "GLOBAL":
+            return state.global_ is not None
+        case "LEGACY":
+            return bytes(state.data) != b""
+
+
 class ConnectionState(Struct, frozen=True):
     """Everything a connector needs to continue; what goes into the state file."""
 

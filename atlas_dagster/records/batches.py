@@ -1,12 +1,13 @@
 """Records of one stream into Arrow batches.
 
-Each record's ``data`` is decoded straight into a struct generated for its stream, which checks every
-type in C; only a record that does not fit takes the slow way, value by value. Columns are built from
-whole lists. No Python object per value survives the batch.
+Each record's ``data`` is decoded straight into a struct generated for its stream, which checks
+every type in C; only a record that does not fit takes the slow way, value by value. Columns are
+built from whole lists. No Python object per value survives the batch.
 """
 
 import json
 import operator
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -24,6 +25,8 @@ from atlas_dagster.records.types import METADATA_FIELDS, ColumnType, TableSchema
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 #: Smaller than this, ``emitted_at`` must be seconds: old connectors and fixtures send those.
 _MILLISECONDS_FROM = 10**11
+#: Names that msgspec can match; a table with any other one takes the slow way altogether.
+_PLAIN_FIELD = re.compile(r'[^"\\\x00-\x1f]*\Z')
 
 _FIELD_TYPES: dict[ColumnType, Any] = {
     ColumnType.BOOLEAN: bool | None,
@@ -54,6 +57,7 @@ class BatchBuilder:
         self._records: list[Record] = []
         self.bytes = 0
         fields = [f"f{index}" for index in range(len(schema.columns))]
+        self._decodable = all(_PLAIN_FIELD.match(column.field) for column in schema.columns)
         self._row_type = msgspec.defstruct(
             "Row",
             [
@@ -62,7 +66,9 @@ class BatchBuilder:
                 else (field, _FIELD_TYPES.get(column.type, str | None), None)
                 for field, column in zip(fields, schema.columns, strict=True)
             ],
-            rename=dict(zip(fields, (c.field for c in schema.columns), strict=True)),
+            rename=dict(zip(fields, (c.field for c in schema.columns), strict=True))
+            if self._decodable
+            else None,
             forbid_unknown_fields=True,
             gc=False,
         )
@@ -96,6 +102,8 @@ class BatchBuilder:
         rows: list[Any] = []
         for record in records:
             try:
+                if not self._decodable:
+                    raise msgspec.DecodeError
                 rows.append(decode(record.data))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 row = coerce_row(bytes(record.data), self.schema)
@@ -171,7 +179,11 @@ def random_uuids(count: int) -> pa.Array:
 
 
 def _json_column(values: Sequence[Raw], kind: ColumnType) -> tuple[pa.Array, list[int]]:
-    texts = pa.array([bytes(value) or None for value in values], pa.binary()).cast(pa.string())
+    texts = pa.array([bytes(value) or None for value in values], pa.binary())
+    try:
+        texts = texts.cast(pa.string())
+    except pa.ArrowInvalid:  # msgspec skips over raw values without looking at their UTF-8
+        texts = pa.array([bytes(v).decode("utf-8", "replace") or None for v in values], pa.string())
     is_null = pc.equal(texts, "null")
     texts = pc.if_else(pc.fill_null(is_null, True), pa.scalar(None, pa.string()), texts)
     if kind is ColumnType.UNKNOWN:
@@ -194,5 +206,5 @@ def _reported_changes(meta: Raw) -> list[Change]:
     try:
         found = msgspec.json.decode(meta).get("changes") or []
         return [Change(c["field"], c.get("reason", ""), c.get("change", "NULLED")) for c in found]
-    except (msgspec.MsgspecError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         return []

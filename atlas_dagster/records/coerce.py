@@ -94,7 +94,7 @@ def _coerce(value: Any, kind: ColumnType) -> Any:
 def _integer(value: Any) -> int:
     if isinstance(value, str):
         try:
-            value = int(value)
+            value = int(_plain(value))
         except ValueError:
             raise _Unfit from None
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
@@ -108,12 +108,19 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _Unfit
     try:
-        number = float(value)
+        number = float(_plain(value) if isinstance(value, str) else value)
     except ValueError:
         raise _Unfit from None
     except OverflowError:
         raise _Unfit(Misfit.SIZE) from None
     if not math.isfinite(number):
+        raise _Unfit
+    return number
+
+
+def _plain(number: str) -> str:
+    """``number``, unless only Python would read it as one: ``1_000``."""
+    if "_" in number or not number.isascii():
         raise _Unfit
     return number
 

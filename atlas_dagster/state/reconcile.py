@@ -1,7 +1,7 @@
 """From what the event log remembers and what the destination holds: where to continue.
 
-Pure. The destination's ``seq`` is the truth, because it changed in the same transaction as the rows;
-the event log and the stored envelopes are two places to find the state that belongs to it.
+Pure. The destination's ``seq`` is the truth, because it changed in the same transaction as the
+rows; the event log and the stored envelopes are two places to find the state that belongs to it.
 """
 
 from collections.abc import Callable

@@ -41,10 +41,13 @@ class Connector:
     ) -> None:
         self.runner = runner
         self.name = name
-        self.log = log
+        self._log = log
         self._config = config or {}
         self._masker = masker or Masker()
         self._labels = labels or {}
+
+    def log(self, level: str, text: str) -> None:
+        self._log(level, self._masker(text))
 
     def spec(self) -> Spec:
         """What config the connector takes.
@@ -80,7 +83,7 @@ class Connector:
         return Catalog.from_message(catalog)
 
     def converse(self) -> Conversation:
-        return Conversation(self.runner, name=self.name, log=self.log, masker=self._masker)
+        return Conversation(self.runner, name=self.name, log=self._log, masker=self._masker)
 
     def command(self, verb: Verb, files: Mapping[str, bytes] | None = None) -> ConnectorCommand:
         """A command with the config and ``files`` beside it."""

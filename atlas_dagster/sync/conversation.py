@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from atlas_dagster.errors import ConnectorFailedError, FailureType
 from atlas_dagster.protocol.decoder import MessageDecoder
 from atlas_dagster.protocol.messages import Message, Noise, TraceError, Unreadable
@@ -84,12 +86,11 @@ class Conversation:
         """
         if self.errors:
             first = self.errors[0]
-            text = first.message or first.internal_message or "it gave no reason"
             kind = first.failure_type
             return ConnectorFailedError(
-                self._mask(f"{self.name}: {text}"),
+                f"{self.name}: {first.message}",
                 failure_type=next((k for k in _FAILURE_TYPES if k == kind), "system_error"),
-                stack_trace=self._mask(first.stack_trace) if first.stack_trace else None,
+                stack_trace=first.stack_trace,
             )
         code = None if self.exit is None else self.exit.code
         if self.exit is not None and self.exit.oom_killed:
@@ -120,10 +121,20 @@ class Conversation:
                 self._remember(decoded.log.message)
             return True
         if decoded.trace is not None and decoded.trace.error is not None:
-            self.errors.append(decoded.trace.error)
-            self.log("ERROR", decoded.trace.error.message)
+            error = self._masked(decoded.trace.error)
+            self.errors.append(error)
+            self._log("ERROR", error.message)
             return True
         return False
+
+    def _masked(self, error: TraceError) -> TraceError:
+        text = error.message or error.internal_message or "it gave no reason"
+        return msgspec.structs.replace(
+            error,
+            message=self._mask(text),
+            internal_message=None,
+            stack_trace=self._mask(error.stack_trace) if error.stack_trace else None,
+        )
 
     def _hear_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")

@@ -35,12 +35,24 @@ class StreamPlan(Struct, frozen=True):
     state: Raw | None
 
     @property
+    def at_once(self) -> bool:
+        """Whether its rows land in one commit, when the stream is complete.
+
+        A full refresh always starts from the beginning, so half of one must never be appended.
+        """
+        snapshot = self.configured.sync_mode == "full_refresh" and self.table.mode == "append"
+        return self.table.replaces or snapshot
+
+    @property
     def descriptor(self) -> StreamDescriptor:
         return self.configured.descriptor
 
 
 class SyncPlan(Struct, frozen=True):
-    """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far."""
+    """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far.
+
+    ``needed``: the commits that streams not read now hold.
+    """
 
     connection: str
     sync_id: int
@@ -48,6 +60,7 @@ class SyncPlan(Struct, frozen=True):
     streams: tuple[StreamPlan, ...]
     state: ConnectionState
     last_seq: int
+    needed: frozenset[int] = frozenset()
 
 
 def make_plan(
@@ -73,14 +86,15 @@ def make_plan(
     destination.recover(connection)
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
     remembered = store.remembered(paths)
+    committed = {name: destination.committed(connection, path) for name, path in paths.items()}
     resumptions = {
         name: reconcile(
             name,
             remembered.get(name, Remembered()),
-            destination.committed(connection, path),
+            committed[name],
             lambda seq: destination.envelope(connection, seq),
         )
-        for name, path in paths.items()
+        for name in paths
     }
     envelopes = [r.envelope for r in resumptions.values() if r.envelope is not None]
     newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
@@ -104,15 +118,18 @@ def make_plan(
         run_id=run_id,
         streams=plans,
         state=_state_to_send(plans, newest if whole else None),
+        # Wiped streams count too: a table never goes back to a smaller number.
         last_seq=max(
-            (_last_seq(r, remembered.get(name)) for name, r in resumptions.items()), default=0
+            *(seq or 0 for seq in committed.values()),
+            *(known.envelope.seq for known in remembered.values() if known.envelope),
+            0,
+        ),
+        needed=frozenset(
+            seq
+            for name, seq in committed.items()
+            if seq and name not in {p.descriptor for p in plans}
         ),
     )
-
-
-def _last_seq(resumption: Resumption, remembered: Remembered | None) -> int:
-    known = [resumption.envelope, remembered.envelope if remembered else None]
-    return max((envelope.seq for envelope in known if envelope is not None), default=0)
 
 
 def _plan_stream(

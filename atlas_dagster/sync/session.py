@@ -5,7 +5,7 @@ that whoever drives it can record it at once.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec import Raw, Struct
@@ -22,7 +22,7 @@ from atlas_dagster.protocol.messages import (
     Unreadable,
     present,
 )
-from atlas_dagster.protocol.state import ConnectionState, state_type
+from atlas_dagster.protocol.state import ConnectionState, is_whole, same_blob, state_type
 from atlas_dagster.state.envelope import Envelope, next_seq, now
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
@@ -87,6 +87,7 @@ class SyncSession:
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
         self._envelopes: dict[StreamDescriptor, Envelope] = {}
         self._state = plan.state
+        self._stored_state = _stored_state(plan)
         self._statuses_seen = False
         self._strangers: set[str] = set()
         self._buffered = 0
@@ -109,10 +110,12 @@ class SyncSession:
                 match message:
                     case Message(record=Record() as record):
                         self._on_record(record)
-                    case Message(state=State() as state):
+                    case Message(state=State() as state) if is_whole(state):
                         yield from self._on_state(state)
                     case Message(trace=trace) if trace is not None and trace.stream_status:
                         yield from self._on_status(trace.stream_status)
+                    case Message(type="RECORD" | "STATE" as kind):
+                        self._on_unreadable(Unreadable(kind, "it holds nothing"))
                     case Unreadable():
                         self._on_unreadable(message)
                     case _:
@@ -179,16 +182,20 @@ class SyncSession:
                 return
             stream.adopt(present(state.stream.stream_state))
             self._state = self._state.apply(state)
-            if not stream.plan.table.replaces and self._is_due(stream):
+            if not stream.plan.at_once and self._is_due(stream):
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
-        if any(stream.fault for stream in streams) or not self._counts_agree(streams, counted):
+        if any(s.fault for s in streams) or not self._counts_agree(
+            list(self._streams.values()), counted
+        ):
             return
         self._state = self._state.apply(state)
+        for stream in self._streams.values():
+            stream.records_since_state = 0
         for stream in streams:
             stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
-        joint = [stream for stream in streams if not stream.plan.table.replaces]
+        joint = [stream for stream in streams if not stream.plan.at_once]
         if any(self._is_due(stream) for stream in joint):
             yield from self._commit(joint)
 
@@ -211,9 +218,11 @@ class SyncSession:
         if stream is None or stream.phase != "reading":
             return
         stream.status = status.status
-        # A GLOBAL state may still come; a stream whose own state, or none, matters can finish now.
-        alone = self._state.type == "STREAM" and (stream.state_seen or stream.plan.table.replaces)
-        if status.status == "COMPLETE" and alone and not stream.fault:
+        # A GLOBAL state may still come, or the stream's last one; where none matters, or it is
+        # here already, the stream can finish now.
+        covered = stream.state_seen and stream.pending_rows == stream.covered_rows
+        settled = self._state.type == "STREAM" and (covered or stream.plan.at_once)
+        if status.status == "COMPLETE" and settled and not stream.fault:
             yield from self._finish(stream)
 
     def _on_unreadable(self, message: Unreadable) -> None:
@@ -234,27 +243,34 @@ class SyncSession:
         still_open = [s for s in self._streams.values() if s.phase == "reading"]
         broken = [s for s in still_open if not self._is_complete(s, conversation)]
         whole = [s for s in still_open if s not in broken]
-        if broken:
-            for stream in broken:
-                stream.phase = "failed"
-                stream.drop_uncovered()
-            kept = [s for s in broken if s.pending_rows and not s.plan.table.replaces]
-            if self._state.type == "STREAM":
-                for stream in kept:
-                    yield from self._commit([stream])
-            elif kept:
-                # One state for all: rows that it does not cover would come twice.
-                for stream in whole:
-                    stream.drop_uncovered()
-                yield from self._commit([*kept, *(s for s in whole if not s.plan.table.replaces)])
-            for stream in broken:
-                stream.writer.finish()
-        if self._state.type != "STREAM" and len(whole) > 1:
-            joint = [s for s in whole if s.has_news and not s.plan.table.replaces]
-            if joint:
-                yield from self._commit(joint)
+        for stream in broken:
+            stream.phase = "failed"
+            stream.drop_uncovered()
+        kept = [s for s in broken if s.pending_rows and not s.plan.at_once]
+        if self._state.type == "STREAM":
+            for stream in kept:
+                yield from self._commit([stream])
+        else:
+            yield from self._commit_jointly(kept, [s for s in whole if not s.plan.at_once])
+        for stream in broken:
+            stream.writer.finish()
         for stream in whole:
             yield from self._finish(stream)
+
+    def _commit_jointly(
+        self, broken: Sequence[ActiveStream], whole: Sequence[ActiveStream]
+    ) -> Iterator[SyncEvent]:
+        """The last commit where one state covers all streams."""
+        for stream in whole:
+            if any(other.phase == "failed" for other in self._streams.values()):
+                # The state stays behind, so rows that it does not cover would come twice.
+                stream.drop_uncovered()
+            self._warn_of_uncovered(stream)
+        news = [*broken, *(stream for stream in whole if stream.has_news)]
+        if not news and not same_blob(_blob(self._state), _blob(self._stored_state)):
+            news = list(whole[:1])  # the position moved on without rows; one table is enough
+        if news:
+            yield from self._commit(news)
 
     def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
         if stream.fault or stream.error is not None:
@@ -272,12 +288,7 @@ class SyncSession:
                 "The source sent no records and no status; the rows of the last sync were kept."
             )
         else:
-            if stream.pending_rows > stream.covered_rows and stream.state_seen:
-                uncovered = stream.pending_rows - stream.covered_rows
-                stream.warnings.append(
-                    f"{uncovered} records came after the stream's last state; they are kept, and "
-                    "the next sync may bring them again."
-                )
+            self._warn_of_uncovered(stream)
             if stream.has_news:
                 yield from self._commit([stream])
         stream.writer.finish()
@@ -297,6 +308,15 @@ class SyncSession:
             warnings=tuple(stream.warnings),
         )
 
+    def _warn_of_uncovered(self, stream: ActiveStream) -> None:
+        uncovered = stream.pending_rows - stream.covered_rows
+        incremental = stream.plan.configured.sync_mode == "incremental"
+        if uncovered and stream.state_seen and incremental:
+            stream.warnings.append(
+                f"{uncovered} records came after the stream's last state; they are kept, and the "
+                "next sync may bring them again."
+            )
+
     def _is_due(self, stream: ActiveStream) -> bool:
         return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
 
@@ -313,13 +333,15 @@ class SyncSession:
             run_id=self._plan.run_id,
         )
         self._destination.prepare(envelope)
+        self._stored_state = self._state
         for stream in streams:
             stream.writer.commit(envelope)
             stream.committed()
             self._envelopes[stream.descriptor] = envelope
         yield Checkpoint(envelope, tuple(stream.plan for stream in streams))
         self._destination.forget(
-            self._plan.connection, {kept.seq for kept in self._envelopes.values()}
+            self._plan.connection,
+            self._plan.needed | {kept.seq for kept in self._envelopes.values()},
         )
 
     def _state_of(self, streams: Sequence[ActiveStream]) -> ConnectionState:
@@ -357,16 +379,25 @@ class SyncSession:
         )
 
 
+def _stored_state(plan: SyncPlan) -> ConnectionState:
+    """The newest state that is committed, also of streams that start anew."""
+    envelopes = [p.resumption.envelope for p in plan.streams if p.resumption.envelope]
+    newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
+    return newest.connection_state if newest else ConnectionState()
+
+
+def _blob(state: ConnectionState) -> Raw:
+    return Raw(state.to_file())
+
+
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
-    parts: Mapping[str, None] = dict.fromkeys(
-        f"{s.descriptor}: {s.fault or (s.error and s.error.message)}."
-        for s in failed
-        if s.fault or s.error
-    )
-    text = " ".join(parts)
-    silent = [str(s.descriptor) for s in failed if not s.fault and not s.error]
+    said = {s.descriptor: s.fault or (s.error.message if s.error else None) for s in failed}
+    told = {name: reason for name, reason in said.items() if reason}
+    text = " ".join(f"{name}: {reason.removesuffix('.')}." for name, reason in told.items())
+    silent = [str(name) for name in said if name not in told]
     if cause is not None:
-        return f"{text} {cause}".strip()
+        known = any(reason in str(cause) for reason in told.values())
+        return text if known else f"{text} {cause}".strip()
     if silent:
         text += f" {', '.join(silent)}: the source ended without declaring it COMPLETE."
     return text.strip()

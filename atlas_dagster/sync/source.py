@@ -1,6 +1,6 @@
 """From a declared connection to a connector ready to run: runner chosen, config resolved."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from atlas_dagster.protocol.config import resolve, variables
@@ -23,16 +23,24 @@ class Caller:
         deployment: name of the deployment, with its lake: containers of others are never touched.
         owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>``, for the reaper.
         environ: where ``{{ env.X }}`` is looked up.
-        log: receives levels and lines, masked.
+        log: receives the connector's own lines with their levels, masked.
+        explain: receives Atlas's own sentences, such as where the connector runs and why.
     """
 
     def __init__(
-        self, *, deployment: str, owner: str, environ: Mapping[str, str], log: Log
+        self,
+        *,
+        deployment: str,
+        owner: str,
+        environ: Mapping[str, str],
+        log: Log,
+        explain: Callable[[str], None],
     ) -> None:
         self.deployment = deployment
         self.owner = owner
         self.environ = environ
         self.log = log
+        self.explain = explain
 
     def labels(self, connection: str) -> dict[str, str]:
         return {
@@ -55,7 +63,7 @@ def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, An
         ConfigError: the config does not fit, or a variable is missing.
         RunnerUnavailableError: there is nothing to run the connector with.
     """
-    runner = choose_runner(connection, lambda text: caller.log("INFO", text))
+    runner = choose_runner(connection, caller.explain)
     return _with_config(connection, caller, runner, spec_schema)
 
 
@@ -67,7 +75,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
-    runner = choose_runner(connection, lambda text: caller.log("INFO", text))
+    runner = choose_runner(connection, caller.explain)
     spec = _bare(connection, caller, runner).spec()
     connector = _with_config(connection, caller, runner, spec.connectionSpecification)
     catalog = connector.discover()

@@ -21,8 +21,8 @@ Phase = Literal["reading", "finished", "failed"]
 class ActiveStream:
     """Counts, buffers and state of one stream during a sync.
 
-    Rows since the last STATE are not covered by any state yet: :attr:`covered_rows` says how many of
-    the rows since the last commit are.
+    Rows since the last STATE are not covered by any state yet: :attr:`covered_rows` says how many
+    of the rows since the last commit are.
     """
 
     def __init__(self, plan: StreamPlan, writer: StreamWriter, *, sync_id: int) -> None:

@@ -1,0 +1,126 @@
+"""The ``atlas`` command. Thin: every verb is a call into a room below."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+
+from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli_connections import (
+    Declared,
+    check_connection,
+    declared_connections,
+    discover_catalog,
+    find_declared,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def _one_sentence(command: Callable[P, T]) -> Callable[P, T]:
+    """Show errors Atlas raises on purpose as the sentence they are, with exit code 1."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except AtlasError as error:
+            errors.print(f"[bold red]Error:[/] {error}", soft_wrap=True)
+            sys.exit(1)
+
+    return guarded
+
+
+@click.group()
+@click.version_option(package_name="atlas-dagster")
+def main() -> None:
+    """Run Airbyte connectors from Dagster."""
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    _enter_project()
+
+
+@main.command()
+@click.argument("connections", nargs=-1)
+@click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
+@_one_sentence
+def discover(connections: tuple[str, ...], missing: bool) -> None:
+    """Ask sources which streams they offer. All CONNECTIONS, unless some are named."""
+    declared = (
+        [find_declared(name) for name in connections] if connections else declared_connections()
+    )
+    failed = False
+    for connection in declared:
+        if missing and connection.is_discovered:
+            continue
+        try:
+            with console.status(f"Discovering {connection.name} …"):
+                found = discover_catalog(connection, console.print)
+        except AtlasError as error:
+            failed = True
+            errors.print(f"[bold red]{connection.name}:[/] {error}", soft_wrap=True)
+            continue
+        names = ", ".join(str(table.stream) for table in found.tables)
+        console.print(f"[bold green]{connection.name}[/] offers {len(found.tables)} streams: {names}")
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.argument("connection")
+@_one_sentence
+def check(connection: str) -> None:
+    """Ask CONNECTION's connector whether it can reach its source."""
+    check_connection(find_declared(connection), console.print)
+    console.print(f"[bold green]{connection}[/] reached its source.")
+
+
+@main.command()
+@click.argument("connection")
+@click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
+@_one_sentence
+def sync(connection: str, streams: tuple[str, ...]) -> None:
+    """Sync CONNECTION as Dagster would, recorded in Dagster's event log."""
+    from atlas_dagster.interfaces.cli_sync import print_summary, sync_connection
+
+    declared = find_declared(connection)
+    if not declared.is_discovered:
+        raise ConfigError(
+            f"The streams of '{connection}' are not known yet; run: atlas discover {connection}"
+        )
+    _explain_runner(declared)
+    with console.status(f"Syncing {connection} …"):
+        outcome = sync_connection(declared, streams)
+    print_summary(console, declared, outcome)
+    if outcome.failures:
+        for sentence in outcome.failures:
+            errors.print(f"[bold red]Error:[/] {sentence}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _explain_runner(declared: Declared) -> None:
+    from atlas_dagster.sync.choose import choose_runner
+
+    choose_runner(declared.connection, lambda text: console.print(text, soft_wrap=True))
+
+
+def _enter_project() -> None:
+    """Work from the folder of the nearest dagster.yaml, which Dagster's relative paths start at."""
+    here = Path.cwd()
+    home = os.environ.get("DAGSTER_HOME")
+    for folder in [Path(home)] if home else [here, *here.parents]:
+        if (folder / "dagster.yaml").exists():
+            os.environ["DAGSTER_HOME"] = str(folder)
+            os.chdir(folder)
+            return
+    raise click.ClickException(
+        "There is no dagster.yaml here or above; run atlas in the project, or set DAGSTER_HOME."
+    )

@@ -1,0 +1,149 @@
+"""``atlas sync``: the connection's own assets, materialized in this process."""
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+from dagster._core.execution.plan.objects import StepFailureData
+from deltalake import DeltaTable, QueryBuilder
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from atlas_dagster.definitions import common_defs
+from atlas_dagster.errors import UnknownStreamError
+from atlas_dagster.interfaces.cli_connections import Declared
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.records.types import METADATA_FIELDS
+
+_PREVIEW_ROWS = 3
+_PREVIEW_COLUMNS = 4
+_PREVIEW_WIDTH = 26
+_CURSOR_WIDTH = 100
+
+
+@dataclass
+class Outcome:
+    """What a sync did: metadata by table path, and what failed."""
+
+    streams: dict[tuple[str, ...], Mapping[str, dg.MetadataValue[Any]]] = field(
+        default_factory=dict
+    )
+    failures: list[str] = field(default_factory=list)
+
+
+def sync_connection(declared: Declared, streams: Collection[str]) -> Outcome:
+    """Materialize the connection's streams, or only the named ones.
+
+    Raises:
+        UnknownStreamError: a named stream is not one of the connection's.
+    """
+    discovered = declared.discovered
+    assert discovered is not None
+    tables = {
+        str(stream.descriptor): discovered.table_paths[stream.descriptor]
+        for stream in declared.connection.configured(discovered.catalog)
+    }
+    for name in streams:
+        if name not in tables:
+            raise UnknownStreamError(
+                f"Connection '{declared.name}' has no stream '{name}'; it has {', '.join(tables)}."
+            )
+    selected = [dg.AssetKey(list(tables[name])) for name in streams or tables]
+    repository = dg.Definitions.merge(declared.definitions(), common_defs()).get_repository_def()
+    job = repository.get_implicit_global_asset_job_def()
+    outcome = Outcome()
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with dg.DagsterInstance.get() as instance, redirect_stdout(StringIO()):
+        result = job.execute_in_process(
+            run_config=quiet,
+            instance=instance,
+            asset_selection=selected,
+            raise_on_error=False,
+            tags={"atlas/connection": declared.name},
+        )
+    for event in result.all_events:
+        if event.is_step_failure:
+            outcome.failures.append(_failure_sentence(event.step_failure_data))
+    for materialization in result.get_asset_materialization_events():
+        done = materialization.materialization
+        outcome.streams[tuple(done.asset_key.path)] = done.metadata
+    return outcome
+
+
+def _failure_sentence(failure: StepFailureData) -> str:
+    """What Atlas said, or for the unexpected the innermost exception."""
+    if failure.user_failure_data is not None:
+        return str(failure.user_failure_data.description)
+    error = failure.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return "The step failed." if error is None else error.message.strip()
+
+
+def print_summary(console: Console, declared: Declared, outcome: Outcome) -> None:
+    """Per stream what was read and written, where it is, a few rows, and what to try next."""
+    lake = AtlasResource.from_environment().destination()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("stream", style="bold")
+    table.add_column("records read", justify="right")
+    table.add_column("rows in table", justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("cursor", overflow="fold")
+    for path, metadata in outcome.streams.items():
+        cursor = metadata.get("atlas/cursor_after")
+        table.add_row(
+            ".".join(path[1:]),
+            f"{metadata['atlas/records_synced'].value:,}",
+            f"{metadata['dagster/row_count'].value:,}",
+            f"{metadata['atlas/duration_seconds'].value:.1f}",
+            _shortened(json.dumps(cursor.value), _CURSOR_WIDTH) if cursor else "none",
+        )
+    console.print(table)
+    for path in outcome.streams:
+        _print_preview(console, lake.table_uri(path))
+    if not outcome.streams or outcome.failures:
+        return
+    if not any(metadata["atlas/records_synced"].value for metadata in outcome.streams.values()):
+        console.print("The source had nothing new since the stored cursors; no row was written.\n")
+    some = lake.table_uri(next(iter(outcome.streams)))
+    console.print("[bold]What to try next[/]")
+    for command, effect in (
+        (f"atlas sync {declared.name}", "once more: it continues from the stored cursors"),
+        ("make dev", "the same streams as assets in Dagster's web UI, on port 3000"),
+        (f"DeltaTable({_shown(some)!r}).to_pandas()", "a table in Python (from deltalake)"),
+    ):
+        console.print(f"  [cyan]{command}[/]  {effect}", soft_wrap=True)
+
+
+def _print_preview(console: Console, uri: str) -> None:
+    own = {column.name for column in METADATA_FIELDS}
+    handle = DeltaTable(uri)
+    columns = [c.name for c in handle.schema().fields if c.name not in own][:_PREVIEW_COLUMNS]
+    console.print(f"[bold]{_shown(uri)}[/]", soft_wrap=True)
+    if not columns:
+        return
+    listed = ", ".join(f'"{column}"' for column in columns)
+    query = f"SELECT {listed} FROM rows LIMIT {_PREVIEW_ROWS}"  # noqa: S608 - column names of ours
+    rows = pa.table(QueryBuilder().register("rows", handle).execute(query))
+    preview = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        preview.add_column(column, no_wrap=True)
+    for row in rows.to_pylist():
+        preview.add_row(*(_shortened(str(value), _PREVIEW_WIDTH) for value in row.values()))
+    console.print(preview)
+
+
+def _shown(uri: str) -> str:
+    """A local path relative to the project, which is where the command works."""
+    return os.path.relpath(uri) if "://" not in uri else uri
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
