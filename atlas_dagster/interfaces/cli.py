@@ -70,7 +70,9 @@ def discover(connections: tuple[str, ...], missing: bool) -> None:
             errors.print(f"[bold red]{connection.name}:[/] {error}", soft_wrap=True)
             continue
         names = ", ".join(str(table.stream) for table in found.tables)
-        console.print(f"[bold green]{connection.name}[/] offers {len(found.tables)} streams: {names}")
+        console.print(
+            f"[bold green]{connection.name}[/] offers {len(found.tables)} streams: {names}"
+        )
     sys.exit(1 if failed else 0)
 
 

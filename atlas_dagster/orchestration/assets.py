@@ -13,8 +13,8 @@ from atlas_dagster.orchestration.sync import run_sync
 from atlas_dagster.orchestration.translator import AtlasTranslator, StreamProps, source_key
 from atlas_dagster.protocol.config import validate
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.source import Caller
 from atlas_dagster.sync.discovered import Discovered, config_hash
+from atlas_dagster.sync.source import Caller
 
 #: Runs DISCOVER on someone's behalf and stores what it finds.
 Refresh = Callable[[Caller], None]

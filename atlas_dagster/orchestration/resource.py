@@ -51,7 +51,11 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """On behalf of a Dagster run, or of this very process when there is none."""
         owner = f"run:{run_id}" if run_id else f"command:{socket.gethostname()}:{os.getpid()}"
         return Caller(
-            deployment=self.deployment_label(), owner=owner, environ=os.environ, log=log or print_log, explain=explain
+            deployment=self.deployment_label(),
+            owner=owner,
+            environ=os.environ,
+            log=log or print_log,
+            explain=explain,
         )
 
 
@@ -60,4 +64,4 @@ def print_log(level: str, text: str) -> None:
 
     The event log would cost a database round trip for each line.
     """
-    print(f"{level:5} {text}", flush=True)  # noqa: T201
+    print(f"{level:5} {text}", flush=True)

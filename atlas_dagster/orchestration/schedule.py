@@ -9,7 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from dagster._utils.schedules import get_latest_completed_cron_tick, get_next_cron_tick, is_valid_cron_string
+from dagster._utils.schedules import (
+    get_latest_completed_cron_tick,
+    get_next_cron_tick,
+    is_valid_cron_string,
+)
 from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
@@ -92,9 +96,7 @@ def _tick(
         return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
     if retry_at is not None and now < retry_at:
         cursor.handled = due.isoformat()
-        return _skip(
-            f"The last CHECK failed; it is tried again at {retry_at:%H:%M} UTC.", cursor
-        )
+        return _skip(f"The last CHECK failed; it is tried again at {retry_at:%H:%M} UTC.", cursor)
     period = following - due
     wait = min(period * 2**cursor.failures, max(_LONGEST_BACKOFF, period))
     cursor = ScheduleCursor(due.isoformat(), cursor.failures + 1, (now + wait).isoformat())

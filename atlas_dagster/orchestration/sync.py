@@ -46,7 +46,9 @@ def _sync(
     atlas: AtlasResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
     reap_ended(context.instance, atlas)
-    connector = connect(connection, atlas.caller(context.run_id, explain=context.log.info), discovered.spec_schema)
+    connector = connect(
+        connection, atlas.caller(context.run_id, explain=context.log.info), discovered.spec_schema
+    )
     ensure_checked(context, connection, connector)
     destination = atlas.destination()
     tables = discovered.table_paths
@@ -73,9 +75,7 @@ def _sync(
             case Checkpoint():
                 _observe(context, event.envelope)
             case StreamFinished():
-                metadata = materialization_metadata(
-                    event, connector=connector.runner.identity()
-                )
+                metadata = materialization_metadata(event, connector=connector.runner.identity())
                 key = dg.AssetKey(list(event.plan.table.path))
                 version = dg.DataVersion(event.table.version)
                 if key in selected:

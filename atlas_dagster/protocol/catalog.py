@@ -138,9 +138,7 @@ def configure(
         cursor = stream.default_cursor_field
     supported = stream.supported_sync_modes
     if sync_mode is None:
-        if cursor_field or (destination_sync_mode == "append_dedup" and "incremental" in supported):
-            sync_mode = "incremental"
-        elif (
+        if cursor_field or (destination_sync_mode == "append_dedup" and "incremental" in supported) or (
             "incremental" in supported
             and stream.source_defined_cursor
             and key

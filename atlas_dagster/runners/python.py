@@ -273,7 +273,7 @@ class _PythonProcess(ConnectorProcess):
             self._undo.close()
 
     def _listen(self, pipe: IO[bytes] | None, channel: Channel) -> None:
-        assert pipe is not None  # noqa: S101  # Popen was asked for both
+        assert pipe is not None  # Popen was asked for both
         if sys.platform == "linux":
             # Refused to a user who already has many large pipes; the small one works too.
             with suppress(OSError):
