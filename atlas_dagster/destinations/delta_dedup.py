@@ -176,9 +176,11 @@ class DedupWriter(StreamWriter):
             order.insert(0, f"{_quoted(self.spec.cursor)} DESC NULLS LAST")
         columns = ", ".join(_quoted(field.name) for field in schema)
         keys = ", ".join(map(_quoted, self.spec.primary_key))
+        handle = self.changes.handle
+        assert handle is not None
         reader = (
             QueryBuilder()
-            .register("changes", self.changes.handle)
+            .register("changes", handle)
             .execute(
                 f"SELECT {columns} FROM (SELECT *, row_number() OVER "  # noqa: S608 - quoted names
                 f"(PARTITION BY {keys} ORDER BY {', '.join(order)}) AS _atlas_rank "

@@ -88,7 +88,7 @@ class LakeTable:
             else:
                 self._allow_types(schema)
                 self.handle.create_write_transaction(
-                    actions,
+                    [*actions],
                     "overwrite" if replaces else "append",
                     delta_schema,
                     commit_properties=properties,

@@ -104,7 +104,8 @@ def check_connection(declared: Declared, say: Say) -> None:
     discovered = declared.discovered
     if discovered is None:
         raise ConfigError(
-            f"The streams of '{declared.name}' are not known yet; run: atlas discover {declared.name}"
+            f"The streams of '{declared.name}' are not known yet; "
+            f"run: atlas discover {declared.name}"
         )
     connect(declared.connection, _caller(say), discovered.spec_schema).check()
 

@@ -37,7 +37,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         description=f"The connector's own CHECK: can {connection.source_name} reach its source?",
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
-        caller = atlas.caller(context.run_id, explain=context.log.info)
+        caller = atlas.caller(context.run.run_id, explain=context.log.info)
         try:
             connector = connect(connection, caller, discovered.spec_schema)
             connector.check()

@@ -1,7 +1,7 @@
 """The sensor of a connection with a schedule: CHECK, then sync, in one run.
 
-Its ticks touch no Docker. While the last CHECK failed it asks for CHECK alone, ever more rarely, and
-for a sync as soon as one passes.
+Its ticks touch no Docker. While the last CHECK failed it asks for CHECK alone, ever more rarely,
+and for a sync as soon as one passes.
 """
 
 import datetime as dt

@@ -138,12 +138,9 @@ def configure(
         cursor = stream.default_cursor_field
     supported = stream.supported_sync_modes
     if sync_mode is None:
-        if cursor_field or (destination_sync_mode == "append_dedup" and "incremental" in supported) or (
-            "incremental" in supported
-            and stream.source_defined_cursor
-            and key
-            and destination_sync_mode != "overwrite"
-        ):
+        by_default = stream.source_defined_cursor and key and destination_sync_mode != "overwrite"
+        asked_for = cursor_field or destination_sync_mode == "append_dedup"
+        if "incremental" in supported and (by_default or asked_for):
             sync_mode = "incremental"
         else:
             sync_mode = "full_refresh" if "full_refresh" in supported else "incremental"

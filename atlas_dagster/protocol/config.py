@@ -104,30 +104,29 @@ def _refuse_unknown_fields(
 def _sentence(error: ValidationError) -> str:
     field = ".".join(str(part) for part in error.absolute_path)
     subject = f"config field '{field}'" if field else "config"
+    rule: Any = error.validator_value
+    instance: Any = error.instance
     match error.validator:
         case "required":
-            missing = next(name for name in error.validator_value if name not in error.instance)
+            missing = next(name for name in rule if name not in instance)
             path = f"{field}.{missing}" if field else missing
             return f"config field '{path}' is missing; the connector requires it."
         case "type":
-            wanted = error.validator_value
-            wanted = wanted if isinstance(wanted, str) else " or ".join(wanted)
+            wanted = rule if isinstance(rule, str) else " or ".join(rule)
             return f"{subject} must be of type {wanted}, not {_type_name(error.instance)}."
         case "enum":
-            allowed = ", ".join(json.dumps(value) for value in error.validator_value)
+            allowed = ", ".join(json.dumps(value) for value in rule)
             return f"{subject} must be one of {allowed}."
         case "const":
-            return f"{subject} must be {json.dumps(error.validator_value)}."
+            return f"{subject} must be {json.dumps(rule)}."
         case "oneOf" | "anyOf":
-            titles = [
-                str(option.get("title")) for option in error.validator_value if "title" in option
-            ]
+            titles = [str(option.get("title")) for option in rule if "title" in option]
             allowed = f": {', '.join(titles)}" if titles else ""
-            return f"{subject} must be one of the {len(error.validator_value)} forms{allowed}."
+            return f"{subject} must be one of the {len(rule)} forms{allowed}."
         case "additionalProperties":
             return f"{subject} has a field the connector does not know."
         case _:
-            return f"{subject} breaks the rule {error.validator}: {error.validator_value}."
+            return f"{subject} breaks the rule {error.validator}: {rule}."
 
 
 def _type_name(value: Any) -> str:
@@ -174,11 +173,5 @@ def _typed(text: str, schema: Mapping[str, Any]) -> Any:
         value = json.loads(text)
     except ValueError:
         return text
-    kinds = {"integer": int, "number": (int, float), "boolean": bool, "object": dict, "array": list}
-    fits = any(
-        name in kinds
-        and isinstance(value, kinds[name])
-        and (name == "boolean") == isinstance(value, bool)
-        for name in types
-    )
+    fits = Draft7Validator({"type": declared}).is_valid(value)
     return value if fits else text

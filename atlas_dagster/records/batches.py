@@ -174,7 +174,7 @@ def random_uuids(count: int) -> pa.Array:
     places = np.array([place for place in range(36) if place not in (8, 13, 18, 23)])
     text[:, places[0::2]] = digits[raw >> 4]
     text[:, places[1::2]] = digits[raw & 0x0F]
-    offsets = np.arange(0, 36 * (count + 1), 36, np.int32)
+    offsets = np.arange(0, 36 * (count + 1), 36, dtype=np.int32)
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
 
 

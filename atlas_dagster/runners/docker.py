@@ -18,6 +18,7 @@ from typing import Any
 import docker
 import docker.errors
 import requests
+from docker.types import LogConfig
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import (
@@ -127,7 +128,7 @@ class DockerRunner(Runner):
         limits = command.limits
         host_config = api.create_host_config(
             init=True,
-            log_config={"Type": "none", "Config": {}},
+            log_config=LogConfig(type="none"),
             mem_limit=limits.memory_bytes,
             memswap_limit=limits.memory_bytes,
             nano_cpus=int(limits.cpus * 1e9),

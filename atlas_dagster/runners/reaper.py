@@ -1,7 +1,7 @@
 """Removes containers whose owner has ended without removing them.
 
-A killed step, a force-terminated run or a lost machine cannot clean up; whoever starts the next sync
-(and a sensor) does. Only containers with our labels and of this deployment are looked at.
+A killed step, a force-terminated run or a lost machine cannot clean up; whoever starts the next
+sync (and a sensor) does. Only containers with our labels and of this deployment are looked at.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,10 @@ def reap(
     Returns the names of the containers removed.
     """
     removed = []
-    filters = {"label": [CONNECTION_LABEL, f"{DEPLOYMENT_LABEL}={deployment}"]}
-    for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
+    labels = [CONNECTION_LABEL, f"{DEPLOYMENT_LABEL}={deployment}"]
+    for container in client.containers.list(
+        all=True, filters={"label": labels}, ignore_removed=True
+    ):
         if has_ended(container.labels.get(OWNER_LABEL, "")):
             try:
                 container.remove(force=True, v=True)

@@ -1,0 +1,260 @@
+"""A connector made of protocol lines, and syncs of it into a lake of its own."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable, QueryBuilder
+
+from atlas_dagster.destinations.base import Destination, TablePath
+from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.secrets import Masker
+from atlas_dagster.runners.base import ConnectorCommand
+from atlas_dagster.runners.fake import FakeRunner
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.state.reconcile import Remembered
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.plan import SyncPlan, make_plan
+from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncEvent, SyncSession
+
+#: Commits at every STATE.
+EAGER = {"commit_seconds": 0.0}
+COLUMNS = {"id": {"type": "integer"}, "v": {"type": "string"}}
+
+# The messages
+
+
+def line(kind: str, **content: Any) -> bytes:
+    return json.dumps({"type": kind, **content}).encode() + b"\n"
+
+
+def _named(name: str, namespace: str | None) -> dict[str, str]:
+    return {"name": name} | ({} if namespace is None else {"namespace": namespace})
+
+
+def record(stream: str, id: int, v: str | None = None, *, namespace: str | None = None) -> bytes:
+    content = {"stream": stream, "data": {"id": id, "v": v}, "emitted_at": 1_700_000_000_000 + id}
+    return line("RECORD", record=content | ({} if namespace is None else {"namespace": namespace}))
+
+
+def records(stream: str, ids: Iterable[int]) -> bytes:
+    return b"".join(record(stream, id) for id in ids)
+
+
+def state(
+    stream: str, blob: Any, *, count: float | None = None, namespace: str | None = None
+) -> bytes:
+    content = {"stream_descriptor": _named(stream, namespace), "stream_state": blob}
+    return line("STATE", state={"type": "STREAM", "stream": content} | _stats(count))
+
+
+def global_state(shared: Any, streams: Mapping[str, Any], *, count: float | None = None) -> bytes:
+    each = [
+        {"stream_descriptor": {"name": name}, "stream_state": blob}
+        for name, blob in streams.items()
+    ]
+    content = {"shared_state": shared, "stream_states": each}
+    return line("STATE", state={"type": "GLOBAL", "global": content} | _stats(count))
+
+
+def legacy_state(blob: Any) -> bytes:
+    return line("STATE", state={"data": blob})
+
+
+def _stats(count: float | None) -> dict[str, Any]:
+    return {} if count is None else {"sourceStats": {"recordCount": count}}
+
+
+def status(stream: str, word: str = "COMPLETE", *, namespace: str | None = None) -> bytes:
+    content = {"stream_descriptor": _named(stream, namespace), "status": word}
+    return line(
+        "TRACE", trace={"type": "STREAM_STATUS", "emitted_at": 1.5, "stream_status": content}
+    )
+
+
+def error(message: str, failure_type: str = "system_error", *, stream: str | None = None) -> bytes:
+    content: dict[str, Any] = {"message": message, "failure_type": failure_type}
+    if stream is not None:
+        content["stream_descriptor"] = {"name": stream}
+    return line("TRACE", trace={"type": "ERROR", "emitted_at": 1.5, "error": content})
+
+
+# The catalog
+
+
+def incremental(
+    name: str, mode: str = "append", *, namespace: str | None = None, **columns: Any
+) -> ConfiguredStream:
+    return _configured(name, "incremental", mode, namespace, columns)
+
+
+def full_refresh(
+    name: str, mode: str = "overwrite", *, namespace: str | None = None, **columns: Any
+) -> ConfiguredStream:
+    return _configured(name, "full_refresh", mode, namespace, columns)
+
+
+def _configured(
+    name: str, sync_mode: Any, mode: Any, namespace: str | None, columns: Mapping[str, Any]
+) -> ConfiguredStream:
+    offered = {
+        "name": name,
+        "namespace": namespace,
+        "json_schema": {"type": "object", "properties": COLUMNS | dict(columns)},
+        "supported_sync_modes": ["full_refresh", "incremental"],
+        "source_defined_cursor": True,
+        "default_cursor_field": ["id"],
+        "source_defined_primary_key": [["id"]],
+    }
+    stream = Stream.from_raw(json.dumps(offered).encode())
+    return configure(stream, sync_mode=sync_mode, destination_sync_mode=mode)
+
+
+# The sync
+
+
+class MemoryStore:
+    """Remembers what a driver was told, as Dagster's event log would."""
+
+    def __init__(self) -> None:
+        self.envelopes: dict[StreamDescriptor, Envelope] = {}
+        self.wiped: dict[StreamDescriptor, float] = {}
+
+    def note(self, event: SyncEvent) -> None:
+        if isinstance(event, Checkpoint):
+            bare = Envelope.decode(event.envelope.without_files().encode())
+            for commit in bare.streams:
+                self.envelopes[commit.stream] = bare
+
+    def remembered(
+        self, tables: Mapping[StreamDescriptor, TablePath]
+    ) -> Mapping[StreamDescriptor, Remembered]:
+        return {name: Remembered(self.envelopes.get(name), self.wiped.get(name)) for name in tables}
+
+
+@dataclass
+class Outcome:
+    """What one sync did and said."""
+
+    plan: SyncPlan
+    runner: FakeRunner
+    events: list[SyncEvent] = field(default_factory=list)
+    failure: AtlasError | None = None
+    log: list[tuple[str, str]] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        return [event for event in self.events if isinstance(event, Checkpoint)]
+
+    @property
+    def finished(self) -> dict[str, StreamFinished]:
+        return {
+            str(event.plan.descriptor): event
+            for event in self.events
+            if isinstance(event, StreamFinished)
+        }
+
+    def file(self, option: str) -> Any:
+        """The JSON of a file the connector was given; None if it was not."""
+        content = self.runner.commands[-1].files.get(option)
+        return None if content is None else json.loads(content)
+
+
+class Lake:
+    """A lake, its memory, and syncs of the connection ``c`` into it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.destination: Destination = DeltaDestination(str(root))
+        self.store = MemoryStore()
+
+    def prepare(
+        self,
+        streams: Collection[ConfiguredStream],
+        *output: bytes | int,
+        selected: Collection[str] | None = None,
+        secrets: Collection[str] = (),
+        **options: Any,
+    ) -> tuple[SyncSession, Outcome]:
+        """A session about to read ``output``; an ``int`` in it is the exit code."""
+        notices: list[str] = []
+        plan = make_plan(
+            "c",
+            streams,
+            selected=[
+                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
+            ],
+            tables={s.descriptor: path(s.descriptor) for s in streams},
+            destination=self.destination,
+            store=self.store,
+            run_id="run",
+            notify=notices.append,
+        )
+        runner = FakeRunner(_script(output))
+        outcome = Outcome(plan, runner, notices=notices)
+        connector = Connector(
+            runner,
+            name="source-x",
+            masker=Masker(secrets),
+            log=lambda level, text: outcome.log.append((level, text)),
+        )
+        return (
+            SyncSession(plan, connector=connector, destination=self.destination, **options),
+            outcome,
+        )
+
+    def sync(
+        self, streams: Collection[ConfiguredStream], *output: bytes | int, **options: Any
+    ) -> Outcome:
+        session, outcome = self.prepare(streams, *output, **options)
+        try:
+            for event in session.run():
+                self.store.note(event)
+                outcome.events.append(event)
+        except AtlasError as failure:
+            outcome.failure = failure
+        return outcome
+
+    def table(self, *names: str) -> DeltaTable:
+        return DeltaTable(str(self.root.joinpath("c", *names)))
+
+    def versions(self) -> dict[str, int]:
+        """The version of every Delta table in the lake."""
+        logs = self.root.rglob("_delta_log")
+        return {
+            str(log.parent.relative_to(self.root)): DeltaTable(str(log.parent)).version()
+            for log in logs
+        }
+
+    def rows(self, *names: str, columns: str = "id, v") -> list[tuple[Any, ...]]:
+        # Not DeltaTable.to_pyarrow_table: the process then aborts when it ends (deltalake 1.6.6).
+        query = QueryBuilder().register("t", self.table(*names))
+        found = pa.table(query.execute(f"SELECT {columns} FROM t").read_all())
+        return sorted((tuple(row.values()) for row in found.to_pylist()), key=repr)
+
+    def ids(self, *names: str) -> list[int]:
+        return sorted(row[0] for row in self.rows(*names, columns="id"))
+
+    def staged(self) -> set[Path]:
+        """Parquet files that belong to no table."""
+        files = set(self.root.rglob("*.parquet"))
+        for log in self.root.rglob("_delta_log"):
+            files -= set(log.glob("*.parquet"))
+            uris = DeltaTable(str(log.parent)).file_uris()
+            files -= {Path(uri) for uri in uris}
+        return files
+
+
+def path(stream: StreamDescriptor) -> TablePath:
+    return ("c", *([stream.namespace] if stream.namespace else []), stream.name)
+
+
+def _script(output: Iterable[bytes | int]) -> Callable[[ConnectorCommand], Iterable[bytes | int]]:
+    return lambda command: output

@@ -1,0 +1,177 @@
+"""The process dies between any two steps of a commit; the next sync makes the tables whole.
+
+``Crash`` is raised where the process would be killed. Clean-up code still runs then, which a real
+kill would not allow, so each case also proves that the clean-up destroys nothing.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from scripted import (
+    EAGER,
+    Lake,
+    global_state,
+    incremental,
+    records,
+    state,
+    status,
+)
+
+from atlas_dagster.destinations.delta_append import AppendWriter
+from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.protocol.catalog import ConfiguredStream
+
+MODES = ["append", "append_dedup"]
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def crash(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, *, call: int = 1, after: bool = False
+) -> None:
+    """Die in the ``call``-th call of ``owner.name``, before or after it did its work."""
+    original: Callable[..., object] = getattr(owner, name)
+    calls = 0
+
+    def dying(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            raise Crash
+        result = original(*args, **kwargs)
+        if calls == call:
+            raise Crash
+        return result
+
+    monkeypatch.setattr(owner, name, dying)
+
+
+def source(first: int, last: int) -> list[bytes]:
+    """What a source sends that continues after row ``first``, a STATE after each."""
+    each = [records("a", [n]) + state("a", {"at": n}, count=1) for n in range(first + 1, last + 1)]
+    return [*each, status("a")]
+
+
+def resume(lake: Lake, stream: ConfiguredStream, last: int) -> None:
+    """Sync as a real source would: from the state it is given."""
+    session, outcome = lake.prepare([stream])
+    sent = outcome.plan.state.to_file()
+    first = outcome.plan.state.streams.get(stream.descriptor)
+    del session
+    at = 0 if first is None else int(bytes(first).split(b":")[1].strip(b" }"))
+    done = lake.sync([stream], *source(at, last), **EAGER)
+    assert done.failure is None
+    assert outcome.plan.state.to_file() == sent
+
+
+STEPS = [
+    pytest.param("prepare", False, id="before the envelope is stored"),
+    pytest.param("prepare", True, id="between prepare and commit"),
+    pytest.param("commit", True, id="between commit and event"),
+    pytest.param("add", True, id="within the commit, after the transaction"),
+    pytest.param("reload", False, id="after the transaction, before it is seen"),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize(("step", "after"), STEPS)
+def test_anywhere_in_a_commit(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str, step: str, after: bool, call: int
+) -> None:
+    stream = incremental("a", mode)
+    owners: dict[str, type] = {
+        "prepare": type(lake.destination),
+        "commit": AppendWriter if mode == "append" else DedupWriter,
+    }
+    with monkeypatch.context() as patch:
+        crash(patch, owners.get(step, LakeTable), step, call=call, after=after)
+        with pytest.raises(Crash):
+            lake.sync([stream], *source(0, 3), **EAGER)
+    resume(lake, stream, 5)
+    assert lake.ids("a") == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("step", ["_rewrite", "_upsert"])
+@pytest.mark.parametrize("after", [False, True])
+def test_within_a_merge(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+) -> None:
+    stream = incremental("a", "append_dedup")
+    if step == "_upsert":
+        lake.sync([stream], records("a", [1]) + state("a", {"at": 0}) + status("a"))
+    with monkeypatch.context() as patch:
+        crash(patch, DedupWriter, step, after=after)
+        with pytest.raises(Crash):
+            lake.sync([stream], *source(0, 3), **EAGER)
+    resume(lake, stream, 4)
+    assert lake.ids("a") == [1, 2, 3, 4]
+
+
+# Two tables, one state
+
+A, B = "a", "b"
+BOTH = status("a") + status("b")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("first", [True, False], ids=["first sync", "later sync"])
+@pytest.mark.parametrize("rows", [[7, 8], []], ids=["rows", "no rows"])
+def test_between_two_tables(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str, first: bool, rows: list[int]
+) -> None:
+    """The first table has the commit, so the second takes its part of it before anything else."""
+    streams = [incremental(A, mode), incremental(B, mode)]
+    if not first:
+        lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 1}, {}), BOTH)
+    output = records(A, [1]) + records(B, rows), global_state({"lsn": 2}, {}), BOTH
+    with monkeypatch.context() as patch:
+        crash(patch, AppendWriter if mode == "append" else DedupWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(streams, *output)
+    done = lake.sync(streams, records(A, [2]), global_state({"lsn": 3}, {}), BOTH)
+    assert done.failure is None
+    assert done.file("state")[0]["global"]["shared_state"] == {"lsn": 2}
+    old = [] if first else [0]
+    assert (lake.ids(A), lake.ids(B)) == ([*old, 1, 2], [*old, *rows])
+
+
+def test_a_column_that_came_with_the_lost_commit(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.sync([incremental(A), incremental(B)], records(A, [0]) + records(B, [0]), BOTH)
+    wider = [incremental(A), incremental(B, w={"type": "string"})]
+    row = b'{"type":"RECORD","record":{"stream":"b","data":{"id":7,"w":"new"},"emitted_at":1}}\n'
+    with monkeypatch.context() as patch:
+        crash(patch, AppendWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(wider, records(A, [1]), row, global_state({"lsn": 2}, {}), BOTH)
+    lake.sync(wider, BOTH)
+    assert lake.rows(B, columns="id, w") == [(0, None), (7, "new")]
+    lake.sync(wider, row, global_state({"lsn": 3}, {}), BOTH)
+    assert lake.rows(B, columns="id, w") == [(0, None), (7, "new"), (7, "new")]
+
+
+def test_a_stream_that_was_dedup_before(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its empty change table is still there, but the lost rows are in the table's own folder."""
+    lake.sync(
+        [incremental(A, "append_dedup"), incremental(B, "append_dedup")], records(B, [0]), BOTH
+    )
+    streams = [incremental(A), incremental(B)]
+    with monkeypatch.context() as patch:
+        crash(patch, AppendWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(
+                streams, records(A, [1]) + records(B, [7]), global_state({"lsn": 2}, {}), BOTH
+            )
+    lake.sync(streams, BOTH)
+    assert (lake.ids(A), lake.ids(B)) == ([1], [0, 7])

@@ -1,0 +1,184 @@
+"""One state for all streams: GLOBAL, as CDC sources send, and LEGACY."""
+
+from pathlib import Path
+
+import pytest
+from scripted import (
+    EAGER,
+    Lake,
+    error,
+    full_refresh,
+    global_state,
+    incremental,
+    legacy_state,
+    records,
+    state,
+    status,
+)
+
+A, B = incremental("a"), incremental("b")
+BOTH = status("a") + status("b")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def lsn(lake: Lake) -> int | None:
+    """The position that the next sync starts from."""
+    files = lake.prepare([A, B])[0]._files()
+    sent = lake.sync([A, B], BOTH).file("state") if "state" in files else None
+    return None if sent is None else int(sent[0]["global"]["shared_state"]["lsn"])
+
+
+def test_streams_commit_together(lake: Lake) -> None:
+    done = lake.sync(
+        [A, B],
+        records("a", [1]) + records("b", [7, 8]),
+        global_state({"lsn": 3}, {"a": {"s": 1}, "b": {"s": 2}}, count=3),
+        BOTH,
+    )
+    assert done.failure is None
+    (checkpoint,) = done.checkpoints
+    assert [(c.stream.name, c.rows) for c in checkpoint.envelope.streams] == [("a", 1), ("b", 2)]
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
+    again = lake.sync([A, B], BOTH)
+    assert again.file("state") == [
+        {
+            "type": "GLOBAL",
+            "global": {
+                "shared_state": {"lsn": 3},
+                "stream_states": [
+                    {"stream_descriptor": {"name": "a"}, "stream_state": {"s": 1}},
+                    {"stream_descriptor": {"name": "b"}, "stream_state": {"s": 2}},
+                ],
+            },
+        }
+    ]
+
+
+def test_the_count_is_of_all_streams(lake: Lake) -> None:
+    done = lake.sync(
+        [A, B],
+        records("a", [1]) + records("b", [7]),
+        global_state({"lsn": 1}, {}, count=2),
+        records("a", [2]) + records("b", [8]),
+        global_state({"lsn": 2}, {}, count=1),
+        BOTH,
+    )
+    assert "its state says that 1 records came before it, but 2 did" in str(done.failure)
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [7])
+    assert lsn(lake) == 1
+
+
+def test_the_count_includes_streams_that_are_finished(lake: Lake) -> None:
+    """A full refresh beside CDC may end before the first GLOBAL state."""
+    done = lake.sync(
+        [A, full_refresh("b")],
+        records("b", [7, 8]) + status("b") + records("a", [1]),
+        global_state({"lsn": 1}, {"a": {}}, count=3),
+        status("a"),
+    )
+    assert done.failure is None
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
+
+
+def test_a_position_that_moves_without_rows_is_kept(lake: Lake) -> None:
+    lake.sync([A, B], records("a", [1]) + global_state({"lsn": 1}, {"a": {}, "b": {}}) + BOTH)
+    done = lake.sync([A, B], global_state({"lsn": 2}, {"a": {}, "b": {}}, count=0) + BOTH)
+    assert len(done.checkpoints) == 1
+    assert [c.rows for c in done.checkpoints[0].envelope.streams] == [0]
+    assert lsn(lake) == 2
+
+
+def test_nothing_new_makes_no_new_version(lake: Lake) -> None:
+    output = global_state({"lsn": 1}, {"a": {}, "b": {}}) + BOTH
+    lake.sync([A, B], records("a", [1]), output)
+    before = lake.versions()
+    assert lake.sync([A, B], output).checkpoints == []
+    assert lake.versions() == before
+
+
+def test_death_keeps_all_streams_at_one_position(lake: Lake) -> None:
+    done = lake.sync(
+        [A, B],
+        records("a", [1]) + records("b", [7]) + global_state({"lsn": 1}, {}, count=2),
+        records("a", [2]) + records("b", [8]) + global_state({"lsn": 2}, {}, count=2),
+        records("a", [3]),
+        1,
+    )
+    assert done.failure is not None
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7, 8])
+    assert lsn(lake) == 2
+    assert lake.staged() == set()
+
+
+@pytest.mark.parametrize("covered", [True, False])
+def test_one_stream_fails_and_the_state_stays_behind(lake: Lake, covered: bool) -> None:
+    """What the other stream sent after that state would come twice."""
+    done = lake.sync(
+        [A, B],
+        (records("b", [7]) if covered else b"") + records("a", [1]),
+        global_state({"lsn": 1}, {}),
+        records("a", [2]) + status("a"),
+        error("lost connection", "transient_error", stream="b"),
+        1,
+    )
+    assert str(done.failure) == (
+        "1 of 2 streams did not complete. b: lost connection. Finished and kept: a."
+    )
+    assert lake.ids("a") == [1]
+    lake.sync([A, B], records("a", [2]) + global_state({"lsn": 2}, {}) + BOTH)
+    assert lake.ids("a") == [1, 2]
+
+
+def test_a_subset_reads_everything(lake: Lake) -> None:
+    lake.sync([A, B], records("a", [1]) + global_state({"lsn": 1}, {"a": {}, "b": {}}) + BOTH)
+    done = lake.sync(
+        [A, B],
+        records("b", [7]) + global_state({"lsn": 2}, {"a": {}, "b": {}}) + BOTH,
+        selected=["a"],
+    )
+    assert "all 2 configured streams are read" in done.notices[0]
+    assert list(done.finished) == ["a", "b"]
+    assert lake.ids("b") == [7]
+
+
+def test_a_full_refresh_beside_cdc(lake: Lake) -> None:
+    streams = [A, full_refresh("b")]
+    for lsn_ in (1, 2):
+        lake.sync(
+            streams,
+            records("a", [lsn_]) + records("b", [lsn_ * 10]),
+            global_state({"lsn": lsn_}, {"a": {}, "b": {"done": True}}, count=2) + BOTH,
+        )
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [20])
+    sent = lake.sync(streams, BOTH).file("state")[0]["global"]
+    assert sent["shared_state"] == {"lsn": 2}
+    assert [each["stream_descriptor"]["name"] for each in sent["stream_states"]] == ["a"]
+
+
+def test_a_source_may_move_from_one_state_per_stream_to_global(lake: Lake) -> None:
+    lake.sync([A, B], *(records(n, [1]) + state(n, {"at": 1}) for n in "ab"), BOTH)
+    lake.sync([A, B], records("a", [2]) + global_state({"lsn": 5}, {}, count=1) + BOTH)
+    assert lake.ids("a") == [1, 2]
+    assert lsn(lake) == 5
+
+
+# LEGACY
+
+
+def test_a_state_without_a_type(lake: Lake) -> None:
+    done = lake.sync([A, B], records("a", [1]) + records("b", [7]), legacy_state({"a": 1, "b": 7}))
+    assert done.failure is None
+    done = lake.sync([A, B], records("a", [2]), legacy_state({"a": 2, "b": 7}))
+    assert done.file("state") == [{"type": "LEGACY", "data": {"a": 1, "b": 7}}]
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7])
+
+
+def test_death_between_two_of_them(lake: Lake) -> None:
+    output = [records("a", [n]) + records("b", [n]) + legacy_state({"n": n}) for n in (1, 2, 3)]
+    lake.sync([A, B], *output, records("a", [4]), 1, **EAGER)
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [1, 2, 3])
+    assert lake.sync([A, B]).file("state") == [{"type": "LEGACY", "data": {"n": 3}}]
