@@ -56,7 +56,8 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     ] = None
     version: Annotated[
         str | None,
-        dg.Resolver.default(
+        # Not a template: Dagster's would make a number of "3.10", and 3.1 of that.
+        dg.Resolver.passthrough(
             description="Version of the connector; the registry's own by default.",
             examples=["3.8.1"],
         ),

@@ -5,46 +5,72 @@ Dagster itself fails the whole code location when one component does.
 
 import difflib
 import importlib
+import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import yaml
 from dagster.components.core.defs_module import find_defs_or_component_yaml
+from dagster_shared.error import DagsterUnresolvableSymbolError
 from dagster_shared.utils.config import discover_config_file
 from pydantic import ValidationError
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.sync.connection import StreamSelection
+from atlas_dagster.records.names import assign
+from atlas_dagster.sync.connection import StreamSelection, is_plain_name
+
+#: How Dagster words the place of a field: its path, then file and line.
+_PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
+#: The types that pydantic tried, between the parts of a path.
+_TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
 
 
-def connection_trees(package: str) -> Iterator[tuple[str, dg.ComponentTree]]:
-    """A component tree for each folder of ``package`` that holds a connection, by name."""
-    folder = Path(next(iter(importlib.import_module(package).__path__)))
-    project = _project_root(folder)
-    for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith((".", "__")):
-            module = importlib.import_module(f"{package}.{child.name}")
-            yield child.name, dg.ComponentTree(defs_module=module, project_root=project)
+def connection_folders(package: str) -> list[Path]:
+    """The folders of ``package`` that declare a connection each, in order of their names."""
+    parent = Path(next(iter(importlib.import_module(package).__path__)))
+    return [
+        child
+        for child in sorted(parent.iterdir())
+        if child.is_dir() and not child.name.startswith((".", "__"))
+    ]
+
+
+def component_tree(package: str, folder: Path) -> dg.ComponentTree:
+    """What ``folder`` declares, not loaded yet.
+
+    Raises:
+        ConfigError: the folder cannot be a connection.
+    """
+    if not is_plain_name(folder.name):
+        raise ConfigError(
+            f"The folder name '{folder.name}' becomes part of asset keys and table paths; "
+            "use letters, digits and underscores only."
+        )
+    if find_defs_or_component_yaml(folder) is None and not any(folder.glob("*.py")):
+        raise ConfigError(f"The folder {folder.name} holds no defs.yaml; add one or remove it.")
+    module = importlib.import_module(f"{package}.{folder.name}")
+    return dg.ComponentTree(defs_module=module, project_root=_project_root(folder.parent))
 
 
 def load_connections(package: str) -> list[dg.Definitions]:
     """Definitions of every connection; a placeholder that says why for each broken one."""
     loaded = []
-    for name, tree in connection_trees(package):
+    folders = connection_folders(package)
+    valid_names = assign([folder.name for folder in folders])
+    for folder in folders:
         try:
-            defs = build_quietly(tree)
+            defs = build_quietly(component_tree(package, folder))
             # Definitions resolve lazily; an error must surface here, where it can be contained.
             resources = dg.Definitions(resources={"atlas": AtlasResource()})
             dg.Definitions.validate_loadable(dg.Definitions.merge(defs, resources))
         except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
-            sentence = explain(error, tree.defs_module_path)
-            dg.get_dagster_logger().error("Connection %s: %s", name, sentence)
-            defs = build_broken_defs(name, sentence)
+            sentence = explain(error, folder)
+            dg.get_dagster_logger().error("Connection %s: %s", folder.name, sentence)
+            defs = build_broken_defs(valid_names[folder.name], sentence)
         loaded.append(defs)
     return loaded
 
@@ -72,35 +98,50 @@ def explain(error: BaseException, folder: Path) -> str:
             case AtlasError():
                 return str(cause)
             case ValidationError():
-                return f"{where}: {_explain_field(cause)}"
+                return f"{where}{_explain_field(cause)}"
             case yaml.MarkedYAMLError() if cause.problem_mark is not None:
                 mark = cause.problem_mark
-                return f"{where}: line {mark.line + 1} is not valid YAML ({cause.problem})."
-            case ModuleNotFoundError() | ImportError():
-                return f"{where}: {cause}; check the type and that its package is installed."
+                return f"{where}, line {mark.line + 1}: this is not valid YAML ({cause.problem})."
+            case ImportError() | DagsterUnresolvableSymbolError():
+                what = str(cause).removesuffix(".")
+                return f"{where}: {what}; check the type and that its package is installed."
         if cause.__cause__ is None and cause.__context__ is None:
-            return f"{where}: {type(cause).__name__}: {cause}"
+            break
         cause = cause.__cause__ or cause.__context__
-    return f"{where}: {error}"
+    if file is not None and not file.read_text().strip():
+        return f"{where}: the file is empty; give it a type and attributes."
+    return f"{where}: {type(cause).__name__}: {cause}"
 
 
 def _explain_field(error: ValidationError) -> str:
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    path, line = _place(".".join(str(part) for part in first["loc"]))
+    where = f", line {line}: " if line else ": "
     field = path[-1] if path else ""
     if first["type"] == "extra_forbidden":
         known = list(AirbyteConnection.model().model_fields)
-        if len(path) > 1 and "streams" in path:
+        if "streams" in path[:-1]:
             known = list(StreamSelection.model_fields)
+        elif path == ["attributes"] or "attributes" not in path:
+            known = ["type", "attributes", "requirements", "post_processing"]
         near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}."
-        return f"there is no field '{field}'; {hint}"
+        return f"{where}there is no field '{field}'; {hint}"
     if first["type"] == "missing":
-        return f"the field '{field}' is missing."
+        return f"{where}the field '{field}' is missing."
+    path = path[1:] if path[:1] == ["attributes"] else path
+    named = f"field '{'.'.join(path)}'" if path else ""
+    if first["type"] == "string_type" and isinstance(first["input"], int | float):
+        return f"{where}{named} must be text; put it in quotes."
     message = first["msg"].removeprefix("Value error, ")
-    plain = [part for part in path if not part[:1].isupper() and part not in ("str", "none")]
-    named = f"field '{'.'.join(plain)}': " if plain else ""
-    return f"{named}{message[0].lower()}{message[1:]}."
+    return f"{where}{named}{': ' if named else ''}{message[0].lower()}{message[1:]}."
+
+
+def _place(text: str) -> tuple[list[str], str | None]:
+    """The path of a field, without the types pydantic tried on the way, and its line."""
+    placed = _PLACED.fullmatch(text)
+    path = _TRIED.sub("", placed["path"] if placed else text).split(".")
+    return [part for part in path if part], placed["line"] if placed else None
 
 
 def _project_root(folder: Path) -> Path:

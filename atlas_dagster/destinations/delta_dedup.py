@@ -149,6 +149,10 @@ class DedupWriter(StreamWriter):
                 f"{self.table.uri} refused the merge of its changes ({error}); they are kept and "
                 "merged by the next sync."
             ) from error
+        self.table.handle.update_incremental()
+        if self.table.seq < envelope.seq:
+            # A merge that changes no row commits nothing, not even its seq.
+            self.table.add((), envelope, schema, replaces=False)
         self.table.reload(envelope.seq)
 
     def _is_newer(self) -> str:

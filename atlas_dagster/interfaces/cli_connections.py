@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +13,8 @@ from dagster.components.utils.project_paths import get_local_state_path
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.loading import (
     build_quietly,
-    connection_trees,
+    component_tree,
+    connection_folders,
     explain,
     find_component,
 )
@@ -30,8 +32,16 @@ Say = Callable[[str], None]
 class Declared:
     """One connection of the project."""
 
-    name: str
-    tree: dg.ComponentTree
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def tree(self) -> dg.ComponentTree:
+        """Raises ConfigError where the folder cannot be a connection."""
+        return component_tree(CONNECTIONS, self.folder)
 
     @property
     def component(self) -> AirbyteConnection:
@@ -60,7 +70,7 @@ class Declared:
         except AtlasError:
             raise
         except Exception as error:
-            raise ConfigError(explain(error, self.tree.defs_module_path)) from error
+            raise ConfigError(explain(error, self.folder)) from error
 
     @property
     def discovered(self) -> Discovered | None:
@@ -77,7 +87,7 @@ class Declared:
 
 
 def declared_connections() -> list[Declared]:
-    return [Declared(name, tree) for name, tree in connection_trees(CONNECTIONS)]
+    return [Declared(folder) for folder in connection_folders(CONNECTIONS)]
 
 
 def find_declared(name: str) -> Declared:

@@ -5,10 +5,12 @@ every type in C; only a record that does not fit takes the slow way, value by va
 built from whole lists. No Python object per value survives the batch.
 """
 
+import gc
 import json
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -88,6 +90,10 @@ class BatchBuilder:
     def build(self) -> pa.RecordBatch:
         """The collected records as one batch; the builder is empty afterwards."""
         records, self._records, self.bytes = self._records, [], 0
+        with _collector_paused():
+            return self._build(records)
+
+    def _build(self, records: list[Record]) -> pa.RecordBatch:
         changes: dict[int, list[Change]] = {}
         extras: dict[int, str] = {}
         rows = self._decode_rows(records, changes, extras)
@@ -162,6 +168,18 @@ class BatchBuilder:
             pa.repeat(pa.scalar(self._generation_id, pa.int64()), count),
             extra,
         ]
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the cyclic garbage collector, which would walk the batch's rows again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def random_uuids(count: int) -> pa.Array:

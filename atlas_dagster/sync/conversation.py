@@ -42,7 +42,7 @@ class Conversation:
     def messages(
         self, command: ConnectorCommand, *, timeout_seconds: float | None = None
     ) -> Iterator[Message | Unreadable | None]:
-        """Yield messages other than LOG and TRACE ERROR; None about once a second of silence.
+        """Yield messages other than LOG and TRACE ERROR; None when all that came is dealt with.
 
         The connector is stopped when the iteration ends, whichever way.
 
@@ -58,6 +58,7 @@ class Conversation:
                     for decoded in decoder.feed(piece):
                         if not self._overheard(decoded):
                             yield decoded  # type: ignore[misc]
+                    yield None
                 elif channel == "stderr":
                     self._hear_stderr(piece)
                 else:
@@ -110,6 +111,8 @@ class Conversation:
 
     def _overheard(self, decoded: Message | Noise | Unreadable) -> bool:
         """Whether the message was for the log only."""
+        if type(decoded) is Message and decoded.record is not None:
+            return False
         if isinstance(decoded, Noise):
             self.log("INFO", decoded.text)
             return True

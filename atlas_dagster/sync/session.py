@@ -14,7 +14,6 @@ from atlas_dagster.destinations.base import Destination, TableInfo
 from atlas_dagster.errors import ConnectorFailedError, ReadFailedError
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
-    Message,
     Record,
     State,
     StreamDescriptor,
@@ -107,20 +106,18 @@ class SyncSession:
         try:
             self._open()
             for message in conversation.messages(command):
-                match message:
-                    case Message(record=Record() as record):
-                        self._on_record(record)
-                    case Message(state=State() as state) if is_whole(state):
-                        yield from self._on_state(state)
-                    case Message(trace=trace) if trace is not None and trace.stream_status:
-                        yield from self._on_status(trace.stream_status)
-                    case Message(type="RECORD" | "STATE" as kind):
-                        self._on_unreadable(Unreadable(kind, "it holds nothing"))
-                    case Unreadable():
-                        self._on_unreadable(message)
-                    case _:
-                        pass
-                self._report_progress()
+                if message is None:
+                    self._report_progress()
+                elif isinstance(message, Unreadable):
+                    self._on_unreadable(message)
+                elif message.record is not None:
+                    self._on_record(message.record)
+                elif message.state is not None and is_whole(message.state):
+                    yield from self._on_state(message.state)
+                elif message.trace is not None and message.trace.stream_status is not None:
+                    yield from self._on_status(message.trace.stream_status)
+                elif message.type in ("RECORD", "STATE"):
+                    self._on_unreadable(Unreadable(message.type, "it holds nothing"))
             yield from self._end(conversation)
         finally:
             for stream in self._streams.values():

@@ -1,0 +1,108 @@
+"""Envelopes beside the data: stored, found, rolled forward, forgotten."""
+
+from pathlib import Path
+
+import pytest
+from lakes import STRING, Lake, spec
+
+from atlas_dagster.errors import DestinationError
+from atlas_dagster.state.envelope import WriteMode
+
+A, B = ("c", "a"), ("c", "b")
+MODES: list[WriteMode] = ["append", "append_dedup"]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def test_an_envelope_comes_back_as_it_was(lake: Lake) -> None:
+    writer = lake.open(spec())
+    lake.write(writer, [{"id": 1}])
+    envelope = lake.commit(writer)
+    stored = lake.destination.envelope("c", envelope.seq)
+    assert stored is not None
+    assert stored.encode() == envelope.encode()
+    assert stored.streams[0].rows == 1
+    assert lake.destination.envelope("c", 1) is None
+    assert lake.destination.envelope("other", envelope.seq) is None
+
+
+def half_committed(lake: Lake, mode: WriteMode, rows: list[dict[str, object]]) -> None:
+    """Of two tables, the first has taken the commit when the process dies."""
+    first, second = lake.open(spec(mode, table=A)), lake.open(spec(mode, table=B))
+    lake.write(first, [{"id": 1}])
+    if rows:
+        lake.write(second, rows)
+    envelope = lake.prepare(first, second)
+    first.commit(envelope)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("rows", [[{"id": 7}, {"id": 8}], []], ids=["rows", "no rows"])
+def test_recover_rolls_the_other_table_forward(
+    lake: Lake, mode: WriteMode, exists: bool, rows: list[dict[str, object]]
+) -> None:
+    if exists:
+        lake.sync(spec(mode, table=B), [{"id": 0}])
+    half_committed(lake, mode, rows)
+    lake.destination.recover("c")
+    if rows or exists:
+        assert lake.committed(*B) == lake.seq
+    for table in (A, B):
+        lake.open(spec(mode, table=table)).finish()
+    assert lake.rows("id", table=A) == [(1,)]
+    if rows or exists:
+        old = [(0,)] if exists else []
+        assert lake.rows("id", table=B) == [*old, *((row["id"],) for row in rows)]
+    versions = [version.name for version in sorted(lake.root.rglob("_delta_log/*.json"))]
+    lake.destination.recover("c")
+    assert [version.name for version in sorted(lake.root.rglob("_delta_log/*.json"))] == versions
+
+
+def test_recover_ignores_what_no_table_has(lake: Lake) -> None:
+    first, second = lake.open(spec(table=A)), lake.open(spec(table=B))
+    lake.write(first, [{"id": 1}])
+    lake.prepare(first, second)
+    lake.destination.recover("c")
+    assert (lake.committed(*A), lake.committed(*B)) == (None, None)
+
+
+def test_recover_adds_the_columns_the_rows_have(lake: Lake) -> None:
+    lake.sync(spec(table=B), [{"id": 0}])
+    first, second = lake.open(spec(table=A)), lake.open(spec(table=B, w=STRING))
+    lake.write(second, [{"id": 7, "w": "new"}])
+    first.commit(lake.prepare(first, second))
+    lake.destination.recover("c")
+    assert lake.rows("id", "w", table=B) == [(0, None), (7, "new")]
+
+
+def test_recover_without_the_files(lake: Lake) -> None:
+    half_committed(lake, "append", [{"id": 7}])
+    for file in (lake.root / "c/b").glob("*.parquet"):
+        file.unlink()
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        lake.destination.recover("c")
+
+
+def test_forget_keeps_what_is_needed(lake: Lake) -> None:
+    seqs = []
+    for _ in range(5):
+        lake.sync(spec(), [{"id": 1}])
+        seqs.append(lake.seq)
+    lake.destination.forget("c", [])
+    assert lake.envelopes() == seqs
+    lake.destination.forget("c", [seqs[1], seqs[3]])
+    assert lake.envelopes() == [seqs[1], seqs[3], seqs[4]]
+    lake.destination.forget("other", [seqs[4]])
+    assert lake.envelopes() == [seqs[1], seqs[3], seqs[4]]
+
+
+def test_half_a_file_is_no_envelope(lake: Lake) -> None:
+    lake.sync(spec(), [{"id": 1}])
+    (lake.root / "_atlas/c/.99.json").write_text('{"seq": 9')
+    assert lake.destination.envelope("c", 99) is None
+    lake.destination.recover("c")
+    assert lake.committed("c", "t") == lake.seq

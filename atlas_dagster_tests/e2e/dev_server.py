@@ -1,0 +1,191 @@
+"""``dagster dev`` on a project, talked to over GraphQL as its web UI does."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import requests
+from project import Project
+
+LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "atlas_dagster"}
+ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+
+_LOCATION_STATUS = """{ locationStatusesOrError {
+    ... on WorkspaceLocationStatusEntries { entries { name loadStatus } } } }"""
+
+_LAUNCH = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
+    __typename ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } } } }"""
+
+_EVENTS = """query($run: ID!) { logsForRun(runId: $run) { ... on EventConnection { events {
+    __typename
+    ... on MessageEvent { message stepKey eventType timestamp }
+    ... on ErrorEvent { error { message } }
+    ... on DisplayableEvent { metadataEntries { label ... on TextMetadataEntry { text } } }
+    ... on ExecutionStepFailureEvent { failureMetadata { description } }
+    ... on AssetCheckEvaluationEvent { evaluation { success description } } } } } }"""
+
+_TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
+    __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
+
+_RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "atlas_dagster") {
+    __typename ... on PythonError { message }
+    ... on WorkspaceLocationEntry { loadStatus
+        locationOrLoadError { __typename ... on PythonError { message } } } } }"""
+
+_ASSET = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) {
+    __typename ... on AssetNode { groupName description
+        assetMaterializations(limit: 20) { runId metadataEntries { label
+            ... on IntMetadataEntry { intValue } ... on JsonMetadataEntry { jsonString }
+            ... on TextMetadataEntry { text } } } } } }"""
+
+_SENSOR = """query($sensor: SensorSelector!) { sensorOrError(sensorSelector: $sensor) {
+    ... on Sensor { sensorState { status ticks { status skipReason runIds timestamp
+        error { message } } } } } }"""
+
+
+def wait_until(what: str, check: Callable[[], Any], *, seconds: float, every: float = 0.3) -> Any:
+    """The first truthy answer of ``check``."""
+    deadline = time.monotonic() + seconds
+    while not (answer := check()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain until {what}"
+        time.sleep(every)
+    return answer
+
+
+class DevServer:
+    """One ``dagster dev`` with everything it starts, in a process group of its own."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = project.folder / "dagster-dev.log"
+        command = ["dagster", "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", str(port)]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                cwd=project.folder,
+                env=project.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # A script in the background ignores SIGINT, its children inherit that, and Dagster
+                # then ignores SIGTERM too.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    def wait_ready(self) -> None:
+        def is_loaded() -> bool:
+            assert self._process.poll() is None, f"dagster dev ended:\n{self.log()}"
+            try:
+                entries = self.graphql(_LOCATION_STATUS)["locationStatusesOrError"]["entries"]
+            except (requests.RequestException, KeyError):
+                return False
+            return [each["loadStatus"] for each in entries] == ["LOADED"]
+
+        wait_until("the code location is loaded", is_loaded, seconds=90)
+
+    def stop(self) -> None:
+        """End the whole group: first asked, then made to."""
+        for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(patience)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")[-8000:]
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        body = {"query": query, "variables": variables}
+        answer = requests.post(f"{self.url}/graphql", json=body, timeout=60).json()
+        assert not answer.get("errors"), answer["errors"]
+        return answer["data"]
+
+    def launch(self, *assets: str, checks: Collection[tuple[str, str]] | None = None) -> str:
+        """Launch a run of ``assets`` (and of the ``checks``, by asset and name); its id."""
+        selector: dict[str, Any] = LOCATION | {
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [_key(asset) for asset in assets],
+        }
+        if checks is not None:
+            selector["assetCheckSelection"] = [
+                {"assetKey": _key(asset), "name": name} for asset, name in checks
+            ]
+        params = {"selector": selector, "mode": "default", "runConfigData": {}}
+        launched = self.graphql(_LAUNCH, params=params)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def terminate(self, run: str) -> None:
+        answer = self.graphql(_TERMINATE, run=run)["terminateRun"]
+        assert answer["__typename"] == "TerminateRunSuccess", answer
+
+    def status(self, run: str) -> str:
+        query = "query($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
+        return str(self.graphql(query, run=run)["runOrError"]["status"])
+
+    def wait(self, run: str, *, seconds: float = 90) -> str:
+        """The status the run ends in."""
+        ended = lambda: self.status(run) in ENDED  # noqa: E731
+        wait_until(f"run {run} ends", ended, seconds=seconds)
+        return self.status(run)
+
+    def materialize(self, *assets: str, seconds: float = 90) -> str:
+        """Launch a run, see it succeed; its id."""
+        run = self.launch(*assets)
+        assert self.wait(run, seconds=seconds) == "SUCCESS", self.failures(run)
+        return run
+
+    def events(self, run: str, kind: str | None = None) -> list[dict[str, Any]]:
+        """The run's events, all or those of one type (``AssetCheckEvaluationEvent``)."""
+        found = self.graphql(_EVENTS, run=run)["logsForRun"]["events"]
+        return [event for event in found if kind in (None, event["__typename"])]
+
+    def failures(self, run: str) -> list[str]:
+        """What each failed step says: Atlas's sentence, or Dagster's message."""
+        return [
+            (event["failureMetadata"] or {}).get("description") or event["error"]["message"]
+            for event in self.events(run, "ExecutionStepFailureEvent")
+        ]
+
+    def reload(self) -> None:
+        entry = self.graphql(_RELOAD)["reloadRepositoryLocation"]
+        assert entry["__typename"] == "WorkspaceLocationEntry", entry
+        assert entry["loadStatus"] == "LOADED", entry
+        assert entry["locationOrLoadError"]["__typename"] != "PythonError", entry
+
+    def asset(self, asset: str) -> dict[str, Any] | None:
+        """The asset's definition and newest materializations; None where it is not defined."""
+        node = self.graphql(_ASSET, key=_key(asset))["assetNodeOrError"]
+        return node if node["__typename"] == "AssetNode" else None
+
+    def sensor(self, name: str) -> dict[str, Any]:
+        """Its status and ticks, newest first."""
+        found = self.graphql(_SENSOR, sensor=LOCATION | {"sensorName": name})
+        return dict(found["sensorOrError"]["sensorState"])
+
+    def group_processes(self) -> dict[int, str]:
+        """Processes of this server that are alive, by id, with their command lines."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if os.getsid(int(entry.name)) == self._process.pid:
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(entry.name)] = command.decode(errors="replace")
+        return found
+
+
+def _key(asset: str) -> dict[str, list[str]]:
+    return {"path": asset.split("/")}

@@ -1,0 +1,195 @@
+import json
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atlas_dagster.protocol.decoder import Decoded, MessageDecoder
+from atlas_dagster.protocol.messages import Message, Noise, Unreadable
+
+
+def decode(*chunks: bytes) -> list[Decoded]:
+    decoder = MessageDecoder()
+    return [*(m for chunk in chunks for m in decoder.feed(chunk)), *decoder.flush()]
+
+
+def rows(decoded: Iterable[Decoded]) -> list[Any]:
+    """The data of all records."""
+    return [
+        json.loads(bytes(m.record.data)) for m in decoded if isinstance(m, Message) and m.record
+    ]
+
+
+def record(data: bytes = b"{}") -> bytes:
+    return b'{"type":"RECORD","record":{"stream":"s","data":' + data + b',"emitted_at":1}}'
+
+
+# Cut anywhere
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+DATA = st.dictionaries(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=8), JSON, max_size=4
+)
+#: Lines that are neither messages nor look like one.
+GARBAGE = (
+    st.binary(max_size=60)
+    .map(lambda line: line.replace(b"\n", b""))
+    .filter(lambda line: b"RECORD" not in line and b"STATE" not in line)
+)
+
+
+def _encode(data: Any) -> bytes:
+    return record(json.dumps(data, ensure_ascii=False).encode())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(DATA, max_size=6), st.lists(st.integers(0, 2000), max_size=12), st.booleans())
+def test_chunks_cut_anywhere(wanted: list[Any], cuts: list[int], ends: bool) -> None:
+    stream = b"\n".join(map(_encode, wanted)) + (b"\n" if ends else b"")
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    chunks = [stream[a:b] for a, b in pairwise(places)]
+    assert rows(decode(*chunks)) == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(DATA, st.lists(GARBAGE, max_size=3)), max_size=5))
+def test_garbage_never_costs_a_message(pieces: list[tuple[Any, list[bytes]]]) -> None:
+    lines = [line for data, garbage in pieces for line in (*garbage, _encode(data))]
+    decoded = decode(b"\n".join(lines))
+    assert rows(decoded) == [data for data, _ in pieces]
+    assert not any(isinstance(m, Unreadable) for m in decoded)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_nothing_crashes(noise: bytes) -> None:
+    decode(noise, b'{"type":"RECORD"', noise)
+
+
+def test_byte_by_byte() -> None:
+    stream = record(b'{"a":1}') + b"\r\n\n" + record(b'{"a":2}')
+    assert rows(decode(*(bytes([byte]) for byte in stream))) == [{"a": 1}, {"a": 2}]
+
+
+# Nasty lines that can be read
+
+BIG = b"9" * 30
+
+
+@pytest.mark.parametrize(
+    ("line", "data"),
+    [
+        pytest.param(b"\xef\xbb\xbf" + record(b'{"a":1}'), {"a": 1}, id="BOM"),
+        pytest.param(record(b'{"a":1}') + b"\r", {"a": 1}, id="CRLF"),
+        pytest.param(b" \t" + record(b'{"a":1}') + b"\x00\x00", {"a": 1}, id="NUL"),
+        pytest.param(record('{"a":"\u2028\u0085\x0b"}'.encode()), None, id="line separators"),
+        pytest.param(record(b'{"a":NaN}'), {"a": None}, id="NaN"),
+        pytest.param(record(b'{"a":[-Infinity]}'), {"a": [None]}, id="infinity"),
+        pytest.param(record(b'{"a":' + BIG + b"}"), {"a": int(BIG)}, id="30 digits"),
+        pytest.param(record(b'{"a":' + BIG + b',"b":NaN}'), {"a": int(BIG), "b": None}, id="both"),
+        pytest.param(record(b'{"a":"x\x01y"}'), {"a": "x\x01y"}, id="control character"),
+        pytest.param(record(b'{"a":1,"a":2}'), {"a": 2}, id="key twice"),
+        pytest.param(record(b"{}"), {}, id="no fields"),
+        pytest.param(record().replace(b"RECORD", b"record"), {}, id="lower case"),
+        pytest.param(record().replace(b'"stream"', b'"new":[{}],"stream"'), {}, id="unknown field"),
+        pytest.param(record().replace(b":1}", b":1.5}"), {}, id="fraction of a millisecond"),
+    ],
+)  # fmt: skip
+def test_lines_that_can_be_read(line: bytes, data: Any) -> None:
+    data = {"a": "\u2028\u0085\x0b"} if data is None else data
+    assert rows(decode(line + b"\n")) == [data]
+    assert rows(decode(line + b"\n" + record(b'{"next":1}'))) == [data, {"next": 1}]
+
+
+def test_a_lone_surrogate() -> None:
+    (message,) = decode(record(b'{"a":"\\ud800"}'))
+    assert isinstance(message, Message)
+    assert message.record is not None
+    (message,) = decode(b'{"type":"LOG","log":{"level":"INFO","message":"a\\ud800b"}}')
+    assert isinstance(message, Message)
+    assert message.log is not None
+    assert message.log.message == "a?b"
+
+
+def test_invalid_utf8() -> None:
+    (message,) = decode(b'{"type":"LOG","log":{"level":"WARNING","message":"caf\xe9"}}')
+    assert isinstance(message, Message)
+    assert message.log is not None
+    assert (message.log.level, message.log.message) == ("WARNING", "caf\ufffd")
+
+
+def test_several_messages_on_one_line() -> None:
+    line = record(b'{"a":1}') + record(b'{"a":2}') + b" " + record(b'{"a":3}') + b"\r"
+    assert rows(decode(line)) == [{"a": 1}, {"a": 2}, {"a": 3}]
+    first, rest = decode(record(b'{"a":1}') + record(b'{"a":2}')[:40])
+    assert rows([first]) == [{"a": 1}]
+    assert isinstance(rest, Unreadable)
+
+
+def test_a_line_of_five_megabytes() -> None:
+    data = b'{"a":"' + b"x" * 5_000_000 + b'"}'
+    stream = record(data) + b"\n" + record(b'{"a":1}')
+    chunks = [stream[at : at + 65536] for at in range(0, len(stream), 65536)]
+    first, second = rows(decode(*chunks))
+    assert (len(first["a"]), second) == (5_000_000, {"a": 1})
+
+
+def test_what_is_raw_stays_as_written() -> None:
+    blob = b'{"z" : 1.10, "a": [1e400, 12345678901234567890], "n":null}'
+    line = (
+        b'{"type":"STATE","state":{"type":"STREAM","stream":{"stream_descriptor":{"name":"s"},'
+        b'"stream_state":' + blob + b"}}}"
+    )
+    for printed in (line, b"\xef\xbb\xbf" + line, line + line):
+        message = decode(printed)[0]
+        assert isinstance(message, Message)
+        assert message.state is not None
+        assert message.state.stream is not None
+        assert bytes(message.state.stream.stream_state) == blob
+
+
+# Lines that cannot be read
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "stream"),
+    [
+        pytest.param(record(b'{"a":1}')[:-4], "RECORD", "s", id="half a line"),
+        pytest.param(b'{"type": "STATE", "state": {"type": "GLO', "STATE", None, id="half a state"),
+        pytest.param(b"INFO " + record(), "RECORD", "s", id="text before it"),
+        pytest.param(record().replace(b":1}", b':"soon"}'), "RECORD", "s", id="wrong type"),
+        pytest.param(b'{"type":"RECORD","record":{"data":{}}}', "RECORD", None, id="no stream"),
+        pytest.param(
+            record(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "RECORD", "s", id="too deep"
+        ),
+    ],
+)
+def test_data_that_cannot_be_read_is_told(line: bytes, kind: str, stream: str | None) -> None:
+    (found,) = decode(line)
+    assert isinstance(found, Unreadable)
+    assert (found.kind, found.stream) == (kind, stream)
+    assert len(found.text) <= 2000
+    after = decode(line + b"\n" + record(b'{"a":1}'))
+    assert rows(after) == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"Starting", b"123", b"[1, 2]", b'"text"', b'{"level": "INFO"}', b'{"type": 5}', b"{", b"\xff",
+     b'{"type":"LOG","log":{"level":null}}'],
+)  # fmt: skip
+def test_noise(line: bytes) -> None:
+    assert decode(line) == [Noise(line.decode("utf-8", "replace"))]
+
+
+@pytest.mark.parametrize("line", [b"", b"\r", b"  \t", b"\x00", b"\xef\xbb\xbf"])
+def test_blank_lines_say_nothing(line: bytes) -> None:
+    assert decode(line + b"\n") == []
