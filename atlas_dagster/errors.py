@@ -66,7 +66,14 @@ class TransientError(AtlasError):
 
 
 class RunnerUnavailableError(TransientError):
-    """There is no engine, image or package to run the connector with at the moment."""
+    """There is no engine, image or package to run the connector with at the moment.
+
+    ``reason`` is the message without the advice, for where Atlas itself finds another way.
+    """
+
+    def __init__(self, reason: str, advice: str | None = None) -> None:
+        super().__init__(f"{reason}; {advice}." if advice else reason)
+        self.reason = reason
 
 
 class BrokenError(AtlasError):

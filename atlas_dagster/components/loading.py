@@ -13,6 +13,7 @@ import dagster as dg
 import yaml
 from dagster.components.core.defs_module import find_defs_or_component_yaml
 from dagster_shared.error import DagsterUnresolvableSymbolError
+from dagster_shared.record import replace
 from dagster_shared.utils.config import discover_config_file
 from pydantic import ValidationError
 
@@ -21,8 +22,9 @@ from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.records.names import assign
-from atlas_dagster.sync.connection import StreamSelection, is_plain_name
+from atlas_dagster.sync.connection import StreamSelection
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 #: How Dagster words the place of a field: its path, then file and line.
 _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
 #: The types that pydantic tried, between the parts of a path.
@@ -45,7 +47,7 @@ def component_tree(package: str, folder: Path) -> dg.ComponentTree:
     Raises:
         ConfigError: the folder cannot be a connection.
     """
-    if not is_plain_name(folder.name):
+    if not _PLAIN_NAME.fullmatch(folder.name):
         raise ConfigError(
             f"The folder name '{folder.name}' becomes part of asset keys and table paths; "
             "use letters, digits and underscores only."
@@ -63,7 +65,9 @@ def load_connections(package: str) -> list[dg.Definitions]:
     valid_names = assign([folder.name for folder in folders])
     for folder in folders:
         try:
-            defs = build_quietly(component_tree(package, folder))
+            # Dagster merges no definitions that both hold a tree, and a reload through one
+            # connection's tree would lose the others.
+            defs = replace(build_quietly(component_tree(package, folder)), component_tree=None)
             # Definitions resolve lazily; an error must surface here, where it can be contained.
             resources = dg.Definitions(resources={"atlas": AtlasResource()})
             dg.Definitions.validate_loadable(dg.Definitions.merge(defs, resources))
@@ -122,9 +126,9 @@ def _explain_field(error: ValidationError) -> str:
         known = list(AirbyteConnection.model().model_fields)
         if "streams" in path[:-1]:
             known = list(StreamSelection.model_fields)
-        elif path == ["attributes"] or "attributes" not in path:
+        elif "attributes" not in path[:-1]:
             known = ["type", "attributes", "requirements", "post_processing"]
-        near = difflib.get_close_matches(field, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(field, known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}."
         return f"{where}there is no field '{field}'; {hint}"
     if first["type"] == "missing":

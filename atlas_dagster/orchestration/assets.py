@@ -55,7 +55,7 @@ def build_connection_defs(
         specs = [spec.merge_attributes(tags=_STALE) for spec in specs]
 
     @dg.multi_asset(
-        name=connection.name,
+        name=f"{connection.name}__sync",
         specs=specs,
         can_subset=True,
         pool=pool(connection),

@@ -22,6 +22,8 @@ from atlas_dagster.sync.connection import Connection
 _TICK_SECONDS = 30
 #: A source that keeps failing its CHECK is asked at least this often.
 _LONGEST_BACKOFF = dt.timedelta(hours=6)
+#: Enough to grow from a second to the longest backoff.
+_MOST_DOUBLINGS = 16
 _TIMEZONE = "UTC"
 CONNECTION_TAG = "atlas/connection"
 
@@ -68,37 +70,36 @@ def _tick(
     cron: str,
     streams: Sequence[dg.AssetKey],
 ) -> dg.SensorResult:
-    now = dt.datetime.now(dt.UTC)
+    now = _now()
     due = get_latest_completed_cron_tick(cron, now, _TIMEZONE)
-    following = get_next_cron_tick(cron, now, _TIMEZONE)
-    next_text = f"next at {following:%Y-%m-%d %H:%M} UTC"
+    # From just after the last one: at its very moment, Dagster's next one is the same.
+    following = get_next_cron_tick(cron, due + dt.timedelta(seconds=1), _TIMEZONE)
     if context.cursor is None:
         # Switching a schedule on starts nothing retroactively.
         cursor = ScheduleCursor(handled=due.isoformat())
-        return _skip(f"The schedule starts now; {next_text}.", cursor)
+        return _skip(f"The schedule starts now; next at {_shown(following)}.", cursor)
     cursor = ScheduleCursor(**json.loads(context.cursor))
-    retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
-    is_due = due > dt.datetime.fromisoformat(cursor.handled)
     passed = _last_check_passed(context, connection)
-    recovered = retry_at is not None and passed
-    if not is_due and not recovered and (retry_at is None or now < retry_at):
-        return _skip(f"Not due; {next_text}.", cursor)
+    retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
+    if retry_at is None:
+        if due <= dt.datetime.fromisoformat(cursor.handled):
+            return _skip(f"Not due; next at {_shown(following)}.", cursor)
+    elif not passed and now < retry_at:
+        return _skip(f"The last CHECK failed; it is tried again at {_shown(retry_at)}.", cursor)
     if _is_busy(context, connection):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
     if passed:
         cursor = ScheduleCursor(handled=due.isoformat())
         request = dg.RunRequest(
-            run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if recovered else ""),
+            run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if retry_at else ""),
             asset_selection=list(streams),
             asset_check_keys=[check_key(connection)],
             tags={CONNECTION_TAG: connection.name},
         )
         return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
-    if retry_at is not None and now < retry_at:
-        cursor.handled = due.isoformat()
-        return _skip(f"The last CHECK failed; it is tried again at {retry_at:%H:%M} UTC.", cursor)
     period = following - due
-    wait = min(period * 2**cursor.failures, max(_LONGEST_BACKOFF, period))
+    longest = max(_LONGEST_BACKOFF, period)
+    wait = min(period * 2 ** min(cursor.failures, _MOST_DOUBLINGS), longest)
     cursor = ScheduleCursor(due.isoformat(), cursor.failures + 1, (now + wait).isoformat())
     request = dg.RunRequest(
         run_key=f"{connection.name}:check:{now.isoformat()}",
@@ -107,6 +108,14 @@ def _tick(
         tags={CONNECTION_TAG: connection.name},
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _shown(time: dt.datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connection) -> bool:

@@ -8,6 +8,7 @@ time, at a quarter of the speed.
 
 import contextlib
 import io
+import os
 import secrets
 import socket
 import tarfile
@@ -51,9 +52,10 @@ def connect() -> docker.DockerClient:
         client = docker.from_env(timeout=_API_TIMEOUT_SECONDS)
         client.ping()
     except _API_ERRORS as error:
+        address = os.environ.get("DOCKER_HOST") or "its default socket"
         raise RunnerUnavailableError(
-            f"No Docker engine answers ({_reason(error)}); start Docker, point DOCKER_HOST at an "
-            "engine, or use a connector that has a Python package."
+            f"No Docker engine answers at {address}",
+            "start Docker, or point DOCKER_HOST at an engine",
         ) from error
     return client
 
@@ -82,7 +84,8 @@ class DockerRunner(Runner):
             except _API_ERRORS as error:
                 raise RunnerUnavailableError(
                     f"The image {self.reference} is not on this engine and cannot be pulled "
-                    f"({_reason(error)}); check the name, the tag and the network, or build it."
+                    f"({_reason(error)})",
+                    "check its name, its tag and the network, or build it",
                 ) from error
         except _API_ERRORS as error:
             raise RunnerUnavailableError(

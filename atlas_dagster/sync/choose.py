@@ -34,7 +34,7 @@ def choose_runner(connection: Connection, explain: Callable[[str], None]) -> Run
             raise
         explain(
             f"{connection.source_name} runs from its Python package {package} {entry.tag}, "
-            f"because Docker cannot be used here: {error}"
+            f"because Docker cannot be used here: {error.reason.rstrip('.')}."
         )
         return PythonRunner(package, entry.tag, entry.name)
     explain(f"{connection.source_name} runs in Docker, from the image {image}.")

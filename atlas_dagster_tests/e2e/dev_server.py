@@ -17,8 +17,8 @@ from project import Project
 LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "atlas_dagster"}
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
-_LOCATION_STATUS = """{ locationStatusesOrError {
-    ... on WorkspaceLocationStatusEntries { entries { name loadStatus } } } }"""
+_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus
+    locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 
 _LAUNCH = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
     __typename ... on LaunchRunSuccess { run { runId } }
@@ -89,10 +89,13 @@ class DevServer:
         def is_loaded() -> bool:
             assert self._process.poll() is None, f"dagster dev ended:\n{self.log()}"
             try:
-                entries = self.graphql(_LOCATION_STATUS)["locationStatusesOrError"]["entries"]
-            except (requests.RequestException, KeyError):
+                entries = self.graphql(_LOCATIONS)["workspaceOrError"]["locationEntries"]
+            except requests.ConnectionError:
                 return False
-            return [each["loadStatus"] for each in entries] == ["LOADED"]
+            for entry in entries:
+                loaded = entry["locationOrLoadError"] or {}
+                assert loaded.get("__typename") != "PythonError", loaded["message"]
+            return [entry["loadStatus"] for entry in entries] == ["LOADED"]
 
         wait_until("the code location is loaded", is_loaded, seconds=90)
 

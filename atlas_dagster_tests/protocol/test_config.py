@@ -87,7 +87,7 @@ def test_values_written_in_yaml_keep_their_types() -> None:
 def test_missing_variables_are_named() -> None:
     config = {"host": "{{ env.B }}", "tables": ["{{ env.A }}"], "port": "{{ env.C }}"}
     assert variables(config) == {"A", "B", "C"}
-    with pytest.raises(MissingVariableError, match="^shop: the environment variable A, B is not"):
+    with pytest.raises(MissingVariableError, match=r"^shop: the environment variable A, B is not"):
         resolved(config, C="1")
 
 
@@ -111,7 +111,7 @@ def test_what_does_not_fit(config: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_missing_field() -> None:
-    with pytest.raises(ConfigError, match="^shop: config field 'host' is missing;"):
+    with pytest.raises(ConfigError, match=r"^shop: config field 'host' is missing;"):
         resolve({}, schema=SPEC, environ={}, where="shop")
 
 

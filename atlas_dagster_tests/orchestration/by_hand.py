@@ -1,0 +1,99 @@
+"""Connections with a catalog made by hand, and definitions of them that run on any instance."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from atlas_dagster.orchestration.assets import build_connection_defs
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import AtlasTranslator
+from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.messages import Spec
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered, discovered
+from atlas_dagster.sync.source import Caller, source_key_part
+
+DOCS = "https://docs.example.com/shop"
+
+USERS: dict[str, Any] = {
+    "name": "users",
+    "json_schema": {
+        "type": "object",
+        "description": "Everyone who ever signed up.",
+        "properties": {
+            "id": {"type": "integer"},
+            "e-mail": {"type": "string", "description": "Where to write to."},
+            "born": {"type": "string", "format": "date"},
+            "tags": {"type": "array"},
+        },
+    },
+    "supported_sync_modes": ["full_refresh", "incremental"],
+    "source_defined_cursor": True,
+    "default_cursor_field": ["id"],
+    "source_defined_primary_key": [["id"]],
+}
+ORDERS: dict[str, Any] = {
+    "name": "orders",
+    "namespace": "sales",
+    "json_schema": {"type": "object", "properties": {"total": {"type": "number"}}},
+    "supported_sync_modes": ["full_refresh"],
+}
+SPEC: dict[str, Any] = {
+    "type": "object",
+    "required": ["host"],
+    "properties": {
+        "host": {"type": "string"},
+        "port": {"type": "integer"},
+        "password": {"type": "string", "airbyte_secret": True},
+    },
+}
+
+
+def shop(**changes: Any) -> Connection:
+    """A connection of the name ``shop`` to a source that nobody can run."""
+    return Connection(
+        **{"name": "shop", "image": "my/source-shop:1", "config": {"host": "db"}} | changes
+    )
+
+
+def found(
+    connection: Connection,
+    streams: Sequence[Mapping[str, Any]] = (USERS, ORDERS),
+    spec: Mapping[str, Any] = SPEC,
+) -> Discovered:
+    """What DISCOVER would have found."""
+    return discovered(
+        connection.name,
+        connector="my/source-shop:1@sha256:abc",
+        config=connection.config,
+        spec=Spec(connectionSpecification=dict(spec), documentationUrl=DOCS),
+        catalog=Catalog.from_json(list(streams)),
+        reserved=source_key_part(connection),
+        previous=None,
+    )
+
+
+def define(
+    connection: Connection,
+    discovered: Discovered | None = None,
+    *,
+    lake: Path | str = "lake",
+    schedule: str | None = None,
+) -> dg.Definitions:
+    """The connection's definitions with the resource they need; nothing may refresh them."""
+
+    def refresh(caller: Caller) -> None:
+        raise AssertionError("nobody asked for DISCOVER")
+
+    defs = build_connection_defs(
+        connection,
+        discovered or found(connection),
+        schedule=schedule,
+        refresh=refresh,
+        translator=AtlasTranslator(),
+    )
+    return dg.Definitions.merge(
+        defs, dg.Definitions(resources={"atlas": AtlasResource(lake=str(lake))})
+    )

@@ -1,0 +1,124 @@
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from atlas_dagster.records.types import (
+    METADATA_FIELDS,
+    SOURCE_NAME_KEY,
+    Column,
+    ColumnType,
+    TableSchema,
+    column_type,
+)
+
+T = ColumnType
+WELL_KNOWN = "WellKnownTypes.json#/definitions/"
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "string"}, T.STRING),
+        ({"type": "string", "format": "ipv4"}, T.STRING),
+        ({"type": ["null", "string"]}, T.STRING),
+        ({"type": ["string"]}, T.STRING),
+        ({"type": "boolean"}, T.BOOLEAN),
+        ({"type": "integer"}, T.INTEGER),
+        ({"type": "int"}, T.INTEGER),
+        ({"type": "number"}, T.NUMBER),
+        ({"type": "number", "airbyte_type": "integer"}, T.INTEGER),
+        ({"type": "number", "airbyte_type": "big_number"}, T.NUMBER),
+        ({"type": "string", "format": "date"}, T.DATE),
+        ({"type": "string", "format": "date-time"}, T.TIMESTAMP),
+        (
+            {"type": "string", "format": "date-time", "airbyte_type": "timestamp_with_timezone"},
+            T.TIMESTAMP,
+        ),
+        (
+            {"type": "string", "format": "date-time", "airbyte_type": "timestamp_without_timezone"},
+            T.LOCAL_TIMESTAMP,
+        ),
+        ({"type": "string", "format": "time"}, T.TIME),
+        ({"type": "string", "format": "time", "airbyte_type": "time_without_timezone"}, T.TIME),
+        ({"type": "array"}, T.ARRAY),
+        ({"type": "array", "items": {"type": "string"}}, T.ARRAY),
+        ({"type": "object", "properties": {}}, T.OBJECT),
+        ({}, T.OBJECT),
+        ({"type": ["string", "integer"]}, T.UNKNOWN),
+        ({"type": ["null"]}, T.UNKNOWN),
+        ({"type": []}, T.UNKNOWN),
+        ({"type": "decimal"}, T.UNKNOWN),
+        ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, T.UNKNOWN),
+        ({"oneOf": [{"type": "string"}, {"type": "null"}]}, T.STRING),
+        ({"anyOf": [{"type": "null"}, {"type": "string", "format": "date"}]}, T.DATE),
+        ({"allOf": [{"$ref": WELL_KNOWN + "Integer"}]}, T.INTEGER),
+        ({"$ref": WELL_KNOWN + "TimestampWithoutTimezone"}, T.LOCAL_TIMESTAMP),
+        ({"$ref": WELL_KNOWN + "BinaryData"}, T.STRING),
+        ({"$ref": "#/definitions/other"}, T.UNKNOWN),
+        (True, T.UNKNOWN),
+        (None, T.UNKNOWN),
+    ],
+)
+def test_airbyte_types(schema: Any, expected: ColumnType) -> None:
+    assert column_type(schema) is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrow"),
+    [
+        (T.STRING, pa.string()),
+        (T.BOOLEAN, pa.bool_()),
+        (T.INTEGER, pa.int64()),
+        (T.NUMBER, pa.float64()),
+        (T.DATE, pa.date32()),
+        (T.TIMESTAMP, pa.timestamp("us", tz="UTC")),
+        (T.LOCAL_TIMESTAMP, pa.timestamp("us")),
+        (T.TIME, pa.string()),
+        (T.OBJECT, pa.string()),
+        (T.ARRAY, pa.string()),
+        (T.UNKNOWN, pa.string()),
+    ],
+)
+def test_columns_start_wide(kind: ColumnType, arrow: pa.DataType) -> None:
+    assert kind.arrow == arrow
+
+
+def test_a_table_in_the_sources_order() -> None:
+    schema = TableSchema.from_json_schema(
+        {
+            "required": ["z"],
+            "properties": {"z": {"type": "string", "description": "last"}, "a b": {"type": "int"}},
+        }
+    )
+    assert schema.columns == (
+        Column("z", "z", T.STRING, "last"),
+        Column("a b", "a_b", T.INTEGER, None),
+    )
+    own = [field.name for field in METADATA_FIELDS]
+    assert schema.arrow.names == ["z", "a_b", *own]
+    assert schema.arrow.field("a_b").metadata == {SOURCE_NAME_KEY.encode(): b"a b"}
+    assert all(field.nullable for field in schema.arrow)
+    assert schema.column_of("a b") == "a_b"
+    with pytest.raises(KeyError):
+        schema.column_of("a_b")
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"properties": None}, {"properties": {}}, {"type": "object"}]
+)
+def test_a_schema_without_properties(schema: dict[str, Any]) -> None:
+    assert TableSchema.from_json_schema(schema).arrow.names == [f.name for f in METADATA_FIELDS]
+
+
+def test_names_given_out_before_stay() -> None:
+    properties = {"a-b": {}, "a_b": {}, "_airbyte_raw_id": {}}
+    names = [c.name for c in TableSchema.from_json_schema({"properties": properties}).columns]
+    assert names[1] == "a_b"
+    assert names[0] != "a_b"
+    assert names[2] != "_airbyte_raw_id"
+    known = {"a-b": "a_b", "gone": "gone"}
+    kept = TableSchema.from_json_schema({"properties": properties}, known_names=known)
+    assert kept.column_of("a-b") == "a_b"
+    assert kept.column_of("a_b") != "a_b"
+    assert len(kept.columns) == 3
