@@ -90,7 +90,7 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
         "appear in its place.",
     )
     def discover(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
-        refresh(atlas.caller(context.run_id, explain=context.log.info))
+        refresh(atlas.caller(context.run.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see the streams.")
 
     return dg.Definitions(assets=[discover])
@@ -134,7 +134,7 @@ def _source_spec(connection: Connection, discovered: Discovered) -> dg.AssetSpec
 def _discovery_job(connection: Connection, refresh: Refresh) -> dg.JobDefinition:
     @dg.op(name=f"{connection.name}__run_discover", pool=pool(connection))
     def run_discover(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
-        refresh(atlas.caller(context.run_id, explain=context.log.info))
+        refresh(atlas.caller(context.run.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see any change.")
 
     @dg.job(

@@ -47,7 +47,9 @@ def _sync(
 ) -> Iterator[dg.MaterializeResult[None]]:
     reap_ended(context.instance, atlas)
     connector = connect(
-        connection, atlas.caller(context.run_id, explain=context.log.info), discovered.spec_schema
+        connection,
+        atlas.caller(context.run.run_id, explain=context.log.info),
+        discovered.spec_schema,
     )
     ensure_checked(context, connection, connector)
     destination = atlas.destination()
@@ -65,7 +67,7 @@ def _sync(
         tables=tables,
         destination=destination,
         store=EventLogStateStore(context.instance),
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         notify=context.log.warning,
     )
     _record_missing(context, plan)

@@ -36,8 +36,10 @@ def assign(
         fresh, key=lambda name: (_cleaned(name) != name, name != name.lower(), name)
     ):
         valid = _cleaned(name)
-        if not valid.strip("_") or valid.lower() in taken:
-            valid = _hashed(name)
+        salt = ""
+        while not valid.strip("_") or valid.lower() in taken:
+            valid = _hashed(name, salt)
+            salt += "+"
         assigned[name] = valid
         taken.add(valid.lower())
     return assigned
@@ -50,9 +52,10 @@ def _cleaned(name: str) -> str:
     return cleaned if len(cleaned) <= _LONGEST else _hashed(name)
 
 
-def _hashed(name: str) -> str:
+def _hashed(name: str, salt: str = "") -> str:
     base = _BAD.sub("_", name)
     if not base or base[0].isdigit():
         base = f"_{base}"
-    digest = hashlib.sha1(name.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    original = (name + salt).encode("utf-8", "surrogatepass")
+    digest = hashlib.sha1(original, usedforsecurity=False).hexdigest()
     return f"{base[: _LONGEST - _HASH_LENGTH - 1]}_{digest[:_HASH_LENGTH]}"

@@ -72,10 +72,10 @@ class Connection(BaseModel):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
             raise ValueError(
                 f"the folder name '{name}' becomes part of asset keys and table paths; "
-                "use letters, digits and underscores only"
+                "use letters, digits and underscores only, and no underscore first"
             )
         return name
 

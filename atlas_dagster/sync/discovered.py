@@ -98,23 +98,30 @@ def _name_tables(
     reserved: str,
     known: Mapping[StreamDescriptor, TablePath],
 ) -> tuple[NamedTable, ...]:
-    """``connection/[namespace/]stream`` for every stream, keeping all of ``known``."""
+    """``connection/[namespace/]stream`` for every stream, keeping all of ``known``.
+
+    Dagster joins the parts with ``__``, so paths differ even then.
+    """
     found = {stream.descriptor for stream in catalog.streams} | set(known)
     spaces = assign(
         {name.namespace for name in found if name.namespace},
         known={name.namespace: path[1] for name, path in known.items() if name.namespace},
-        reserved=[reserved],
+        reserved=[reserved, *(path[1] for path in known.values() if len(path) == 2)],
     )
     paths: dict[StreamDescriptor, TablePath] = {}
-    for space in {name.namespace for name in found}:
+    joined = ["__".join(path[1:]) for path in known.values()]
+    for space in sorted({name.namespace for name in found}, key=lambda space: space or ""):
+        prefix = f"{spaces[space]}__" if space else ""
+        met = [path.removeprefix(prefix) for path in joined if path.startswith(prefix)]
         here = {name for name in found if name.namespace == space}
         names = assign(
             {name.name for name in here},
             known={name.name: path[-1] for name, path in known.items() if name in here},
-            reserved=() if space else [reserved, *spaces.values()],
+            reserved=met if space else [reserved, *spaces.values(), *met],
         )
         for name in here:
             middle = (spaces[space],) if space else ()
             paths[name] = (connection, *middle, names[name.name])
+            joined.append(prefix + names[name.name])
     order = sorted(found, key=str)
     return tuple(NamedTable(name, paths[name]) for name in order)

@@ -5,13 +5,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import msgspec
+import pyarrow as pa
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.records.names import assign
 from atlas_dagster.records.types import TableSchema, column_type
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
@@ -82,6 +84,7 @@ def make_plan(
     Raises:
         DestinationError: a table and its state do not belong together.
         ConfigError: a declared key or cursor is not a column.
+        BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     destination.recover(connection)
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
@@ -100,6 +103,8 @@ def make_plan(
     newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
     whole = newest is not None and newest.connection_state.type != "STREAM"
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
+    if newest is not None and whole:
+        _refuse_to_leave_out(newest.connection_state, chosen, resumptions)
     if len(chosen) > len(set(selected)):
         notify(
             f"The state of {connection} covers all its streams together, so all "
@@ -132,6 +137,29 @@ def make_plan(
     )
 
 
+def _refuse_to_leave_out(
+    state: ConnectionState,
+    streams: Collection[ConfiguredStream],
+    resumptions: Mapping[StreamDescriptor, Resumption],
+) -> None:
+    """One stream cannot start over where the state says nothing of single streams.
+
+    The source would send it only what is new, and that would replace all its rows.
+    """
+    for stream in streams:
+        name = stream.descriptor
+        if (
+            stream.sync_mode == "incremental"
+            and resumptions[name].notice
+            and name not in state.streams
+        ):
+            raise BreakingChangeError(
+                f"Stream '{name}' was wiped or its table deleted, but its source keeps one state "
+                "for all streams and cannot read this one alone from the beginning; wipe the "
+                "other streams of the connection, too."
+            )
+
+
 def _plan_stream(
     stream: ConfiguredStream,
     resumption: Resumption,
@@ -154,6 +182,8 @@ def _plan_stream(
     path = paths[stream.descriptor]
     schema = _table_schema(stream, path, destination)
     dedup = stream.destination_sync_mode == "append_dedup"
+    if dedup and not replaces:
+        _refuse_new_key_type(stream, schema, destination.known_columns(path))
     table = TableSpec(
         path=path,
         schema=schema,
@@ -186,8 +216,22 @@ def _table_schema(
         if (field, kind.arrow) in known:
             names[field] = known[field, kind.arrow]
         elif field in held and not stream.replaces:
-            names[field] = f"{held[field]}_{kind.value}"
+            wanted = f"{held[field]}_{kind.value}"
+            names[field] = assign([wanted], reserved=known.values())[wanted]
     return TableSchema.from_json_schema(stream.stream.json_schema, known_names=names)
+
+
+def _refuse_new_key_type(
+    stream: ConfiguredStream, schema: TableSchema, known: Mapping[tuple[str, pa.DataType], str]
+) -> None:
+    held = {field for field, _ in known}
+    for path in stream.primary_key:
+        column = _column(schema, stream, path)
+        if path[0] in held and column not in known.values():
+            raise BreakingChangeError(
+                f"Stream '{stream.descriptor}' has a new type for its key '{path[0]}', so new rows "
+                "cannot be matched with those in the table; wipe the stream to read it again."
+            )
 
 
 def _column(schema: TableSchema, stream: ConfiguredStream, path: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ def server(
     due = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
     project.declare_standin("standin_scheduled", count=25, schedule=f"{due.minute} * * * *")
     for name in ("standin_stopped", "standin_killed_step", "standin_killed_run"):
-        project.declare_standin(name, count=500, rate=12)
+        project.declare_standin(name, count=1500, rate=12)
     project.declare_standin("standin_denied", fail_check=True, password="hunter2")
     project.declare_standin("standin_dying", behaviour="die", count=105)
     project.declare_standin("standin_renamed")
@@ -41,6 +41,23 @@ def server(
 @pytest.fixture(scope="session")
 def project(server: DevServer) -> Project:
     return server.project
+
+
+@pytest.fixture(scope="session")
+def denied_run(server: DevServer) -> str:
+    """A sync with its CHECK, whose CHECK has failed."""
+    checks = [("standin_denied/source_standin", "connection")]
+    run = server.launch("standin_denied/events", checks=checks)
+    assert server.wait(run) == "FAILURE"
+    return run
+
+
+@pytest.fixture(scope="session")
+def dead_run(server: DevServer) -> str:
+    """A sync whose source has died half way through 105 events."""
+    run = server.launch("standin_dying/events")
+    assert server.wait(run) == "FAILURE"
+    return run
 
 
 @pytest.fixture

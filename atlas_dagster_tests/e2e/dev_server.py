@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 import requests
@@ -29,9 +28,15 @@ _EVENTS = """query($run: ID!) { logsForRun(runId: $run) { ... on EventConnection
     __typename
     ... on MessageEvent { message stepKey eventType timestamp }
     ... on ErrorEvent { error { message } }
-    ... on DisplayableEvent { metadataEntries { label ... on TextMetadataEntry { text } } }
+    ... on DisplayableEvent { metadataEntries { label
+        ... on TextMetadataEntry { text } ... on JsonMetadataEntry { jsonString } } }
     ... on ExecutionStepFailureEvent { failureMetadata { description } }
     ... on AssetCheckEvaluationEvent { evaluation { success description } } } } } }"""
+
+_RETRIES = """query($filter: RunsFilter!) { runsOrError(filter: $filter) {
+    ... on Runs { results { runId } } } }"""
+
+_FREE_SLOTS = "mutation($run: String!) { freeConcurrencySlots(runId: $run) }"
 
 _TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
     __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
@@ -163,6 +168,16 @@ class DevServer:
             for event in self.events(run, "ExecutionStepFailureEvent")
         ]
 
+    def retry_of(self, run: str) -> str:
+        """The run that Dagster launches in place of one that crashed."""
+        parent = {"tags": [{"key": "dagster/parent_run_id", "value": run}]}
+        found = lambda: self.graphql(_RETRIES, filter=parent)["runsOrError"]["results"]  # noqa: E731
+        return str(wait_until(f"run {run} is retried", found, seconds=60)[0]["runId"])
+
+    def free_slots(self, run: str) -> None:
+        """What the UI's button does for pool slots that a crashed run still holds."""
+        assert self.graphql(_FREE_SLOTS, run=run)["freeConcurrencySlots"]
+
     def reload(self) -> None:
         entry = self.graphql(_RELOAD)["reloadRepositoryLocation"]
         assert entry["__typename"] == "WorkspaceLocationEntry", entry
@@ -179,15 +194,17 @@ class DevServer:
         found = self.graphql(_SENSOR, sensor=LOCATION | {"sensorName": name})
         return dict(found["sensorOrError"]["sensorState"])
 
-    def group_processes(self) -> dict[int, str]:
-        """Processes of this server that are alive, by id, with their command lines."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                if os.getsid(int(entry.name)) == self._process.pid:
-                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                    found[int(entry.name)] = command.decode(errors="replace")
-        return found
+    def kill(self, run: str, event: str) -> None:
+        """SIGKILL the process that wrote the first event of this type in the run's log."""
+        pids = (
+            int(entry["text"])
+            for found in self.events(run, event)
+            for entry in found["metadataEntries"]
+            if entry["label"] == "pid"
+        )
+        pid = next(pids)
+        assert os.getsid(pid) == self._process.pid, "not a process of this server"
+        os.kill(pid, signal.SIGKILL)
 
 
 def _key(asset: str) -> dict[str, list[str]]:

@@ -47,6 +47,12 @@ def test_long_names_are_cut_and_told_apart() -> None:
     assert max(map(len, found.values())) == 63
 
 
+def test_a_hash_that_is_taken() -> None:
+    first = assign(["a"], reserved=["a"])["a"]
+    second = assign(["a"], reserved=["a", first])["a"]
+    assert len({"a", first, second}) == 3
+
+
 def test_reserved_names_are_not_given_out() -> None:
     found = assign(["_airbyte_meta", "Source"], reserved=["_AIRBYTE_META", "source"])
     assert found["_airbyte_meta"].startswith("_airbyte_meta_")

@@ -1,6 +1,5 @@
 """What a READ leaves behind, by what the source says and how it ends."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from scripted import (
     state,
     status,
 )
-
-from atlas_dagster.protocol.messages import StreamDescriptor
 
 
 @pytest.fixture
@@ -385,53 +382,3 @@ def test_one_name_in_two_namespaces(lake: Lake) -> None:
         "n": 2,
         "m": 20,
     }
-
-
-# Somebody else's hands
-
-
-def test_a_wiped_stream_is_read_again_and_replaced(lake: Lake) -> None:
-    for kind in (A, incremental("b", "append_dedup")):
-        name = kind.descriptor.name
-        lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
-        # Dagster forgets all of a wiped asset's events.
-        del lake.store.envelopes[kind.descriptor]
-        lake.store.wiped[kind.descriptor] = 4e9
-        failed = lake.sync([kind], records(name, [3]) + state(name, {"at": 3}), 1, **EAGER)
-        assert failed.file("state") is None
-        assert lake.ids(name) == [1, 2]
-        done = lake.sync([kind], records(name, [2, 5]) + state(name, {"at": 5}), status(name))
-        assert "was wiped" in done.notices[0]
-        assert lake.ids(name) == [2, 5]
-        assert done.file("catalog")["streams"][0]["generation_id"] == 1
-
-
-def test_a_table_deleted_by_hand_is_read_again(lake: Lake) -> None:
-    for kind in (A, incremental("b", "append_dedup")):
-        name = kind.descriptor.name
-        lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
-        shutil.rmtree(lake.root / "c" / name)
-        done = lake.sync([kind], records(name, [1]) + state(name, {"at": 1}), status(name))
-        assert "is gone" in done.notices[0]
-        assert done.file("state") is None
-        assert lake.ids(name) == [1]
-
-
-def test_a_lost_memory_is_found_in_the_lake(lake: Lake) -> None:
-    lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
-    lake.store.envelopes.clear()
-    done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
-    assert done.plan.streams[0].resumption.unrecorded
-    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
-    assert lake.ids("a") == [1, 2]
-
-
-def test_a_subset_does_not_forget_the_others(lake: Lake) -> None:
-    """Regression: their stored envelopes were removed as too old."""
-    lake.sync([A, B], *(records(n, [1]) + state(n, {"at": 1}) + status(n) for n in "ab"))
-    lake.store.envelopes.pop(StreamDescriptor("b"))  # its process died before it was recorded
-    done = lake.sync([A, B], records("a", [2]) + state("a", {"at": 2}), status("a"), selected=["a"])
-    assert [s["stream"]["name"] for s in done.file("catalog")["streams"]] == ["a"]
-    done = lake.sync([A, B], status("a"), status("b"))
-    assert done.plan.streams[1].resumption.unrecorded
-    assert [s["stream"]["stream_state"] for s in done.file("state")] == [{"at": 2}, {"at": 1}]

@@ -1,6 +1,7 @@
 """The sensor of a schedule, tick by tick, with a clock of its own."""
 
 import datetime as dt
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ def test_while_check_fails_it_is_asked_alone_and_ever_more_rarely(started: Ticki
             started.checked(passed=False)
 
     # 1, 2, 4 … quarters of an hour apart, six hours at most.
-    gaps = [later - earlier for earlier, later in zip(minutes, minutes[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(minutes)]
     assert minutes[0] == 0
     assert gaps == [15, 30, 60, 120, 240, 360, 360, 360]
 

@@ -1,0 +1,52 @@
+"""A connection that cannot be loaded says why, and stands alone."""
+
+import pytest
+from dev_server import DevServer
+from project import STANDIN_IMAGE, Project
+
+pytestmark = pytest.mark.docker
+
+DECLARATION = "type: atlas_dagster.AirbyteConnection\nattributes:\n"
+#: By connection: its defs.yaml, and what its placeholder has to say.
+BROKEN = {
+    "broken_field": (
+        f"{DECLARATION}  image: {STANDIN_IMAGE}\n  confg: {{count: 5}}\n",
+        ["broken_field/defs.yaml", "there is no field 'confg'", "did you mean 'config'?"],
+    ),
+    "broken_connector": (
+        f"{DECLARATION}  connector: source-postgrs\n",
+        ['There is no connector "source-postgrs"', "did you mean source-postgres"],
+    ),
+    "broken_yaml": (
+        f"{DECLARATION}  image: [unclosed\n  config: {{}}\n",
+        ["broken_yaml/defs.yaml", "line 4", "not valid YAML"],
+    ),
+    # Discovered while it was right.
+    "standin_renamed": (
+        f"{DECLARATION}  image: {STANDIN_IMAGE}\n  streams: [{{name: evnts}}]\n",
+        ["The connector has no stream 'evnts'", "did you mean events?"],
+    ),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _broken(server: DevServer, project: Project) -> None:
+    for connection, (declaration, _) in BROKEN.items():
+        project.declare(connection, declaration)
+    server.reload()
+
+
+@pytest.mark.parametrize("connection", BROKEN)
+def test_placeholder_says_what_is_wrong(server: DevServer, connection: str) -> None:
+    placeholder = server.asset(f"{connection}/broken")
+    assert placeholder is not None
+    assert placeholder["groupName"] == connection
+    for part in BROKEN[connection][1]:
+        assert part in placeholder["description"]
+    assert server.asset(f"{connection}/events") is None
+
+
+def test_the_others_still_load(server: DevServer) -> None:
+    for stream in ("users", "products", "purchases"):
+        assert server.asset(f"demo/{stream}")
+    assert server.asset("demo/broken") is None

@@ -1,0 +1,101 @@
+"""Syncs that are stopped or killed in the middle of a READ, after their first commit."""
+
+import json
+from typing import Any
+
+import docker
+import pytest
+from conftest import containers_of
+from dev_server import DevServer, wait_until
+from project import Project
+
+pytestmark = pytest.mark.docker
+
+COUNT = 1500
+CONNECTIONS = ("standin_stopped", "standin_killed_step", "standin_killed_run")
+
+
+@pytest.fixture(scope="module")
+def reading(server: DevServer) -> dict[str, str]:
+    """The run of each connection, all reading at 12 rows a second, with one commit made."""
+    runs = {name: server.launch(f"{name}/events") for name in CONNECTIONS}
+    for run in runs.values():
+        wait_until("a commit", lambda run=run: server.events(run, "ObservationEvent"), seconds=90)
+    # What follows need not be slow.
+    for name in CONNECTIONS:
+        server.project.declare_standin(name, count=COUNT)
+    server.reload()
+    return runs
+
+
+def cursor(server: DevServer, run: str) -> int:
+    """The id that the run's last commit reaches."""
+    entries: dict[str, Any] = {}
+    for event in server.events(run, "ObservationEvent"):
+        entries |= {each["label"]: each for each in event["metadataEntries"]}
+    return int(json.loads(entries["atlas/cursor_after"]["jsonString"])["id"])
+
+
+def records_synced(server: DevServer, connection: str, run: str) -> int:
+    asset = server.asset(f"{connection}/events")
+    assert asset is not None
+    [made] = [each for each in asset["assetMaterializations"] if each["runId"] == run]
+    values = {entry["label"]: entry.get("intValue") for entry in made["metadataEntries"]}
+    return int(values["atlas/records_synced"])
+
+
+def test_terminated(
+    server: DevServer,
+    project: Project,
+    docker_client: docker.DockerClient,
+    reading: dict[str, str],
+) -> None:
+    name, run = "standin_stopped", reading["standin_stopped"]
+    assert containers_of(docker_client, project, name)
+    server.terminate(run)
+    assert server.wait(run, seconds=15) == "CANCELED"
+    assert not containers_of(docker_client, project, name)
+    reached = cursor(server, run)
+    assert project.ids(f"{name}/events") == [*range(1, reached + 1)]
+
+    again = server.materialize(f"{name}/events")
+    assert records_synced(server, name, again) == COUNT - reached
+    assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]
+
+
+def test_step_killed(
+    server: DevServer,
+    project: Project,
+    docker_client: docker.DockerClient,
+    reading: dict[str, str],
+) -> None:
+    name, run = "standin_killed_step", reading["standin_killed_step"]
+    server.kill(run, "StepWorkerStartedEvent")
+    assert server.wait(run, seconds=30) == "FAILURE"
+    [orphan] = containers_of(docker_client, project, name)
+    reached = cursor(server, run)
+    assert project.ids(f"{name}/events") == [*range(1, reached + 1)]
+
+    again = server.retry_of(run)
+    assert server.wait(again) == "SUCCESS", server.failures(again)
+    assert orphan not in containers_of(docker_client, project)
+    assert not containers_of(docker_client, project, name)
+    assert records_synced(server, name, again) == COUNT - reached
+    assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]
+
+
+def test_run_killed_while_its_step_lives_on(
+    server: DevServer,
+    project: Project,
+    docker_client: docker.DockerClient,
+    reading: dict[str, str],
+) -> None:
+    name, run = "standin_killed_run", reading["standin_killed_run"]
+    server.kill(run, "EngineEvent")
+    assert server.wait(run, seconds=30) == "FAILURE"
+    # Dagster lets go of the pool's slot some minutes later by itself.
+    server.free_slots(run)
+    again = server.retry_of(run)
+    assert server.wait(again) == "SUCCESS", server.failures(again)
+    assert not containers_of(docker_client, project, name)
+    assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]

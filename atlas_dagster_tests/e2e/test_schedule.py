@@ -1,0 +1,29 @@
+"""The sensor of a connection with a schedule, ticking in the daemon."""
+
+import pytest
+from dev_server import DevServer, wait_until
+from project import Project
+
+pytestmark = pytest.mark.docker
+
+
+def test_one_run_when_it_is_due(server: DevServer, project: Project) -> None:
+    """The connection is due once, two minutes or less after the server was made."""
+    sensor = "standin_scheduled__schedule"
+    assert server.sensor(sensor)["status"] == "RUNNING"
+    requested = lambda: [run for tick in server.sensor(sensor)["ticks"] for run in tick["runIds"]]  # noqa: E731
+    [run] = wait_until("the schedule is due", requested, seconds=150)
+    assert server.wait(run, seconds=60) == "SUCCESS", server.failures(run)
+
+    ticks = server.sensor(sensor)["ticks"]
+    assert not [tick["error"] for tick in ticks if tick["error"]]
+    first = min(ticks, key=lambda tick: tick["timestamp"])
+    assert first["status"] == "SKIPPED"
+    assert first["skipReason"].startswith("The schedule starts now; next at ")
+
+    started = [event["stepKey"] for event in server.events(run, "ExecutionStepStartEvent")]
+    assert len(started) == 2
+    assert started[0] == "standin_scheduled__source_standin_connection"
+    [check] = server.events(run, "AssetCheckEvaluationEvent")
+    assert check["evaluation"]["success"]
+    assert project.ids("standin_scheduled/events") == [*range(1, 26)]

@@ -1,0 +1,250 @@
+"""A connection as Dagster definitions, made from a catalog and nothing else."""
+
+from typing import Any
+
+import dagster as dg
+import pytest
+from by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
+
+from atlas_dagster.errors import ConfigError, UnknownStreamError
+from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.sync.source import Caller
+
+SOURCE = dg.AssetKey(["shop", "source_shop"])
+USERS_KEY = dg.AssetKey(["shop", "users"])
+ORDERS_KEY = dg.AssetKey(["shop", "sales", "orders"])
+OWN_COLUMNS = [
+    ("_airbyte_raw_id", "string"),
+    ("_airbyte_extracted_at", "timestamp"),
+    ("_airbyte_meta", "string"),
+    ("_airbyte_generation_id", "integer"),
+    ("_airbyte_extra", "string"),
+]
+
+
+def never(caller: Caller) -> None:
+    raise AssertionError("nobody asked for DISCOVER")
+
+
+def specs(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetSpec]:
+    return {spec.key: spec for spec in defs.resolve_all_asset_specs()}
+
+
+def with_resource(defs: dg.Definitions) -> dg.Definitions:
+    return dg.Definitions.merge(defs, dg.Definitions(resources={"atlas": AtlasResource()}))
+
+
+def columns(spec: dg.AssetSpec) -> list[tuple[str, str]]:
+    return [(column.name, column.type) for column in spec.metadata["dagster/column_schema"].columns]
+
+
+def test_one_asset_per_stream_and_one_for_the_source() -> None:
+    found_specs = specs(define(shop()))
+
+    assert set(found_specs) == {SOURCE, USERS_KEY, ORDERS_KEY}
+    assert {spec.group_name for spec in found_specs.values()} == {"shop"}
+
+
+def test_streams_are_downstream_of_the_source_and_of_nothing_else() -> None:
+    found_specs = specs(define(shop()))
+
+    for key in (USERS_KEY, ORDERS_KEY):
+        assert [dep.asset_key for dep in found_specs[key].deps] == [SOURCE]
+    assert list(found_specs[SOURCE].deps) == []
+    graph = define(shop()).resolve_asset_graph()
+    assert graph.get(SOURCE).is_external
+    assert graph.get(USERS_KEY).is_materializable
+
+
+def test_kinds_name_airbyte_the_source_and_the_storage() -> None:
+    found_specs = specs(define(shop()))
+
+    assert found_specs[USERS_KEY].kinds == {"airbyte", "shop", "deltalake"}
+    assert found_specs[SOURCE].kinds == {"airbyte", "shop"}
+
+
+def test_column_schema_has_types_descriptions_keys_and_our_own_columns() -> None:
+    spec = specs(define(shop()))[USERS_KEY]
+
+    assert columns(spec) == [
+        ("id", "integer"),
+        ("e_mail", "string"),
+        ("born", "date"),
+        ("tags", "string (JSON)"),
+        *OWN_COLUMNS,
+    ]
+    by_name = {column.name: column for column in spec.metadata["dagster/column_schema"].columns}
+    assert by_name["e_mail"].description == "Where to write to. Field 'e-mail'."
+    assert by_name["id"].constraints.other == ["primary key"]
+    assert by_name["e_mail"].constraints.other == []
+
+
+def test_a_stream_says_what_it_is_and_how_it_is_read() -> None:
+    found_specs = specs(define(shop()))
+
+    users, orders = found_specs[USERS_KEY], found_specs[ORDERS_KEY]
+    assert users.metadata["atlas/sync_mode"] == "incremental | append_dedup"
+    assert users.metadata["dagster/table_name"] == "shop.users"
+    assert users.description == (
+        "Everyone who ever signed up.\n\n"
+        "Stream `users` of source-shop, incremental | append_dedup, cursor `id`, primary key `id`."
+    )
+    assert orders.metadata["atlas/stream"] == "sales.orders"
+    assert orders.metadata["dagster/table_name"] == "shop.sales.orders"
+    assert orders.description == ("Stream `sales.orders` of source-shop, full_refresh | overwrite.")
+
+
+def test_the_source_says_what_answered_and_links_its_docs() -> None:
+    metadata = specs(define(shop()))[SOURCE].metadata
+
+    assert metadata["atlas/connector"] == "my/source-shop:1@sha256:abc"
+    assert metadata["atlas/streams_offered"] == 2
+    assert metadata["atlas/docs"] == dg.MetadataValue.url(DOCS)
+
+
+def test_check_discover_and_read_share_one_pool() -> None:
+    defs = define(shop())
+
+    assert defs.resolve_assets_def(USERS_KEY).op.pool == "airbyte_shop"
+    check = defs.resolve_asset_graph().get(SOURCE).check_keys
+    checks_def = next(iter(defs.asset_checks or []))
+    assert {key.name for key in check} == {"connection"}
+    assert checks_def.node_def.pool == "airbyte_shop"
+    discovery = defs.resolve_job_def("shop__discover")
+    assert [node.definition.pool for node in discovery.nodes] == ["airbyte_shop"]
+
+
+def test_check_blocks_what_is_downstream_in_the_run() -> None:
+    graph = define(shop()).resolve_asset_graph()
+
+    (key,) = graph.asset_check_keys
+    check = graph.get_check_spec(key)
+    assert key == dg.AssetCheckKey(SOURCE, "connection")
+    assert check.blocking
+    assert check.description == "The connector's own CHECK: can source-shop reach its source?"
+
+
+def test_the_streams_are_one_step_that_can_be_subset() -> None:
+    assets = define(shop()).resolve_assets_def(USERS_KEY)
+
+    assert assets.keys == {USERS_KEY, ORDERS_KEY}
+    assert assets.can_subset
+    assert assets.op.name == "shop__sync"
+
+
+def test_no_sensor_without_a_schedule() -> None:
+    assert list(define(shop()).sensors or []) == []
+
+
+def test_a_schedule_is_a_running_sensor_over_streams_and_check() -> None:
+    (sensor,) = define(shop(), schedule="0 3 * * *").sensors or []
+
+    assert isinstance(sensor, dg.SensorDefinition)
+    assert sensor.name == "shop__schedule"
+    assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
+    assert sensor.description == "Requests CHECK, then a sync of shop, at `0 3 * * *` (UTC)."
+    graph = define(shop()).resolve_asset_graph()
+    assert sensor.asset_selection is not None
+    assert sensor.asset_selection.resolve(graph) == {USERS_KEY, ORDERS_KEY}
+    assert sensor.asset_selection.resolve_checks(graph) == {dg.AssetCheckKey(SOURCE, "connection")}
+
+
+def test_streams_are_stale_once_the_config_differs_from_the_discovered_one() -> None:
+    discovered = found(shop())
+    fresh = specs(define(shop(), discovered))
+    changed = specs(define(shop(config={"host": "elsewhere"}), discovered))
+
+    assert "atlas/discovery" not in fresh[USERS_KEY].tags
+    assert changed[USERS_KEY].tags["atlas/discovery"] == "stale"
+    assert changed[ORDERS_KEY].tags["atlas/discovery"] == "stale"
+
+
+def test_only_declared_streams_become_assets() -> None:
+    defs = define(shop(streams=[{"name": "orders"}]))
+
+    assert set(specs(defs)) == {SOURCE, ORDERS_KEY}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        (
+            {"streams": [{"name": "user"}]},
+            UnknownStreamError,
+            "The connector has no stream 'user'; did you mean users?",
+        ),
+        (
+            {"config": {"host": "db", "prot": 1}},
+            ConfigError,
+            "Connection 'shop': the connector has no config field 'prot'; did you mean 'port'?",
+        ),
+        (
+            {"config": {}},
+            ConfigError,
+            "Connection 'shop': config field 'host' is missing; the connector requires it.",
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_one_sentence(
+    changes: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error) as raised:
+        define(shop(**changes), found(shop()))
+
+    assert str(raised.value) == sentence
+
+
+@pytest.mark.parametrize("name", ["meta", "config", "class", "1st"])
+def test_words_dagster_reserves_are_fine_as_names(name: str) -> None:
+    connection = shop(name=name)
+
+    assert dg.AssetKey([name, "users"]) in specs(define(connection, found(connection)))
+
+
+def test_names_that_would_meet_when_joined_stay_apart() -> None:
+    joined = {**USERS, "name": "sales__orders"}
+    connection = shop()
+
+    defs = define(connection, found(connection, [joined, ORDERS], SPEC))
+
+    assert len(specs(defs)) == 3
+
+
+def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
+    asked: list[Caller] = []
+    defs = with_resource(build_undiscovered_defs(shop(), refresh=asked.append))
+
+    ((key, spec),) = specs(defs).items()
+    assert key == dg.AssetKey(["shop", "discover"])
+    assert spec.group_name == "shop"
+    assert spec.tags["atlas/discovery"] == "missing"
+    assert spec.description is not None
+    assert "run `atlas discover shop`" in spec.description
+    assert defs.resolve_assets_def(key).op.pool == "airbyte_shop"
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
+    assert [caller.owner for caller in asked] == [f"run:{result.run_id}"]
+
+
+def test_the_discovery_job_discovers() -> None:
+    defs = define(shop())
+
+    with pytest.raises(AssertionError, match="nobody asked for DISCOVER"):
+        defs.resolve_job_def("shop__discover").execute_in_process()
+
+
+def test_a_broken_connection_is_an_asset_that_says_why() -> None:
+    defs = build_broken_defs("shop", "There is no such thing.")
+
+    ((key, spec),) = specs(defs).items()
+    assert key == dg.AssetKey(["shop", "broken"])
+    assert spec.group_name == "shop"
+    assert spec.tags["atlas/status"] == "broken"
+    assert spec.description == "This connection could not be loaded. There is no such thing."
+    job = defs.resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(raise_on_error=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None
+    assert said.description == "There is no such thing."

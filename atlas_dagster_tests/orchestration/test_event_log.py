@@ -1,0 +1,196 @@
+"""What the state store finds in Dagster's event log, on SQLite and on Postgres."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+import pytest
+from msgspec import Raw
+from postgres_instance import postgres_instance
+
+from atlas_dagster.orchestration.event_log import EventLogStateStore
+from atlas_dagster.orchestration.metadata import AtlasMetadataSet, checkpoint_metadata
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit
+from atlas_dagster.state.reconcile import Remembered
+
+USERS = StreamDescriptor("users")
+ORDERS = StreamDescriptor("orders", "sales")
+TABLES = {USERS: ("shop", "users"), ORDERS: ("shop", "sales", "orders")}
+FOREIGN = {"rows": 5, "dagster/row_count": 5, "atlas/note": "by hand"}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
+    if request.param == "postgres":
+        with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
+            yield instance
+    else:
+        with dg.instance_for_test() as instance:
+            yield instance
+
+
+def envelope(seq: int, stream: StreamDescriptor = USERS) -> Envelope:
+    state = ConnectionState("STREAM", {stream: Raw(b'{"id": %d}' % seq)})
+    file = StagedFile(path="part-1.parquet", size=10, rows=seq, stats="{}")
+    commit = StreamCommit(stream, TABLES[stream], 0, False, (file,))
+    return Envelope(seq, 1, "shop", (commit,), Raw(state.to_file()), prepared_at=1000.0 + seq)
+
+
+def key_of(stream: StreamDescriptor) -> dg.AssetKey:
+    return dg.AssetKey(list(TABLES[stream]))
+
+
+def observe(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor = USERS) -> None:
+    metadata = checkpoint_metadata(envelope(seq, stream), None)
+    instance.report_runless_asset_event(dg.AssetObservation(key_of(stream), metadata=metadata))
+
+
+def materialize(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor = USERS) -> None:
+    text = envelope(seq, stream).without_files().encode().decode()
+    metadata = {**AtlasMetadataSet(records_synced=1, envelope=text)}
+    instance.report_runless_asset_event(dg.AssetMaterialization(key_of(stream), metadata=metadata))
+
+
+def remembered(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> Remembered:
+    return EventLogStateStore(instance).remembered(TABLES).get(stream, Remembered())
+
+
+def seq_of(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> int | None:
+    found = remembered(instance, stream).envelope
+    return None if found is None else found.seq
+
+
+def test_nothing_is_remembered_of_streams_never_synced(instance: dg.DagsterInstance) -> None:
+    assert EventLogStateStore(instance).remembered(TABLES) == {}
+
+
+def test_the_envelope_comes_back_whole_but_for_its_files(instance: dg.DagsterInstance) -> None:
+    observe(instance, 7)
+
+    found = remembered(instance).envelope
+
+    assert found == envelope(7).without_files()
+    assert found is not None
+    blob = found.connection_state.streams[USERS]
+    assert json.loads(bytes(blob)) == {"id": 7}
+    assert found.commit_of(USERS).files == ()
+
+
+def test_checkpoints_after_the_last_materialization_count(instance: dg.DagsterInstance) -> None:
+    materialize(instance, 3)
+    observe(instance, 5)
+    observe(instance, 8)
+
+    assert seq_of(instance) == 8
+
+
+def test_a_materialization_after_the_last_checkpoint_counts(instance: dg.DagsterInstance) -> None:
+    observe(instance, 5)
+    materialize(instance, 9)
+
+    assert seq_of(instance) == 9
+
+
+def test_the_higher_number_counts_whatever_came_later(instance: dg.DagsterInstance) -> None:
+    observe(instance, 9)
+    materialize(instance, 5)
+
+    assert seq_of(instance) == 9
+
+
+def test_a_materialization_by_somebody_else_is_ignored(instance: dg.DagsterInstance) -> None:
+    observe(instance, 4)
+    materialize(instance, 4)
+    instance.report_runless_asset_event(dg.AssetMaterialization(key_of(USERS), metadata=FOREIGN))
+
+    assert seq_of(instance) == 4
+
+
+def test_an_observation_by_somebody_else_is_ignored(instance: dg.DagsterInstance) -> None:
+    materialize(instance, 4)
+    instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS), metadata=FOREIGN))
+
+    assert seq_of(instance) == 4
+
+
+def test_events_of_others_alone_say_nothing(instance: dg.DagsterInstance) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization(key_of(USERS), metadata=FOREIGN))
+    instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS)))
+
+    assert remembered(instance) == Remembered(envelope=None, wiped_at=None)
+
+
+def test_each_stream_has_its_own(instance: dg.DagsterInstance) -> None:
+    observe(instance, 2, USERS)
+    materialize(instance, 6, ORDERS)
+
+    found = EventLogStateStore(instance).remembered(TABLES)
+
+    assert {stream: it.envelope.seq for stream, it in found.items() if it.envelope} == {
+        USERS: 2,
+        ORDERS: 6,
+    }
+
+
+def test_only_the_streams_asked_for_are_answered(instance: dg.DagsterInstance) -> None:
+    observe(instance, 2, USERS)
+    observe(instance, 3, ORDERS)
+
+    assert set(EventLogStateStore(instance).remembered({ORDERS: TABLES[ORDERS]})) == {ORDERS}
+
+
+def in_a_run_of(
+    stream: StreamDescriptor, instance: dg.DagsterInstance
+) -> Mapping[StreamDescriptor, Remembered]:
+    """What a step finds that is about to sync ``stream``."""
+    found: dict[StreamDescriptor, Remembered] = {}
+
+    @dg.asset(key=key_of(stream))
+    def step(context: dg.AssetExecutionContext) -> None:
+        found.update(EventLogStateStore(context.instance).remembered(TABLES))
+
+    dg.materialize([step], instance=instance)
+    return found
+
+
+def test_a_wipe_forgets_the_envelope_and_leaves_its_time(instance: dg.DagsterInstance) -> None:
+    materialize(instance, 4)
+    observe(instance, 5)
+    observe(instance, 6, ORDERS)
+    before = time.time()
+    instance.wipe_assets([key_of(USERS)])
+
+    found = in_a_run_of(USERS, instance)
+
+    wiped = found[USERS]
+    assert wiped.envelope is None
+    assert wiped.wiped_at is not None
+    assert before - 1 <= wiped.wiped_at <= time.time() + 1
+    assert found[ORDERS].wiped_at is None
+    assert found[ORDERS].envelope == envelope(6, ORDERS).without_files()
+
+
+def test_a_wipe_is_not_seen_where_the_stream_is_not_selected(instance: dg.DagsterInstance) -> None:
+    observe(instance, 5)
+    observe(instance, 6, ORDERS)
+    instance.wipe_assets([key_of(USERS)])
+
+    # Dagster hides a wiped asset until a run is about to materialize it.
+    assert set(in_a_run_of(ORDERS, instance)) == {ORDERS}
+
+
+def test_after_a_wipe_new_events_count_and_the_wipe_stays_known(
+    instance: dg.DagsterInstance,
+) -> None:
+    materialize(instance, 4)
+    before = time.time()
+    instance.wipe_assets([key_of(USERS)])
+    observe(instance, 10)
+
+    assert seq_of(instance) == 10
+    wiped_at = remembered(instance).wiped_at
+    assert wiped_at is not None
+    assert before - 1 <= wiped_at <= time.time() + 1

@@ -1,0 +1,301 @@
+"""The main job with real connectors in real containers, driven by Dagster."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import docker
+import pytest
+from real_connectors import RealConnection, difference, materialized, metadata, verbs_run
+
+from atlas_dagster.orchestration import check
+from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.orchestration.metadata import envelope_of
+from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
+
+pytestmark = pytest.mark.docker
+
+#: With one process the faker makes the same people every time.
+FAKER = {"count": 40, "seed": 1, "always_updated": False, "parallelism": 1}
+INCREMENTAL_APPEND = {"sync_mode": "incremental", "destination_sync_mode": "append"}
+FAKER_STREAMS = ["users", "products", "purchases"]
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def faker(tmp_path: Path) -> RealConnection:
+    return RealConnection.make(tmp_path, "fake_shop", SOURCE_FAKER_IMAGE, config=FAKER)
+
+
+@pytest.fixture
+def appending_faker(tmp_path: Path) -> RealConnection:
+    streams = [{"name": name, **INCREMENTAL_APPEND} for name in FAKER_STREAMS]
+    return RealConnection.make(
+        tmp_path, "fake_appended", SOURCE_FAKER_IMAGE, config=FAKER, streams=streams
+    )
+
+
+@pytest.fixture
+def standin(tmp_path: Path) -> RealConnection:
+    """Appending, so that every row read twice is there twice."""
+    streams = [{"name": "events", **INCREMENTAL_APPEND}]
+    return RealConnection.make(
+        tmp_path, "standin", SOURCE_STANDIN_IMAGE, config={"count": 35}, streams=streams
+    )
+
+
+def ids(connection: RealConnection, stream: str = "events") -> list[int]:
+    return [row["id"] for row in connection.rows(stream)]
+
+
+# Rows
+
+
+def test_the_standins_rows_are_what_it_emits(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    standin.sync(instance)
+
+    records = standin.emitted()["events"]
+    assert len(records) == 35
+    assert difference(standin.rows("events"), records) == []
+
+
+def test_the_fakers_rows_are_what_it_emits(
+    faker: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    result = faker.sync(instance)
+
+    records = faker.emitted()
+    assert {stream: len(rows) for stream, rows in records.items()} == {
+        "users": 40,
+        "products": 40,
+        "purchases": len(records["purchases"]),
+    }
+    assert materialized(result) == [f"fake_shop/{stream}" for stream in sorted(FAKER_STREAMS)]
+    for stream in FAKER_STREAMS:
+        # The faker writes the time of the read into updated_at.
+        assert difference(faker.rows(stream), records[stream], ignore="updated_at") == []
+        assert all(row["updated_at"] is not None for row in faker.rows(stream))
+
+
+def test_a_second_sync_brings_only_what_is_new(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    standin.sync(instance)
+    grown = standin.changed(count=52)
+
+    second = metadata(grown.sync(instance), "events")
+
+    assert ids(grown) == list(range(1, 53))
+    assert second["atlas/records_synced"] == 17
+    assert second["dagster/row_count"] == 52
+    assert second["atlas/cursor_before"] == {"id": 35}
+    assert second["atlas/cursor_after"] == {"id": 52}
+
+
+def test_the_faker_sends_nothing_twice_even_when_appending(
+    appending_faker: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    first = appending_faker.sync(instance)
+    rows = {stream: appending_faker.rows(stream) for stream in FAKER_STREAMS}
+
+    second = appending_faker.sync(instance)
+
+    for stream in FAKER_STREAMS:
+        assert metadata(first, stream)["atlas/records_synced"] == len(rows[stream]) > 0
+        assert metadata(second, stream)["atlas/records_synced"] == 0
+        assert metadata(second, stream)["dagster/row_count"] == len(rows[stream])
+        assert appending_faker.rows(stream) == rows[stream]
+
+
+def test_a_subset_syncs_the_subset(faker: RealConnection, instance: dg.DagsterInstance) -> None:
+    result = faker.sync(instance, "products")
+
+    assert materialized(result) == ["fake_shop/products"]
+    assert len(faker.rows("products")) == 40
+    tables = {path.parent.name for path in faker.lake.rglob("_delta_log")}
+    assert tables == {"products"}
+    rest = faker.sync(instance, "users", "purchases")
+    assert materialized(rest) == ["fake_shop/purchases", "fake_shop/users"]
+    assert len(faker.rows("users")) == 40
+
+
+# What Dagster is told
+
+
+def test_a_materialization_says_what_came_and_where_it_is(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    found = metadata(standin.sync(instance), "events")
+
+    data = standin.emitted()["events"]
+    assert found["atlas/records_synced"] == 35
+    # The bytes of the records' JSON, which the stand-in writes with a space after : and ,.
+    assert found["atlas/bytes_synced"] == sum(len(json.dumps(record)) for record in data)
+    assert 0 < found["atlas/duration_seconds"] < 60
+    assert found["atlas/checkpoints"] == 1
+    assert found["dagster/row_count"] == 35
+    assert found["dagster/table_name"] == "standin.events"
+    assert found["dagster/uri"] == (standin.lake / "standin" / "events").as_uri()
+    assert "atlas/cursor_before" not in found
+    assert found["atlas/cursor_after"] == {"id": 35}
+    assert found["atlas/connector"].startswith(f"{SOURCE_STANDIN_IMAGE}@sha256:")
+    columns = [(column.name, column.type) for column in found["dagster/column_schema"].columns]
+    assert columns[:3] == [("id", "integer"), ("at", "timestamp (UTC)"), ("note", "string")]
+    in_table = [field.name for field in standin.table("events").schema().fields]
+    assert [name for name, _ in columns] == in_table
+
+
+def test_a_sync_without_news_says_so_and_commits_nothing(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    standin.sync(instance)
+    version = standin.table("events").version()
+
+    found = metadata(standin.sync(instance), "events")
+
+    assert standin.table("events").version() == version
+    assert (found["atlas/records_synced"], found["atlas/checkpoints"]) == (0, 0)
+    assert found["dagster/row_count"] == 35
+    assert found["atlas/cursor_before"] == found["atlas/cursor_after"] == {"id": 35}
+
+
+# CHECK
+
+
+def test_check_is_not_repeated_within_five_minutes(
+    standin: RealConnection,
+    instance: dg.DagsterInstance,
+    docker_client: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with verbs_run(docker_client, "standin") as first:
+        standin.sync(instance)
+    with verbs_run(docker_client, "standin") as second:
+        standin.sync(instance)
+    monkeypatch.setattr(check, "_FRESH_SECONDS", 0)
+    with verbs_run(docker_client, "standin") as later:
+        standin.sync(instance)
+
+    assert first == {"check": 1, "read": 1}
+    assert second == {"read": 1}
+    assert later == {"check": 1, "read": 1}
+
+
+def test_check_in_the_same_run_is_enough(
+    standin: RealConnection, instance: dg.DagsterInstance, docker_client: docker.DockerClient
+) -> None:
+    with verbs_run(docker_client, "standin") as verbs:
+        result = standin.run_everything(instance)
+
+    assert result.success
+    assert verbs == {"check": 1, "read": 1}
+    (evaluation,) = result.get_asset_check_evaluations()
+    assert evaluation.passed
+    assert evaluation.description == "source-standin reached its source."
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+def test_a_failed_check_never_starts_a_read(
+    standin: RealConnection,
+    instance: dg.DagsterInstance,
+    docker_client: docker.DockerClient,
+    scheduled: bool,
+) -> None:
+    failing = standin.changed(fail_check=True)
+    with verbs_run(docker_client, "standin") as verbs:
+        if scheduled:
+            result = failing.run_everything(instance)
+        else:
+            result = failing.sync(instance, raise_on_error=False)
+
+    assert not result.success
+    assert verbs == {"check": 1}
+    record = instance.get_latest_asset_check_evaluation_record(check_key(failing.connection))
+    assert record is not None
+    assert record.status.value == "FAILED"
+    assert record.evaluation.description == "CHECK of source-standin failed: bad password"
+    if not scheduled:
+        (failure,) = [event for event in result.all_events if event.is_step_failure]
+        said = failure.step_failure_data.user_failure_data
+        assert said.description == "CHECK of source-standin failed: bad password"
+
+
+# State that got lost, wiped or left behind
+
+
+def test_a_wiped_asset_is_read_again_and_replaced(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    standin.sync(instance)
+    instance.wipe_assets([dg.AssetKey(["standin", "events"])])
+
+    again = standin.sync(instance)
+
+    found = metadata(again, "events")
+    assert found["atlas/records_synced"] == 35
+    assert "atlas/cursor_before" not in found
+    assert ids(standin) == list(range(1, 36))
+    generations = standin.table("events").to_pyarrow_table(columns=["_airbyte_generation_id"])
+    assert set(generations.column(0).to_pylist()) == {1}
+    third = metadata(standin.changed(count=40).sync(instance), "events")
+    assert third["atlas/records_synced"] == 5
+    assert ids(standin) == list(range(1, 41))
+
+
+def test_a_new_instance_continues_on_the_old_lake(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    standin.sync(instance)
+    grown = standin.changed(count=40)
+    with dg.DagsterInstance.ephemeral() as new:
+        found = metadata(grown.sync(new), "events")
+        observed = new.fetch_observations(dg.AssetKey(["standin", "events"]), limit=10).records
+
+    assert found["atlas/records_synced"] == 5
+    assert found["atlas/cursor_before"] == {"id": 35}
+    assert ids(grown) == list(range(1, 41))
+    texts = [record.asset_observation.description for record in observed]
+    assert texts == ["Checkpoint: 5 rows committed.", "Checkpoint: 35 rows committed."]
+    old = envelope_of(observed[1].asset_observation.metadata)
+    (before,) = instance.fetch_observations(dg.AssetKey(["standin", "events"]), limit=10).records
+    assert old == envelope_of(before.asset_observation.metadata)
+
+
+def test_a_deleted_table_is_read_again_from_the_beginning(
+    standin: RealConnection, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    standin.sync(instance)
+    (tmp_path / "standin" / "events").rename(tmp_path / "elsewhere")
+
+    found = metadata(standin.sync(instance), "events")
+
+    assert found["atlas/records_synced"] == 35
+    assert ids(standin) == list(range(1, 36))
+
+
+def test_a_source_that_dies_keeps_what_its_states_cover_and_resumes(
+    standin: RealConnection, instance: dg.DagsterInstance
+) -> None:
+    dying = standin.changed(behaviour="die", count=50)
+    result = dying.sync(instance, raise_on_error=False)
+
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert said.description == (
+        "1 of 1 streams did not complete. source-standin: upstream went away"
+    )
+    assert said.metadata["atlas/failure_type"].value == "transient_error"
+    assert materialized(result) == []
+    assert ids(standin) == list(range(1, 21))
+    found = metadata(standin.sync(instance), "events")
+    assert found["atlas/records_synced"] == 15
+    assert found["atlas/cursor_before"] == {"id": 20}
+    assert ids(standin) == list(range(1, 36))

@@ -1,0 +1,181 @@
+"""Where a sync starts: after a wipe, a deleted table, a lost memory, a changed schema."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import (
+    COLUMNS,
+    EAGER,
+    Lake,
+    global_state,
+    incremental,
+    legacy_state,
+    line,
+    records,
+    state,
+    status,
+)
+
+from atlas_dagster.errors import BreakingChangeError, DestinationError
+from atlas_dagster.protocol.messages import StreamDescriptor
+
+INTEGER, STRING, BOOLEAN = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
+A, B = incremental("a"), incremental("b")
+BOTH = status("a") + status("b")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+# Somebody else's hands
+
+
+def test_a_wiped_stream_is_read_again_and_replaced(lake: Lake) -> None:
+    for kind in (A, incremental("b", "append_dedup")):
+        name = kind.descriptor.name
+        lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
+        # Dagster forgets all of a wiped asset's events.
+        del lake.store.envelopes[kind.descriptor]
+        lake.store.wiped[kind.descriptor] = 4e9
+        failed = lake.sync([kind], records(name, [3]) + state(name, {"at": 3}), 1, **EAGER)
+        assert failed.file("state") is None
+        assert lake.ids(name) == [1, 2]
+        done = lake.sync([kind], records(name, [2, 5]) + state(name, {"at": 5}), status(name))
+        assert "was wiped" in done.notices[0]
+        assert lake.ids(name) == [2, 5]
+        assert done.file("catalog")["streams"][0]["generation_id"] == 1
+
+
+def test_a_table_deleted_by_hand_is_read_again(lake: Lake) -> None:
+    for kind in (A, incremental("b", "append_dedup")):
+        name = kind.descriptor.name
+        lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
+        shutil.rmtree(lake.root / "c" / name)
+        done = lake.sync([kind], records(name, [1]) + state(name, {"at": 1}), status(name))
+        assert "is gone" in done.notices[0]
+        assert done.file("state") is None
+        assert lake.ids(name) == [1]
+
+
+def test_a_lost_memory_is_found_in_the_lake(lake: Lake) -> None:
+    lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
+    lake.store.envelopes.clear()
+    done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
+    assert done.plan.streams[0].resumption.unrecorded
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
+    assert lake.ids("a") == [1, 2]
+
+
+def test_a_subset_does_not_forget_the_others(lake: Lake) -> None:
+    """Regression: their stored envelopes were removed as too old."""
+    lake.sync([A, B], *(records(n, [1]) + state(n, {"at": 1}) + status(n) for n in "ab"))
+    lake.store.envelopes.pop(StreamDescriptor("b"))  # its process died before it was recorded
+    done = lake.sync([A, B], records("a", [2]) + state("a", {"at": 2}), status("a"), selected=["a"])
+    assert [s["stream"]["name"] for s in done.file("catalog")["streams"]] == ["a"]
+    done = lake.sync([A, B], status("a"), status("b"))
+    assert done.plan.streams[1].resumption.unrecorded
+    assert [s["stream"]["stream_state"] for s in done.file("state")] == [{"at": 2}, {"at": 1}]
+
+
+def test_a_table_that_nobody_remembers_is_left_alone(lake: Lake) -> None:
+    lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
+    lake.store.envelopes.clear()
+    shutil.rmtree(lake.root / "_atlas")
+    with pytest.raises(DestinationError, match="neither Dagster's event log nor the lake's"):
+        lake.prepare([A])
+
+
+@pytest.mark.parametrize("shared", [legacy_state({"at": 2}), global_state({"at": 2}, {})])
+def test_one_stream_cannot_start_over_alone(lake: Lake, shared: bytes) -> None:
+    """Regression: the source sent only what was new, and that replaced all rows."""
+    lake.sync([A, B], records("a", [1, 2]) + records("b", [7]), shared, BOTH)
+    lake.store.wiped[A.descriptor] = 4e9
+    with pytest.raises(BreakingChangeError, match=r"'a' was wiped .* wipe the other streams"):
+        lake.prepare([A, B])
+    lake.store.wiped[B.descriptor] = 4e9
+    done = lake.sync([A, B], records("a", [1, 3]) + records("b", [8]), shared, BOTH)
+    assert done.file("state") is None
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 3], [8])
+
+
+def test_one_stream_of_a_global_state_starts_over(lake: Lake) -> None:
+    snapshot = {"a": {"done": True}, "b": {"done": True}}
+    output = records("a", [1, 2]) + records("b", [7]), global_state({"lsn": 1}, snapshot), BOTH
+    lake.sync([A, B], *output)
+    lake.store.wiped[A.descriptor] = 4e9
+    output = records("a", [2, 3]) + records("b", [8]), global_state({"lsn": 2}, snapshot), BOTH
+    done = lake.sync([A, B], *output)
+    sent = done.file("state")[0]["global"]
+    assert sent["shared_state"] == {"lsn": 1}
+    assert [each["stream_descriptor"]["name"] for each in sent["stream_states"]] == ["b"]
+    assert (lake.ids("a"), lake.ids("b")) == ([2, 3], [7, 8])
+
+
+# A schema that changes
+
+
+def row(id: int, **data: Any) -> bytes:
+    content = {"stream": "a", "data": {"id": id, **data}, "emitted_at": id}
+    return line("RECORD", record=content) + state("a", {"at": id})
+
+
+def test_a_new_type_gets_a_new_column(lake: Lake) -> None:
+    values: list[tuple[dict[str, str], Any]] = [(INTEGER, 5), (STRING, "x"), (INTEGER, 6)]
+    for id, (column, value) in enumerate(values):
+        done = lake.sync([incremental("a", w=column)], row(id, w=value), status("a"))
+        assert done.failure is None
+    rows = lake.rows("a", columns="id, w, w_string")
+    assert rows == [(0, 5, None), (1, None, "x"), (2, 6, None)]
+
+
+def test_the_new_column_does_not_meet_another(lake: Lake) -> None:
+    """Regression: a table with one column twice cannot be read any more."""
+    lake.sync(
+        [incremental("a", w=INTEGER, w_string=STRING)], row(1, w=5, w_string="s"), status("a")
+    )
+    done = lake.sync(
+        [incremental("a", w=STRING, w_string=STRING)], row(2, w="x", w_string="t"), status("a")
+    )
+    assert done.failure is None
+    assert lake.rows("a", columns="id, w, w_string") == [(1, 5, "s"), (2, None, "t")]
+    (renamed,) = [c.name for c in done.plan.streams[0].table.schema.columns if c.field == "w"]
+    assert lake.rows("a", columns=renamed) == [("x",), (None,)]
+
+
+def test_a_key_cannot_change_its_type(lake: Lake) -> None:
+    stream = incremental("a", "append_dedup")
+    lake.sync([stream], row(1), status("a"))
+    changed = incremental("a", "append_dedup", id=STRING)
+    with pytest.raises(BreakingChangeError, match="'a' has a new type for its key 'id'"):
+        lake.prepare([changed])
+    lake.store.wiped[stream.descriptor] = 4e9
+    done = lake.sync(
+        [changed],
+        json.dumps(
+            {"type": "RECORD", "record": {"stream": "a", "data": {"id": "k"}, "emitted_at": 1}}
+        ).encode()
+        + b"\n",
+        status("a"),
+    )
+    assert done.failure is None
+    assert lake.rows("a", columns="id") == [("k",)]
+
+
+def test_columns_of_every_kind_keep_their_names(lake: Lake) -> None:
+    kinds: dict[str, Any] = {
+        "a b": STRING,
+        "o": {"type": "object"},
+        "d": {"type": "string", "format": "date"},
+        "m": {"type": "string", "format": "date-time"},
+        "n": {"type": "number"},
+        "f": BOOLEAN,
+    }
+    for id in (1, 2):
+        done = lake.sync([incremental("a", **kinds)], row(id), status("a"))
+        names = {c.field: c.name for c in done.plan.streams[0].table.schema.columns}
+        assert names == {name: name for name in (*COLUMNS, *kinds)} | {"a b": "a_b"}
