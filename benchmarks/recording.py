@@ -22,7 +22,9 @@ USERS = {
     "created_at": _TIMESTAMP,
     "updated_at": _TIMESTAMP,
     **dict.fromkeys(("name", "title", "email", "telephone", "gender", "language"), _TEXT),
-    **dict.fromkeys(("academic_degree", "nationality", "occupation", "height", "blood_type"), _TEXT),
+    **dict.fromkeys(
+        ("academic_degree", "nationality", "occupation", "height", "blood_type"), _TEXT
+    ),
     "age": _INTEGER,
     "weight": _INTEGER,
     "address": {"type": "object", "properties": dict.fromkeys(_ADDRESS, _TEXT)},
@@ -40,8 +42,10 @@ def catalog_streams() -> list[dict[str, Any]]:
 
 def write_recording(path: Path, records: int, *, seed: int = 1) -> None:
     """Write ``records`` records, half of them users, to ``path``."""
-    choose = random.Random(seed)  # noqa: S311 - test data
-    words = [f"{choose.choice('BCDFGLMNPRST')}{choose.choice('aeiou')}{n:x}ton" for n in range(2000)]
+    choose = random.Random(seed)
+    words = [
+        f"{choose.choice('BCDFGLMNPRST')}{choose.choice('aeiou')}{n:x}ton" for n in range(2000)
+    ]
     half = records // 2
     with path.open("w", buffering=1 << 20) as out:
         for name, count in (("users", half), ("purchases", records - half)):

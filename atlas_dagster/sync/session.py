@@ -4,6 +4,7 @@ Knows nothing of Dagster. :meth:`SyncSession.run` yields an event whenever somet
 that whoever drives it can record it at once.
 """
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TableInfo
-from atlas_dagster.errors import ConnectorFailedError, ReadFailedError
+from atlas_dagster.errors import ConnectorFailedError, DestinationError, ReadFailedError
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Record,
@@ -34,6 +35,7 @@ COMMIT_BYTES = 256 * 1024 * 1024
 #: Records buffered over all streams together, in bytes, before they are made into batches.
 _BUFFERED_BYTES = 64 * 1024 * 1024
 _PROGRESS_SECONDS = 10.0
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Checkpoint(Struct, frozen=True):
@@ -119,6 +121,12 @@ class SyncSession:
                 elif message.type in ("RECORD", "STATE"):
                     self._on_unreadable(Unreadable(message.type, "it holds nothing"))
             yield from self._end(conversation)
+        except OSError as error:
+            raise DestinationError(
+                f"Writing the tables of {self._plan.connection} failed "
+                f"({_on_one_line(error)}); free space or mend the access, then sync "
+                "again: what is committed stays, the rest is read again."
+            ) from error
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
@@ -374,6 +382,11 @@ class SyncSession:
             failure_type=cause.failure_type if cause else "system_error",
             stack_trace=cause.stack_trace if cause else None,
         )
+
+
+def _on_one_line(error: OSError) -> str:
+    """delta-rs words its errors over several coloured lines."""
+    return " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
 
 
 def _stored_state(plan: SyncPlan) -> ConnectionState:

@@ -84,25 +84,24 @@ def test_a_secret_is_in_no_event_no_log_no_table_and_no_inspection(
         events = "\n".join(str(entry) for entry in instance.all_logs(result.run_id))
 
     assert SECRET not in events
-    # The search does find what is there: the connector's own log line, the envelope, the rows.
+    # The search does find what is there: the connector's own log line, and an event.
     assert [name for name in files_with("Reading events after id 0", home) if ".out" in name]
-    assert files_with('"stream_state":{"id": 20}', home) or files_with('"id": 20', home)
+    assert files_with("Checkpoint: 20 rows committed.", home)
     assert files_with(SECRET, home) == []
     assert files_with(SECRET, standin.lake) == []
     assert any('"--config", "/atlas/config.json"' in text for text in seen)
     assert [text for text in seen if SECRET in text] == []
 
 
-def test_the_cached_catalog_holds_the_template_only(standin: RealConnection) -> None:
+def test_the_cached_catalog_knows_nothing_of_it(standin: RealConnection) -> None:
     cached = standin.discovered.encode().decode()
 
+    assert '"airbyte_secret": true' in cached
     assert SECRET not in cached
-    assert standin.definitions().resolve_asset_graph().external_asset_keys
-    assert SECRET not in repr(standin.definitions())
 
 
 def test_a_config_refused_in_the_step_does_not_quote_the_secret(
-    standin: RealConnection, home: Path, monkeypatch: pytest.MonkeyPatch
+    standin: RealConnection, home: Path
 ) -> None:
     # The secret lands where the SPEC wants one of three words.
     wrong = standin.changed(behaviour=TEMPLATE)

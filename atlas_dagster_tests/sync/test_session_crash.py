@@ -4,6 +4,7 @@
 kill would not allow, so each case also proves that the clean-up destroys nothing.
 """
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,27 @@ def test_within_a_merge(
             lake.sync([stream], *source(0, 3), **EAGER)
     resume(lake, stream, 4)
     assert lake.ids("a") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("step", ["add", "stage"])
+def test_a_full_disk_is_named_and_nothing_is_lost(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    stream = incremental("a", "append")
+    full = OSError(errno.ENOSPC, "\x1b[31mNo space\x1b[0m\nleft on device")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LakeTable if step == "add" else AppendWriter, step, refuse)
+        failed = lake.sync([stream], *source(0, 3), **EAGER)
+    assert str(failed.failure) == (
+        "Writing the tables of c failed ([Errno 28] No space left on device); free space or mend "
+        "the access, then sync again: what is committed stays, the rest is read again."
+    )
+    resume(lake, stream, 5)
+    assert lake.ids("a") == [1, 2, 3, 4, 5]
 
 
 # Two tables, one state
