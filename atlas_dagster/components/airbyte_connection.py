@@ -1,6 +1,7 @@
 """``type: atlas_dagster.AirbyteConnection``: a connection declared in YAML."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,9 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         caller = self._caller or AtlasResource.from_environment().caller(None, explain=print)
         known = self._known
         if known is None and state_path.exists():
-            known = Discovered.decode(state_path.read_bytes())
+            # One that cannot be read is what discovering again mends.
+            with contextlib.suppress(ConfigError):
+                known = Discovered.decode(state_path.read_bytes())
         found = discover(self.connection, caller, known)
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())

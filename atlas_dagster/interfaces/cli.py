@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli_connections import (
@@ -35,10 +36,18 @@ def _one_sentence(command: Callable[P, T]) -> Callable[P, T]:
         try:
             return command(*args, **kwargs)
         except AtlasError as error:
-            errors.print(f"[bold red]Error:[/] {error}", soft_wrap=True)
+            _complain("Error", error)
             sys.exit(1)
 
     return guarded
+
+
+def _complain(about: str, what: object) -> None:
+    errors.print(f"[bold red]{about}:[/] {escape(str(what))}", soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @click.group()
@@ -60,16 +69,16 @@ def discover(connections: tuple[str, ...], missing: bool) -> None:
     )
     failed = False
     for connection in declared:
-        if missing and connection.is_discovered:
-            continue
         try:
+            if missing and connection.is_discovered:
+                continue
             with console.status(f"Discovering {connection.name} …"):
-                found = discover_catalog(connection, console.print)
+                found = discover_catalog(connection, _say)
         except AtlasError as error:
             failed = True
-            errors.print(f"[bold red]{connection.name}:[/] {error}", soft_wrap=True)
+            _complain(connection.name, error)
             continue
-        names = ", ".join(str(table.stream) for table in found.tables)
+        names = escape(", ".join(str(table.stream) for table in found.tables))
         console.print(
             f"[bold green]{connection.name}[/] offers {len(found.tables)} streams: {names}"
         )
@@ -81,7 +90,7 @@ def discover(connections: tuple[str, ...], missing: bool) -> None:
 @_one_sentence
 def check(connection: str) -> None:
     """Ask CONNECTION's connector whether it can reach its source."""
-    check_connection(find_declared(connection), console.print)
+    check_connection(find_declared(connection), _say)
     console.print(f"[bold green]{connection}[/] reached its source.")
 
 
@@ -104,14 +113,14 @@ def sync(connection: str, streams: tuple[str, ...]) -> None:
     print_summary(console, declared, outcome)
     if outcome.failures:
         for sentence in outcome.failures:
-            errors.print(f"[bold red]Error:[/] {sentence}", soft_wrap=True)
+            _complain("Error", sentence)
         sys.exit(1)
 
 
 def _explain_runner(declared: Declared) -> None:
     from atlas_dagster.sync.choose import choose_runner
 
-    choose_runner(declared.connection, lambda text: console.print(text, soft_wrap=True))
+    choose_runner(declared.connection, _say)
 
 
 def _enter_project() -> None:

@@ -15,6 +15,7 @@ from deltalake import DeltaTable, QueryBuilder
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from atlas_dagster.definitions import common_defs
 from atlas_dagster.errors import UnknownStreamError
@@ -103,7 +104,7 @@ def print_summary(console: Console, declared: Declared, outcome: Outcome) -> Non
             f"{metadata['atlas/records_synced'].value:,}",
             f"{metadata['dagster/row_count'].value:,}",
             f"{metadata['atlas/duration_seconds'].value:.1f}",
-            _shortened(json.dumps(cursor.value), _CURSOR_WIDTH) if cursor else "none",
+            Text(_shortened(json.dumps(cursor.value), _CURSOR_WIDTH) if cursor else "none"),
         )
     console.print(table)
     for path in outcome.streams:
@@ -126,7 +127,7 @@ def _print_preview(console: Console, uri: str) -> None:
     own = {column.name for column in METADATA_FIELDS}
     handle = DeltaTable(uri)
     columns = [c.name for c in handle.schema().fields if c.name not in own][:_PREVIEW_COLUMNS]
-    console.print(f"[bold]{_shown(uri)}[/]", soft_wrap=True)
+    console.print(_shown(uri), style="bold", markup=False, soft_wrap=True)
     if not columns:
         return
     listed = ", ".join(f'"{column}"' for column in columns)
@@ -136,7 +137,8 @@ def _print_preview(console: Console, uri: str) -> None:
     for column in columns:
         preview.add_column(column, no_wrap=True)
     for row in rows.to_pylist():
-        preview.add_row(*(_shortened(str(value), _PREVIEW_WIDTH) for value in row.values()))
+        # As Text, for rows may hold what looks like rich's markup.
+        preview.add_row(*(Text(_shortened(str(value), _PREVIEW_WIDTH)) for value in row.values()))
     console.print(preview)
 
 

@@ -17,6 +17,8 @@ Log = Callable[[str, str], None]
 _FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
 #: Lines of stderr kept to explain a crash that says nothing else.
 _LAST_WORDS = 5
+#: Bytes after which a line of stderr is taken as ended: it is log text, and memory stays flat.
+_LONGEST_STDERR_LINE = 64 * 1024
 
 
 class Conversation:
@@ -40,7 +42,11 @@ class Conversation:
         self._stderr = b""
 
     def messages(
-        self, command: ConnectorCommand, *, timeout_seconds: float | None = None
+        self,
+        command: ConnectorCommand,
+        *,
+        timeout_seconds: float | None = None,
+        silence_seconds: float | None = None,
     ) -> Iterator[Message | Unreadable | None]:
         """Yield messages other than LOG and TRACE ERROR; None when all that came is dealt with.
 
@@ -48,12 +54,16 @@ class Conversation:
 
         Raises:
             RunnerUnavailableError: the connector cannot be started.
-            ConnectorFailedError: it took longer than ``timeout_seconds``.
+            ConnectorFailedError: it took longer than ``timeout_seconds``, or printed nothing at
+                all for ``silence_seconds``.
         """
-        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        started = last_output = time.monotonic()
         decoder = MessageDecoder()
         with self.runner.start(command) as process:
             for channel, piece in process.output():
+                moment = time.monotonic()
+                if channel != "idle":
+                    last_output = moment
                 if channel == "stdout":
                     for decoded in decoder.feed(piece):
                         if not self._overheard(decoded):
@@ -63,10 +73,16 @@ class Conversation:
                     self._hear_stderr(piece)
                 else:
                     yield None
-                if deadline is not None and time.monotonic() > deadline:
+                if timeout_seconds is not None and moment - started > timeout_seconds:
                     raise ConnectorFailedError(
                         f"{self.name} did not finish {command.verb} within "
                         f"{timeout_seconds:.0f} seconds; check that the source is reachable.",
+                        failure_type="transient_error",
+                    )
+                if silence_seconds is not None and moment - last_output > silence_seconds:
+                    raise ConnectorFailedError(
+                        f"{self.name} printed nothing for {silence_seconds:.0f} seconds during "
+                        f"{command.verb} and was stopped; check the source, then sync again.",
                         failure_type="transient_error",
                     )
             for decoded in decoder.flush():
@@ -141,6 +157,8 @@ class Conversation:
 
     def _hear_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")
+        if len(self._stderr) > _LONGEST_STDERR_LINE:
+            lines, self._stderr = [*lines, self._stderr], b""
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:

@@ -1,0 +1,82 @@
+"""A Dagster project of its own for a test, with a package of connections."""
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster.components.utils.project_paths import get_local_state_path
+
+from atlas_dagster.components.loading import load_connections
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.messages import Spec
+from atlas_dagster.sync.discovered import discovered
+
+_numbers = count()
+STREAMS = [
+    {"name": name, "json_schema": {}, "supported_sync_modes": ["full_refresh"]}
+    for name in ("users", "orders")
+]
+SPEC = {
+    "type": "object",
+    "required": ["count"],
+    "properties": {
+        "count": {"type": "integer"},
+        "password": {"type": "string", "airbyte_secret": True},
+    },
+}
+
+
+class Project:
+    """A Dagster project with a package of connections, importable."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.package = f"a_project_{next(_numbers)}"
+        self.connections = root / self.package / "connections"
+        self.connections.mkdir(parents=True)
+        (root / self.package / "__init__.py").touch()
+        (self.connections / "__init__.py").touch()
+        (root / "pyproject.toml").write_text(
+            '[tool.dg]\ndirectory_type = "project"\n'
+            f'[tool.dg.project]\nroot_module = "{self.package}"\n'
+            f'defs_module = "{self.package}.connections"\n'
+        )
+
+    def write(self, folder: str, content: str) -> None:
+        (self.connections / folder).mkdir()
+        (self.connections / folder / "defs.yaml").write_text(content)
+
+    def declare(self, folder: str, *attributes: str) -> None:
+        """A connection, its attributes from line 3 on."""
+        lines = ["type: atlas_dagster.AirbyteConnection", "attributes:"]
+        self.write(folder, "\n".join([*lines, *(f"  {line}" for line in attributes)]) + "\n")
+
+    def discover(self, name: str, config: dict[str, Any]) -> None:
+        """As if DISCOVER had run."""
+        found = discovered(
+            name,
+            connector="source-faker:1",
+            config=config,
+            spec=Spec(connectionSpecification=SPEC),
+            catalog=Catalog.from_json(STREAMS),
+            reserved="source_faker",
+            previous=None,
+        )
+        path = self.state_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(found.encode())
+
+    def state_path(self, name: str) -> Path:
+        return get_local_state_path(f"AirbyteConnection[{name}]", self.root)
+
+    def definitions(self) -> dg.Definitions:
+        resources = dg.Definitions(resources={"atlas": AtlasResource(lake=str(self.root / "lake"))})
+        return dg.Definitions.merge(*load_connections(f"{self.package}.connections"), resources)
+
+    def descriptions(self) -> dict[str, str]:
+        return {
+            spec.key.to_user_string(): spec.description or ""
+            for spec in self.definitions().resolve_all_asset_specs()
+        }

@@ -1,0 +1,173 @@
+"""Connections that are declared well: what they become, and how their catalog is refreshed."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from connections_project import Project
+
+from atlas_dagster.components import airbyte_connection
+from atlas_dagster.components.airbyte_connection import AirbyteConnection
+from atlas_dagster.components.loading import component_tree, find_component
+from atlas_dagster.errors import ConnectorFailedError
+from atlas_dagster.runners.docker import DockerRunner
+from atlas_dagster.runners.python import PythonRunner
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.source import Caller
+
+CALLER = Caller(
+    deployment="tests", owner="run:1", environ={}, log=lambda *_: None, explain=lambda _: None
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    project = Project(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]
+
+
+def load(project: Project, name: str) -> AirbyteConnection:
+    package = f"{project.package}.connections"
+    found = find_component(component_tree(package, project.connections / name))
+    assert found is not None
+    return found
+
+
+def test_several_connections_load_beside_each_other(project: Project) -> None:
+    for name in ("one", "two", "three"):
+        project.declare(name, "connector: source-faker", "config: {count: 1}")
+        project.discover(name, {"count": 1})
+
+    streams = {key for key in project.descriptions() if "source_faker" not in key}
+    assert streams == {
+        f"{name}/{s}" for name in ("one", "two", "three") for s in ("users", "orders")
+    }
+
+
+def test_a_new_connection_is_an_asset_that_discovers(project: Project) -> None:
+    project.declare("new", "connector: source-faker")
+
+    described = project.descriptions()
+
+    assert set(described) == {"new/discover"}
+    assert described["new/discover"].startswith("The streams of new are not known yet.")
+
+
+def test_loading_starts_no_connector(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("a connector was started")
+
+    monkeypatch.setattr(DockerRunner, "start", started)
+    monkeypatch.setattr(PythonRunner, "start", started)
+    # `dagster dev` is where Dagster's own components refresh their state.
+    monkeypatch.setenv("DAGSTER_IS_DEV_CLI", "1")
+    project.declare("known", "connector: source-faker", "config: {count: 1}")
+    project.discover("known", {"count": 1})
+    project.declare("new", "connector: source-faker")
+
+    assert {"known/users", "new/discover"} <= set(project.descriptions())
+
+
+@pytest.mark.parametrize("version", ["3.8.1", '"3.10"', '"1e5"', '"7"'])
+def test_a_version_stays_as_it_is_written(project: Project, version: str) -> None:
+    project.declare("shop", "connector: source-faker", f"version: {version}")
+
+    assert load(project, "shop").connection.version == version.strip('"')
+
+
+def test_config_stays_as_it_is_written(project: Project) -> None:
+    project.declare(
+        "shop",
+        "connector: source-faker",
+        'config: {a: "1e5", b: "0x1F", c: "None", d: "{{ env.NOT_SET }}", e: 1, f: "{{ 1 + 1 }}"}',
+    )
+
+    assert load(project, "shop").connection.config == {
+        "a": "1e5",
+        "b": "0x1F",
+        "c": "None",
+        "d": "{{ env.NOT_SET }}",
+        "e": 1,
+        "f": "{{ 1 + 1 }}",
+    }
+
+
+def test_a_schedule_becomes_a_sensor(project: Project) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 1}", 'schedule: "@daily"')
+    project.discover("shop", {"count": 1})
+
+    (sensor,) = project.definitions().sensors or []
+    assert isinstance(sensor, dg.SensorDefinition)
+    assert sensor.metadata["atlas/cron"].value == "@daily"
+
+
+def test_streams_are_stale_when_the_config_has_changed(project: Project) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 2}")
+    project.discover("shop", {"count": 1})
+
+    specs = {s.key.to_user_string(): s for s in project.definitions().resolve_all_asset_specs()}
+    assert specs["shop/users"].tags["atlas/discovery"] == "stale"
+
+
+def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 1}")
+    project.discover("shop", {"count": 1})
+    before = Discovered.decode(project.state_path("shop").read_bytes())
+    told = []
+
+    def answer(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
+        told.append((connection.name, caller, previous))
+        assert previous is not None
+        return Discovered.decode(previous.encode().replace(b"source-faker:1", b"source-faker:2"))
+
+    monkeypatch.setattr(airbyte_connection, "discover", answer)
+    load(project, "shop").refresh_catalog(project.root, CALLER)
+
+    assert told == [("shop", CALLER, before)]
+    after = Discovered.decode(project.state_path("shop").read_bytes())
+    assert (before.connector, after.connector) == ("source-faker:1", "source-faker:2")
+
+
+def test_a_refresh_that_fails_leaves_what_was_known(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 1}")
+    project.discover("shop", {"count": 1})
+    before = project.state_path("shop").read_bytes()
+
+    def fail(*_: object) -> Discovered:
+        raise ConnectorFailedError("source-faker: no route to host")
+
+    monkeypatch.setattr(airbyte_connection, "discover", fail)
+    with pytest.raises(ConnectorFailedError, match="no route to host"):
+        load(project, "shop").refresh_catalog(project.root, CALLER)
+
+    assert project.state_path("shop").read_bytes() == before
+    assert [path.name for path in project.state_path("shop").parent.iterdir()] == ["state"]
+    assert "shop/users" in project.descriptions()
+
+
+def test_a_catalog_that_cannot_be_read_is_mended_by_discovering_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 1}")
+    project.discover("shop", {"count": 1})
+    good = Discovered.decode(project.state_path("shop").read_bytes())
+    project.state_path("shop").write_bytes(b"{}")
+    (described,) = project.descriptions().items()
+    assert described[0] == "shop/broken"
+    assert "The cached catalog cannot be read" in described[1]
+    assert described[1].endswith("discover again.")
+
+    monkeypatch.setattr(airbyte_connection, "discover", lambda *_: good)
+    load(project, "shop").refresh_catalog(project.root, CALLER)
+
+    assert "shop/users" in project.descriptions()

@@ -1,0 +1,259 @@
+"""A folder of connections: a broken one says why in one sentence, and its neighbours load."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from connections_project import Project
+
+BROKEN = "This connection could not be loaded. "
+FIELDS = "connector, image, version, config, streams, schedule, runner, defs_state"
+HEALTHY = "connector: source-faker"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """With one healthy connection, ``good``."""
+    project = Project(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    project.declare("good", HEALTHY, "config: {count: 1}")
+    project.discover("good", {"count": 1})
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]
+
+
+def only_broken(project: Project) -> str:
+    """What the one broken connection says, and that the healthy one is whole."""
+    described = project.descriptions()
+    healthy = {"good/source_faker", "good/users", "good/orders"}
+    assert healthy <= set(described)
+    ((_, description),) = [item for item in described.items() if item[0] not in healthy]
+    assert description.startswith(BROKEN), description
+    sentence = description.removeprefix(BROKEN)
+    assert "Traceback" not in sentence
+    assert "\n" not in sentence
+    assert str(project.root) not in sentence
+    return sentence
+
+
+WRONG_FIELDS = {
+    "unknown field": (
+        [HEALTHY, "colour: red"],
+        f"shop/defs.yaml, line 4: there is no field 'colour'; the fields are {FIELDS}.",
+    ),
+    "misspelt field": (
+        ["conector: source-faker"],
+        "shop/defs.yaml, line 3: there is no field 'conector'; did you mean 'connector'?",
+    ),
+    "misspelt field of a stream": (
+        [HEALTHY, "streams:", "  - name: users", "    sync_mod: incremental"],
+        # The line is the one Dagster knows: where the list starts.
+        "shop/defs.yaml, line 4: there is no field 'sync_mod'; did you mean 'sync_mode'?",
+    ),
+    "unknown mode of a stream": (
+        [HEALTHY, "streams: [{name: users, sync_mode: incrementl}]"],
+        "shop/defs.yaml, line 4: field 'streams.0.sync_mode': "
+        "input should be 'full_refresh' or 'incremental'.",
+    ),
+    "stream without a name": (
+        [HEALTHY, "streams: [{sync_mode: incremental}]"],
+        "shop/defs.yaml, line 4: the field 'name' is missing.",
+    ),
+    "version as a number": (
+        [HEALTHY, "version: 3.8"],
+        "shop/defs.yaml, line 4: field 'version' must be text; put it in quotes.",
+    ),
+    "stream name as a number": (
+        [HEALTHY, "streams: [{name: 2024}]"],
+        "shop/defs.yaml, line 4: field 'streams.0.name' must be text; put it in quotes.",
+    ),
+    "config as a list": (
+        [HEALTHY, "config: [count]"],
+        "shop/defs.yaml, line 4: field 'config': input should be an object.",
+    ),
+    "unknown runner": (
+        [HEALTHY, "runner: dokcer"],
+        "shop/defs.yaml: field 'runner': input should be 'auto', 'docker' or 'python'.",
+    ),
+    "no connector": (
+        ["config: {}"],
+        "shop/defs.yaml: give either connector (a registry name) or image (a Docker image).",
+    ),
+    "both connector and image": (
+        [HEALTHY, "image: my/own:1"],
+        "shop/defs.yaml: give either connector (a registry name) or image (a Docker image).",
+    ),
+    "image with a version": (
+        ["image: my/own:1", 'version: "1"'],
+        "shop/defs.yaml: version goes with connector; an image carries its version as its tag.",
+    ),
+    "unknown connector": (
+        ["connector: source-fakr"],
+        'There is no connector "source-fakr"; did you mean source-faker?',
+    ),
+    "bad cron": (
+        [HEALTHY, 'schedule: "61 * * * *"'],
+        "Connection 'shop': schedule '61 * * * *' is no cron expression; "
+        'write five fields, such as "*/15 * * * *".',
+    ),
+}
+
+
+@pytest.mark.parametrize(("attributes", "sentence"), WRONG_FIELDS.values(), ids=WRONG_FIELDS)
+def test_a_wrong_field(project: Project, attributes: list[str], sentence: str) -> None:
+    project.declare("shop", *attributes)
+
+    assert only_broken(project) == sentence
+
+
+WRONG_FILES = {
+    "bad YAML": (
+        "type: atlas_dagster.AirbyteConnection\nattributes:\n  connector: [a\n  config: {}\n",
+        "shop/defs.yaml, line 4: this is not valid YAML (expected ',' or ']', but got ':').",
+    ),
+    "a tab": (
+        "type: atlas_dagster.AirbyteConnection\nattributes:\n\tconnector: a\n",
+        "shop/defs.yaml, line 3: this is not valid YAML "
+        "(found character '\\t' that cannot start any token).",
+    ),
+    "empty": ("", "shop/defs.yaml: the file is empty; give it a type and attributes."),
+    "no type": (
+        f"attributes: {{{HEALTHY}}}\n",
+        "shop/defs.yaml, line 1: the field 'type' is missing.",
+    ),
+    "misspelt attributes": (
+        f"type: atlas_dagster.AirbyteConnection\natributes: {{{HEALTHY}}}\n",
+        "shop/defs.yaml, line 2: there is no field 'atributes'; did you mean 'attributes'?",
+    ),
+    "misspelt type": (
+        "type: atlas_dagster.AirbyteConection\nattributes: {}\n",
+        "shop/defs.yaml: Module `atlas_dagster` has no attribute `AirbyteConection`; "
+        "check the type and that its package is installed.",
+    ),
+    "type of a package that is not there": (
+        "type: atlas_dagstr.AirbyteConnection\nattributes: {}\n",
+        "shop/defs.yaml: Module `atlas_dagstr` not found; "
+        "check the type and that its package is installed.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_a_wrong_file(project: Project, content: str, sentence: str) -> None:
+    project.write("shop", content)
+
+    assert only_broken(project) == sentence
+
+
+@pytest.mark.parametrize("name", ["my-shop", "my shop", "my.shop", "Üshop", "🛒"])
+def test_a_folder_name_that_cannot_be_a_key(project: Project, name: str) -> None:
+    project.declare(name, HEALTHY)
+
+    assert only_broken(project) == (
+        f"The folder name '{name}' becomes part of asset keys and table paths; "
+        "use letters, digits and underscores only."
+    )
+
+
+def test_placeholders_of_names_that_look_alike_stay_apart(project: Project) -> None:
+    for name in ("a-b", "a.b", "a_b"):
+        project.declare(name, "connector: source-nowhere-to-be-found")
+
+    described = project.descriptions()
+
+    broken = sorted(key for key in described if key.endswith("/broken"))
+    assert len(broken) == 3
+    assert broken[0] == "a_b/broken"
+    assert described["a_b/broken"].startswith(f"{BROKEN}There is no connector")
+
+
+def test_a_folder_without_a_file(project: Project) -> None:
+    (project.connections / "shop").mkdir()
+
+    assert only_broken(project) == "The folder shop holds no defs.yaml; add one or remove it."
+
+
+WRONG_FOR_THE_SOURCE = {
+    "unknown stream": (
+        [HEALTHY, "config: {count: 1}", "streams: [{name: user}]"],
+        "The connector has no stream 'user'; did you mean users?",
+    ),
+    "misspelt config field": (
+        [HEALTHY, "config: {cuont: 1}"],
+        "Connection 'shop': the connector has no config field 'cuont'; did you mean 'count'?",
+    ),
+    "wrong type of a config field": (
+        [HEALTHY, "config: {count: many}"],
+        "Connection 'shop': config field 'count' must be of type integer, not string.",
+    ),
+    "missing config field": (
+        [HEALTHY, "config: {}"],
+        "Connection 'shop': config field 'count' is missing; the connector requires it.",
+    ),
+    "secret of the wrong type": (
+        [HEALTHY, "config: {count: 1, password: 12345}"],
+        "Connection 'shop': config field 'password' must be of type string, not integer.",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"), WRONG_FOR_THE_SOURCE.values(), ids=WRONG_FOR_THE_SOURCE
+)
+def test_what_does_not_suit_the_discovered_source(
+    project: Project, attributes: list[str], sentence: str
+) -> None:
+    project.discover("shop", {"count": 1})
+    project.declare("shop", *attributes)
+
+    assert only_broken(project) == sentence
+
+
+def test_a_missing_variable_fails_in_the_step_only(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOP_PASSWORD", raising=False)
+    config = {"count": 1, "password": "{{ env.SHOP_PASSWORD }}"}
+    project.discover("shop", config)
+    project.declare(
+        "shop",
+        HEALTHY,
+        "runner: python",
+        'config: {count: 1, password: "{{ env.SHOP_PASSWORD }}"}',
+    )
+    assert {"shop/users", "good/users"} <= set(project.descriptions())
+
+    job = project.definitions().resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(["shop", "users"])],
+            raise_on_error=False,
+        )
+
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None
+    assert said.description == (
+        "Connection 'shop': the environment variable SHOP_PASSWORD is not set; set it where "
+        "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
+        "defs.yaml."
+    )
+
+
+def test_a_broken_connections_asset_fails_with_its_sentence(project: Project) -> None:
+    project.declare("shop", "connector: source-fakr")
+
+    result = (
+        project.definitions()
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(asset_selection=[dg.AssetKey(["shop", "broken"])], raise_on_error=False)
+    )
+
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None
+    assert said.description == 'There is no connector "source-fakr"; did you mean source-faker?'
