@@ -102,8 +102,8 @@ def find_declared(name: str) -> Declared:
 
 def discover_catalog(declared: Declared, say: Say) -> Discovered:
     """Run DISCOVER and store the catalog."""
-    component = declared.component
-    component.refresh_catalog(declared.tree.project_root, _caller(say))
+    _ = declared.connection  # says what is wrong with it before anything is run
+    declared.component.refresh_catalog(declared.tree.project_root, _caller(say))
     found = declared.discovered
     assert found is not None
     return found

@@ -1,4 +1,4 @@
-"""A throw-away project: the package in a folder of its own, with connections of the test's choosing.
+"""A throw-away project: the package in a folder of its own, with the test's own connections.
 
 A code location's connections live inside the package, so the package is copied too. PYTHONPATH puts
 the copy before the installed one in every process started here.

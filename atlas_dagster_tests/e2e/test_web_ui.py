@@ -18,6 +18,8 @@ SIZE = {"width": 1440, "height": 900}
 TALL = {"width": 1440, "height": 1150}
 SECONDS = 1000  # Playwright counts in milliseconds
 
+expect.set_options(timeout=30 * SECONDS)  # the default of 5 is short on a busy machine
+
 
 @pytest.fixture(scope="module")
 def page(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
@@ -65,9 +67,8 @@ def test_one_stream_is_materialized(
 
     page.goto(f"{server.url}/assets/demo/users")
     page.locator("button").filter(has_text=re.compile(r"^\s*Materialize\s*$")).click()
-    launched = page.get_by_text("Launched run")
-    expect(launched).to_be_visible()
-    page.get_by_role("button", name="View").click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
+    page.get_by_text("View", exact=True).click()
     page.wait_for_url("**/runs/**")
     run = page.url.partition("/runs/")[2].partition("?")[0]
     expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=90 * SECONDS)
@@ -89,8 +90,7 @@ def test_one_stream_is_materialized(
     assert shown["dagster/uri"] == project.table("demo/users").as_uri()
     assert "[Show Table Schema]" in shown["dagster/column_schema"]
 
-    ids = project.ids("demo/users")
-    assert ids == [*range(1, 1001)]
+    assert project.ids("demo/users") == [*range(1, 1001)]
     page.goto(graph)
     expect(node(page, "users")).to_contain_text("Materialized")
     expect(node(page, "source_faker")).to_contain_text("1 / 1 Passed")

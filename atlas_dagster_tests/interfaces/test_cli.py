@@ -1,0 +1,337 @@
+"""The ``atlas`` command: what it says, and the exit codes scripts rely on."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner, Result
+from deltalake import DeltaTable, write_deltalake
+from pyarrow import table
+from rich.console import Console
+
+from atlas_dagster.components import airbyte_connection
+from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.interfaces import cli, cli_connections
+from atlas_dagster.interfaces.cli_connections import find_declared
+from atlas_dagster.interfaces.cli_sync import Outcome, print_summary
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered, NamedTable
+from atlas_dagster_tests.components.connections_project import Project
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
+
+STANDIN = (
+    f"image: {SOURCE_STANDIN_IMAGE}",
+    "streams: [{name: events, sync_mode: incremental, destination_sync_mode: append}]",
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A project without connections, where the command works."""
+    project = Project(tmp_path)
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("ATLAS_LAKE", raising=False)
+    monkeypatch.setattr(cli_connections, "CONNECTIONS", f"{project.package}.connections")
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def shop(project: Project) -> Project:
+    """With a connection ``shop`` whose streams are known."""
+    project.declare("shop", "connector: source-faker", "runner: python", "config: {count: 1}")
+    project.discover("shop", {"count": 1})
+    return project
+
+
+def atlas(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, arguments)
+
+
+def words(text: str) -> str:
+    """The text without the line breaks that come from the width of the terminal."""
+    return " ".join(text.split())
+
+
+def answer(streams: str) -> Discovered:
+    """What a DISCOVER might find."""
+    return Discovered(
+        connector="source-faker:9",
+        config_hash="",
+        discovered_at=0.0,
+        spec_schema={},
+        documentation_url=None,
+        streams=[{"name": streams, "json_schema": {}}],
+        tables=(NamedTable(StreamDescriptor(streams), ("any", "table")),),
+    )
+
+
+# What is wrong, in one sentence
+
+
+@pytest.mark.parametrize("command", ["sync", "check", "discover"])
+def test_an_unknown_connection_is_met_with_the_nearest(shop: Project, command: str) -> None:
+    result = atlas(command, "shpo")
+
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "Error: There is no connection 'shpo' in atlas_dagster/connections; did you mean 'shop'?\n"
+    )
+
+
+def test_an_unknown_connection_like_no_other_is_met_with_all(shop: Project) -> None:
+    assert atlas("sync", "zzz").stderr == (
+        "Error: There is no connection 'zzz' in atlas_dagster/connections; there are: shop.\n"
+    )
+
+
+def test_an_unknown_stream_is_met_with_all(shop: Project) -> None:
+    result = atlas("sync", "shop", "--stream", "customers")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: Connection 'shop' has no stream 'customers'; it has users, orders.\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["sync", "check"])
+def test_streams_must_be_known(project: Project, command: str) -> None:
+    project.declare("new", "connector: source-faker")
+
+    result = atlas(command, "new")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: The streams of 'new' are not known yet; run: atlas discover new\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["sync", "check", "discover"])
+def test_a_wrong_declaration_is_one_sentence(project: Project, command: str) -> None:
+    project.declare("shop", "connector: source-faker", "image: my/own:1")
+    project.discover("shop", {})
+
+    result = atlas(command, "shop")
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith(
+        ": shop/defs.yaml: give either connector (a registry name) or image (a Docker image).\n"
+    )
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_outside_a_project_it_says_where_to_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+    result = atlas("sync", "shop")
+
+    assert result.exit_code == 1
+    assert words(result.stderr) == (
+        "Error: There is no dagster.yaml here or above; "
+        "run atlas in the project, or set DAGSTER_HOME."
+    )
+
+
+def test_help_works_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+    result = atlas("--help")
+
+    assert result.exit_code == 0
+    assert [verb for verb in ("discover", "check", "sync") if f"\n  {verb} " in result.stdout] == [
+        "discover",
+        "check",
+        "sync",
+    ]
+
+
+# discover
+
+
+def test_discover_missing_asks_only_those_not_known(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def discover(connection: Connection, *_: object) -> Discovered:
+        asked.append(connection.name)
+        return answer("things")
+
+    monkeypatch.setattr(airbyte_connection, "discover", discover)
+    shop.declare("new", "connector: source-faker")
+
+    first = atlas("discover", "--missing")
+    second = atlas("discover", "--missing")
+
+    assert asked == ["new"]
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert first.stdout == "new offers 1 streams: things\n"
+    assert second.stdout == ""
+
+
+def test_discover_without_names_asks_all(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(airbyte_connection, "discover", lambda *_: answer("[things]"))
+
+    result = atlas("discover")
+
+    assert result.exit_code == 0
+    assert result.stdout == "shop offers 1 streams: [things]\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--missing"]])
+def test_discover_goes_on_after_a_failure_and_ends_with_1(
+    project: Project, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def discover(connection: Connection, *_: object) -> Discovered:
+        if connection.name == "b_down":
+            raise RunnerUnavailableError("No engine at [/var/run/docker.sock].")
+        return answer("things")
+
+    monkeypatch.setattr(airbyte_connection, "discover", discover)
+    project.declare("a_broken", "conector: source-faker")
+    project.declare("b_down", "connector: source-faker")
+    project.declare("c_well", "connector: source-faker")
+
+    result = atlas("discover", *options)
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "a_broken: a_broken/defs.yaml, line 3: there is no field 'conector'; "
+        "did you mean 'connector'?\n"
+        "b_down: No engine at [/var/run/docker.sock].\n"
+    )
+    assert result.stdout == "c_well offers 1 streams: things\n"
+
+
+# sync
+
+
+def test_a_failed_sync_ends_with_1_and_the_steps_sentence(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOP_COUNT", raising=False)
+    config = {"count": "{{ env.SHOP_COUNT }}"}
+    project.declare(
+        "shop", "connector: source-faker", "runner: python", f"config: {json.dumps(config)}"
+    )
+    project.discover("shop", config)
+
+    result = atlas("sync", "shop", "--stream", "users")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "Error: Connection 'shop': the environment variable SHOP_COUNT is not set; set it where "
+        "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
+        "defs.yaml.\n"
+    )
+    assert "source-faker runs in Python, as its connection asks.\n" in result.stdout
+
+
+@pytest.mark.docker
+def test_discover_check_and_two_syncs_of_a_real_connector(project: Project) -> None:
+    project.declare("standin", *STANDIN, "config: {count: 25}")
+
+    discovered, checked = atlas("discover", "standin"), atlas("check", "standin")
+    first, second = atlas("sync", "standin"), atlas("sync", "standin", "--stream", "events")
+
+    assert [run.exit_code for run in (discovered, checked, first, second)] == [0, 0, 0, 0]
+    runs = f"source-standin runs in Docker, from the image {SOURCE_STANDIN_IMAGE}."
+    assert discovered.stdout == f"{runs}\nstandin offers 1 streams: events\n"
+    assert checked.stdout == f"{runs}\nstandin reached its source.\n"
+    assert re.search(r"events +25 +25 +[\d.]+ +\{\"id\": 25\}", first.stdout)
+    assert "lake/standin/events" in first.stdout
+    assert "atlas sync standin" in first.stdout
+    assert re.search(r"events +0 +25 +[\d.]+ +\{\"id\": 25\}", second.stdout)
+    assert "no row was written" in second.stdout
+    rows = DeltaTable(str(project.root / "lake/standin/events")).to_pyarrow_table()
+    assert sorted(rows["id"].to_pylist()) == list(range(1, 26))
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_runs_count() == 2
+
+
+@pytest.mark.docker
+def test_a_connector_that_fails_ends_with_1_in_its_own_words(project: Project) -> None:
+    project.declare("standin", *STANDIN, "config: {count: 40, behaviour: die}")
+    project.declare("locked", *STANDIN, "config: {fail_check: true}")
+    assert atlas("discover").exit_code == 0
+
+    died, locked, checked = (
+        atlas("sync", "standin"),
+        atlas("sync", "locked"),
+        atlas("check", "locked"),
+    )
+
+    assert [run.exit_code for run in (died, locked, checked)] == [1, 1, 1]
+    assert died.stderr == (
+        "Error: 1 of 1 streams did not complete. source-standin: upstream went away\n"
+    )
+    assert locked.stderr == "Error: CHECK of source-standin failed: bad password\n"
+    assert checked.stderr == "Error: CHECK of source-standin failed: bad password\n"
+
+
+def test_the_summary_shows_rows_as_they_are(
+    shop: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = shop.root / "lake" / "shop" / "users"
+    said = ["[/quote] well", "[bold]loud", "[null]"]
+    write_deltalake(str(uri), table({"id": [1, 2, 3], "said": said}))
+    outcome = Outcome(
+        {
+            ("shop", "users"): {
+                "atlas/records_synced": dg.MetadataValue.int(3),
+                "dagster/row_count": dg.MetadataValue.int(1234),
+                "atlas/duration_seconds": dg.MetadataValue.float(1.25),
+                "atlas/cursor_after": dg.MetadataValue.json([None, "[/x]"]),
+            }
+        }
+    )
+
+    print_summary(Console(width=120), find_declared("shop"), outcome)
+
+    shown = capsys.readouterr().out
+    assert re.search(r"users +3 +1,234 +1\.2 +\[null, \"\[/x\]\"\]", shown)
+    assert [text for text in said if text in shown] == said
+    assert "DeltaTable('lake/shop/users').to_pandas()" in shown
+
+
+# The engine without Dagster
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "atlas_dagster",
+        "atlas_dagster.sync.session",
+        "atlas_dagster.sync.plan",
+        "atlas_dagster.sync.source",
+        "atlas_dagster.destinations.delta",
+        "atlas_dagster.runners.docker",
+        "atlas_dagster.runners.python",
+        "atlas_dagster.registry",
+        "atlas_dagster.state.reconcile",
+    ],
+)
+def test_the_engine_does_not_import_dagster(module: str) -> None:
+    loaded = "{name.partition('.')[0] for name in sys.modules}"
+    program = f"import sys, {module}\nprint('dagster' in {loaded})"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+
+    assert ran.stdout == "False\n"
