@@ -7,6 +7,8 @@ import difflib
 import importlib
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -70,7 +72,8 @@ def load_connections(package: str) -> list[dg.Definitions]:
             defs = replace(build_quietly(component_tree(package, folder)), component_tree=None)
             # Definitions resolve lazily; an error must surface here, where it can be contained.
             resources = dg.Definitions(resources={"atlas": AtlasResource()})
-            dg.Definitions.validate_loadable(dg.Definitions.merge(defs, resources))
+            with _no_beta_warnings():
+                dg.Definitions.validate_loadable(dg.Definitions.merge(defs, resources))
         except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
             sentence = explain(error, folder)
             dg.get_dagster_logger().error("Connection %s: %s", folder.name, sentence)
@@ -81,9 +84,15 @@ def load_connections(package: str) -> list[dg.Definitions]:
 
 def build_quietly(tree: dg.ComponentTree) -> dg.Definitions:
     """The tree's definitions, without Dagster's warnings about its own beta features."""
+    with _no_beta_warnings():
+        return tree.build_defs()
+
+
+@contextmanager
+def _no_beta_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return tree.build_defs()
+        yield
 
 
 def find_component(tree: dg.ComponentTree) -> AirbyteConnection | None:

@@ -98,13 +98,15 @@ def print_summary(console: Console, declared: Declared, outcome: Outcome) -> Non
     table.add_column("seconds", justify="right")
     table.add_column("cursor", overflow="fold")
     for path, metadata in outcome.streams.items():
-        cursor = metadata.get("atlas/cursor_after")
+        cursor = metadata["atlas/cursor_after"].value
         table.add_row(
             ".".join(path[1:]),
             f"{metadata['atlas/records_synced'].value:,}",
             f"{metadata['dagster/row_count'].value:,}",
             f"{metadata['atlas/duration_seconds'].value:.1f}",
-            Text(_shortened(json.dumps(cursor.value), _CURSOR_WIDTH) if cursor else "none"),
+            Text(
+                _shortened(cursor if isinstance(cursor, str) else json.dumps(cursor), _CURSOR_WIDTH)
+            ),
         )
     console.print(table)
     for path in outcome.streams:

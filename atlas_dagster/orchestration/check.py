@@ -57,8 +57,9 @@ def ensure_checked(
         AtlasError: the CHECK failed; no READ must follow.
     """
     record = context.instance.get_latest_asset_check_evaluation_record(check_key(connection))
-    if record is not None and record.status.value == "SUCCEEDED":
-        age = time.time() - record.create_timestamp
+    if record is not None and record.event is not None and record.status.value == "SUCCEEDED":
+        # The record itself is as old as its run, which may have waited in the queue.
+        age = time.time() - record.event.timestamp
         if age < _FRESH_SECONDS:
             return
     try:

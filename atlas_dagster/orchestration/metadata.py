@@ -52,7 +52,6 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
             checkpoints=finished.checkpoints,
             cursor_before=_cursor(finished.cursor_before),
             cursor_after=_cursor(finished.cursor_after),
-            envelope=_envelope_text(finished.envelope),
             connector=connector,
             warnings=dg.MetadataValue.md("\n".join(f"- {w}" for w in finished.warnings))
             if finished.warnings
@@ -64,6 +63,8 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
             table_name=".".join(spec.path),
         ),
         "dagster/uri": dg.MetadataValue.url(_uri(finished.table.uri)),
+        # Last, because it is long and for Atlas, not for people.
+        **AtlasMetadataSet(envelope=_envelope_text(finished.envelope)),
     }
 
 
@@ -104,8 +105,10 @@ def _table_column(column: Column, keys: set[str]) -> dg.TableColumn:
     )
 
 
-def _cursor(blob: Raw | None) -> dg.MetadataValue | None:
-    return None if blob is None else dg.MetadataValue.json(json.loads(bytes(blob)))
+def _cursor(blob: Raw | None) -> dg.MetadataValue:
+    if blob is None:
+        return dg.MetadataValue.text("none")
+    return dg.MetadataValue.json(json.loads(bytes(blob)))
 
 
 def _envelope_text(envelope: Envelope | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,7 +73,19 @@ def containers_of(
     client: docker.DockerClient, project: Project, connection: str | None = None
 ) -> list[docker.models.containers.Container]:
     """The project's containers, running or dead."""
+    filters = {"label": _labels(project, connection)}
+    return client.containers.list(all=True, filters=filters, ignore_removed=True)
+
+
+def containers_since(
+    client: docker.DockerClient, project: Project, connection: str, since: float
+) -> list[str]:
+    """Names of the containers made since then, also of those that are gone again."""
+    filters = {"event": "create", "label": _labels(project, connection)}
+    made = client.events(since=since, until=time.time(), filters=filters, decode=True)
+    return [event["Actor"]["Attributes"]["name"] for event in made]
+
+
+def _labels(project: Project, connection: str | None) -> list[str]:
     labels = [f"{DEPLOYMENT_LABEL}={project.deployment}"]
-    if connection is not None:
-        labels.append(f"atlas.connection={connection}")
-    return client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+    return labels if connection is None else [*labels, f"atlas.connection={connection}"]

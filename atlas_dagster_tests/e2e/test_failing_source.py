@@ -1,8 +1,10 @@
 """Sources that refuse, and sources that die: what is kept, what a user reads, how it goes on."""
 
+import time
+
 import docker
 import pytest
-from conftest import containers_of
+from conftest import containers_of, containers_since
 from dev_server import DevServer
 from project import Project
 
@@ -32,6 +34,7 @@ def test_a_failed_check_stops_the_sync_before_it_starts(
 def test_a_stream_alone_is_checked_first(
     server: DevServer, project: Project, docker_client: docker.DockerClient
 ) -> None:
+    before = time.time()
     run = server.launch("standin_denied/events", checks=[])
     assert server.wait(run) == "FAILURE"
     [sentence] = server.failures(run)
@@ -39,6 +42,8 @@ def test_a_stream_alone_is_checked_first(
     [(passed, description)] = evaluations(server, run)
     assert (passed, description) == (False, sentence)
     assert not project.table("standin_denied/events").exists()
+    [only] = containers_since(docker_client, project, "standin_denied", before)
+    assert only.startswith("atlas-standin_denied-check-")
     assert not containers_of(docker_client, project, "standin_denied")
 
 

@@ -115,4 +115,5 @@ def test_a_failed_sync_shows_the_connectors_message(
     page.goto(f"{server.url}/runs/{dead_run}")
     expect(page.get_by_text("Failure", exact=True).first).to_be_visible()
     expect(page.get_by_text("upstream went away").last).to_be_visible()
+    page.wait_for_timeout(2 * SECONDS)  # the chart is drawn a moment later
     page.screenshot(path=screenshots / "failed-sync.png")

@@ -1,5 +1,6 @@
 """The main job with real connectors in real containers, driven by Dagster."""
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 import docker
 import pytest
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from real_connectors import RealConnection, difference, materialized, metadata, verbs_run
 
 from atlas_dagster.orchestration import check
@@ -144,7 +146,7 @@ def test_a_materialization_says_what_came_and_where_it_is(
     assert found["dagster/row_count"] == 35
     assert found["dagster/table_name"] == "standin.events"
     assert found["dagster/uri"] == (standin.lake / "standin" / "events").as_uri()
-    assert "atlas/cursor_before" not in found
+    assert found["atlas/cursor_before"] == "none"
     assert found["atlas/cursor_after"] == {"id": 35}
     assert found["atlas/connector"].startswith(f"{SOURCE_STANDIN_IMAGE}@sha256:")
     columns = [(column.name, column.type) for column in found["dagster/column_schema"].columns]
@@ -202,6 +204,20 @@ def test_check_in_the_same_run_is_enough(
     assert evaluation.description == "source-standin reached its source."
 
 
+def test_a_check_is_as_old_as_its_answer_however_long_its_run_was_queued(
+    standin: RealConnection, instance: dg.DagsterInstance, docker_client: docker.DockerClient
+) -> None:
+    standin.sync(instance)
+    old = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
+    with instance.event_log_storage.index_connection() as connection:
+        connection.execute(AssetCheckExecutionsTable.update().values(create_timestamp=old))
+
+    with verbs_run(docker_client, "standin") as verbs:
+        standin.sync(instance)
+
+    assert verbs == {"read": 1}
+
+
 @pytest.mark.parametrize("scheduled", [True, False])
 def test_a_failed_check_never_starts_a_read(
     standin: RealConnection,
@@ -241,7 +257,7 @@ def test_a_wiped_asset_is_read_again_and_replaced(
 
     found = metadata(again, "events")
     assert found["atlas/records_synced"] == 35
-    assert "atlas/cursor_before" not in found
+    assert found["atlas/cursor_before"] == "none"
     assert ids(standin) == list(range(1, 36))
     generations = standin.table("events").to_pyarrow_table(columns=["_airbyte_generation_id"])
     assert set(generations.column(0).to_pylist()) == {1}
