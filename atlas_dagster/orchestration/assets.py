@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from atlas_dagster.orchestration.check import build_check, pool
+from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
 from atlas_dagster.orchestration.sync import run_sync
@@ -90,7 +91,8 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
         "appear in its place.",
     )
     def discover(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
-        refresh(atlas.caller(context.run.run_id, explain=context.log.info))
+        with explained_failure():
+            refresh(atlas.caller(context.run.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see the streams.")
 
     return dg.Definitions(assets=[discover])
@@ -134,7 +136,8 @@ def _source_spec(connection: Connection, discovered: Discovered) -> dg.AssetSpec
 def _discovery_job(connection: Connection, refresh: Refresh) -> dg.JobDefinition:
     @dg.op(name=f"{connection.name}__run_discover", pool=pool(connection))
     def run_discover(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
-        refresh(atlas.caller(context.run.run_id, explain=context.log.info))
+        with explained_failure():
+            refresh(atlas.caller(context.run.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see any change.")
 
     @dg.job(

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.event_log import EventLogStateStore
+from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.metadata import checkpoint_metadata, materialization_metadata
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -29,14 +29,8 @@ def run_sync(
     Raises:
         dagster.Failure: with the one sentence that says what failed and what to do.
     """
-    try:
+    with explained_failure():
         yield from _sync(context, connection, discovered, atlas)
-    except AtlasError as error:
-        raise dg.Failure(
-            description=str(error),
-            metadata={"atlas/failure_type": error.failure_type},
-            allow_retries=False,
-        ) from None
 
 
 def _sync(

@@ -2,19 +2,18 @@
 
 import datetime as dt
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
-from dev_server import DevServer
-from project import Project
 
-DEPLOYMENT_LABEL = "atlas.deployment"
+from e2e.containers import containers_of
+from e2e.dev_server import DevServer
+from e2e.project import Project
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(
     tmp_path_factory: pytest.TempPathFactory, docker_client: docker.DockerClient
 ) -> Iterator[DevServer]:
@@ -39,12 +38,12 @@ def server(
             container.remove(force=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def project(server: DevServer) -> Project:
     return server.project
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def denied_run(server: DevServer) -> str:
     """A sync with its CHECK, whose CHECK has failed."""
     checks = [("standin_denied/source_standin", "connection")]
@@ -53,7 +52,7 @@ def denied_run(server: DevServer) -> str:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dead_run(server: DevServer) -> str:
     """A sync whose source has died half way through 105 events."""
     run = server.launch("standin_dying/events")
@@ -67,25 +66,3 @@ def screenshots(tmp_path: Path) -> Path:
     folder = Path(os.environ.get("ATLAS_SCREENSHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def containers_of(
-    client: docker.DockerClient, project: Project, connection: str | None = None
-) -> list[docker.models.containers.Container]:
-    """The project's containers, running or dead."""
-    filters = {"label": _labels(project, connection)}
-    return client.containers.list(all=True, filters=filters, ignore_removed=True)
-
-
-def containers_since(
-    client: docker.DockerClient, project: Project, connection: str, since: float
-) -> list[str]:
-    """Names of the containers made since then, also of those that are gone again."""
-    filters = {"event": "create", "label": _labels(project, connection)}
-    made = client.events(since=since, until=time.time(), filters=filters, decode=True)
-    return [event["Actor"]["Attributes"]["name"] for event in made]
-
-
-def _labels(project: Project, connection: str | None) -> list[str]:
-    labels = [f"{DEPLOYMENT_LABEL}={project.deployment}"]
-    return labels if connection is None else [*labels, f"atlas.connection={connection}"]

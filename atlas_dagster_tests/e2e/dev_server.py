@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import requests
-from project import Project
+
+from e2e.project import Project
 
 LOCATION = {"repositoryName": "__repository__", "repositoryLocationName": "atlas_dagster"}
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")

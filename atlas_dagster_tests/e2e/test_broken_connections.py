@@ -1,8 +1,9 @@
 """A connection that cannot be loaded says why, and stands alone."""
 
 import pytest
-from dev_server import DevServer
-from project import STANDIN_IMAGE, Project
+
+from e2e.dev_server import DevServer
+from e2e.project import STANDIN_IMAGE, Project
 
 pytestmark = pytest.mark.docker
 

@@ -4,9 +4,10 @@ import time
 
 import docker
 import pytest
-from conftest import containers_of, containers_since
-from dev_server import DevServer
-from project import Project
+
+from e2e.containers import containers_of, containers_since
+from e2e.dev_server import DevServer
+from e2e.project import Project
 
 pytestmark = pytest.mark.docker
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import docker
 import pytest
-from conftest import containers_of
-from dev_server import DevServer, wait_until
-from project import Project
+
+from e2e.containers import containers_of
+from e2e.dev_server import DevServer, wait_until
+from e2e.project import Project
 
 pytestmark = pytest.mark.docker
 
@@ -70,16 +71,15 @@ def test_step_killed(
     reading: dict[str, str],
 ) -> None:
     name, run = "standin_killed_step", reading["standin_killed_step"]
+    [orphan] = containers_of(docker_client, project, name)
     server.kill(run, "StepWorkerStartedEvent")
     assert server.wait(run, seconds=30) == "FAILURE"
-    [orphan] = containers_of(docker_client, project, name)
     reached = cursor(server, run)
     assert project.ids(f"{name}/events") == [*range(1, reached + 1)]
 
     again = server.retry_of(run)
     assert server.wait(again) == "SUCCESS", server.failures(again)
-    assert orphan not in containers_of(docker_client, project)
-    assert not containers_of(docker_client, project, name)
+    assert not containers_of(docker_client, project, name), f"{orphan.name} or its successor"
     assert records_synced(server, name, again) == COUNT - reached
     assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]
 
@@ -96,6 +96,10 @@ def test_run_killed_while_its_step_lives_on(
     # Dagster lets go of the pool's slot some minutes later by itself.
     server.free_slots(run)
     again = server.retry_of(run)
-    assert server.wait(again) == "SUCCESS", server.failures(again)
+    if server.wait(again) != "SUCCESS":
+        # The orphan committed once more while the retry was starting, so the retry gave way.
+        [sentence] = server.failures(again)
+        assert "another sync of this connection" in sentence
+        server.materialize(f"{name}/events")
     assert not containers_of(docker_client, project, name)
     assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]

@@ -1,8 +1,9 @@
 """The sensor of a connection with a schedule, ticking in the daemon."""
 
 import pytest
-from dev_server import DevServer, wait_until
-from project import Project
+
+from e2e.dev_server import DevServer, wait_until
+from e2e.project import Project
 
 pytestmark = pytest.mark.docker
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dev_server import DevServer
 from playwright.sync_api import Locator, Page, expect, sync_playwright
-from project import Project
+
+from e2e.dev_server import DevServer
+from e2e.project import Project
 
 pytestmark = [pytest.mark.browser, pytest.mark.docker]
 
