@@ -80,7 +80,7 @@ def discover(connections: tuple[str, ...], missing: bool) -> None:
             continue
         names = escape(", ".join(str(table.stream) for table in found.tables))
         console.print(
-            f"[bold green]{connection.name}[/] offers {len(found.tables)} streams: {names}"
+            f"[bold green]{connection.name}[/] offers {_counted(len(found.tables))}: {names}"
         )
     sys.exit(1 if failed else 0)
 
@@ -115,6 +115,10 @@ def sync(connection: str, streams: tuple[str, ...]) -> None:
         for sentence in outcome.failures:
             _complain("Error", sentence)
         sys.exit(1)
+
+
+def _counted(streams: int) -> str:
+    return "1 stream" if streams == 1 else f"{streams} streams"
 
 
 def _explain_runner(declared: Declared) -> None:

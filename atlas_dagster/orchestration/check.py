@@ -42,6 +42,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
             connector = connect(connection, caller, discovered.spec_schema)
             connector.check()
         except AtlasError as error:
+            context.log.error(str(error))  # the run page shows a failed check without its words
             return _failed(error)
         return _passed(connector)
 

@@ -1,5 +1,6 @@
 """The step that syncs: a session driven by Dagster, its events recorded as they become true."""
 
+import time
 from collections.abc import Iterator
 
 import dagster as dg
@@ -16,6 +17,8 @@ from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncSession
 from atlas_dagster.sync.source import connect
+
+_SETTLE_SECONDS = 5.0
 
 
 def run_sync(
@@ -39,7 +42,9 @@ def _sync(
     discovered: Discovered,
     atlas: AtlasResource,
 ) -> Iterator[dg.MaterializeResult[None]]:
-    reap_ended(context.instance, atlas)
+    if reap_ended(context.instance, atlas):
+        # The step of a killed run may still be alive and commit what it had read; let it end.
+        time.sleep(_SETTLE_SECONDS)
     connector = connect(
         connection,
         atlas.caller(context.run.run_id, explain=context.log.info),

@@ -112,6 +112,7 @@ class SyncSession:
             for message in conversation.messages(command, silence_seconds=SILENCE_SECONDS):
                 if message is None:
                     self._report_progress()
+                    yield from self._commit_due()
                 elif isinstance(message, Unreadable):
                     self._on_unreadable(message)
                 elif message.record is not None:
@@ -205,6 +206,16 @@ class SyncSession:
         joint = [stream for stream in streams if not stream.plan.at_once]
         if any(self._is_due(stream) for stream in joint):
             yield from self._commit(joint)
+
+    def _commit_due(self) -> Iterator[SyncEvent]:
+        """In a pause of the source: commit what its last STATE covers, if that is long ago."""
+        if self._state.type != "STREAM":
+            return
+        for stream in self._streams.values():
+            covered = 0 < stream.covered_rows == stream.pending_rows
+            sound = stream.phase == "reading" and not stream.fault
+            if covered and sound and not stream.plan.at_once and self._is_due(stream):
+                yield from self._commit([stream])
 
     def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
         """Check the STATE's count against the records that came since the one before."""
@@ -377,8 +388,10 @@ class SyncSession:
         reasons = _reasons(failed, cause)
         finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
         kept = f" Finished and kept: {', '.join(finished)}." if finished else ""
+        total = len(self._streams)
+        which = f"{len(failed)} of {total} streams" if total > 1 else "The stream"
         raise ReadFailedError(
-            f"{len(failed)} of {len(self._streams)} streams did not complete. {reasons}{kept}"
+            f"{which} did not complete. {reasons}{kept}"
             if failed
             else f"All streams completed, but {reasons}",
             failure_type=cause.failure_type if cause else "system_error",

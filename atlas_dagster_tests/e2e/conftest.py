@@ -18,8 +18,8 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, docker_client: docker.DockerClient
 ) -> Iterator[DevServer]:
     project = Project(tmp_path_factory.mktemp("project").resolve())
-    # Due once, after the server's first ticks; what one test waits for, others need not feel.
-    due = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=2)
+    # Due once, in 100 to 160 seconds: after the first tick, and while other tests run.
+    due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=160)
     project.declare_standin("standin_scheduled", count=25, schedule=f"{due.minute} * * * *")
     for name in ("standin_stopped", "standin_killed_step", "standin_killed_run"):
         project.declare_standin(name, count=1500, rate=12)

@@ -278,7 +278,7 @@ def test_a_connector_that_fails_ends_with_1_in_its_own_words(project: Project) -
 
     assert [run.exit_code for run in (died, locked, checked)] == [1, 1, 1]
     assert died.stderr == (
-        "Error: 1 of 1 streams did not complete. source-standin: upstream went away\n"
+        "Error: The stream did not complete. source-standin: upstream went away\n"
     )
     assert locked.stderr == "Error: CHECK of source-standin failed: bad password\n"
     assert checked.stderr == "Error: CHECK of source-standin failed: bad password\n"

@@ -305,9 +305,7 @@ def test_a_source_that_dies_keeps_what_its_states_cover_and_resumes(
 
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     said = failure.step_failure_data.user_failure_data
-    assert said.description == (
-        "1 of 1 streams did not complete. source-standin: upstream went away"
-    )
+    assert said.description == ("The stream did not complete. source-standin: upstream went away")
     assert said.metadata["atlas/failure_type"].value == "transient_error"
     assert materialized(result) == []
     assert ids(standin) == list(range(1, 21))

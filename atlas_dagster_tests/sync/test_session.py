@@ -16,6 +16,9 @@ from scripted import (
     status,
 )
 
+from atlas_dagster.sync.session import Checkpoint
+from atlas_dagster.sync.stream import ActiveStream
+
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
@@ -382,3 +385,18 @@ def test_one_name_in_two_namespaces(lake: Lake) -> None:
         "n": 2,
         "m": 20,
     }
+
+
+def test_a_pause_of_the_source_is_used_to_commit(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source that falls silent after a STATE must not keep its rows from being durable."""
+    due = iter([False, True])
+    monkeypatch.setattr(ActiveStream, "is_due", lambda *_, **__: next(due))
+    stream = incremental("a", "append")
+    session, _ = lake.prepare([stream], records("a", [1, 2]) + state("a", {"at": 2}), status("a"))
+    events = session.run()
+    first = next(events)
+    assert isinstance(first, Checkpoint)
+    assert lake.ids("a") == [1, 2]
+    events.close()
