@@ -180,7 +180,7 @@ def test_discover_missing_asks_only_those_not_known(
 
     assert asked == ["new"]
     assert (first.exit_code, second.exit_code) == (0, 0)
-    assert first.stdout == "new offers 1 streams: things\n"
+    assert first.stdout == "new offers 1 stream: things\n"
     assert second.stdout == ""
 
 
@@ -190,7 +190,7 @@ def test_discover_without_names_asks_all(shop: Project, monkeypatch: pytest.Monk
     result = atlas("discover")
 
     assert result.exit_code == 0
-    assert result.stdout == "shop offers 1 streams: [things]\n"
+    assert result.stdout == "shop offers 1 stream: [things]\n"
 
 
 @pytest.mark.parametrize("options", [[], ["--missing"]])
@@ -215,7 +215,7 @@ def test_discover_goes_on_after_a_failure_and_ends_with_1(
         "did you mean 'connector'?\n"
         "b_down: No engine at [/var/run/docker.sock].\n"
     )
-    assert result.stdout == "c_well offers 1 streams: things\n"
+    assert result.stdout == "c_well offers 1 stream: things\n"
 
 
 # sync
@@ -251,7 +251,7 @@ def test_discover_check_and_two_syncs_of_a_real_connector(project: Project) -> N
 
     assert [run.exit_code for run in (discovered, checked, first, second)] == [0, 0, 0, 0]
     runs = f"source-standin runs in Docker, from the image {SOURCE_STANDIN_IMAGE}."
-    assert discovered.stdout == f"{runs}\nstandin offers 1 streams: events\n"
+    assert discovered.stdout == f"{runs}\nstandin offers 1 stream: events\n"
     assert checked.stdout == f"{runs}\nstandin reached its source.\n"
     assert re.search(r"events +25 +25 +[\d.]+ +\{\"id\": 25\}", first.stdout)
     assert "lake/standin/events" in first.stdout
