@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
@@ -116,9 +117,10 @@ def print_summary(console: Console, declared: Declared, outcome: Outcome) -> Non
     if not any(metadata["atlas/records_synced"].value for metadata in outcome.streams.values()):
         console.print("The source had nothing new since the stored cursors; no row was written.\n")
     some = lake.table_uri(next(iter(outcome.streams)))
+    atlas = _shown(sys.argv[0])
     console.print("[bold]What to try next[/]")
     for command, effect in (
-        (f"atlas sync {declared.name}", "once more: it continues from the stored cursors"),
+        (f"{atlas} sync {declared.name}", "once more: it continues from the stored cursors"),
         ("make dev", "the same streams as assets in Dagster's web UI, on port 3000"),
         (f"DeltaTable({_shown(some)!r}).to_pandas()", "a table in Python (from deltalake)"),
     ):
