@@ -12,18 +12,19 @@ import pyarrow as pa
 from deltalake import QueryBuilder
 from deltalake.exceptions import DeltaError
 
-from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
+from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import EXTRACTED_AT
-from atlas_dagster.state.envelope import Envelope, StagedFile
+from atlas_dagster.state.envelope import Envelope
 
 #: Order of arrival, the last tie-break between versions of one key; in the change table only.
 _ARRIVAL = "_atlas_arrival"
 
 
-class DedupWriter(StreamWriter):
+class DedupWriter(DeltaWriter):
     """Appends to the change table, merges at the end."""
 
     def __init__(
@@ -36,33 +37,21 @@ class DedupWriter(StreamWriter):
         open_changes_stage: Callable[[pa.Schema], ParquetStage],
         find_envelope: Callable[[int], Envelope | None],
     ) -> None:
-        self.spec = spec
-        self.table = table
+        self._changes_schema = spec.schema.arrow.append(pa.field(_ARRIVAL, pa.int64()))
+        super().__init__(spec, table=table, stage=open_changes_stage(self._changes_schema))
         self.changes = changes
         self._open_main_stage = open_main_stage
         self._find_envelope = find_envelope
-        self._changes_schema = spec.schema.arrow.append(pa.field(_ARRIVAL, pa.int64()))
-        self._stage = open_changes_stage(self._changes_schema)
         self._arrived = 0
         if self.changes.row_count:
             # Rows of a dead process: merged already but not cleared, or waiting for their merge.
             self._merge()
 
-    @property
-    def staged_rows(self) -> int:  # type: ignore[override]
-        return self._stage.rows
-
     def write(self, batch: pa.RecordBatch) -> None:
         arrivals = pa.array(range(self._arrived, self._arrived + batch.num_rows), pa.int64())
         self._arrived += batch.num_rows
         columns = [*batch.columns, arrivals]
-        self._stage.write(pa.RecordBatch.from_arrays(columns, schema=self._changes_schema))
-
-    def rewind(self, rows: int) -> None:
-        self._stage.rewind(rows)
-
-    def stage(self) -> tuple[StagedFile, ...]:
-        return self._stage.hand_over()
+        super().write(pa.RecordBatch.from_arrays(columns, schema=self._changes_schema))
 
     def commit(self, envelope: Envelope) -> None:
         if not self.spec.replaces:
@@ -74,15 +63,6 @@ class DedupWriter(StreamWriter):
     def finish(self) -> None:
         if self.changes.exists and self.changes.seq != self.table.seq:
             self._merge()
-
-    def discard(self) -> None:
-        self._stage.discard()
-
-    def exists(self) -> bool:
-        return self.table.exists
-
-    def describe(self) -> TableInfo:
-        return TableInfo(self.table.uri, self.table.row_count, str(self.table.version))
 
     def _merge(self) -> None:
         """Bring all changes into the table, then empty the change table."""
