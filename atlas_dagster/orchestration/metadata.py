@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import msgspec
 from dagster._core.definitions.metadata.metadata_set import (
     NamespacedMetadataSet,
     TableMetadataSet,
@@ -113,10 +112,8 @@ def _cursor(blob: Raw | None) -> dg.MetadataValue:
 
 
 def _envelope_text(envelope: Envelope | None) -> str | None:
-    if envelope is None:
-        return None
-    # With a space after each comma, so that the page can wrap it; values stay as they are.
-    return msgspec.json.format(envelope.without_files().encode(), indent=0).decode()
+    # Not reformatted, however ugly on the page: the state in it is kept byte for byte.
+    return None if envelope is None else envelope.without_files().encode().decode()
 
 
 def _uri(address: str) -> str:

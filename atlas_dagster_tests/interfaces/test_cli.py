@@ -255,7 +255,7 @@ def test_discover_check_and_two_syncs_of_a_real_connector(project: Project) -> N
     assert checked.stdout == f"{runs}\nstandin reached its source.\n"
     assert re.search(r"events +25 +25 +[\d.]+ +\{\"id\": 25\}", first.stdout)
     assert "lake/standin/events" in first.stdout
-    assert "atlas sync standin" in first.stdout
+    assert "sync standin  once more" in first.stdout
     assert re.search(r"events +0 +25 +[\d.]+ +\{\"id\": 25\}", second.stdout)
     assert "no row was written" in second.stdout
     rows = DeltaTable(str(project.root / "lake/standin/events")).to_pyarrow_table()
