@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.orchestration.check import build_check, pool
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -19,7 +20,6 @@ from atlas_dagster.sync.source import Caller
 
 #: Runs DISCOVER on someone's behalf and stores what it finds.
 Refresh = Callable[[Caller], None]
-_STORAGE_KIND = "deltalake"
 _STALE = {"atlas/discovery": "stale"}
 
 
@@ -47,7 +47,7 @@ def build_connection_defs(
                 stream,
                 paths[stream.descriptor],
                 discovered.documentation_url,
-                _STORAGE_KIND,
+                DeltaDestination.kind,
             )
         )
         for stream in streams
