@@ -23,6 +23,7 @@ from atlas_dagster.orchestration.assets import build_connection_defs, build_undi
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import is_cron
 from atlas_dagster.orchestration.translator import AtlasTranslator
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
 from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.source import Caller, discover
@@ -92,6 +93,14 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             "else the connector's Python package."
         ),
     ] = "auto"
+    executor: Annotated[
+        ExecutorConfig | None,
+        dg.Resolver.default(
+            description="Limits of the connector: memory, CPUs, network, times. What is left out "
+            "is the deployment's default.",
+            examples=[{"memory_limit": "4g", "timeout_seconds": 7200}],
+        ),
+    ] = None
     defs_state: ResolvedDefsStateConfig = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -122,6 +131,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             config=dict(self.config),
             streams=None if self.streams is None else list(self.streams),
             runner=self.runner,
+            executor=self.executor,
         )
 
     @property

@@ -122,9 +122,11 @@ def _counted(streams: int) -> str:
 
 
 def _explain_runner(declared: Declared) -> None:
+    from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.choose import choose_runner
 
-    choose_runner(declared.connection, _say)
+    defaults = AtlasResource.from_environment().executor_defaults()
+    choose_runner(declared.connection, defaults, _say)
 
 
 def _enter_project() -> None:

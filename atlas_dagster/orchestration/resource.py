@@ -4,13 +4,16 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
-from pydantic import Field
+import yaml
+from pydantic import Field, ValidationError
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller
 
@@ -28,10 +31,31 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Name of this deployment; Atlas never touches containers of another one.",
     )
 
+    executor: dict[str, Any] = Field(
+        default={},
+        description="Limits of connectors whose connection does not say otherwise; "
+        "see ExecutorConfig.",
+    )
+
     @classmethod
     def from_environment(cls) -> Self:
-        """With the lake that ATLAS_LAKE names, if it does."""
-        return cls(lake=os.environ.get("ATLAS_LAKE") or "lake")
+        """With the lake and the limits that ATLAS_LAKE and ATLAS_EXECUTOR give, if they do."""
+        return cls(
+            lake=os.environ.get("ATLAS_LAKE") or "lake",
+            executor=yaml.safe_load(os.environ.get("ATLAS_EXECUTOR") or "{}"),
+        )
+
+    def executor_defaults(self) -> ExecutorConfig:
+        """Raises ConfigError where a limit is wrong."""
+        try:
+            return ExecutorConfig(**self.executor)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise ConfigError(
+                f"The executor's default {field} is wrong: {first['msg']}; mend it in "
+                "ATLAS_EXECUTOR, written like {memory_limit: 4g, network: bridge}."
+            ) from error
 
     def lake_root(self) -> str:
         if "://" in self.lake:
@@ -56,6 +80,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             environ=os.environ,
             log=log or print_log,
             explain=explain,
+            executor=self.executor_defaults(),
         )
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from atlas_dagster.runners.executor import ExecutorConfig
+
 Verb = Literal["spec", "check", "discover", "read"]
 Channel = Literal["stdout", "stderr", "idle"]
 
@@ -23,19 +25,6 @@ Output = tuple[Channel, bytes]
 IDLE_SECONDS = 1.0
 #: Seconds between SIGTERM and SIGKILL.
 STOP_GRACE_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one connector may take of the machine.
-
-    ``memory_bytes`` also switches on the CDK's own guard, which flushes state and fails cleanly
-    before the kernel kills the connector (CDK ``utils/memory_monitor.py``).
-    """
-
-    memory_bytes: int = 2 * 1024**3
-    cpus: float = 2.0
-    pids: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +40,6 @@ class ConnectorCommand:
     verb: Verb
     files: Mapping[str, bytes] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +91,8 @@ class Runner(ABC):
     kind: str
     #: What runs, with its version: an image reference or a package pin. Shown to users.
     reference: str
+    #: The limits everything it starts runs under.
+    executor: ExecutorConfig = ExecutorConfig()
 
     @abstractmethod
     def start(self, command: ConnectorCommand) -> ConnectorProcess:

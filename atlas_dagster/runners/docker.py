@@ -31,6 +31,7 @@ from atlas_dagster.runners.base import (
     Output,
     Runner,
 )
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.frames import FrameDecoder
 
 #: Every container of ours carries this label: the name of its connection.
@@ -65,10 +66,12 @@ class DockerRunner(Runner):
 
     kind = "docker"
 
-    def __init__(self, image: str, *, client: docker.DockerClient, network: str = "host") -> None:
+    def __init__(
+        self, image: str, *, client: docker.DockerClient, executor: ExecutorConfig | None = None
+    ) -> None:
         self.reference = image
+        self.executor = executor or ExecutorConfig()
         self._client = client
-        self._network = network
 
     def ensure_image(self) -> None:
         """Pull the image unless the engine has it.
@@ -128,17 +131,18 @@ class DockerRunner(Runner):
         for option in command.files:
             arguments += [f"--{option}", f"/{_FOLDER}/{option}.json"]
         connection = command.labels.get(CONNECTION_LABEL, "adhoc")
-        limits = command.limits
+        executor = self.executor
         host_config = api.create_host_config(
             init=True,
             log_config=LogConfig(type="none"),
-            mem_limit=limits.memory_bytes,
-            memswap_limit=limits.memory_bytes,
-            nano_cpus=int(limits.cpus * 1e9),
-            pids_limit=limits.pids,
+            mem_limit=executor.memory_bytes,
+            memswap_limit=executor.memory_bytes,
+            nano_cpus=int(executor.cpu_limit * 1e9),
+            pids_limit=executor.pids_limit,
             cap_drop=["ALL"],
+            cap_add=list(executor.cap_add),
             security_opt=["no-new-privileges"],
-            network_mode=self._network,
+            network_mode=executor.network,
             extra_hosts={"host.docker.internal": "host-gateway"},
         )
         created = api.create_container(

@@ -37,6 +37,7 @@ from atlas_dagster.runners.base import (
     Output,
     Runner,
 )
+from atlas_dagster.runners.executor import ExecutorConfig
 
 #: Bytes read at once, and the size asked for each pipe: large, so that both sides wake up less.
 PIPE_BYTES = 1024 * 1024
@@ -64,13 +65,20 @@ _INHERITED_BY_UV = re.compile(rf"{_INHERITED.pattern}|TMPDIR|NETRC|UV_\w+|XDG_\w
 class PythonRunner(Runner):
     """Runs the command ``executable`` of a PyPI package at one version.
 
-    The command's limits are not applied: memory can only be limited here by address space, which
+    The executor's limits are not applied: memory can only be limited here by address space, which
     breaks programs that map more than they use.
     """
 
     kind = "python"
 
-    def __init__(self, package: str, version: str, executable: str) -> None:
+    def __init__(
+        self,
+        package: str,
+        version: str,
+        executable: str,
+        *,
+        executor: ExecutorConfig | None = None,
+    ) -> None:
         """Installs nothing yet.
 
         Raises:
@@ -81,6 +89,7 @@ class PythonRunner(Runner):
                 f'"{version}" is not a version of {package}; give an exact one, such as 7.2.1.'
             )
         self.reference = f"{package}=={version}"
+        self.executor = executor or ExecutorConfig()
         self._package = package
         self._title = f"{package} {version}"
         self._root = Path(user_cache_dir("atlas-dagster")) / "connectors"

@@ -5,18 +5,24 @@ from collections.abc import Callable
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.python import PythonRunner
 from atlas_dagster.sync.connection import Connection
 
 
-def choose_runner(connection: Connection, explain: Callable[[str], None]) -> Runner:
+def choose_runner(
+    connection: Connection, defaults: ExecutorConfig, explain: Callable[[str], None]
+) -> Runner:
     """The runner for ``connection``; ``explain`` is told which one and why.
+
+    ``defaults`` hold for what the connection's own ``executor`` does not say.
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package is to be had.
         ConfigError: Python was asked for and the connector has no package.
     """
     entry = connection.entry()
+    executor = defaults.overridden_by(connection.executor)
     image = connection.image or (entry.docker_image if entry else "")
     package = entry.pypi_package if entry else None
     if connection.runner == "python":
@@ -25,9 +31,9 @@ def choose_runner(connection: Connection, explain: Callable[[str], None]) -> Run
                 f"{connection.source_name} has no Python package; use runner: docker or auto."
             )
         explain(f"{connection.source_name} runs in Python, as its connection asks.")
-        return PythonRunner(package, entry.tag, entry.name)
+        return PythonRunner(package, entry.tag, entry.name, executor=executor)
     try:
-        runner = DockerRunner(image, client=connect())
+        runner = DockerRunner(image, client=connect(), executor=executor)
         runner.ensure_image()
     except RunnerUnavailableError as error:
         if connection.runner == "docker" or entry is None or package is None:
@@ -36,6 +42,6 @@ def choose_runner(connection: Connection, explain: Callable[[str], None]) -> Run
             f"{connection.source_name} runs from its Python package {package} {entry.tag}, "
             f"because Docker cannot be used here: {error.reason.rstrip('.')}."
         )
-        return PythonRunner(package, entry.tag, entry.name)
+        return PythonRunner(package, entry.tag, entry.name, executor=executor)
     explain(f"{connection.source_name} runs in Docker, from the image {image}.")
     return runner

@@ -18,6 +18,7 @@ from atlas_dagster.protocol.catalog import (
     configure,
 )
 from atlas_dagster.registry import ConnectorEntry, resolve
+from atlas_dagster.runners.executor import ExecutorConfig
 
 RunnerChoice = Literal["auto", "docker", "python"]
 
@@ -68,6 +69,7 @@ class Connection(BaseModel):
     config: dict[str, Any] = Field(default_factory=dict)
     streams: list[StreamSelection] | None = None
     runner: RunnerChoice = "auto"
+    executor: ExecutorConfig | None = None
 
     @field_validator("name")
     @classmethod

@@ -12,10 +12,6 @@ from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
 from atlas_dagster.sync.conversation import Conversation, Log
 
-# The platform's own limits (connector-sidecar application.yml).
-_SPEC_SECONDS = _CHECK_SECONDS = 9 * 60
-_DISCOVER_SECONDS = 30 * 60
-
 
 class Connector:
     """One connector with its config resolved.
@@ -55,7 +51,7 @@ class Connector:
         Raises:
             ConnectorFailedError: it gave no SPEC.
         """
-        spec = self._ask("spec", timeout_seconds=_SPEC_SECONDS).spec
+        spec = self._ask("spec").spec
         assert spec is not None
         return spec
 
@@ -66,7 +62,7 @@ class Connector:
             CheckFailedError: the connector says that it cannot; the message is its own.
             ConnectorFailedError: it crashed instead of answering.
         """
-        status = self._ask("check", timeout_seconds=_CHECK_SECONDS).connectionStatus
+        status = self._ask("check").connectionStatus
         assert status is not None
         if status.status != "SUCCEEDED":
             reason = self._masker(status.message or "it gave no reason").strip()
@@ -78,7 +74,7 @@ class Connector:
         Raises:
             ConnectorFailedError: it gave no catalog.
         """
-        catalog = self._ask("discover", timeout_seconds=_DISCOVER_SECONDS).catalog
+        catalog = self._ask("discover").catalog
         assert catalog is not None
         return Catalog.from_message(catalog)
 
@@ -91,12 +87,16 @@ class Connector:
         labels = {**self._labels, "atlas.verb": verb}
         return ConnectorCommand(verb, {**config, **(files or {})}, labels)
 
-    def _ask(self, verb: Verb, *, timeout_seconds: float) -> Message:
+    def _ask(self, verb: Verb) -> Message:
         """Run ``verb`` and return its answer: the last one, should there be several."""
+        limits = self.runner.executor
+        seconds = (
+            limits.discover_timeout_seconds if verb == "discover" else limits.check_timeout_seconds
+        )
         command = self.command(verb)
         conversation = self.converse()
         answer: Message | None = None
-        for message in conversation.messages(command, timeout_seconds=timeout_seconds):
+        for message in conversation.messages(command, timeout_seconds=seconds):
             if isinstance(message, Message) and _answers(message):
                 answer = message
         # FAILED comes with exit code 0; a crash gives no answer, or a wrong exit code.
@@ -106,7 +106,7 @@ class Connector:
                     f"{self.name} ended {verb} without an answer; check that "
                     f"{self.runner.reference} is an Airbyte source."
                 )
-            raise conversation.failure(command)
+            raise conversation.failure()
         return answer
 
 

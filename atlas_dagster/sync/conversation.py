@@ -95,7 +95,7 @@ class Conversation:
     def failed(self) -> bool:
         return bool(self.errors) or self.exit is None or self.exit.code != 0
 
-    def failure(self, command: ConnectorCommand) -> ConnectorFailedError:
+    def failure(self) -> ConnectorFailedError:
         """Why the connector failed, in its own words where it said any.
 
         The first error counts: the CDK's last one is always an aggregate ("Concurrent read
@@ -111,10 +111,10 @@ class Conversation:
             )
         code = None if self.exit is None else self.exit.code
         if self.exit is not None and self.exit.oom_killed:
-            limit = command.limits.memory_bytes / 1024**3
+            limit = self.runner.executor.memory_limit
             return ConnectorFailedError(
-                f"{self.name} was killed because it needed more than its {limit:g} GiB of memory; "
-                "give the connector more memory, or sync fewer streams at once."
+                f"{self.name} was killed because it needed more than its {limit} of memory; "
+                "raise executor.memory_limit of the connection, or sync fewer streams at once."
             )
         said = f" Its last words: {' / '.join(self._last_words)}" if self._last_words else ""
         return ConnectorFailedError(

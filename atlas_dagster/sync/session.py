@@ -7,7 +7,6 @@ that whoever drives it can record it at once.
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from msgspec import Raw, Struct
 
@@ -133,7 +132,7 @@ class SyncSession:
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
-        self._raise_failures(conversation, command)
+        self._raise_failures(conversation)
 
     def _files(self) -> dict[str, bytes]:
         streams = [plan.configured for plan in self._plan.streams]
@@ -378,13 +377,13 @@ class SyncSession:
         )
         self._connector.log("INFO", f"Records so far: {counts or 'none'}.")
 
-    def _raise_failures(self, conversation: Conversation, command: Any) -> None:
+    def _raise_failures(self, conversation: Conversation) -> None:
         failed = [s for s in self._streams.values() if s.phase != "finished"]
         if not failed and not conversation.failed:
             return
         cause: ConnectorFailedError | None = None
         if conversation.failed:
-            cause = conversation.failure(command)
+            cause = conversation.failure()
         reasons = _reasons(failed, cause)
         finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
         kept = f" Finished and kept: {', '.join(finished)}." if finished else ""

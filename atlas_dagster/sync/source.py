@@ -8,6 +8,7 @@ from atlas_dagster.protocol.secrets import Masker, secret_values
 from atlas_dagster.records.names import assign
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster.sync.choose import choose_runner
 from atlas_dagster.sync.connection import Connection
@@ -25,6 +26,7 @@ class Caller:
         environ: where ``{{ env.X }}`` is looked up.
         log: receives the connector's own lines with their levels, masked.
         explain: receives Atlas's own sentences, such as where the connector runs and why.
+        executor: limits of connectors whose connection does not say otherwise.
     """
 
     def __init__(
@@ -35,12 +37,14 @@ class Caller:
         environ: Mapping[str, str],
         log: Log,
         explain: Callable[[str], None],
+        executor: ExecutorConfig | None = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
         self.environ = environ
         self.log = log
         self.explain = explain
+        self.executor = executor or ExecutorConfig()
 
     def labels(self, connection: str) -> dict[str, str]:
         return {
@@ -63,7 +67,7 @@ def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, An
         ConfigError: the config does not fit, or a variable is missing.
         RunnerUnavailableError: there is nothing to run the connector with.
     """
-    runner = choose_runner(connection, caller.explain)
+    runner = choose_runner(connection, caller.executor, caller.explain)
     return _with_config(connection, caller, runner, spec_schema)
 
 
@@ -75,7 +79,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
-    runner = choose_runner(connection, caller.explain)
+    runner = choose_runner(connection, caller.executor, caller.explain)
     spec = _bare(connection, caller, runner).spec()
     connector = _with_config(connection, caller, runner, spec.connectionSpecification)
     catalog = connector.discover()

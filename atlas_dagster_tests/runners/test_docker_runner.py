@@ -9,8 +9,9 @@ import docker
 import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
-from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Limits
+from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
 
 pytestmark = pytest.mark.docker
@@ -72,9 +73,9 @@ def test_a_failing_connector_says_so(docker_client: docker.DockerClient) -> None
 
 
 def test_what_the_engine_is_told(docker_client: docker.DockerClient) -> None:
-    runner = DockerRunner(STANDIN, client=docker_client)
-    limits = Limits(memory_bytes=256 * 1024**2, cpus=0.5, pids=64)
-    command = read({"behaviour": "hang", "password": SECRET}, limits=limits)
+    executor = ExecutorConfig(memory_limit="256m", cpu_limit=0.5, pids_limit=64)
+    runner = DockerRunner(STANDIN, client=docker_client, executor=executor)
+    command = read({"behaviour": "hang", "password": SECRET})
     with runner.start(command) as process:
         wait_for_records(process, 1)
         [container] = ours(docker_client)

@@ -75,7 +75,7 @@ def test_secrets_are_masked_wherever_they_are_said() -> None:
         1,
     )
     assert list(talk.messages(READ)) == [None, None, None]
-    failure = talk.failure(READ)
+    failure = talk.failure()
     assert str(failure) == f"src: bad {MASK}"
     assert failure.stack_trace == f"at {MASK}"
     assert failure.failure_type == "config_error"
@@ -90,7 +90,7 @@ def test_secrets_are_masked_wherever_they_are_said() -> None:
 def test_a_crash_without_words_shows_its_last_lines() -> None:
     talk, _, _ = converse(("stderr", b"Traceback\nKeyError: 'id'\n"), 3)
     list(talk.messages(READ))
-    assert str(talk.failure(READ)) == (
+    assert str(talk.failure()) == (
         "src ended with exit code 3 and reported no error; see its log in the run's output. "
         "Its last words: Traceback / KeyError: 'id'"
     )
@@ -99,4 +99,4 @@ def test_a_crash_without_words_shows_its_last_lines() -> None:
 def test_out_of_memory_names_the_limit() -> None:
     talk, _, _ = converse(ExitStatus(137, oom_killed=True))
     list(talk.messages(READ))
-    assert "needed more than its 2 GiB of memory" in str(talk.failure(READ))
+    assert "needed more than its 2g of memory" in str(talk.failure())

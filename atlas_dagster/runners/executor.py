@@ -1,0 +1,108 @@
+"""How a connector is executed: what it may take of the machine, and for how long."""
+
+import math
+import re
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PullPolicy = Literal["missing", "always", "never"]
+
+_UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmg]?)i?b?", re.IGNORECASE)
+#: Docker refuses a container with less.
+_LEAST_MEMORY = 6 * 1024**2
+
+
+def parse_memory(text: str) -> int:
+    """Bytes that ``text`` means, written as for ``docker run --memory``: ``512m``, ``2g``.
+
+    Raises:
+        ValueError: it is no size, or less than Docker takes.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
+    if size < _LEAST_MEMORY:
+        raise ValueError(
+            f"'{text}' is no amount of memory; write a number and a unit, "
+            "at least 6m, such as 512m or 2g"
+        )
+    return size
+
+
+class ExecutorConfig(BaseModel):
+    """Limits of one connector. All are on by default; times are in seconds.
+
+    ``memory_limit`` also switches on the CDK's own guard, which flushes state and fails cleanly
+    before the kernel kills the connector (CDK ``utils/memory_monitor.py``). Where a limit ends a
+    READ, what is committed stays and the next sync continues from there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_limit: str = Field(
+        default="2g", description="Memory, such as 512m or 4g; swap is not added to it."
+    )
+    cpu_limit: float = Field(default=2.0, description="CPUs, in fractions too.")
+    pids_limit: int = Field(default=1024, description="Processes and threads.")
+    network: str = Field(
+        default="host",
+        description="Docker network: host, bridge, none, or the name of one.",
+    )
+    pull: PullPolicy = Field(
+        default="missing",
+        description="When to pull the image: missing (not on the engine), always, or never.",
+    )
+    cap_add: list[str] = Field(
+        default=[], description="Linux capabilities the connector needs; it gets no others."
+    )
+    timeout_seconds: float = Field(default=24 * 3600.0, description="Longest READ.")
+    check_timeout_seconds: float = Field(default=9 * 60.0, description="Longest SPEC or CHECK.")
+    discover_timeout_seconds: float = Field(default=30 * 60.0, description="Longest DISCOVER.")
+    silence_seconds: float = Field(
+        default=2 * 3600.0, description="Longest time a READ may print nothing at all."
+    )
+    heartbeat_seconds: float = Field(
+        default=3 * 3600.0,
+        description="Longest time a READ may bring no record and no state, whatever it logs.",
+    )
+
+    # Validators, not constraints in the types: Dagster resolves plain types only.
+    @field_validator(
+        "cpu_limit",
+        "pids_limit",
+        "timeout_seconds",
+        "check_timeout_seconds",
+        "discover_timeout_seconds",
+        "silence_seconds",
+        "heartbeat_seconds",
+    )
+    @classmethod
+    def _is_positive(cls, value: float) -> float:
+        if not 0 < value < math.inf:
+            raise ValueError(f"{value} is no limit; write a number above 0")
+        return value
+
+    @field_validator("network")
+    @classmethod
+    def _is_named(cls, network: str) -> str:
+        if not network.strip():
+            raise ValueError("the network has no name; write host, bridge, none, or one's name")
+        return network
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_memory(cls, text: str) -> str:
+        parse_memory(text)
+        return text
+
+    @property
+    def memory_bytes(self) -> int:
+        return parse_memory(self.memory_limit)
+
+    def overridden_by(self, other: Self | None) -> Self:
+        """These values, replaced by those that ``other`` sets explicitly."""
+        if other is None:
+            return self
+        changes: dict[str, Any] = {name: getattr(other, name) for name in other.model_fields_set}
+        return self.model_copy(update=changes)
