@@ -67,7 +67,7 @@ def read_to_nothing(records: int) -> None:
 
 
 class _NothingRemembered:
-    def remembered(self, tables: Any) -> dict[Any, Any]:
+    def remembered(self, tables: Any, committed: Any) -> dict[Any, Any]:
         return {}
 
 

@@ -18,9 +18,15 @@ class EventLogStateStore:
         self._instance = instance
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self,
+        tables: Mapping[StreamDescriptor, TablePath],
+        committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, Remembered]:
-        """A table's path is its asset's key."""
+        """A table's path is its asset's key.
+
+        One query for all streams, and one more for each whose newest materialization is not of its
+        table's last commit: a sync died after it, or somebody else reported one.
+        """
         keys = {dg.AssetKey(list(path)): name for name, path in tables.items()}
         found: dict[StreamDescriptor, Remembered] = {}
         for record in self._instance.get_asset_records(list(keys)):
@@ -30,11 +36,12 @@ class EventLogStateStore:
             if entry.last_materialization is not None:
                 materialization = entry.last_materialization.asset_materialization
                 envelopes.append(envelope_of(materialization.metadata if materialization else {}))
-            observed = self._instance.fetch_observations(entry.asset_key, limit=1).records
-            for event in observed:
-                observation = event.asset_observation
-                envelopes.append(envelope_of(observation.metadata if observation else {}))
-            found[keys[entry.asset_key]] = Remembered(
+            stream = keys[entry.asset_key]
+            if not any(known and known.seq == committed.get(stream) for known in envelopes):
+                for event in self._instance.fetch_observations(entry.asset_key, limit=1).records:
+                    observation = event.asset_observation
+                    envelopes.append(envelope_of(observation.metadata if observation else {}))
+            found[stream] = Remembered(
                 envelope=max(
                     (envelope for envelope in envelopes if envelope is not None),
                     key=lambda envelope: envelope.seq,

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -55,7 +56,7 @@ def materialize(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor
 
 
 def remembered(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> Remembered:
-    return EventLogStateStore(instance).remembered(TABLES).get(stream, Remembered())
+    return EventLogStateStore(instance).remembered(TABLES, {}).get(stream, Remembered())
 
 
 def seq_of(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> int | None:
@@ -64,7 +65,7 @@ def seq_of(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> in
 
 
 def test_nothing_is_remembered_of_streams_never_synced(instance: dg.DagsterInstance) -> None:
-    assert EventLogStateStore(instance).remembered(TABLES) == {}
+    assert EventLogStateStore(instance).remembered(TABLES, {}) == {}
 
 
 def test_the_envelope_comes_back_whole_but_for_its_files(instance: dg.DagsterInstance) -> None:
@@ -127,7 +128,7 @@ def test_each_stream_has_its_own(instance: dg.DagsterInstance) -> None:
     observe(instance, 2, USERS)
     materialize(instance, 6, ORDERS)
 
-    found = EventLogStateStore(instance).remembered(TABLES)
+    found = EventLogStateStore(instance).remembered(TABLES, {})
 
     assert {stream: it.envelope.seq for stream, it in found.items() if it.envelope} == {
         USERS: 2,
@@ -139,7 +140,7 @@ def test_only_the_streams_asked_for_are_answered(instance: dg.DagsterInstance) -
     observe(instance, 2, USERS)
     observe(instance, 3, ORDERS)
 
-    assert set(EventLogStateStore(instance).remembered({ORDERS: TABLES[ORDERS]})) == {ORDERS}
+    assert set(EventLogStateStore(instance).remembered({ORDERS: TABLES[ORDERS]}, {})) == {ORDERS}
 
 
 def in_a_run_of(
@@ -150,7 +151,7 @@ def in_a_run_of(
 
     @dg.asset(key=key_of(stream))
     def step(context: dg.AssetExecutionContext) -> None:
-        found.update(EventLogStateStore(context.instance).remembered(TABLES))
+        found.update(EventLogStateStore(context.instance).remembered(TABLES, {}))
 
     dg.materialize([step], instance=instance)
     return found
@@ -194,3 +195,32 @@ def test_after_a_wipe_new_events_count_and_the_wipe_stays_known(
     wiped_at = remembered(instance).wiped_at
     assert wiped_at is not None
     assert before - 1 <= wiped_at <= time.time() + 1
+
+
+def test_two_hundred_streams_that_agree_with_their_tables_are_one_call(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [StreamDescriptor(f"s{n}") for n in range(200)]
+    tables = {name: ("shop", name.name) for name in names}
+    for name in names:
+        commit = StreamCommit(name, tables[name], 0, False)
+        whole = Envelope(5, 1, "shop", (commit,), Raw(b"[]"), prepared_at=1.0)
+        metadata = {**AtlasMetadataSet(envelope=whole.encode().decode())}
+        event = dg.AssetMaterialization(dg.AssetKey(list(tables[name])), metadata=metadata)
+        instance.report_runless_asset_event(event)
+    asked: list[str] = []
+    for call in ("get_asset_records", "fetch_observations", "fetch_materializations"):
+        real = getattr(dg.DagsterInstance, call)
+
+        def counted(self: Any, *args: Any, _call: str = call, _real: Any = real, **kw: Any) -> Any:
+            asked.append(_call)
+            return _real(self, *args, **kw)
+
+        monkeypatch.setattr(dg.DagsterInstance, call, counted)
+
+    found = EventLogStateStore(instance).remembered(tables, dict.fromkeys(names, 5))
+    assert len(found) == 200
+    assert asked == ["get_asset_records"]
+
+    EventLogStateStore(instance).remembered(tables, dict.fromkeys(names, 5) | {names[7]: 6})
+    assert asked == ["get_asset_records", "get_asset_records", "fetch_observations"]
