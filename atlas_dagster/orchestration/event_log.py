@@ -12,10 +12,14 @@ from atlas_dagster.state.reconcile import Remembered
 
 
 class EventLogStateStore:
-    """Reads the newest envelope of each stream from its asset's events."""
+    """Reads the newest envelope of each stream from its asset's events.
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    A state that covers several streams is written out once, on the asset of their source.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
         self._instance = instance
+        self._source = source
 
     def remembered(
         self,
@@ -24,8 +28,9 @@ class EventLogStateStore:
     ) -> Mapping[StreamDescriptor, Remembered]:
         """A table's path is its asset's key.
 
-        One query for all streams, and one more for each whose newest materialization is not of its
-        table's last commit: a sync died after it, or somebody else reported one.
+        One query for all streams (and one for a state they share), and one more for each whose
+        newest materialization is not of its table's last commit: a sync died after it, or somebody
+        else reported one.
         """
         keys = {dg.AssetKey(list(path)): name for name, path in tables.items()}
         found: dict[StreamDescriptor, Remembered] = {}
@@ -38,9 +43,7 @@ class EventLogStateStore:
                 envelopes.append(envelope_of(materialization.metadata if materialization else {}))
             stream = keys[entry.asset_key]
             if not any(known and known.seq == committed.get(stream) for known in envelopes):
-                for event in self._instance.fetch_observations(entry.asset_key, limit=1).records:
-                    observation = event.asset_observation
-                    envelopes.append(envelope_of(observation.metadata if observation else {}))
+                envelopes.append(self._observed(entry.asset_key))
             found[stream] = Remembered(
                 envelope=max(
                     (envelope for envelope in envelopes if envelope is not None),
@@ -49,4 +52,24 @@ class EventLogStateStore:
                 ),
                 wiped_at=details.last_wipe_timestamp if details else None,
             )
+        return self._written_out(found)
+
+    def _written_out(
+        self, found: dict[StreamDescriptor, Remembered]
+    ) -> dict[StreamDescriptor, Remembered]:
+        """With references to the shared state replaced by it, where it is of the same commit."""
+        if not any(each.envelope and each.envelope.is_reference for each in found.values()):
+            return found
+        shared = self._observed(self._source)
+        for stream, each in found.items():
+            known = each.envelope
+            if known and known.is_reference and shared and known.seq == shared.seq:
+                found[stream] = Remembered(shared, each.wiped_at)
         return found
+
+    def _observed(self, key: dg.AssetKey) -> Envelope | None:
+        """The envelope of the newest observation."""
+        for event in self._instance.fetch_observations(key, limit=1).records:
+            observation = event.asset_observation
+            return envelope_of(observation.metadata if observation else {})
+        return None
