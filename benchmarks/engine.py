@@ -16,7 +16,7 @@ from recording import write_recording
 
 from atlas_dagster.protocol.decoder import MessageDecoder
 
-STANDIN = "atlas-test/source-standin:1"
+STANDIN = "atlas-test/source-standin:2"
 _CHUNK = 1 << 20
 _CATALOG = (
     '{"streams":[{"stream":{"name":"events","json_schema":{},"supported_sync_modes":'

@@ -10,7 +10,7 @@
 set -euo pipefail
 
 FAKER_VERSION=7.2.1
-STANDIN_VERSION=1
+STANDIN_VERSION=2
 
 BASE=${ATLAS_TEST_BASE:-atlas-test/base:bookworm}
 FAKER_IMAGE=airbyte/source-faker:$FAKER_VERSION
