@@ -178,7 +178,7 @@ def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
     try:
         times = np.fromiter((r.emitted_at for r in records), np.float64, len(records))
     except OverflowError:  # an integer of hundreds of digits
-        times = np.array([min(r.emitted_at, 1e300) for r in records], np.float64)
+        times = np.array([max(-1e300, min(r.emitted_at, 1e300)) for r in records], np.float64)
     times[np.abs(times) < _MILLISECONDS_FROM] *= 1000
     sane: npt.NDArray[np.bool_] = (times >= _FIRST_EMITTED) & (times <= _LAST_EMITTED)
     if not sane.all():

@@ -66,7 +66,9 @@ class RowCoercer:
                 except UNFIT:
                     value, why = _lenient(bytes(raw), kind)
                     values.append(value)
-                    if why is not None:
+                    if why is Misfit.MENDED:  # its bytes could not be kept as text either
+                        remarks.changed(row, field, why)
+                    elif why is not None:
                         remarks.misfit(row, field, why, raw)
         if fields:
             # In the source's order, the misfits behind.
