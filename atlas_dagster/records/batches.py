@@ -1,14 +1,10 @@
 """Records of one stream into Arrow batches.
 
-Each record's ``data`` is decoded straight into a struct generated for its stream, which checks
-types in C; only a record that does not fit takes the slow way, value by value. Columns are built
-from whole lists. No Python object per value survives the batch.
+Columns are built from whole lists of values; no Python object per value survives the batch.
 """
 
 import gc
 import itertools
-import operator
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,8 +19,9 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT, Record, present
 from atlas_dagster.records.changes import Misfit, Remarks, utf8
-from atlas_dagster.records.coerce import STRICT_TYPES, UNFIT, RowCoercer
+from atlas_dagster.records.coerce import STRICT_TYPES
 from atlas_dagster.records.numbers import parse_numbers
+from atlas_dagster.records.rows import RowDecoder
 from atlas_dagster.records.temporal import parse_dates, parse_local_timestamps, parse_timestamps
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 
@@ -32,9 +29,6 @@ from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, Tab
 _MILLISECONDS_FROM = 10**11
 #: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
 _FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
-#: Names that msgspec can match; a table with any other one takes the slow way altogether.
-_PLAIN_FIELD = re.compile(r'[^"\\\x00-\x1f]*\Z')
-
 _TEMPORAL_PARSERS = {
     ColumnType.DATE: parse_dates,
     ColumnType.TIMESTAMP: parse_timestamps,
@@ -58,27 +52,7 @@ class BatchBuilder:
         self._generation_id = generation_id
         self._records: list[Record] = []
         self.bytes = 0
-        fields = [f"f{index}" for index in range(len(schema.columns))]
-        self._decodable = all(_PLAIN_FIELD.match(column.field) for column in schema.columns)
-        self._row_type = msgspec.defstruct(
-            "Row",
-            [
-                (field, STRICT_TYPES[column.type], None)
-                if column.type in STRICT_TYPES
-                else (field, Raw, ABSENT)
-                for field, column in zip(fields, schema.columns, strict=True)
-            ],
-            rename=dict(zip(fields, (c.field for c in schema.columns), strict=True))
-            if self._decodable
-            else None,
-            forbid_unknown_fields=True,
-            gc=False,
-        )
-        self._decode = msgspec.json.Decoder(self._row_type).decode
-        self._coerce = RowCoercer(schema)
-        # attrgetter of one name gives a bare value, of several a tuple: a doubled first name
-        # keeps the shape the same.
-        self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
+        self._decode = RowDecoder(schema)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -96,38 +70,19 @@ class BatchBuilder:
 
     def _build(self, records: list[Record]) -> pa.RecordBatch:
         remarks = Remarks()
-        rows = self._decode_rows(records, remarks)
-        arrays = self._columns(rows, remarks)
+        arrays = self._columns(self._decode(records, remarks), remarks)
         arrays += self._metadata_columns(records, remarks)
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 
-    def _decode_rows(self, records: list[Record], remarks: Remarks) -> list[Any]:
-        decode = self._decode
-        rows: list[Any] = []
-        for record in records:
-            try:
-                if not self._decodable:
-                    raise msgspec.DecodeError
-                rows.append(decode(record.data))
-            except UNFIT:
-                rows.append(self._row_type(*self._coerce(record.data, len(rows), remarks)))
-        return rows
-
-    def _columns(self, rows: list[Any], remarks: Remarks) -> list[pa.Array]:
-        if not rows:
-            return [pa.array([], column.type.arrow) for column in self.schema.columns]
-        if self._values is None:
-            return []
+    def _columns(self, lists: list[Sequence[Any]], remarks: Remarks) -> list[pa.Array]:
         by_kind: dict[ColumnType, list[tuple[int, Column, Sequence[Any]]]] = {}
-        lists = zip(*map(self._values, rows), strict=True)
-        for index, (column, values) in enumerate(zip(self.schema.columns, lists, strict=False)):
+        for index, (column, values) in enumerate(zip(self.schema.columns, lists, strict=True)):
             by_kind.setdefault(column.type, []).append((index, column, values))
-        arrays: list[pa.Array] = [None] * len(self.schema.columns)
+        arrays: list[pa.Array] = [None] * len(lists)
         for kind, alike in by_kind.items():
             places, columns, values = zip(*alike, strict=True)
-            for place, array in zip(
-                places, _columns_of(kind, columns, values, remarks), strict=True
-            ):
+            made = _columns_of(kind, columns, values, remarks)
+            for place, array in zip(places, made, strict=True):
                 arrays[place] = array
         return arrays
 
@@ -231,7 +186,7 @@ def _json_texts(values: Sequence[Raw]) -> tuple[pa.Array, list[int]]:
     # value costs less than half of what it costs as a Python object.
     joined = pa.array([b"\n".join(values)], pa.binary())
     column = pc.split_pattern(joined, "\n").flatten()
-    if len(column) != len(values):
+    if len(column) != len(values):  # or there are none
         column = pa.array([bytes(value) for value in values], pa.binary())
     texts, mended = utf8(column)
     absent = pc.is_in(texts, pa.array(["", "null"]))

@@ -53,6 +53,10 @@ class Remarks:
     def misfit(self, row: int, field: str, why: Misfit, value: Raw) -> None:
         """Note that the column of ``field`` does not hold ``value``, and keep it."""
         self.changed(row, field, why)
+        self.undeclared(row, field, value)
+
+    def undeclared(self, row: int, field: str, value: Raw) -> None:
+        """Keep a field that has no column."""
         self.extras.setdefault(row, {}).setdefault(field, value)
 
     def changed(self, row: int, field: str, why: Misfit) -> None:

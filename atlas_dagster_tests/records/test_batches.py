@@ -4,10 +4,12 @@ import time
 import uuid
 
 import pytest
+from batch_rows import MENDED, SIZE, TYPE, build, changes
 from msgspec import Raw
-from rows import MENDED, SIZE, TYPE, build, changes
 
-from atlas_dagster.records.batches import random_uuids
+from atlas_dagster.protocol.messages import Record
+from atlas_dagster.records.batches import BatchBuilder, random_uuids
+from atlas_dagster.records.types import TableSchema
 
 
 def test_every_bad_value_of_a_row_is_told_and_kept() -> None:
@@ -29,6 +31,27 @@ def test_undeclared_fields_are_kept_together() -> None:
     kept = '{"new":{"a" : [1.10, 1e400]},"é\\"":null,"big":1' + "0" * 30 + "}"
     assert (odd["string"], odd["_airbyte_extra"]) == ("y", kept)
     assert changes(odd) == []
+
+
+def test_undeclared_fields_that_many_records_have() -> None:
+    """They get a place in the fast way, from the second batch on; what comes out is the same."""
+    schema = TableSchema.from_json_schema({"properties": {"string": {"type": "string"}}})
+    builder = BatchBuilder(schema, sync_id=7, generation_id=3)
+    for _ in range(3):
+        for data in (b'{"string":"x","a":1.10}', b'{"a":null}', b'{"string":"y"}', b'{"b":{ }}',
+                     b'{"string":["z"],"a":"1","c\\"":2}', b'{"a":[1],"a":2}', b"5"):  # fmt: skip
+            builder.append(Record("s", Raw(data), 0), len(data))
+        rows = builder.build().to_pylist()
+        assert [row["string"] for row in rows] == ["x", None, "y", None, '["z"]', None, None]
+        assert [row["_airbyte_extra"] for row in rows] == [
+            '{"a":1.10}',
+            '{"a":null}',
+            None,
+            '{"b":{ }}',
+            '{"a":"1","c\\"":2}',
+            '{"a":2}',
+            '{"":"5"}',
+        ]
 
 
 def test_of_a_field_sent_twice_the_last_counts() -> None:
