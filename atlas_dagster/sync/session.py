@@ -6,12 +6,18 @@ that whoever drives it can record it at once.
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TableInfo
-from atlas_dagster.errors import ConnectorFailedError, DestinationError, ReadFailedError
+from atlas_dagster.errors import (
+    AtlasError,
+    ConnectorFailedError,
+    DestinationError,
+    FailureType,
+    ReadFailedError,
+)
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Record,
@@ -377,21 +383,24 @@ class SyncSession:
 
     def _raise_failures(self, conversation: Conversation) -> None:
         failed = [s for s in self._streams.values() if s.phase != "finished"]
-        if not failed and not conversation.failed:
+        refused = self._plan.refused
+        if not failed and not refused and not conversation.failed:
             return
         cause: ConnectorFailedError | None = None
         if conversation.failed:
             cause = conversation.failure()
-        reasons = _reasons(failed, cause)
+        reasons = [f"{name}: {error}" for name, error in refused.items()]
+        reasons.append(_reasons(failed, cause))
         finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
         kept = f" Finished and kept: {', '.join(finished)}." if finished else ""
-        total = len(self._streams)
-        which = f"{len(failed)} of {total} streams" if total > 1 else "The stream"
+        lost, total = len(failed) + len(refused), len(self._streams) + len(refused)
+        which = f"{lost} of {total} streams" if total > 1 else "The stream"
+        why = " ".join(filter(None, reasons))
         raise ReadFailedError(
-            f"{which} did not complete. {reasons}{kept}"
-            if failed
-            else f"All streams completed, but {reasons}",
-            failure_type=cause.failure_type if cause else "system_error",
+            f"{which} did not complete. {why}{kept}"
+            if lost
+            else f"All streams completed, but {why}",
+            failure_type=_failure_type(cause, refused.values()),
             stack_trace=cause.stack_trace if cause else None,
         )
 
@@ -410,6 +419,14 @@ def _stored_state(plan: SyncPlan) -> ConnectionState:
 
 def _blob(state: ConnectionState) -> Raw:
     return Raw(state.to_file())
+
+
+def _failure_type(
+    cause: ConnectorFailedError | None, refused: Collection[AtlasError]
+) -> FailureType:
+    if cause is not None:
+        return cause.failure_type
+    return next((error.failure_type for error in refused), "system_error")
 
 
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
