@@ -173,7 +173,7 @@ def test_a_state_without_a_type(lake: Lake) -> None:
     done = lake.sync([A, B], records("a", [1]) + records("b", [7]), legacy_state({"a": 1, "b": 7}))
     assert done.failure is None
     done = lake.sync([A, B], records("a", [2]), legacy_state({"a": 2, "b": 7}))
-    assert done.file("state") == [{"type": "LEGACY", "data": {"a": 1, "b": 7}}]
+    assert done.file("state") == {"a": 1, "b": 7}
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7])
 
 
@@ -181,4 +181,4 @@ def test_death_between_two_of_them(lake: Lake) -> None:
     output = [records("a", [n]) + records("b", [n]) + legacy_state({"n": n}) for n in (1, 2, 3)]
     lake.sync([A, B], *output, records("a", [4]), 1, **EAGER)
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [1, 2, 3])
-    assert lake.sync([A, B]).file("state") == [{"type": "LEGACY", "data": {"n": 3}}]
+    assert lake.sync([A, B]).file("state") == {"n": 3}
