@@ -100,6 +100,15 @@ def test_nothing_new_makes_no_new_version(lake: Lake) -> None:
     assert lake.versions() == before
 
 
+def test_only_a_state_that_moves_is_committed(lake: Lake) -> None:
+    states = [global_state({"lsn": lsn_}, {"a": {}, "b": {}}) for lsn_ in (1, 1, 2, 2)]
+    done = lake.sync([A, B], records("a", [1]), *states, BOTH, **EAGER)
+    assert [[c.rows for c in each.envelope.streams] for each in done.checkpoints] == [
+        [1, 0],
+        [0, 0],
+    ]
+
+
 def test_death_keeps_all_streams_at_one_position(lake: Lake) -> None:
     done = lake.sync(
         [A, B],
