@@ -80,6 +80,14 @@ def test_the_first_error_counts_not_the_aggregate(chaos: Chaos) -> None:
     assert (chaos.position(), chaos.position(B)) == (1, 1)
 
 
+def test_an_error_counts_even_with_exit_0(chaos: Chaos) -> None:
+    done = chaos.sync("error-and-exit-0")
+    assert str(done.failure) == "All streams completed, but source-x: no licence"
+    assert done.failure is not None
+    assert done.failure.failure_type == "config_error"
+    assert (list(done.finished), chaos.lake.ids("a"), chaos.position()) == (["a"], [1], 1)
+
+
 @pytest.mark.parametrize(
     ("code", "sentence", "failure_type"),
     [

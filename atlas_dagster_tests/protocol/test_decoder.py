@@ -119,6 +119,15 @@ def test_a_lone_surrogate() -> None:
     assert message.log.message == "a?b"
 
 
+@pytest.mark.parametrize("time", [b"null", b'"2024-01-01"', b"1.5"])
+def test_an_error_counts_whatever_its_time(time: bytes) -> None:
+    trace = b'{"type":"ERROR","emitted_at":' + time + b',"error":{"message":"x"}}'
+    (message,) = decode(b'{"type":"TRACE","trace":' + trace + b"}")
+    assert isinstance(message, Message)
+    assert message.trace is not None
+    assert message.trace.error is not None
+
+
 def test_invalid_utf8() -> None:
     (message,) = decode(b'{"type":"LOG","log":{"level":"WARNING","message":"caf\xe9"}}')
     assert isinstance(message, Message)

@@ -155,6 +155,13 @@ def aggregate_error() -> int:
 
 
 @scenario("read")
+def error_and_exit_0() -> None:
+    """Reports an error, with null for its time, but completes all streams with exit code 0."""
+    told = error("no licence", "config_error")
+    say(record(1), state(1), complete(), told.replace(str(EMITTED_AT + 0.5).encode(), b"null"))
+
+
+@scenario("read")
 def exit_code(code: int = 137) -> int:
     """Ends with any exit code, without an error."""
     say(record(1), state(1), record(2))
