@@ -9,9 +9,15 @@ from atlas_dagster.destinations.base import Destination
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
-from atlas_dagster.orchestration.metadata import checkpoint_metadata, materialization_metadata
+from atlas_dagster.orchestration.metadata import (
+    checkpoint_metadata,
+    is_shared,
+    materialization_metadata,
+    shared_state_metadata,
+)
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
@@ -53,7 +59,7 @@ def _sync(
         destination = atlas.destination()
         plan = _plan(context, connection, discovered, destination)
         session = SyncSession(plan, connector=connector, destination=destination)
-        yield from _recorded(context, session.run(), connector)
+        yield from _recorded(context, connection, session.run(), connector)
 
 
 def _plan(
@@ -74,21 +80,28 @@ def _plan(
         ],
         tables=tables,
         destination=destination,
-        store=EventLogStateStore(context.instance),
+        store=EventLogStateStore(context.instance, source_key(connection)),
         run_id=context.run.run_id,
         notify=context.log.warning,
     )
-    _record_missing(context, plan)
+    found = [s.resumption for s in plan.streams if s.resumption.unrecorded]
+    # The processes that committed them died before they could say so.
+    unrecorded = {r.envelope.seq: r.envelope for r in found if r.envelope is not None}
+    for envelope in unrecorded.values():
+        _observe(context, connection, envelope)
     return plan
 
 
 def _recorded(
-    context: dg.AssetExecutionContext, events: Iterable[SyncEvent], connector: Connector
+    context: dg.AssetExecutionContext,
+    connection: Connection,
+    events: Iterable[SyncEvent],
+    connector: Connector,
 ) -> Iterator[dg.MaterializeResult[None]]:
     for event in events:
         match event:
             case Checkpoint():
-                _observe(context, event.envelope)
+                _observe(context, connection, event.envelope)
             case StreamFinished():
                 metadata = materialization_metadata(event, connector=connector.runner.identity())
                 key = dg.AssetKey(list(event.plan.table.path))
@@ -101,15 +114,16 @@ def _recorded(
                     context.log_event(dg.AssetMaterialization(key, metadata=metadata))
 
 
-def _record_missing(context: dg.AssetExecutionContext, plan: SyncPlan) -> None:
-    """Log the commits whose process died before it could."""
-    for stream in plan.streams:
-        envelope = stream.resumption.envelope
-        if stream.resumption.unrecorded and envelope is not None:
-            _observe(context, envelope)
-
-
-def _observe(context: dg.AssetExecutionContext, envelope: Envelope) -> None:
+def _observe(context: dg.AssetExecutionContext, connection: Connection, envelope: Envelope) -> None:
+    if is_shared(envelope):
+        # First, for the events of its streams refer to it.
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=source_key(connection),
+                description=f"Checkpoint of {len(envelope.streams)} streams.",
+                metadata=shared_state_metadata(envelope),
+            )
+        )
     state = envelope.connection_state
     for commit in envelope.streams:
         blob = state.streams.get(commit.stream) or state.shared

@@ -23,9 +23,15 @@ class StateStore(Protocol):
     """Where envelopes are remembered outside the destination: Dagster's event log."""
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self,
+        tables: Mapping[StreamDescriptor, TablePath],
+        committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, Remembered]:
-        """What is known of each stream, all in one call."""
+        """What is known of each stream, all in one call.
+
+        ``committed`` is what the tables hold: only where the newest materialization says otherwise
+        need more be looked at.
+        """
 
 
 class StreamPlan(Struct, frozen=True):
@@ -88,8 +94,8 @@ def make_plan(
     """
     destination.recover(connection)
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    remembered = store.remembered(paths)
     committed = {name: destination.committed(connection, path) for name, path in paths.items()}
+    remembered = store.remembered(paths, committed)
     resumptions = {
         name: reconcile(
             name,

@@ -133,7 +133,7 @@ class MemoryStore:
                 self.envelopes[commit.stream] = bare
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self, tables: Mapping[StreamDescriptor, TablePath], committed: Any
     ) -> Mapping[StreamDescriptor, Remembered]:
         return {name: Remembered(self.envelopes.get(name), self.wiped.get(name)) for name in tables}
 
