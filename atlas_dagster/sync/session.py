@@ -193,7 +193,7 @@ class SyncSession:
                 return
             stream.adopt(present(state.stream.stream_state))
             self._state = self._state.apply(state)
-            if not stream.plan.at_once and self._is_due(stream):
+            if not stream.plan.at_once and self._is_due(stream) and stream.has_news:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
@@ -207,7 +207,8 @@ class SyncSession:
         for stream in streams:
             stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
         joint = [stream for stream in streams if not stream.plan.at_once]
-        if any(self._is_due(stream) for stream in joint):
+        due = any(self._is_due(stream) for stream in joint)
+        if due and (self._has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
 
     def _commit_due(self) -> Iterator[SyncEvent]:
@@ -288,8 +289,8 @@ class SyncSession:
                 stream.drop_uncovered()
             self._warn_of_uncovered(stream)
         news = [*broken, *(stream for stream in whole if stream.has_news)]
-        if not news and not same_blob(_blob(self._state), _blob(self._stored_state)):
-            news = list(whole[:1])  # the position moved on without rows; one table is enough
+        if not news and self._has_moved:
+            news = list(whole[:1])  # without rows; one table is enough
         if news:
             yield from self._commit(news)
 
@@ -337,6 +338,11 @@ class SyncSession:
                 f"{uncovered} records came after the stream's last state; they are kept, and the "
                 "next sync may bring them again."
             )
+
+    @property
+    def _has_moved(self) -> bool:
+        """Whether the state of all streams together is another one than the last committed."""
+        return not same_blob(Raw(self._state.to_file()), Raw(self._stored_state.to_file()))
 
     def _is_due(self, stream: ActiveStream) -> bool:
         return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
@@ -415,10 +421,6 @@ def _stored_state(plan: SyncPlan) -> ConnectionState:
     envelopes = [p.resumption.envelope for p in plan.streams if p.resumption.envelope]
     newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
     return newest.connection_state if newest else ConnectionState()
-
-
-def _blob(state: ConnectionState) -> Raw:
-    return Raw(state.to_file())
 
 
 def _failure_type(
