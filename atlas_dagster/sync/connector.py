@@ -9,7 +9,7 @@ from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import CatalogMessage, ConnectionStatus, Message, Spec
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
-from atlas_dagster.sync.conversation import Conversation, Log
+from atlas_dagster.sync.conversation import Conversation, Log, readable
 from atlas_dagster.sync.live_config import LiveConfig
 
 
@@ -43,7 +43,7 @@ class Connector:
         self._labels = labels or {}
 
     def log(self, level: str, text: str) -> None:
-        self._log(level, self._masker(text))
+        self._log(level, readable(text, self._masker))
 
     def spec(self) -> Spec:
         """What config the connector takes.
