@@ -32,6 +32,17 @@ def variables(value: Any) -> set[str]:
     return set()
 
 
+def require_variables(config: Mapping[str, Any], *, environ: Mapping[str, str], where: str) -> None:
+    """Raises MissingVariableError where ``config`` refers to a variable that is not set."""
+    missing = sorted(variables(config) - set(environ))
+    if missing:
+        names = ", ".join(missing)
+        raise MissingVariableError(
+            f"{where}: the environment variable {names} is not set; set it where Dagster's steps "
+            "run (in the shell or .env beside dagster.yaml), or change config in defs.yaml."
+        )
+
+
 def resolve(
     config: Mapping[str, Any],
     *,
@@ -49,13 +60,7 @@ def resolve(
         MissingVariableError: a variable is not set.
         ConfigError: the result does not fit the SPEC.
     """
-    missing = sorted(variables(config) - set(environ))
-    if missing:
-        names = ", ".join(missing)
-        raise MissingVariableError(
-            f"{where}: the environment variable {names} is not set; set it where Dagster's steps "
-            "run (in the shell or .env beside dagster.yaml), or change config in defs.yaml."
-        )
+    require_variables(config, environ=environ, where=where)
     resolved = _substitute(dict(config), schema, environ)
     assert isinstance(resolved, dict)
     validate(resolved, schema=schema, where=where)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from atlas_dagster.protocol.config import resolve, variables
+from atlas_dagster.protocol.config import require_variables, resolve, variables
 from atlas_dagster.protocol.secrets import Masker, secret_values
 from atlas_dagster.records.names import assign
 from atlas_dagster.runners.base import Runner
@@ -22,7 +22,7 @@ class Caller:
 
     Args:
         deployment: name of the deployment, with its lake: containers of others are never touched.
-        owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>``, for the reaper.
+        owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>:<start>``, for the reaper.
         environ: where ``{{ env.X }}`` is looked up.
         log: receives the connector's own lines with their levels, masked.
         explain: receives Atlas's own sentences, such as where the connector runs and why.
@@ -67,8 +67,10 @@ def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, An
         ConfigError: the config does not fit, or a variable is missing.
         RunnerUnavailableError: there is nothing to run the connector with.
     """
+    # First, for it costs nothing: a runner may have to pull an image or build an environment.
+    config = _resolved(connection, caller, spec_schema)
     runner = choose_runner(connection, caller.executor, caller.explain)
-    return _with_config(connection, caller, runner, spec_schema)
+    return _with_config(connection, caller, runner, spec_schema, config)
 
 
 def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
@@ -79,9 +81,12 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
+    require_variables(connection.config, environ=caller.environ, where=_where(connection))
     runner = choose_runner(connection, caller.executor, caller.explain)
     spec = _bare(connection, caller, runner).spec()
-    connector = _with_config(connection, caller, runner, spec.connectionSpecification)
+    schema = spec.connectionSpecification
+    config = _resolved(connection, caller, schema)
+    connector = _with_config(connection, caller, runner, schema, config)
     catalog = connector.discover()
     connection.configured(catalog)
     return discovered(
@@ -104,11 +109,28 @@ def _bare(connection: Connection, caller: Caller, runner: Runner) -> Connector:
     )
 
 
+def _where(connection: Connection) -> str:
+    return f"Connection '{connection.name}'"
+
+
+def _resolved(
+    connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    return resolve(
+        connection.config,
+        schema=spec_schema,
+        environ=caller.environ,
+        where=_where(connection),
+    )
+
+
 def _with_config(
-    connection: Connection, caller: Caller, runner: Runner, spec_schema: Mapping[str, Any]
+    connection: Connection,
+    caller: Caller,
+    runner: Runner,
+    spec_schema: Mapping[str, Any],
+    config: Mapping[str, Any],
 ) -> Connector:
-    where = f"Connection '{connection.name}'"
-    config = resolve(connection.config, schema=spec_schema, environ=caller.environ, where=where)
     secrets = {*secret_values(config, spec_schema)}
     secrets |= {caller.environ[name] for name in variables(connection.config)}
     return Connector(
