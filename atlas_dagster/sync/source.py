@@ -60,6 +60,15 @@ def source_key_part(connection: Connection) -> str:
     return assign([name])[name]
 
 
+def check_variables(connection: Connection, environ: Mapping[str, str]) -> None:
+    """Before a runner is chosen, for that may pull an image or build an environment.
+
+    Raises:
+        MissingVariableError: a variable of the config is not set.
+    """
+    require_variables(connection.config, environ=environ, where=_where(connection))
+
+
 def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]) -> Connector:
     """A connector with its config, checked against ``spec_schema``.
 
@@ -67,7 +76,6 @@ def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, An
         ConfigError: the config does not fit, or a variable is missing.
         RunnerUnavailableError: there is nothing to run the connector with.
     """
-    # First, for it costs nothing: a runner may have to pull an image or build an environment.
     config = _resolved(connection, caller, spec_schema)
     runner = choose_runner(connection, caller.executor, caller.explain)
     return _with_config(connection, caller, runner, spec_schema, config)
@@ -81,7 +89,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
-    require_variables(connection.config, environ=caller.environ, where=_where(connection))
+    check_variables(connection, caller.environ)
     runner = choose_runner(connection, caller.executor, caller.explain)
     spec = _bare(connection, caller, runner).spec()
     schema = spec.connectionSpecification
