@@ -87,7 +87,7 @@ def sharing(folder: Path, tls: SSLContext | None = None) -> Iterator[ThreadingHT
 @contextmanager
 def _running(server: ThreadingHTTPServer) -> Iterator[ThreadingHTTPServer]:
     with server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield server
