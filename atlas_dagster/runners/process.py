@@ -47,6 +47,8 @@ INHERITED = re.compile(
 )
 _OURS = {"DEPLOYMENT_MODE": "OSS", "USE_STREAM_CAPABLE_STATE": "true"}
 
+#: Elsewhere the memory of another process cannot be limited.
+_CAN_LIMIT = sys.platform == "linux"
 #: How Python, C++, Rust, Go, Node and Java say that they were refused memory.
 _OUT_OF_MEMORY = re.compile(
     rb"MemoryError|std::bad_alloc|memory allocation of \d+ bytes failed"
@@ -200,9 +202,6 @@ class _ChildProcess(ConnectorProcess):
     def _signal_group(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._child.pid, number)
-
-
-_CAN_LIMIT = sys.platform == "linux"
 
 
 def _limit(pid: int, executor: ExecutorConfig) -> None:
