@@ -30,6 +30,7 @@ from atlas_dagster.runners.base import (
     ExitStatus,
     Output,
     Runner,
+    file_name,
 )
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.frames import FrameDecoder
@@ -127,9 +128,6 @@ class DockerRunner(Runner):
 
     def _create(self, command: ConnectorCommand) -> str:
         api = self._client.api
-        arguments: list[str] = [command.verb]
-        for option in command.files:
-            arguments += [f"--{option}", f"/{_FOLDER}/{option}.json"]
         connection = command.labels.get(CONNECTION_LABEL, "adhoc")
         executor = self.executor
         host_config = api.create_host_config(
@@ -147,7 +145,7 @@ class DockerRunner(Runner):
         )
         created = api.create_container(
             self.reference,
-            arguments,
+            command.arguments(f"/{_FOLDER}"),
             name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
             labels={CONNECTION_LABEL: connection, **command.labels},
             environment={
@@ -155,6 +153,7 @@ class DockerRunner(Runner):
                 "USE_STREAM_CAPABLE_STATE": "true",
                 "WORKER_CONNECTOR_IMAGE": self.reference,
                 "JAVA_OPTS": "-XX:+ExitOnOutOfMemoryError",
+                **command.environment,
             },
             host_config=host_config,
             stdin_open=False,
@@ -245,7 +244,7 @@ def _tar(files: Mapping[str, bytes], uid: int, gid: int) -> bytes:
         folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o700, uid, gid
         archive.addfile(folder)
         for option, content in files.items():
-            entry = tarfile.TarInfo(f"{_FOLDER}/{option}.json")
+            entry = tarfile.TarInfo(f"{_FOLDER}/{file_name(option)}")
             entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o600, uid, gid
             archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()

@@ -118,8 +118,8 @@ class Conversation:
         if self.exit is not None and self.exit.oom_killed:
             limit = self.runner.executor.memory_limit
             return ConnectorFailedError(
-                f"{self.name} was killed because it needed more than its {limit} of memory; raise "
-                f"executor.memory_limit of the connection, or sync fewer streams at once.{before}"
+                f"{self.name} ran out of memory: its limit is {limit}; raise executor.memory_limit "
+                f"of the connection, or sync fewer streams at once.{before}"
             )
         if self.errors:
             first = self.errors[0]

@@ -191,8 +191,17 @@ def test_data_that_cannot_be_read_is_told(line: bytes, kind: str, stream: str | 
 
 @pytest.mark.parametrize(
     "line",
-    [b"Starting", b"123", b"[1, 2]", b'"text"', b'{"level": "INFO"}', b'{"type": 5}', b"{", b"\xff"],
-)  # fmt: skip
+    [
+        b"Starting",
+        b"123",
+        b"[1, 2]",
+        b'"text"',
+        b'{"level": "INFO"}',
+        b'{"type": 5}',
+        b"{",
+        b"\xff",
+    ],
+)
 def test_noise(line: bytes) -> None:
     assert decode(line) == [Noise(line.decode("utf-8", "replace"))]
 

@@ -80,7 +80,7 @@ def test_a_crash_without_words_shows_its_last_lines() -> None:
 def test_out_of_memory_names_the_limit() -> None:
     talk, _, _ = converse(ExitStatus(137, oom_killed=True))
     list(talk.messages(READ))
-    assert "needed more than its 2g of memory" in str(talk.failure())
+    assert "src ran out of memory: its limit is 2g" in str(talk.failure())
 
 
 def test_out_of_memory_counts_more_than_what_was_said_before() -> None:
@@ -90,7 +90,7 @@ def test_out_of_memory_counts_more_than_what_was_said_before() -> None:
         ExitStatus(1, oom_killed=True),
     )
     list(talk.messages(READ))
-    assert "more than its 2g of memory" in str(talk.failure())
+    assert "its limit is 2g" in str(talk.failure())
     assert str(talk.failure()).endswith("Before, it said: worker died")
 
 
