@@ -6,9 +6,9 @@ from contextlib import closing
 
 import dagster as dg
 
-from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.runners.docker import connect
+from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.reaper import reap
 
 _EVERY_SECONDS = 60
@@ -28,7 +28,7 @@ def reap_ended(instance: dg.DagsterInstance, atlas: AtlasResource) -> list[str]:
 
     try:
         client = connect()
-    except RunnerUnavailableError:
+    except AtlasError:
         return []
     with closing(client):
         return reap(client, deployment=atlas.deployment_label(), has_ended=has_ended)

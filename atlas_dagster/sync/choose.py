@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.docker import DockerRunner
+from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.python import PythonRunner
 from atlas_dagster.sync.connection import Connection
@@ -19,7 +20,8 @@ def choose_runner(
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package is to be had.
-        ConfigError: Python was asked for and the connector has no package.
+        ConfigError: Python was asked for and the connector has no package, or Docker cannot be
+            used until someone changes something.
     """
     entry = connection.entry()
     executor = defaults.overridden_by(connection.executor)
@@ -34,13 +36,14 @@ def choose_runner(
         return PythonRunner(package, entry.tag, entry.name, executor=executor)
     try:
         runner = DockerRunner(image, client=connect(), executor=executor)
-        runner.ensure_image()
-    except RunnerUnavailableError as error:
+        runner.ensure_image(explain)
+    except (ConfigError, RunnerUnavailableError) as error:
         if connection.runner == "docker" or entry is None or package is None:
             raise
+        reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
         explain(
             f"{connection.source_name} runs from its Python package {package} {entry.tag}, "
-            f"because Docker cannot be used here: {error.reason.rstrip('.')}."
+            f"because Docker cannot be used here: {reason.rstrip('.')}."
         )
         return PythonRunner(package, entry.tag, entry.name, executor=executor)
     explain(f"{connection.source_name} runs in Docker, from the image {image}.")

@@ -10,7 +10,9 @@ from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import CatalogMessage, ConnectionStatus, Message, Spec
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
+from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.sync.conversation import Conversation, Log
+from atlas_dagster.sync.localhost import advice
 
 
 class Connector:
@@ -66,6 +68,8 @@ class Connector:
         assert status is not None
         if status.status != "SUCCEEDED":
             reason = self._masker(status.message or "it gave no reason").strip()
+            if hint := self._advice_on_localhost():
+                reason = f"{reason.rstrip('.')}; {hint}."
             raise CheckFailedError(f"CHECK of {self.name} failed: {reason}")
 
     def discover(self) -> Catalog:
@@ -86,6 +90,15 @@ class Connector:
         config = {} if verb == "spec" else {"config": msgspec.json.encode(self._config)}
         labels = {**self._labels, "atlas.verb": verb}
         return ConnectorCommand(verb, {**config, **(files or {})}, labels)
+
+    def _advice_on_localhost(self) -> str | None:
+        if not isinstance(self.runner, DockerRunner):
+            return None
+        return advice(
+            self._config,
+            network=self.runner.executor.network,
+            engine_is_here=self.runner.engine_is_here,
+        )
 
     def _ask(self, verb: Verb) -> Message:
         """Run ``verb`` and return its answer: the last one, should there be several."""
