@@ -1,10 +1,9 @@
 """Finding the Docker engine and connecting to it.
 
-In the Docker CLI's order: ``DOCKER_HOST`` (with ``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH``), the
+As the Docker CLI does: by ``DOCKER_HOST`` (``DOCKER_TLS_VERIFY``, ``DOCKER_CERT_PATH``), then the
 context named by ``DOCKER_CONTEXT``, the CLI's current context, the default socket.
 """
 
-import getpass
 import hashlib
 import json
 import os
@@ -44,11 +43,7 @@ def connect() -> docker.DockerClient:
         address = _address()
         host = address.setdefault("base_url", host)
         if host.startswith("ssh://"):
-            raise ConfigError(
-                f"Atlas cannot reach Docker by SSH ({host}); forward its socket with "
-                f"`ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock {urlsplit(host).netloc}` "
-                "and set DOCKER_HOST=unix:///tmp/docker.sock."
-            )
+            raise _not_by_ssh(host)
         oldest = docker.constants.MINIMUM_DOCKER_API_VERSION
         first = _client(address, oldest, _CONNECT_TIMEOUT_SECONDS)
         version = first.version(api_version=False)["ApiVersion"]
@@ -126,13 +121,26 @@ def _context(folder: Path, name: str) -> dict[str, Any]:
     return address
 
 
+def _not_by_ssh(host: str) -> ConfigError:
+    # docker-py would need paramiko for it, and its channels cannot take the place of the socket
+    # that a connector's output is read from.
+    url = urlsplit(host)
+    port = f"-p {url.port} " if url.port else ""
+    machine = url.netloc.removesuffix(f":{url.port}")
+    return ConfigError(
+        f"Atlas cannot reach Docker by SSH ({host}); forward its socket with "
+        f"`ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock {port}{machine}` and set "
+        "DOCKER_HOST=unix:///tmp/docker.sock."
+    )
+
+
 def _refusal(host: str, error: Exception) -> AtlasError:
     """The error that says in our words why there is no connection."""
     root: BaseException = error
-    encrypted = isinstance(error, docker.errors.TLSParameterError)
+    encrypted = isinstance(error, docker.errors.TLSParameterError | requests.exceptions.SSLError)
     while inner := root.__cause__ or root.__context__:
         root = inner
-        encrypted |= isinstance(root, ssl.SSLError | requests.exceptions.SSLError)
+        encrypted |= isinstance(root, ssl.SSLError)
     elsewhere = "point DOCKER_HOST or a Docker context at an engine"
     if host.startswith("unix://"):
         if isinstance(root, FileNotFoundError):
@@ -141,10 +149,10 @@ def _refusal(host: str, error: Exception) -> AtlasError:
                 f"install or start Docker, or {elsewhere}",
             )
         if isinstance(root, PermissionError):
-            user = getpass.getuser()
             return ConfigError(
-                f"The user {user} has no permission to use the Docker engine at {host}; run "
-                f"`sudo usermod -aG docker {user}` and log in again, or use rootless Docker."
+                f"The user with id {os.geteuid()} has no permission to use the Docker engine at "
+                f"{host}; add it to the group docker (`sudo usermod -aG docker $USER`, then log "
+                "in again), or use rootless Docker."
             )
         if isinstance(root, ConnectionRefusedError):
             return RunnerUnavailableError(
