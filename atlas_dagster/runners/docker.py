@@ -238,8 +238,8 @@ class _DockerProcess(ConnectorProcess):
             raise self._gone(error) from error
         if code in _KILLED and not oom_killed:
             raise RunnerUnavailableError(
-                f"The container of {self._reference} was stopped from outside (exit code {code}): by "
-                "someone, by a restart of the Docker engine, or by a machine short of memory",
+                f"The container of {self._reference} was stopped from outside (exit code {code}): "
+                "by someone, by a restart of the engine, or by a machine short of memory",
                 "sync again",
             )
         if code != 0 and not self._spoke:

@@ -123,9 +123,10 @@ def have_image(
 def _find(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | None:
     try:
         attributes: Mapping[str, Any] = client.images.get(reference).attrs
-    except docker.errors.ImageNotFound:
-        return None
     except API_ERRORS as error:
+        # 400: it is no image reference. The pull says so too, and better.
+        if isinstance(error, docker.errors.APIError) and error.status_code in (400, 404):
+            return None
         raise RunnerUnavailableError(
             f"The Docker engine failed while looking for {reference} ({reason(error)})."
         ) from error
