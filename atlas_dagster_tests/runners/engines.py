@@ -111,13 +111,15 @@ class SecondEngine:
     """A dockerd of our own, to be killed at will.
 
     It has a network namespace of its own: with ``--bridge=none`` it removes docker0 wherever it
-    runs, also that of the machine's engine.
+    runs, also that of the machine's engine. So it has with mounts, which then end with it.
     """
 
     def __init__(self) -> None:
         # Not under pytest's folder: too deep for a socket's path.
         self.home = Path(tempfile.mkdtemp(prefix="atlas-dockerd-", dir="/var/tmp"))
         self.host = f"unix://{self.home}/sock"
+        # In memory: quick to fill, and gone at once.
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", self.home], check=True)
 
     def start(self) -> None:
         for left in (self.home / "pid", self._containerd):
@@ -127,7 +129,7 @@ class SecondEngine:
         with (self.home / "log").open("ab") as log:
             names = [f"--pidfile={self.home / 'pid'}", f"--host={self.host}"]
             self._process = subprocess.Popen(
-                ["unshare", "--net", "dockerd", *roots, *network, *names],
+                ["unshare", "--net", "--mount", "dockerd", *roots, *network, *names],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,11 +158,13 @@ class SecondEngine:
         self._process.wait()
 
     def remove(self) -> None:
-        self._process.terminate()  # dockerd ends its containers and its containerd
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(20)
-        self._process.kill()
-        shutil.rmtree(self.home, ignore_errors=True)
+        if self._process.poll() is not None:
+            self.start()  # nobody else can end the containers it left
+        for container in self.client().containers.list(all=True):
+            container.remove(force=True)
+        self.kill()
+        subprocess.run(["umount", "--lazy", self.home], check=True)
+        self.home.rmdir()
 
     @property
     def _containerd(self) -> Path:
