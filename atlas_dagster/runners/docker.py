@@ -260,7 +260,8 @@ class _DockerProcess(ConnectorProcess):
 
     def _gone(self, error: Exception) -> RunnerUnavailableError:
         return RunnerUnavailableError(
-            f"The Docker engine went away while {self._reference} ran ({reason(error)})",
+            f"The connection to the Docker engine broke while {self._reference} ran "
+            f"({reason(error)})",
             "see that it is up, then sync again",
         )
 

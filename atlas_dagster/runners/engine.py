@@ -66,9 +66,16 @@ def is_here(client: docker.DockerClient) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The engine's own explanation, on one line."""
-    text = getattr(error, "explanation", None) or str(error)
+    """The engine's own explanation, or what the system says of the connection, on one line."""
+    root = error if isinstance(error, docker.errors.DockerException) else _root(error)
+    text = getattr(root, "explanation", None) or getattr(root, "strerror", None) or root
     return " ".join(str(text).split())[:300].rstrip(".")
+
+
+def _root(error: BaseException) -> BaseException:
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
 
 
 def _client(address: Mapping[str, Any], version: str, timeout: int) -> docker.DockerClient:
@@ -136,11 +143,7 @@ def _not_by_ssh(host: str) -> ConfigError:
 
 def _refusal(host: str, error: Exception) -> AtlasError:
     """The error that says in our words why there is no connection."""
-    root: BaseException = error
-    encrypted = isinstance(error, docker.errors.TLSParameterError | requests.exceptions.SSLError)
-    while inner := root.__cause__ or root.__context__:
-        root = inner
-        encrypted |= isinstance(root, ssl.SSLError)
+    root = _root(error)
     elsewhere = "point DOCKER_HOST or a Docker context at an engine"
     if host.startswith("unix://"):
         if isinstance(root, FileNotFoundError):
@@ -159,7 +162,8 @@ def _refusal(host: str, error: Exception) -> AtlasError:
                 f"The Docker engine is down: {host} is there but nobody answers",
                 f"start Docker, or {elsewhere}",
             )
-    if encrypted:
+    encrypted = (docker.errors.TLSParameterError, requests.exceptions.SSLError, ssl.SSLError)
+    if isinstance(error, encrypted) or isinstance(root, encrypted):
         said = getattr(root, "verify_message", "") or getattr(root, "reason", "") or str(root)
         return ConfigError(
             f"There is no TLS connection to the Docker engine at {host} ({said}); check "
@@ -171,7 +175,6 @@ def _refusal(host: str, error: Exception) -> AtlasError:
             f"The Docker engine at {host} wants TLS; set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH "
             "to the folder of ca.pem, cert.pem and key.pem."
         )
-    said = getattr(root, "strerror", None) or reason(root)
     return RunnerUnavailableError(
-        f"No Docker engine answers at {host} ({said})", f"start Docker, or {elsewhere}"
+        f"No Docker engine answers at {host} ({reason(error)})", f"start Docker, or {elsewhere}"
     )

@@ -140,8 +140,14 @@ def _pull(client: docker.DockerClient, reference: str, explain: Explain) -> None
             if "error" in line:
                 raise _refusal(reference, " ".join(str(line["error"]).split()))
             progress.hear(line)
-    except (*API_ERRORS, *_BROKEN_STREAM) as error:
+    except docker.errors.DockerException as error:
         raise _refusal(reference, reason(error)) from error
+    except _BROKEN_STREAM as error:
+        raise RunnerUnavailableError(
+            f"The connection to the Docker engine broke while it pulled {reference} "
+            f"({reason(error)})",
+            "see that it is up",
+        ) from error
 
 
 def _refusal(reference: str, said: str) -> AtlasError:

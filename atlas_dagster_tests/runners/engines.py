@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
@@ -67,10 +67,29 @@ class Certificates:
         return context
 
 
+@dataclass
+class Port:
+    """A port of 127.0.0.1 that is forwarded."""
+
+    number: int
+    connections: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"tcp://127.0.0.1:{self.number}"
+
+    def cut(self) -> None:
+        """Break the connections there are; the engine never notices but by them."""
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
-def behind_port(context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """The machine's engine at 127.0.0.1, with TLS if there is a ``context``; yields the port."""
+def behind_port(context: ssl.SSLContext | None = None) -> Iterator[Port]:
+    """The machine's engine behind a port, with TLS if there is a ``context``."""
     listener = socket.create_server(("127.0.0.1", 0))
+    port = Port(listener.getsockname()[1])
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -94,11 +113,12 @@ def behind_port(context: ssl.SSLContext | None = None) -> Iterator[int]:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
+                port.connections.append(client)
                 threading.Thread(target=serve, args=(client,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield int(listener.getsockname()[1])
+        yield port
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()

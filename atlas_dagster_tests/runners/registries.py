@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -101,13 +101,19 @@ def two_layers() -> dict[str, Any]:
 
 @contextmanager
 def answering(
-    status: int, body: dict[str, Any], *, blobs: tuple[int, dict[str, Any]] = (404, {})
+    status: int,
+    body: dict[str, Any],
+    *,
+    blobs: tuple[int, dict[str, Any]] = (404, {}),
+    before_blob: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
     """A registry that has one answer about every image, and one about every layer."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer = (status, body) if "/manifests/" in self.path else (200, {})
+            if "/blobs/" in self.path:
+                before_blob()
             code, content = blobs if "/blobs/" in self.path else answer
             text = json.dumps(content).encode()
             self.send_response(code)

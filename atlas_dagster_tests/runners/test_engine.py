@@ -201,7 +201,7 @@ def run_through(client: docker.DockerClient) -> None:
 @pytest.mark.docker
 def test_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     with behind_port() as port:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        monkeypatch.setenv("DOCKER_HOST", port.address)
         client = connect()
         assert is_here(client)
         run_through(client)
@@ -218,7 +218,7 @@ def test_tls(
     (folder / "other.pem").write_text("")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(folder / "other.pem"))
     with behind_port(certificates.server()) as port:
-        address = f"tcp://127.0.0.1:{port}"
+        address = port.address
         monkeypatch.setenv("DOCKER_HOST", address)
         monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
         monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates.folder))
@@ -242,7 +242,7 @@ def test_tls_trouble(
     other = tmp_path / "other"
     other.mkdir()
     with behind_port(certificates.server()) as port:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        monkeypatch.setenv("DOCKER_HOST", port.address)
         monkeypatch.setenv("DOCKER_CERT_PATH", str(Certificates.made_in(other).folder))
         said = refusal(ConfigError)
         assert "There is no TLS connection to the Docker engine at tcp://127.0.0.1" in said
@@ -253,7 +253,7 @@ def test_tls_trouble(
         (other / "key.pem").unlink()
         assert "Path to a certificate and key files must be provided" in refusal(ConfigError)
     with behind_port() as port:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        monkeypatch.setenv("DOCKER_HOST", port.address)
         monkeypatch.setenv("DOCKER_CERT_PATH", str(certificates.folder))
         assert "There is no TLS connection" in refusal(ConfigError)
 

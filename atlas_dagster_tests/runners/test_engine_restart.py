@@ -50,7 +50,7 @@ def test_killed_in_a_read(engine: SecondEngine, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(RunnerUnavailableError) as failure:
             to_the_end(process, output)
     said = str(failure.value)
-    assert said.startswith(f"The Docker engine went away while {STANDIN} ran (")
+    assert said.startswith(f"The connection to the Docker engine broke while {STANDIN} ran (")
     assert said.endswith("); see that it is up, then sync again.")
     assert "\n" not in said
     with pytest.raises(RunnerUnavailableError, match="The Docker engine is down: unix://"):

@@ -3,12 +3,14 @@
 import base64
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
+from engines import behind_port
 from registries import PASSWORD, USER, Registry, answering, error, foreign, two_layers
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
@@ -164,6 +166,23 @@ def test_a_rate_limit_on_layers(docker_client: docker.DockerClient) -> None:
     with answering(200, two_layers(), blobs=(429, slow)) as registry:
         said = refusal(RunnerUnavailableError, docker_client, f"{registry}/x/source:1")
     assert "rate limit" in said
+
+
+def test_the_connection_breaks_while_pulling(monkeypatch: pytest.MonkeyPatch) -> None:
+    with behind_port() as port:
+
+        def cut() -> None:
+            port.cut()
+            time.sleep(0.5)  # so that the break is what is seen, not this answer
+
+        with answering(200, two_layers(), before_blob=cut) as registry:
+            monkeypatch.setenv("DOCKER_HOST", port.address)
+            image = f"{registry}/x/source:1"
+            with pytest.raises(RunnerUnavailableError) as failure:
+                have_image(connect(), image, "missing", lambda _: None)
+    assert str(failure.value).startswith(
+        f"The connection to the Docker engine broke while it pulled {image} ("
+    )
 
 
 @pytest.mark.parametrize(
