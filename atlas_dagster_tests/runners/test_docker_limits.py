@@ -18,10 +18,10 @@ from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
 
-STANDIN = "atlas-test/source-standin:1"
 LABELS = {CONNECTION_LABEL: "limits_test"}
 SPEC = ConnectorCommand("spec", {}, LABELS)
 

@@ -12,10 +12,10 @@ from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
 
-STANDIN = "atlas-test/source-standin:1"
 LABELS = {"atlas.connection": "runner_test", DEPLOYMENT_LABEL: "runner tests"}
 SECRET = "s3cret-in-the-config"
 CATALOG = {

@@ -21,8 +21,8 @@ from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.engine import connect, is_here
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
-STANDIN = "atlas-test/source-standin:1"
 CATALOG = {"streams": [{"stream": {"name": "events"}}]}
 
 

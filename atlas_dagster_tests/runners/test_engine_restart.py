@@ -11,10 +11,10 @@ from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Outpu
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
 
-STANDIN = "atlas-test/source-standin:1"
 LABELS = {CONNECTION_LABEL: "restarted", DEPLOYMENT_LABEL: "tests", OWNER_LABEL: "run:1"}
 
 

@@ -19,10 +19,9 @@ from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.images import have_image
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
-
-STANDIN = "atlas-test/source-standin:1"
 
 
 def refusal(kind: type[AtlasError], client: docker.DockerClient, image: str) -> str:

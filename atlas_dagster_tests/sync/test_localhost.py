@@ -12,8 +12,7 @@ from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.localhost import advice
-
-STANDIN = "atlas-test/source-standin:1"
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 
 @pytest.mark.parametrize(
