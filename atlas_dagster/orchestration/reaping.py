@@ -4,10 +4,10 @@ from contextlib import closing
 
 import dagster as dg
 
-from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.owner import process_has_ended
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.runners.docker import connect
+from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.reaper import reap, reap_processes
 
 _EVERY_SECONDS = 60
@@ -31,7 +31,7 @@ def reap_ended(instance: dg.DagsterInstance, atlas: AtlasResource) -> list[str]:
     removed = reap_processes(deployment=deployment, has_ended=has_ended)
     try:
         client = connect()
-    except RunnerUnavailableError:
+    except AtlasError:
         return removed
     with closing(client):
         return removed + reap(client, deployment=deployment, has_ended=has_ended)

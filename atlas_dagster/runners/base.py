@@ -120,6 +120,14 @@ class Runner(ABC):
             RunnerUnavailableError: the engine, image or package cannot be had now.
         """
 
+    @property
+    def engine_is_here(self) -> bool | None:
+        """Whether the engine of the connector's container runs on this machine.
+
+        None for a connector that is no container: its localhost is ours.
+        """
+        return None
+
     def identity(self) -> str:
         """A string that changes whenever the connector's code does (image digest, package pin)."""
         return self.reference

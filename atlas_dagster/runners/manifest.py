@@ -78,6 +78,10 @@ class ManifestRunner(Runner):
         self._manifest = manifest
         self._runner = runner
 
+    @property
+    def engine_is_here(self) -> bool | None:
+        return self._runner.engine_is_here
+
     def identity(self) -> str:
         manifest = f"{self._manifest.name}@sha256:{self._manifest.digest}"
         return f"{manifest} ({self._runner.identity()})"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.registry import ConnectorEntry, published_manifest
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.docker import DockerRunner
+from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.manifest import (
     CDK_PACKAGE,
@@ -27,7 +28,8 @@ def choose_runner(
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package or manifest is to be had.
-        ConfigError: Python was asked for and the connector has neither, or a file is not there.
+        ConfigError: Python was asked for and the connector has neither, a file is not there, or
+            Docker cannot be used until someone changes something.
     """
     executor = defaults.overridden_by(connection.executor)
     name = connection.source_name
@@ -44,10 +46,11 @@ def choose_runner(
     else:
         try:
             return _in_docker(connection, entry, own, executor, explain)
-        except RunnerUnavailableError as error:
+        except (ConfigError, RunnerUnavailableError) as error:
             if connection.runner == "docker" or not _runs_in_python(entry, own):
                 raise
-            why = f"because Docker cannot be used here: {error.reason.rstrip('.')}"
+            reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
+            why = f"because Docker cannot be used here: {reason.rstrip('.')}"
     if entry is not None and entry.pypi_package is not None:
         package = PythonRunner(entry.pypi_package, entry.tag, entry.name, executor=executor)
         explain(f"{name} runs from its Python package {entry.pypi_package} {entry.tag}, {why}.")
@@ -70,7 +73,7 @@ def _in_docker(
     if own is not None:
         image = f"{IMAGE}:{_cdk_version(connection, own)}"
     runner = DockerRunner(image, client=connect(), executor=executor)
-    runner.ensure_image()
+    runner.ensure_image(explain)
     explain(f"{connection.source_name} runs in Docker, from the image {image}.")
     return runner if own is None else ManifestRunner(own, runner)
 

@@ -13,7 +13,8 @@ from atlas_dagster.runners.manifest import CDK_VERSION
 from atlas_dagster.sync import choose, source
 from atlas_dagster.sync.choose import choose_runner
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.source import Caller, connect, discover
+from atlas_dagster.sync.live_config import FileConfigStore
+from atlas_dagster.sync.source import Caller, connected, discover
 
 MANIFEST = (
     b"{type: DeclarativeSource, version: 6.1.0, spec: {connection_specification: {type: object}}}"
@@ -33,7 +34,7 @@ def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that has every image."""
     monkeypatch.setattr(choose, "connect", lambda: None)
-    monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda _: None)
+    monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda *_: None)
 
 
 def chosen(**fields: Any) -> tuple[Runner, str]:
@@ -98,19 +99,27 @@ def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_missing_variable_comes_before_any_image_or_environment(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def never(*_: object) -> Runner:
         raise AssertionError("a runner was chosen")
 
     monkeypatch.setattr(source, "choose_runner", never)
     caller = Caller(
-        deployment="tests", owner="run:1", environ={}, log=lambda *_: None, explain=lambda _: None
+        deployment="tests",
+        owner="run:1",
+        environ={},
+        log=lambda *_: None,
+        explain=lambda _: None,
+        configs=FileConfigStore(tmp_path),
     )
     connection = Connection(
         name="shop", connector="source-faker", config={"count": "{{ env.SHOP_COUNT }}"}
     )
     with pytest.raises(MissingVariableError, match="SHOP_COUNT is not set"):
         discover(connection, caller, None)
-    with pytest.raises(MissingVariableError, match="SHOP_COUNT is not set"):
-        connect(connection, caller, {})
+    with (
+        pytest.raises(MissingVariableError, match="SHOP_COUNT is not set"),
+        connected(connection, caller, {}),
+    ):
+        pass
