@@ -17,6 +17,7 @@ from typing import Any
 
 import docker
 import docker.errors
+import requests
 from docker.types import LogConfig
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
@@ -41,8 +42,6 @@ _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
 _FIRST_WORDS = 500
-#: Exit codes of a connector that was killed from outside, as Atlas itself never waits for one.
-_KILLED = (137, 143)
 #: Exit code of a JVM told to end when its heap is full, as ours are.
 _JVM_OUT_OF_MEMORY = 3
 
@@ -217,12 +216,28 @@ class _DockerProcess(ConnectorProcess):
             except OSError as error:
                 raise self._gone(error) from error
             if count == 0:
+                yield from self._until_it_ends()
                 return
             for channel, piece in decoder.feed(view[:count]):
                 if not self._spoke:
                     self._spoke = channel == "stdout"
                     self._first_words = (self._first_words + piece)[:_FIRST_WORDS]
                 yield channel, piece
+
+    def _until_it_ends(self) -> Iterator[Output]:
+        """A connector may close its outputs and go on working."""
+        while True:
+            try:
+                self._api.wait(self._container, timeout=IDLE_SECONDS)
+            except requests.ConnectionError as error:
+                # docker-py gives up waiting with this, urllib3's own error inside.
+                if not isinstance(error, requests.ReadTimeout) and "timed out" not in str(error):
+                    return
+                yield "idle", b""
+            except API_ERRORS:
+                return  # wait() says what happened
+            else:
+                return
 
     def wait(self) -> ExitStatus:
         try:
@@ -235,12 +250,6 @@ class _DockerProcess(ConnectorProcess):
             ) from error
         except API_ERRORS as error:
             raise self._gone(error) from error
-        if code in _KILLED and not oom_killed:
-            raise RunnerUnavailableError(
-                f"The container of {self._reference} was stopped from outside (exit code {code}): "
-                "by someone, by a restart of the engine, or by a machine short of memory",
-                "sync again",
-            )
         if code != 0 and not self._spoke:
             self._raise_if_foreign()
         return ExitStatus(code, oom_killed or (code == _JVM_OUT_OF_MEMORY and self._is_java()))

@@ -263,7 +263,6 @@ print(subprocess.Popen({escaped!r}, start_new_session=True).pid, flush=True)
         out, _, _ = printed(process)
         assert process.wait() == ExitStatus(0)
     assert time.monotonic() - started < 5
-    assert len(out) < 3 * process_module.PIPE_BYTES
     assert int(out.split(b"\n")[0]) not in dict(marked())
 
 

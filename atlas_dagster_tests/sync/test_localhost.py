@@ -1,5 +1,6 @@
 """A CHECK that fails because localhost is the container."""
 
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -11,6 +12,7 @@ from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
 from atlas_dagster.sync.localhost import advice
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
@@ -102,18 +104,26 @@ def test_behind_a_tunnel_localhost_is_the_bastion() -> None:
 
 
 @pytest.mark.docker
-def test_a_check_that_fails(docker_client: docker.DockerClient) -> None:
+def test_a_check_that_fails(docker_client: docker.DockerClient, tmp_path: Path) -> None:
     secret = "jdbc:postgresql://ann:s3cret@localhost:5432/x"
 
     def check(network: str, **config: Any) -> str:
         runner: Runner = DockerRunner(
             STANDIN, client=docker_client, executor=ExecutorConfig(network=network)
         )
+        masker = Masker([secret])
         connector = Connector(
             runner,
             name="source-standin",
-            config={"fail_check": True, **config},
-            masker=Masker([secret]),
+            config=LiveConfig(
+                {"fail_check": True, **config},
+                schema={},
+                masker=masker,
+                connection="localhost_test",
+                store=FileConfigStore(tmp_path),
+                explain=lambda _: None,
+            ),
+            masker=masker,
             labels={CONNECTION_LABEL: "localhost_test"},
             log=lambda level, text: None,
         )
