@@ -147,13 +147,19 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
-        caller = self._caller or AtlasResource.from_environment().caller(None, explain=print)
         known = self._known
         if known is None and state_path.exists():
             # One that cannot be read is what discovering again mends.
             with contextlib.suppress(ConfigError):
                 known = Discovered.decode(state_path.read_bytes())
-        found = discover(self.connection, caller, known)
+        if self._caller is not None:
+            found = discover(self.connection, self._caller, known)
+        else:
+            with dg.DagsterInstance.get() as instance:
+                atlas = AtlasResource.from_environment()
+                found = discover(
+                    self.connection, atlas.caller(instance, None, explain=print), known
+                )
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)

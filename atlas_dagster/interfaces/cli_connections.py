@@ -23,7 +23,7 @@ from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.source import Caller, connect
+from atlas_dagster.sync.source import Caller, connected
 
 Say = Callable[[str], None]
 
@@ -103,7 +103,8 @@ def find_declared(name: str) -> Declared:
 def discover_catalog(declared: Declared, say: Say) -> Discovered:
     """Run DISCOVER and store the catalog."""
     _ = declared.connection  # says what is wrong with it before anything is run
-    declared.component.refresh_catalog(declared.tree.project_root, _caller(say))
+    with _caller(say) as caller:
+        declared.component.refresh_catalog(declared.tree.project_root, caller)
     found = declared.discovered
     assert found is not None
     return found
@@ -117,8 +118,16 @@ def check_connection(declared: Declared, say: Say) -> None:
             f"The streams of '{declared.name}' are not known yet; "
             f"run: atlas discover {declared.name}"
         )
-    connect(declared.connection, _caller(say), discovered.spec_schema).check()
+    with (
+        _caller(say) as caller,
+        connected(declared.connection, caller, discovered.spec_schema) as connector,
+    ):
+        connector.check()
 
 
-def _caller(say: Say) -> Caller:
-    return AtlasResource.from_environment().caller(None, explain=say, log=lambda *_: None)
+@contextmanager
+def _caller(say: Say) -> Iterator[Caller]:
+    with dg.DagsterInstance.get() as instance:
+        yield AtlasResource.from_environment().caller(
+            instance, None, explain=say, log=lambda *_: None
+        )

@@ -92,7 +92,7 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
     )
     def discover(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
         with explained_failure():
-            refresh(atlas.caller(context.run.run_id, explain=context.log.info))
+            refresh(atlas.caller(context.instance, context.run.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see the streams.")
 
     return dg.Definitions(assets=[discover])
@@ -137,7 +137,7 @@ def _discovery_job(connection: Connection, refresh: Refresh) -> dg.JobDefinition
     @dg.op(name=f"{connection.name}__run_discover", pool=pool(connection))
     def run_discover(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
         with explained_failure():
-            refresh(atlas.caller(context.run.run_id, explain=context.log.info))
+            refresh(atlas.caller(context.instance, context.run.run_id, explain=context.log.info))
         context.log.info("Discovered. Reload the definitions to see any change.")
 
     @dg.job(

@@ -10,7 +10,7 @@ from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.source import connect
+from atlas_dagster.sync.source import connected
 
 CHECK_NAME = "connection"
 #: A passed CHECK is good for this long, whoever asked for it.
@@ -37,10 +37,10 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         description=f"The connector's own CHECK: can {connection.source_name} reach its source?",
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
-        caller = atlas.caller(context.run.run_id, explain=context.log.info)
         try:
-            connector = connect(connection, caller, discovered.spec_schema)
-            connector.check()
+            caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+            with connected(connection, caller, discovered.spec_schema) as connector:
+                connector.check()
         except AtlasError as error:
             context.log.error(str(error))  # the run page shows a failed check without its words
             return _failed(error)

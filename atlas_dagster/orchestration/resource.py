@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.config_store import config_store
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller
@@ -70,9 +71,18 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return f"{self.deployment} {self.lake_root()}"
 
     def caller(
-        self, run_id: str | None, *, explain: Callable[[str], None], log: Log | None = None
+        self,
+        instance: dg.DagsterInstance,
+        run_id: str | None,
+        *,
+        explain: Callable[[str], None],
+        log: Log | None = None,
     ) -> Caller:
-        """On behalf of a Dagster run, or of this very process when there is none."""
+        """On behalf of a Dagster run, or of this very process when there is none.
+
+        Raises:
+            ConfigError: a default of this deployment is wrong.
+        """
         owner = f"run:{run_id}" if run_id else f"command:{socket.gethostname()}:{os.getpid()}"
         return Caller(
             deployment=self.deployment_label(),
@@ -80,6 +90,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             environ=os.environ,
             log=log or print_log,
             explain=explain,
+            configs=config_store(instance),
             executor=self.executor_defaults(),
         )
 

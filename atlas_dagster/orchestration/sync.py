@@ -1,10 +1,11 @@
 """The step that syncs: a session driven by Dagster, its events recorded as they become true."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 
+from atlas_dagster.destinations.base import Destination
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
@@ -13,10 +14,11 @@ from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncSession
-from atlas_dagster.sync.source import connect
+from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncEvent, SyncSession
+from atlas_dagster.sync.source import connected
 
 _SETTLE_SECONDS = 5.0
 
@@ -45,15 +47,22 @@ def _sync(
     if reap_ended(context.instance, atlas):
         # The step of a killed run may still be alive and commit what it had read; let it end.
         time.sleep(_SETTLE_SECONDS)
-    connector = connect(
-        connection,
-        atlas.caller(context.run.run_id, explain=context.log.info),
-        discovered.spec_schema,
-    )
-    ensure_checked(context, connection, connector)
-    destination = atlas.destination()
+    caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+    with connected(connection, caller, discovered.spec_schema) as connector:
+        ensure_checked(context, connection, connector)
+        destination = atlas.destination()
+        plan = _plan(context, connection, discovered, destination)
+        session = SyncSession(plan, connector=connector, destination=destination)
+        yield from _recorded(context, session.run(), connector)
+
+
+def _plan(
+    context: dg.AssetExecutionContext,
+    connection: Connection,
+    discovered: Discovered,
+    destination: Destination,
+) -> SyncPlan:
     tables = discovered.table_paths
-    selected = context.selected_asset_keys
     streams = connection.configured(discovered.catalog)
     plan = make_plan(
         connection.name,
@@ -61,7 +70,7 @@ def _sync(
         selected=[
             stream.descriptor
             for stream in streams
-            if dg.AssetKey(list(tables[stream.descriptor])) in selected
+            if dg.AssetKey(list(tables[stream.descriptor])) in context.selected_asset_keys
         ],
         tables=tables,
         destination=destination,
@@ -70,8 +79,13 @@ def _sync(
         notify=context.log.warning,
     )
     _record_missing(context, plan)
-    session = SyncSession(plan, connector=connector, destination=destination)
-    for event in session.run():
+    return plan
+
+
+def _recorded(
+    context: dg.AssetExecutionContext, events: Iterable[SyncEvent], connector: Connector
+) -> Iterator[dg.MaterializeResult[None]]:
+    for event in events:
         match event:
             case Checkpoint():
                 _observe(context, event.envelope)
@@ -79,7 +93,7 @@ def _sync(
                 metadata = materialization_metadata(event, connector=connector.runner.identity())
                 key = dg.AssetKey(list(event.plan.table.path))
                 version = dg.DataVersion(event.table.version)
-                if key in selected:
+                if key in context.selected_asset_keys:
                     yield dg.MaterializeResult(
                         asset_key=key, metadata=metadata, data_version=version
                     )

@@ -32,6 +32,17 @@ def variables(value: Any) -> set[str]:
     return set()
 
 
+def require_variables(config: Mapping[str, Any], environ: Mapping[str, str], *, where: str) -> None:
+    """Raises MissingVariableError where ``config`` names a variable that is not set."""
+    missing = sorted(variables(config) - set(environ))
+    if missing:
+        names = ", ".join(missing)
+        raise MissingVariableError(
+            f"{where}: the environment variable {names} is not set; set it where Dagster's steps "
+            "run (in the shell or .env beside dagster.yaml), or change config in defs.yaml."
+        )
+
+
 def resolve(
     config: Mapping[str, Any],
     *,
@@ -49,13 +60,7 @@ def resolve(
         MissingVariableError: a variable is not set.
         ConfigError: the result does not fit the SPEC.
     """
-    missing = sorted(variables(config) - set(environ))
-    if missing:
-        names = ", ".join(missing)
-        raise MissingVariableError(
-            f"{where}: the environment variable {names} is not set; set it where Dagster's steps "
-            "run (in the shell or .env beside dagster.yaml), or change config in defs.yaml."
-        )
+    require_variables(config, environ, where=where)
     resolved = _substitute(dict(config), schema, environ)
     assert isinstance(resolved, dict)
     validate(resolved, schema=schema, where=where)
@@ -144,7 +149,7 @@ def _substitute(value: Any, schema: Any, environ: Mapping[str, str]) -> Any:
         return _TEMPLATE.sub(lambda match: environ[match.group(1)], value)
     if isinstance(value, Mapping):
         return {
-            key: _substitute(item, _property_schema(schema, key), environ)
+            key: _substitute(item, property_schema(schema, key), environ)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -152,7 +157,7 @@ def _substitute(value: Any, schema: Any, environ: Mapping[str, str]) -> Any:
     return value
 
 
-def _property_schema(schema: Mapping[str, Any], key: str) -> Any:
+def property_schema(schema: Mapping[str, Any], key: str) -> Any:
     """The schema of a property, looked for through ``oneOf`` and its kin."""
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and key in properties:

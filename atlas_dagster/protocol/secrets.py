@@ -21,9 +21,18 @@ class Masker:
     """Replaces known secret values in text."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._forms: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Hide these, too, from now on."""
         forms = {form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST}
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+        if forms <= self._forms:
+            return
+        self._forms |= forms
+        longest_first = sorted(self._forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
 
     def __call__(self, text: str) -> str:
         return text if self._pattern is None else self._pattern.sub(MASK, text)
@@ -33,7 +42,7 @@ def secret_values(config: Any, schema: Any) -> Iterator[str]:
     """Yield, as text, every scalar of ``config`` that ``schema`` marks ``airbyte_secret``."""
     schema = schema if isinstance(schema, Mapping) else {}
     if schema.get("airbyte_secret"):
-        yield from _scalars(config)
+        yield from scalars(config)
         return
     if isinstance(config, Mapping):
         properties = schema.get("properties")
@@ -48,13 +57,14 @@ def secret_values(config: Any, schema: Any) -> Iterator[str]:
             yield from secret_values(config, option)
 
 
-def _scalars(value: Any) -> Iterator[str]:
+def scalars(value: Any) -> Iterator[str]:
+    """Every text and number in ``value``, as text."""
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _scalars(item)
+            yield from scalars(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _scalars(item)
+            yield from scalars(item)
     elif value is not None and not isinstance(value, bool):
         yield str(value)
 

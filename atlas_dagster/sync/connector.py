@@ -1,7 +1,6 @@
 """A connector at work: SPEC, CHECK, DISCOVER, and the command for READ."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 
@@ -11,6 +10,7 @@ from atlas_dagster.protocol.messages import CatalogMessage, ConnectionStatus, Me
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
 from atlas_dagster.sync.conversation import Conversation, Log
+from atlas_dagster.sync.live_config import LiveConfig
 
 
 class Connector:
@@ -19,7 +19,7 @@ class Connector:
     Args:
         runner: where it runs.
         name: its name, for messages.
-        config: what it is given; holds secrets.
+        config: what it is given, holds secrets; None for SPEC, which needs none.
         masker: knows those secrets.
         labels: whose processes these are, for the reaper.
         log: receives the connector's own log lines, masked.
@@ -31,14 +31,14 @@ class Connector:
         *,
         name: str,
         log: Log,
-        config: Mapping[str, Any] | None = None,
+        config: LiveConfig | None = None,
         masker: Masker | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
         self.runner = runner
         self.name = name
         self._log = log
-        self._config = config or {}
+        self._config = config
         self._masker = masker or Masker()
         self._labels = labels or {}
 
@@ -79,25 +79,31 @@ class Connector:
         return Catalog.from_message(catalog)
 
     def converse(self) -> Conversation:
-        return Conversation(self.runner, name=self.name, log=self._log, masker=self._masker)
+        return Conversation(
+            self.runner,
+            name=self.name,
+            log=self._log,
+            masker=self._masker,
+            renew=None if self._config is None else self._config.renew,
+        )
 
     def command(self, verb: Verb, files: Mapping[str, bytes] | None = None) -> ConnectorCommand:
         """A command with the config and ``files`` beside it."""
-        config = {} if verb == "spec" else {"config": msgspec.json.encode(self._config)}
+        config = {}
+        if self._config is not None:
+            config["config"] = msgspec.json.encode(self._config.value)
         labels = {**self._labels, "atlas.verb": verb}
         return ConnectorCommand(verb, {**config, **(files or {})}, labels)
 
     def _ask(self, verb: Verb) -> Message:
         """Run ``verb`` and return its answer: the last one, should there be several."""
-        limits = self.runner.executor
-        seconds = (
-            limits.discover_timeout_seconds if verb == "discover" else limits.check_timeout_seconds
-        )
         command = self.command(verb)
         conversation = self.converse()
         answer: Message | None = None
-        for message in conversation.messages(command, timeout_seconds=seconds):
+        for message in conversation.messages(command):
             if isinstance(message, Message) and _answers(message):
+                if answer is not None and message.connectionStatus != answer.connectionStatus:
+                    self.log("WARN", f"{self.name} gave two answers; the last one counts.")
                 answer = message
         # FAILED comes with exit code 0; a crash gives no answer, or a wrong exit code.
         if answer is None or (conversation.failed and not _says_failed(answer.connectionStatus)):

@@ -1,7 +1,7 @@
 """One call of a connector: its messages one by one, its chatter to a log, its end explained."""
 
-import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -10,11 +10,15 @@ from atlas_dagster.protocol.decoder import MessageDecoder
 from atlas_dagster.protocol.messages import Message, Noise, TraceError, Unreadable
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
+from atlas_dagster.sync.watchdog import Watchdog
 
 #: Takes a level (DEBUG … FATAL) and a text without secrets.
 Log = Callable[[str, str], None]
+Renew = Callable[[dict[str, Any]], None]
 
 _FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
+#: Exit codes of connectors that were ended from outside.
+_SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
 #: Lines of stderr kept to explain a crash that says nothing else.
 _LAST_WORDS = 5
 #: Bytes after which a line of stderr is taken as ended: it is log text, and memory stays flat.
@@ -29,41 +33,39 @@ class Conversation:
         name: the connector's name, for messages.
         log: receives the connector's own log lines, masked.
         masker: hides secret values in everything that leaves here.
+        renew: takes a config that the connector wants to be given from now on (CONTROL).
     """
 
-    def __init__(self, runner: Runner, *, name: str, log: Log, masker: Masker) -> None:
+    def __init__(
+        self, runner: Runner, *, name: str, log: Log, masker: Masker, renew: Renew | None = None
+    ) -> None:
         self.runner = runner
         self.name = name
         self.errors: list[TraceError] = []
         self.exit: ExitStatus | None = None
         self._log = log
         self._mask = masker
+        self._renew = renew
         self._last_words: list[str] = []
         self._stderr = b""
+        self._stopped: str | None = None
 
-    def messages(
-        self,
-        command: ConnectorCommand,
-        *,
-        timeout_seconds: float | None = None,
-        silence_seconds: float | None = None,
-    ) -> Iterator[Message | Unreadable | None]:
-        """Yield messages other than LOG and TRACE ERROR; None when all that came is dealt with.
+    def messages(self, command: ConnectorCommand) -> Iterator[Message | Unreadable | None]:
+        """Yield what the connector answers; None when all that came so far is dealt with.
 
-        The connector is stopped when the iteration ends, whichever way.
+        LOG, TRACE ERROR, CONTROL and text are dealt with here. The connector is stopped when the
+        iteration ends, whichever way, and when it exceeds a limit of its runner's executor: the
+        iteration then just ends, and :meth:`failure` says why.
 
         Raises:
-            RunnerUnavailableError: the connector cannot be started.
-            ConnectorFailedError: it took longer than ``timeout_seconds``, or printed nothing at
-                all for ``silence_seconds``.
+            RunnerUnavailableError: the connector cannot be started, or was lost.
         """
-        started = last_output = time.monotonic()
         decoder = MessageDecoder()
+        self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
         with self.runner.start(command) as process:
+            watchdog.back()
             for channel, piece in process.output():
-                moment = time.monotonic()
-                if channel != "idle":
-                    last_output = moment
+                watchdog.waited(output=channel != "idle")
                 if channel == "stdout":
                     for decoded in decoder.feed(piece):
                         if not self._overheard(decoded):
@@ -73,18 +75,10 @@ class Conversation:
                     self._hear_stderr(piece)
                 else:
                     yield None
-                if timeout_seconds is not None and moment - started > timeout_seconds:
-                    raise ConnectorFailedError(
-                        f"{self.name} did not finish {command.verb} within "
-                        f"{timeout_seconds:.0f} seconds; check that the source is reachable.",
-                        failure_type="transient_error",
-                    )
-                if silence_seconds is not None and moment - last_output > silence_seconds:
-                    raise ConnectorFailedError(
-                        f"{self.name} printed nothing for {silence_seconds:.0f} seconds during "
-                        f"{command.verb} and was stopped; check the source, then sync again.",
-                        failure_type="transient_error",
-                    )
+                self._stopped = watchdog.verdict
+                if self._stopped is not None:
+                    return
+                watchdog.back()
             for decoded in decoder.flush():
                 if not self._overheard(decoded):
                     yield decoded  # type: ignore[misc]
@@ -98,9 +92,21 @@ class Conversation:
     def failure(self) -> ConnectorFailedError:
         """Why the connector failed, in its own words where it said any.
 
-        The first error counts: the CDK's last one is always an aggregate ("Concurrent read
-        failure", ``config_error``) that hides the cause.
+        A limit that was exceeded comes first, for it is why the rest is missing. Of several errors
+        the first counts: the CDK's last one is always an aggregate ("Concurrent read failure",
+        ``config_error``) that hides the cause.
         """
+        before = f" Before, it said: {self.errors[0].message}" if self.errors else ""
+        if self._stopped is not None:
+            return ConnectorFailedError(
+                f"{self.name} {self._stopped}{before}", failure_type="transient_error"
+            )
+        if self.exit is not None and self.exit.oom_killed:
+            limit = self.runner.executor.memory_limit
+            return ConnectorFailedError(
+                f"{self.name} was killed because it needed more than its {limit} of memory; raise "
+                f"executor.memory_limit of the connection, or sync fewer streams at once.{before}"
+            )
         if self.errors:
             first = self.errors[0]
             kind = first.failure_type
@@ -110,13 +116,13 @@ class Conversation:
                 stack_trace=first.stack_trace,
             )
         code = None if self.exit is None else self.exit.code
-        if self.exit is not None and self.exit.oom_killed:
-            limit = self.runner.executor.memory_limit
-            return ConnectorFailedError(
-                f"{self.name} was killed because it needed more than its {limit} of memory; "
-                "raise executor.memory_limit of the connection, or sync fewer streams at once."
-            )
         said = f" Its last words: {' / '.join(self._last_words)}" if self._last_words else ""
+        if code in _SIGNALS:
+            return ConnectorFailedError(
+                f"{self.name} was ended by {_SIGNALS[code]} (exit code {code}), which Atlas did "
+                f"not send: somebody stopped it, or the machine ran out of memory.{said}",
+                failure_type="transient_error",
+            )
         return ConnectorFailedError(
             f"{self.name} ended with exit code {code} and reported no error; "
             f"see its log in the run's output.{said}"
@@ -127,7 +133,8 @@ class Conversation:
 
     def _overheard(self, decoded: Message | Noise | Unreadable) -> bool:
         """Whether the message was for the log only."""
-        if type(decoded) is Message and decoded.record is not None:
+        if type(decoded) is Message and (decoded.record is not None or decoded.state is not None):
+            self._watchdog.data()
             return False
         if isinstance(decoded, Noise):
             self.log("INFO", decoded.text)
@@ -139,6 +146,12 @@ class Conversation:
             if decoded.log.level == "FATAL":
                 self._remember(decoded.log.message)
             return True
+        if decoded.control is not None:
+            if decoded.control.connectorConfig is not None and self._renew is not None:
+                self._renew(decoded.control.connectorConfig.config)
+            return True
+        if decoded.trace is not None and decoded.trace.stream_status is not None:
+            self._watchdog.heard(decoded.trace.stream_status)
         if decoded.trace is not None and decoded.trace.error is not None:
             error = self._masked(decoded.trace.error)
             self.errors.append(error)

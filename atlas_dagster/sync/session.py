@@ -31,8 +31,6 @@ from atlas_dagster.sync.stream import ActiveStream
 #: A STATE is committed when this much time has passed or data come since the last commit.
 COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
-#: A READ that prints nothing for this long hangs (the platform's heartbeat threshold).
-SILENCE_SECONDS = 3 * 60 * 60.0
 #: Records buffered over all streams together, in bytes, before they are made into batches.
 _BUFFERED_BYTES = 64 * 1024 * 1024
 _PROGRESS_SECONDS = 10.0
@@ -108,7 +106,7 @@ class SyncSession:
         command = self._connector.command("read", self._files())
         try:
             self._open()
-            for message in conversation.messages(command, silence_seconds=SILENCE_SECONDS):
+            for message in conversation.messages(command):
                 if message is None:
                     self._report_progress()
                     yield from self._commit_due()

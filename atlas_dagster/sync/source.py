@@ -1,9 +1,10 @@
 """From a declared connection to a connector ready to run: runner chosen, config resolved."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from atlas_dagster.protocol.config import resolve, variables
+from atlas_dagster.protocol.config import require_variables, resolve, variables
 from atlas_dagster.protocol.secrets import Masker, secret_values
 from atlas_dagster.records.names import assign
 from atlas_dagster.runners.base import Runner
@@ -15,6 +16,7 @@ from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.discovered import Discovered, discovered
+from atlas_dagster.sync.live_config import ConfigStore, LiveConfig
 
 
 class Caller:
@@ -26,6 +28,7 @@ class Caller:
         environ: where ``{{ env.X }}`` is looked up.
         log: receives the connector's own lines with their levels, masked.
         explain: receives Atlas's own sentences, such as where the connector runs and why.
+        configs: where config renewals are kept.
         executor: limits of connectors whose connection does not say otherwise.
     """
 
@@ -37,6 +40,7 @@ class Caller:
         environ: Mapping[str, str],
         log: Log,
         explain: Callable[[str], None],
+        configs: ConfigStore,
         executor: ExecutorConfig | None = None,
     ) -> None:
         self.deployment = deployment
@@ -44,6 +48,7 @@ class Caller:
         self.environ = environ
         self.log = log
         self.explain = explain
+        self.configs = configs
         self.executor = executor or ExecutorConfig()
 
     def labels(self, connection: str) -> dict[str, str]:
@@ -60,15 +65,22 @@ def source_key_part(connection: Connection) -> str:
     return assign([name])[name]
 
 
-def connect(connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]) -> Connector:
+@contextmanager
+def connected(
+    connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
+) -> Iterator[Connector]:
     """A connector with its config, checked against ``spec_schema``.
+
+    No other run or command uses the connection meanwhile.
 
     Raises:
         ConfigError: the config does not fit, or a variable is missing.
         RunnerUnavailableError: there is nothing to run the connector with.
     """
+    config = _resolved(connection, caller, spec_schema)
     runner = choose_runner(connection, caller.executor, caller.explain)
-    return _with_config(connection, caller, runner, spec_schema)
+    with _with_config(connection, caller, runner, config, spec_schema) as connector:
+        yield connector
 
 
 def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
@@ -79,10 +91,18 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
+    require_variables(connection.config, caller.environ, where=_where(connection))
     runner = choose_runner(connection, caller.executor, caller.explain)
-    spec = _bare(connection, caller, runner).spec()
-    connector = _with_config(connection, caller, runner, spec.connectionSpecification)
-    catalog = connector.discover()
+    spec = Connector(
+        runner,
+        name=connection.source_name,
+        log=caller.log,
+        labels=caller.labels(connection.name),
+    ).spec()
+    schema = spec.connectionSpecification
+    config = _resolved(connection, caller, schema)
+    with _with_config(connection, caller, runner, config, schema) as connector:
+        catalog = connector.discover()
     connection.configured(catalog)
     return discovered(
         connection.name,
@@ -95,27 +115,41 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
     )
 
 
-def _bare(connection: Connection, caller: Caller, runner: Runner) -> Connector:
-    return Connector(
-        runner,
-        name=connection.source_name,
-        log=caller.log,
-        labels=caller.labels(connection.name),
+def _resolved(
+    connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    return resolve(
+        connection.config, schema=spec_schema, environ=caller.environ, where=_where(connection)
     )
 
 
+def _where(connection: Connection) -> str:
+    return f"Connection '{connection.name}'"
+
+
+@contextmanager
 def _with_config(
-    connection: Connection, caller: Caller, runner: Runner, spec_schema: Mapping[str, Any]
-) -> Connector:
-    where = f"Connection '{connection.name}'"
-    config = resolve(connection.config, schema=spec_schema, environ=caller.environ, where=where)
-    secrets = {*secret_values(config, spec_schema)}
-    secrets |= {caller.environ[name] for name in variables(connection.config)}
-    return Connector(
-        runner,
-        name=connection.source_name,
-        config=config,
-        masker=Masker(secrets),
-        labels=caller.labels(connection.name),
-        log=caller.log,
-    )
+    connection: Connection,
+    caller: Caller,
+    runner: Runner,
+    config: Mapping[str, Any],
+    spec_schema: Mapping[str, Any],
+) -> Iterator[Connector]:
+    masker = Masker(secret_values(config, spec_schema))
+    masker.add(caller.environ[name] for name in variables(connection.config))
+    with caller.configs.lock(connection.name, caller.explain):
+        yield Connector(
+            runner,
+            name=connection.source_name,
+            config=LiveConfig(
+                config,
+                schema=spec_schema,
+                masker=masker,
+                connection=connection.name,
+                store=caller.configs,
+                explain=caller.explain,
+            ),
+            masker=masker,
+            labels=caller.labels(connection.name),
+            log=caller.log,
+        )

@@ -16,11 +16,20 @@ from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.python import PythonRunner
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.live_config import FileConfigStore
 from atlas_dagster.sync.source import Caller
 
-CALLER = Caller(
-    deployment="tests", owner="run:1", environ={}, log=lambda *_: None, explain=lambda _: None
-)
+
+@pytest.fixture
+def caller(tmp_path: Path) -> Caller:
+    return Caller(
+        deployment="tests",
+        owner="run:1",
+        environ={},
+        log=lambda *_: None,
+        explain=lambda _: None,
+        configs=FileConfigStore(tmp_path / "renewals"),
+    )
 
 
 @pytest.fixture
@@ -116,7 +125,7 @@ def test_streams_are_stale_when_the_config_has_changed(project: Project) -> None
 
 
 def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})
@@ -129,15 +138,15 @@ def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
         return Discovered.decode(previous.encode().replace(b"source-faker:1", b"source-faker:2"))
 
     monkeypatch.setattr(airbyte_connection, "discover", answer)
-    load(project, "shop").refresh_catalog(project.root, CALLER)
+    load(project, "shop").refresh_catalog(project.root, caller)
 
-    assert told == [("shop", CALLER, before)]
+    assert told == [("shop", caller, before)]
     after = Discovered.decode(project.state_path("shop").read_bytes())
     assert (before.connector, after.connector) == ("source-faker:1", "source-faker:2")
 
 
 def test_a_refresh_that_fails_leaves_what_was_known(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})
@@ -148,7 +157,7 @@ def test_a_refresh_that_fails_leaves_what_was_known(
 
     monkeypatch.setattr(airbyte_connection, "discover", fail)
     with pytest.raises(ConnectorFailedError, match="no route to host"):
-        load(project, "shop").refresh_catalog(project.root, CALLER)
+        load(project, "shop").refresh_catalog(project.root, caller)
 
     assert project.state_path("shop").read_bytes() == before
     assert [path.name for path in project.state_path("shop").parent.iterdir()] == ["state"]
@@ -156,7 +165,7 @@ def test_a_refresh_that_fails_leaves_what_was_known(
 
 
 def test_a_catalog_that_cannot_be_read_is_mended_by_discovering_again(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})
@@ -168,6 +177,6 @@ def test_a_catalog_that_cannot_be_read_is_mended_by_discovering_again(
     assert described[1].endswith("discover again.")
 
     monkeypatch.setattr(airbyte_connection, "discover", lambda *_: good)
-    load(project, "shop").refresh_catalog(project.root, CALLER)
+    load(project, "shop").refresh_catalog(project.root, caller)
 
     assert "shop/users" in project.descriptions()

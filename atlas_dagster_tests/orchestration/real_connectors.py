@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.live_config import FileConfigStore
 from atlas_dagster.sync.source import Caller, discover
 
 Row = dict[str, Any]
@@ -28,14 +29,16 @@ OWN = "_airbyte_"
 
 
 def discover_really(connection: Connection) -> Discovered:
-    caller = Caller(
-        deployment="tests",
-        owner="command:nowhere:1",
-        environ=os.environ,
-        log=lambda *_: None,
-        explain=lambda _: None,
-    )
-    return discover(connection, caller, None)
+    with TemporaryDirectory() as folder:
+        caller = Caller(
+            deployment="tests",
+            owner="command:nowhere:1",
+            environ=os.environ,
+            log=lambda *_: None,
+            explain=lambda _: None,
+            configs=FileConfigStore(Path(folder)),
+        )
+        return discover(connection, caller, None)
 
 
 @dataclass

@@ -1,13 +1,10 @@
 """How a call of a connector ends, and what its log hears."""
 
-import pytest
 from scripted import line
 
-from atlas_dagster.errors import ConnectorFailedError
 from atlas_dagster.protocol.secrets import MASK, Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Output
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync import conversation as module
 from atlas_dagster.sync.conversation import Conversation
 
 READ = ConnectorCommand("read")
@@ -19,44 +16,6 @@ def converse(*pieces: bytes | Output | int | ExitStatus) -> tuple[Conversation, 
     runner = FakeRunner(lambda _: pieces)
     log = lambda level, text: heard.append((level, text))  # noqa: E731
     return Conversation(runner, name="src", log=log, masker=Masker(["hunter2"])), runner, heard
-
-
-class Clock:
-    """Every look at it finds ten seconds gone."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 10
-        return self.now
-
-
-IDLE: Output = ("idle", b"")
-
-
-def test_a_silent_connector_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "time", Clock())
-    talk, runner, _ = converse(*[IDLE] * 10)
-    with pytest.raises(ConnectorFailedError, match="src printed nothing for 45 seconds") as failure:
-        list(talk.messages(READ, silence_seconds=45))
-    assert failure.value.failure_type == "transient_error"
-    assert runner.closed == 1
-
-
-def test_any_output_is_a_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "time", Clock())
-    chatter: list[Output] = [IDLE, IDLE, ("stderr", b"still here\n")] * 5
-    talk, _, heard = converse(*chatter)
-    assert list(talk.messages(READ, silence_seconds=45)) == [None] * 10
-    assert heard == [("WARN", "still here")] * 5
-
-
-def test_a_slow_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "time", Clock())
-    talk, _, _ = converse(*[("stderr", b".\n")] * 10)
-    with pytest.raises(ConnectorFailedError, match="did not finish check within 60 seconds"):
-        list(talk.messages(ConnectorCommand("check"), timeout_seconds=60))
 
 
 def test_stderr_without_newlines_does_not_pile_up() -> None:
@@ -100,3 +59,21 @@ def test_out_of_memory_names_the_limit() -> None:
     talk, _, _ = converse(ExitStatus(137, oom_killed=True))
     list(talk.messages(READ))
     assert "needed more than its 2g of memory" in str(talk.failure())
+
+
+def test_out_of_memory_counts_more_than_what_was_said_before() -> None:
+    error = {"message": "worker died", "failure_type": "config_error"}
+    talk, _, _ = converse(
+        line("TRACE", trace={"type": "ERROR", "emitted_at": 1, "error": error}),
+        ExitStatus(1, oom_killed=True),
+    )
+    list(talk.messages(READ))
+    assert "more than its 2g of memory" in str(talk.failure())
+    assert str(talk.failure()).endswith("Before, it said: worker died")
+
+
+def test_a_signal_from_outside_is_named() -> None:
+    talk, _, _ = converse(137)
+    list(talk.messages(READ))
+    assert str(talk.failure()).startswith("src was ended by SIGKILL (exit code 137), which Atlas")
+    assert talk.failure().failure_type == "transient_error"

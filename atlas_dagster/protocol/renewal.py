@@ -1,0 +1,109 @@
+"""A config that the connector itself renewed (CONTROL ``CONNECTOR_CONFIG``), such as a new token.
+
+A source with single-use refresh tokens must be given the newest one next time, or it is locked out.
+The CDK sends its whole config; kept is only what differs from the user's declaration, each path
+beside a salted hash of what was declared there, so that a later edit by the user wins.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+#: Keys the CDK puts into a config for itself (CDK ``entrypoint.py``).
+_INJECTED = "__injected"
+_ABSENT = object()
+
+ConfigPath = tuple[str, ...]
+
+
+class Renewed(Struct, frozen=True):
+    """One value the connector changed; ``declared`` is the hash of what it replaces."""
+
+    path: ConfigPath
+    value: Any
+    declared: str
+
+
+class Renewal(Struct, frozen=True):
+    """All values of one connection that its connector changed."""
+
+    salt: str
+    values: tuple[Renewed, ...] = ()
+
+    @classmethod
+    def between(cls, declared: Mapping[str, Any], renewed: Mapping[str, Any]) -> "Renewal":
+        """What turns ``declared`` into ``renewed``."""
+        salt = secrets.token_hex(16)
+        return cls(
+            salt,
+            tuple(
+                Renewed(path, value, _hash(salt, _get(declared, path)))
+                for path, value in _differences(declared, renewed)
+            ),
+        )
+
+    def applied_to(self, declared: Mapping[str, Any]) -> dict[str, Any]:
+        """``declared`` with the renewed values, except where the user has edited it since."""
+        config = merged(declared, {})
+        for renewed in self.values:
+            if _hash(self.salt, _get(declared, renewed.path)) == renewed.declared:
+                config = merged(config, _nested(renewed.path, renewed.value))
+        return config
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes) -> "Renewal":
+        """Raises :class:`msgspec.MsgspecError` for anything else."""
+        return msgspec.json.decode(content, type=cls)
+
+
+def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` with ``changes`` laid over it, objects merged and all else replaced."""
+    result = dict(config)
+    for key, value in changes.items():
+        if key.startswith(_INJECTED):
+            continue
+        before = result.get(key)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(before, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _differences(
+    declared: Mapping[str, Any], renewed: Mapping[str, Any], above: ConfigPath = ()
+) -> Iterator[tuple[ConfigPath, Any]]:
+    for key, value in renewed.items():
+        before = declared.get(key, _ABSENT)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            yield from _differences(before, value, (*above, key))
+        elif before is _ABSENT or before != value:
+            yield (*above, key), value
+
+
+def _get(config: Any, path: ConfigPath) -> Any:
+    for key in path:
+        if not isinstance(config, Mapping) or key not in config:
+            return _ABSENT
+        config = config[key]
+    return config
+
+
+def _nested(path: ConfigPath, value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _hash(salt: str, value: Any) -> str:
+    text = "" if value is _ABSENT else json.dumps(value, sort_keys=True)
+    return hashlib.sha256(f"{salt}{text}".encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""Which values a connector changed, and which of them still count."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atlas_dagster.protocol.renewal import Renewal, merged
+
+DECLARED = {
+    "start": "2020",
+    "credentials": {"client": "c", "refresh_token": "old", "scopes": ["a"]},
+}
+
+
+def renewal(renewed: dict[str, Any]) -> Renewal:
+    return Renewal.decode(Renewal.between(DECLARED, merged(DECLARED, renewed)).encode())
+
+
+def test_only_what_changed_is_kept() -> None:
+    kept = renewal({"start": "2020", "credentials": {"client": "c", "refresh_token": "new"}})
+    assert [(v.path, v.value) for v in kept.values] == [(("credentials", "refresh_token"), "new")]
+    assert kept.applied_to(DECLARED)["credentials"] == {
+        "client": "c",
+        "refresh_token": "new",
+        "scopes": ["a"],
+    }
+    assert b"old" not in kept.encode()
+
+
+def test_a_new_field_and_a_changed_list_are_kept_whole() -> None:
+    kept = renewal({"access_token": "t", "credentials": {"scopes": ["a", "b"]}})
+    applied = kept.applied_to(DECLARED)
+    assert applied["access_token"] == "t"
+    assert applied["credentials"]["scopes"] == ["a", "b"]
+
+
+def test_a_later_edit_by_the_user_wins_where_it_is() -> None:
+    kept = renewal({"start": "2021", "credentials": {"refresh_token": "new"}})
+    edited = merged(DECLARED, {"credentials": {"refresh_token": "by hand"}})
+    applied = kept.applied_to(edited)
+    assert applied["credentials"]["refresh_token"] == "by hand"
+    assert applied["start"] == "2021"
+
+
+def test_replacing_a_whole_object_is_an_edit_of_what_is_in_it() -> None:
+    kept = renewal({"credentials": {"refresh_token": "new"}})
+    edited = DECLARED | {"credentials": "api key"}
+    assert kept.applied_to(edited) == edited
+
+
+def test_what_the_cdk_injects_for_itself_is_not_kept() -> None:
+    assert renewal({"__injected_declarative_manifest": {"version": "6"}}).values == ()
+
+
+def test_equal_secrets_have_unequal_hashes() -> None:
+    one, other = (renewal({"credentials": {"refresh_token": "new"}}) for _ in range(2))
+    assert one.values[0].declared != other.values[0].declared
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=10,
+)
+_CONFIG = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), _JSON)
+
+
+@given(_CONFIG, _CONFIG)
+def test_whatever_a_connector_sends_the_next_call_is_given(
+    declared: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    whole = merged(declared, sent)
+    kept = Renewal.decode(Renewal.between(declared, whole).encode())
+    assert kept.applied_to(declared) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"values": 1}'])
+def test_rubbish_is_refused(content: bytes) -> None:
+    with pytest.raises(ValueError):
+        Renewal.decode(content)
