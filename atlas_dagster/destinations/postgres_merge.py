@@ -26,6 +26,7 @@ class Merge:
         types: of the table's columns.
         keys: key columns, of ``columns``.
         cursor: of ``columns``, if there is one.
+        gone: columns of fields that the source no longer has, NULL in new versions of a row.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Merge:
         *,
         keys: Sequence[Column],
         cursor: Column | None,
+        gone: Sequence[str],
     ) -> None:
         self._relation = relation
         self._stage = stage
@@ -44,6 +46,7 @@ class Merge:
         self._types = types
         self._keys = keys
         self._cursor = cursor
+        self._gone = gone
 
     def null_patterns(self) -> str:
         """Which key columns are NULL together: a row for each combination."""
@@ -69,7 +72,10 @@ class Merge:
         keys = ", ".join(self._comparable("", key) for key in self._keys)
         names = ", ".join(column.quoted for column in self._columns)
         values = ", ".join(f"s.{column.quoted}" for column in self._columns)
-        assignments = ", ".join(f"{c.quoted} = s.{c.quoted}" for c in self._columns)
+        assignments = ", ".join(
+            [f"{column.quoted} = s.{column.quoted}" for column in self._columns]
+            + [f"{quoted(name)} = NULL" for name in self._gone]
+        )
         same_key = self._same_key(nulls)
         return f"""
             WITH staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),

@@ -158,6 +158,7 @@ class PostgresWriter(StreamWriter):
 
     def _merge(self, state: TableState, types: dict[str, str]) -> Merge:
         by_logical = {column.logical: column for column in self._columns}
+        ours = {column.name for column in self._columns}
         return Merge(
             state.relation,
             self._stage.table,
@@ -165,6 +166,7 @@ class PostgresWriter(StreamWriter):
             types,
             keys=[by_logical[key] for key in self.spec.primary_key],
             cursor=by_logical[self.spec.cursor] if self.spec.cursor else None,
+            gone=[name for name in state.fields.names if name in types and name not in ours],
         )
 
 
