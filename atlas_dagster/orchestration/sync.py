@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 import dagster as dg
 
@@ -48,9 +49,11 @@ def _sync(
         # The step of a killed run may still be alive and commit what it had read; let it end.
         time.sleep(_SETTLE_SECONDS)
     caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
-    with connected(connection, caller, discovered.spec_schema) as connector:
+    with (
+        connected(connection, caller, discovered.spec_schema) as connector,
+        closing(atlas.open_destination(connection)) as destination,
+    ):
         ensure_checked(context, connection, connector)
-        destination = atlas.destination()
         plan = _plan(context, connection, discovered, destination)
         session = SyncSession(plan, connector=connector, destination=destination)
         yield from _recorded(context, session.run(), connector)

@@ -58,7 +58,10 @@ class StreamSelection(BaseModel):
 
 
 class Connection(BaseModel):
-    """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates."""
+    """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates.
+
+    So may ``destination``, an address; None for the deployment's.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,6 +73,7 @@ class Connection(BaseModel):
     streams: list[StreamSelection] | None = None
     runner: RunnerChoice = "auto"
     executor: ExecutorConfig | None = None
+    destination: str | None = None
 
     @field_validator("name")
     @classmethod

@@ -9,7 +9,10 @@ import pytest
 from connections_project import Project
 
 BROKEN = "This connection could not be loaded. "
-FIELDS = "connector, image, version, config, streams, schedule, runner, executor, defs_state"
+FIELDS = (
+    "connector, image, version, config, streams, schedule, runner, executor, destination, "
+    "defs_state"
+)
 HEALTHY = "connector: source-faker"
 
 

@@ -40,6 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("ATLAS_LAKE", raising=False)
+    monkeypatch.delenv("ATLAS_DESTINATION", raising=False)
     monkeypatch.setattr(cli_connections, "CONNECTIONS", f"{project.package}.connections")
     yield project
     for module in [name for name in sys.modules if name.startswith(project.package)]:

@@ -1,8 +1,6 @@
 """Where a sync starts: after a wipe, a deleted table, a lost memory, a changed schema."""
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,11 +23,6 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 INTEGER, STRING, BOOLEAN = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
 
 
 # Somebody else's hands
@@ -55,7 +48,7 @@ def test_a_table_deleted_by_hand_is_read_again(lake: Lake) -> None:
     for kind in (A, incremental("b", "append_dedup")):
         name = kind.descriptor.name
         lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
-        shutil.rmtree(lake.root / "c" / name)
+        lake.drop(name)
         done = lake.sync([kind], records(name, [1]) + state(name, {"at": 1}), status(name))
         assert "is gone" in done.notices[0]
         assert done.file("state") is None
@@ -85,8 +78,8 @@ def test_a_subset_does_not_forget_the_others(lake: Lake) -> None:
 def test_a_table_that_nobody_remembers_is_left_alone(lake: Lake) -> None:
     lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
     lake.store.envelopes.clear()
-    shutil.rmtree(lake.root / "_atlas")
-    with pytest.raises(DestinationError, match="neither Dagster's event log nor the lake's"):
+    lake.lose_envelopes()
+    with pytest.raises(DestinationError, match="neither Dagster's event log nor what Atlas keeps"):
         lake.prepare([A])
 
 
