@@ -268,13 +268,21 @@ class Lake:
 class Warehouse(Lake):
     """The same in Postgres."""
 
-    def __init__(self, server: Mapping[str, Any]) -> None:
+    def __init__(self, server: Mapping[str, Any], *, empty: bool = True) -> None:
         login = f"{server['username']}:{server['password']}"
         place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
         self.destination = PostgresDestination(f"postgresql://{login}@{place}")
         self.store = MemoryStore()
         self.look = dbapi.connect(f"postgresql://{login}@{place}", autocommit=True)
-        self.do("DROP SCHEMA IF EXISTS c CASCADE")
+        if empty:
+            self.do("DROP SCHEMA IF EXISTS c CASCADE")
+
+    @classmethod
+    def again(cls, dead: "Warehouse", server: Mapping[str, Any]) -> "Warehouse":
+        """What the next process finds: the tables, and what the event log remembers."""
+        warehouse = cls(server, empty=False)
+        warehouse.store = dead.store
+        return warehouse
 
     def close(self) -> None:
         self.destination.close()
