@@ -85,7 +85,8 @@ class Store(ABC):
             for writer in writers
             for wanted in [self._specs[id(writer)]]
         ]
-        return Envelope(self.seq, 1, "c", tuple(commits), Raw(b"[]"), now())
+        connection = commits[0].table[0]
+        return Envelope(self.seq, 1, connection, tuple(commits), Raw(b"[]"), now())
 
     def commit(self, *writers: StreamWriter) -> Envelope:
         envelope = self.envelope(*writers)
