@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -64,7 +65,7 @@ class TemporaryStage:
             )
             self._exists = True
         batch = batch.rename_columns([column.name for column in self._columns])
-        arrivals = pa.array(range(self.rows, self.rows + batch.num_rows), pa.int64())
+        arrivals = pa.array(np.arange(self.rows, self.rows + batch.num_rows))
         try:
             self._database.copy(batch.append_column(ARRIVAL, arrivals), self.name)
         except ValueRefusedError:
