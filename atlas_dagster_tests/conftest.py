@@ -27,6 +27,7 @@ _VERSIONS = dict(
 )
 SOURCE_FAKER_IMAGE = f"airbyte/source-faker:{_VERSIONS['FAKER']}"
 SOURCE_STANDIN_IMAGE = f"atlas-test/source-standin:{_VERSIONS['STANDIN']}"
+SOURCE_CHAOS_IMAGE = f"atlas-test/source-chaos:{_VERSIONS['CHAOS']}"
 
 #: The label on every container that Atlas starts for a connection.
 CONTAINER_LABEL = "atlas.connection"
@@ -39,7 +40,7 @@ CONTAINER_LABEL = "atlas.connection"
 def _missing_docker() -> str | None:
     try:
         with closing(docker.from_env(timeout=10)) as client:
-            for image in (SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE):
+            for image in (SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE, SOURCE_CHAOS_IMAGE):
                 client.images.get(image)
     except docker.errors.ImageNotFound:
         return f"the image {image} is missing: run `make images`"

@@ -24,6 +24,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from engine import decoder_speed, start_overhead  # noqa: E402
 from recording import catalog_streams, write_recording  # noqa: E402
 
 from atlas_dagster.destinations.delta import DeltaDestination  # noqa: E402
@@ -66,7 +67,7 @@ def read_to_nothing(records: int) -> None:
 
 
 class _NothingRemembered:
-    def remembered(self, tables: Any) -> dict[Any, Any]:
+    def remembered(self, tables: Any, committed: Any) -> dict[Any, Any]:
         return {}
 
 
@@ -163,7 +164,10 @@ def main() -> None:
         "runs": arguments.runs,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
         "workloads": results,
+        "decoder": decoder_speed(arguments.records // 5, arguments.runs),
+        "start": start_overhead(2 * arguments.runs),
     }
+    print(json.dumps({name: report[name] for name in ("decoder", "start")}, indent=2))
     (HERE / "results.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

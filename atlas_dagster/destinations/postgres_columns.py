@@ -33,6 +33,12 @@ class Column(Struct, frozen=True):
         return quoted(self.name)
 
     @property
+    def source(self) -> str:
+        """The source's name for it; "" for what is not the source's."""
+        metadata = {} if self.field is None else self.field.metadata
+        return str(metadata.get(SOURCE_NAME_KEY.encode(), b"").decode())
+
+    @property
     def is_json(self) -> bool:
         return self.type == "jsonb"
 

@@ -1,23 +1,18 @@
 """Rows that wait in a temporary table for the commit that makes them part of their table."""
 
-import json
-
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from atlas_dagster.destinations.postgres_columns import ARRIVAL, Column, quoted
 from atlas_dagster.destinations.postgres_connection import Database, ValueRefusedError
-from atlas_dagster.records.coerce import Misfit
-from atlas_dagster.records.types import META
+from atlas_dagster.records.changes import Change, Misfit
+from atlas_dagster.records.types import EXTRA, META
 
-#: Within a JSON text: what jsonb refuses (U+0000, half a surrogate pair), beside what it does not
-#: (an escaped backslash, a whole pair), which is kept.
-_REFUSED_ESCAPES = (
-    r"(\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    r"|\\u0000|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
-)
-#: What can become jsonb of a text: itself, else without those escapes, else nothing.
+#: Within a JSON text: the character that jsonb refuses, beside an escaped backslash, which is kept.
+_NUL_ESCAPE = r"(\\\\)|\\u0000"
+#: What can become jsonb of a text: itself, else without that character, else nothing.
 _MEND_FUNCTION = f"""
     CREATE OR REPLACE FUNCTION pg_temp._atlas_json(value text) RETURNS text
     LANGUAGE plpgsql AS $$
@@ -27,7 +22,7 @@ _MEND_FUNCTION = f"""
             PERFORM value::jsonb;
             RETURN value;
         EXCEPTION WHEN OTHERS THEN
-            cleaned := regexp_replace(value, '{_REFUSED_ESCAPES}', '\\1', 'g');
+            cleaned := regexp_replace(value, '{_NUL_ESCAPE}', '\\1', 'g');
         END;
         BEGIN
             PERFORM cleaned::jsonb;
@@ -37,7 +32,12 @@ _MEND_FUNCTION = f"""
         END;
     END $$
 """
-_NULLED, _TRUNCATED = "NULLED", "TRUNCATED"
+#: ... and what to note of it, as one entry of ``changes``; ``$1`` is the field.
+_CHANGE = (
+    "jsonb_build_object('field', $1::text, "
+    f"'change', CASE WHEN m.mended IS NULL THEN '{Misfit.TYPE.value[0]}' "
+    f"ELSE '{Misfit.MENDED.value[0]}' END, 'reason', '{Misfit.TYPE.value[1]}')"
+)
 
 
 class TemporaryStage:
@@ -91,31 +91,39 @@ class TemporaryStage:
         self._exists, self.rows = False, 0
 
     def mend_json(self) -> None:
-        """Make every JSON text one that jsonb takes; what changes is noted in ``_airbyte_meta``.
+        """Make every JSON text one that jsonb takes, and note it in ``_airbyte_meta``.
 
-        The server decides, value by value, so this is only for when it has refused one.
+        Where nothing can be made of it, ``_airbyte_extra`` keeps it, as text. The server decides,
+        value by value, so this is only for when it has refused one.
         """
         self._database.run(_MEND_FUNCTION)
-        meta = quoted(META)
-        mended = f"(SELECT {ARRIVAL} AS row, pg_temp._atlas_json(%s) AS value FROM {self.table})"
-        for column in sorted(self._columns, key=lambda column: column.logical != META):
-            if not column.is_json:
-                continue
-            change = (
-                f"jsonb_build_object('field', '{column.logical}', 'change', "
-                f"CASE WHEN m.value IS NULL THEN '{_NULLED}' ELSE '{_TRUNCATED}' END, "
-                f"'reason', '{Misfit.TYPE}')"
+        of = {column.logical: column for column in self._columns if column.is_json}
+        meta, extra = of.pop(META), of.pop(EXTRA)
+        self._database.run(
+            f"UPDATE {self.table} SET {meta.quoted} = pg_temp._atlas_json({meta.quoted})"
+        )
+        noted = (
+            f"{meta.quoted} = jsonb_set(s.{meta.quoted}::jsonb, '{{changes}}', "
+            f"s.{meta.quoted}::jsonb -> 'changes' || {_CHANGE})::text"
+        )
+        kept = "jsonb_build_object($1::text, m.original)"
+        self._mend(extra, f"{noted}, {extra.quoted} = COALESCE(m.mended, {kept}::text)")
+        held = f"COALESCE(s.{extra.quoted}::jsonb, '{{}}')"
+        for column in of.values():
+            self._mend(
+                column,
+                f"{noted}, {column.quoted} = m.mended, {extra.quoted} = CASE "
+                f"WHEN m.mended IS NULL THEN ({kept} || {held})::text ELSE s.{extra.quoted} END",
             )
-            noted = (
-                f", {meta} = jsonb_set(s.{meta}::jsonb, '{{changes}}', "
-                f"s.{meta}::jsonb -> 'changes' || {change})::text"
-            )
-            self._database.run(
-                f"UPDATE {self.table} AS s SET {column.quoted} = m.value"
-                f"{'' if column.logical == META else noted} "
-                f"FROM {mended % column.quoted} AS m "
-                f"WHERE m.row = s.{ARRIVAL} AND m.value IS DISTINCT FROM s.{column.quoted}"
-            )
+
+    def _mend(self, column: Column, assignments: str) -> None:
+        self._database.run(
+            f"UPDATE {self.table} AS s SET {assignments} FROM ("
+            f"SELECT {ARRIVAL} AS row, {column.quoted} AS original, "
+            f"pg_temp._atlas_json({column.quoted}) AS mended FROM {self.table}"
+            f") AS m WHERE m.row = s.{ARRIVAL} AND m.mended IS DISTINCT FROM m.original",
+            column.source.replace("\0", ""),
+        )
 
     def _without_nuls(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Without U+0000, the one character that Postgres text cannot hold; noted as changes."""
@@ -129,7 +137,7 @@ class TemporaryStage:
             kept = pc.replace_substring(values, "\0", "")
             batch = batch.set_column(index, batch.schema.field(index), kept)
             place = batch.schema.get_field_index(META)
-            noted = _with_change(batch.column(place), column.logical)
+            noted = _with_change(batch.column(place), column.source)
             metas = pc.if_else(found, noted, batch.column(place))
             batch = batch.set_column(place, batch.schema.field(place), metas)
         return batch
@@ -137,8 +145,7 @@ class TemporaryStage:
 
 def _with_change(metas: pa.Array, field: str) -> pa.Array:
     """``_airbyte_meta`` texts, which end in a list of changes, with one more."""
-    change = {"field": field, "change": _TRUNCATED, "reason": Misfit.TYPE}
+    change = msgspec.json.encode(Change(field, *Misfit.MENDED.value)).decode()
     opened = pc.utf8_slice_codeunits(metas, 0, -len("]}"))
     comma = pc.if_else(pc.ends_with(opened, "["), "", ",")
-    added = pa.scalar(json.dumps(change, separators=(",", ":")) + "]}")
-    return pc.binary_join_element_wise(opened, comma, added, "")
+    return pc.binary_join_element_wise(opened, comma, pa.scalar(f"{change}]}}"), "")

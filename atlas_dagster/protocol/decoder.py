@@ -7,6 +7,7 @@ tolerant one, and only if that fails too is the line noise or, when it looks lik
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +18,21 @@ from atlas_dagster.protocol.messages import Message, Noise, Unreadable
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = " \t\r\x00"
-#: Takes raw control characters inside strings, too.
-_JSON = json.JSONDecoder(strict=False)
 _DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"')
 _STREAM_NAME = re.compile(r'"(?:stream|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
 _LOGGED_CHARACTERS = 2000
 
 Decoded = Message | Noise | Unreadable
+
+
+def _finite(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+#: Takes raw control characters inside strings, too. What JSON has no number for (NaN, infinities)
+#: stays as text, which a column of numbers then refuses and notes in the row's changes.
+_JSON = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=str)
 
 
 class MessageDecoder:
@@ -87,19 +96,8 @@ def _unreadable_or_noise(text: str) -> Decoded:
 
 
 def _reencode(value: Any) -> bytes:
-    """JSON that the strict parser takes: NaN and infinities become null, lone surrogates U+FFFD.
+    """JSON that the strict parser takes, with "?" for lone surrogates.
 
     Integers of any size survive, which is why this is not ``orjson``.
     """
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -114,8 +114,9 @@ class Estimate(Struct):
 
 
 class Trace(Struct):
+    """Its ``emitted_at`` is not decoded: an error counts whatever its time looks like."""
+
     type: str
-    emitted_at: int | float = 0
     error: TraceError | None = None
     stream_status: StreamStatus | None = None
     estimate: Estimate | None = None

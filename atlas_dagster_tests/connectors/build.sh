@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the connector images that the tests run, without pulling anything: a Debian base made by
-# debootstrap, on it the real source-faker from its PyPI package, and our own source-standin.
+# debootstrap, on it the real source-faker from its PyPI package, and our own source-standin and
+# source-chaos.
 #
 # Does nothing, quickly, when all is built already. An image is built again when what it is made of
 # changes; one of the same name that was not built here (a pulled airbyte/source-faker) is kept.
@@ -10,11 +11,13 @@
 set -euo pipefail
 
 FAKER_VERSION=7.2.1
-STANDIN_VERSION=1
+STANDIN_VERSION=2
+CHAOS_VERSION=1
 
 BASE=${ATLAS_TEST_BASE:-atlas-test/base:bookworm}
 FAKER_IMAGE=airbyte/source-faker:$FAKER_VERSION
 STANDIN_IMAGE=atlas-test/source-standin:$STANDIN_VERSION
+CHAOS_IMAGE=atlas-test/source-chaos:$CHAOS_VERSION
 INPUTS_LABEL=test-image-inputs
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -97,16 +100,18 @@ build_faker() {
     build "$FAKER_IMAGE" "$digest" "$work/faker" "$here/source-faker/Dockerfile"
 }
 
-build_standin() {
-    local digest folder=$here/source-standin
-    digest=$(inputs "$BASE" "$STANDIN_VERSION" -- "$folder"/*)
-    current "$STANDIN_IMAGE" "$digest" && return
-    say "Building $STANDIN_IMAGE"
-    build "$STANDIN_IMAGE" "$digest" "$folder" "$folder/Dockerfile"
+# build_own IMAGE FOLDER: one of our own connectors, a Dockerfile and what it copies.
+build_own() {
+    local digest folder=$here/$2
+    digest=$(inputs "$BASE" "${1##*:}" -- "$folder"/Dockerfile "$folder"/*.py)
+    current "$1" "$digest" && return
+    say "Building $1"
+    build "$1" "$digest" "$folder" "$folder/Dockerfile"
 }
 
 docker version >/dev/null 2>&1 || die "No Docker engine answers: start one, or see .ci/run."
 build_base
 build_faker
-build_standin
-say "Images: $FAKER_IMAGE $STANDIN_IMAGE"
+build_own "$STANDIN_IMAGE" source-standin
+build_own "$CHAOS_IMAGE" source-chaos
+say "Images: $FAKER_IMAGE $STANDIN_IMAGE $CHAOS_IMAGE"

@@ -131,7 +131,7 @@ def test_text_that_postgres_cannot_hold(database: Database, mode: WriteMode) -> 
 @pytest.mark.parametrize("mode", MODES)
 def test_json_that_postgres_cannot_hold(database: Database, mode: WriteMode) -> None:
     objects = [
-        rb'{"a":"x\u0000y","b":"\ud800.","c":"\ud83d\ude00","d":"\\u0000"}',
+        rb'{"a":"x\u0000y","c":"\ud83d\ude00","d":"\\u0000"}',
         b'{"n":1e999999}',
         rb'{"fine":"\u00e9"}',
         b"null",
@@ -140,7 +140,7 @@ def test_json_that_postgres_cannot_hold(database: Database, mode: WriteMode) -> 
     database.sync(spec(mode, o=OBJECT), [*rows, Raw(rb'{"id":4,"unknown":"\u0000"}')])
     found = database.rows("id", "o", "_airbyte_meta", "_airbyte_extra")
     assert [json.loads(o) if o else o for _, o, _, _ in found] == [
-        {"a": "xy", "b": "?.", "c": "😀", "d": "\\u0000"},
+        {"a": "xy", "c": "😀", "d": "\\u0000"},
         None,
         {"fine": "é"},
         None,
@@ -152,9 +152,10 @@ def test_json_that_postgres_cannot_hold(database: Database, mode: WriteMode) -> 
         [("o", "NULLED")],
         [],
         [],
-        [("_airbyte_extra", "TRUNCATED")],
+        [("", "TRUNCATED")],
     ]
-    assert json.loads(found[-1][-1]) == {"unknown": ""}
+    extras = [json.loads(extra) if extra else extra for _, _, _, extra in found]
+    assert extras == [None, {"o": '{"n":1e999999}'}, None, None, {"unknown": ""}]
 
 
 # Columns that change

@@ -40,7 +40,8 @@ _RETRIES = """query($filter: RunsFilter!) { runsOrError(filter: $filter) {
 
 _FREE_SLOTS = "mutation($run: String!) { freeConcurrencySlots(runId: $run) }"
 
-_TERMINATE = """mutation($run: String!) { terminateRun(runId: $run) {
+_TERMINATE = """mutation($run: String!, $policy: TerminateRunPolicy!) {
+    terminateRun(runId: $run, terminatePolicy: $policy) {
     __typename ... on TerminateRunFailure { message } ... on PythonError { message } } }"""
 
 _RELOAD = """mutation { reloadRepositoryLocation(repositoryLocationName: "atlas_dagster") {
@@ -106,6 +107,13 @@ class DevServer:
 
         wait_until("the code location is loaded", is_loaded, seconds=90)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def stop(self) -> None:
         """End the whole group: first asked, then made to."""
         for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
@@ -138,8 +146,9 @@ class DevServer:
         assert launched["__typename"] == "LaunchRunSuccess", launched
         return str(launched["run"]["runId"])
 
-    def terminate(self, run: str) -> None:
-        answer = self.graphql(_TERMINATE, run=run)["terminateRun"]
+    def terminate(self, run: str, *, by_force: bool = False) -> None:
+        policy = "MARK_AS_CANCELED_IMMEDIATELY" if by_force else "SAFE_TERMINATE"
+        answer = self.graphql(_TERMINATE, run=run, policy=policy)["terminateRun"]
         assert answer["__typename"] == "TerminateRunSuccess", answer
 
     def status(self, run: str) -> str:

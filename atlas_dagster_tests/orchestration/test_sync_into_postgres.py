@@ -10,6 +10,7 @@ import pytest
 from adbc_driver_postgresql import dbapi
 from real_connectors import RealConnection, Row, difference, metadata
 
+from atlas_dagster.orchestration import retries
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres]
@@ -104,7 +105,13 @@ def test_an_appending_stream_continues(
     assert "p%40ss" not in kept
 
 
-def test_no_server(warehouse: Warehouse, instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_no_server(
+    warehouse: Warehouse,
+    instance: dg.DagsterInstance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retries, "_INSIDE_A_RUN_SECONDS", 0)
     standin = RealConnection.make(
         tmp_path,
         "standin_no_pg",

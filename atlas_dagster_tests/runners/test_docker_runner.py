@@ -16,7 +16,7 @@ from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
 
 pytestmark = pytest.mark.docker
 
-STANDIN = "atlas-test/source-standin:1"
+STANDIN = "atlas-test/source-standin:2"
 LABELS = {"atlas.connection": "runner_test", DEPLOYMENT_LABEL: "runner tests"}
 SECRET = "s3cret-in-the-config"
 CATALOG = {

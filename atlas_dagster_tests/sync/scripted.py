@@ -136,7 +136,7 @@ class MemoryStore:
                 self.envelopes[commit.stream] = bare
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self, tables: Mapping[StreamDescriptor, TablePath], committed: Any
     ) -> Mapping[StreamDescriptor, Remembered]:
         return {name: Remembered(self.envelopes.get(name), self.wiped.get(name)) for name in tables}
 
@@ -146,7 +146,7 @@ class Outcome:
     """What one sync did and said."""
 
     plan: SyncPlan
-    runner: FakeRunner
+    runner: Any
     events: list[SyncEvent] = field(default_factory=list)
     failure: AtlasError | None = None
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -184,9 +184,13 @@ class Lake:
         *output: bytes | int,
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
+        connector: Connector | None = None,
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
-        """A session about to read ``output``; an ``int`` in it is the exit code."""
+        """A session about to read ``output``; an ``int`` in it is the exit code.
+
+        A ``connector`` of the caller's own, which logs elsewhere, is read instead.
+        """
         notices: list[str] = []
         plan = make_plan(
             "c",
@@ -200,9 +204,9 @@ class Lake:
             run_id="run",
             notify=notices.append,
         )
-        runner = FakeRunner(_script(output))
+        runner = connector.runner if connector else FakeRunner(_script(output))
         outcome = Outcome(plan, runner, notices=notices)
-        connector = Connector(
+        connector = connector or Connector(
             runner,
             name="source-x",
             masker=Masker(secrets),
@@ -245,8 +249,11 @@ class Lake:
         """As a user would drop a table."""
         shutil.rmtree(self.root / "c" / name)
 
-    def lose_envelopes(self) -> None:
-        shutil.rmtree(self.root / "_atlas")
+    def lose_envelopes(self, of: str = "") -> None:
+        """Those of one stream, or all."""
+        for file in self.root.glob("_atlas/c/*.json"):
+            if f'"name":"{of}' in file.read_text():
+                file.unlink()
 
     def rows(self, *names: str, columns: str = "id, v") -> list[tuple[Any, ...]]:
         found = self.read(names, columns)
@@ -313,8 +320,8 @@ class Warehouse(Lake):
     def drop(self, name: str) -> None:
         self.do(f'DROP TABLE c."{name}"')
 
-    def lose_envelopes(self) -> None:
-        self.do("DELETE FROM c._atlas_envelopes")
+    def lose_envelopes(self, of: str = "") -> None:
+        self.do(f'DELETE FROM c._atlas_envelopes WHERE strpos(envelope, \'"name":"{of}\') > 0')
 
 
 def path(stream: StreamDescriptor) -> TablePath:

@@ -8,6 +8,7 @@ from scripted import (
     COLUMNS,
     EAGER,
     Lake,
+    Warehouse,
     global_state,
     incremental,
     legacy_state,
@@ -172,3 +173,38 @@ def test_columns_of_every_kind_keep_their_names(lake: Lake) -> None:
         done = lake.sync([incremental("a", **kinds)], row(id), status("a"))
         names = {c.field: c.name for c in done.plan.streams[0].table.schema.columns}
         assert names == {name: name for name in (*COLUMNS, *kinds)} | {"a b": "a_b"}
+
+
+def test_a_stream_that_cannot_be_planned_does_not_stop_the_others(lake: Lake) -> None:
+    streams = [incremental("a"), incremental("b")]
+    lake.sync(streams, records("a", [1]), state("a", 1), records("b", [1]), state("b", 1))
+    lake.store.envelopes.clear()
+    lake.lose_envelopes(of="a")
+
+    done = lake.sync(streams, records("b", [2]), state("b", 2), status("b"))
+
+    assert done.failure is not None
+    assert str(done.failure).startswith("1 of 2 streams did not complete. a: The table of stream")
+    assert str(done.failure).endswith("Finished and kept: b.")
+    assert lake.ids("a") == [1]
+    assert lake.ids("b") == [1, 2]
+    assert [s["stream"]["name"] for s in done.file("catalog")["streams"]] == ["b"]
+
+
+def test_what_is_wrong_with_a_stream_not_selected_does_not_matter(lake: Lake) -> None:
+    streams = [incremental("a"), incremental("b")]
+    lake.sync(streams, records("a", [1]), state("a", 1), records("b", [1]), state("b", 1))
+    lake.store.envelopes.clear()
+    lake.lose_envelopes(of="a")
+
+    assert lake.sync(streams, status("b"), selected=["b"]).failure is None
+
+
+@pytest.mark.postgres
+def test_a_table_in_the_way_does_not_stop_the_others(warehouse: Warehouse) -> None:
+    warehouse.do("CREATE SCHEMA c")
+    warehouse.do("CREATE TABLE c.a (id text)")
+    done = warehouse.sync([A, B], records("b", [1]), BOTH)
+    assert str(done.failure).startswith("1 of 2 streams did not complete. a: ")
+    assert "that is not the one Atlas made for stream 'a'" in str(done.failure)
+    assert warehouse.ids("b") == [1]

@@ -1,0 +1,86 @@
+"""Dagster's daemon dies while a connector runs, and a run is terminated by force."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import docker
+import pytest
+
+from e2e.containers import containers_of
+from e2e.dev_server import DevServer, wait_until
+from e2e.project import Project
+
+pytestmark = pytest.mark.docker
+
+COUNT = 240
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = Project(tmp_path.resolve())
+    project.declare_standin("standin", count=COUNT, rate=12)
+    project.declare_standin("standin_endless", count=100_000, rate=12)
+    project.discover("standin", "standin_endless")
+    return project
+
+
+@contextmanager
+def dev(project: Project) -> Iterator[DevServer]:
+    """A server of its own, for it does not outlive its daemon."""
+    server = DevServer(project)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.stop()
+
+
+def daemon_of(server: DevServer) -> int:
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes()
+            if b"dagster._daemon" in command and os.getsid(int(folder.name)) == server.pid:
+                return int(folder.name)
+    raise AssertionError("no daemon")
+
+
+def test_daemon_killed_and_run_terminated_by_force(
+    project: Project, docker_client: docker.DockerClient
+) -> None:
+    with dev(project) as server:
+        run = server.launch("standin/events")
+        wait_until(
+            "the connector runs",
+            lambda: containers_of(docker_client, project, "standin"),
+            seconds=60,
+        )
+        os.kill(daemon_of(server), signal.SIGKILL)
+        # `dagster dev` gives up with its daemon; the run does not.
+        wait_until("dagster dev ends", server.has_ended, seconds=60)
+        wait_until(
+            "the connector has ended",
+            lambda: not containers_of(docker_client, project, "standin"),
+            seconds=60,
+        )
+        wait_until("all is committed", lambda: len(project.ids("standin/events")), seconds=30)
+
+    with dev(project) as server:
+        assert server.wait(run, seconds=30) == "SUCCESS"
+        assert project.ids("standin/events") == [*range(1, COUNT + 1)]
+
+        endless = server.launch("standin_endless/events")
+        wait_until(
+            "the connector runs",
+            lambda: containers_of(docker_client, project, "standin_endless"),
+            seconds=60,
+        )
+        server.terminate(endless, by_force=True)
+        assert server.status(endless) == "CANCELED"
+        wait_until(
+            "the connector is gone",
+            lambda: not containers_of(docker_client, project),
+            seconds=90,
+        )
