@@ -7,7 +7,6 @@ tolerant one, and only if that fails too is the line noise or, when it looks lik
 """
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -20,19 +19,22 @@ _BOM = b"\xef\xbb\xbf"
 _BLANK = " \t\r\x00"
 _DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"')
 _STREAM_NAME = re.compile(r'"(?:stream|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_LOGGED_CHARACTERS = 2000
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 Decoded = Message | Noise | Unreadable
 
 
-def _finite(text: str) -> float | str:
-    number = float(text)
-    return number if math.isfinite(number) else text
-
-
-#: Takes raw control characters inside strings, too. What JSON has no number for (NaN, infinities)
-#: stays as text, which a column of numbers then refuses and notes in the row's changes.
-_JSON = json.JSONDecoder(strict=False, parse_float=_finite, parse_constant=str)
+#: Finds where a message ends; takes raw control characters inside strings, too.
+_JSON = json.JSONDecoder(strict=False)
+#: Every string, and what JSON has no number for.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u]"
+    r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 
 class MessageDecoder:
@@ -84,20 +86,26 @@ class MessageDecoder:
         except msgspec.MsgspecError:
             if not isinstance(value, dict) or not isinstance(value.get("type"), str):
                 raise
-            return self._decode(_reencode(value | {"type": value["type"].upper()}))
+            envelope = _decode_fields(_TOKEN.sub(_strict, text).encode("utf-8", "replace"))
+            return self._decode(_encode(envelope | {"type": value["type"].upper()}))
 
 
 def _unreadable_or_noise(text: str) -> Decoded:
     kind = _DATA_KIND.search(text)
     if kind is None:
-        return Noise(text[:_LOGGED_CHARACTERS])
+        return Noise(text)
     name = _STREAM_NAME.search(text)
-    return Unreadable(kind[1], text[:_LOGGED_CHARACTERS], None if name is None else name[1])
+    return Unreadable(kind[1], text, None if name is None else name[1])
 
 
-def _reencode(value: Any) -> bytes:
-    """JSON that the strict parser takes, with "?" for lone surrogates.
+def _strict(token: re.Match[str]) -> str:
+    """A token as the strict parser takes it; all else in a message stays as it was written.
 
-    Integers of any size survive, which is why this is not ``orjson``.
+    What JSON has no number for becomes text, which a column of numbers then refuses and notes in
+    the row's changes.
     """
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text = token[0]
+    if text[0] != '"':
+        return f'"{text}"'
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _LONE_SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)

@@ -75,13 +75,13 @@ class State(Struct):
 
 
 class Log(Struct):
-    level: str = "INFO"
-    message: str = ""
+    level: str | None = "INFO"
+    message: str | None = ""
     stack_trace: str | None = None
 
 
 class TraceError(Struct):
-    message: str = ""
+    message: str | None = ""
     internal_message: str | None = None
     stack_trace: str | None = None
     failure_type: str | None = None

@@ -8,9 +8,9 @@ from typing import Any
 
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.secrets import Masker
-from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Runner
+from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.python import start_process
+from atlas_dagster.runners.python import CommandRunner
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
@@ -23,17 +23,9 @@ MORE = {"n": {"type": "number"}, "o": {"type": "object"}}
 A, B = incremental("a", **MORE), incremental("b", **MORE)
 
 
-class ScriptRunner(Runner):
-    """Runs the script as it is. To be replaced by the runners' CommandRunner."""
-
-    kind = "python"
-    reference = "source_chaos.py"
-
-    def __init__(self, *prefix: str) -> None:
-        self._words = [*prefix, sys.executable, "-B", str(FOLDER / "source_chaos.py")]
-
-    def start(self, command: ConnectorCommand) -> ConnectorProcess:
-        return start_process([*self._words, command.verb], command.files)
+def script(*prefix: str) -> Runner:
+    """Runs source-chaos as it is, as a process."""
+    return CommandRunner([*prefix, sys.executable, "-B", "source_chaos.py"], directory=FOLDER)
 
 
 class Chaos:

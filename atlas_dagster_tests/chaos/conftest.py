@@ -4,7 +4,7 @@ import pytest
 
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import DockerRunner
-from atlas_dagster_tests.chaos.chaotic import Chaos, ScriptRunner
+from atlas_dagster_tests.chaos.chaotic import Chaos, script
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE
 
 
@@ -12,7 +12,7 @@ from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE
 def runner(request: pytest.FixtureRequest) -> Runner:
     """source-chaos in a container, and as a process."""
     if request.param == "python":
-        return ScriptRunner()
+        return script()
     return DockerRunner(SOURCE_CHAOS_IMAGE, client=request.getfixturevalue("docker_client"))
 
 

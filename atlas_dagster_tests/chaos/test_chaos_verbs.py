@@ -10,8 +10,9 @@ from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.python import CommandRunner
 from atlas_dagster.sync.connector import Connector
-from atlas_dagster_tests.chaos.chaotic import Chaos, ScriptRunner
+from atlas_dagster_tests.chaos.chaotic import Chaos, script
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE
 
 
@@ -48,8 +49,8 @@ def test_a_catalog_of_many_megabytes(chaos: Chaos) -> None:
 def silent(runner: Runner, request: pytest.FixtureRequest) -> Iterator[Runner]:
     """SPEC is given no config, so the image's tag names the scenario."""
     image = ":".join([SOURCE_CHAOS_IMAGE.partition(":")[0], "spec-never-comes"])
-    if isinstance(runner, ScriptRunner):
-        yield ScriptRunner("env", f"WORKER_CONNECTOR_IMAGE={image}")
+    if isinstance(runner, CommandRunner):
+        yield script("env", f"WORKER_CONNECTOR_IMAGE={image}")
         return
     client: docker.DockerClient = request.getfixturevalue("docker_client")
     client.images.get(SOURCE_CHAOS_IMAGE).tag(image)
