@@ -118,6 +118,16 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             examples=[{"memory_limit": "4g", "timeout_seconds": 7200}],
         ),
     ] = None
+    destination: Annotated[
+        str | None,
+        # Not a template of Dagster's: the password is put in when a step runs, and only there.
+        dg.Resolver.passthrough(
+            description="Where rows land: folder or object store address of Delta tables, or a "
+            "Postgres database. The deployment's by default. `{{ env.X }}` is replaced as in "
+            "config.",
+            examples=["postgresql://loader:{{ env.WAREHOUSE_PASSWORD }}@host:5432/warehouse"],
+        ),
+    ] = None
     defs_state: ResolvedDefsStateConfig = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -154,6 +164,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             streams=None if self.streams is None else list(self.streams),
             runner=self.runner,
             executor=self.executor,
+            destination=self.destination,
         )
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from deltalake import DeltaTable, QueryBuilder
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
 from atlas_dagster.destinations.delta_append import AppendWriter
@@ -136,6 +137,13 @@ class DeltaDestination(Destination):
         for seq in self._stored_seqs(connection):
             if keep and seq < max(keep) and seq not in keep:
                 self._filesystem.delete_file(f"{self._envelope_folder(connection)}/{seq}.json")
+
+    def preview(self, table: TablePath, rows: int) -> pa.Table:
+        query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))
+        return pa.table(query.execute(f"SELECT * FROM rows LIMIT {rows}"))  # noqa: S608 - a number
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The table readers see and the one its changes wait in."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.address import destination_type
 from atlas_dagster.orchestration.check import build_check, pool
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -40,6 +40,8 @@ def build_connection_defs(
     validate(connection.config, schema=discovered.spec_schema, where=where)
     streams = connection.configured(discovered.catalog)
     paths = discovered.table_paths
+    address = AtlasResource.from_environment().address(connection)
+    storage_kind = destination_type(address).kind
     specs = [
         translator.get_asset_spec(
             StreamProps(
@@ -47,7 +49,7 @@ def build_connection_defs(
                 stream,
                 paths[stream.descriptor],
                 discovered.documentation_url,
-                DeltaDestination.kind,
+                storage_kind,
             )
         )
         for stream in streams

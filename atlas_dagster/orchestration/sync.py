@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator
+from contextlib import closing
 
 import dagster as dg
 
@@ -80,9 +81,11 @@ def _sync(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Try once to sync the streams ``left``, which lacks those that are done afterwards."""
     caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
-    with connected(connection, caller, discovered.spec_schema) as connector:
+    with (
+        connected(connection, caller, discovered.spec_schema) as connector,
+        closing(atlas.open_destination(connection)) as destination,
+    ):
         ensure_checked(context, connection, connector)
-        destination = atlas.destination()
         plan = _plan(context, connection, discovered, destination, left)
         session = SyncSession(plan, connector=connector, destination=destination)
         for event in session.run():

@@ -61,6 +61,7 @@ class StreamSelection(BaseModel):
 class Connection(BaseModel):
     """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates.
 
+    So may ``destination``, an address; None for the deployment's.
     Relative paths in ``manifest`` and ``command`` start at ``folder``.
     """
 
@@ -77,6 +78,7 @@ class Connection(BaseModel):
     streams: list[StreamSelection] | None = None
     runner: RunnerChoice = "auto"
     executor: ExecutorConfig | None = None
+    destination: str | None = None
 
     @field_validator("name")
     @classmethod

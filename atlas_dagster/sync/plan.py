@@ -9,7 +9,7 @@ import pyarrow as pa
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
-from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
+from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
@@ -97,10 +97,15 @@ def make_plan(
     refused: dict[StreamDescriptor, AtlasError] = {}
     destination.recover(connection)
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    committed = {name: destination.committed(connection, path) for name, path in paths.items()}
+    committed: dict[StreamDescriptor, int | None] = dict.fromkeys(paths)
+    for name, path in paths.items():
+        try:
+            committed[name] = destination.committed(connection, path)
+        except DestinationError as error:
+            refused[name] = error
     remembered = store.remembered(paths, committed)
     resumptions: dict[StreamDescriptor, Resumption] = {}
-    for name in paths:
+    for name in paths.keys() - refused.keys():
         try:
             resumptions[name] = reconcile(
                 name,

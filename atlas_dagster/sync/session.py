@@ -348,7 +348,7 @@ class SyncSession:
         return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
 
     def _commit(self, streams: Sequence[ActiveStream]) -> Iterator[SyncEvent]:
-        """Prepare one envelope for ``streams`` and commit it to each of their tables."""
+        """Commit what ``streams`` have staged, under one envelope."""
         self._seq = next_seq(self._seq)
         envelope = Envelope(
             seq=self._seq,
@@ -359,10 +359,9 @@ class SyncSession:
             prepared_at=now(),
             run_id=self._plan.run_id,
         )
-        self._destination.prepare(envelope)
+        self._destination.commit(envelope, [stream.writer for stream in streams])
         self._stored_state = self._state
         for stream in streams:
-            stream.writer.commit(envelope)
             stream.committed()
             self._envelopes[stream.descriptor] = envelope
         yield Checkpoint(envelope, tuple(stream.plan for stream in streams))

@@ -72,7 +72,9 @@ class Project:
         return get_local_state_path(f"AirbyteConnection[{name}]", self.root)
 
     def definitions(self) -> dg.Definitions:
-        resources = dg.Definitions(resources={"atlas": AtlasResource(lake=str(self.root / "lake"))})
+        resources = dg.Definitions(
+            resources={"atlas": AtlasResource(destination=str(self.root / "lake"))}
+        )
         return dg.Definitions.merge(*load_connections(f"{self.package}.connections"), resources)
 
     def descriptions(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from connections_project import Project
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
     "connector, image, manifest, command, version, config, streams, schedule, runner, executor, "
-    "defs_state"
+    "destination, defs_state"
 )
 HEALTHY = "connector: source-faker"
 

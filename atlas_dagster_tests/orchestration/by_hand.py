@@ -95,5 +95,5 @@ def define(
         translator=AtlasTranslator(),
     )
     return dg.Definitions.merge(
-        defs, dg.Definitions(resources={"atlas": AtlasResource(lake=str(lake))})
+        defs, dg.Definitions(resources={"atlas": AtlasResource(destination=str(lake))})
     )

@@ -55,7 +55,7 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtlasResource:
         raise RunnerUnavailableError("No Docker engine answers")
 
     monkeypatch.setattr(reaping, "connect", refuse)
-    return AtlasResource(lake=str(tmp_path), deployment="tests")
+    return AtlasResource(destination=str(tmp_path), deployment="tests")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -71,7 +71,7 @@ def test_what_a_killed_atlas_started_is_killed(atlas: AtlasResource, tmp_path: P
             assert reap_ended(instance, atlas) == []
             parent.kill()
             parent.wait()
-            foreign = AtlasResource(lake=str(tmp_path / "other"), deployment="tests")
+            foreign = AtlasResource(destination=str(tmp_path / "other"), deployment="tests")
             assert reap_ended(instance, foreign) == []
             removed = reap_ended(instance, atlas)
             assert end.read() == b""

@@ -1,7 +1,5 @@
 """One state for all streams: GLOBAL, as CDC sources send, and LEGACY."""
 
-from pathlib import Path
-
 import pytest
 from scripted import (
     EAGER,
@@ -18,11 +16,6 @@ from scripted import (
 
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
 
 
 def lsn(lake: Lake) -> int | None:
