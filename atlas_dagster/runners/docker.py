@@ -228,7 +228,7 @@ class _DockerProcess(ConnectorProcess):
         """A connector may close its outputs and go on working."""
         while True:
             try:
-                self._api.wait(self._container, timeout=IDLE_SECONDS)
+                self._api.wait(self._container, timeout=int(IDLE_SECONDS))
             except requests.ConnectionError as error:
                 # docker-py gives up waiting with this, urllib3's own error inside.
                 if not isinstance(error, requests.ReadTimeout) and "timed out" not in str(error):
