@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
+from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_append import AppendWriter
-from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
@@ -62,8 +62,9 @@ class DeltaDestination(Destination):
                 spec,
                 table=main,
                 changes=changes,
-                open_main_stage=lambda schema: self._stage(spec.path, schema),
-                open_changes_stage=lambda schema: self._stage(changes_path(spec.path), schema),
+                stage=self._stage(spec.path, spec.schema.arrow, prefix=WAITING),
+                open_stage=lambda schema: self._stage(spec.path, schema),
+                open_file=lambda name: self._file(spec.path, name),
                 find_envelope=lambda seq: self.envelope(connection, seq),
             )
         if changes.row_count and not spec.replaces:
@@ -108,24 +109,20 @@ class DeltaDestination(Destination):
             if table.arrow_schema is not None:
                 table.add((), envelope, table.arrow_schema, replaces=False)
             return
-        for table, path in ((changes, changes_path(commit.table)), (main, commit.table)):
-            schema = self._schema_of("/".join((self._base, *path, commit.files[0].path)))
-            if schema is not None:
-                table.widen(schema)
-                table.add(commit.files, envelope, schema, replaces=False)
-                return
-        raise DestinationError(
-            f"{main.uri} lacks commit {envelope.seq}, which other tables of {envelope.connection} "
-            "have, and its files are gone; refresh the connection."
-        )
-
-    def _schema_of(self, file: str) -> pa.Schema | None:
-        """The columns a staged file was written with; None where there is no such file."""
+        table = changes if commit.files[0].path.startswith(WAITING) else main
         try:
-            with self._filesystem.open_input_file(file) as source:
-                written = pq.read_schema(source)
+            schema = self._schema_of(self._file(commit.table, commit.files[0].path))
         except FileNotFoundError:
-            return None
+            raise DestinationError(
+                f"{main.uri} lacks commit {envelope.seq}, which other tables of "
+                f"{envelope.connection} have, and its files are gone; refresh the connection."
+            ) from None
+        table.widen(schema)
+        table.add(commit.files, envelope, schema, replaces=False)
+
+    def _schema_of(self, file: DataFile) -> pa.Schema:
+        """The columns a staged file was written with."""
+        written = file.metadata.schema.to_arrow_schema()
         names = [(field.metadata or {}).get(SOURCE_NAME_KEY.encode()) for field in written]
         return pa.schema(
             field.with_metadata(None if name is None else {SOURCE_NAME_KEY: name})
@@ -144,8 +141,14 @@ class DeltaDestination(Destination):
             LakeTable(self.table_uri(changes_path(path)), connection),
         )
 
-    def _stage(self, table: TablePath, schema: pa.Schema) -> ParquetStage:
-        return ParquetStage(self._filesystem, "/".join((self._base, *table)), schema)
+    def _stage(self, table: TablePath, schema: pa.Schema, *, prefix: str = "part") -> ParquetStage:
+        return ParquetStage(self._filesystem, self._folder(table), schema, prefix=prefix)
+
+    def _file(self, table: TablePath, name: str) -> DataFile:
+        return DataFile(self._filesystem, self._folder(table), name)
+
+    def _folder(self, table: TablePath) -> str:
+        return "/".join((self._base, *table))
 
     def _envelope_folder(self, connection: str) -> str:
         return f"{self._base}/{BOOKKEEPING}/{connection}"
