@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/dedup.py --rows 1000000 10000000
 
 Rows are made as Arrow batches, so only the destination is measured; each workload runs in a process
-of its own, with its imports. ``merge_*`` brings 100,000 changed rows into a table of that many rows,
-``spread`` over all of them or the most ``recent`` ones; ``--text-keys`` uses UUIDs for keys. Prints
-JSON; CPU seconds and peak memory include making the rows (workload ``rows`` does only that).
+of its own, with its imports. ``merge_*`` brings 100,000 rows into a table of that many: half of them
+new, half changed, which are ``spread`` over all rows or the most ``recent`` ones; ``merge_all``
+brings every row again. ``--text-keys`` uses UUIDs for keys. Prints JSON; CPU seconds and peak memory include making the rows (workload ``rows`` does only that).
 """
 
 import argparse
@@ -48,7 +48,7 @@ _PROPERTIES = {
     "active": {"type": "boolean"},
     "address": {"type": "object"},
 }
-WORKLOADS = ("rows", "append", "first_load", "merge_spread", "merge_recent")
+WORKLOADS = ("rows", "append", "first_load", "merge_spread", "merge_recent", "merge_all")
 
 
 def table(mode: WriteMode, *, text_keys: bool) -> TableSpec:
@@ -130,6 +130,8 @@ def run_child(workload: str, rows: int, lake: str, *, text_keys: bool) -> None:
             pass
     elif workload in ("append", "first_load"):
         load(lake, spec, every, version=1)
+    elif workload == "merge_all":
+        load(lake, spec, every, version=2)
     else:
         half = _CHANGED // 2  # updates, and as many new rows
         spread = np.random.default_rng(1).choice(rows, half, replace=False)

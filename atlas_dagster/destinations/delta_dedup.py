@@ -9,14 +9,13 @@ of the last change merged, so a merge that was interrupted is simply done at the
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import pyarrow as pa
 
 from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.destinations.newest_rows import Ranking, Rows, superseded
+from atlas_dagster.destinations.newest_rows import Mask, Ranking, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import EXTRACTED_AT
@@ -93,12 +92,14 @@ class DedupWriter(DeltaWriter):
             assert schema is not None
             near = self.table.files_near(self.changes, self.spec.primary_key)
             old = [self._open_file(name) for name in near]
-        lost = superseded(old, new, self._ranking(schema))
-        losers = [(file, rows) for file, rows in zip([*old, *new], lost, strict=True) if len(rows)]
-        thinned = {file.name for file, _ in losers}
-        files = [file.staged() for file in new if file.name not in thinned]
-        files += self._without(losers, schema)
-        removed = [file.name for file in old if file.name in thinned]
+        stays = newest_rows(old, new, self._ranking(schema))
+        changed = [
+            (file, mask) for file, mask in zip([*old, *new], stays, strict=True) if not mask.all()
+        ]
+        names = {file.name for file, _ in changed}
+        files = [file.staged() for file in new if file.name not in names]
+        files += self._write_anew(changed, schema)
+        removed = [file.name for file in old if file.name in names]
         self.table.add(files, envelope, schema, replaces=replaces, removed=removed)
 
     def _ranking(self, schema: pa.Schema) -> Ranking:
@@ -108,20 +109,17 @@ class DedupWriter(DeltaWriter):
             pa.schema([schema.field(name) for name in order]),
         )
 
-    def _without(
-        self, losers: Iterable[tuple[DataFile, Rows]], schema: pa.Schema
+    def _write_anew(
+        self, files: Iterable[tuple[DataFile, Mask]], schema: pa.Schema
     ) -> tuple[StagedFile, ...]:
-        """New files with all rows of these files but the given ones."""
+        """New files with the rows of these that stay."""
         stage = self._open_stage(schema)
         try:
-            for file, rows in losers:
-                start = 0
-                for batch in file.batches(schema):
-                    low, high = np.searchsorted(rows, (start, start + batch.num_rows))
-                    keep = np.ones(batch.num_rows, np.bool_)
-                    keep[rows[low:high] - start] = False
-                    start += batch.num_rows
-                    stage.write(batch.filter(pa.array(keep)) if high > low else batch)
+            for file, stays in files:
+                row = 0
+                for batch in file.batches(schema) if stays.any() else ():
+                    stage.write(batch.filter(pa.array(stays[row : row + batch.num_rows])))
+                    row += batch.num_rows
             return stage.hand_over()
         except BaseException:
             stage.discard()

@@ -5,7 +5,11 @@ are looked at closer, a bounded number of keys at a time, and there the keys the
 rows that are all new, as in a first load, cost one look at their keys and no rewriting.
 """
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +22,13 @@ from atlas_dagster.destinations.data_file import DataFile
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 #: Hashes held at once; more are taken in several passes over the files.
-_HASHES = 16_000_000
+_HASHES = 8_000_000
 #: Keys compared at once, and rows of them collected before the losers among them are let go.
-_KEYS = 500_000
-_VERSIONS = 4 * _KEYS
+_KEYS = 250_000
+_VERSIONS = 3 * _KEYS
 _HASH, _ROW = "_atlas_hash", "_atlas_row"
 
 
@@ -38,64 +43,104 @@ class Ranking(Struct, frozen=True):
     order: pa.Schema
 
 
-def superseded(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> list[Rows]:
-    """The rows that a newer one with the same key replaces: numbers in each file, ascending.
+def newest_rows(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> list[Mask]:
+    """Which rows of each file stay: all but those that a newer one with the same key replaces.
 
     ``new`` are in order of arrival, all after ``old``. Rows of ``old`` are compared with those of
     ``new``, never with one another alone.
     """
     files = [*old, *new]
-    starts = np.cumsum([0, *(file.rows for file in files)])
-    lost: list[Rows] = [np.empty(0, np.int64)]
-    for hashes in _contested(old, new, by):
-        lost += _losers(files, hashes, by)
-    ordered = np.sort(np.concatenate(lost))
-    bounds = np.searchsorted(ordered, starts)
-    return [
-        ordered[low:high] - start
-        for low, high, start in zip(bounds, bounds[1:], starts, strict=False)
-    ]
+    ends = np.cumsum([file.rows for file in files], dtype=np.int64)
+    if not files:
+        return []
+    stays = np.ones(ends[-1], np.bool_)
+    for part in range(parts := -(-sum(file.rows for file in new) // _HASHES)):
+        contested = _contested(old, new, by, part, parts)
+        if len(contested):
+            for lost in _losers(files, _HashSet(contested), by):
+                stays[lost] = False
+    return np.split(stays, ends[:-1])
 
 
-def _contested(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> Iterator[Hashes]:
-    """The hashes that occur in ``new`` and once more anywhere: ascending, some at a time."""
-    count = sum(file.rows for file in new)
-    parts = -(-count // _HASHES)
-    for part in range(parts):
-        space = np.empty(count, np.uint64)  # what stays untouched takes no memory
-        filled = 0
-        for found in _hashes(new, by, part, parts):
-            space[filled : filled + len(found)] = found
-            filled += len(found)
-        if not filled:
-            continue
-        hashes = space[:filled]
-        hashes.sort()
-        again = np.zeros(filled, np.bool_)
-        again[1:] = hashes[1:] == hashes[:-1]
+class _HashSet:
+    """Hashes to look others up in. A table of first bits says no to most that are not here."""
+
+    def __init__(self, ascending: Hashes) -> None:
+        self.ascending = ascending
+        bits = min(max((16 * len(ascending)).bit_length(), 16), 24)
+        self._shift = np.uint64(64 - bits)
+        self._near = np.zeros(1 << bits, np.bool_)
+        self._near[ascending >> self._shift] = True
+
+    def find(self, wanted: Hashes) -> tuple[Rows, Rows]:
+        """Which of ``wanted`` are here, and the place of each in the ascending order."""
+        near = np.flatnonzero(self._near[wanted >> self._shift])
+        near = near[np.argsort(wanted[near])]  # a search in order stays in the processor's cache
+        values = wanted[near]
+        places = np.searchsorted(self.ascending, values)
+        places[places == len(self.ascending)] = 0
+        hit = self.ascending[places] == values
+        return near[hit], places[hit]
+
+
+def _contested(
+    old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking, part: int, parts: int
+) -> Hashes:
+    """The hashes, of one part of all, that occur in ``new`` and once more anywhere; ascending."""
+    space = np.empty(sum(file.rows for file in new), np.uint64)  # untouched, it takes no memory
+    filled = 0
+    for found in _hashes(new, by, part, parts):
+        space[filled : filled + len(found)] = found
+        filled += len(found)
+    hashes = space[:filled]
+    hashes.sort()
+    again = np.zeros(filled, np.bool_)
+    again[1:] = hashes[1:] == hashes[:-1]
+    if old and filled:
+        known = _HashSet(hashes)
         for found in _hashes(old, by, part, parts):
-            again[_find(found, hashes)[1]] = True
-        twice = np.unique(hashes[again])
-        del space, hashes, again
-        for start in range(0, len(twice), _KEYS):
-            yield twice[start : start + _KEYS]
+            again[known.find(found)[1]] = True
+    hashes = hashes[again]
+    first = np.ones(len(hashes), np.bool_)
+    first[1:] = hashes[1:] != hashes[:-1]
+    return hashes[first]
 
 
-def _losers(files: Sequence[DataFile], hashes: Hashes, by: Ranking) -> Iterator[Rows]:
-    """The rows, counted over all ``files``, that lose among those with these ``hashes``."""
-    columns = pa.schema([*by.key, *(field for field in by.order if field not in by.key)])
+def _losers(files: Sequence[DataFile], contested: _HashSet, by: Ranking) -> Iterator[Rows]:
+    """The rows, counted over all ``files``, that lose among those with ``contested`` hashes.
+
+    They are put aside on disk first, so that all versions of some keys can be compared at once.
+    """
+    columns = pa.schema([*by.key, *(field for field in by.order if field.name not in by.key.names)])
+    aside = columns.append(pa.field(_HASH, pa.uint64())).append(pa.field(_ROW, pa.int64()))
+    row = 0
+    with tempfile.TemporaryDirectory(prefix="atlas-merge-") as folder:
+        shares = [Path(folder, str(n)) for n in range(-(-len(contested.ascending) // _KEYS))]
+        with ExitStack() as stack:
+            sinks = [stack.enter_context(pa.ipc.new_stream(path, aside)) for path in shares]
+            for file in files:
+                for batch in file.batches(columns):
+                    hashes = _hash(batch, by)
+                    rows, places = contested.find(hashes)
+                    bounds = np.searchsorted(places, np.arange(len(sinks) + 1) * _KEYS)
+                    for sink, low, high in zip(sinks, bounds, bounds[1:], strict=False):
+                        if high > low:
+                            chosen = rows[low:high]
+                            found = batch.take(pa.array(chosen)).columns
+                            found += [pa.array(hashes[chosen]), pa.array(chosen + row)]
+                            sink.write_batch(pa.RecordBatch.from_arrays(found, schema=aside))
+                    row += batch.num_rows
+        for path in shares:
+            yield from _losers_of_share(path, by)
+
+
+def _losers_of_share(path: Path, by: Ranking) -> Iterator[Rows]:
     kept: list[pa.RecordBatch] = []
-    waiting, row = 0, 0
-    for file in files:
-        for batch in file.batches(columns):
-            found = _hash(batch, by)
-            chosen, _ = _find(found, hashes)
-            if len(chosen):
-                rows = batch.take(pa.array(chosen))
-                rows = rows.append_column(_HASH, pa.array(found[chosen]))
-                kept.append(rows.append_column(_ROW, pa.array(chosen + row)))
-                waiting += len(chosen)
-            row += batch.num_rows
+    waiting = 0
+    with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            kept.append(batch)
+            waiting += batch.num_rows
             if waiting > _VERSIONS:
                 kept, lost = _newest(kept, by)
                 waiting = 0
@@ -129,14 +174,6 @@ def _hashes(files: Sequence[DataFile], by: Ranking, part: int, parts: int) -> It
             yield found if parts == 1 else found[found % np.uint64(parts) == part]
 
 
-def _find(wanted: Hashes, hashes: Hashes) -> tuple[Rows, Rows]:
-    """Where ``wanted`` is one of the ascending ``hashes``, and where in ``hashes`` that is."""
-    inside = np.flatnonzero((wanted >= hashes[0]) & (wanted <= hashes[-1]))
-    places = np.searchsorted(hashes, wanted[inside])
-    hit = hashes[places] == wanted[inside]
-    return inside[hit], places[hit]
-
-
 def _hash(batch: pa.RecordBatch, by: Ranking) -> Hashes:
     """One hash per row, the same for equal keys."""
     combined = np.zeros(batch.num_rows, np.uint64)
@@ -146,12 +183,15 @@ def _hash(batch: pa.RecordBatch, by: Ranking) -> Hashes:
     return combined
 
 
-def _hashable(column: pa.Array) -> npt.NDArray[np.generic]:
-    """Values as NumPy has them; NULL becomes another value, which the keys themselves undo."""
+def _hashable(column: pa.Array) -> npt.NDArray[Any]:
+    """Values as NumPy has them. NULL becomes a value like any other: keys decide, not hashes."""
     if pa.types.is_string(column.type):
-        return column.fill_null("").to_numpy(zero_copy_only=False)
-    if pa.types.is_floating(column.type):
-        return column.fill_null(0).to_numpy(zero_copy_only=False) + 0.0  # -0.0 equals 0.0
-    if pa.types.is_date32(column.type):
-        column = column.cast(pa.int32())
-    return column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        column = column.fill_null("")
+    elif pa.types.is_floating(column.type):
+        column = pc.add(column.fill_null(0), 0.0)  # -0.0 equals 0.0
+    else:
+        # A date is 32 bits wide and casts to no wider number.
+        number = column.cast(pa.int32()) if pa.types.is_date(column.type) else column
+        column = number.cast(pa.int64()).fill_null(0)
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values

@@ -152,11 +152,11 @@ def test_a_merge_whose_changes_were_not_cleared(lake: Lake) -> None:
     changes = str(lake.root / "_atlas/c/changes/t")
     before = DeltaTable(changes).version()
     writer.finish()
-    DeltaTable(changes).restore(before)  # the clear, undone
+    DeltaTable(changes).restore(before, ignore_missing_files=True)  # the clear, undone
     DeltaTable(lake.destination.table_uri(("c", "t"))).delete()
     lake.open(PLAIN)
     assert lake.rows() == []
-    assert DeltaTable(changes).count() == 0
+    assert DeltaTable(changes).file_uris() == []
 
 
 def test_a_replacing_merge_is_finished_as_one(lake: Lake) -> None:
@@ -193,5 +193,5 @@ def test_to_append_and_back(lake: Lake) -> None:
     lake.sync(spec("append"), [row(1, "b"), row(2, "c")])
     assert lake.committed() == lake.seq
     lake.sync(PLAIN, [row(1, "d")])
-    assert lake.rows() == [(1, "d"), (1, "d"), (2, "c")]
+    assert lake.rows() == [(1, "d"), (2, "c")]
     assert lake.committed() == lake.seq
