@@ -46,8 +46,8 @@ class Ranking(Struct, frozen=True):
 def newest_rows(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> list[Mask]:
     """Which rows of each file stay: all but those that a newer one with the same key replaces.
 
-    ``new`` are in order of arrival, all after ``old``. Rows of ``old`` are compared with those of
-    ``new``, never with one another alone.
+    ``new`` are in order of arrival, all after ``old``. Of a key that only ``old`` has, the newest
+    row stays for certain, and others, where the table was not unique before, mostly do.
     """
     files = [*old, *new]
     ends = np.cumsum([file.rows for file in files], dtype=np.int64)
