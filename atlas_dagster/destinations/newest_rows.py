@@ -185,13 +185,13 @@ def _hash(batch: pa.RecordBatch, by: Ranking) -> Hashes:
 
 def _hashable(column: pa.Array) -> npt.NDArray[Any]:
     """Values as NumPy has them. NULL becomes a value like any other: keys decide, not hashes."""
-    if pa.types.is_string(column.type):
-        column = column.fill_null("")
-    elif pa.types.is_floating(column.type):
+    if pa.types.is_floating(column.type):
         column = pc.add(column.fill_null(0), 0.0)  # -0.0 equals 0.0
-    else:
+    elif pa.types.is_primitive(column.type) and not pa.types.is_decimal(column.type):
         # A date is 32 bits wide and casts to no wider number.
         number = column.cast(pa.int32()) if pa.types.is_date(column.type) else column
         column = number.cast(pa.int64()).fill_null(0)
+    else:
+        column = column.cast(pa.string()).fill_null("")
     values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values

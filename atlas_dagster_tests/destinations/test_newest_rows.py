@@ -1,6 +1,7 @@
 """Which rows win, against a plain model: any files, any keys, however few hashes fit at once."""
 
 import datetime as dt
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ KEYS: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.int64(): st.integers(-2, 3) | st.sampled_from([2**63 - 1, -(2**63)]),
     pa.string(): st.sampled_from(["", "a", "b", "ä", "\x00", "0"]),
     pa.float64(): st.sampled_from([0.0, -0.0, 0.5, 1e300]),
+    pa.decimal128(38, 0): st.integers(-1, 1).map(Decimal),
     pa.bool_(): st.booleans(),
     pa.date32(): DAYS,
     ZONED: MOMENTS,
