@@ -15,7 +15,7 @@ from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
-from atlas_dagster.destinations.staging import ParquetStage
+from atlas_dagster.destinations.staging import ParquetStage, Waiting
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
@@ -35,6 +35,7 @@ class DeltaDestination(Destination):
             self._filesystem, self._base = pafs.FileSystem.from_uri(root)
         else:
             self._filesystem, self._base = pafs.LocalFileSystem(), self.root
+        self._waiting = Waiting()
 
     def table_uri(self, table: TablePath) -> str:
         return "/".join((self.root, *table))
@@ -142,7 +143,9 @@ class DeltaDestination(Destination):
         )
 
     def _stage(self, table: TablePath, schema: pa.Schema, *, prefix: str = "part") -> ParquetStage:
-        return ParquetStage(self._filesystem, self._folder(table), schema, prefix=prefix)
+        return ParquetStage(
+            self._filesystem, self._folder(table), schema, waiting=self._waiting, prefix=prefix
+        )
 
     def _file(self, table: TablePath, name: str) -> DataFile:
         return DataFile(self._filesystem, self._folder(table), name)

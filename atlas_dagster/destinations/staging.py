@@ -13,9 +13,26 @@ from atlas_dagster.state.envelope import StagedFile
 _FILE_BYTES = 256 * 1024 * 1024
 #: Row groups are at least this big, so that many small batches do not make many of them.
 _GROUP_BYTES = 8 * 1024 * 1024
+#: What may wait for its row group in all tables of a sync together, in Arrow bytes.
+_WAITING_BYTES = 32 * 1024 * 1024
 #: A column chunk gives up its dictionary beyond this. Arrow's own limit of 1 MB lets columns of
 #: unique values build one, which costs two thirds more CPU and half as much space again.
 _DICTIONARY_BYTES = 32 * 1024
+
+
+class Waiting:
+    """What waits for its row group, in all stages of one destination: bounded together."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[ParquetStage, int] = {}
+
+    def note(self, stage: "ParquetStage", size: int) -> None:
+        """``size`` bytes wait in ``stage`` now; where it is too much altogether, the most go."""
+        self._bytes[stage] = size
+        if not size:
+            del self._bytes[stage]
+        while sum(self._bytes.values()) > _WAITING_BYTES:
+            max(self._bytes, key=self._bytes.__getitem__).write_group()
 
 
 class ParquetStage:
@@ -25,12 +42,19 @@ class ParquetStage:
     """
 
     def __init__(
-        self, filesystem: pafs.FileSystem, folder: str, schema: pa.Schema, *, prefix: str = "part"
+        self,
+        filesystem: pafs.FileSystem,
+        folder: str,
+        schema: pa.Schema,
+        *,
+        waiting: Waiting,
+        prefix: str = "part",
     ) -> None:
         self._filesystem = filesystem
         self._folder = folder
         self._schema = schema
         self._prefix = prefix
+        self._waiting = waiting
         self._begun = 0
         self._files: list[StagedFile] = []
         self._writer: pq.ParquetWriter | None = None
@@ -44,14 +68,13 @@ class ParquetStage:
         self._group.append(batch)
         self._group_bytes += batch.nbytes
         self.rows += batch.num_rows
+        self._waiting.note(self, self._group_bytes)
         if self._group_bytes >= _GROUP_BYTES:
-            self._write_group()
-        if self._file_bytes >= _FILE_BYTES:
-            self._close_file()
+            self.write_group()
 
     def close(self) -> tuple[StagedFile, ...]:
         """Finish the open file and return all files staged since the last :meth:`hand_over`."""
-        self._write_group()
+        self.write_group()
         self._close_file()
         return tuple(self._files)
 
@@ -64,7 +87,7 @@ class ParquetStage:
 
     def discard(self) -> None:
         """Delete all files staged since the last :meth:`hand_over`."""
-        self._group, self._group_bytes = [], 0
+        self._forget_group()
         self._close_file()
         for file in self._files:
             self._open(file.path).delete()
@@ -89,7 +112,8 @@ class ParquetStage:
             self.close()
             self._open(file.path).delete()
 
-    def _write_group(self) -> None:
+    def write_group(self) -> None:
+        """Write what waits, though it be little."""
         if not self._group:
             return
         if self._writer is None:
@@ -106,7 +130,13 @@ class ParquetStage:
             )
         self._writer.write_table(pa.Table.from_batches(self._group, self._schema))
         self._file_bytes += self._group_bytes
+        self._forget_group()
+        if self._file_bytes >= _FILE_BYTES:
+            self._close_file()
+
+    def _forget_group(self) -> None:
         self._group, self._group_bytes = [], 0
+        self._waiting.note(self, 0)
 
     def _close_file(self) -> None:
         if self._writer is None:
