@@ -36,19 +36,22 @@ class DeltaDestination(Destination):
         else:
             self._filesystem, self._base = pafs.LocalFileSystem(), self.root
         self._waiting = Waiting()
+        # Opened when a sync was planned, for its writers: what comes between is refused, too.
+        self._planned: dict[TablePath, tuple[LakeTable, LakeTable]] = {}
 
     def table_uri(self, table: TablePath) -> str:
         return "/".join((self.root, *table))
 
     def committed(self, connection: str, table: TablePath) -> int | None:
-        main, changes = self._tables(connection, table)
+        main, changes = self._planned[table] = self._tables(connection, table)
         if not main.exists and not changes.row_count:
             # Without rows waiting to be merged, a change table alone is what a dropped table left.
             return None
         return max(main.seq, changes.seq) or None
 
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
-        main = LakeTable(self.table_uri(table), connection="")
+        planned = self._planned.get(table)
+        main = planned[0] if planned else LakeTable(self.table_uri(table), connection="")
         known = {}
         for field in main.arrow_schema or ():
             original = (field.metadata or {}).get(SOURCE_NAME_KEY.encode())
@@ -57,7 +60,7 @@ class DeltaDestination(Destination):
         return known
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
-        main, changes = self._tables(connection, spec.path)
+        main, changes = self._take_tables(connection, spec.path)
         if spec.mode == "append_dedup":
             return DedupWriter(
                 spec,
@@ -104,7 +107,7 @@ class DeltaDestination(Destination):
                     self._roll_forward(envelope, commit)
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
-        main, changes = self._tables(envelope.connection, commit.table)
+        main, changes = self._take_tables(envelope.connection, commit.table)
         if not commit.files:
             table = changes if changes.exists else main
             if table.arrow_schema is not None:
@@ -134,6 +137,10 @@ class DeltaDestination(Destination):
         for seq in self._stored_seqs(connection):
             if keep and seq < max(keep) and seq not in keep:
                 self._filesystem.delete_file(f"{self._envelope_folder(connection)}/{seq}.json")
+
+    def _take_tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
+        """The tables to write to, as they were when the sync was planned."""
+        return self._planned.pop(path, None) or self._tables(connection, path)
 
     def _tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The table readers see and the one its changes wait in."""
