@@ -5,7 +5,6 @@ Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atl
 """
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,6 +15,7 @@ from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
+from atlas_dagster.destinations.store import Store
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
@@ -30,11 +30,8 @@ class DeltaDestination(Destination):
     kind = "deltalake"
 
     def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else str(Path(root).absolute())
-        if "://" in root:
-            self._filesystem, self._base = pafs.FileSystem.from_uri(root)
-        else:
-            self._filesystem, self._base = pafs.LocalFileSystem(), self.root
+        self._store = Store(root)
+        self.root = self._store.root
         self._waiting = Waiting()
         # Opened when a sync was planned, for its writers: what comes between is refused, too.
         self._planned: dict[TablePath, tuple[LakeTable, LakeTable]] = {}
@@ -80,16 +77,13 @@ class DeltaDestination(Destination):
 
     def prepare(self, envelope: Envelope) -> None:
         folder = self._envelope_folder(envelope.connection)
-        self._filesystem.create_dir(folder, recursive=True)
-        unfinished = f"{folder}/.{envelope.seq}.json"
-        with self._filesystem.open_output_stream(unfinished) as sink:
-            sink.write(envelope.encode())
-        self._filesystem.move(unfinished, f"{folder}/{envelope.seq}.json")
+        self._store.make_folder(folder)
+        self._store.put(f"{folder}/{envelope.seq}.json", envelope.encode())
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
         try:
-            with self._filesystem.open_input_file(path) as source:
+            with self._store.filesystem.open_input_file(path) as source:
                 return Envelope.decode(source.read())
         except FileNotFoundError:
             return None
@@ -136,7 +130,9 @@ class DeltaDestination(Destination):
     def forget(self, connection: str, keep: Collection[int]) -> None:
         for seq in self._stored_seqs(connection):
             if keep and seq < max(keep) and seq not in keep:
-                self._filesystem.delete_file(f"{self._envelope_folder(connection)}/{seq}.json")
+                self._store.filesystem.delete_file(
+                    f"{self._envelope_folder(connection)}/{seq}.json"
+                )
 
     def _take_tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The tables to write to, as they were when the sync was planned."""
@@ -150,23 +146,19 @@ class DeltaDestination(Destination):
         )
 
     def _stage(self, table: TablePath, schema: pa.Schema, *, prefix: str = "part") -> ParquetStage:
-        return ParquetStage(
-            self._filesystem, self._folder(table), schema, waiting=self._waiting, prefix=prefix
-        )
+        folder = self._store.path(*table)
+        return ParquetStage(self._store, folder, schema, waiting=self._waiting, prefix=prefix)
 
     def _file(self, table: TablePath, name: str) -> DataFile:
-        return DataFile(self._filesystem, self._folder(table), name)
-
-    def _folder(self, table: TablePath) -> str:
-        return "/".join((self._base, *table))
+        return DataFile(self._store.filesystem, self._store.path(*table), name)
 
     def _envelope_folder(self, connection: str) -> str:
-        return f"{self._base}/{BOOKKEEPING}/{connection}"
+        return self._store.path(BOOKKEEPING, connection)
 
     def _stored_seqs(self, connection: str) -> list[int]:
         """Newest last."""
         folder = pafs.FileSelector(self._envelope_folder(connection), allow_not_found=True)
-        names = (info.base_name for info in self._filesystem.get_file_info(folder))
+        names = (info.base_name for info in self._store.filesystem.get_file_info(folder))
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 

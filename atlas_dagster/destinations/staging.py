@@ -3,10 +3,10 @@
 import uuid
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from atlas_dagster.destinations.data_file import DataFile
+from atlas_dagster.destinations.store import Store
 from atlas_dagster.state.envelope import StagedFile
 
 #: Arrow bytes after which a new file is begun.
@@ -43,14 +43,14 @@ class ParquetStage:
 
     def __init__(
         self,
-        filesystem: pafs.FileSystem,
+        store: Store,
         folder: str,
         schema: pa.Schema,
         *,
         waiting: Waiting,
         prefix: str = "part",
     ) -> None:
-        self._filesystem = filesystem
+        self._store = store
         self._folder = folder
         self._schema = schema
         self._prefix = prefix
@@ -119,11 +119,11 @@ class ParquetStage:
         if self._writer is None:
             self._begun += 1
             self._file = self._open(f"{self._prefix}-{self._begun:06}-{uuid.uuid4()}.zstd.parquet")
-            self._filesystem.create_dir(self._folder, recursive=True)
+            self._store.make_folder(self._folder)
             self._writer = pq.ParquetWriter(
                 self._file.path,
                 self._schema,
-                filesystem=self._filesystem,
+                filesystem=self._store.filesystem,
                 compression="zstd",
                 compression_level=1,
                 dictionary_pagesize_limit=_DICTIONARY_BYTES,
@@ -142,8 +142,9 @@ class ParquetStage:
         if self._writer is None:
             return
         self._writer.close()
+        self._store.settle(self._file.path)
         self._writer, self._file_bytes = None, 0
         self._files.append(self._file.staged())
 
     def _open(self, name: str) -> DataFile:
-        return DataFile(self._filesystem, self._folder, name)
+        return DataFile(self._store.filesystem, self._folder, name)
