@@ -1,7 +1,6 @@
 """The Dagster resource every step of Atlas uses: where rows land, and under whose name."""
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +13,7 @@ from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.config_store import config_store
+from atlas_dagster.orchestration.owner import this_process
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller
@@ -83,7 +83,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigError: a default of this deployment is wrong.
         """
-        owner = f"run:{run_id}" if run_id else f"command:{socket.gethostname()}:{os.getpid()}"
+        owner = f"run:{run_id}" if run_id else this_process()
         return Caller(
             deployment=self.deployment_label(),
             owner=owner,

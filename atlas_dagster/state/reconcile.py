@@ -64,7 +64,9 @@ def reconcile(
             notice=f"The table of stream '{stream}' is gone; it is read again from the beginning.",
         )
     recorded = last is not None and last.seq == committed
-    envelope = last if recorded else stored(committed)
+    envelope = last if last is not None and recorded else stored(committed)
+    if envelope is not None and envelope.is_reference:
+        envelope = stored(committed)
     if envelope is None:
         raise DestinationError(
             f"The table of stream '{stream}' holds commit {committed}, which neither Dagster's "

@@ -126,7 +126,8 @@ def test_a_wrong_declaration_is_one_sentence(project: Project, command: str) -> 
 
     assert result.exit_code == 1
     assert result.stderr.endswith(
-        ": shop/defs.yaml: give either connector (a registry name) or image (a Docker image).\n"
+        ": shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
+        "image), manifest (a declarative manifest's file) and command (a program of your own).\n"
     )
     assert isinstance(result.exception, SystemExit)
 
@@ -239,7 +240,7 @@ def test_a_failed_sync_ends_with_1_and_the_steps_sentence(
         "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
         "defs.yaml.\n"
     )
-    assert "source-faker runs in Python, as its connection asks.\n" in result.stdout
+    assert result.stdout == ""
 
 
 @pytest.mark.docker

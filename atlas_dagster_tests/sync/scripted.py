@@ -133,7 +133,7 @@ class MemoryStore:
                 self.envelopes[commit.stream] = bare
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self, tables: Mapping[StreamDescriptor, TablePath], committed: Any
     ) -> Mapping[StreamDescriptor, Remembered]:
         return {name: Remembered(self.envelopes.get(name), self.wiped.get(name)) for name in tables}
 
@@ -143,7 +143,7 @@ class Outcome:
     """What one sync did and said."""
 
     plan: SyncPlan
-    runner: FakeRunner
+    runner: Any
     events: list[SyncEvent] = field(default_factory=list)
     failure: AtlasError | None = None
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -181,9 +181,13 @@ class Lake:
         *output: bytes | int,
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
+        connector: Connector | None = None,
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
-        """A session about to read ``output``; an ``int`` in it is the exit code."""
+        """A session about to read ``output``; an ``int`` in it is the exit code.
+
+        A ``connector`` of the caller's own, which logs elsewhere, is read instead.
+        """
         notices: list[str] = []
         plan = make_plan(
             "c",
@@ -197,9 +201,9 @@ class Lake:
             run_id="run",
             notify=notices.append,
         )
-        runner = FakeRunner(_script(output))
+        runner = connector.runner if connector else FakeRunner(_script(output))
         outcome = Outcome(plan, runner, notices=notices)
-        connector = Connector(
+        connector = connector or Connector(
             runner,
             name="source-x",
             masker=Masker(secrets),

@@ -179,3 +179,32 @@ def test_columns_of_every_kind_keep_their_names(lake: Lake) -> None:
         done = lake.sync([incremental("a", **kinds)], row(id), status("a"))
         names = {c.field: c.name for c in done.plan.streams[0].table.schema.columns}
         assert names == {name: name for name in (*COLUMNS, *kinds)} | {"a b": "a_b"}
+
+
+def test_a_stream_that_cannot_be_planned_does_not_stop_the_others(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    streams = [incremental("a"), incremental("b")]
+    lake.sync(streams, records("a", [1]), state("a", 1), records("b", [1]), state("b", 1))
+    lake.store.envelopes.clear()
+    [stored] = [e for e in lake.root.glob("_atlas/c/*.json") if b'"name":"a"' in e.read_bytes()]
+    stored.unlink()
+
+    done = lake.sync(streams, records("b", [2]), state("b", 2), status("b"))
+
+    assert done.failure is not None
+    assert str(done.failure).startswith("1 of 2 streams did not complete. a: The table of stream")
+    assert str(done.failure).endswith("Finished and kept: b.")
+    assert lake.ids("a") == [1]
+    assert lake.ids("b") == [1, 2]
+    assert [s["stream"]["name"] for s in done.file("catalog")["streams"]] == ["b"]
+
+
+def test_what_is_wrong_with_a_stream_not_selected_does_not_matter(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    streams = [incremental("a"), incremental("b")]
+    lake.sync(streams, records("a", [1]), state("a", 1), records("b", [1]), state("b", 1))
+    lake.store.envelopes.clear()
+    [stored] = [e for e in lake.root.glob("_atlas/c/*.json") if b'"name":"a"' in e.read_bytes()]
+    stored.unlink()
+
+    assert lake.sync(streams, status("b"), selected=["b"]).failure is None
