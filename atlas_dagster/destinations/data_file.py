@@ -50,6 +50,9 @@ class DataFile:
                 for batch in reader.iter_batches(_BATCH_ROWS, [group], columns):
                     yield _conform(batch, schema)
 
+    def exists(self) -> bool:
+        return bool(self._filesystem.get_file_info(self.path).type == pafs.FileType.File)
+
     def delete(self) -> None:
         try:
             self._filesystem.delete_file(self.path)

@@ -15,7 +15,7 @@ from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
-from atlas_dagster.destinations.store import Store
+from atlas_dagster.destinations.store import Store, unusable
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
@@ -41,8 +41,8 @@ class DeltaDestination(Destination):
 
     def committed(self, connection: str, table: TablePath) -> int | None:
         main, changes = self._planned[table] = self._tables(connection, table)
-        if not main.exists and not changes.row_count:
-            # Without rows waiting to be merged, a change table alone is what a dropped table left.
+        if not main.exists and not self._has_waiting(table, changes):
+            # Without files waiting to be merged, a change log alone is what a dropped table left.
             return None
         return max(main.seq, changes.seq) or None
 
@@ -68,7 +68,7 @@ class DeltaDestination(Destination):
                 open_file=lambda name: self._file(spec.path, name),
                 find_envelope=lambda seq: self.envelope(connection, seq),
             )
-        if changes.row_count and not spec.replaces:
+        if not spec.replaces and self._has_waiting(spec.path, changes):
             raise DestinationError(
                 f"{self.table_uri(spec.path)} has rows of an interrupted append_dedup sync that "
                 "are not merged yet; run it once more as append_dedup before changing its mode."
@@ -134,6 +134,10 @@ class DeltaDestination(Destination):
                     f"{self._envelope_folder(connection)}/{seq}.json"
                 )
 
+    def _has_waiting(self, table: TablePath, changes: LakeTable) -> bool:
+        """Whether rows of an interrupted dedup sync are there to be merged."""
+        return any(self._file(table, name).exists() for name in changes.file_names)
+
     def _take_tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The tables to write to, as they were when the sync was planned."""
         return self._planned.pop(path, None) or self._tables(connection, path)
@@ -158,7 +162,10 @@ class DeltaDestination(Destination):
     def _stored_seqs(self, connection: str) -> list[int]:
         """Newest last."""
         folder = pafs.FileSelector(self._envelope_folder(connection), allow_not_found=True)
-        names = (info.base_name for info in self._store.filesystem.get_file_info(folder))
+        try:
+            names = [info.base_name for info in self._store.filesystem.get_file_info(folder)]
+        except OSError as error:
+            raise unusable(self.root, error) from error
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 

@@ -64,7 +64,9 @@ class DedupWriter(DeltaWriter):
         """Bring all changes into the table, then empty the change log."""
         seq = self.changes.seq
         waiting = [self._open_file(name) for name in self.changes.file_names]
-        if self.table.seq < seq:
+        # Who drops a table drops the files that wait in its folder, too.
+        dropped = not self.table.exists and waiting and not any(file.exists() for file in waiting)
+        if self.table.seq < seq and not dropped:
             envelope = self._find_envelope(seq)
             if envelope is None:
                 raise DestinationError(

@@ -6,7 +6,7 @@ whose handle has not seen another commit of the same application, and that refus
 against a second writer.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,12 +14,18 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Trans
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from atlas_dagster.destinations.store import unusable
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile, now
 
 
 class LakeTable:
-    """One Delta table, which may not exist yet."""
+    """One Delta table, which may not exist yet.
+
+    Raises:
+        ConfigError: its store does not let us look.
+        TransientError: its store does not answer.
+    """
 
     def __init__(self, uri: str, connection: str) -> None:
         self.uri = uri
@@ -29,6 +35,8 @@ class LakeTable:
             self.handle = DeltaTable(self.uri)
         except TableNotFoundError:
             self.handle = None
+        except OSError as error:
+            raise unusable(self.uri, error) from error
 
     @property
     def exists(self) -> bool:
@@ -80,12 +88,6 @@ class LakeTable:
     def arrow_schema(self) -> pa.Schema | None:
         return None if self.handle is None else pa.schema(self.handle.schema().to_arrow())
 
-    def transaction(self, seq: int, note: Mapping[str, str] | None = None) -> CommitProperties:
-        return CommitProperties(
-            app_transactions=[Transaction(self.app_id, seq)],
-            custom_metadata=dict(note or {}),
-        )
-
     def add(
         self,
         files: Iterable[StagedFile],
@@ -106,9 +108,15 @@ class LakeTable:
             AddAction(file.path, file.size, {}, int(envelope.prepared_at * 1000), True, file.stats)
             for file in files
         ]
-        removals = [RemoveAction(name, True, int(now() * 1000)) for name in removed]
         note = {"atlas.sync_id": str(envelope.sync_id), "atlas.run_id": envelope.run_id or ""}
-        properties = self.transaction(envelope.seq, note)
+        removals = [RemoveAction(name, True, int(now() * 1000)) for name in removed]
+        properties = CommitProperties(
+            app_transactions=[Transaction(self.app_id, envelope.seq)],
+            custom_metadata=note,
+            # Delta lets files be removed that a compaction has just replaced, and rows would come
+            # twice; so nobody may have committed anything since they were listed.
+            max_commit_retries=0 if replaces or removals else None,
+        )
         delta_schema = Schema.from_arrow(schema)
         try:
             if self.handle is None:
@@ -118,6 +126,8 @@ class LakeTable:
                 self.handle = DeltaTable(self.uri)
             else:
                 self._allow_types(schema)
+                if replaces:
+                    self.reload(self.seq)
                 self.handle.create_write_transaction(
                     [*actions, *removals],
                     "overwrite" if replaces else "append",
@@ -166,6 +176,7 @@ class LakeTable:
             return
         present = {field.name for field in self.arrow_schema or ()}
         missing = [field for field in schema if field.name not in present]
+        self._allow_types(schema)
         if missing:
             seq = self.seq
             try:

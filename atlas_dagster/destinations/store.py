@@ -5,13 +5,19 @@ reads: ``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` and so on.
 """
 
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import AtlasError, ConfigError, TransientError
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+#: What Arrow and Delta say when nobody answers.
+_UNREACHABLE = ("NETWORK_CONNECTION", "HTTP error", "timed out", "503 ")
+_REASON_LENGTH = 300
 
 
 class Store:
@@ -62,6 +68,18 @@ class Store:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def unusable(uri: str, error: OSError) -> AtlasError:
+    """What to raise where a lake or a table of it cannot even be looked at."""
+    # Delta words its errors over several coloured lines and repeats the server's XML.
+    words = " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
+    reason = words if len(words) <= _REASON_LENGTH else f"{words[:_REASON_LENGTH]}…"
+    access = "that this process may use it"
+    if "://" in uri:
+        access += " (credentials and endpoint come from its environment, such as AWS_*)"
+    kind = TransientError if any(sign in words for sign in _UNREACHABLE) else ConfigError
+    return kind(f"{uri} cannot be opened ({reason}); see that it is there and {access}.")
 
 
 def _object_store(address: str) -> tuple[pafs.FileSystem, str]:
