@@ -9,14 +9,12 @@ from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.store import Store
 from atlas_dagster.state.envelope import StagedFile
 
-#: Arrow bytes, or row groups, after which a new file is begun. An open file keeps a kilobyte of
-#: memory for each column of each group, and there may be hundreds of streams.
+#: Arrow bytes after which a new file is begun.
 _FILE_BYTES = 256 * 1024 * 1024
-_FILE_GROUPS = 48
 #: Row groups are at least this big, so that many small batches do not make many of them.
 _GROUP_BYTES = 8 * 1024 * 1024
 #: What may wait for its row group in all tables of a sync together, in Arrow bytes.
-_WAITING_BYTES = 32 * 1024 * 1024
+_WAITING_BYTES = 24 * 1024 * 1024
 #: A column chunk gives up its dictionary beyond this. Arrow's own limit of 1 MB lets columns of
 #: unique values build one, which costs two thirds more CPU and half as much space again.
 _DICTIONARY_BYTES = 32 * 1024
@@ -64,7 +62,6 @@ class ParquetStage:
         self._group: list[pa.RecordBatch] = []
         self._group_bytes = 0
         self._file_bytes = 0
-        self._file_groups = 0
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -134,8 +131,7 @@ class ParquetStage:
         self._writer.write_table(pa.Table.from_batches(self._group, self._schema))
         self._file_bytes += self._group_bytes
         self._forget_group()
-        self._file_groups += 1
-        if self._file_bytes >= _FILE_BYTES or self._file_groups >= _FILE_GROUPS:
+        if self._file_bytes >= _FILE_BYTES:
             self._close_file()
 
     def _forget_group(self) -> None:
@@ -147,7 +143,7 @@ class ParquetStage:
             return
         self._writer.close()
         self._store.settle(self._file.path)
-        self._writer, self._file_bytes, self._file_groups = None, 0, 0
+        self._writer, self._file_bytes = None, 0
         self._files.append(self._file.staged())
 
     def _open(self, name: str) -> DataFile:

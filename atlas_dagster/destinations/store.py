@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 from atlas_dagster.errors import AtlasError, ConfigError, TransientError
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>([^<]*)</Message>")
 #: What Arrow and Delta say when nobody answers.
 _UNREACHABLE = ("NETWORK_CONNECTION", "HTTP error", "timed out", "503 ")
 _REASON_LENGTH = 300
@@ -35,6 +36,8 @@ class Store:
             return
         try:
             self.filesystem, self.base = _object_store(self.root)
+            if not self.base:
+                raise pa.ArrowInvalid("it names no bucket")
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ConfigError(
                 f"'{self.root}' is no place for tables ({error}); it must be a folder, or an "
@@ -72,9 +75,10 @@ class Store:
 
 def unusable(uri: str, error: OSError) -> AtlasError:
     """What to raise where a lake or a table of it cannot even be looked at."""
-    # Delta words its errors over several coloured lines and repeats the server's XML.
+    # Delta words its errors over several coloured lines, the server's XML in the last.
     words = " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
-    reason = words if len(words) <= _REASON_LENGTH else f"{words[:_REASON_LENGTH]}…"
+    answer = _ANSWER.search(words)
+    reason = answer.expand(r"\1: \2") if answer else words[:_REASON_LENGTH]
     access = "that this process may use it"
     if "://" in uri:
         access += " (credentials and endpoint come from its environment, such as AWS_*)"

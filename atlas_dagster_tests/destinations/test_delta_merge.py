@@ -198,14 +198,3 @@ def test_what_waits_for_its_row_group_is_bounded_over_all_tables(
     lake.commit(*writers)
     for number in range(5):
         assert len(lake.rows(table=("c", f"t{number}"))) == 9
-
-
-def test_a_file_has_so_many_row_groups_only(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(staging, "_GROUP_BYTES", 1)
-    monkeypatch.setattr(staging, "_FILE_GROUPS", 2)
-    writer = lake.open(spec())
-    for number in range(5):
-        lake.write(writer, keys(number, number))
-    staged = lake.prepare(writer).streams[0].files
-    assert [file.rows for file in staged] == [2, 2, 1]
-    assert [file.path for file in staged] == sorted(file.path for file in staged)
