@@ -39,7 +39,7 @@ from atlas_dagster.sync.stream import ActiveStream
 COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
 #: Records buffered over all streams together, in bytes, before they are made into batches.
-_BUFFERED_BYTES = 64 * 1024 * 1024
+_BUFFERED_BYTES = 16 * 1024 * 1024
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 

