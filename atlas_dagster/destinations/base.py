@@ -6,7 +6,7 @@ envelope's ``seq``, in one transaction per table.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 from msgspec import Struct
@@ -120,3 +120,11 @@ class Destination(ABC):
     @abstractmethod
     def table_uri(self, table: TablePath) -> str:
         """Where a table is, whether or not it exists."""
+
+    @abstractmethod
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """The rows that readers see now, in no order, batch by batch; all columns, or ``columns``.
+
+        Raises:
+            ConfigError: the table does not exist, or has no such column.
+        """

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from atlas_dagster.orchestration.assets import build_connection_defs
+from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.translator import AtlasTranslator
 from atlas_dagster.protocol.catalog import Catalog
@@ -94,6 +95,5 @@ def define(
         refresh=refresh,
         translator=AtlasTranslator(),
     )
-    return dg.Definitions.merge(
-        defs, dg.Definitions(resources={"atlas": AtlasResource(lake=str(lake))})
-    )
+    atlas = AtlasResource(lake=str(lake))
+    return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(atlas)))
