@@ -8,7 +8,7 @@ import difflib
 import importlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,14 +18,16 @@ from dagster.components.core.defs_module import find_defs_or_component_yaml
 from dagster_shared.error import DagsterUnresolvableSymbolError
 from dagster_shared.record import replace
 from dagster_shared.utils.config import discover_config_file
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
 from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.records.names import assign
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connection import StreamSelection
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -33,6 +35,13 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
 #: The types that pydantic tried, between the parts of a path.
 _TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
+
+#: Fields of a connection that have fields themselves.
+_NESTED: Mapping[str, type[BaseModel]] = {
+    "streams": StreamSelection,
+    "executor": ExecutorConfig,
+    "maintenance": MaintenanceConfig,
+}
 
 
 def connection_folders(package: str) -> list[Path]:
@@ -165,8 +174,9 @@ def _explain_field(error: ValidationError) -> str:
     field = path[-1] if path else ""
     if first["type"] == "extra_forbidden":
         known = list(AirbyteConnection.model().model_fields)
-        if "streams" in path[:-1]:
-            known = list(StreamSelection.model_fields)
+        nested = [_NESTED[part] for part in path[:-1] if part in _NESTED]
+        if nested:
+            known = list(nested[0].model_fields)
         elif "attributes" not in path[:-1]:
             known = ["type", "attributes", "requirements", "post_processing"]
         near = difflib.get_close_matches(field, known, n=1)

@@ -20,9 +20,10 @@ from atlas_dagster.destinations.base import (
     TablePath,
     TableSpec,
 )
-from atlas_dagster.destinations.capabilities import StoresTables
+from atlas_dagster.destinations.capabilities import Maintainable, Maintained, StoresTables
 from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta_maintenance import maintain
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import ConfigError, DestinationError
@@ -33,7 +34,7 @@ from atlas_dagster.state.envelope import Envelope, StreamCommit
 BOOKKEEPING = "_atlas"
 
 
-class DeltaDestination(Destination, StoresTables):
+class DeltaDestination(Destination, StoresTables, Maintainable):
     """A lake: a folder, or an object store's address, with a table per stream."""
 
     kind = "deltalake"
@@ -172,6 +173,28 @@ class DeltaDestination(Destination, StoresTables):
         for seq in self._stored_seqs(connection):
             if keep and seq < max(keep) and seq not in keep:
                 self._filesystem.delete_file(f"{self._envelope_folder(connection)}/{seq}.json")
+
+    def maintain(self, connection: str, table: TablePath, *, retain_hours: int) -> Maintained:
+        keep = self._uncommitted_files(connection, table)
+        tables = zip(self._tables(connection, table), (table, changes_path(table)), strict=True)
+        done = Maintained()
+        for part, path in tables:
+            folder = "/".join((self._base, *path))
+            done += maintain(part, self._filesystem, folder, retain_hours=retain_hours, keep=keep)
+        return done
+
+    def _uncommitted_files(self, connection: str, table: TablePath) -> set[str]:
+        """Files that stored envelopes list for ``table``, whose commit it has not taken yet."""
+        last = self.committed(connection, table) or 0
+        envelopes = (self.envelope(connection, seq) for seq in self._stored_seqs(connection))
+        return {
+            file.path
+            for envelope in envelopes
+            if envelope is not None and envelope.seq > last
+            for commit in envelope.streams
+            if commit.table == table
+            for file in commit.files
+        }
 
     def _tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The table readers see and the one its changes wait in."""

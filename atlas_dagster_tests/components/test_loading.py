@@ -11,7 +11,10 @@ from connections_project import Project
 from atlas_dagster.components.loading import connection_folders
 
 BROKEN = "This connection could not be loaded. "
-FIELDS = "connector, image, version, config, streams, schedule, runner, executor, defs_state"
+FIELDS = (
+    "connector, image, version, config, streams, schedule, maintenance, runner, executor, "
+    "defs_state"
+)
 HEALTHY = "connector: source-faker"
 
 
@@ -95,6 +98,20 @@ WRONG_FIELDS = {
     "unknown connector": (
         ["connector: source-fakr"],
         'There is no connector "source-fakr"; did you mean source-faker?',
+    ),
+    "bad cron of the maintenance": (
+        [HEALTHY, "maintenance: {schedule: weekly}"],
+        "shop/defs.yaml, line 4: field 'maintenance.schedule': 'weekly' is no cron expression; "
+        'write five fields, such as "0 3 * * 0".',
+    ),
+    "no time to retain": (
+        [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hours: 0}'],
+        "shop/defs.yaml, line 4: field 'maintenance.retain_hours': "
+        "give at least 1 hour, for queries that read the old files now.",
+    ),
+    "misspelt field of the maintenance": (
+        [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hour: 24}'],
+        "shop/defs.yaml, line 4: there is no field 'retain_hour'; did you mean 'retain_hours'?",
     ),
     "bad cron": (
         [HEALTHY, 'schedule: "61 * * * *"'],

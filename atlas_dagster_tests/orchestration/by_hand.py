@@ -8,6 +8,7 @@ import dagster as dg
 
 from atlas_dagster.orchestration.assets import build_connection_defs
 from atlas_dagster.orchestration.io_manager import common_resources
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.translator import AtlasTranslator
 from atlas_dagster.protocol.catalog import Catalog
@@ -82,6 +83,7 @@ def define(
     *,
     lake: Path | str = "lake",
     schedule: str | None = None,
+    maintenance: MaintenanceConfig | None = None,
 ) -> dg.Definitions:
     """The connection's definitions with the resource they need; nothing may refresh them."""
 
@@ -92,6 +94,7 @@ def define(
         connection,
         discovered or found(connection),
         schedule=schedule,
+        maintenance=maintenance,
         refresh=refresh,
         translator=AtlasTranslator(),
     )

@@ -323,7 +323,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", range(2))
 def test_a_process_that_loaded_tables_ends_well(lake: Path, attempt: int) -> None:
     """Some ways of reading a Delta table abort the process when it ends (deltalake 1.6.6)."""
     command = [sys.executable, "-c", PROCESS, str(lake)]
