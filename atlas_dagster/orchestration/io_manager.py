@@ -67,6 +67,11 @@ class AtlasIOManager(dg.ConfigurableIOManager):
                     f"Tables in {destination.kind} come from connections only; give "
                     f"{key.to_user_string()} another io_manager_key."
                 )
+            if context.has_asset_partitions:
+                raise ConfigError(
+                    f"{key.to_user_string()} is partitioned, and a table here is replaced as a "
+                    "whole; give the asset another io_manager_key."
+                )
             stored = destination.store(tuple(key.path), _reader(obj, key))
             context.add_output_metadata(
                 {

@@ -19,7 +19,8 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.base import TablePath, TableSpec
 from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY
+from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
+from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.messages import Record, StreamDescriptor
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
@@ -279,6 +280,20 @@ def test_what_is_no_table(tmp_path: Path) -> None:
     assert failure(run(tmp_path, returning({"a": 1}))) == (
         "report returned a dict, which is no table; return a pandas or polars DataFrame or Arrow "
         "data, or give the asset another io_manager_key."
+    )
+
+
+def test_a_partition_does_not_replace_the_others(tmp_path: Path) -> None:
+    @dg.asset(io_manager_key=IO_MANAGER_KEY, partitions_def=dg.StaticPartitionsDefinition(["a"]))
+    def report() -> pd.DataFrame:
+        return pd.DataFrame({"id": [1]})
+
+    resources = common_resources(AtlasResource(lake=str(tmp_path)))
+    result = dg.materialize([report], partition_key="a", resources=resources, raise_on_error=False)
+
+    assert failure(result) == (
+        "report is partitioned, and a table here is replaced as a whole; give the asset another "
+        "io_manager_key."
     )
 
 

@@ -4,7 +4,10 @@ import dagster as dg
 import pandas as pd
 
 
-@dg.asset(ins={"users": dg.AssetIn(["demo", "users"], metadata={"columns": ["gender", "age"]})})
+@dg.asset(
+    group_name="demo",
+    ins={"users": dg.AssetIn(["demo", "users"], metadata={"columns": ["gender", "age"]})},
+)
 def age_by_gender(users: pd.DataFrame) -> pd.DataFrame:
     """Mean age of the demo's users."""
     return users.groupby("gender", as_index=False).mean()
