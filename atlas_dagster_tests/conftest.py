@@ -26,7 +26,16 @@ _VERSIONS = dict(
     re.findall(r"^(\w+)_VERSION=(\S+)$", (CONNECTORS / "build.sh").read_text(), re.MULTILINE)
 )
 SOURCE_FAKER_IMAGE = f"airbyte/source-faker:{_VERSIONS['FAKER']}"
+SOURCE_FILE_IMAGE = f"airbyte/source-file:{_VERSIONS['FILE']}"
 SOURCE_STANDIN_IMAGE = f"atlas-test/source-standin:{_VERSIONS['STANDIN']}"
+SOURCE_CHAOS_IMAGE = f"atlas-test/source-chaos:{_VERSIONS['CHAOS']}"
+_IMAGES = (
+    SOURCE_FAKER_IMAGE,
+    SOURCE_FILE_IMAGE,
+    SOURCE_STANDIN_IMAGE,
+    SOURCE_CHAOS_IMAGE,
+    f"airbyte/source-declarative-manifest:{_VERSIONS['MANIFEST']}",
+)
 
 #: The label on every container that Atlas starts for a connection.
 CONTAINER_LABEL = "atlas.connection"
@@ -39,7 +48,7 @@ CONTAINER_LABEL = "atlas.connection"
 def _missing_docker() -> str | None:
     try:
         with closing(docker.from_env(timeout=10)) as client:
-            for image in (SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE):
+            for image in _IMAGES:
                 client.images.get(image)
     except docker.errors.ImageNotFound:
         return f"the image {image} is missing: run `make images`"

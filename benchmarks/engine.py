@@ -16,7 +16,7 @@ from recording import write_recording
 
 from atlas_dagster.protocol.decoder import MessageDecoder
 
-STANDIN = "atlas-test/source-standin:1"
+STANDIN = "atlas-test/source-standin:2"
 _CHUNK = 1 << 20
 _CATALOG = (
     '{"streams":[{"stream":{"name":"events","json_schema":{},"supported_sync_modes":'
@@ -94,7 +94,8 @@ def _call(verb: str, folder: str) -> None:
     """One call through the engine, in a process of its own: imports, engine, container, answer."""
     from atlas_dagster.protocol.secrets import Masker
     from atlas_dagster.runners.base import ConnectorCommand
-    from atlas_dagster.runners.docker import DockerRunner, connect
+    from atlas_dagster.runners.docker import DockerRunner
+    from atlas_dagster.runners.engine import connect
     from atlas_dagster.sync.conversation import Conversation
 
     names = ("config", "catalog") if verb == "read" else ("config",)

@@ -1,7 +1,8 @@
 """The same recording through PyAirbyte, which runs Airbyte's connectors without the platform too.
 
 In a virtual environment of its own, into its own default cache (DuckDB), from a local executable
-that prints the recording, which is faster for it than a container. Run as a program by that environment's Python, this file is one sync.
+that prints the recording, which is faster for it than a container. Run as a program by that
+environment's Python, this file is one sync.
 """
 
 import json

@@ -32,7 +32,8 @@ from recording import catalog_streams, write_recording  # noqa: E402
 from atlas_dagster.destinations.delta import DeltaDestination  # noqa: E402
 from atlas_dagster.protocol.catalog import Catalog, configure  # noqa: E402
 from atlas_dagster.runners.base import ConnectorCommand  # noqa: E402
-from atlas_dagster.runners.docker import DockerRunner, connect  # noqa: E402
+from atlas_dagster.runners.docker import DockerRunner  # noqa: E402
+from atlas_dagster.runners.engine import connect  # noqa: E402
 from atlas_dagster.sync.connector import Connector  # noqa: E402
 from atlas_dagster.sync.plan import make_plan  # noqa: E402
 from atlas_dagster.sync.session import SyncSession  # noqa: E402
@@ -82,7 +83,7 @@ def _output(records: int) -> Iterator[bytes]:
 
 
 class _NothingRemembered:
-    def remembered(self, tables: Any) -> dict[Any, Any]:
+    def remembered(self, tables: Any, committed: Any) -> dict[Any, Any]:
         return {}
 
 

@@ -57,11 +57,28 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             description="A Docker image to use instead.", examples=["my/own-source:1.0"]
         ),
     ] = None
+    manifest: Annotated[
+        str | None,
+        dg.Resolver.default(
+            description="A declarative manifest (YAML) to use instead: its path from this folder. "
+            "A components.py beside it is its Python code.",
+            examples=["manifest.yaml"],
+        ),
+    ] = None
+    command: Annotated[
+        Sequence[str] | None,
+        dg.Resolver.default(
+            description="A program to use instead, that speaks the Airbyte protocol: its words. "
+            "It works in this folder.",
+            examples=[["python3", "my_source.py"]],
+        ),
+    ] = None
     version: Annotated[
         str | None,
         # Not a template: Dagster's would make a number of "3.10", and 3.1 of that.
         dg.Resolver.passthrough(
-            description="Version of the connector; the registry's own by default.",
+            description="Version of the connector, the registry's own by default; of a manifest, "
+            "that of the CDK that runs it.",
             examples=["3.8.1"],
         ),
     ] = None
@@ -99,7 +116,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         RunnerChoice,
         dg.Resolver.default(
             description="docker, python, or auto: Docker where an engine and the image can be had, "
-            "else the connector's Python package."
+            "else the connector's Python package or manifest."
         ),
     ] = "auto"
     executor: Annotated[
@@ -110,12 +127,23 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             examples=[{"memory_limit": "4g", "timeout_seconds": 7200}],
         ),
     ] = None
+    destination: Annotated[
+        str | None,
+        # Not a template of Dagster's: the password is put in when a step runs, and only there.
+        dg.Resolver.passthrough(
+            description="Where rows land: folder or object store address of Delta tables, or a "
+            "Postgres database. The deployment's by default. `{{ env.X }}` is replaced as in "
+            "config.",
+            examples=["postgresql://loader:{{ env.WAREHOUSE_PASSWORD }}@host:5432/warehouse"],
+        ),
+    ] = None
     defs_state: ResolvedDefsStateConfig = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.config = self.config or {}
         self.defs_state = self.defs_state or _state_on_disk()
         self._name = ""
+        self._folder = Path()
         self._known: Discovered | None = None
         self._caller: Caller | None = None
 
@@ -124,6 +152,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         # The parent's load asks for the state key at once, and that needs the folder's name.
         loaded = super(StateBackedComponent, cls).load(attributes, context)
         loaded._name = context.path.name
+        loaded._folder = context.path
         context.component_tree.mark_component_defs_state_key(
             loc=context.component_loc, defs_state_key=loaded.defs_state_config.key
         )
@@ -136,11 +165,15 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             name=self._name,
             connector=self.connector,
             image=self.image,
+            manifest=self.manifest,
+            command=None if self.command is None else list(self.command),
+            folder=self._folder,
             version=self.version,
             config=dict(self.config),
             streams=None if self.streams is None else list(self.streams),
             runner=self.runner,
             executor=self.executor,
+            destination=self.destination,
         )
 
     @property

@@ -1,8 +1,8 @@
 """The seam between a sync and the store its rows land in.
 
 A :class:`Destination` opens one :class:`StreamWriter` per stream. Rows are staged as they come and
-stay invisible; :meth:`StreamWriter.commit` makes them part of the table together with the
-envelope's ``seq``, in one transaction per table.
+stay invisible; :meth:`Destination.commit` makes those of one or more streams part of their tables
+together with the envelope's ``seq``, in one transaction per table or one for all.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 from msgspec import Struct
 
+from atlas_dagster.errors import ConfigError
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
@@ -60,7 +61,9 @@ class StreamWriter(ABC):
 
     @abstractmethod
     def commit(self, envelope: Envelope) -> None:
-        """Make the rows that ``envelope`` lists for this table durable together with its ``seq``.
+        """Make the staged rows durable together with ``envelope.seq``.
+
+        A part of :meth:`Destination.commit`, which is what to call.
 
         Raises:
             DestinationError: another writer has committed to this table meanwhile.
@@ -83,6 +86,17 @@ class StreamWriter(ABC):
         """Whether the table that readers see exists."""
 
 
+def read_columns(
+    columns: Sequence[str] | None, *, present: Sequence[str], where: str
+) -> Sequence[str]:
+    """The columns to read. Raises ConfigError for one that is not ``present``."""
+    for column in columns or ():
+        if column not in present:
+            known = ", ".join(present)
+            raise ConfigError(f"The table {where} has no column '{column}'; it has {known}.")
+    return columns or present
+
+
 class Destination(ABC):
     """A store of tables."""
 
@@ -101,9 +115,21 @@ class Destination(ABC):
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
         """A writer for one stream."""
 
+    def commit(self, envelope: Envelope, writers: Sequence[StreamWriter]) -> None:
+        """Make what ``envelope`` lists of ``writers`` durable: all of it, sooner or later.
+
+        Where the tables share no transaction, :meth:`recover` finishes what a death leaves undone.
+
+        Raises:
+            DestinationError: another sync has committed to one of the tables meanwhile.
+        """
+        self.prepare(envelope)
+        for writer in writers:
+            writer.commit(envelope)
+
     @abstractmethod
     def prepare(self, envelope: Envelope) -> None:
-        """Store ``envelope`` durably; it counts once a table has taken its ``seq``."""
+        """Store ``envelope``; it counts once a table has taken its ``seq``."""
 
     @abstractmethod
     def envelope(self, connection: str, seq: int) -> Envelope | None:
@@ -111,7 +137,10 @@ class Destination(ABC):
 
     @abstractmethod
     def recover(self, connection: str) -> None:
-        """Finish commits that a dead process left half-way: some of their tables done, some not."""
+        """Finish commits that a dead process left half-way: some of their tables done, some not.
+
+        Where a commit is one transaction, there are none.
+        """
 
     @abstractmethod
     def forget(self, connection: str, keep: Collection[int]) -> None:
@@ -119,7 +148,7 @@ class Destination(ABC):
 
     @abstractmethod
     def table_uri(self, table: TablePath) -> str:
-        """Where a table is, whether or not it exists."""
+        """Where a table is, whether or not it exists; without any password."""
 
     @abstractmethod
     def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
@@ -128,3 +157,11 @@ class Destination(ABC):
         Raises:
             ConfigError: the table does not exist, or has no such column.
         """
+
+    @abstractmethod
+    def preview(self, table: TablePath, rows: int) -> pa.Table:
+        """A few rows of a table that exists, in no order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of connections; it can still be used."""

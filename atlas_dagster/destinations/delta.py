@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import QueryBuilder, write_deltalake
+from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from atlas_dagster.destinations.base import (
@@ -19,6 +19,7 @@ from atlas_dagster.destinations.base import (
     TableInfo,
     TablePath,
     TableSpec,
+    read_columns,
 )
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained, StoresTables
 from atlas_dagster.destinations.delta_append import AppendWriter
@@ -54,11 +55,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         if main.handle is None or main.arrow_schema is None:
             raise ConfigError(f"There is no table {main.uri} yet; materialize {'/'.join(table)}.")
         present = main.arrow_schema
-        for column in columns or ():
-            if column not in present.names:
-                known = ", ".join(present.names)
-                raise ConfigError(f"The table {main.uri} has no column '{column}'; it has {known}.")
-        schema = pa.schema([present.field(name) for name in columns or present.names])
+        chosen = read_columns(columns, present=present.names, where=main.uri)
+        schema = pa.schema([present.field(name) for name in chosen])
         listed = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
         # Not DeltaTable.to_pyarrow_table: the process then aborts when it ends (deltalake 1.6.6).
         query = QueryBuilder().register("rows", main.handle)
@@ -195,6 +193,13 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             if commit.table == table
             for file in commit.files
         }
+
+    def preview(self, table: TablePath, rows: int) -> pa.Table:
+        query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))
+        return pa.table(query.execute(f"SELECT * FROM rows LIMIT {rows}"))  # noqa: S608 - a number
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
     def _tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The table readers see and the one its changes wait in."""

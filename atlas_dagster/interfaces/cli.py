@@ -124,7 +124,9 @@ def _counted(streams: int) -> str:
 def _explain_runner(declared: Declared) -> None:
     from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.choose import choose_runner
+    from atlas_dagster.sync.source import check_variables
 
+    check_variables(declared.connection, os.environ)
     defaults = AtlasResource.from_environment().executor_defaults()
     choose_runner(declared.connection, defaults, _say)
 

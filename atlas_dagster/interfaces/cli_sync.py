@@ -4,21 +4,21 @@ import json
 import os
 import sys
 from collections.abc import Collection, Mapping
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 from dagster._core.execution.plan.objects import StepFailureData
-from deltalake import DeltaTable, QueryBuilder
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.definitions import common_defs
+from atlas_dagster.destinations.base import Destination, TablePath
+from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import UnknownStreamError
 from atlas_dagster.interfaces.cli_connections import Declared
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -91,7 +91,14 @@ def _failure_sentence(failure: StepFailureData) -> str:
 
 def print_summary(console: Console, declared: Declared, outcome: Outcome) -> None:
     """Per stream what was read and written, where it is, a few rows, and what to try next."""
-    lake = AtlasResource.from_environment().destination()
+    atlas = AtlasResource.from_environment()
+    with closing(atlas.open_destination(declared.connection)) as destination:
+        _print_outcome(console, declared, outcome, destination)
+
+
+def _print_outcome(
+    console: Console, declared: Declared, outcome: Outcome, destination: Destination
+) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stream", style="bold")
     table.add_column("records read", justify="right")
@@ -111,36 +118,42 @@ def print_summary(console: Console, declared: Declared, outcome: Outcome) -> Non
         )
     console.print(table)
     for path in outcome.streams:
-        _print_preview(console, lake.table_uri(path))
+        _print_preview(console, destination, path)
     if not outcome.streams or outcome.failures:
         return
     if not any(metadata["atlas/records_synced"].value for metadata in outcome.streams.values()):
         console.print("The source had nothing new since the stored cursors; no row was written.\n")
-    some = lake.table_uri(next(iter(outcome.streams)))
+    some = destination.table_uri(next(iter(outcome.streams)))
     atlas = _shown(sys.argv[0])
     console.print("[bold]What to try next[/]")
     for command, effect in (
         (f"{atlas} sync {declared.name}", "once more: it continues from the stored cursors"),
         ("make dev", "the same streams as assets in Dagster's web UI, on port 3000"),
-        (f"DeltaTable({_shown(some)!r}).to_pandas()", "a table in Python (from deltalake)"),
+        _reading(destination.kind, some),
     ):
         console.print(f"  [cyan]{command}[/]  {effect}", soft_wrap=True)
 
 
-def _print_preview(console: Console, uri: str) -> None:
+def _reading(kind: str, uri: str) -> tuple[str, str]:
+    """How to look into a table, and with what."""
+    if kind == PostgresDestination.kind:
+        schema, table = uri.split("/")[-2:]
+        return f'SELECT * FROM "{schema}"."{table}"', "a table in SQL"  # noqa: S608 - shown only
+    return f"DeltaTable({_shown(uri)!r}).to_pandas()", "a table in Python (from deltalake)"
+
+
+def _print_preview(console: Console, destination: Destination, path: TablePath) -> None:
     own = {column.name for column in METADATA_FIELDS}
-    handle = DeltaTable(uri)
-    columns = [c.name for c in handle.schema().fields if c.name not in own][:_PREVIEW_COLUMNS]
-    console.print(_shown(uri), style="bold", markup=False, soft_wrap=True)
+    found = destination.preview(path, _PREVIEW_ROWS)
+    columns = [name for name in found.column_names if name not in own][:_PREVIEW_COLUMNS]
+    uri = _shown(destination.table_uri(path))
+    console.print(uri, style="bold", markup=False, soft_wrap=True)
     if not columns:
         return
-    listed = ", ".join(f'"{column}"' for column in columns)
-    query = f"SELECT {listed} FROM rows LIMIT {_PREVIEW_ROWS}"  # noqa: S608 - column names of ours
-    rows = pa.table(QueryBuilder().register("rows", handle).execute(query))
     preview = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         preview.add_column(column, no_wrap=True)
-    for row in rows.to_pylist():
+    for row in found.select(columns).to_pylist():
         # As Text, for rows may hold what looks like rich's markup.
         preview.add_row(*(Text(_shortened(str(value), _PREVIEW_WIDTH)) for value in row.values()))
     console.print(preview)

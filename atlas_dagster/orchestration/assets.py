@@ -6,9 +6,10 @@ from typing import Any
 
 import dagster as dg
 
-from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.address import destination_type
 from atlas_dagster.orchestration.check import build_check, pool
 from atlas_dagster.orchestration.failure import explained_failure
+from atlas_dagster.orchestration.io_manager import io_manager_key, io_resources
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
@@ -42,6 +43,8 @@ def build_connection_defs(
     validate(connection.config, schema=discovered.spec_schema, where=where)
     streams = connection.configured(discovered.catalog)
     paths = discovered.table_paths
+    address = AtlasResource.from_environment().address(connection)
+    storage_kind = destination_type(address).kind
     specs = [
         translator.get_asset_spec(
             StreamProps(
@@ -49,11 +52,12 @@ def build_connection_defs(
                 stream,
                 paths[stream.descriptor],
                 discovered.documentation_url,
-                DeltaDestination.kind,
+                storage_kind,
             )
         )
         for stream in streams
     ]
+    specs = [spec.with_io_manager_key(io_manager_key(connection)) for spec in specs]
     if discovered.config_hash != config_hash(connection.config):
         specs = [spec.merge_attributes(tags=_STALE) for spec in specs]
 
@@ -76,6 +80,7 @@ def build_connection_defs(
         asset_checks=[build_check(connection, discovered)],
         sensors=sensors,
         jobs=[_discovery_job(connection, refresh)],
+        resources=io_resources(connection),
     )
     if maintenance is None:
         return defs

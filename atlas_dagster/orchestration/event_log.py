@@ -12,15 +12,26 @@ from atlas_dagster.state.reconcile import Remembered
 
 
 class EventLogStateStore:
-    """Reads the newest envelope of each stream from its asset's events."""
+    """Reads the newest envelope of each stream from its asset's events.
 
-    def __init__(self, instance: dg.DagsterInstance) -> None:
+    A state that covers several streams is written out once, on the asset of their source.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
         self._instance = instance
+        self._source = source
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self,
+        tables: Mapping[StreamDescriptor, TablePath],
+        committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, Remembered]:
-        """A table's path is its asset's key."""
+        """A table's path is its asset's key.
+
+        One query for all streams (and one for a state they share), and one more for each whose
+        newest materialization is not of its table's last commit: a sync died after it, or somebody
+        else reported one.
+        """
         keys = {dg.AssetKey(list(path)): name for name, path in tables.items()}
         found: dict[StreamDescriptor, Remembered] = {}
         for record in self._instance.get_asset_records(list(keys)):
@@ -30,11 +41,10 @@ class EventLogStateStore:
             if entry.last_materialization is not None:
                 materialization = entry.last_materialization.asset_materialization
                 envelopes.append(envelope_of(materialization.metadata if materialization else {}))
-            observed = self._instance.fetch_observations(entry.asset_key, limit=1).records
-            for event in observed:
-                observation = event.asset_observation
-                envelopes.append(envelope_of(observation.metadata if observation else {}))
-            found[keys[entry.asset_key]] = Remembered(
+            stream = keys[entry.asset_key]
+            if not any(known and known.seq == committed.get(stream) for known in envelopes):
+                envelopes.append(self._observed(entry.asset_key))
+            found[stream] = Remembered(
                 envelope=max(
                     (envelope for envelope in envelopes if envelope is not None),
                     key=lambda envelope: envelope.seq,
@@ -42,4 +52,24 @@ class EventLogStateStore:
                 ),
                 wiped_at=details.last_wipe_timestamp if details else None,
             )
+        return self._written_out(found)
+
+    def _written_out(
+        self, found: dict[StreamDescriptor, Remembered]
+    ) -> dict[StreamDescriptor, Remembered]:
+        """With references to the shared state replaced by it, where it is of the same commit."""
+        if not any(each.envelope and each.envelope.is_reference for each in found.values()):
+            return found
+        shared = self._observed(self._source)
+        for stream, each in found.items():
+            known = each.envelope
+            if known and known.is_reference and shared and known.seq == shared.seq:
+                found[stream] = Remembered(shared, each.wiped_at)
         return found
+
+    def _observed(self, key: dg.AssetKey) -> Envelope | None:
+        """The envelope of the newest observation."""
+        for event in self._instance.fetch_observations(key, limit=1).records:
+            observation = event.asset_observation
+            return envelope_of(observation.metadata if observation else {})
+        return None

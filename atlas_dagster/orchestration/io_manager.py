@@ -13,11 +13,13 @@ import pandas as pd
 import pyarrow as pa
 from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 
+from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.capabilities import StoresTables
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.metadata import uri_value
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.sync.connection import Connection
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +35,7 @@ _READABLE = (
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
-class AtlasIOManager(dg.ConfigurableIOManager):
+class TableIOManager(dg.IOManager):
     """Loads the table of an upstream stream; stores what an asset returns as a table of its own.
 
     A stream's table becomes a ``pandas.DataFrame`` unless the annotation says otherwise:
@@ -48,20 +50,21 @@ class AtlasIOManager(dg.ConfigurableIOManager):
     returns replaces the table named like its key, in the same lake.
     """
 
-    atlas: dg.ResourceDependency[AtlasResource]
+    def __init__(self, destination: Callable[[], Destination]) -> None:
+        self._destination = destination
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Raises dagster.Failure, with one sentence, where the table cannot be loaded as asked."""
         with explained_failure():
             load = _loader(context.dagster_type.typing_type, context.asset_key)
             columns = context.definition_metadata.get("columns")
-            return load(_Rows(self.atlas, tuple(context.asset_key.path), columns))
+            return load(_Rows(self._destination(), tuple(context.asset_key.path), columns))
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Raises dagster.Failure, with one sentence, where ``obj`` cannot be stored."""
         with explained_failure():
             key = context.asset_key
-            destination = self.atlas.destination()
+            destination = self._destination()
             if not isinstance(destination, StoresTables):
                 raise ConfigError(
                     f"Tables in {destination.kind} come from connections only; give "
@@ -83,17 +86,38 @@ class AtlasIOManager(dg.ConfigurableIOManager):
 
 def common_resources(atlas: AtlasResource) -> dict[str, Any]:
     """What every connection's assets need, by resource key."""
-    return {"atlas": atlas, IO_MANAGER_KEY: AtlasIOManager(atlas=atlas)}
+    return {"atlas": atlas, IO_MANAGER_KEY: _io_manager(None)}
+
+
+def io_manager_key(connection: Connection) -> str:
+    """The key of what reads ``connection``'s tables: its own where its destination is."""
+    return IO_MANAGER_KEY if connection.destination is None else f"{connection.name}__io"
+
+
+def io_resources(connection: Connection) -> dict[str, Any]:
+    """What only ``connection``'s assets need. Not configured: Dagster would show the address."""
+    if connection.destination is None:
+        return {}
+    return {io_manager_key(connection): _io_manager(connection)}
+
+
+def _io_manager(connection: Connection | None) -> dg.IOManagerDefinition:
+    @dg.io_manager(required_resource_keys={"atlas"}, description=TableIOManager.__doc__)
+    def build(context: dg.InitResourceContext) -> TableIOManager:
+        atlas: AtlasResource = context.resources.atlas
+        return TableIOManager(lambda: atlas.open_destination(connection))
+
+    return build
 
 
 class _Rows:
     """A table, read anew by whoever asks for its Arrow stream."""
 
     def __init__(
-        self, atlas: AtlasResource, table: tuple[str, ...], columns: Sequence[str] | None
+        self, destination: Destination, table: TablePath, columns: Sequence[str] | None
     ) -> None:
         self.columns = columns
-        self.read = partial(atlas.destination().read, table)
+        self.read = partial(destination.read, table)
 
     def reader(self) -> pa.RecordBatchReader:
         return self.read(self.columns)

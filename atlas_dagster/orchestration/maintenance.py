@@ -54,7 +54,7 @@ def build_maintenance(
     @dg.op(name=f"{connection.name}__maintain", pool=pool(connection))
     def maintain(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
         with explained_failure():
-            destination = atlas.destination()
+            destination = atlas.open_destination(connection)
             if not isinstance(destination, Maintainable):
                 raise ConfigError(
                     f"Tables in {destination.kind} need no maintenance; remove it from "

@@ -1,6 +1,5 @@
 """What is shown and stored with each event of a stream."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from dagster._core.definitions.metadata.metadata_set import (
 )
 from msgspec import Raw
 
+from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to_text
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 from atlas_dagster.state.envelope import Envelope
@@ -64,21 +64,32 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
         ),
         "dagster/uri": uri_value(finished.table.uri),
         # Last, because it is long and for Atlas, not for people.
-        **AtlasMetadataSet(envelope=_envelope_text(finished.envelope)),
+        **AtlasMetadataSet(
+            envelope=None if finished.envelope is None else to_text(_own(finished.envelope))
+        ),
     }
 
 
 def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
     """Metadata of a commit in the middle of a stream."""
-    return {
-        **AtlasMetadataSet(cursor_after=_cursor(blob), envelope=_envelope_text(envelope)),
-    }
+    return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=to_text(_own(envelope)))}
+
+
+def shared_state_metadata(envelope: Envelope) -> dict[str, Any]:
+    """Metadata of the one place where a state that covers several streams is written out."""
+    blob = envelope.connection_state.shared
+    return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=to_text(envelope))}
+
+
+def is_shared(envelope: Envelope) -> bool:
+    """Whether its state covers several streams, and so is not repeated in the events of each."""
+    return len(envelope.streams) > 1
 
 
 def envelope_of(metadata: Any) -> Envelope | None:
     """The envelope an event carries; None for events that are not Atlas's."""
     text = AtlasMetadataSet.extract(metadata).envelope
-    return None if text is None else Envelope.decode(text)
+    return None if text is None else from_text(text)
 
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
@@ -106,14 +117,12 @@ def _table_column(column: Column, keys: set[str]) -> dg.TableColumn:
 
 
 def _cursor(blob: Raw | None) -> dg.MetadataValue:
-    if blob is None:
-        return dg.MetadataValue.text("none")
-    return dg.MetadataValue.json(json.loads(bytes(blob)))
+    shown = shown_state(blob)
+    return dg.MetadataValue.text(shown) if isinstance(shown, str) else dg.MetadataValue.json(shown)
 
 
-def _envelope_text(envelope: Envelope | None) -> str | None:
-    # Not reformatted, however ugly on the page: the state in it is kept byte for byte.
-    return None if envelope is None else envelope.without_files().encode().decode()
+def _own(envelope: Envelope) -> Envelope:
+    return envelope.reference() if is_shared(envelope) else envelope
 
 
 def uri_value(address: str) -> dg.MetadataValue[Any]:

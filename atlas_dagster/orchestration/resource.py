@@ -1,7 +1,6 @@
 """The Dagster resource every step of Atlas uses: where rows land, and under whose name."""
 
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -10,22 +9,27 @@ import dagster as dg
 import yaml
 from pydantic import Field, ValidationError
 
+from atlas_dagster.destinations.address import open_destination, shown
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.config_store import config_store
+from atlas_dagster.orchestration.owner import this_process
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller
 
 
 class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Where the lake is and what this deployment is called."""
+    """Where rows land and what this deployment is called."""
 
-    lake: str = Field(
-        default="lake",
-        description="Folder or object store address of the Delta tables; a relative folder starts "
-        "at DAGSTER_HOME, else at the current folder.",
+    destination: str | None = Field(
+        default=None,
+        description="Where rows land unless a connection says otherwise: folder or object store "
+        "address of Delta tables, or a Postgres database, "
+        "postgresql://user:{{ env.PASSWORD }}@host/database. A relative folder starts at "
+        "DAGSTER_HOME, else at the current folder. By default what ATLAS_DESTINATION or "
+        "ATLAS_LAKE says, else the folder lake.",
     )
     deployment: str = Field(
         default="atlas_dagster",
@@ -40,11 +44,9 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @classmethod
     def from_environment(cls) -> Self:
-        """With the lake and the limits that ATLAS_LAKE and ATLAS_EXECUTOR give, if they do."""
-        return cls(
-            lake=os.environ.get("ATLAS_LAKE") or "lake",
-            executor=yaml.safe_load(os.environ.get("ATLAS_EXECUTOR") or "{}"),
-        )
+        """With the limits that ATLAS_EXECUTOR gives, if it does."""
+        # Not with the destination: Dagster shows what a resource is configured with.
+        return cls(executor=yaml.safe_load(os.environ.get("ATLAS_EXECUTOR") or "{}"))
 
     def executor_defaults(self) -> ExecutorConfig:
         """Raises ConfigError where a limit is wrong."""
@@ -58,17 +60,27 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 "ATLAS_EXECUTOR, written like {memory_limit: 4g, network: bridge}."
             ) from error
 
-    def lake_root(self) -> str:
-        if "://" in self.lake:
-            return self.lake
-        return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / self.lake)
+    def address(self, connection: Connection | None = None) -> str:
+        """Where ``connection``'s rows land, as declared: variables are not replaced."""
+        declared = connection.destination if connection else None
+        environ = os.environ.get("ATLAS_DESTINATION") or os.environ.get("ATLAS_LAKE")
+        address = declared or self.destination or environ or "lake"
+        if "://" in address or address.startswith("{{"):
+            return address
+        return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / address)
 
-    def destination(self) -> Destination:
-        return DeltaDestination(self.lake_root())
+    def open_destination(self, connection: Connection | None = None) -> Destination:
+        """Where ``connection``'s rows land, or those of all that do not say.
+
+        Raises:
+            ConfigError: the address is wrong.
+        """
+        where = f"The destination of connection '{connection.name}'" if connection else "Atlas"
+        return open_destination(self.address(connection), os.environ, where=where)
 
     def deployment_label(self) -> str:
-        """The deployment with its lake: two checkouts on one machine do not share either."""
-        return f"{self.deployment} {self.lake_root()}"
+        """The deployment with its destination: two checkouts on one machine do not share either."""
+        return f"{self.deployment} {shown(self.address())}"
 
     def caller(
         self,
@@ -83,7 +95,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigError: a default of this deployment is wrong.
         """
-        owner = f"run:{run_id}" if run_id else f"command:{socket.gethostname()}:{os.getpid()}"
+        owner = f"run:{run_id}" if run_id else this_process()
         return Caller(
             deployment=self.deployment_label(),
             owner=owner,

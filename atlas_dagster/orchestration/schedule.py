@@ -1,6 +1,7 @@
 """The sensor of a connection with a schedule: CHECK, then sync, in one run.
 
-Its ticks touch no Docker. While the last CHECK failed it asks for CHECK alone, ever more rarely,
+Its ticks touch no Docker. A sync that failed for a reason that may pass is tried again, later and
+later. While the last CHECK failed it asks for CHECK alone, ever more rarely,
 and for a sync as soon as one passes.
 """
 
@@ -17,6 +18,7 @@ from dagster._utils.schedules import (
 from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.orchestration.retries import next_try
 from atlas_dagster.sync.connection import Connection
 
 _TICK_SECONDS = 30
@@ -83,7 +85,9 @@ def _tick(
     retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
     if retry_at is None:
         if due <= dt.datetime.fromisoformat(cursor.handled):
-            return _skip(f"Not due; next at {_shown(following)}.", cursor)
+            return _again(context, connection, now, streams, cursor) or _skip(
+                f"Not due; next at {_shown(following)}.", cursor
+            )
     elif not passed and now < retry_at:
         return _skip(f"The last CHECK failed; it is tried again at {_shown(retry_at)}.", cursor)
     if _is_busy(context, connection):
@@ -106,6 +110,46 @@ def _tick(
         asset_selection=[],
         asset_check_keys=[check_key(connection)],
         tags={CONNECTION_TAG: connection.name},
+    )
+    return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+
+
+def _again(
+    context: dg.SensorEvaluationContext,
+    connection: Connection,
+    now: dt.datetime,
+    streams: Sequence[dg.AssetKey],
+    cursor: ScheduleCursor,
+) -> dg.SensorResult | None:
+    """What to do about a sync that failed for a reason that may pass; None where nothing."""
+    ours = dg.RunsFilter(tags={CONNECTION_TAG: connection.name})
+    last = next(iter(context.instance.get_run_records(ours, limit=1)), None)
+    if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+        return None
+    following = next_try(last.dagster_run.tags)
+    if following is None or last.end_time is None:
+        return None
+    at = dt.datetime.fromtimestamp(last.end_time + following.after, dt.UTC)
+    if now < at:
+        return _skip(
+            f"The last sync failed for a reason that may pass; it is tried again at {_shown(at)}.",
+            cursor,
+        )
+    # What it finished is not done again.
+    failed_run = last.dagster_run.run_id
+    done = {
+        record.asset_entry.asset_key
+        for record in context.instance.get_asset_records(list(streams))
+        if record.asset_entry.last_run_id == failed_run
+        and record.asset_entry.last_materialization
+        and record.asset_entry.last_materialization.run_id == failed_run
+    }
+    wanted = last.dagster_run.asset_selection or frozenset(streams)
+    request = dg.RunRequest(
+        run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
+        asset_selection=[key for key in streams if key in wanted and key not in done],
+        asset_check_keys=[check_key(connection)],
+        tags={CONNECTION_TAG: connection.name, **following.tags},
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
 

@@ -8,7 +8,6 @@ from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 from msgspec import Struct
 
 from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY
 from atlas_dagster.orchestration.metadata import column_schema
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.types import TableSchema
@@ -63,7 +62,7 @@ class AtlasTranslator:
             ),
             kinds={"airbyte", name.removeprefix("source-"), props.storage_kind},
             metadata=metadata,
-        ).with_io_manager_key(IO_MANAGER_KEY)
+        )
 
 
 def source_key(connection: Connection) -> dg.AssetKey:

@@ -32,8 +32,8 @@ def variables(value: Any) -> set[str]:
     return set()
 
 
-def require_variables(config: Mapping[str, Any], environ: Mapping[str, str], *, where: str) -> None:
-    """Raises MissingVariableError where ``config`` names a variable that is not set."""
+def require_variables(config: Mapping[str, Any], *, environ: Mapping[str, str], where: str) -> None:
+    """Raises MissingVariableError where ``config`` refers to a variable that is not set."""
     missing = sorted(variables(config) - set(environ))
     if missing:
         names = ", ".join(missing)
@@ -60,7 +60,7 @@ def resolve(
         MissingVariableError: a variable is not set.
         ConfigError: the result does not fit the SPEC.
     """
-    require_variables(config, environ, where=where)
+    require_variables(config, environ=environ, where=where)
     resolved = _substitute(dict(config), schema, environ)
     assert isinstance(resolved, dict)
     validate(resolved, schema=schema, where=where)

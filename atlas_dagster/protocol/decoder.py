@@ -17,13 +17,24 @@ from atlas_dagster.protocol.messages import Message, Noise, Unreadable
 
 _BOM = b"\xef\xbb\xbf"
 _BLANK = " \t\r\x00"
-#: Takes raw control characters inside strings, too.
-_JSON = json.JSONDecoder(strict=False)
 _DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"')
 _STREAM_NAME = re.compile(r'"(?:stream|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
-_LOGGED_CHARACTERS = 2000
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 Decoded = Message | Noise | Unreadable
+
+
+#: Finds where a message ends; takes raw control characters inside strings, too.
+_JSON = json.JSONDecoder(strict=False)
+#: Every string, and what JSON has no number for.
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_LONE_SURROGATE = re.compile(
+    r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u]"
+    r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
 
 
 class MessageDecoder:
@@ -75,31 +86,26 @@ class MessageDecoder:
         except msgspec.MsgspecError:
             if not isinstance(value, dict) or not isinstance(value.get("type"), str):
                 raise
-            return self._decode(_reencode(value | {"type": value["type"].upper()}))
+            envelope = _decode_fields(_TOKEN.sub(_strict, text).encode("utf-8", "replace"))
+            return self._decode(_encode(envelope | {"type": value["type"].upper()}))
 
 
 def _unreadable_or_noise(text: str) -> Decoded:
     kind = _DATA_KIND.search(text)
     if kind is None:
-        return Noise(text[:_LOGGED_CHARACTERS])
+        return Noise(text)
     name = _STREAM_NAME.search(text)
-    return Unreadable(kind[1], text[:_LOGGED_CHARACTERS], None if name is None else name[1])
+    return Unreadable(kind[1], text, None if name is None else name[1])
 
 
-def _reencode(value: Any) -> bytes:
-    """JSON that the strict parser takes: NaN and infinities become null, lone surrogates U+FFFD.
+def _strict(token: re.Match[str]) -> str:
+    """A token as the strict parser takes it; all else in a message stays as it was written.
 
-    Integers of any size survive, which is why this is not ``orjson``.
+    What JSON has no number for becomes text, which a column of numbers then refuses and notes in
+    the row's changes.
     """
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
+    text = token[0]
+    if text[0] != '"':
+        return f'"{text}"'
+    text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _LONE_SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)

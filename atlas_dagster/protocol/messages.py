@@ -75,13 +75,13 @@ class State(Struct):
 
 
 class Log(Struct):
-    level: str = "INFO"
-    message: str = ""
+    level: str | None = "INFO"
+    message: str | None = ""
     stack_trace: str | None = None
 
 
 class TraceError(Struct):
-    message: str = ""
+    message: str | None = ""
     internal_message: str | None = None
     stack_trace: str | None = None
     failure_type: str | None = None
@@ -114,8 +114,9 @@ class Estimate(Struct):
 
 
 class Trace(Struct):
+    """Its ``emitted_at`` is not decoded: an error counts whatever its time looks like."""
+
     type: str
-    emitted_at: int | float = 0
     error: TraceError | None = None
     stream_status: StreamStatus | None = None
     estimate: Estimate | None = None

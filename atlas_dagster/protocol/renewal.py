@@ -85,8 +85,13 @@ def _differences(
         before = declared.get(key, _ABSENT)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             yield from _differences(before, value, (*above, key))
-        elif before is _ABSENT or before != value:
+        elif before is _ABSENT or not _same(before, value):
             yield (*above, key), value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """As JSON: to Python, True is 1."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _get(config: Any, path: ConfigPath) -> Any:

@@ -1,7 +1,9 @@
 """Connector state: opaque blobs, kept byte for byte.
 
 STREAM states are upserted per stream; a GLOBAL state is whole and replaces everything; LEGACY is
-one blob for the connection. The state file is always a JSON array of messages.
+one blob for the connection. The state file is a JSON array of messages, except for a source that
+prints states without a type: it is older than types (airbytehq/airbyte#16205) and takes its bare
+blob back.
 """
 
 from collections.abc import Collection, Mapping
@@ -43,6 +45,8 @@ class ConnectionState(Struct, frozen=True):
     streams: dict[StreamDescriptor, Raw] = {}
     #: GLOBAL: the shared blob; LEGACY: the only one.
     shared: Raw | None = None
+    #: LEGACY: the blob, an object, came without a type and is itself the state file.
+    bare: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.streams) or self.shared is not None
@@ -66,11 +70,14 @@ class ConnectionState(Struct, frozen=True):
                     "GLOBAL", _blobs(whole.stream_states), present(whole.shared_state)
                 )
             case "LEGACY":
-                return ConnectionState("LEGACY", {}, present(state.data))
+                bare = state.type is None and _is_object(state.data)
+                return ConnectionState("LEGACY", {}, present(state.data), bare)
 
     @classmethod
     def from_file(cls, content: bytes | Raw) -> "ConnectionState":
         """The inverse of :meth:`to_file`."""
+        if _is_object(content):
+            return cls("LEGACY", {}, Raw(bytes(content)), bare=True)
         state = cls()
         for message in msgspec.json.decode(content, type=list[State]):
             state = state.apply(message)
@@ -85,7 +92,9 @@ class ConnectionState(Struct, frozen=True):
         )
 
     def to_file(self) -> bytes:
-        """The ``--state`` file: a JSON array of state messages, blobs as the source wrote them."""
+        """The ``--state`` file, blobs as the source wrote them."""
+        if self.bare and self.shared is not None:
+            return bytes(self.shared)
         messages: list[Mapping[str, object]]
         per_stream = [
             {"stream_descriptor": _descriptor(name), "stream_state": blob}
@@ -112,6 +121,10 @@ def same_blob(one: Raw | None, other: Raw | None) -> bool:
         return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
     except ValueError:  # such as 1e400: legal, but nothing to compare with
         return False
+
+
+def _is_object(blob: bytes | Raw) -> bool:
+    return bytes(blob).lstrip().startswith(b"{")
 
 
 def _blobs(states: list[StreamState]) -> dict[StreamDescriptor, Raw]:

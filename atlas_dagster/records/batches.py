@@ -1,41 +1,35 @@
 """Records of one stream into Arrow batches.
 
-Each record's ``data`` is decoded straight into a struct generated for its stream, which checks
-every type in C; only a record that does not fit takes the slow way, value by value. Columns are
-built from whole lists. No Python object per value survives the batch.
+Columns are built from whole lists of values; no Python object per value survives the batch.
 """
 
 import gc
-import json
-import operator
-import re
+import itertools
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT, Record, present
-from atlas_dagster.records.coerce import Change, Misfit, coerce_row
+from atlas_dagster.records.changes import Misfit, Remarks, utf8
+from atlas_dagster.records.coerce import STRICT_TYPES
+from atlas_dagster.records.numbers import parse_numbers
+from atlas_dagster.records.rows import RowDecoder
 from atlas_dagster.records.temporal import parse_dates, parse_local_timestamps, parse_timestamps
-from atlas_dagster.records.types import METADATA_FIELDS, ColumnType, TableSchema
+from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 
-_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 #: Smaller than this, ``emitted_at`` must be seconds: old connectors and fixtures send those.
 _MILLISECONDS_FROM = 10**11
-#: Names that msgspec can match; a table with any other one takes the slow way altogether.
-_PLAIN_FIELD = re.compile(r'[^"\\\x00-\x1f]*\Z')
-
-_FIELD_TYPES: dict[ColumnType, Any] = {
-    ColumnType.BOOLEAN: bool | None,
-    ColumnType.INTEGER: _INT64 | None,
-    ColumnType.NUMBER: float | None,
-}
-_PARSERS = {
+#: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
+_FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
+_TEMPORAL_PARSERS = {
     ColumnType.DATE: parse_dates,
     ColumnType.TIMESTAMP: parse_timestamps,
     ColumnType.LOCAL_TIMESTAMP: parse_local_timestamps,
@@ -58,26 +52,7 @@ class BatchBuilder:
         self._generation_id = generation_id
         self._records: list[Record] = []
         self.bytes = 0
-        fields = [f"f{index}" for index in range(len(schema.columns))]
-        self._decodable = all(_PLAIN_FIELD.match(column.field) for column in schema.columns)
-        self._row_type = msgspec.defstruct(
-            "Row",
-            [
-                (field, Raw, ABSENT)
-                if column.type.is_json
-                else (field, _FIELD_TYPES.get(column.type, str | None), None)
-                for field, column in zip(fields, schema.columns, strict=True)
-            ],
-            rename=dict(zip(fields, (c.field for c in schema.columns), strict=True))
-            if self._decodable
-            else None,
-            forbid_unknown_fields=True,
-            gc=False,
-        )
-        self._decode = msgspec.json.Decoder(self._row_type).decode
-        # attrgetter of one name gives a bare value, of several a tuple: a doubled first name
-        # keeps the shape the same.
-        self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
+        self._decode = RowDecoder(schema)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -94,77 +69,34 @@ class BatchBuilder:
             return self._build(records)
 
     def _build(self, records: list[Record]) -> pa.RecordBatch:
-        changes: dict[int, list[Change]] = {}
-        extras: dict[int, str] = {}
-        rows = self._decode_rows(records, changes, extras)
-        arrays = self._columns(rows, changes)
-        arrays += self._metadata_columns(records, changes, extras)
+        remarks = Remarks()
+        arrays = self._columns(self._decode(records, remarks), remarks)
+        arrays += self._metadata_columns(records, remarks)
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 
-    def _decode_rows(
-        self, records: list[Record], changes: dict[int, list[Change]], extras: dict[int, str]
-    ) -> list[Any]:
-        decode = self._decode
-        rows: list[Any] = []
-        for record in records:
-            try:
-                if not self._decodable:
-                    raise msgspec.DecodeError
-                rows.append(decode(record.data))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                row = coerce_row(bytes(record.data), self.schema)
-                if row.changes:
-                    changes[len(rows)] = row.changes
-                if row.extra is not None:
-                    extras[len(rows)] = row.extra
-                rows.append(self._row_type(*row.values))
-        return rows
-
-    def _columns(self, rows: list[Any], changes: dict[int, list[Change]]) -> list[pa.Array]:
-        if self._values is None:
-            return []
-        lists = list(zip(*map(self._values, rows), strict=True)) if rows else []
-        arrays = []
-        for index, column in enumerate(self.schema.columns):
-            values: Sequence[Any] = lists[index] if lists else ()
-            if column.type.is_json:
-                array, bad = _json_column(values, column.type)
-            elif column.type in _PARSERS:
-                array, bad = _PARSERS[column.type](pa.array(values, pa.string()))
-            else:
-                array, bad = pa.array(values, column.type.arrow), []
-            for row in bad:
-                changes.setdefault(row, []).append(Change(column.name, Misfit.TYPE))
-            arrays.append(array)
+    def _columns(self, lists: list[Sequence[Any]], remarks: Remarks) -> list[pa.Array]:
+        by_kind: dict[ColumnType, list[tuple[int, Column, Sequence[Any]]]] = {}
+        for index, (column, values) in enumerate(zip(self.schema.columns, lists, strict=True)):
+            by_kind.setdefault(column.type, []).append((index, column, values))
+        arrays: list[pa.Array] = [None] * len(lists)
+        for kind, alike in by_kind.items():
+            places, columns, values = zip(*alike, strict=True)
+            made = _columns_of(kind, columns, values, remarks)
+            for place, array in zip(places, made, strict=True):
+                arrays[place] = array
         return arrays
 
-    def _metadata_columns(
-        self, records: list[Record], changes: dict[int, list[Change]], extras: dict[int, str]
-    ) -> list[pa.Array]:
+    def _metadata_columns(self, records: list[Record], remarks: Remarks) -> list[pa.Array]:
         count = len(records)
-        milliseconds = np.fromiter((r.emitted_at for r in records), np.float64, count)
-        milliseconds[milliseconds < _MILLISECONDS_FROM] *= 1000
-        micros = (milliseconds * 1000).astype(np.int64)
-        for index, record in enumerate(records):
+        extracted_at = _extraction_times(records, remarks)
+        for row, record in enumerate(records):
             if record.meta is not ABSENT and present(record.meta) is not None:
-                reported = _reported_changes(record.meta)
-                if reported:
-                    changes[index] = reported + changes.get(index, [])
-        plain = _meta_text(self._sync_id, [])
-        if changes:
-            texts = [plain] * count
-            for index, found in changes.items():
-                texts[index] = _meta_text(self._sync_id, found)
-            meta = pa.array(texts, pa.string())
-        else:
-            meta = pa.repeat(pa.scalar(plain), count)
-        extra: pa.Array = pa.nulls(count, pa.string())
-        if extras:
-            extra = pa.array([extras.get(index) for index in range(count)], pa.string())
+                remarks.reported(row, record.meta)
+        extra = remarks.extra_column(count)
         return [
             random_uuids(count),
-            pa.array(micros).cast(METADATA_FIELDS[1].type),
-            meta,
+            extracted_at,
+            remarks.meta_column(count, self._sync_id),
             pa.repeat(pa.scalar(self._generation_id, pa.int64()), count),
             extra,
         ]
@@ -196,33 +128,78 @@ def random_uuids(count: int) -> pa.Array:
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def _json_column(values: Sequence[Raw], kind: ColumnType) -> tuple[pa.Array, list[int]]:
-    texts = pa.array([bytes(value) or None for value in values], pa.binary())
+def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
+    """``emitted_at`` in UTC; what is no moment becomes now, which is not far off."""
     try:
-        texts = texts.cast(pa.string())
-    except pa.ArrowInvalid:  # msgspec skips over raw values without looking at their UTF-8
-        texts = pa.array([bytes(v).decode("utf-8", "replace") or None for v in values], pa.string())
-    is_null = pc.equal(texts, "null")
-    texts = pc.if_else(pc.fill_null(is_null, True), pa.scalar(None, pa.string()), texts)
+        times = np.fromiter((r.emitted_at for r in records), np.float64, len(records))
+    except OverflowError:  # an integer of hundreds of digits
+        times = np.array([max(-1e300, min(r.emitted_at, 1e300)) for r in records], np.float64)
+    times[np.abs(times) < _MILLISECONDS_FROM] *= 1000
+    sane: npt.NDArray[np.bool_] = (times >= _FIRST_EMITTED) & (times <= _LAST_EMITTED)
+    if not sane.all():
+        times[~sane] = time.time() * 1000
+        for row in np.flatnonzero(~sane).tolist():
+            remarks.changed(row, "emitted_at", Misfit.SIZE)
+    return pa.array((times * 1000).astype(np.int64)).cast(METADATA_FIELDS[1].type)
+
+
+def _columns_of(
+    kind: ColumnType,
+    columns: Sequence[Column],
+    lists: Sequence[Sequence[Any]],
+    remarks: Remarks,
+) -> list[pa.Array]:
+    """The columns of one type, from the values their rows were decoded into."""
+    if kind in _TEMPORAL_PARSERS:
+        return [
+            _temporal_column(kind, column, values, remarks)
+            for column, values in zip(columns, lists, strict=True)
+        ]
+    if kind in STRICT_TYPES:
+        return [pa.array(values, kind.arrow) for values in lists]
+    # All of one type at once: with hundreds of columns the calls cost more than the values.
+    count = len(lists[0])
+    values = [*itertools.chain.from_iterable(lists)]
+    texts, mended = _json_texts(values)
+    array, misfits = parse_numbers(texts) if kind is ColumnType.NUMBER else _of_kind(texts, kind)
+    for place in mended:
+        column, row = divmod(place, count)
+        remarks.changed(row, columns[column].field, Misfit.MENDED)
+    for place, why in misfits.items():
+        column, row = divmod(place, count)
+        remarks.misfit(row, columns[column].field, why, values[place])
+    return [array.slice(index * count, count) for index in range(len(columns))]
+
+
+def _temporal_column(
+    kind: ColumnType, column: Column, values: Sequence[str | None], remarks: Remarks
+) -> pa.Array:
+    array, misfits = _TEMPORAL_PARSERS[kind](pa.array(values, pa.string()))
+    for row, why in misfits.items():
+        remarks.misfit(row, column.field, why, Raw(msgspec.json.encode(values[row])))
+    return array
+
+
+def _json_texts(values: Sequence[Raw]) -> tuple[pa.Array, list[int]]:
+    """JSON as written, NULL for null and for nothing; and the rows where some was no UTF-8."""
+    # One line of output is one message, so no value holds a newline: joined and split in C, a
+    # value costs less than half of what it costs as a Python object.
+    joined = pa.array([b"\n".join(values)], pa.binary())
+    column = pc.split_pattern(joined, "\n").flatten()
+    if len(column) != len(values):  # or there are none
+        column = pa.array([bytes(value) for value in values], pa.binary())
+    texts, mended = utf8(column)
+    absent = pc.is_in(texts, pa.array(["", "null"]))
+    return pc.if_else(absent, pa.scalar(None, pa.string()), texts), mended
+
+
+def _of_kind(texts: pa.Array, kind: ColumnType) -> tuple[pa.Array, dict[int, Misfit]]:
+    """A column declared as object or array takes nothing else, not even JSON inside a string."""
     if kind is ColumnType.UNKNOWN:
-        return texts, []
-    # A column declared as object or array takes nothing else, not even JSON inside a string.
+        return texts, {}
     fits = pc.fill_null(pc.starts_with(texts, "{" if kind is ColumnType.OBJECT else "["), True)
     if pc.all(fits, min_count=0).as_py():
-        return texts, []
-    bad = [index for index, fit in enumerate(fits.to_pylist()) if not fit]
-    return pc.if_else(fits, texts, pa.scalar(None, pa.string())), bad
-
-
-def _meta_text(sync_id: int, changes: list[Change]) -> str:
-    listed = [change.to_json() for change in changes]
-    return json.dumps({"sync_id": sync_id, "changes": listed}, separators=(",", ":"))
-
-
-def _reported_changes(meta: Raw) -> list[Change]:
-    """The changes the source itself reports in ``record.meta``."""
-    try:
-        found = msgspec.json.decode(meta).get("changes") or []
-        return [Change(c["field"], c.get("reason", ""), c.get("change", "NULLED")) for c in found]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return []
+        return texts, {}
+    unfit = pc.indices_nonzero(pc.invert(fits)).to_pylist()
+    array = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
+    return array, dict.fromkeys(unfit, Misfit.TYPE)

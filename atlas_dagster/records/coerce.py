@@ -1,134 +1,120 @@
 """The slow way: one record that does not fit its schema, value by value.
 
-A value that cannot be kept becomes NULL and a change in ``_airbyte_meta``; the row always stays.
+Only what does not fit is touched. JSON and numbers pass through as the source wrote them; their
+columns are judged as a whole later, as in records that do fit.
 """
 
-import json
-import math
-from typing import Any, NamedTuple
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any
 
+import msgspec
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT
+from atlas_dagster.records.changes import Misfit, Remarks
 from atlas_dagster.records.types import ColumnType, TableSchema
 
-
-class Misfit:
-    """Reasons of changes (protocol, ``AirbyteRecordMessageMetaChange.reason``)."""
-
-    TYPE = "DESTINATION_SERIALIZATION_ERROR"
-    SIZE = "DESTINATION_FIELD_SIZE_LIMITATION"
-
-
-class Change(NamedTuple):
-    """One entry of ``_airbyte_meta.changes``."""
-
-    field: str
-    reason: str
-    change: str = "NULLED"
-
-    def to_json(self) -> dict[str, str]:
-        return {"field": self.field, "change": self.change, "reason": self.reason}
-
-
-class CoercedRow(NamedTuple):
-    """``values`` are in column order and of the types the row struct declares."""
-
-    values: list[Any]
-    changes: list[Change]
-    extra: str | None
+#: What msgspec raises for JSON that it cannot read as asked.
+UNFIT = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+#: The types a fitting value has. Numbers stay text, because a double would round them unseen.
+STRICT_TYPES: dict[ColumnType, Any] = {
+    ColumnType.BOOLEAN: bool | None,
+    ColumnType.INTEGER: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
+    ColumnType.STRING: str | None,
+    ColumnType.DATE: str | None,
+    ColumnType.TIMESTAMP: str | None,
+    ColumnType.LOCAL_TIMESTAMP: str | None,
+    ColumnType.TIME: str | None,
+}
+_STRICT = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in STRICT_TYPES.items()}
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_string = msgspec.json.Decoder(str).decode
+_NUMBER = re.compile(rb'"?([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"?\Z')
+_LONGEST_INTEGER = 19
 
 
-class _Unfit(Exception):  # noqa: N818 - control flow inside this module
-    def __init__(self, reason: str = Misfit.TYPE) -> None:
-        self.reason = reason
+class RowCoercer:
+    """Fits records into ``schema``."""
+
+    def __init__(self, schema: TableSchema) -> None:
+        self._columns = [
+            (column.field, column.type, _STRICT.get(column.type)) for column in schema.columns
+        ]
+
+    def __call__(self, data: Raw, row: int, remarks: Remarks) -> list[Any]:
+        """The values of one record's JSON object, in column order, of the types above.
+
+        ``row`` is its index in the batch, under which ``remarks`` takes what does not fit.
+        """
+        fields = _fields(data, row, remarks)
+        if fields is None:
+            # Not an object at all, or nested beyond reading: the row stays, with its text.
+            text = bytes(data).decode("utf-8", "replace")
+            remarks.misfit(row, "", Misfit.TYPE, Raw(msgspec.json.encode(text)))
+            return [ABSENT if strict is None else None for _, _, strict in self._columns]
+        values: list[Any] = []
+        for field, kind, strict in self._columns:
+            raw = fields.pop(field, None)
+            if strict is None:
+                values.append(ABSENT if raw is None else raw)
+            elif raw is None:
+                values.append(None)
+            else:
+                try:
+                    values.append(strict(raw))
+                except UNFIT:
+                    value, why = _lenient(bytes(raw), kind)
+                    values.append(value)
+                    if why is Misfit.MENDED:  # its bytes could not be kept as text either
+                        remarks.changed(row, field, why)
+                    elif why is not None:
+                        remarks.misfit(row, field, why, raw)
+        if fields:
+            # In the source's order, the misfits behind.
+            remarks.extras[row] = fields | remarks.extras.get(row, {})
+        return values
 
 
-def coerce_row(data: bytes, schema: TableSchema) -> CoercedRow:
-    """Fit one record's JSON object into ``schema``."""
-    changes: list[Change] = []
+def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
     try:
-        fields = json.loads(data.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        # Not an object at all, or nested beyond reading: the row stays, with its text.
-        values = [ABSENT if column.type.is_json else None for column in schema.columns]
-        text = data.decode("utf-8", "replace")
-        return CoercedRow(values, [Change("", Misfit.TYPE)], _dumps({"": text}))
-    values = []
-    for column in schema.columns:
-        value = fields.pop(column.field, None)
-        try:
-            values.append(_coerce(value, column.type))
-        except _Unfit as unfit:
-            values.append(ABSENT if column.type.is_json else None)
-            changes.append(Change(column.name, unfit.reason))
-    return CoercedRow(values, changes, _dumps(fields) if fields else None)
+        return _decode_fields(data)
+    except UNFIT:
+        pass
+    try:  # a field's name may be no UTF-8
+        fields = _decode_fields(bytes(data).decode("utf-8", "replace"))
+    except UNFIT:
+        return None
+    remarks.changed(row, "", Misfit.MENDED)
+    return fields
 
 
-def _coerce(value: Any, kind: ColumnType) -> Any:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        if value is not None:
-            raise _Unfit
-        return ABSENT if kind.is_json else None
-    match kind:
-        case ColumnType.BOOLEAN:
-            if isinstance(value, bool):
-                return value
-            raise _Unfit
-        case ColumnType.INTEGER:
-            return _integer(value)
-        case ColumnType.NUMBER:
-            return _number(value)
-        case _ if kind.is_json:
-            return Raw(_dumps(value).encode())
-        case ColumnType.STRING:
-            return _clean(value) if isinstance(value, str) else _dumps(value)
-        case _:
-            if isinstance(value, str):
-                return _clean(value)
-            raise _Unfit
+def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, Misfit | None]:
+    """The value of JSON that is not of its column's type, and why that is not all of it."""
+    if kind is ColumnType.INTEGER:
+        return _integer(raw)
+    if kind is ColumnType.BOOLEAN:
+        return None, Misfit.TYPE
+    text = raw.decode("utf-8", "replace")
+    if text.startswith('"'):  # only its UTF-8 can be wrong
+        return _decode_string(text), Misfit.MENDED
+    if kind is not ColumnType.STRING:
+        return None, Misfit.TYPE
+    return text, None if text.encode() == raw else Misfit.MENDED
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, str):
-        try:
-            value = int(_plain(value))
-        except ValueError:
-            raise _Unfit from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-        raise _Unfit
-    if not -(2**63) <= value < 2**63:
-        raise _Unfit(Misfit.SIZE)
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise _Unfit
+def _integer(raw: bytes) -> tuple[int | None, Misfit | None]:
+    """Whole numbers, also as ``5.0`` and inside strings."""
+    found = _NUMBER.match(raw)
+    if found is None:
+        return None, Misfit.TYPE
     try:
-        number = float(_plain(value) if isinstance(value, str) else value)
-    except ValueError:
-        raise _Unfit from None
-    except OverflowError:
-        raise _Unfit(Misfit.SIZE) from None
-    if not math.isfinite(number):
-        raise _Unfit
-    return number
-
-
-def _plain(number: str) -> str:
-    """``number``, unless only Python would read it as one: ``1_000``."""
-    if "_" in number or not number.isascii():
-        raise _Unfit
-    return number
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which no UTF-8 column can hold."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _dumps(value: Any) -> str:
-    return _clean(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        number = Decimal(found[1].decode())
+    except InvalidOperation:  # an exponent beyond all measure
+        return None, Misfit.SIZE
+    if number and number.adjusted() >= _LONGEST_INTEGER:
+        return None, Misfit.SIZE
+    if number != number.to_integral_value():
+        return None, Misfit.TYPE
+    whole = int(number)
+    return (whole, None) if -(2**63) <= whole < 2**63 else (None, Misfit.SIZE)

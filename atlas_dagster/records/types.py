@@ -2,6 +2,11 @@
 
 The rules are those of Airbyte's destinations (``JsonSchemaToAirbyteType``): ``required`` is ignored
 and every column is nullable. Columns start wide, because a Delta table cannot widen one later.
+
+``number`` is a double: decimals are slow objects in pandas, and none of Delta's has room for both
+1e300 and 1e-20. What a double cannot show digit by digit, like an integer beyond 64 bits or any
+other value that does not fit, is kept as the source wrote it in ``_airbyte_extra`` (see
+:mod:`atlas_dagster.records.changes`), never rounded unseen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +22,7 @@ RAW_ID = "_airbyte_raw_id"
 EXTRACTED_AT = "_airbyte_extracted_at"
 META = "_airbyte_meta"
 GENERATION_ID = "_airbyte_generation_id"
-#: Fields a record has and its schema does not, as one JSON object.
+#: What no column holds, as one JSON object: undeclared fields, and values that do not fit.
 EXTRA = "_airbyte_extra"
 
 _UTC_TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -95,7 +100,7 @@ def column_type(schema: Any) -> ColumnType:
     declared = schema.get("type")
     if declared is None:
         return ColumnType.OBJECT
-    kinds = [declared] if isinstance(declared, str) else list(declared)
+    kinds = declared if isinstance(declared, list) else [declared]
     kinds = [kind for kind in kinds if kind != "null"]
     if len(kinds) != 1:
         return ColumnType.UNKNOWN

@@ -10,6 +10,7 @@ included.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from types import TracebackType
 from typing import Literal, Self
 
@@ -26,6 +27,9 @@ IDLE_SECONDS = 1.0
 #: Seconds between SIGTERM and SIGKILL.
 STOP_GRACE_SECONDS = 10.0
 
+#: Files that are not JSON. Python loads no module whose file has another ending.
+_FILE_NAMES = {"manifest-path": "manifest.yaml", "components-path": "components.py"}
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectorCommand:
@@ -34,17 +38,31 @@ class ConnectorCommand:
     ``files`` maps an option (``config``, ``catalog``, ``state``) to the content of the file that
     the runner writes and passes as ``--<option>``. Files are readable by the connector's user
     only, and writable: config migrations rewrite them in place. ``labels`` say whose process it
-    is, for the reaper.
+    is, for the reaper. ``environment`` is added to what the runner gives every connector.
     """
 
     verb: Verb
     files: Mapping[str, bytes] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def arguments(self, folder: str) -> list[str]:
+        """The connector's command line, with its files in ``folder``."""
+        options = ([f"--{option}", f"{folder}/{file_name(option)}"] for option in self.files)
+        return [self.verb, *chain.from_iterable(options)]
+
+
+def file_name(option: str) -> str:
+    """What the file passed as ``--<option>`` is called."""
+    return _FILE_NAMES.get(option, f"{option}.json")
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a connector ended: ``code`` as a shell reports it (137 is SIGKILL)."""
+    """How a connector ended: ``code`` as a shell reports it (137 is SIGKILL).
+
+    ``oom_killed`` says that it needed more than its ``memory_limit``.
+    """
 
     code: int
     oom_killed: bool = False
@@ -87,7 +105,7 @@ class ConnectorProcess(ABC):
 class Runner(ABC):
     """Starts one connector, at one version, as often as asked."""
 
-    #: ``docker`` or ``python``; shown to users.
+    #: ``docker``, ``python`` or ``command``; shown to users.
     kind: str
     #: What runs, with its version: an image reference or a package pin. Shown to users.
     reference: str
@@ -101,6 +119,14 @@ class Runner(ABC):
         Raises:
             RunnerUnavailableError: the engine, image or package cannot be had now.
         """
+
+    @property
+    def engine_is_here(self) -> bool | None:
+        """Whether the engine of the connector's container runs on this machine.
+
+        None for a connector that is no container: its localhost is ours.
+        """
+        return None
 
     def identity(self) -> str:
         """A string that changes whenever the connector's code does (image digest, package pin)."""

@@ -8,7 +8,6 @@ time, at a quarter of the speed.
 
 import contextlib
 import io
-import os
 import secrets
 import socket
 import tarfile
@@ -21,7 +20,7 @@ import docker.errors
 import requests
 from docker.types import LogConfig
 
-from atlas_dagster.errors import ConfigError, RunnerUnavailableError
+from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import (
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
@@ -30,39 +29,25 @@ from atlas_dagster.runners.base import (
     ExitStatus,
     Output,
     Runner,
+    file_name,
 )
+from atlas_dagster.runners.engine import API_ERRORS, is_here, reason
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.frames import FrameDecoder
+from atlas_dagster.runners.images import Explain, have_image
 
 #: Every container of ours carries this label: the name of its connection.
 CONNECTION_LABEL = "atlas.connection"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
-_API_TIMEOUT_SECONDS = 60
-
-_API_ERRORS = (docker.errors.DockerException, requests.RequestException)
-
-
-def connect() -> docker.DockerClient:
-    """A client of the engine that ``DOCKER_HOST`` (or the default socket) names.
-
-    Raises:
-        RunnerUnavailableError: no engine answers there.
-    """
-    try:
-        client = docker.from_env(timeout=_API_TIMEOUT_SECONDS)
-        client.ping()
-    except _API_ERRORS as error:
-        address = os.environ.get("DOCKER_HOST") or "its default socket"
-        raise RunnerUnavailableError(
-            f"No Docker engine answers at {address}",
-            "start Docker, or point DOCKER_HOST at an engine",
-        ) from error
-    return client
+_LAST_CALL_SECONDS = 60
+_FIRST_WORDS = 500
+#: Exit code of a JVM told to end when its heap is full, as ours are.
+_JVM_OUT_OF_MEMORY = 3
 
 
 class DockerRunner(Runner):
-    """Runs one image. The image must be there: see :meth:`ensure_image`."""
+    """Runs one image on one engine."""
 
     kind = "docker"
 
@@ -72,64 +57,52 @@ class DockerRunner(Runner):
         self.reference = image
         self.executor = executor or ExecutorConfig()
         self._client = client
+        self._image: Mapping[str, Any] | None = None
 
-    def ensure_image(self) -> None:
-        """Pull the image unless the engine has it.
+    def ensure_image(self, explain: Explain = lambda _: None) -> Mapping[str, Any]:
+        """The engine's description of the image, had once as ``executor.pull`` says.
+
+        ``explain`` is told how a pull gets on.
 
         Raises:
-            RunnerUnavailableError: it cannot be pulled.
+            ConfigError: it cannot be had until someone changes something.
+            RunnerUnavailableError: it cannot be had now.
         """
-        try:
-            self._client.images.get(self.reference)
-        except docker.errors.ImageNotFound:
-            try:
-                self._client.images.pull(self.reference)
-            except _API_ERRORS as error:
-                raise RunnerUnavailableError(
-                    f"The image {self.reference} is not on this engine and cannot be pulled "
-                    f"({_reason(error)})",
-                    "check its name, its tag and the network, or build it",
-                ) from error
-        except _API_ERRORS as error:
-            raise RunnerUnavailableError(
-                f"The Docker engine failed while looking for {self.reference} ({_reason(error)})."
-            ) from error
-        self.__dict__.pop("_image", None)
+        if self._image is None:
+            self._image = have_image(self._client, self.reference, self.executor.pull, explain)
+        return self._image
 
-    @cached_property
-    def _image(self) -> Mapping[str, Any]:
-        attributes: Mapping[str, Any] = self._client.images.get(self.reference).attrs
-        return attributes
+    @property
+    def engine_is_here(self) -> bool:
+        """Whether localhost in the network ``host`` is this machine."""
+        return is_here(self._client)
 
     def identity(self) -> str:
-        digests = self._image.get("RepoDigests") or [self._image["Id"]]
+        image = self.ensure_image()
+        digests = image.get("RepoDigests") or [image["Id"]]
         return f"{self.reference}@{digests[0].rpartition('@')[2]}"
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         container: str | None = None
         api = self._client.api
         try:
-            self.ensure_image()
+            image = self.ensure_image()
             container = self._create(command)
-            folder = _tar(command.files, *self._owner(container))
+            user = image["Config"].get("User") or "0"
+            folder = _tar(command.files, *self._owner(container, user))
             api.put_archive(container, "/", folder)
             stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
             api.start(container)
         except BaseException as error:
             if container is not None:
                 _remove(api, container)
-            if isinstance(error, _API_ERRORS):
-                raise RunnerUnavailableError(
-                    f"Docker could not start {self.reference} ({_reason(error)})."
-                ) from error
+            if isinstance(error, API_ERRORS):
+                raise self._refusal(reason(error)) from error
             raise
-        return _DockerProcess(api, container, stream)
+        return _DockerProcess(self._client, container, stream, self.reference, image)
 
     def _create(self, command: ConnectorCommand) -> str:
         api = self._client.api
-        arguments: list[str] = [command.verb]
-        for option in command.files:
-            arguments += [f"--{option}", f"/{_FOLDER}/{option}.json"]
         connection = command.labels.get(CONNECTION_LABEL, "adhoc")
         executor = self.executor
         host_config = api.create_host_config(
@@ -137,7 +110,8 @@ class DockerRunner(Runner):
             log_config=LogConfig(type="none"),
             mem_limit=executor.memory_bytes,
             memswap_limit=executor.memory_bytes,
-            nano_cpus=int(executor.cpu_limit * 1e9),
+            # Docker refuses more CPUs than there are.
+            nano_cpus=int(min(executor.cpu_limit, self._cpus) * 1e9),
             pids_limit=executor.pids_limit,
             cap_drop=["ALL"],
             cap_add=list(executor.cap_add),
@@ -147,7 +121,7 @@ class DockerRunner(Runner):
         )
         created = api.create_container(
             self.reference,
-            arguments,
+            command.arguments(f"/{_FOLDER}"),
             name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
             labels={CONNECTION_LABEL: connection, **command.labels},
             environment={
@@ -155,6 +129,7 @@ class DockerRunner(Runner):
                 "USE_STREAM_CAPABLE_STATE": "true",
                 "WORKER_CONNECTOR_IMAGE": self.reference,
                 "JAVA_OPTS": "-XX:+ExitOnOutOfMemoryError",
+                **command.environment,
             },
             host_config=host_config,
             stdin_open=False,
@@ -163,9 +138,32 @@ class DockerRunner(Runner):
         container: str = created["Id"]
         return container
 
-    def _owner(self, container: str) -> tuple[int, int]:
+    @cached_property
+    def _cpus(self) -> float:
+        return float(self._client.info()["NCPU"])
+
+    def _refusal(self, said: str) -> AtlasError:
+        """The error for what the engine said when it could not start a container."""
+        network = self.executor.network
+        if f"network {network} not found" in said:
+            return ConfigError(
+                f"The Docker engine has no network '{network}'; create it with "
+                f"`docker network create {network}`, or correct executor.network."
+            )
+        if "unknown capability" in said:
+            return ConfigError(
+                f"Docker refuses executor.cap_add ({said}); write names such as NET_ADMIN."
+            )
+        if "no space left on device" in said:
+            return RunnerUnavailableError(
+                f"Docker could not start {self.reference} because its disk is full",
+                "free some space, for example with `docker system prune`",
+            )
+        return RunnerUnavailableError(f"Docker could not start {self.reference} ({said}).")
+
+    def _owner(self, container: str, image_user: str) -> tuple[int, int]:
         """uid and gid of the image's user, so that it may read and rewrite its files."""
-        user, _, group = (self._image["Config"].get("User") or "0").partition(":")
+        user, _, group = image_user.partition(":")
         if user.isdigit():
             return int(user), int(group) if group.isdigit() else int(user)
         chunks, _ = self._client.api.get_archive(container, "/etc/passwd")
@@ -183,12 +181,25 @@ class DockerRunner(Runner):
 
 
 class _DockerProcess(ConnectorProcess):
-    def __init__(self, api: docker.APIClient, container: str, stream: Any) -> None:
-        self._api = api
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        container: str,
+        stream: Any,
+        reference: str,
+        image: Mapping[str, Any],
+    ) -> None:
+        self._client = client
+        self._api = client.api
         self._container = container
         self._stream = stream
-        # docker-py hands out a SocketIO, which cannot time out; its socket can.
+        self._reference = reference
+        self._image = image
+        # docker-py hands out a SocketIO, which cannot time out, or over TLS a socket; sockets can.
         self._socket: socket.socket = getattr(stream, "_sock", stream)
+        #: What stderr began with, as long as stdout is silent.
+        self._first_words = b""
+        self._spoke = False
         self._closed = False
 
     def output(self) -> Iterator[Output]:
@@ -203,38 +214,90 @@ class _DockerProcess(ConnectorProcess):
                 yield "idle", b""
                 continue
             except OSError as error:
-                raise RunnerUnavailableError(
-                    f"The connection to the Docker engine broke while reading ({error})."
-                ) from error
+                raise self._gone(error) from error
             if count == 0:
+                yield from self._until_it_ends()
                 return
-            yield from decoder.feed(view[:count])
+            for channel, piece in decoder.feed(view[:count]):
+                if not self._spoke:
+                    self._spoke = channel == "stdout"
+                    self._first_words = (self._first_words + piece)[:_FIRST_WORDS]
+                yield channel, piece
+
+    def _until_it_ends(self) -> Iterator[Output]:
+        """A connector may close its outputs and go on working."""
+        while True:
+            try:
+                self._api.wait(self._container, timeout=int(IDLE_SECONDS))
+            except requests.ConnectionError as error:
+                # docker-py gives up waiting with this, urllib3's own error inside.
+                if not isinstance(error, requests.ReadTimeout) and "timed out" not in str(error):
+                    return
+                yield "idle", b""
+            except API_ERRORS:
+                return  # wait() says what happened
+            else:
+                return
 
     def wait(self) -> ExitStatus:
         try:
-            code = self._api.wait(self._container, timeout=_API_TIMEOUT_SECONDS)["StatusCode"]
-            state = self._api.inspect_container(self._container)["State"]
-        except _API_ERRORS as error:
+            code = int(self._api.wait(self._container, timeout=_LAST_CALL_SECONDS)["StatusCode"])
+            oom_killed = bool(self._api.inspect_container(self._container)["State"]["OOMKilled"])
+        except docker.errors.NotFound as error:
             raise RunnerUnavailableError(
-                f"The Docker engine cannot say how the connector ended ({_reason(error)})."
+                f"The container of {self._reference} was removed by someone else while it ran",
+                "find out who did, then sync again",
             ) from error
-        return ExitStatus(int(code), bool(state.get("OOMKilled")))
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+        if code != 0 and not self._spoke:
+            self._raise_if_foreign()
+        return ExitStatus(code, oom_killed or (code == _JVM_OUT_OF_MEMORY and self._is_java()))
 
     def close(self) -> None:
         if self._closed:
             return
         with contextlib.suppress(OSError):
-            self._stream.close()
-        with contextlib.suppress(*_API_ERRORS):
+            # Closing the stream alone leaves the connection to the garbage collector.
+            self._stream._response.close()
+        with contextlib.suppress(*API_ERRORS):
             if self._api.inspect_container(self._container)["State"]["Running"]:
                 self._api.stop(self._container, timeout=int(STOP_GRACE_SECONDS))
         _remove(self._api, self._container)
         self._closed = True
 
+    def _gone(self, error: Exception) -> RunnerUnavailableError:
+        return RunnerUnavailableError(
+            f"The connection to the Docker engine broke while {self._reference} ran "
+            f"({reason(error)})",
+            "see that it is up, then sync again",
+        )
+
+    def _raise_if_foreign(self) -> None:
+        """Raise ConfigError where the machine cannot run the image's program at all.
+
+        Docker's init then says so on stderr, in the words of the C library; where the image has
+        no shell to try next, it says only that there is no such file.
+        """
+        words = self._first_words.lower()
+        if b"exec " not in words:
+            return
+        image, engine = self._image.get("Architecture"), self._client.version().get("Arch")
+        if b"exec format error" in words or image != engine:
+            raise ConfigError(
+                f"The image {self._reference} (built for {image}) does not run on this Docker "
+                f"engine ({engine}); choose an image for {engine}, or let the engine's machine "
+                f"emulate {image} (QEMU and binfmt)."
+            )
+
+    def _is_java(self) -> bool:
+        names = [entry.partition("=")[0] for entry in self._image["Config"].get("Env") or []]
+        return "JAVA_HOME" in names or "JAVA_VERSION" in names
+
 
 def _remove(api: docker.APIClient, container: str) -> None:
     # An engine that went away cannot be asked; the reaper removes the container later.
-    with contextlib.suppress(*_API_ERRORS):
+    with contextlib.suppress(*API_ERRORS):
         api.remove_container(container, force=True, v=True)
 
 
@@ -245,13 +308,7 @@ def _tar(files: Mapping[str, bytes], uid: int, gid: int) -> bytes:
         folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o700, uid, gid
         archive.addfile(folder)
         for option, content in files.items():
-            entry = tarfile.TarInfo(f"{_FOLDER}/{option}.json")
+            entry = tarfile.TarInfo(f"{_FOLDER}/{file_name(option)}")
             entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o600, uid, gid
             archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def _reason(error: BaseException) -> str:
-    """The engine's own explanation, on one line."""
-    text = getattr(error, "explanation", None) or str(error)
-    return " ".join(str(text).split())[:300]

@@ -36,6 +36,9 @@ class ExecutorConfig(BaseModel):
     ``memory_limit`` also switches on the CDK's own guard, which flushes state and fails cleanly
     before the kernel kills the connector (CDK ``utils/memory_monitor.py``). Where a limit ends a
     READ, what is committed stays and the next sync continues from there.
+
+    Without Docker, ``memory_limit`` holds for each process of the connector and on Linux only;
+    ``cpu_limit``, ``pids_limit``, ``network`` and ``cap_add`` cannot be enforced.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

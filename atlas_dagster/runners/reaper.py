@@ -1,7 +1,7 @@
-"""Removes containers whose owner has ended without removing them.
+"""Removes containers and processes whose owner has ended without removing them.
 
 A killed step, a force-terminated run or a lost machine cannot clean up; whoever starts the next
-sync (and a sensor) does. Only containers with our labels and of this deployment are looked at.
+sync (and a sensor) does. Only what carries our labels, of this deployment, is looked at.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,10 @@ import docker
 import docker.errors
 
 from atlas_dagster.runners.docker import CONNECTION_LABEL
+from atlas_dagster.runners.marks import kill, label_of, marked
 
 DEPLOYMENT_LABEL = "atlas.deployment"
-#: ``run:<Dagster run id>`` or ``command:<host>:<pid>``.
+#: ``run:<Dagster run id>``, or a process: ``command:<host>:<pid>:<start>``, ``request:…``.
 OWNER_LABEL = "atlas.owner"
 
 
@@ -35,3 +36,18 @@ def reap(
                 continue  # someone else is removing it, or it is gone
             removed.append(str(container.name))
     return removed
+
+
+def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list[str]:
+    """Kill the processes of ``deployment`` whose owner ``has_ended``.
+
+    The kernel kills a connector together with Atlas, but not what the connector has started.
+    Returns the processes killed, in words.
+    """
+    killed = []
+    for pid, found in marked():
+        ours = label_of(found, DEPLOYMENT_LABEL) == deployment
+        if ours and has_ended(label_of(found, OWNER_LABEL)):
+            kill(pid)
+            killed.append(f"process {pid} of {label_of(found, CONNECTION_LABEL)}")
+    return killed

@@ -16,6 +16,8 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 
 VERSION = 1
+#: In place of a state that is kept elsewhere.
+_ELSEWHERE = Raw(b"null")
 WriteMode = Literal["append", "overwrite", "append_dedup"]
 
 
@@ -71,6 +73,14 @@ class Envelope(Struct, frozen=True):
         """The envelope as events carry it: files matter only to the destination."""
         bare = tuple(msgspec.structs.replace(commit, files=()) for commit in self.streams)
         return msgspec.structs.replace(self, streams=bare)
+
+    def reference(self) -> "Envelope":
+        """What to look the envelope up by, without its state."""
+        return msgspec.structs.replace(self, state=_ELSEWHERE)
+
+    @property
+    def is_reference(self) -> bool:
+        return bytes(self.state) == bytes(_ELSEWHERE)
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)

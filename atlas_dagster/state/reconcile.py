@@ -64,12 +64,14 @@ def reconcile(
             notice=f"The table of stream '{stream}' is gone; it is read again from the beginning.",
         )
     recorded = last is not None and last.seq == committed
-    envelope = last if recorded else stored(committed)
+    envelope = last if last is not None and recorded else stored(committed)
+    if envelope is not None and envelope.is_reference:
+        envelope = stored(committed)
     if envelope is None:
         raise DestinationError(
             f"The table of stream '{stream}' holds commit {committed}, which neither Dagster's "
-            "event log nor the lake's _atlas folder knows, so Atlas cannot tell where to continue: "
-            "restore one of them, or delete the table to read the stream again."
+            "event log nor what Atlas keeps beside the tables (_atlas) knows, so it is not known "
+            "where to continue: restore one of them, or delete the table to read the stream again."
         )
     generation = envelope.commit_of(stream).generation_id
     if remembered.wiped_at is not None and remembered.wiped_at > envelope.prepared_at:

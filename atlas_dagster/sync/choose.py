@@ -1,47 +1,114 @@
-"""Where a connection's connector runs: Docker when it can, Python when it must."""
+"""Where a connection's connector runs: Docker when it can, a process when it must."""
 
 from collections.abc import Callable
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
+from atlas_dagster.registry import ConnectorEntry, published_manifest
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.docker import DockerRunner
+from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.python import PythonRunner
+from atlas_dagster.runners.manifest import (
+    CDK_PACKAGE,
+    EXECUTABLE,
+    IMAGE,
+    Manifest,
+    ManifestRunner,
+)
+from atlas_dagster.runners.python import CommandRunner, PythonRunner
 from atlas_dagster.sync.connection import Connection
 
 
 def choose_runner(
     connection: Connection, defaults: ExecutorConfig, explain: Callable[[str], None]
 ) -> Runner:
-    """The runner for ``connection``; ``explain`` is told which one and why.
+    """The runner for ``connection``; ``explain`` is told which one and why, in one sentence.
 
     ``defaults`` hold for what the connection's own ``executor`` does not say.
 
     Raises:
-        RunnerUnavailableError: neither Docker nor a Python package is to be had.
-        ConfigError: Python was asked for and the connector has no package.
+        RunnerUnavailableError: neither Docker nor a Python package or manifest is to be had.
+        ConfigError: Python was asked for and the connector has neither, a file is not there, or
+            Docker cannot be used until someone changes something.
     """
-    entry = connection.entry()
     executor = defaults.overridden_by(connection.executor)
-    image = connection.image or (entry.docker_image if entry else "")
-    package = entry.pypi_package if entry else None
+    name = connection.source_name
+    if connection.command is not None:
+        command = CommandRunner(connection.command, directory=connection.folder, executor=executor)
+        explain(f"{name} runs as a process, by the command {command.reference}.")
+        return command
+    entry = connection.entry()
+    own = _own_manifest(connection)
     if connection.runner == "python":
-        if entry is None or package is None:
-            raise ConfigError(
-                f"{connection.source_name} has no Python package; use runner: docker or auto."
-            )
-        explain(f"{connection.source_name} runs in Python, as its connection asks.")
-        return PythonRunner(package, entry.tag, entry.name, executor=executor)
-    try:
-        runner = DockerRunner(image, client=connect(), executor=executor)
-        runner.ensure_image()
-    except RunnerUnavailableError as error:
-        if connection.runner == "docker" or entry is None or package is None:
-            raise
-        explain(
-            f"{connection.source_name} runs from its Python package {package} {entry.tag}, "
-            f"because Docker cannot be used here: {error.reason.rstrip('.')}."
-        )
-        return PythonRunner(package, entry.tag, entry.name, executor=executor)
+        if not _runs_in_python(entry, own):
+            raise ConfigError(f"{name} has no Python package; use runner: docker or auto.")
+        why = "as its connection asks"
+    else:
+        try:
+            return _in_docker(connection, entry, own, executor, explain)
+        except (ConfigError, RunnerUnavailableError) as error:
+            if connection.runner == "docker" or not _runs_in_python(entry, own):
+                raise
+            reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
+            why = f"because Docker cannot be used here: {reason.rstrip('.')}"
+    if entry is not None and entry.pypi_package is not None:
+        package = PythonRunner(entry.pypi_package, entry.tag, entry.name, executor=executor)
+        explain(f"{name} runs from its Python package {entry.pypi_package} {entry.tag}, {why}.")
+        return package
+    manifest = own or _published(entry)
+    version = _cdk_version(connection, manifest)
+    runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=executor)
+    explain(f"{name} runs from its manifest with the Python package {runner.reference}, {why}.")
+    return ManifestRunner(manifest, runner)
+
+
+def _in_docker(
+    connection: Connection,
+    entry: ConnectorEntry | None,
+    own: Manifest | None,
+    executor: ExecutorConfig,
+    explain: Callable[[str], None],
+) -> Runner:
+    image = connection.image or (entry.docker_image if entry else "")
+    if own is not None:
+        image = f"{IMAGE}:{_cdk_version(connection, own)}"
+    runner = DockerRunner(image, client=connect(), executor=executor)
+    runner.ensure_image(explain)
     explain(f"{connection.source_name} runs in Docker, from the image {image}.")
-    return runner
+    return runner if own is None else ManifestRunner(own, runner)
+
+
+def _runs_in_python(entry: ConnectorEntry | None, own: Manifest | None) -> bool:
+    if entry is None:
+        return own is not None
+    return entry.pypi_package is not None or entry.language == "manifest-only"
+
+
+def _cdk_version(connection: Connection, manifest: Manifest) -> str:
+    """Of a manifest of one's own the connection may say it; of a connector it says its own."""
+    own = connection.version if connection.manifest is not None else None
+    return own or manifest.cdk_version
+
+
+def _own_manifest(connection: Connection) -> Manifest | None:
+    if connection.manifest is None:
+        return None
+    path = connection.folder / connection.manifest
+    components = path.with_name("components.py")
+    try:
+        return Manifest(
+            connection.manifest,
+            path.read_bytes(),
+            components.read_bytes() if components.exists() else None,
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"Connection '{connection.name}': the manifest {path} cannot be read "
+            f"({error.strerror}); give its path from the connection's folder."
+        ) from error
+
+
+def _published(entry: ConnectorEntry | None) -> Manifest:
+    assert entry is not None  # a connection without a manifest of its own that runs in Python
+    found = published_manifest(entry)
+    return Manifest(f"{entry.name} {entry.tag}", found.manifest, found.components)

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -58,18 +59,26 @@ class StreamSelection(BaseModel):
 
 
 class Connection(BaseModel):
-    """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates."""
+    """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates.
+
+    So may ``destination``, an address; None for the deployment's.
+    Relative paths in ``manifest`` and ``command`` start at ``folder``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     connector: str | None = None
     image: str | None = None
+    manifest: str | None = None
+    command: list[str] | None = None
+    folder: Path = Path()
     version: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     streams: list[StreamSelection] | None = None
     runner: RunnerChoice = "auto"
     executor: ExecutorConfig | None = None
+    destination: str | None = None
 
     @field_validator("name")
     @classmethod
@@ -83,16 +92,26 @@ class Connection(BaseModel):
 
     @model_validator(mode="after")
     def _one_connector(self) -> "Connection":
-        if (self.connector is None) == (self.image is None):
-            raise ValueError("give either connector (a registry name) or image (a Docker image)")
+        given = [self.connector, self.image, self.manifest, self.command]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError(
+                "give exactly one of connector (a registry name), image (a Docker image), "
+                "manifest (a declarative manifest's file) and command (a program of your own)"
+            )
         if self.image is not None and self.version is not None:
             raise ValueError("version goes with connector; an image carries its version as its tag")
         if self.image is not None and self.runner == "python":
             raise ValueError("an image cannot run with runner python; use connector")
+        if self.command is not None and self.version is not None:
+            raise ValueError("version goes with connector or manifest; a command is what it is")
+        if self.command is not None and self.runner == "docker":
+            raise ValueError("a command cannot run with runner docker; build an image of it")
+        if self.command is not None and not any(self.command[:1]):
+            raise ValueError("the command is empty; give a program and its words")
         return self
 
     def entry(self) -> ConnectorEntry | None:
-        """The registry's entry at the pinned version; None for an image of one's own.
+        """The registry's entry at the pinned version; None for a connector of one's own.
 
         Raises:
             UnknownConnectorError: the registry has no such connector.
@@ -104,7 +123,8 @@ class Connection(BaseModel):
         """The connector's plain name, for people: ``source-faker``."""
         if self.connector is not None:
             return self.connector
-        assert self.image is not None
+        if self.image is None:
+            return f"source-{self.name}"
         return self.image.rpartition("/")[2].partition(":")[0].partition("@")[0]
 
     def configured(self, catalog: Catalog) -> list[ConfiguredStream]:

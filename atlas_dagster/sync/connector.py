@@ -9,8 +9,9 @@ from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import CatalogMessage, ConnectionStatus, Message, Spec
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
-from atlas_dagster.sync.conversation import Conversation, Log
+from atlas_dagster.sync.conversation import Conversation, Log, readable
 from atlas_dagster.sync.live_config import LiveConfig
+from atlas_dagster.sync.localhost import advice
 
 
 class Connector:
@@ -43,7 +44,7 @@ class Connector:
         self._labels = labels or {}
 
     def log(self, level: str, text: str) -> None:
-        self._log(level, self._masker(text))
+        self._log(level, readable(text, self._masker))
 
     def spec(self) -> Spec:
         """What config the connector takes.
@@ -66,6 +67,8 @@ class Connector:
         assert status is not None
         if status.status != "SUCCEEDED":
             reason = self._masker(status.message or "it gave no reason").strip()
+            if hint := self._advice_on_localhost():
+                reason = f"{reason.rstrip('.')}; {hint}."
             raise CheckFailedError(f"CHECK of {self.name} failed: {reason}")
 
     def discover(self) -> Catalog:
@@ -94,6 +97,13 @@ class Connector:
             config["config"] = msgspec.json.encode(self._config.value)
         labels = {**self._labels, "atlas.verb": verb}
         return ConnectorCommand(verb, {**config, **(files or {})}, labels)
+
+    def _advice_on_localhost(self) -> str | None:
+        here = self.runner.engine_is_here
+        if here is None or self._config is None:
+            return None
+        network = self.runner.executor.network
+        return advice(self._config.value, network=network, engine_is_here=here)
 
     def _ask(self, verb: Verb) -> Message:
         """Run ``verb`` and return its answer: the last one, should there be several."""

@@ -1,5 +1,6 @@
 """One call of a connector: its messages one by one, its chatter to a log, its end explained."""
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from atlas_dagster.sync.watchdog import Watchdog
 
 #: Takes a level (DEBUG … FATAL) and a text without secrets.
 Log = Callable[[str, str], None]
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 Renew = Callable[[dict[str, Any]], None]
 
 _FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
@@ -21,8 +23,20 @@ _FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "s
 _SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
 #: Lines of stderr kept to explain a crash that says nothing else.
 _LAST_WORDS = 5
-#: Bytes after which a line of stderr is taken as ended: it is log text, and memory stays flat.
+#: Characters of a text that are logged.
+_LONGEST_TEXT = 20_000
+#: Bytes of a line of stderr that are kept; it is log text, and memory stays flat.
 _LONGEST_STDERR_LINE = 64 * 1024
+
+
+def readable(text: str, masker: Masker) -> str:
+    """``text`` without secrets and a terminal's colours, and not too long.
+
+    Cut last: half a secret at the end of a cut text would not be found.
+    """
+    masked = masker(_COLOURS.sub("", text))
+    left_out = len(masked) - _LONGEST_TEXT
+    return masked if left_out <= 0 else f"{masked[:_LONGEST_TEXT]}… ({left_out:,} more)"
 
 
 class Conversation:
@@ -44,7 +58,7 @@ class Conversation:
         self.errors: list[TraceError] = []
         self.exit: ExitStatus | None = None
         self._log = log
-        self._mask = masker
+        self._masker = masker
         self._renew = renew
         self._last_words: list[str] = []
         self._stderr = b""
@@ -104,8 +118,8 @@ class Conversation:
         if self.exit is not None and self.exit.oom_killed:
             limit = self.runner.executor.memory_limit
             return ConnectorFailedError(
-                f"{self.name} was killed because it needed more than its {limit} of memory; raise "
-                f"executor.memory_limit of the connection, or sync fewer streams at once.{before}"
+                f"{self.name} ran out of memory: its limit is {limit}; raise executor.memory_limit "
+                f"of the connection, or sync fewer streams at once.{before}"
             )
         if self.errors:
             first = self.errors[0]
@@ -131,6 +145,9 @@ class Conversation:
     def log(self, level: str, text: str) -> None:
         self._log(level, self._mask(text))
 
+    def _mask(self, text: str) -> str:
+        return readable(text, self._masker)
+
     def _overheard(self, decoded: Message | Noise | Unreadable) -> bool:
         """Whether the message was for the log only."""
         if type(decoded) is Message and (decoded.record is not None or decoded.state is not None):
@@ -142,9 +159,10 @@ class Conversation:
         if not isinstance(decoded, Message):
             return False
         if decoded.log is not None:
-            self.log(decoded.log.level, decoded.log.message)
+            text = decoded.log.message or ""
+            self.log(decoded.log.level or "INFO", text)
             if decoded.log.level == "FATAL":
-                self._remember(decoded.log.message)
+                self._remember(text)
             return True
         if decoded.control is not None:
             if decoded.control.connectorConfig is not None and self._renew is not None:
@@ -155,7 +173,7 @@ class Conversation:
         if decoded.trace is not None and decoded.trace.error is not None:
             error = self._masked(decoded.trace.error)
             self.errors.append(error)
-            self._log("ERROR", error.message)
+            self._log("ERROR", error.message or "")
             return True
         return False
 
@@ -170,8 +188,8 @@ class Conversation:
 
     def _hear_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")
-        if len(self._stderr) > _LONGEST_STDERR_LINE:
-            lines, self._stderr = [*lines, self._stderr], b""
+        # Longer than what is logged of it, so that no half of a secret is.
+        self._stderr = self._stderr[:_LONGEST_STDERR_LINE]
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:

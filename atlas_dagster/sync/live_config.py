@@ -145,7 +145,7 @@ class LiveConfig:
         value = merged(self.value, config)
         renewal = Renewal.between(self._declared, value)
         self._mask(renewal)
-        if value == self.value:
+        if not Renewal.between(self.value, value).values:
             return
         try:
             self._store.save(self._connection, renewal.encode())

@@ -9,7 +9,7 @@ import pyarrow as pa
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
-from atlas_dagster.errors import BreakingChangeError, ConfigError
+from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
@@ -23,9 +23,15 @@ class StateStore(Protocol):
     """Where envelopes are remembered outside the destination: Dagster's event log."""
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self,
+        tables: Mapping[StreamDescriptor, TablePath],
+        committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, Remembered]:
-        """What is known of each stream, all in one call."""
+        """What is known of each stream, all in one call.
+
+        ``committed`` is what the tables hold: only where the newest materialization says otherwise
+        need more be looked at.
+        """
 
 
 class StreamPlan(Struct, frozen=True):
@@ -53,7 +59,8 @@ class StreamPlan(Struct, frozen=True):
 class SyncPlan(Struct, frozen=True):
     """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far.
 
-    ``needed``: the commits that streams not read now hold.
+    ``needed``: the commits that streams not read now hold. ``refused``: streams that cannot be
+    read, and why; the others can.
     """
 
     connection: str
@@ -63,6 +70,7 @@ class SyncPlan(Struct, frozen=True):
     state: ConnectionState
     last_seq: int
     needed: frozenset[int] = frozenset()
+    refused: Mapping[StreamDescriptor, AtlasError] = {}
 
 
 def make_plan(
@@ -81,47 +89,67 @@ def make_plan(
     A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
     configured streams are planned. ``notify`` is told of anything unusual.
 
-    Raises:
+    Raises, where there is no stream that could be read without the refused ones:
         DestinationError: a table and its state do not belong together.
         ConfigError: a declared key or cursor is not a column.
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
+    refused: dict[StreamDescriptor, AtlasError] = {}
     destination.recover(connection)
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    remembered = store.remembered(paths)
-    committed = {name: destination.committed(connection, path) for name, path in paths.items()}
-    resumptions = {
-        name: reconcile(
-            name,
-            remembered.get(name, Remembered()),
-            committed[name],
-            lambda seq: destination.envelope(connection, seq),
-        )
-        for name in paths
-    }
+    committed: dict[StreamDescriptor, int | None] = dict.fromkeys(paths)
+    for name, path in paths.items():
+        try:
+            committed[name] = destination.committed(connection, path)
+        except DestinationError as error:
+            refused[name] = error
+    remembered = store.remembered(paths, committed)
+    resumptions: dict[StreamDescriptor, Resumption] = {}
+    for name in paths.keys() - refused.keys():
+        try:
+            resumptions[name] = reconcile(
+                name,
+                remembered.get(name, Remembered()),
+                committed[name],
+                lambda seq: destination.envelope(connection, seq),
+            )
+        except AtlasError as error:
+            refused[name] = error
     envelopes = [r.envelope for r in resumptions.values() if r.envelope is not None]
     newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
     whole = newest is not None and newest.connection_state.type != "STREAM"
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
     if newest is not None and whole:
+        if refused:
+            raise next(iter(refused.values()))
         _refuse_to_leave_out(newest.connection_state, chosen, resumptions)
     if len(chosen) > len(set(selected)):
         notify(
             f"The state of {connection} covers all its streams together, so all "
             f"{len(chosen)} configured streams are read, not only the selected ones."
         )
-    plans = tuple(
-        _plan_stream(stream, resumptions[stream.descriptor], destination, paths)
-        for stream in chosen
-    )
-    for plan in plans:
+    refused = {s.descriptor: refused[s.descriptor] for s in chosen if s.descriptor in refused}
+    plans = []
+    for stream in chosen:
+        if stream.descriptor in refused:
+            continue
+        try:
+            plan = _plan_stream(stream, resumptions[stream.descriptor], destination, paths)
+        except AtlasError as error:
+            if whole:
+                raise
+            refused[stream.descriptor] = error
+            continue
+        plans.append(plan)
         if plan.resumption.notice:
             notify(plan.resumption.notice)
+    if refused and not plans:
+        raise next(iter(refused.values()))
     return SyncPlan(
         connection=connection,
         sync_id=int(time.time() * 1000),
         run_id=run_id,
-        streams=plans,
+        streams=tuple(plans),
         state=_state_to_send(plans, newest if whole else None),
         # Wiped streams count too: a table never goes back to a smaller number.
         last_seq=max(
@@ -134,6 +162,7 @@ def make_plan(
             for name, seq in committed.items()
             if seq and name not in {p.descriptor for p in plans}
         ),
+        refused=refused,
     )
 
 

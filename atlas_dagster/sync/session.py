@@ -6,12 +6,18 @@ that whoever drives it can record it at once.
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TableInfo
-from atlas_dagster.errors import ConnectorFailedError, DestinationError, ReadFailedError
+from atlas_dagster.errors import (
+    AtlasError,
+    ConnectorFailedError,
+    DestinationError,
+    FailureType,
+    ReadFailedError,
+)
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Record,
@@ -187,7 +193,7 @@ class SyncSession:
                 return
             stream.adopt(present(state.stream.stream_state))
             self._state = self._state.apply(state)
-            if not stream.plan.at_once and self._is_due(stream):
+            if not stream.plan.at_once and self._is_due(stream) and stream.has_news:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
@@ -201,7 +207,8 @@ class SyncSession:
         for stream in streams:
             stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
         joint = [stream for stream in streams if not stream.plan.at_once]
-        if any(self._is_due(stream) for stream in joint):
+        due = any(self._is_due(stream) for stream in joint)
+        if due and (self._has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
 
     def _commit_due(self) -> Iterator[SyncEvent]:
@@ -282,8 +289,8 @@ class SyncSession:
                 stream.drop_uncovered()
             self._warn_of_uncovered(stream)
         news = [*broken, *(stream for stream in whole if stream.has_news)]
-        if not news and not same_blob(_blob(self._state), _blob(self._stored_state)):
-            news = list(whole[:1])  # the position moved on without rows; one table is enough
+        if not news and self._has_moved:
+            news = list(whole[:1])  # without rows; one table is enough
         if news:
             yield from self._commit(news)
 
@@ -332,11 +339,16 @@ class SyncSession:
                 "next sync may bring them again."
             )
 
+    @property
+    def _has_moved(self) -> bool:
+        """Whether the state of all streams together is another one than the last committed."""
+        return not same_blob(Raw(self._state.to_file()), Raw(self._stored_state.to_file()))
+
     def _is_due(self, stream: ActiveStream) -> bool:
         return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
 
     def _commit(self, streams: Sequence[ActiveStream]) -> Iterator[SyncEvent]:
-        """Prepare one envelope for ``streams`` and commit it to each of their tables."""
+        """Commit what ``streams`` have staged, under one envelope."""
         self._seq = next_seq(self._seq)
         envelope = Envelope(
             seq=self._seq,
@@ -347,10 +359,9 @@ class SyncSession:
             prepared_at=now(),
             run_id=self._plan.run_id,
         )
-        self._destination.prepare(envelope)
+        self._destination.commit(envelope, [stream.writer for stream in streams])
         self._stored_state = self._state
         for stream in streams:
-            stream.writer.commit(envelope)
             stream.committed()
             self._envelopes[stream.descriptor] = envelope
         yield Checkpoint(envelope, tuple(stream.plan for stream in streams))
@@ -377,21 +388,24 @@ class SyncSession:
 
     def _raise_failures(self, conversation: Conversation) -> None:
         failed = [s for s in self._streams.values() if s.phase != "finished"]
-        if not failed and not conversation.failed:
+        refused = self._plan.refused
+        if not failed and not refused and not conversation.failed:
             return
         cause: ConnectorFailedError | None = None
         if conversation.failed:
             cause = conversation.failure()
-        reasons = _reasons(failed, cause)
+        reasons = [f"{name}: {error}" for name, error in refused.items()]
+        reasons.append(_reasons(failed, cause))
         finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
         kept = f" Finished and kept: {', '.join(finished)}." if finished else ""
-        total = len(self._streams)
-        which = f"{len(failed)} of {total} streams" if total > 1 else "The stream"
+        lost, total = len(failed) + len(refused), len(self._streams) + len(refused)
+        which = f"{lost} of {total} streams" if total > 1 else "The stream"
+        why = " ".join(filter(None, reasons))
         raise ReadFailedError(
-            f"{which} did not complete. {reasons}{kept}"
-            if failed
-            else f"All streams completed, but {reasons}",
-            failure_type=cause.failure_type if cause else "system_error",
+            f"{which} did not complete. {why}{kept}"
+            if lost
+            else f"All streams completed, but {why}",
+            failure_type=_failure_type(cause, refused.values()),
             stack_trace=cause.stack_trace if cause else None,
         )
 
@@ -408,8 +422,12 @@ def _stored_state(plan: SyncPlan) -> ConnectionState:
     return newest.connection_state if newest else ConnectionState()
 
 
-def _blob(state: ConnectionState) -> Raw:
-    return Raw(state.to_file())
+def _failure_type(
+    cause: ConnectorFailedError | None, refused: Collection[AtlasError]
+) -> FailureType:
+    if cause is not None:
+        return cause.failure_type
+    return next((error.failure_type for error in refused), "system_error")
 
 
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:

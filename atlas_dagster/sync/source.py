@@ -24,7 +24,7 @@ class Caller:
 
     Args:
         deployment: name of the deployment, with its lake: containers of others are never touched.
-        owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>``, for the reaper.
+        owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>:<start>``, for the reaper.
         environ: where ``{{ env.X }}`` is looked up.
         log: receives the connector's own lines with their levels, masked.
         explain: receives Atlas's own sentences, such as where the connector runs and why.
@@ -65,6 +65,15 @@ def source_key_part(connection: Connection) -> str:
     return assign([name])[name]
 
 
+def check_variables(connection: Connection, environ: Mapping[str, str]) -> None:
+    """Before a runner is chosen, for that may pull an image or build an environment.
+
+    Raises:
+        MissingVariableError: a variable of the config is not set.
+    """
+    require_variables(connection.config, environ=environ, where=_where(connection))
+
+
 @contextmanager
 def connected(
     connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
@@ -91,7 +100,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
-    require_variables(connection.config, caller.environ, where=_where(connection))
+    check_variables(connection, caller.environ)
     runner = choose_runner(connection, caller.executor, caller.explain)
     spec = Connector(
         runner,

@@ -74,7 +74,7 @@ class Project:
         return get_local_state_path(f"AirbyteConnection[{name}]", self.root)
 
     def definitions(self) -> dg.Definitions:
-        atlas = AtlasResource(lake=str(self.root / "lake"))
+        atlas = AtlasResource(destination=str(self.root / "lake"))
         resources = dg.Definitions(resources=common_resources(atlas))
         return dg.Definitions.merge(*load_connections(self.connections_package), resources)
 

@@ -107,6 +107,19 @@ def test_config_stays_as_it_is_written(project: Project) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "declared", ["manifest: own/manifest.yaml", "command: [python3, my_source.py]"]
+)
+def test_a_connector_of_ones_own_is_named_after_its_folder(project: Project, declared: str) -> None:
+    project.declare("shop", declared)
+
+    connection = load(project, "shop").connection
+
+    assert connection.source_name == "source-shop"
+    assert connection.folder == project.connections / "shop"
+    assert connection.entry() is None
+
+
 def test_a_schedule_becomes_a_sensor(project: Project) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}", 'schedule: "@daily"')
     project.discover("shop", {"count": 1})

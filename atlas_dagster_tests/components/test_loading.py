@@ -12,8 +12,8 @@ from atlas_dagster.components.loading import connection_folders
 
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
-    "connector, image, version, config, streams, schedule, maintenance, runner, executor, "
-    "defs_state"
+    "connector, image, manifest, command, version, config, streams, schedule, maintenance, "
+    "runner, executor, destination, defs_state"
 )
 HEALTHY = "connector: source-faker"
 
@@ -85,15 +85,38 @@ WRONG_FIELDS = {
     ),
     "no connector": (
         ["config: {}"],
-        "shop/defs.yaml: give either connector (a registry name) or image (a Docker image).",
+        "shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
+        "image), manifest (a declarative manifest's file) and command (a program of your own).",
     ),
     "both connector and image": (
         [HEALTHY, "image: my/own:1"],
-        "shop/defs.yaml: give either connector (a registry name) or image (a Docker image).",
+        "shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
+        "image), manifest (a declarative manifest's file) and command (a program of your own).",
     ),
     "image with a version": (
         ["image: my/own:1", 'version: "1"'],
         "shop/defs.yaml: version goes with connector; an image carries its version as its tag.",
+    ),
+    "connector and command": (
+        [HEALTHY, "command: [python3, my_source.py]"],
+        "shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
+        "image), manifest (a declarative manifest's file) and command (a program of your own).",
+    ),
+    "image in Python": (
+        ["image: my/own:1", "runner: python"],
+        "shop/defs.yaml: an image cannot run with runner python; use connector.",
+    ),
+    "command in Docker": (
+        ["command: [python3, my_source.py]", "runner: docker"],
+        "shop/defs.yaml: a command cannot run with runner docker; build an image of it.",
+    ),
+    "command with a version": (
+        ["command: [my-source]", 'version: "1"'],
+        "shop/defs.yaml: version goes with connector or manifest; a command is what it is.",
+    ),
+    "command without words": (
+        ["command: []"],
+        "shop/defs.yaml: the command is empty; give a program and its words.",
     ),
     "unknown connector": (
         ["connector: source-fakr"],

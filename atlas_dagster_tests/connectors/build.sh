@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the connector images that the tests run, without pulling anything: a Debian base made by
-# debootstrap, on it the real source-faker from its PyPI package, and our own source-standin.
+# debootstrap, on it real connectors from their PyPI packages, and our own source-standin and
+# source-chaos.
 #
 # Does nothing, quickly, when all is built already. An image is built again when what it is made of
 # changes; one of the same name that was not built here (a pulled airbyte/source-faker) is kept.
@@ -10,11 +11,19 @@
 set -euo pipefail
 
 FAKER_VERSION=7.2.1
-STANDIN_VERSION=1
+STANDIN_VERSION=2
+CHAOS_VERSION=1
+# Of the CDK, as in atlas_dagster/runners/manifest.py.
+MANIFEST_VERSION=7.39.1
+# The newest whose dependencies can be installed.
+FILE_VERSION=0.5.39
 
 BASE=${ATLAS_TEST_BASE:-atlas-test/base:bookworm}
 FAKER_IMAGE=airbyte/source-faker:$FAKER_VERSION
+MANIFEST_IMAGE=airbyte/source-declarative-manifest:$MANIFEST_VERSION
+FILE_IMAGE=airbyte/source-file:$FILE_VERSION
 STANDIN_IMAGE=atlas-test/source-standin:$STANDIN_VERSION
+CHAOS_IMAGE=atlas-test/source-chaos:$CHAOS_VERSION
 INPUTS_LABEL=test-image-inputs
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -85,28 +94,36 @@ build() {
         --label "$INPUTS_LABEL=$2" --tag "$1" --file "$4" "$3" >/dev/null
 }
 
-build_faker() {
-    local digest
-    digest=$(inputs "$BASE" "$FAKER_VERSION" -- "$here/source-faker/Dockerfile")
-    current "$FAKER_IMAGE" "$digest" && return
+# build_pypi IMAGE MODULE PACKAGE==VERSION [UV OPTION...]: a connector started by MODULE's run().
+build_pypi() {
+    local image=$1 module=$2 digest context
+    shift 2
+    digest=$(inputs "$BASE" "$module" "$@" -- "$here/pypi/Dockerfile")
+    current "$image" "$digest" && return
     [[ -x $uv ]] || die "There is no $uv: run 'make .venv' first."
-    say "Building $FAKER_IMAGE"
-    "$uv" pip install --quiet --target "$work/faker/site-packages" \
-        --python-version 3.11 --python-platform "$(uname -m)-manylinux_2_28" --only-binary :all: \
-        "airbyte-source-faker==$FAKER_VERSION"
-    build "$FAKER_IMAGE" "$digest" "$work/faker" "$here/source-faker/Dockerfile"
+    say "Building $image"
+    context=$work/$module
+    "$uv" pip install --quiet --target "$context/site-packages" \
+        --python-version 3.11 --python-platform "$(uname -m)-manylinux_2_28" --only-binary :all: "$@"
+    printf 'from %s import run\n\nrun()\n' "$module" >"$context/main.py"
+    build "$image" "$digest" "$context" "$here/pypi/Dockerfile"
 }
 
-build_standin() {
-    local digest folder=$here/source-standin
-    digest=$(inputs "$BASE" "$STANDIN_VERSION" -- "$folder"/*)
-    current "$STANDIN_IMAGE" "$digest" && return
-    say "Building $STANDIN_IMAGE"
-    build "$STANDIN_IMAGE" "$digest" "$folder" "$folder/Dockerfile"
+# build_own IMAGE FOLDER: one of our own connectors, a Dockerfile and what it copies.
+build_own() {
+    local digest folder=$here/$2
+    digest=$(inputs "$BASE" "${1##*:}" -- "$folder"/Dockerfile "$folder"/*.py)
+    current "$1" "$digest" && return
+    say "Building $1"
+    build "$1" "$digest" "$folder" "$folder/Dockerfile"
 }
 
 docker version >/dev/null 2>&1 || die "No Docker engine answers: start one, or see .ci/run."
 build_base
-build_faker
-build_standin
-say "Images: $FAKER_IMAGE $STANDIN_IMAGE"
+build_pypi "$FAKER_IMAGE" source_faker.run "airbyte-source-faker==$FAKER_VERSION"
+build_pypi "$MANIFEST_IMAGE" airbyte_cdk.cli.source_declarative_manifest._run "airbyte-cdk==$MANIFEST_VERSION"
+# genson has no wheel; it is pure Python.
+build_pypi "$FILE_IMAGE" source_file.run "airbyte-source-file==$FILE_VERSION" --no-binary genson
+build_own "$STANDIN_IMAGE" source-standin
+build_own "$CHAOS_IMAGE" source-chaos
+say "Images: $FAKER_IMAGE $MANIFEST_IMAGE $FILE_IMAGE $STANDIN_IMAGE $CHAOS_IMAGE"

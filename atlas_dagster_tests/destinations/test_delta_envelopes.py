@@ -1,32 +1,13 @@
-"""Envelopes beside the data: stored, found, rolled forward, forgotten."""
-
-from pathlib import Path
+"""Commits over several Delta tables, rolled forward."""
 
 import pytest
-from lakes import STRING, Lake, spec
+from stores import STRING, Lake, spec
 
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import WriteMode
 
 A, B = ("c", "a"), ("c", "b")
 MODES: list[WriteMode] = ["append", "append_dedup"]
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
-
-
-def test_an_envelope_comes_back_as_it_was(lake: Lake) -> None:
-    writer = lake.open(spec())
-    lake.write(writer, [{"id": 1}])
-    envelope = lake.commit(writer)
-    stored = lake.destination.envelope("c", envelope.seq)
-    assert stored is not None
-    assert stored.encode() == envelope.encode()
-    assert stored.streams[0].rows == 1
-    assert lake.destination.envelope("c", 1) is None
-    assert lake.destination.envelope("other", envelope.seq) is None
 
 
 def half_committed(lake: Lake, mode: WriteMode, rows: list[dict[str, object]]) -> None:
@@ -85,19 +66,6 @@ def test_recover_without_the_files(lake: Lake) -> None:
         file.unlink()
     with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
         lake.destination.recover("c")
-
-
-def test_forget_keeps_what_is_needed(lake: Lake) -> None:
-    seqs = []
-    for _ in range(5):
-        lake.sync(spec(), [{"id": 1}])
-        seqs.append(lake.seq)
-    lake.destination.forget("c", [])
-    assert lake.envelopes() == seqs
-    lake.destination.forget("c", [seqs[1], seqs[3]])
-    assert lake.envelopes() == [seqs[1], seqs[3], seqs[4]]
-    lake.destination.forget("other", [seqs[4]])
-    assert lake.envelopes() == [seqs[1], seqs[3], seqs[4]]
 
 
 def test_half_a_file_is_no_envelope(lake: Lake) -> None:

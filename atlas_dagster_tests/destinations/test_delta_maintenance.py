@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from lakes import STRING, Lake, spec
+from stores import STRING, Lake, spec
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.state.envelope import WriteMode
@@ -25,7 +25,7 @@ OLD_SECONDS = 25 * 3600
 KILLED = """
 import os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
-from lakes import Lake, spec
+from stores import Lake, spec
 
 lake = Lake(pathlib.Path(sys.argv[2]))
 writer = lake.open(spec())
@@ -33,11 +33,6 @@ lake.write(writer, [{"id": 2}])
 writer.stage()
 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
 
 
 def make_old(lake: Lake) -> None:

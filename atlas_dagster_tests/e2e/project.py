@@ -16,7 +16,7 @@ import yaml
 from deltalake import DeltaTable, QueryBuilder
 
 REPOSITORY = Path(__file__).parents[2]
-STANDIN_IMAGE = "atlas-test/source-standin:1"
+STANDIN_IMAGE = "atlas-test/source-standin:2"
 APPEND = [{"name": "events", "sync_mode": "incremental", "destination_sync_mode": "append"}]
 
 

@@ -5,21 +5,28 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 from deltalake import DeltaTable, write_deltalake
-from pyarrow import table
+from msgspec import Raw
+from pyarrow import RecordBatch, table
 from rich.console import Console
 
 from atlas_dagster.components import airbyte_connection
+from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.interfaces import cli, cli_connections
 from atlas_dagster.interfaces.cli_connections import find_declared
 from atlas_dagster.interfaces.cli_sync import Outcome, print_summary
+from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.records.types import TableSchema
+from atlas_dagster.state.envelope import Envelope, StreamCommit
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered, NamedTable
 from atlas_dagster_tests.components.connections_project import Project
@@ -40,6 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("ATLAS_LAKE", raising=False)
+    monkeypatch.delenv("ATLAS_DESTINATION", raising=False)
     monkeypatch.setattr(cli_connections, "CONNECTIONS", f"{project.package}.connections")
     yield project
     for module in [name for name in sys.modules if name.startswith(project.package)]:
@@ -126,7 +134,8 @@ def test_a_wrong_declaration_is_one_sentence(project: Project, command: str) -> 
 
     assert result.exit_code == 1
     assert result.stderr.endswith(
-        ": shop/defs.yaml: give either connector (a registry name) or image (a Docker image).\n"
+        ": shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
+        "image), manifest (a declarative manifest's file) and command (a program of your own).\n"
     )
     assert isinstance(result.exception, SystemExit)
 
@@ -239,7 +248,7 @@ def test_a_failed_sync_ends_with_1_and_the_steps_sentence(
         "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
         "defs.yaml.\n"
     )
-    assert "source-faker runs in Python, as its connection asks.\n" in result.stdout
+    assert result.stdout == ""
 
 
 @pytest.mark.docker
@@ -309,6 +318,43 @@ def test_the_summary_shows_rows_as_they_are(
     assert "DeltaTable('lake/shop/users').to_pandas()" in shown
 
 
+@pytest.mark.postgres
+def test_the_summary_of_tables_in_postgres(
+    shop: Project,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    postgres_url: dict[str, Any],
+) -> None:
+    place = f"{postgres_url['hostname']}:{postgres_url['port']}/{postgres_url['db_name']}"
+    monkeypatch.setenv("ATLAS_DESTINATION", f"postgresql://atlas:hunter22@{place}")
+    connection = find_declared("shop").connection
+    destination = AtlasResource.from_environment().open_destination(connection)
+    spec = TableSpec(
+        ("shop", "users"),
+        TableSchema.from_json_schema({"properties": {"id": {"type": "integer"}}}),
+        "append",
+    )
+    with closing(destination):
+        writer = destination.open("shop", spec)
+        writer.write(RecordBatch.from_pylist([{"id": 41}], spec.schema.arrow))
+        commit = StreamCommit(StreamDescriptor("users"), spec.path, 0, False, writer.stage())
+        destination.commit(Envelope(1, 1, "shop", (commit,), Raw(b"[]"), 1.0), [writer])
+    done = {
+        "atlas/records_synced": dg.MetadataValue.int(1),
+        "dagster/row_count": dg.MetadataValue.int(1),
+        "atlas/duration_seconds": dg.MetadataValue.float(1.25),
+        "atlas/cursor_after": dg.MetadataValue.text("none"),
+    }
+
+    print_summary(Console(width=120), find_declared("shop"), Outcome({("shop", "users"): done}))
+
+    shown = capsys.readouterr().out
+    assert f"postgresql://{place}/shop/users\n" in shown
+    assert re.search(r"^ *id *$\n^.*\n^ *41 *$", shown, re.MULTILINE)
+    assert 'SELECT * FROM "shop"."users"' in shown
+    assert "hunter22" not in shown
+
+
 # The engine without Dagster
 
 
@@ -319,7 +365,7 @@ def test_the_summary_shows_rows_as_they_are(
         "atlas_dagster.sync.session",
         "atlas_dagster.sync.plan",
         "atlas_dagster.sync.source",
-        "atlas_dagster.destinations.delta",
+        "atlas_dagster.destinations.address",
         "atlas_dagster.runners.docker",
         "atlas_dagster.runners.python",
         "atlas_dagster.registry",

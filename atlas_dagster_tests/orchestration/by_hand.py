@@ -98,5 +98,5 @@ def define(
         refresh=refresh,
         translator=AtlasTranslator(),
     )
-    atlas = AtlasResource(lake=str(lake))
+    atlas = AtlasResource(destination=str(lake))
     return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(atlas)))

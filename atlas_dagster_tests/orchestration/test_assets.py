@@ -65,6 +65,24 @@ def test_kinds_name_airbyte_the_source_and_the_storage() -> None:
     assert found_specs[SOURCE].kinds == {"airbyte", "shop"}
 
 
+def test_the_storage_is_the_one_the_connection_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "postgresql://loader:{{ env.NOT_SET }}@db/warehouse"
+    in_postgres = specs(define(shop(destination=address)))[USERS_KEY]
+    assert in_postgres.kinds == {"airbyte", "shop", "postgres"}
+    assert "loader" not in repr(in_postgres)
+    monkeypatch.setenv("ATLAS_DESTINATION", address)
+    assert specs(define(shop()))[USERS_KEY].kinds == in_postgres.kinds
+    lake = specs(define(shop(destination="s3://bucket/lake")))[USERS_KEY]
+    assert lake.kinds == {"airbyte", "shop", "deltalake"}
+
+
+def test_nobody_sees_the_login_of_a_destination(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_DESTINATION", "postgresql://loader:hunter22@db/warehouse")
+    atlas = AtlasResource.from_environment()
+    assert atlas.deployment_label() == "atlas_dagster postgresql://db/warehouse"
+    assert "hunter22" not in repr(atlas)
+
+
 def test_column_schema_has_types_descriptions_keys_and_our_own_columns() -> None:
     spec = specs(define(shop()))[USERS_KEY]
 

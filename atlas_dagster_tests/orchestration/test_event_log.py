@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -10,7 +11,11 @@ from msgspec import Raw
 from postgres_instance import postgres_instance
 
 from atlas_dagster.orchestration.event_log import EventLogStateStore
-from atlas_dagster.orchestration.metadata import AtlasMetadataSet, checkpoint_metadata
+from atlas_dagster.orchestration.metadata import (
+    AtlasMetadataSet,
+    checkpoint_metadata,
+    shared_state_metadata,
+)
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit
@@ -19,6 +24,7 @@ from atlas_dagster.state.reconcile import Remembered
 USERS = StreamDescriptor("users")
 ORDERS = StreamDescriptor("orders", "sales")
 TABLES = {USERS: ("shop", "users"), ORDERS: ("shop", "sales", "orders")}
+SOURCE = dg.AssetKey(["shop", "source_shop"])
 FOREIGN = {"rows": 5, "dagster/row_count": 5, "atlas/note": "by hand"}
 
 
@@ -55,7 +61,7 @@ def materialize(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor
 
 
 def remembered(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> Remembered:
-    return EventLogStateStore(instance).remembered(TABLES).get(stream, Remembered())
+    return EventLogStateStore(instance, SOURCE).remembered(TABLES, {}).get(stream, Remembered())
 
 
 def seq_of(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> int | None:
@@ -64,7 +70,7 @@ def seq_of(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> in
 
 
 def test_nothing_is_remembered_of_streams_never_synced(instance: dg.DagsterInstance) -> None:
-    assert EventLogStateStore(instance).remembered(TABLES) == {}
+    assert EventLogStateStore(instance, SOURCE).remembered(TABLES, {}) == {}
 
 
 def test_the_envelope_comes_back_whole_but_for_its_files(instance: dg.DagsterInstance) -> None:
@@ -127,7 +133,7 @@ def test_each_stream_has_its_own(instance: dg.DagsterInstance) -> None:
     observe(instance, 2, USERS)
     materialize(instance, 6, ORDERS)
 
-    found = EventLogStateStore(instance).remembered(TABLES)
+    found = EventLogStateStore(instance, SOURCE).remembered(TABLES, {})
 
     assert {stream: it.envelope.seq for stream, it in found.items() if it.envelope} == {
         USERS: 2,
@@ -139,7 +145,9 @@ def test_only_the_streams_asked_for_are_answered(instance: dg.DagsterInstance) -
     observe(instance, 2, USERS)
     observe(instance, 3, ORDERS)
 
-    assert set(EventLogStateStore(instance).remembered({ORDERS: TABLES[ORDERS]})) == {ORDERS}
+    assert set(EventLogStateStore(instance, SOURCE).remembered({ORDERS: TABLES[ORDERS]}, {})) == {
+        ORDERS
+    }
 
 
 def in_a_run_of(
@@ -150,7 +158,7 @@ def in_a_run_of(
 
     @dg.asset(key=key_of(stream))
     def step(context: dg.AssetExecutionContext) -> None:
-        found.update(EventLogStateStore(context.instance).remembered(TABLES))
+        found.update(EventLogStateStore(context.instance, SOURCE).remembered(TABLES, {}))
 
     dg.materialize([step], instance=instance)
     return found
@@ -194,3 +202,73 @@ def test_after_a_wipe_new_events_count_and_the_wipe_stays_known(
     wiped_at = remembered(instance).wiped_at
     assert wiped_at is not None
     assert before - 1 <= wiped_at <= time.time() + 1
+
+
+def test_two_hundred_streams_that_agree_with_their_tables_are_one_call(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [StreamDescriptor(f"s{n}") for n in range(200)]
+    tables = {name: ("shop", name.name) for name in names}
+    for name in names:
+        commit = StreamCommit(name, tables[name], 0, False)
+        whole = Envelope(5, 1, "shop", (commit,), Raw(b"[]"), prepared_at=1.0)
+        metadata = {**AtlasMetadataSet(envelope=whole.encode().decode())}
+        event = dg.AssetMaterialization(dg.AssetKey(list(tables[name])), metadata=metadata)
+        instance.report_runless_asset_event(event)
+    asked: list[str] = []
+    for call in ("get_asset_records", "fetch_observations", "fetch_materializations"):
+        real = getattr(dg.DagsterInstance, call)
+
+        def counted(self: Any, *args: Any, _call: str = call, _real: Any = real, **kw: Any) -> Any:
+            asked.append(_call)
+            return _real(self, *args, **kw)
+
+        monkeypatch.setattr(dg.DagsterInstance, call, counted)
+
+    found = EventLogStateStore(instance, SOURCE).remembered(tables, dict.fromkeys(names, 5))
+    assert len(found) == 200
+    assert asked == ["get_asset_records"]
+
+    EventLogStateStore(instance, SOURCE).remembered(tables, dict.fromkeys(names, 5) | {names[7]: 6})
+    assert asked == ["get_asset_records", "get_asset_records", "fetch_observations"]
+
+
+def shared_envelope(seq: int) -> Envelope:
+    commits = tuple(StreamCommit(name, path, 0, False) for name, path in TABLES.items())
+    state = ConnectionState("GLOBAL", {USERS: Raw(b'{"u":1}')}, Raw(b'{"lsn": %d}' % seq))
+    return Envelope(seq, 1, "shop", commits, Raw(state.to_file()), prepared_at=1000.0)
+
+
+def observe_shared(instance: dg.DagsterInstance, seq: int, *, source: bool = True) -> None:
+    whole = shared_envelope(seq)
+    if source:
+        metadata = shared_state_metadata(whole)
+        instance.report_runless_asset_event(dg.AssetObservation(SOURCE, metadata=metadata))
+    for name in TABLES:
+        metadata = checkpoint_metadata(whole, None)
+        instance.report_runless_asset_event(dg.AssetObservation(key_of(name), metadata=metadata))
+
+
+def test_a_shared_state_is_written_once_and_found_for_each_stream(
+    instance: dg.DagsterInstance,
+) -> None:
+    observe_shared(instance, 5)
+    [event] = instance.fetch_observations(key_of(USERS), limit=1).records
+    assert event.asset_observation is not None
+    assert "lsn" not in str(event.asset_observation.metadata["atlas/envelope"].value)
+
+    found = EventLogStateStore(instance, SOURCE).remembered(TABLES, dict.fromkeys(TABLES, 5))
+
+    assert [each.envelope for each in found.values()] == [shared_envelope(5)] * 2
+
+
+def test_a_shared_state_of_another_commit_is_not_taken_for_it(
+    instance: dg.DagsterInstance,
+) -> None:
+    observe_shared(instance, 5)
+    observe_shared(instance, 9, source=False)
+
+    found = remembered(instance).envelope
+
+    assert found is not None
+    assert (found.seq, found.is_reference) == (9, True)

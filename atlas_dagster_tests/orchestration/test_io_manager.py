@@ -209,6 +209,29 @@ def test_the_argument_alone_makes_the_lineage(lake: Path) -> None:
     assert defs.resolve_asset_graph().get(dg.AssetKey("report")).parent_keys == {USERS}
 
 
+def test_a_connection_with_a_destination_of_its_own(tmp_path: Path) -> None:
+    seen = []
+
+    @dg.asset
+    def report(users: pd.DataFrame) -> None:
+        seen.append(len(users))
+
+    own = shop(destination=str(tmp_path / "own"))
+    sync_table(tmp_path / "own", ("shop", "users"), ROWS)
+    defs = define(own, lake=tmp_path / "other")
+    spec = next(spec for spec in defs.resolve_all_asset_specs() if spec.key == USERS)
+    downstream = report.with_attributes(asset_key_replacements={dg.AssetKey("users"): USERS})
+
+    merged = dg.Definitions.merge(defs, dg.Definitions(assets=[downstream]))
+    merged.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[downstream.key]
+    )
+
+    assert seen == [2]
+    # Dagster shows metadata and what resources are configured with, and addresses hold passwords.
+    assert str(tmp_path) not in str(spec.metadata)
+
+
 WRONG = {
     "annotation": (
         [Path, None],
@@ -288,7 +311,7 @@ def test_a_partition_does_not_replace_the_others(tmp_path: Path) -> None:
     def report() -> pd.DataFrame:
         return pd.DataFrame({"id": [1]})
 
-    resources = common_resources(AtlasResource(lake=str(tmp_path)))
+    resources = common_resources(AtlasResource(destination=str(tmp_path)))
     result = dg.materialize([report], partition_key="a", resources=resources, raise_on_error=False)
 
     assert failure(result) == (
@@ -332,7 +355,7 @@ def stored(users: pd.DataFrame) -> pd.DataFrame:
 
 kinds = [pd.DataFrame, pl.DataFrame, pl.LazyFrame, pa.Table, pa.RecordBatchReader]
 assets = [taking(f"a{n}", kind) for n, kind in enumerate([*kinds, duckdb.DuckDBPyRelation])]
-resources = common_resources(AtlasResource(lake=sys.argv[1])) | {"memory": dg.mem_io_manager}
+resources = common_resources(AtlasResource(destination=sys.argv[1])) | {"memory": dg.mem_io_manager}
 assert dg.materialize([users, *assets, stored], resources=resources).success
 print("done")
 """

@@ -94,7 +94,7 @@ def test_a_destination_without_maintenance(
     class Other:
         kind = "postgres"
 
-    monkeypatch.setattr(AtlasResource, "destination", lambda self: Other())
+    monkeypatch.setattr(AtlasResource, "open_destination", lambda *_: Other())
     result = run(instance, tmp_path, raise_on_error=False)
 
     (failed,) = [event for event in result.all_events if event.is_step_failure]

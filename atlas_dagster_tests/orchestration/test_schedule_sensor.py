@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from by_hand import define, shop
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.events import StepMaterializationData
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
     RemoteJobOrigin,
@@ -253,3 +254,74 @@ def test_after_a_recovery_patience_starts_anew(started: Ticking) -> None:
 
 def test_a_connection_never_checked_gets_the_benefit_of_the_doubt(started: Ticking) -> None:
     assert is_sync(only(started.tick(at("12:15"))))
+
+
+def failed_sync(ticking: Ticking, **tags: str) -> dg.DagsterRun:
+    """A run that failed now, for a reason that may pass."""
+    told = {"atlas/connection": "shop", "atlas/failure_type": "transient_error", **tags}
+    run = create_run_for_test(
+        ticking.instance,
+        status=dg.DagsterRunStatus.STARTED,
+        tags=told,
+        remote_job_origin=ORIGIN,
+        asset_selection=frozenset(STREAMS),
+    )
+    ticking.instance.report_run_failed(run)
+    [record] = ticking.instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+    assert record.end_time is not None
+    ended = dt.datetime.fromtimestamp(record.end_time, dt.UTC)
+    ticking.cursor = json.dumps({"handled": ended.isoformat()})
+    ticking.now = ended
+    return run
+
+
+def yearly(ticking: Ticking) -> Ticking:
+    ticking.defs = define(shop(), schedule="0 0 1 1 *")
+    return ticking
+
+
+def test_a_sync_that_failed_for_a_while_is_tried_again_before_its_time(ticking: Ticking) -> None:
+    failed_sync(yearly(ticking))
+    ended = ticking.now
+
+    waiting = ticking.tick(ended + dt.timedelta(seconds=60))
+    assert waiting.run_requests == []
+    assert waiting.skip_message is not None
+    assert "failed for a reason that may pass; it is tried again at" in waiting.skip_message
+    request = only(ticking.tick(ended + dt.timedelta(seconds=91)))
+    assert is_sync(request)
+    assert request.tags["atlas/tries_without_progress"] == "1"
+    assert request.run_key == f"shop:{ended.isoformat()}:try1"
+
+
+def test_the_next_try_waits_longer_and_the_last_one_is_the_last(ticking: Ticking) -> None:
+    tries = {"atlas/tries": "1", "atlas/tries_without_progress": "1"}
+    failed_sync(yearly(ticking), **tries)
+    assert ticking.tick(ticking.now + dt.timedelta(seconds=269)).run_requests == []
+    assert is_sync(only(ticking.tick(ticking.now + dt.timedelta(seconds=2))))
+
+    tries = {"atlas/tries": "5", "atlas/tries_without_progress": "5"}
+    failed_sync(ticking, **tries)
+    assert "Not due" in (ticking.tick(ticking.now + dt.timedelta(days=1)).skip_message or "")
+
+
+def test_streams_that_the_failed_run_finished_are_not_done_again(ticking: Ticking) -> None:
+    run = failed_sync(yearly(ticking))
+    finished = dg.AssetKey(["shop", "users"])
+    ticking.instance.report_dagster_event(
+        dg.DagsterEvent(
+            event_type_value="ASSET_MATERIALIZATION",
+            job_name=run.job_name,
+            event_specific_data=StepMaterializationData(dg.AssetMaterialization(finished)),
+        ),
+        run_id=run.run_id,
+    )
+
+    request = only(ticking.tick(ticking.now + dt.timedelta(seconds=91)))
+
+    assert set(request.asset_selection or ()) == STREAMS - {finished}
+
+
+def test_a_failure_that_will_not_pass_waits_for_the_next_time(ticking: Ticking) -> None:
+    failed_sync(yearly(ticking), **{"atlas/failure_type": "config_error"})
+    assert "Not due" in (ticking.tick(ticking.now + dt.timedelta(days=1)).skip_message or "")

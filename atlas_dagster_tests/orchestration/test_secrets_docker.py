@@ -113,7 +113,7 @@ def test_a_config_refused_in_the_step_does_not_quote_the_secret(
     assert said is not None
     assert said.description == (
         "Connection 'secretive': config field 'behaviour' must be one of "
-        '"steady", "die", "hang".'
+        '"steady", "die", "stumble", "hang".'
     )
     assert files_with(SECRET, home) == []
 

@@ -11,7 +11,7 @@ import pytest
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from real_connectors import RealConnection, difference, materialized, metadata, verbs_run
 
-from atlas_dagster.orchestration import check
+from atlas_dagster.orchestration import check, sync
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.metadata import envelope_of
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
@@ -298,11 +298,23 @@ def test_a_deleted_table_is_read_again_from_the_beginning(
 
 
 def test_a_source_that_dies_keeps_what_its_states_cover_and_resumes(
-    standin: RealConnection, instance: dg.DagsterInstance
+    standin: RealConnection,
+    instance: dg.DagsterInstance,
+    docker_client: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(sync.time, "sleep", waits.append)
     dying = standin.changed(behaviour="die", count=50)
-    result = dying.sync(instance, raise_on_error=False)
+    with verbs_run(docker_client, "standin") as verbs:
+        result = dying.sync(instance, raise_on_error=False)
 
+    assert verbs["read"] == 3
+    assert [wait for wait in waits if wait >= 10] == [10, 30]
+    run = instance.get_run_by_id(result.run_id)
+    assert run is not None
+    assert run.tags["atlas/failure_type"] == "transient_error"
+    assert run.tags["atlas/progress"] == "yes"
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     said = failure.step_failure_data.user_failure_data
     assert said.description == ("The stream did not complete. source-standin: upstream went away")
@@ -313,3 +325,36 @@ def test_a_source_that_dies_keeps_what_its_states_cover_and_resumes(
     assert found["atlas/records_synced"] == 15
     assert found["atlas/cursor_before"] == {"id": 20}
     assert ids(standin) == list(range(1, 36))
+
+
+def test_a_failure_that_passes_is_tried_again_inside_the_run(
+    standin: RealConnection, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(sync.time, "sleep", waits.append)
+    stumbling = standin.changed(behaviour="stumble", count=50)
+
+    result = stumbling.sync(instance)
+
+    assert result.success
+    assert 10 in waits
+    found = metadata(result, "events")
+    assert found["atlas/cursor_before"] == {"id": 20}
+    assert ids(standin) == list(range(1, 51))
+    assert "atlas/failure_type" not in (instance.get_run_by_id(result.run_id) or run_is_gone()).tags
+
+
+def run_is_gone() -> dg.DagsterRun:
+    raise AssertionError("the run is gone")
+
+
+def test_a_failure_that_will_not_pass_is_not_tried_again(
+    standin: RealConnection, instance: dg.DagsterInstance, docker_client: docker.DockerClient
+) -> None:
+    failing = standin.changed(fail_check=True)
+    with verbs_run(docker_client, "standin") as verbs:
+        result = failing.sync(instance, raise_on_error=False)
+
+    assert verbs == {"check": 1}
+    run = instance.get_run_by_id(result.run_id) or run_is_gone()
+    assert run.tags["atlas/failure_type"] == "config_error"

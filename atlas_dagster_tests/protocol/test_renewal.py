@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_dagster.protocol.renewal import Renewal, merged
@@ -67,6 +67,7 @@ _JSON = st.recursive(
 _CONFIG = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), _JSON)
 
 
+@settings(deadline=None)
 @given(_CONFIG, _CONFIG)
 def test_whatever_a_connector_sends_the_next_call_is_given(
     declared: dict[str, Any], sent: dict[str, Any]

@@ -69,6 +69,7 @@ def test_global_replaces_everything() -> None:
 def test_a_missing_type_is_legacy() -> None:
     state = ConnectionState().apply(message(b'{"data":{"a":1}}'))
     assert (state.type, bytes(state.shared or b"")) == ("LEGACY", b'{"a":1}')
+    assert not state.apply(message(b'{"data":null}'))
     assert blobs(state.apply(stream_state("a", b"1"))) == {A: b"1"}
 
 
@@ -102,11 +103,12 @@ def test_types(text: bytes, kind: str, whole: bool) -> None:
         ConnectionState("GLOBAL", {B: Raw(ODD)}, Raw(ODD)),
         ConnectionState("GLOBAL", {}, None),
         ConnectionState("LEGACY", {}, Raw(ODD)),
+        ConnectionState("LEGACY", {}, Raw(b" " + ODD), bare=True),
     ],
 )
 def test_a_state_file_holds_blobs_byte_for_byte(state: ConnectionState) -> None:
     again = ConnectionState.from_file(state.to_file())
-    assert (again.type, blobs(again)) == (state.type, blobs(state))
+    assert (again.type, again.bare, blobs(again)) == (state.type, state.bare, blobs(state))
     assert bytes(again.shared or b"") == bytes(state.shared or b"")
     assert again.to_file() == state.to_file()
 
@@ -118,6 +120,18 @@ def test_what_a_state_file_looks_like() -> None:
         b'{"type":"STREAM","stream":{"stream_descriptor":{"name":"b","namespace":"n"},'
         b'"stream_state":2}}]'
     )
+
+
+@pytest.mark.parametrize(
+    ("printed", "file"),
+    [
+        (b'{"data":{"a":1}}', b'{"a":1}'),
+        (b'{"type":"LEGACY","data":{"a":1}}', b'[{"type":"LEGACY","data":{"a":1}}]'),
+        (b'{"data":[1]}', b'[{"type":"LEGACY","data":[1]}]'),  # bare, it would be messages
+    ],
+)
+def test_a_source_takes_the_file_it_knows(printed: bytes, file: bytes) -> None:
+    assert ConnectionState().apply(message(printed)).to_file() == file
 
 
 def test_some_streams_only() -> None:

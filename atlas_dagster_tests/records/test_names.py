@@ -18,6 +18,11 @@ NAMES = st.text("aAb_-.é1 /", max_size=4) | st.text(max_size=80)
         ("a-b c.d", "a_b_c_d"),
         ("1st", "_1st"),
         ("Üsers", "_sers"),
+        ("order", "order"),
+        ("SELECT", "SELECT"),
+        ("table1.Column1", "table1_Column1"),
+        ("a\"'`;b\n", "a____b_"),
+        ("_ab_cdc_lsn", "_ab_cdc_lsn"),
     ],
 )
 def test_one_name(name: str, valid: str) -> None:
@@ -41,9 +46,9 @@ def test_names_without_a_letter(name: str) -> None:
 
 
 def test_long_names_are_cut_and_told_apart() -> None:
-    found = assign(["x" * 64, "x" * 65, "x" * 63])
+    found = assign(["x" * 64, "x" * 65, "x" * 63, "x" * 300, "x" * 299 + "y", "é" * 300])
     assert found["x" * 63] == "x" * 63
-    assert len({*found.values()}) == 3
+    assert len({*found.values()}) == 6
     assert max(map(len, found.values())) == 63
 
 

@@ -1,9 +1,16 @@
 import datetime as dt
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from atlas_dagster.records.changes import Misfit
 from atlas_dagster.records.temporal import parse_dates, parse_local_timestamps, parse_timestamps
+
+TYPE, SIZE = Misfit.TYPE, Misfit.SIZE
+PARSERS: Any = [parse_timestamps, parse_local_timestamps, parse_dates]
 
 #: Makes a column irregular, so that its other values take the slow way, too.
 ODD = "2020-01-01T00:00:00 UTC"
@@ -19,23 +26,64 @@ MOMENTS = [
     ("2024-02-29T10:20:30.5Z", "2024-02-29T10:20:30.500000", "2024-02-29T10:20:30.500000"),
     ("2024-02-29T10:20:30.123456789Z", "2024-02-29T10:20:30.123456", "2024-02-29T10:20:30.123456"),
     ("2024-02-29T10:20:30.123456789", "2024-02-29T10:20:30.123456", "2024-02-29T10:20:30.123456"),
+    (
+        "2024-02-29T10:20:30.1234567+02:00",
+        "2024-02-29T08:20:30.123456",
+        "2024-02-29T10:20:30.123456",
+    ),
+    ("2024-02-29T10:20:30.9999999Z", "2024-02-29T10:20:30.999999", "2024-02-29T10:20:30.999999"),
+    ("2024-02-29T10:20:30.Z", "2024-02-29T10:20:30", "2024-02-29T10:20:30"),
+    ("2024-02-29T10:20:30,25Z", "2024-02-29T10:20:30.250000", "2024-02-29T10:20:30.250000"),
+    ("2024-02-29t10:20:30z", "2024-02-29T10:20:30", "2024-02-29T10:20:30"),
+    (" 2024-02-29 10:20:30 +0200 ", "2024-02-29T08:20:30", "2024-02-29T10:20:30"),
+    ("2024-02-29T10", "2024-02-29T10:00:00", "2024-02-29T10:00:00"),
+    ("20240229T102030Z", "2024-02-29T10:20:30", "2024-02-29T10:20:30"),
+    ("2024/2/9 10:20 GMT", "2024-02-09T10:20:00", "2024-02-09T10:20:00"),
+    ("2024-02-29 10:20:30 AD", "2024-02-29T10:20:30", "2024-02-29T10:20:30"),
+    ("2024-02-29T24:00:00Z", "2024-03-01T00:00:00", "2024-03-01T00:00:00"),
+    ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00", "2017-01-01T00:00:00"),
+    ("2017-01-01T05:29:60.5+05:30", "2017-01-01T00:00:00.5", "2017-01-01T05:30:00.5"),
     ("1677-01-01T00:00:00Z", "1677-01-01T00:00:00", "1677-01-01T00:00:00"),
     ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00", "0001-01-01T00:00:00"),
     ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999", "9999-12-31T23:59:59.999999"),
 ]
-BAD = ["", "soon", "2024-02-30T00:00:00Z", "0000-00-00 00:00:00", "2024-13-01T00:00:00Z",
-       "0044-03-15T00:00:00Z BC", "1700000000", "2024-02-29T25:00:00Z"]  # fmt: skip
+#: Texts that no column holds, and why.
+BAD = [
+    ("", TYPE),
+    ("soon", TYPE),
+    ("2024-02-30T00:00:00Z", TYPE),
+    ("2023-02-29", TYPE),
+    ("2024-13-01T00:00:00Z", TYPE),
+    ("1700000000", TYPE),
+    ("2024-02-29T25:00:00Z", TYPE),
+    ("2024-02-29T24:00:01Z", TYPE),
+    ("2024-02-29T10:60:00Z", TYPE),
+    ("2024-02-29T10:20:61Z", TYPE),
+    ("2024-02-29T10:20:30+24:00", TYPE),
+    ("2024-02-29T10:20:30+02:60", TYPE),
+    ("2024-02-29T10:20:30 Europe/Zurich", TYPE),
+    ("2024-02-29T10:20:30Zjunk", TYPE),
+    ("२०२४-०२-२९", TYPE),
+    ("0000-00-00 00:00:00", SIZE),
+    ("0000-01-01", SIZE),
+    ("0000-12-31T23:59:59Z", SIZE),
+    ("0044-03-15T00:00:00Z BC", SIZE),
+    ("0044-03-15 BC", SIZE),
+    ("-0044-03-15", SIZE),
+    ("10000-01-01", SIZE),
+    ("+294277-01-01T00:00:00Z", SIZE),
+]
 
 
 @pytest.mark.parametrize("company", [[], [ODD]], ids=["alone", "in odd company"])
 @pytest.mark.parametrize(("text", "utc", "local"), MOMENTS)
 def test_moments(text: str, utc: str, local: str, company: list[str]) -> None:
     texts = pa.array([text, None, *company], pa.string())
-    column, bad = parse_timestamps(texts)
-    assert (column.type, bad) == (pa.timestamp("us", tz="UTC"), [])
+    column, misfits = parse_timestamps(texts)
+    assert (column.type, misfits) == (pa.timestamp("us", tz="UTC"), {})
     assert column.to_pylist()[:2] == [dt.datetime.fromisoformat(utc).replace(tzinfo=dt.UTC), None]
-    column, bad = parse_local_timestamps(texts)
-    assert (column.type, bad) == (pa.timestamp("us"), [])
+    column, misfits = parse_local_timestamps(texts)
+    assert (column.type, misfits) == (pa.timestamp("us"), {})
     assert column.to_pylist()[:2] == [dt.datetime.fromisoformat(local), None]
 
 
@@ -49,15 +97,56 @@ def test_all_of_them_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", BAD)
-@pytest.mark.parametrize("parse", [parse_timestamps, parse_local_timestamps, parse_dates])
-def test_what_is_no_moment(parse: object, text: str) -> None:
-    assert callable(parse)
-    column, bad = parse(pa.array(["2024-01-01", None, text, "2024-01-02"]))
+@pytest.mark.parametrize("company", [[], [ODD], ["2024-01-01T00:00:00+01:00"]])
+@pytest.mark.parametrize(("text", "why"), BAD)
+@pytest.mark.parametrize("parse", PARSERS)
+def test_what_is_no_moment(parse: Any, text: str, why: Misfit, company: list[str]) -> None:
+    column, misfits = parse(pa.array(["2024-01-01", None, text, "2024-01-02", *company]))
     values = column.to_pylist()
-    assert bad == [2]
+    assert misfits == {2: why}
     assert (values[1], values[2]) == (None, None)
     assert f"{values[0]:%Y-%m-%d} {values[3]:%Y-%m-%d}" == "2024-01-01 2024-01-02"
+
+
+@pytest.mark.parametrize("company", [[], [ODD]], ids=["alone", "in odd company"])
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00", "9999-12-31T24:00:00Z"]
+)
+def test_an_offset_may_leave_the_calendar(text: str, company: list[str]) -> None:
+    column, misfits = parse_timestamps(pa.array([text, None, *company]))
+    assert (column.to_pylist()[:2], misfits) == ([None, None], {0: SIZE})
+
+
+TWO = st.integers(0, 70).map("{:02}".format)
+TEXTS = st.builds(
+    "{}{}-{}-{}{}{}{}{}".format,
+    st.sampled_from(["", "", "", "-", "1"]),
+    st.sampled_from(["0000", "0001", "1969", "2023", "2024", "9999"]),
+    *[st.sampled_from(["00", "01", "02", "04", "12", "28", "29", "30", "31"])] * 2,
+    st.one_of(
+        st.just(""),
+        st.builds("{}{}".format, st.sampled_from("T tx"), TWO),
+        *[st.builds("{}{}:{}:{}".format, st.sampled_from("T tx"), TWO, TWO, TWO)] * 3,
+    ),
+    st.sampled_from(["", "", ".", ".5", ".123456", ".1234567", ".999999999999"]),
+    st.sampled_from(["", "", "Z", "+00", "+0130", "-23:59", "+24:00", "-01:60", " Z", "UTC"]),
+    st.sampled_from(["", "", "", " BC", " "]),
+) | st.text(max_size=12)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=5))
+def test_company_changes_nothing(texts: list[str]) -> None:
+    """Whether a text is read by Arrow or one by one, it comes out the same."""
+    for parse in PARSERS:
+        together, misfits = parse(pa.array(texts))
+        together.validate(full=True)
+        for row, text in enumerate(texts):
+            alone, misfit = parse(pa.array([text]))
+            one_by_one, odd = parse(pa.array([ODD, text, "soon"]))
+            assert together[row] == alone[0] == one_by_one[1]
+            assert misfits.get(row) == misfit.get(0) == odd.get(1)
+            assert together[row].is_valid == (row not in misfits)
+            together[row].as_py()  # within Python's own calendar
 
 
 @pytest.mark.parametrize(
@@ -66,19 +155,21 @@ def test_what_is_no_moment(parse: object, text: str) -> None:
         ("2024-02-29", (2024, 2, 29)),
         ("2024-02-29T23:30:00-05:00", (2024, 2, 29)),
         ("2024-02-29 00:00:00", (2024, 2, 29)),
+        ("2024-02-29T24:00:00Z", (2024, 2, 29)),
+        ("2024/02/29", (2024, 2, 29)),
+        ("20240229", (2024, 2, 29)),
         ("0001-01-01", (1, 1, 1)),
         ("9999-12-31", (9999, 12, 31)),
     ],
 )
 def test_dates(text: str, date: tuple[int, int, int]) -> None:
-    column, bad = parse_dates(pa.array([text, None]))
-    assert (column.type, bad) == (pa.date32(), [])
+    column, misfits = parse_dates(pa.array([text, None]))
+    assert (column.type, misfits) == (pa.date32(), {})
     assert column.to_pylist() == [dt.date(*date), None]
 
 
-@pytest.mark.parametrize("parse", [parse_timestamps, parse_local_timestamps, parse_dates])
+@pytest.mark.parametrize("parse", PARSERS)
 @pytest.mark.parametrize("texts", [[], [None, None]])
-def test_nothing(parse: object, texts: list[None]) -> None:
-    assert callable(parse)
-    column, bad = parse(pa.array(texts, pa.string()))
-    assert (column.to_pylist(), bad) == (texts, [])
+def test_nothing(parse: Any, texts: list[None]) -> None:
+    column, misfits = parse(pa.array(texts, pa.string()))
+    assert (column.to_pylist(), misfits) == (texts, {})

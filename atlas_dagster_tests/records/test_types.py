@@ -49,6 +49,13 @@ WELL_KNOWN = "WellKnownTypes.json#/definitions/"
         ({"type": ["null"]}, T.UNKNOWN),
         ({"type": []}, T.UNKNOWN),
         ({"type": "decimal"}, T.UNKNOWN),
+        ({"type": 5}, T.UNKNOWN),
+        ({"type": {"a": 1}}, T.UNKNOWN),
+        ({"type": [["string"], None]}, T.UNKNOWN),
+        ({"type": ["integer", "number"]}, T.UNKNOWN),
+        ({"type": "object", "oneOf": [{"type": "string"}]}, T.OBJECT),
+        ({"type": "object", "additionalProperties": True}, T.OBJECT),
+        ({"type": "string", "airbyte_type": "big_number"}, T.STRING),
         ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, T.UNKNOWN),
         ({"oneOf": [{"type": "string"}, {"type": "null"}]}, T.STRING),
         ({"anyOf": [{"type": "null"}, {"type": "string", "format": "date"}]}, T.DATE),
@@ -105,7 +112,14 @@ def test_a_table_in_the_sources_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", [{}, {"properties": None}, {"properties": {}}, {"type": "object"}]
+    "schema",
+    [
+        {},
+        {"properties": None},
+        {"properties": {}},
+        {"type": "object"},
+        {"type": "object", "additionalProperties": True},
+    ],
 )
 def test_a_schema_without_properties(schema: dict[str, Any]) -> None:
     assert TableSchema.from_json_schema(schema).arrow.names == [f.name for f in METADATA_FIELDS]

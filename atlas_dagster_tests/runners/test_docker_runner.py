@@ -8,15 +8,14 @@ from typing import Any
 import docker
 import pytest
 
-from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
-from atlas_dagster.runners.docker import DockerRunner, connect
+from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
 
-STANDIN = "atlas-test/source-standin:1"
 LABELS = {"atlas.connection": "runner_test", DEPLOYMENT_LABEL: "runner tests"}
 SECRET = "s3cret-in-the-config"
 CATALOG = {
@@ -114,24 +113,6 @@ def test_silence_is_told(docker_client: docker.DockerClient) -> None:
     runner = DockerRunner(STANDIN, client=docker_client)
     with runner.start(read({"behaviour": "hang"})) as process:
         assert next(channel for channel, _ in process.output() if channel == "idle") == "idle"
-
-
-def test_an_image_that_cannot_be_had(docker_client: docker.DockerClient) -> None:
-    runner = DockerRunner("atlas-test/no-such-image:9", client=docker_client)
-    with pytest.raises(RunnerUnavailableError) as failure:
-        runner.start(read({}))
-    assert "The image atlas-test/no-such-image:9 is not on this engine" in str(failure.value)
-    assert "check its name, its tag and the network" in str(failure.value)
-
-
-def test_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    with pytest.raises(RunnerUnavailableError) as failure:
-        connect()
-    assert str(failure.value) == (
-        "No Docker engine answers at tcp://127.0.0.1:1; "
-        "start Docker, or point DOCKER_HOST at an engine."
-    )
 
 
 def test_the_reaper_takes_only_what_is_ours_and_ended(docker_client: docker.DockerClient) -> None:

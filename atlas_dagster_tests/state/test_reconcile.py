@@ -90,3 +90,11 @@ def test_no_two_attempts_share_a_number() -> None:
     assert len(drawn) == 50
     assert min(drawn) > 5
     assert max(drawn) <= 5 + 2**32
+
+
+def test_a_state_the_event_only_refers_to_is_looked_up_beside_the_data() -> None:
+    assert reconcile(S, Remembered(envelope(50).reference()), 50, envelope) == Resumption(
+        3, envelope(50)
+    )
+    with pytest.raises(DestinationError, match="holds commit 50"):
+        reconcile(S, Remembered(envelope(50).reference()), 50, nothing)

@@ -1,16 +1,19 @@
 """A connector made of protocol lines, and syncs of it into a lake of its own."""
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from adbc_driver_postgresql import dbapi
 from deltalake import DeltaTable, QueryBuilder
 
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -133,7 +136,7 @@ class MemoryStore:
                 self.envelopes[commit.stream] = bare
 
     def remembered(
-        self, tables: Mapping[StreamDescriptor, TablePath]
+        self, tables: Mapping[StreamDescriptor, TablePath], committed: Any
     ) -> Mapping[StreamDescriptor, Remembered]:
         return {name: Remembered(self.envelopes.get(name), self.wiped.get(name)) for name in tables}
 
@@ -143,7 +146,7 @@ class Outcome:
     """What one sync did and said."""
 
     plan: SyncPlan
-    runner: FakeRunner
+    runner: Any
     events: list[SyncEvent] = field(default_factory=list)
     failure: AtlasError | None = None
     log: list[tuple[str, str]] = field(default_factory=list)
@@ -181,9 +184,13 @@ class Lake:
         *output: bytes | int,
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
+        connector: Connector | None = None,
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
-        """A session about to read ``output``; an ``int`` in it is the exit code."""
+        """A session about to read ``output``; an ``int`` in it is the exit code.
+
+        A ``connector`` of the caller's own, which logs elsewhere, is read instead.
+        """
         notices: list[str] = []
         plan = make_plan(
             "c",
@@ -197,9 +204,9 @@ class Lake:
             run_id="run",
             notify=notices.append,
         )
-        runner = FakeRunner(_script(output))
+        runner = connector.runner if connector else FakeRunner(_script(output))
         outcome = Outcome(plan, runner, notices=notices)
-        connector = Connector(
+        connector = connector or Connector(
             runner,
             name="source-x",
             masker=Masker(secrets),
@@ -226,30 +233,95 @@ class Lake:
         return DeltaTable(str(self.root.joinpath("c", *names)))
 
     def versions(self) -> dict[str, int]:
-        """The version of every Delta table in the lake."""
+        """The version of every table."""
         logs = self.root.rglob("_delta_log")
         return {
             str(log.parent.relative_to(self.root)): DeltaTable(str(log.parent)).version()
             for log in logs
         }
 
-    def rows(self, *names: str, columns: str = "id, v") -> list[tuple[Any, ...]]:
+    def read(self, names: tuple[str, ...], columns: str) -> pa.Table:
         # Not DeltaTable.to_pyarrow_table: the process then aborts when it ends (deltalake 1.6.6).
         query = QueryBuilder().register("t", self.table(*names))
-        found = pa.table(query.execute(f"SELECT {columns} FROM t").read_all())
+        return pa.table(query.execute(f"SELECT {columns} FROM t").read_all())
+
+    def drop(self, name: str) -> None:
+        """As a user would drop a table."""
+        shutil.rmtree(self.root / "c" / name)
+
+    def lose_envelopes(self, of: str = "") -> None:
+        """Those of one stream, or all."""
+        for file in self.root.glob("_atlas/c/*.json"):
+            if f'"name":"{of}' in file.read_text():
+                file.unlink()
+
+    def rows(self, *names: str, columns: str = "id, v") -> list[tuple[Any, ...]]:
+        found = self.read(names, columns)
         return sorted((tuple(row.values()) for row in found.to_pylist()), key=repr)
 
     def ids(self, *names: str) -> list[int]:
         return sorted(row[0] for row in self.rows(*names, columns="id"))
 
-    def staged(self) -> set[Path]:
-        """Parquet files that belong to no table."""
+    def staged(self) -> set[Any]:
+        """Rows written that belong to no table: Parquet files."""
         files = set(self.root.rglob("*.parquet"))
         for log in self.root.rglob("_delta_log"):
             files -= set(log.glob("*.parquet"))
             uris = DeltaTable(str(log.parent)).file_uris()
             files -= {Path(uri) for uri in uris}
         return files
+
+
+class Warehouse(Lake):
+    """The same in Postgres."""
+
+    def __init__(self, server: Mapping[str, Any], *, empty: bool = True) -> None:
+        login = f"{server['username']}:{server['password']}"
+        place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
+        self.destination = PostgresDestination(f"postgresql://{login}@{place}")
+        self.store = MemoryStore()
+        self.look = dbapi.connect(f"postgresql://{login}@{place}", autocommit=True)
+        if empty:
+            self.do("DROP SCHEMA IF EXISTS c CASCADE")
+
+    @classmethod
+    def again(cls, dead: "Warehouse", server: Mapping[str, Any]) -> "Warehouse":
+        """What the next process finds: the tables, and what the event log remembers."""
+        warehouse = cls(server, empty=False)
+        warehouse.store = dead.store
+        return warehouse
+
+    def close(self) -> None:
+        self.destination.close()
+        self.look.close()
+
+    def ask(self, sql: str) -> pa.Table:
+        with self.look.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetch_arrow_table()
+
+    def do(self, sql: str) -> None:
+        with self.look.cursor() as cursor:
+            cursor.execute(sql)
+
+    def read(self, names: tuple[str, ...], columns: str) -> pa.Table:
+        return self.ask(f'SELECT {columns} FROM c."{"__".join(names)}"')
+
+    def versions(self) -> dict[str, int]:
+        if not self.ask("SELECT 1 FROM pg_class WHERE relname = '_atlas_state'").num_rows:
+            return {}
+        found = self.ask("SELECT replace(path, '.', '/') AS path, seq FROM c._atlas_state")
+        return {row["path"]: row["seq"] for row in found.to_pylist() if row["seq"]}
+
+    def staged(self) -> set[Any]:
+        found = self.ask("SELECT relname FROM pg_class WHERE relname LIKE '\\_atlas\\_stage%'")
+        return set(found.column(0).to_pylist())
+
+    def drop(self, name: str) -> None:
+        self.do(f'DROP TABLE c."{name}"')
+
+    def lose_envelopes(self, of: str = "") -> None:
+        self.do(f'DELETE FROM c._atlas_envelopes WHERE strpos(envelope, \'"name":"{of}\') > 0')
 
 
 def path(stream: StreamDescriptor) -> TablePath:

@@ -1,5 +1,6 @@
 """How a call of a connector ends, and what its log hears."""
 
+import pytest
 from scripted import line
 
 from atlas_dagster.protocol.secrets import MASK, Masker
@@ -21,7 +22,28 @@ def converse(*pieces: bytes | Output | int | ExitStatus) -> tuple[Conversation, 
 def test_stderr_without_newlines_does_not_pile_up() -> None:
     talk, _, heard = converse(*[("stderr", b"x" * 50_000)] * 4)
     list(talk.messages(READ))
-    assert [len(text) for _, text in heard] == [100_000, 100_000]
+    assert [text[19_999:] for _, text in heard] == ["x… (45,536 more)"]
+
+
+@pytest.mark.parametrize("at", [19_990, 19_999])
+def test_no_half_of_a_secret_is_left_where_a_text_is_cut(at: int) -> None:
+    text = b"x" * at + b"hunter2" + b"y" * 100_000
+    talk, _, heard = converse(
+        text + b"\n", ("stderr", text + b"\n"), line("LOG", log={"message": text.decode()})
+    )
+    list(talk.messages(READ))
+    assert len(heard) == 3
+    assert not any("hu" in said for _, said in heard)
+
+
+def test_null_texts_are_texts_too() -> None:
+    talk, _, heard = converse(
+        line("LOG", log={"level": None, "message": None}),
+        line("TRACE", trace={"type": "ERROR", "emitted_at": 1, "error": {"message": None}}),
+        1,
+    )
+    list(talk.messages(READ))
+    assert heard == [("INFO", ""), ("ERROR", "it gave no reason")]
 
 
 def test_secrets_are_masked_wherever_they_are_said() -> None:
@@ -58,7 +80,7 @@ def test_a_crash_without_words_shows_its_last_lines() -> None:
 def test_out_of_memory_names_the_limit() -> None:
     talk, _, _ = converse(ExitStatus(137, oom_killed=True))
     list(talk.messages(READ))
-    assert "needed more than its 2g of memory" in str(talk.failure())
+    assert "src ran out of memory: its limit is 2g" in str(talk.failure())
 
 
 def test_out_of_memory_counts_more_than_what_was_said_before() -> None:
@@ -68,7 +90,7 @@ def test_out_of_memory_counts_more_than_what_was_said_before() -> None:
         ExitStatus(1, oom_killed=True),
     )
     list(talk.messages(READ))
-    assert "more than its 2g of memory" in str(talk.failure())
+    assert "its limit is 2g" in str(talk.failure())
     assert str(talk.failure()).endswith("Before, it said: worker died")
 
 

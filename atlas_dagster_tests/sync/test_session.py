@@ -1,7 +1,5 @@
 """What a READ leaves behind, by what the source says and how it ends."""
 
-from pathlib import Path
-
 import pytest
 from scripted import (
     EAGER,
@@ -18,12 +16,6 @@ from scripted import (
 
 from atlas_dagster.sync.session import Checkpoint
 from atlas_dagster.sync.stream import ActiveStream
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
-
 
 A, B = incremental("a"), incremental("b")
 

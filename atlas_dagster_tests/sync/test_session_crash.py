@@ -1,4 +1,4 @@
-"""The process dies between any two steps of a commit; the next sync makes the tables whole.
+"""The process dies between any two steps of a Delta commit; the next sync makes the tables whole.
 
 ``Crash`` is raised where the process would be killed. Clean-up code still runs then, which a real
 kill would not allow, so each case also proves that the clean-up destroys nothing.
@@ -6,7 +6,6 @@ kill would not allow, so each case also proves that the clean-up destroys nothin
 
 import errno
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from scripted import (
@@ -32,8 +31,8 @@ class Crash(BaseException):
 
 
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
+def lake(delta_lake: Lake) -> Lake:
+    return delta_lake
 
 
 def crash(

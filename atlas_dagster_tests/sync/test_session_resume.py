@@ -1,8 +1,6 @@
 """Where a sync starts: after a wipe, a deleted table, a lost memory, a changed schema."""
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +8,7 @@ from scripted import (
     COLUMNS,
     EAGER,
     Lake,
+    Warehouse,
     global_state,
     incremental,
     legacy_state,
@@ -25,11 +24,6 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 INTEGER, STRING, BOOLEAN = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
 
 
 # Somebody else's hands
@@ -55,7 +49,7 @@ def test_a_table_deleted_by_hand_is_read_again(lake: Lake) -> None:
     for kind in (A, incremental("b", "append_dedup")):
         name = kind.descriptor.name
         lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
-        shutil.rmtree(lake.root / "c" / name)
+        lake.drop(name)
         done = lake.sync([kind], records(name, [1]) + state(name, {"at": 1}), status(name))
         assert "is gone" in done.notices[0]
         assert done.file("state") is None
@@ -85,8 +79,8 @@ def test_a_subset_does_not_forget_the_others(lake: Lake) -> None:
 def test_a_table_that_nobody_remembers_is_left_alone(lake: Lake) -> None:
     lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
     lake.store.envelopes.clear()
-    shutil.rmtree(lake.root / "_atlas")
-    with pytest.raises(DestinationError, match="neither Dagster's event log nor the lake's"):
+    lake.lose_envelopes()
+    with pytest.raises(DestinationError, match="neither Dagster's event log nor what Atlas keeps"):
         lake.prepare([A])
 
 
@@ -179,3 +173,38 @@ def test_columns_of_every_kind_keep_their_names(lake: Lake) -> None:
         done = lake.sync([incremental("a", **kinds)], row(id), status("a"))
         names = {c.field: c.name for c in done.plan.streams[0].table.schema.columns}
         assert names == {name: name for name in (*COLUMNS, *kinds)} | {"a b": "a_b"}
+
+
+def test_a_stream_that_cannot_be_planned_does_not_stop_the_others(lake: Lake) -> None:
+    streams = [incremental("a"), incremental("b")]
+    lake.sync(streams, records("a", [1]), state("a", 1), records("b", [1]), state("b", 1))
+    lake.store.envelopes.clear()
+    lake.lose_envelopes(of="a")
+
+    done = lake.sync(streams, records("b", [2]), state("b", 2), status("b"))
+
+    assert done.failure is not None
+    assert str(done.failure).startswith("1 of 2 streams did not complete. a: The table of stream")
+    assert str(done.failure).endswith("Finished and kept: b.")
+    assert lake.ids("a") == [1]
+    assert lake.ids("b") == [1, 2]
+    assert [s["stream"]["name"] for s in done.file("catalog")["streams"]] == ["b"]
+
+
+def test_what_is_wrong_with_a_stream_not_selected_does_not_matter(lake: Lake) -> None:
+    streams = [incremental("a"), incremental("b")]
+    lake.sync(streams, records("a", [1]), state("a", 1), records("b", [1]), state("b", 1))
+    lake.store.envelopes.clear()
+    lake.lose_envelopes(of="a")
+
+    assert lake.sync(streams, status("b"), selected=["b"]).failure is None
+
+
+@pytest.mark.postgres
+def test_a_table_in_the_way_does_not_stop_the_others(warehouse: Warehouse) -> None:
+    warehouse.do("CREATE SCHEMA c")
+    warehouse.do("CREATE TABLE c.a (id text)")
+    done = warehouse.sync([A, B], records("b", [1]), BOTH)
+    assert str(done.failure).startswith("1 of 2 streams did not complete. a: ")
+    assert "that is not the one Atlas made for stream 'a'" in str(done.failure)
+    assert warehouse.ids("b") == [1]

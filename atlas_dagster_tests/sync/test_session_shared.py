@@ -1,7 +1,5 @@
 """One state for all streams: GLOBAL, as CDC sources send, and LEGACY."""
 
-from pathlib import Path
-
 import pytest
 from scripted import (
     EAGER,
@@ -18,11 +16,6 @@ from scripted import (
 
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
 
 
 def lsn(lake: Lake) -> int | None:
@@ -100,6 +93,15 @@ def test_nothing_new_makes_no_new_version(lake: Lake) -> None:
     assert lake.versions() == before
 
 
+def test_only_a_state_that_moves_is_committed(lake: Lake) -> None:
+    states = [global_state({"lsn": lsn_}, {"a": {}, "b": {}}) for lsn_ in (1, 1, 2, 2)]
+    done = lake.sync([A, B], records("a", [1]), *states, BOTH, **EAGER)
+    assert [[c.rows for c in each.envelope.streams] for each in done.checkpoints] == [
+        [1, 0],
+        [0, 0],
+    ]
+
+
 def test_death_keeps_all_streams_at_one_position(lake: Lake) -> None:
     done = lake.sync(
         [A, B],
@@ -173,7 +175,7 @@ def test_a_state_without_a_type(lake: Lake) -> None:
     done = lake.sync([A, B], records("a", [1]) + records("b", [7]), legacy_state({"a": 1, "b": 7}))
     assert done.failure is None
     done = lake.sync([A, B], records("a", [2]), legacy_state({"a": 2, "b": 7}))
-    assert done.file("state") == [{"type": "LEGACY", "data": {"a": 1, "b": 7}}]
+    assert done.file("state") == {"a": 1, "b": 7}
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7])
 
 
@@ -181,4 +183,4 @@ def test_death_between_two_of_them(lake: Lake) -> None:
     output = [records("a", [n]) + records("b", [n]) + legacy_state({"n": n}) for n in (1, 2, 3)]
     lake.sync([A, B], *output, records("a", [4]), 1, **EAGER)
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [1, 2, 3])
-    assert lake.sync([A, B]).file("state") == [{"type": "LEGACY", "data": {"n": 3}}]
+    assert lake.sync([A, B]).file("state") == {"n": 3}

@@ -10,6 +10,8 @@ picks what READ does:
 ``die``
     The same up to half of ``count``, no STATE for the odd ones at the end, then a transient error
     and exit code 1.
+``stumble``
+    Dies like that where it is given no state, and is steady where it is.
 ``hang``
     100 records, a STATE, then silence for ever; ``ignore_sigterm`` makes it deaf to SIGTERM too.
 
@@ -42,7 +44,7 @@ SPEC = {
         "properties": {
             "behaviour": {
                 "type": "string",
-                "enum": ["steady", "die", "hang"],
+                "enum": ["steady", "die", "stumble", "hang"],
                 "default": "steady",
             },
             "count": {"type": "integer", "minimum": 0, "default": 100},
@@ -143,7 +145,10 @@ def read(config: dict[str, Any], catalog: dict[str, Any], states: list[dict[str,
     count, rate = config.get("count", 100), config.get("rate", 0)
     emit("LOG", "log", {"level": "INFO", "message": f"Reading events after id {after}"})
     emit_status("STARTED")
-    match config.get("behaviour", "steady"):
+    behaviour = config.get("behaviour", "steady")
+    if behaviour == "stumble":
+        behaviour = "steady" if after else "die"
+    match behaviour:
         case "steady":
             emit_events(after, count, rate, final_state=True)
             emit_status("COMPLETE")

@@ -1,0 +1,98 @@
+"""Postgres tables: rows, state and merge of all streams of a commit in one transaction.
+
+Tables stand in the schema of their connection, as ``stream`` or ``namespace__stream``, beside what
+Atlas itself keeps there (:mod:`~atlas_dagster.destinations.postgres_state`).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from atlas_dagster.destinations.base import (
+    Destination,
+    StreamWriter,
+    TablePath,
+    TableSpec,
+    read_columns,
+)
+from atlas_dagster.destinations.postgres_columns import quoted
+from atlas_dagster.destinations.postgres_connection import Database
+from atlas_dagster.destinations.postgres_state import Bookkeeping
+from atlas_dagster.destinations.postgres_writer import PostgresWriter
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.records.types import SOURCE_NAME_KEY
+from atlas_dagster.state.envelope import Envelope
+
+
+class PostgresDestination(Destination):
+    """A Postgres database, with a schema per connection.
+
+    Args:
+        address: ``postgresql://user:password@host:port/database``.
+    """
+
+    kind = "postgres"
+
+    def __init__(self, address: str) -> None:
+        self._database = Database(address)
+        self._bookkeeping = Bookkeeping(self._database)
+        self._opened = 0
+
+    def table_uri(self, table: TablePath) -> str:
+        state = self._bookkeeping.find(table)
+        return f"{self._database.uri}/{state.schema}/{state.table}"
+
+    def committed(self, connection: str, table: TablePath) -> int | None:  # noqa: ARG002
+        state = self._bookkeeping.find(table)
+        return state.seq or None if state.exists else None
+
+    def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
+        state = self._bookkeeping.find(table)
+        if not state.exists:
+            return {}
+        return {
+            (field.metadata[SOURCE_NAME_KEY.encode()].decode(), field.type): field.name
+            for field in state.fields
+        }
+
+    def open(self, connection: str, spec: TableSpec) -> StreamWriter:  # noqa: ARG002
+        self._opened += 1
+        return PostgresWriter(
+            spec,
+            self._bookkeeping.register(spec.path),
+            database=self._database,
+            bookkeeping=self._bookkeeping,
+            stage_name=f"_atlas_stage_{self._opened}",
+        )
+
+    def commit(self, envelope: Envelope, writers: Sequence[StreamWriter]) -> None:
+        with self._database.transaction():
+            super().commit(envelope, writers)
+
+    def prepare(self, envelope: Envelope) -> None:
+        self._bookkeeping.store(envelope)
+
+    def envelope(self, connection: str, seq: int) -> Envelope | None:
+        return self._bookkeeping.envelope(connection, seq)
+
+    def recover(self, connection: str) -> None:
+        """A commit is one transaction: there are no halves."""
+
+    def forget(self, connection: str, keep: Collection[int]) -> None:
+        self._bookkeeping.forget(connection, keep)
+
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        state = self._bookkeeping.find(table)
+        uri = self.table_uri(table)
+        if not state.exists:
+            raise ConfigError(f"There is no table {uri} yet; materialize {'/'.join(table)}.")
+        present = self.preview(table, 0).column_names
+        chosen = ", ".join(quoted(c) for c in read_columns(columns, present=present, where=uri))
+        return self._database.batches(f"SELECT {chosen} FROM {state.relation}")
+
+    def preview(self, table: TablePath, rows: int) -> pa.Table:
+        relation = self._bookkeeping.find(table).relation
+        return self._database.table(f"SELECT * FROM {relation} LIMIT {rows}")
+
+    def close(self) -> None:
+        self._database.close()

@@ -1,0 +1,128 @@
+"""One row per key: the statement that brings staged rows into a table."""
+
+from collections.abc import Mapping, Sequence
+
+from atlas_dagster.destinations.postgres_columns import (
+    ARRIVAL,
+    Column,
+    comparable,
+    indexed,
+    quoted,
+)
+from atlas_dagster.records.types import EXTRACTED_AT
+
+
+class Merge:
+    """Brings the newest staged row of each key into the table.
+
+    Newest by cursor (NULL is older than anything), then by extraction time, then by arrival. A key
+    column that is NULL equals only NULL. Text compares by its bytes, as in every other destination.
+    The table may hold a key several times, from a time it was appended to; all are updated.
+
+    Args:
+        relation: the table, quoted.
+        stage: the table of staged rows, quoted.
+        columns: the staged columns.
+        types: of the table's columns.
+        keys: key columns, of ``columns``.
+        cursor: of ``columns``, if there is one.
+        gone: columns of fields that the source no longer has, NULL in new versions of a row.
+    """
+
+    def __init__(
+        self,
+        relation: str,
+        stage: str,
+        columns: Sequence[Column],
+        types: Mapping[str, str],
+        *,
+        keys: Sequence[Column],
+        cursor: Column | None,
+        gone: Sequence[str],
+    ) -> None:
+        self._relation = relation
+        self._stage = stage
+        self._columns = columns
+        self._types = types
+        self._keys = keys
+        self._cursor = cursor
+        self._gone = gone
+
+    def null_patterns(self) -> str:
+        """Which key columns are NULL together: a row for each combination."""
+        nulls = ", ".join(
+            f"{key.quoted} IS NULL AS k{number}" for number, key in enumerate(self._keys)
+        )
+        return f"SELECT DISTINCT {nulls} FROM {self._stage}"
+
+    def statement(self, nulls: Sequence[bool]) -> str:
+        """Merges the rows whose key columns are NULL as ``nulls`` says.
+
+        One statement for each pattern, so that every condition on a key can use an index or a
+        hash, which IS NOT DISTINCT FROM cannot. The rows it inserts are those it reports.
+        """
+        moved = ", ".join(
+            f"{column.moved(self._types[column.name])} AS {column.quoted}"
+            for column in self._columns
+        )
+        chosen = " AND ".join(
+            f"{key.quoted} IS {'' if null else 'NOT '}NULL"
+            for key, null in zip(self._keys, nulls, strict=True)
+        )
+        keys = ", ".join(self._comparable("", key) for key in self._keys)
+        names = ", ".join(column.quoted for column in self._columns)
+        values = ", ".join(f"s.{column.quoted}" for column in self._columns)
+        assignments = ", ".join(
+            [f"{column.quoted} = s.{column.quoted}" for column in self._columns]
+            + [f"{quoted(name)} = NULL" for name in self._gone]
+        )
+        same_key = self._same_key(nulls)
+        return f"""
+            WITH staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),
+            newest AS MATERIALIZED (
+                SELECT DISTINCT ON ({keys}) * FROM staged ORDER BY {keys}, {self._newest_first()}
+            ),
+            updated AS (
+                UPDATE {self._relation} AS t SET {assignments} FROM newest AS s
+                WHERE {same_key} AND ({self._is_newer()})
+            )
+            INSERT INTO {self._relation} ({names}) SELECT {values} FROM newest AS s
+            WHERE NOT EXISTS (SELECT 1 FROM {self._relation} AS t WHERE {same_key})
+        """
+
+    def index(self, name: str) -> str:
+        """An index that finds a key, however long its text is."""
+        parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
+        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({parts})"
+
+    def _same_key(self, nulls: Sequence[bool]) -> str:
+        conditions = []
+        for key, null in zip(self._keys, nulls, strict=True):
+            if null:
+                conditions.append(f"{self._indexed('t.', key)} IS NULL")
+                continue
+            parts = {self._indexed, self._comparable}
+            conditions += sorted({f"{part('t.', key)} = {part('s.', key)}" for part in parts})
+        return " AND ".join(conditions)
+
+    def _is_newer(self) -> str:
+        later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
+        if self._cursor is None:
+            return later
+        ours, theirs = self._comparable("s.", self._cursor), self._comparable("t.", self._cursor)
+        return (
+            f"{ours} > {theirs} OR ({theirs} IS NULL AND {ours} IS NOT NULL)"
+            f" OR ({ours} IS NOT DISTINCT FROM {theirs} AND {later})"
+        )
+
+    def _newest_first(self) -> str:
+        order = [f"{EXTRACTED_AT} DESC", f"{ARRIVAL} DESC"]
+        if self._cursor is not None:
+            order.insert(0, f"{self._comparable('', self._cursor)} DESC NULLS LAST")
+        return ", ".join(order)
+
+    def _comparable(self, alias: str, column: Column) -> str:
+        return comparable(f"{alias}{column.quoted}", self._types[column.name])
+
+    def _indexed(self, alias: str, key: Column) -> str:
+        return indexed(f"{alias}{key.quoted}", self._types[key.name], len(self._keys))

@@ -1,0 +1,183 @@
+"""What Atlas keeps in Postgres: beside the tables of a connection, in its schema.
+
+``_atlas_state`` has a row for each table, with the ``seq`` of its last commit; ``_atlas_envelopes``
+the envelopes. Both change in the transaction that changes the rows. ``relation`` tells a table of
+ours from one that someone has put in its place; as a ``regclass`` it survives dump and restore.
+"""
+
+from collections.abc import Collection
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.destinations.postgres_columns import quoted, schema_name, table_name
+from atlas_dagster.destinations.postgres_connection import Database
+from atlas_dagster.errors import DestinationError
+from atlas_dagster.state.envelope import Envelope
+
+_STATE = "_atlas_state"
+_ENVELOPES = "_atlas_envelopes"
+_NO_COLUMNS = pa.schema([])
+
+
+class TableState(Struct, frozen=True):
+    """A table and its last commit. ``fields``: the columns that hold a field, as Arrow knows them.
+
+    ``seq`` stays when the table is dropped.
+    """
+
+    schema: str
+    table: str
+    exists: bool = False
+    seq: int = 0
+    row_count: int = 0
+    fields: pa.Schema = _NO_COLUMNS
+
+    @property
+    def relation(self) -> str:
+        return f"{quoted(self.schema)}.{quoted(self.table)}"
+
+
+class Bookkeeping:
+    """Reads and writes ``_atlas_state`` and ``_atlas_envelopes``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: set[str] = set()
+
+    def find(self, path: TablePath, *, lock: bool = False) -> TableState:
+        """The state of a table, whether or not there is one; ``lock`` it until the commit.
+
+        Raises:
+            DestinationError: a table that is not Atlas's stands in its place.
+        """
+        schema = schema_name(path[0])
+        if not self._is_kept(schema):
+            return self._checked(TableState(schema, table_name(path, ())), None, path)
+        found = self._database.rows(
+            "SELECT table_name, seq, row_count, fields, relation::oid::bigint AS held "
+            f"FROM {_in(schema, _STATE)} WHERE path = $1" + (" FOR UPDATE" if lock else ""),
+            ".".join(path),
+        )
+        if not found:
+            taken = self._database.rows(f"SELECT table_name FROM {_in(schema, _STATE)}")
+            name = table_name(path, [row["table_name"] for row in taken])
+            return self._checked(TableState(schema, name), None, path)
+        (row,) = found
+        fields = _NO_COLUMNS
+        if row["fields"] is not None:
+            fields = pa.ipc.read_schema(pa.py_buffer(row["fields"]))
+        state = TableState(
+            schema, row["table_name"], seq=row["seq"], row_count=row["row_count"], fields=fields
+        )
+        return self._checked(state, row["held"], path)
+
+    def register(self, path: TablePath) -> TableState:
+        """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
+        state = self.find(path)
+        if not self._is_kept(state.schema):
+            self._create(state.schema)
+        self._database.run(
+            f"INSERT INTO {_in(state.schema, _STATE)} (path, table_name) VALUES ($1, $2) "
+            "ON CONFLICT (path) DO NOTHING",
+            ".".join(path),
+            state.table,
+        )
+        return state
+
+    def advance(self, path: TablePath, state: TableState) -> None:
+        """Note ``state`` as the table's own."""
+        self._database.run(
+            f"UPDATE {_in(state.schema, _STATE)} SET relation = $1::text::regclass, "
+            "seq = $2, row_count = $3, fields = $4 WHERE path = $5",
+            state.relation,
+            state.seq,
+            state.row_count,
+            state.fields.serialize().to_pybytes(),
+            ".".join(path),
+        )
+
+    def columns(self, state: TableState) -> dict[str, str]:
+        """The table's columns and their types."""
+        rows = self._database.rows(
+            "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type "
+            "FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 "
+            "AND NOT attisdropped",
+            state.relation,
+        )
+        return {row["name"]: row["type"] for row in rows}
+
+    def store(self, envelope: Envelope) -> None:
+        self._database.run(
+            f"INSERT INTO {_in(schema_name(envelope.connection), _ENVELOPES)} "
+            "(seq, envelope) VALUES ($1, $2)",
+            envelope.seq,
+            envelope.encode().decode(),
+        )
+
+    def envelope(self, connection: str, seq: int) -> Envelope | None:
+        schema = schema_name(connection)
+        if not self._is_kept(schema):
+            return None
+        rows = self._database.rows(
+            f"SELECT envelope FROM {_in(schema, _ENVELOPES)} WHERE seq = $1",
+            seq,
+        )
+        return Envelope.decode(rows[0]["envelope"]) if rows else None
+
+    def forget(self, connection: str, keep: Collection[int]) -> None:
+        schema = schema_name(connection)
+        if keep and self._is_kept(schema):
+            kept = ", ".join(str(int(seq)) for seq in keep)
+            self._database.run(
+                f"DELETE FROM {_in(schema, _ENVELOPES)} "
+                f"WHERE seq < {max(keep)} AND seq NOT IN ({kept})"
+            )
+
+    def _checked(self, state: TableState, held: int | None, path: TablePath) -> TableState:
+        there = self._database.rows(
+            "SELECT c.oid::bigint AS oid FROM pg_class AS c "
+            "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = $1 AND c.relname = $2",
+            state.schema,
+            state.table,
+        )
+        if there and there[0]["oid"] != held:
+            raise DestinationError(
+                f"{self._database.uri} has a table {state.relation} that is not the one Atlas made "
+                f"for stream '{path[-1]}': drop or rename it, and the stream is read again from "
+                "the beginning."
+            )
+        return msgspec.structs.replace(state, exists=bool(there))
+
+    def _is_kept(self, schema: str) -> bool:
+        """Whether there is bookkeeping in ``schema``."""
+        if schema not in self._kept:
+            (row,) = self._database.rows(
+                "SELECT to_regclass($1) IS NOT NULL AS found", _in(schema, _ENVELOPES)
+            )
+            if row["found"]:
+                self._kept.add(schema)
+        return schema in self._kept
+
+    def _create(self, schema: str) -> None:
+        there = self._database.rows("SELECT 1 AS one FROM pg_namespace WHERE nspname = $1", schema)
+        if not there:
+            # Asked first, because IF NOT EXISTS alone still wants the right to create schemas.
+            self._database.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+        self._database.run(
+            f"CREATE TABLE IF NOT EXISTS {_in(schema, _STATE)} ("
+            "path text PRIMARY KEY, table_name text NOT NULL UNIQUE, relation regclass, "
+            "seq bigint NOT NULL DEFAULT 0, row_count bigint NOT NULL DEFAULT 0, fields bytea)"
+        )
+        self._database.run(
+            f"CREATE TABLE IF NOT EXISTS {_in(schema, _ENVELOPES)} ("
+            "seq bigint PRIMARY KEY, envelope text NOT NULL)"
+        )
+        self._kept.add(schema)
+
+
+def _in(schema: str, table: str) -> str:
+    return f"{quoted(schema)}.{quoted(table)}"

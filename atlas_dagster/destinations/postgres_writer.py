@@ -1,0 +1,177 @@
+"""Writes one stream's rows to a Postgres table."""
+
+import contextlib
+
+import msgspec
+import pyarrow as pa
+
+from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
+from atlas_dagster.destinations.postgres_columns import Column, columns_of, index_name, listed
+from atlas_dagster.destinations.postgres_connection import Database, ValueRefusedError
+from atlas_dagster.destinations.postgres_merge import Merge
+from atlas_dagster.destinations.postgres_stage import TemporaryStage
+from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState
+from atlas_dagster.errors import AtlasError, DestinationError
+from atlas_dagster.state.envelope import Envelope, StagedFile
+
+
+class PostgresWriter(StreamWriter):
+    """Stages rows in a temporary table; a commit moves them, in the mode's own way.
+
+    A replacing commit deletes and inserts in the table itself, instead of putting another in its
+    place: readers see the old rows until it is done and never wait, and views, grants and indexes
+    of others stay. One row per key is kept at each commit, for here an upsert costs no more than
+    the rows it touches.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        state: TableState,
+        *,
+        database: Database,
+        bookkeeping: Bookkeeping,
+        stage_name: str,
+    ) -> None:
+        self.spec = spec
+        self._state = state
+        self._database = database
+        self._bookkeeping = bookkeeping
+        self._columns = columns_of(spec.schema)
+        self._stage = TemporaryStage(database, stage_name, self._columns)
+
+    @property
+    def staged_rows(self) -> int:  # type: ignore[override]
+        return self._stage.rows
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._stage.write(batch)
+
+    def rewind(self, rows: int) -> None:
+        self._stage.rewind(rows)
+
+    def stage(self) -> tuple[StagedFile, ...]:
+        if not self._stage.rows:
+            return ()
+        return (StagedFile(self._stage.name, size=0, rows=self._stage.rows, stats=""),)
+
+    def commit(self, envelope: Envelope) -> None:
+        """Part of the transaction of :meth:`PostgresDestination.commit`."""
+        state = self._locked_state()
+        row_count = 0 if self.spec.replaces else state.row_count
+        if self.spec.replaces and state.exists:
+            self._database.run(f"DELETE FROM {state.relation}")
+        types = self._fit_table(state)
+        if self._stage.rows:
+            row_count += self._move(state, types)
+        self._state = msgspec.structs.replace(
+            state,
+            exists=True,
+            seq=envelope.seq,
+            row_count=row_count,
+            fields=_united(state.fields, self._columns),
+        )
+        self._bookkeeping.advance(self.spec.path, self._state)
+        self._stage.clear()
+
+    def finish(self) -> None:
+        """Everything committed is visible already."""
+
+    def discard(self) -> None:
+        with contextlib.suppress(AtlasError):  # a lost connection has dropped it already
+            self._stage.drop()
+
+    def exists(self) -> bool:
+        return self._state.exists
+
+    def describe(self) -> TableInfo:
+        uri = f"{self._database.uri}/{self._state.schema}/{self._state.table}"
+        return TableInfo(uri, self._state.row_count, str(self._state.seq))
+
+    def _locked_state(self) -> TableState:
+        """The table's state, which nobody else can change until the commit."""
+        state = self._bookkeeping.find(self.spec.path, lock=True)
+        if state.seq != self._state.seq:
+            raise DestinationError(
+                f"{state.relation} was written by another sync of this connection at the same "
+                "time; this one stops. Sync again once the other has ended."
+            )
+        if state.exists != self._state.exists:
+            raise DestinationError(
+                f"{state.relation} was dropped while it was written to; sync again, and the "
+                "stream is read again from the beginning."
+            )
+        return state
+
+    def _fit_table(self, state: TableState) -> dict[str, str]:
+        """Make the table, or give it the columns it lacks; the types of its columns."""
+        run = self._database.run
+        wanted = {column.name: column.type for column in self._columns}
+        if not state.exists:
+            columns = ", ".join(f"{column.quoted} {column.type}" for column in self._columns)
+            run(f"CREATE TABLE {state.relation} ({columns})")
+            types = wanted
+        else:
+            types = self._bookkeeping.columns(state)
+            changes = [
+                f"ADD COLUMN {column.quoted} {column.type}"
+                for column in self._columns
+                if column.name not in types
+            ]
+            if self.spec.replaces:
+                changes += [
+                    f"ALTER COLUMN {column.quoted} TYPE {column.type} USING NULL"
+                    for column in self._columns
+                    if types.get(column.name, column.type) != column.type
+                ]
+                types |= wanted
+            if changes:
+                run(f"ALTER TABLE {state.relation} {', '.join(changes)}")
+            types = wanted | types
+        if self.spec.primary_key:
+            run(self._merge(state, types).index(index_name(state.table, self.spec.primary_key)))
+        return types
+
+    def _move(self, state: TableState, types: dict[str, str]) -> int:
+        """Bring the staged rows into the table; the number of rows it has more."""
+        try:
+            with self._database.savepoint():
+                return self._insert(state, types)
+        except ValueRefusedError:
+            self._stage.mend_json()
+            return self._insert(state, types)
+
+    def _insert(self, state: TableState, types: dict[str, str]) -> int:
+        if self.spec.primary_key:
+            # No vacuum ever looks at a temporary table, so nothing is known of it yet.
+            self._database.run(f"ANALYZE {self._stage.table}")
+            merge = self._merge(state, types)
+            patterns = self._database.rows(merge.null_patterns())
+            return sum(
+                self._database.run(merge.statement(list(pattern.values()))) for pattern in patterns
+            )
+        names = listed([column.name for column in self._columns])
+        values = ", ".join(column.moved(types[column.name]) for column in self._columns)
+        return self._database.run(
+            f"INSERT INTO {state.relation} ({names}) SELECT {values} FROM {self._stage.table}"
+        )
+
+    def _merge(self, state: TableState, types: dict[str, str]) -> Merge:
+        by_logical = {column.logical: column for column in self._columns}
+        ours = {column.name for column in self._columns}
+        return Merge(
+            state.relation,
+            self._stage.table,
+            self._columns,
+            types,
+            keys=[by_logical[key] for key in self.spec.primary_key],
+            cursor=by_logical[self.spec.cursor] if self.spec.cursor else None,
+            gone=[name for name in state.fields.names if name in types and name not in ours],
+        )
+
+
+def _united(known: pa.Schema, columns: tuple[Column, ...]) -> pa.Schema:
+    """The fields of a table that now has ``columns``, too."""
+    fields = {field.name: field for field in known}
+    fields |= {column.name: column.field for column in columns if column.field is not None}
+    return pa.schema(fields.values())

@@ -1,0 +1,47 @@
+"""Processes of this machine as owners of connectors: who they are, and whether they have ended."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Literal
+
+_KINDS = ("command", "request")
+
+
+def this_process(kind: Literal["command", "request"] = "command") -> str:
+    """``<kind>:<host>:<pid>:<start>``; the start tells two processes with one pid apart."""
+    return f"{kind}:{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}"
+
+
+def process_has_ended(owner: str) -> bool:
+    """Whether ``owner``, as made by :func:`this_process`, has ended; False if it is another's."""
+    kind, _, name = owner.partition(":")
+    host, _, process = name.partition(":")
+    pid, _, start = process.partition(":")
+    if kind not in _KINDS or host != socket.gethostname() or not pid.isdigit():
+        return False
+    if not _is_alive(int(pid)):
+        return True
+    # A start is unknown where there is no /proc; then the pid has to do.
+    now = _start(int(pid))
+    return bool(start and now) and start != now
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _start(pid: int) -> str:
+    """When the process started, in clock ticks since boot; empty where there is no /proc."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    # The name in parentheses may hold anything; the start is field 22 (proc(5)).
+    return status.rpartition(")")[2].split()[19]

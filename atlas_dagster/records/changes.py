@@ -1,0 +1,120 @@
+"""What is said of rows besides their values: changes, and the JSON that no column holds.
+
+A value that does not fit its column is never lost: ``_airbyte_extra`` keeps it exactly as the
+source wrote it, under the name of its field, and ``_airbyte_meta.changes`` says why.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from msgspec import Raw, Struct
+
+Encode = Callable[[Any], bytes]
+_encode: Encode = msgspec.json.Encoder().encode
+_decode_meta = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_list = msgspec.json.Decoder(list[Raw] | None).decode
+
+
+class Misfit(Enum):
+    """Why a column does not hold a value: change and reason of the protocol
+    (``AirbyteRecordMessageMetaChange``)."""
+
+    #: Of another type, or not readable as the column's.
+    TYPE = ("NULLED", "DESTINATION_SERIALIZATION_ERROR")
+    #: Beyond the column's range.
+    SIZE = ("NULLED", "DESTINATION_FIELD_SIZE_LIMITATION")
+    #: More digits than a double has; the column holds the nearest one.
+    ROUNDED = ("TRUNCATED", "DESTINATION_FIELD_SIZE_LIMITATION")
+    #: Bytes that are no UTF-8; the column holds U+FFFD in their place.
+    MENDED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
+
+
+class Change(Struct, frozen=True):
+    """One entry of ``_airbyte_meta.changes``; ``field`` is the source's name, "" the whole row."""
+
+    field: str
+    change: str | None = "NULLED"
+    reason: str | None = None
+
+
+_decode_change = msgspec.json.Decoder(Change).decode
+
+
+class Remarks:
+    """Changes and left-over fields of the rows of one batch, by the row's index."""
+
+    def __init__(self) -> None:
+        self.changes: dict[int, list[Change]] = {}
+        self.extras: dict[int, dict[str, Raw]] = {}
+
+    def misfit(self, row: int, field: str, why: Misfit, value: Raw) -> None:
+        """Note that the column of ``field`` does not hold ``value``, and keep it."""
+        self.changed(row, field, why)
+        self.undeclared(row, field, value)
+
+    def undeclared(self, row: int, field: str, value: Raw) -> None:
+        """Keep a field that has no column."""
+        self.extras.setdefault(row, {}).setdefault(field, value)
+
+    def changed(self, row: int, field: str, why: Misfit) -> None:
+        change, reason = why.value
+        self.changes.setdefault(row, []).append(Change(field, change, reason))
+
+    def reported(self, row: int, meta: Raw) -> None:
+        """Put the changes that the source itself reports in ``record.meta`` first."""
+        found = _reported(meta)
+        if found:
+            self.changes[row] = found + self.changes.get(row, [])
+
+    def meta_column(self, count: int, sync_id: int) -> pa.Array:
+        plain = _encode({"sync_id": sync_id, "changes": []})
+        if not self.changes:
+            return pa.repeat(pa.scalar(plain, pa.binary()), count).cast(pa.string())
+        texts = [plain] * count
+        for row, found in self.changes.items():
+            texts[row] = _encode({"sync_id": sync_id, "changes": found})
+        return pa.array(texts, pa.binary()).cast(pa.string())
+
+    def extra_column(self, count: int) -> pa.Array:
+        if not self.extras:
+            return pa.nulls(count, pa.string())
+        texts: list[bytes | None] = [None] * count
+        for row, fields in self.extras.items():
+            texts[row] = _encode(fields)
+        column, mended = utf8(pa.array(texts, pa.binary()))
+        for row in mended:
+            self.changed(row, "", Misfit.MENDED)
+        return column
+
+
+def utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
+    """Bytes as text, and the rows where some were no UTF-8: msgspec skips over raw values."""
+    try:
+        return column.cast(pa.string()), []
+    except pa.ArrowInvalid:
+        pass
+    values = column.to_pylist()
+    texts = [None if value is None else value.decode("utf-8", "replace") for value in values]
+    mended = [
+        row
+        for row, (value, text) in enumerate(zip(values, texts, strict=True))
+        if text is not None and text.encode() != value
+    ]
+    return pa.array(texts, pa.string()), mended
+
+
+def _reported(meta: Raw) -> list[Change]:
+    try:
+        entries = _decode_list(_decode_meta(meta).get("changes", Raw(b"null"))) or []
+    except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
+        return []
+    changes = []
+    for entry in entries:
+        try:
+            changes.append(_decode_change(entry))
+        except (ValueError, RecursionError):
+            continue
+    return changes

@@ -1,0 +1,71 @@
+"""Numbers: whole columns of JSON text into doubles, which must not round a value unseen."""
+
+from decimal import Decimal, InvalidOperation
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from atlas_dagster.records.changes import Misfit
+
+_QUOTED = r'^"(.*)"$'
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_ZERO = r"^[+-]?[0.]+([eE][+-]?\d+)?$"
+#: Any decimal of so many digits survives the way into a double and back ...
+_EXACT_DIGITS = 15
+#: ... unless it is smaller than this, where doubles have fewer digits.
+_SMALLEST_EXACT = 1e-290
+
+
+def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
+    """Doubles from JSON numbers and from numbers inside JSON strings.
+
+    Returns the column and the rows whose values it does not hold as written: NULL where there is
+    no double at all, else the nearest one. A number is held as written if printing its double, in
+    as few digits as tell it apart, gives the same number back.
+    """
+    misfits: dict[int, Misfit] = {}
+    try:
+        column = pc.cast(texts, pa.float64())
+    except pa.ArrowInvalid:
+        texts = pc.replace_substring_regex(texts, _QUOTED, r"\1")
+        fits = pc.match_substring_regex(texts, _NUMBER)
+        misfits = dict.fromkeys(pc.indices_nonzero(pc.invert(fits)).to_pylist(), Misfit.TYPE)
+        texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
+        column = pc.cast(texts, pa.float64())
+    infinite = pc.is_inf(column)
+    doubtful = pc.or_(
+        pc.or_(infinite, pc.greater(pc.binary_length(texts), _EXACT_DIGITS)),
+        pc.less(pc.abs(column), _SMALLEST_EXACT),
+    )
+    if pc.any(doubtful, min_count=0).as_py():
+        misfits |= _inexact(texts, column, pc.indices_nonzero(doubtful))
+        column = pc.if_else(infinite, pa.scalar(None, pa.float64()), column)
+    return column, misfits
+
+
+def _inexact(texts: pa.Array, column: pa.Array, rows: pa.Array) -> dict[int, Misfit]:
+    written, doubles = texts.take(rows), column.take(rows)
+    same = pc.or_(
+        pc.equal(written, pc.cast(doubles, pa.string())),
+        pc.match_substring_regex(written, _ZERO),
+    )
+    differ = pc.indices_nonzero(pc.invert(same))
+    found = {}
+    for row, text, double in zip(
+        rows.take(differ).to_pylist(),
+        written.take(differ).to_pylist(),
+        doubles.take(differ).to_pylist(),
+        strict=True,
+    ):
+        if double in (float("inf"), float("-inf")):
+            found[row] = Misfit.SIZE
+        elif not _holds(double, text):
+            found[row] = Misfit.ROUNDED
+    return found
+
+
+def _holds(double: float, text: str) -> bool:
+    try:
+        return Decimal(text) == Decimal(repr(double))
+    except InvalidOperation:  # an exponent beyond all measure: the double is zero
+        return False

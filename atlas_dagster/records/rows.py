@@ -1,0 +1,101 @@
+"""Records into lists of values, one list for each column.
+
+Each record's ``data`` is decoded straight into a struct generated for its stream, which checks
+types in C; only a record that does not fit takes the slow way, value by value.
+"""
+
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from atlas_dagster.protocol.messages import ABSENT, Record
+from atlas_dagster.records.changes import Remarks
+from atlas_dagster.records.coerce import STRICT_TYPES, UNFIT, RowCoercer
+from atlas_dagster.records.types import TableSchema
+
+#: Names that msgspec can match; a table with any other one takes the slow way altogether.
+_PLAIN_FIELD = re.compile(r'[^"\\\x00-\x1f]*\Z')
+#: An undeclared field is worth a place in the struct if one in so many records has it ...
+_WORTH_A_PLACE = 10
+#: ... but fields that are data themselves must not pile up.
+_MOST_UNDECLARED = 200
+
+
+class RowDecoder:
+    """Decodes records of one stream."""
+
+    def __init__(self, schema: TableSchema) -> None:
+        self._schema = schema
+        self._coerce = RowCoercer(schema)
+        self._declared = {column.field for column in schema.columns}
+        self._undeclared: list[str] = []
+        self._decode: Callable[[Raw], Any] | None
+        self._shape()
+
+    def _shape(self) -> None:
+        """Make the struct: declared fields, then undeclared ones that many records have."""
+        columns = self._schema.columns
+        names = [column.field for column in columns] + self._undeclared
+        fields = [f"f{index}" for index in range(len(names))]
+        types = [STRICT_TYPES.get(column.type, Raw) for column in columns]
+        types += [Raw] * len(self._undeclared)
+        plain = all(map(_PLAIN_FIELD.match, names))
+        self._row_type = msgspec.defstruct(
+            "Row",
+            [
+                (field, type_, ABSENT if type_ is Raw else None)
+                for field, type_ in zip(fields, types, strict=True)
+            ],
+            rename=dict(zip(fields, names, strict=True)) if plain else None,
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decode = msgspec.json.Decoder(self._row_type).decode if plain else None
+        # attrgetter of one name gives a bare value, of several a tuple: a doubled first name
+        # keeps the shape the same.
+        self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
+
+    def __call__(self, records: Sequence[Record], remarks: Remarks) -> list[Sequence[Any]]:
+        """The values of each column, of the types that :mod:`atlas_dagster.records.coerce` names.
+
+        ``remarks`` takes what does not fit and what is not declared.
+        """
+        rows: list[Any] = []
+        decode, slow = self._decode, 0
+        for record in records:
+            try:
+                if decode is None:
+                    raise msgspec.DecodeError
+                rows.append(decode(record.data))
+            except UNFIT:
+                slow += 1
+                rows.append(self._row_type(*self._coerce(record.data, len(rows), remarks)))
+        width = len(self._schema.columns)
+        lists: list[Sequence[Any]] = [()] * width
+        if rows and self._values is not None:
+            lists = list(zip(*map(self._values, rows), strict=True))
+        for field, values in zip(self._undeclared, lists[width:], strict=False):
+            for row, value in enumerate(values):
+                if value is not ABSENT:
+                    remarks.undeclared(row, field, value)
+        if slow * _WORTH_A_PLACE > len(rows):
+            self._learn(remarks, len(rows))
+        return lists[:width]
+
+    def _learn(self, remarks: Remarks, count: int) -> None:
+        seen = Counter(chain.from_iterable(remarks.extras.values()))
+        known = self._declared.union(self._undeclared)
+        often = [
+            field
+            for field, times in seen.most_common(_MOST_UNDECLARED - len(self._undeclared))
+            if times * _WORTH_A_PLACE > count and field not in known and _PLAIN_FIELD.match(field)
+        ]
+        if often:
+            self._undeclared += often
+            self._shape()

@@ -1,0 +1,180 @@
+"""Finding the Docker engine and connecting to it.
+
+As the Docker CLI does: by ``DOCKER_HOST`` (``DOCKER_TLS_VERIFY``, ``DOCKER_CERT_PATH``), then the
+context named by ``DOCKER_CONTEXT``, the CLI's current context, the default socket.
+"""
+
+import hashlib
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import docker
+import docker.constants
+import docker.errors
+import requests
+from docker.tls import TLSConfig
+from docker.utils import kwargs_from_env
+
+from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+
+_API_TIMEOUT_SECONDS = 60
+_CONNECT_TIMEOUT_SECONDS = 20
+_DEFAULT_SOCKET = "unix:///var/run/docker.sock"
+
+#: What docker-py raises when the engine refuses or goes away.
+API_ERRORS = (docker.errors.DockerException, requests.RequestException)
+
+
+def connect() -> docker.DockerClient:
+    """A client of the engine that the Docker CLI would use.
+
+    Raises:
+        ConfigError: its address, its TLS or the permissions on its socket are wrong.
+        RunnerUnavailableError: no engine answers there.
+    """
+    host = _DEFAULT_SOCKET
+    try:
+        address = _address()
+        host = address.setdefault("base_url", host)
+        if host.startswith("ssh://"):
+            raise _not_by_ssh(host)
+        oldest = docker.constants.MINIMUM_DOCKER_API_VERSION
+        first = _client(address, oldest, _CONNECT_TIMEOUT_SECONDS)
+        version = first.version(api_version=False)["ApiVersion"]
+        return _client(address, version, _API_TIMEOUT_SECONDS)
+    except API_ERRORS as error:
+        raise _refusal(host, error) from error
+
+
+def is_here(client: docker.DockerClient) -> bool:
+    """Whether the engine's host network is this machine's own.
+
+    That of Docker Desktop is not: the engine is in a virtual machine.
+    """
+    url = urlsplit(client.api.base_url)
+    if url.scheme != "http+docker" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+        return False
+    with suppress(*API_ERRORS):
+        return bool(client.info().get("OperatingSystem") != "Docker Desktop")
+    return True
+
+
+def reason(error: BaseException) -> str:
+    """The engine's own explanation, or what the system says of the connection, on one line."""
+    root = error if isinstance(error, docker.errors.DockerException) else _root(error)
+    text = getattr(root, "explanation", None) or getattr(root, "strerror", None) or root
+    return " ".join(str(text).split())[:300].rstrip(".")
+
+
+def _root(error: BaseException) -> BaseException:
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
+
+
+def _client(address: Mapping[str, Any], version: str, timeout: int) -> docker.DockerClient:
+    client = docker.DockerClient(version=version, timeout=timeout, **address)
+    # Else requests would take REQUESTS_CA_BUNDLE in place of the engine's own CA.
+    client.api.trust_env = False
+    return client
+
+
+def _address() -> dict[str, Any]:
+    """``base_url`` and ``tls`` for docker-py; empty for the default socket."""
+    if os.environ.get("DOCKER_HOST"):
+        return dict(kwargs_from_env())
+    folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    name = os.environ.get("DOCKER_CONTEXT") or _current_context(folder)
+    return {} if name == "default" else _context(folder, name)
+
+
+def _current_context(folder: Path) -> str:
+    with suppress(OSError, ValueError, AttributeError):
+        name = json.loads((folder / "config.json").read_bytes()).get("currentContext")
+        return str(name or "default")
+    return "default"
+
+
+def _context(folder: Path, name: str) -> dict[str, Any]:
+    # Not docker-py's ContextAPI: it takes a context that does not exist for the default one, finds
+    # none where there is no config.json, and drops TLS where there is a CA but no client key.
+    key = hashlib.sha256(name.encode()).hexdigest()
+    try:
+        meta = json.loads((folder / "contexts" / "meta" / key / "meta.json").read_bytes())
+        endpoint = meta["Endpoints"]["docker"]
+        address = {"base_url": endpoint["Host"]}
+    except FileNotFoundError:
+        raise ConfigError(
+            f"There is no Docker context '{name}' in {folder}; `docker context ls` lists those "
+            "there are, and DOCKER_CONTEXT or `docker context use` chooses one."
+        ) from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"The Docker context '{name}' in {folder} cannot be read; create it again with "
+            "`docker context create`."
+        ) from error
+    tls = folder / "contexts" / "tls" / key / "docker"
+    files = {path.stem: str(path) for path in tls.glob("*.pem")}
+    unverified = bool(endpoint.get("SkipTLSVerify"))
+    if files or unverified:
+        pair = (files["cert"], files["key"]) if {"cert", "key"} <= files.keys() else None
+        address["tls"] = TLSConfig(pair, ca_cert=files.get("ca"), verify=not unverified)
+    return address
+
+
+def _not_by_ssh(host: str) -> ConfigError:
+    # docker-py would need paramiko for it, and its channels cannot take the place of the socket
+    # that a connector's output is read from.
+    url = urlsplit(host)
+    port = f"-p {url.port} " if url.port else ""
+    machine = url.netloc.removesuffix(f":{url.port}")
+    return ConfigError(
+        f"Atlas cannot reach Docker by SSH ({host}); forward its socket with "
+        f"`ssh -nNT -L /tmp/docker.sock:/var/run/docker.sock {port}{machine}` and set "
+        "DOCKER_HOST=unix:///tmp/docker.sock."
+    )
+
+
+def _refusal(host: str, error: Exception) -> AtlasError:
+    """The error that says in our words why there is no connection."""
+    root = _root(error)
+    elsewhere = "point DOCKER_HOST or a Docker context at an engine"
+    if host.startswith("unix://"):
+        if isinstance(root, FileNotFoundError):
+            return RunnerUnavailableError(
+                f"There is no Docker engine here: {host} does not exist",
+                f"install or start Docker, or {elsewhere}",
+            )
+        if isinstance(root, PermissionError):
+            return ConfigError(
+                f"The user with id {os.geteuid()} has no permission to use the Docker engine at "
+                f"{host}; add it to the group docker (`sudo usermod -aG docker $USER`, then log "
+                "in again), or use rootless Docker."
+            )
+        if isinstance(root, ConnectionRefusedError):
+            return RunnerUnavailableError(
+                f"The Docker engine is down: {host} is there but nobody answers",
+                f"start Docker, or {elsewhere}",
+            )
+    encrypted = (docker.errors.TLSParameterError, requests.exceptions.SSLError, ssl.SSLError)
+    if isinstance(error, encrypted) or isinstance(root, encrypted):
+        said = getattr(root, "verify_message", "") or getattr(root, "reason", "") or str(root)
+        return ConfigError(
+            f"There is no TLS connection to the Docker engine at {host} ({said}); check "
+            "DOCKER_TLS_VERIFY and the ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH, or those "
+            "of the Docker context."
+        )
+    if "HTTP request to an HTTPS server" in reason(error):
+        return ConfigError(
+            f"The Docker engine at {host} wants TLS; set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH "
+            "to the folder of ca.pem, cert.pem and key.pem."
+        )
+    return RunnerUnavailableError(
+        f"No Docker engine answers at {host} ({reason(error)})", f"start Docker, or {elsewhere}"
+    )

@@ -1,0 +1,65 @@
+"""What localhost means to a connector in a container."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+#: localhost as a whole value, or as the host in a URL or connection string.
+_LOCALHOST = re.compile(
+    r"(?:^|//|[@(,;=])\s*(?:localhost|127(?:\.\d{1,3}){3}|::1|\[::1\])(?=$|[:/,;?&)\s])",
+    re.IGNORECASE,
+)
+#: The choice in the config of Airbyte's database sources to connect directly.
+_NO_TUNNEL = "NO_TUNNEL"
+
+
+def advice(config: Mapping[str, Any], *, network: str, engine_is_here: bool) -> str | None:
+    """What to write in place of localhost, where ``config`` has one that cannot be meant.
+
+    ``network`` is that of the container, ``engine_is_here`` whether the engine runs on this
+    machine. Names fields, never values: they may hold passwords.
+    """
+    meant = network.startswith("container:") or (network == "host" and engine_is_here)
+    fields = [] if meant else list(_fields(_seen_from_container(config)))
+    if not fields:
+        return None
+    names = " and ".join(f"'{name}'" for name in fields)
+    if network == "host":
+        return (
+            f"localhost in {names} is the machine of the Docker engine, which is not this one; "
+            "write the name or address of the machine that is meant"
+        )
+    if not engine_is_here:
+        return (
+            f"localhost in {names} is the connector's own container; "
+            "write the name or address of the machine that is meant"
+        )
+    host_network = "set executor: {network: host}"
+    if network == "none":
+        return (
+            f"localhost in {names} is the connector's own container, without any network; "
+            f"{host_network} if this machine is meant"
+        )
+    return (
+        f"localhost in {names} is the connector's own container; "
+        f"write host.docker.internal for this machine, or {host_network}"
+    )
+
+
+def _seen_from_container(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part whose hosts the connector itself looks up: behind an SSH tunnel, the tunnel's."""
+    tunnel = config.get("tunnel_method")
+    if isinstance(tunnel, Mapping) and tunnel.get("tunnel_method", _NO_TUNNEL) != _NO_TUNNEL:
+        return {"tunnel_method": tunnel}
+    return config
+
+
+def _fields(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _fields(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _fields(inner, path)
+    elif isinstance(value, str) and _LOCALHOST.search(value):
+        yield path

@@ -1,0 +1,186 @@
+"""One row per key: which version of it wins, the same in every destination."""
+
+from typing import Any
+
+import pytest
+from stores import INTEGER, STRING, T0, Store, spec
+
+PLAIN = spec("append_dedup")
+BY_CURSOR = spec("append_dedup", cursor="at", at=INTEGER)
+
+
+def row(id: int | None, v: str, **rest: Any) -> dict[str, Any]:
+    return {"id": id, "v": v, **rest}
+
+
+@pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
+@pytest.mark.parametrize(
+    ("old", "new", "winner"),
+    [
+        (row(1, "old", at=1), row(1, "new", at=2), "new"),
+        (row(1, "old", at=2), row(1, "new", at=1), "old"),  # an older cursor comes late
+        (row(1, "old", at=1), row(1, "new", at=1), "new"),  # same cursor, later extraction
+        (row(1, "old"), row(1, "new", at=1), "new"),
+        (row(1, "old", at=1), row(1, "new"), "old"),  # NULL is older than anything
+        (row(1, "old"), row(1, "new"), "new"),
+    ],
+)
+def test_the_cursor_decides_then_the_extraction(
+    store: Store, old: dict[str, Any], new: dict[str, Any], winner: str, syncs: int
+) -> None:
+    if syncs == 1:
+        store.sync(BY_CURSOR, [old], [new])
+    else:
+        store.sync(BY_CURSOR, [old])
+        store.sync(BY_CURSOR, [new], at=T0 + 1000)
+    assert store.rows() == [(1, winner)]
+    assert store.committed() == store.seq
+
+
+@pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
+@pytest.mark.parametrize("wanted", [PLAIN, BY_CURSOR], ids=["no cursor", "cursor"])
+def test_arrival_decides_at_the_same_moment(store: Store, wanted: Any, syncs: int) -> None:
+    versions = [row(1, str(number), at=5) for number in range(30)]
+    if syncs == 1:
+        store.sync(wanted, versions)
+    else:
+        store.sync(wanted, versions[:-1])
+        store.sync(wanted, versions[-1:])
+    assert store.rows() == [(1, "29")]
+
+
+def test_an_older_extraction_loses_without_a_cursor(store: Store) -> None:
+    store.sync(PLAIN, [row(1, "new")], at=T0 + 1000)
+    store.sync(PLAIN, [row(1, "old")], at=T0)
+    assert store.rows() == [(1, "new")]
+
+
+def test_new_keys_are_added_and_others_stay(store: Store) -> None:
+    store.sync(PLAIN, [row(1, "a"), row(2, "b")])
+    store.sync(PLAIN, [row(2, "c"), row(3, "d")])
+    assert store.rows() == [(1, "a"), (2, "c"), (3, "d")]
+
+
+def test_null_is_a_key_like_any_other(store: Store) -> None:
+    for v in ("a", "b"):
+        store.sync(PLAIN, [row(None, "x"), row(None, v), row(1, v)])
+    assert store.rows() == [(1, "b"), (None, "b")]
+
+
+def test_composite_keys(store: Store) -> None:
+    wanted = spec("append_dedup", key=("id", "k"), k=INTEGER)
+    store.sync(wanted, [row(1, "a", k=1), row(1, "b", k=2), row(1, "c"), row(1, "d", k=2)])
+    store.sync(wanted, [row(1, "e", k=1), row(2, "f", k=1), row(1, "g")])
+    assert store.rows("id", "k", "v") == [(1, 1, "e"), (1, 2, "d"), (1, None, "g"), (2, 1, "f")]
+
+
+def test_a_column_name_in_need_of_quotes(store: Store) -> None:
+    wanted = spec("append_dedup", key=("Order",), cursor="Select", Order=INTEGER, Select=INTEGER)
+    store.sync(wanted, [{"Order": 1, "Select": 1, "v": "a"}])
+    store.sync(wanted, [{"Order": 1, "Select": 2, "v": "b"}])
+    assert store.rows("v") == [("b",)]
+
+
+def test_a_commit_without_rows(store: Store) -> None:
+    """Regression: a merge of nothing commits nothing, so its seq was missed."""
+    store.sync(PLAIN, [row(1, "a")])
+    store.sync(PLAIN)
+    assert store.rows() == [(1, "a")]
+    assert store.committed() == store.seq
+
+
+# An interrupted merge
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_the_next_open_merges_what_waits(store: Store, exists: bool) -> None:
+    if exists:
+        store.sync(PLAIN, [row(1, "a"), row(2, "b")])
+    writer = store.open(PLAIN)
+    store.write(writer, [row(1, "c")])
+    store.commit(writer)
+    assert store.committed() == store.seq
+    again = store.open(PLAIN)
+    assert store.rows() == ([(1, "c"), (2, "b")] if exists else [(1, "c")])
+    store.write(again, [row(1, "d")])
+    store.commit(again)
+    again.finish()
+    assert store.rows() == ([(1, "d"), (2, "b")] if exists else [(1, "d")])
+
+
+def test_a_replacing_merge_is_finished_as_one(store: Store) -> None:
+    store.sync(PLAIN, [row(1, "a")])
+    writer = store.open(spec("append_dedup", replaces=True))
+    store.write(writer, [row(2, "b")])
+    store.commit(writer)
+    store.open(PLAIN)
+    assert store.rows() == [(2, "b")]
+
+
+def test_to_append_and_back(store: Store) -> None:
+    store.sync(PLAIN, [row(1, "a")])
+    store.sync(spec("append"), [row(1, "b"), row(2, "c")])
+    assert store.committed() == store.seq
+    store.sync(PLAIN, [row(1, "d")])
+    assert store.rows() == [(1, "d"), (1, "d"), (2, "c")]
+    assert store.committed() == store.seq
+
+
+def test_a_replaced_table(store: Store) -> None:
+    store.sync(PLAIN, [row(1, "a"), row(2, "b")])
+    writer = store.open(spec("append_dedup", replaces=True))
+    store.write(writer, [row(2, "c"), row(2, "d"), row(3, "e")])
+    assert store.rows() == [(1, "a"), (2, "b")]
+    store.commit(writer)
+    writer.finish()
+    assert store.rows() == [(2, "d"), (3, "e")]
+    assert writer.describe().row_count == 2
+
+
+def test_many_checkpoints_in_one_sync(store: Store) -> None:
+    store.sync(PLAIN, [row(0, "a")])
+    writer = store.open(PLAIN)
+    for version in ("b", "c"):
+        for number in range(3):
+            store.write(writer, [row(number, version)])
+            store.commit(writer)
+    writer.finish()
+    assert store.rows() == [(number, "c") for number in range(3)]
+    assert writer.describe().row_count == 3
+
+
+def test_a_field_that_is_gone_is_null_in_new_versions(store: Store) -> None:
+    store.sync(PLAIN, [row(1, "a"), row(2, "b")])
+    store.sync(spec("append_dedup", v=None, w=STRING), [{"id": 1, "w": "new"}])
+    assert store.rows("id", "v", "w") == [(1, None, "new"), (2, "b", None)]
+
+
+@pytest.mark.parametrize("kind", [STRING, {"type": ["string", "integer"]}], ids=["text", "json"])
+def test_a_text_cursor_compares_by_its_bytes(store: Store, kind: Any) -> None:
+    """As the languages of other servers would not: a < B, é < f, - ignored."""
+    wanted = spec("append_dedup", cursor="at", at=kind)
+    pairs = [("a", "B"), ("é", "f"), ("b-a", "ba"), ("Z", "a")]
+    for number, (one, other) in enumerate(pairs):
+        store.sync(wanted, [row(number, one, at=one)])
+        store.sync(wanted, [row(number, other, at=other)], at=T0 + 1000)
+    assert store.rows() == [(number, max(pair)) for number, pair in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (STRING, ["", "x" * 5000, "x" * 5000 + "y", "é" * 3000, None]),
+        ({"type": "number"}, [1.5, -1.5, None]),
+        ({"type": "boolean"}, [True, False, None]),
+        ({"type": "string", "format": "date-time"}, ["2024-01-01T00:00:00Z", None]),
+        ({"type": "string", "format": "date"}, ["2024-01-01", None]),
+        ({"type": ["string", "integer"]}, ["a", 1, "1", None, "z" * 5000]),
+        ({"type": "object"}, [{"a": 1}, {"a": 2}, None]),
+    ],
+    ids=["text", "number", "boolean", "timestamp", "date", "json", "object"],
+)
+def test_keys_of_every_type(store: Store, kind: Any, values: list[Any]) -> None:
+    wanted = spec("append_dedup", key=("k", "id"), k=kind)
+    for v in ("a", "b"):
+        store.sync(wanted, [row(1, v, k=value) for value in values])
+    assert store.rows("v") == [("b",)] * len(values)

@@ -1,0 +1,120 @@
+"""What a killed Atlas leaves behind without Docker, and whose it is."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.orchestration import owner, reaping
+from atlas_dagster.orchestration.owner import process_has_ended, this_process
+from atlas_dagster.orchestration.reaping import reap_ended
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.runners.marks import marked
+
+HOST = socket.gethostname()
+
+#: Starts a connector whose child leaves the group and holds the FIFO, then waits to be killed.
+PARENT = """
+import sys, time
+from atlas_dagster.orchestration.owner import this_process
+from atlas_dagster.runners.base import ConnectorCommand
+from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.process import start_process
+deployment, lifeline = sys.argv[1:]
+child = f"import time; held = open({lifeline!r}, 'wb'); time.sleep(100)"
+connector = (
+    "import subprocess, sys, time;"
+    "subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True);"
+    "time.sleep(100)"
+)
+labels = {
+    "atlas.connection": "shop",
+    "atlas.deployment": deployment,
+    "atlas.owner": this_process("request"),
+}
+process = start_process(
+    [sys.executable, "-c", connector, child],
+    ConnectorCommand("read", {}, labels),
+    executor=ExecutorConfig(),
+)
+print(this_process("request"), flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtlasResource:
+    """A deployment of its own, where there is no Docker."""
+
+    def refuse() -> None:
+        raise RunnerUnavailableError("No Docker engine answers")
+
+    monkeypatch.setattr(reaping, "connect", refuse)
+    return AtlasResource(destination=str(tmp_path), deployment="tests")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_what_a_killed_atlas_started_is_killed(atlas: AtlasResource, tmp_path: Path) -> None:
+    lifeline = tmp_path / "lifeline"
+    os.mkfifo(lifeline)
+    words = [sys.executable, "-c", PARENT, atlas.deployment_label(), str(lifeline)]
+    parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    try:
+        name = parent.stdout.readline().strip()
+        with lifeline.open("rb") as end, dg.DagsterInstance.ephemeral() as instance:
+            assert reap_ended(instance, atlas) == []
+            parent.kill()
+            parent.wait()
+            foreign = AtlasResource(destination=str(tmp_path / "other"), deployment="tests")
+            assert reap_ended(instance, foreign) == []
+            removed = reap_ended(instance, atlas)
+            assert end.read() == b""
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    assert removed
+    assert all(sentence.endswith(" of shop") for sentence in removed)
+    assert name not in {marks["ATLAS_OWNER"] for _, marks in marked() if "ATLAS_OWNER" in marks}
+
+
+def test_a_process_is_told_from_another_with_its_pid() -> None:
+    assert not process_has_ended(this_process())
+    assert not process_has_ended(this_process("request"))
+    kind, host, pid, start = this_process().split(":")
+    if start:
+        assert process_has_ended(f"{kind}:{host}:{pid}:{int(start) - 1}")
+    # As made by older versions, or where there is no /proc.
+    assert not process_has_ended(f"{kind}:{host}:{pid}")
+    assert not process_has_ended(f"{kind}:{host}:{pid}:")
+
+
+def test_an_ended_process_has_ended() -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert process_has_ended(f"command:{HOST}:{process.pid}:1")
+    assert process_has_ended(f"request:{HOST}:{process.pid}")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "command:elsewhere:1:1", "run:1", "command", f"other:{HOST}:1"]
+)
+def test_of_others_nothing_is_known(name: str) -> None:
+    assert not process_has_ended(name)
+
+
+def test_without_proc_the_pid_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owner, "_start", lambda _: "")
+    assert not process_has_ended(f"command:{HOST}:{os.getpid()}:12345")
+    assert this_process() == f"command:{HOST}:{os.getpid()}:"
+
+
+def test_without_proc_no_process_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atlas_dagster.runners.marks._PROCESSES", tmp_path / "nothing")
+    assert list(marked()) == []

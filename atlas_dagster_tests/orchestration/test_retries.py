@@ -1,0 +1,69 @@
+"""How often and when a failed sync is tried again."""
+
+import pytest
+
+from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, TransientError
+from atlas_dagster.orchestration.retries import Patience, next_try
+
+PASSING = TransientError("the network is down")
+
+
+def test_inside_a_run_two_minutes_are_waited_at_most() -> None:
+    patience = Patience()
+    assert [patience.wait_after(PASSING) for _ in range(3)] == [10, 30, None]
+
+
+def test_progress_starts_patience_anew() -> None:
+    patience = Patience()
+    waits = [patience.wait_after(PASSING), patience.wait_after(PASSING)]
+    patience.note_progress()
+    waits += [patience.wait_after(PASSING) for _ in range(3)]
+    assert waits == [10, 30, 10, 30, None]
+
+
+def test_even_progress_has_an_end() -> None:
+    patience = Patience()
+    tries = 0
+    while patience.wait_after(PASSING) is not None:
+        patience.note_progress()
+        tries += 1
+    assert tries == 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("a field is missing"),
+        ConnectorFailedError("it crashed"),
+        ConnectorFailedError("bad password", failure_type="config_error"),
+    ],
+)
+def test_what_will_not_pass_is_not_waited_for(error: AtlasError) -> None:
+    assert Patience().wait_after(error) is None
+
+
+def chain(*progress: bool) -> list[float | None]:
+    """The waits after runs that failed one after the other, each with progress or without."""
+    waits: list[float | None] = []
+    tags: dict[str, str] = {}
+    for progressed in progress:
+        failed = {"atlas/failure_type": "transient_error"}
+        failed["atlas/progress"] = "yes" if progressed else "no"
+        following = next_try(tags | failed)
+        waits.append(following.after if following else None)
+        tags = following.tags if following else {}
+    return waits
+
+
+def test_between_runs_the_wait_grows_to_half_an_hour_and_ends() -> None:
+    assert chain(*[False] * 6) == [90, 270, 810, 1800, 1800, None]
+
+
+def test_a_run_that_got_somewhere_is_followed_sooner() -> None:
+    assert chain(False, False, True, False) == [90, 270, 90, 270]
+    assert chain(*[True] * 21) == [90] * 20 + [None]
+
+
+@pytest.mark.parametrize("tags", [{}, {"atlas/failure_type": "config_error"}])
+def test_other_failures_are_not_followed(tags: dict[str, str]) -> None:
+    assert next_try(tags) is None

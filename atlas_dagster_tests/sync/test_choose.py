@@ -1,0 +1,125 @@
+"""Where a connection runs, what is said about it, and what comes before."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atlas_dagster.errors import ConfigError, MissingVariableError, RunnerUnavailableError
+from atlas_dagster.registry import PublishedManifest
+from atlas_dagster.runners.base import Runner
+from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.manifest import CDK_VERSION
+from atlas_dagster.sync import choose, source
+from atlas_dagster.sync.choose import choose_runner
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.live_config import FileConfigStore
+from atlas_dagster.sync.source import Caller, connected, discover
+
+MANIFEST = (
+    b"{type: DeclarativeSource, version: 6.1.0, spec: {connection_specification: {type: object}}}"
+)
+BECAUSE = "because Docker cannot be used here: No Docker engine answers."
+
+
+@pytest.fixture
+def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise RunnerUnavailableError("No Docker engine answers", "start Docker")
+
+    monkeypatch.setattr(choose, "connect", refuse)
+
+
+@pytest.fixture
+def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that has every image."""
+    monkeypatch.setattr(choose, "connect", lambda: None)
+    monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda *_: None)
+
+
+def chosen(**fields: Any) -> tuple[Runner, str]:
+    said: list[str] = []
+    runner = choose_runner(Connection(name="shop", **fields), ExecutorConfig(), said.append)
+    (sentence,) = said
+    return runner, sentence
+
+
+def test_an_engine_is_preferred(pulled: None, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_bytes(MANIFEST)
+    runner, said = chosen(manifest="own.yaml", folder=tmp_path)
+    image = f"airbyte/source-declarative-manifest:{CDK_VERSION}"
+    assert (runner.kind, runner.reference) == ("docker", f"own.yaml ({image})")
+    assert said == f"source-shop runs in Docker, from the image {image}."
+    runner, _ = chosen(manifest="own.yaml", folder=tmp_path, version="6.60.0")
+    assert runner.reference == "own.yaml (airbyte/source-declarative-manifest:6.60.0)"
+    runner, _ = chosen(connector="source-pokeapi", version="1.2.3")
+    assert runner.reference == "airbyte/source-pokeapi:1.2.3"
+
+
+def test_without_an_engine_a_package_is_taken(no_docker: None) -> None:
+    runner, said = chosen(connector="source-faker", version="7.2.1")
+    assert runner.reference == "airbyte-source-faker==7.2.1"
+    assert said == (
+        f"source-faker runs from its Python package airbyte-source-faker 7.2.1, {BECAUSE}"
+    )
+
+
+def test_without_an_engine_or_package_the_published_manifest_is_taken(
+    no_docker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = PublishedManifest(MANIFEST, None)
+    monkeypatch.setattr(choose, "published_manifest", lambda entry: published)
+    runner, said = chosen(connector="source-pokeapi", version="1.2.3")
+    assert runner.reference == f"source-pokeapi 1.2.3 (airbyte-cdk=={CDK_VERSION})"
+    assert said == (
+        f"source-pokeapi runs from its manifest with the Python package airbyte-cdk=={CDK_VERSION},"
+        f" {BECAUSE}"
+    )
+
+
+def test_a_connector_in_another_language_needs_an_engine(no_docker: None) -> None:
+    with pytest.raises(RunnerUnavailableError, match="No Docker engine answers; start Docker"):
+        chosen(connector="source-postgres")
+    with pytest.raises(ConfigError, match="has no Python package; use runner: docker or auto"):
+        chosen(connector="source-postgres", runner="python")
+
+
+def test_docker_when_asked_for_has_no_other_way(no_docker: None) -> None:
+    with pytest.raises(RunnerUnavailableError, match="No Docker engine answers"):
+        chosen(connector="source-faker", runner="docker")
+
+
+def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        chosen(manifest="own.yaml", folder=tmp_path)
+    assert str(caught.value) == (
+        f"Connection 'shop': the manifest {tmp_path}/own.yaml cannot be read (No such file or "
+        "directory); give its path from the connection's folder."
+    )
+
+
+def test_a_missing_variable_comes_before_any_image_or_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(*_: object) -> Runner:
+        raise AssertionError("a runner was chosen")
+
+    monkeypatch.setattr(source, "choose_runner", never)
+    caller = Caller(
+        deployment="tests",
+        owner="run:1",
+        environ={},
+        log=lambda *_: None,
+        explain=lambda _: None,
+        configs=FileConfigStore(tmp_path),
+    )
+    connection = Connection(
+        name="shop", connector="source-faker", config={"count": "{{ env.SHOP_COUNT }}"}
+    )
+    with pytest.raises(MissingVariableError, match="SHOP_COUNT is not set"):
+        discover(connection, caller, None)
+    with (
+        pytest.raises(MissingVariableError, match="SHOP_COUNT is not set"),
+        connected(connection, caller, {}),
+    ):
+        pass

@@ -1,0 +1,139 @@
+"""A CHECK that fails because localhost is the container."""
+
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from atlas_dagster.errors import CheckFailedError
+from atlas_dagster.protocol.secrets import Masker
+from atlas_dagster.runners.base import Runner
+from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.sync.localhost import advice
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "localhost",
+        "LocalHost",
+        " localhost ",
+        "127.0.0.1",
+        "127.1.2.3:5432",
+        "::1",
+        "[::1]:5432",
+        "localhost:8080/path",
+        "http://localhost",
+        "https://user:word@localhost:9200/?q=1",
+        "jdbc:postgresql://localhost:5432/x",
+        "jdbc:mysql://one,localhost:3306/x",
+        "jdbc:oracle:thin:@localhost:1521:xe",
+        "jdbc:sqlserver://localhost;databaseName=x",
+        "(DESCRIPTION=(ADDRESS=(HOST=localhost)(PORT=1521)))",
+        "host=localhost port=5432",
+        "mongodb+srv://u:p@127.0.0.1/?tls=true",
+    ],
+)
+def test_values_that_say_localhost(value: str) -> None:
+    assert advice({"host": value}, network="bridge", engine_is_here=True) == (
+        "localhost in 'host' is the connector's own container; "
+        "write host.docker.internal for this machine, or set executor: {network: host}"
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "localhost.example.com",
+        "mylocalhost",
+        "db.localhost.internal",
+        "host.docker.internal",
+        "1127.0.0.1",
+        "10.127.0.0.1",
+        "fe80::1",
+        "a note about localhost",
+        "https://example.com/localhost",
+        5432,
+        None,
+        True,
+    ],
+)
+def test_values_that_do_not(value: Any) -> None:
+    assert advice({"host": value}, network="bridge", engine_is_here=True) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "engine_is_here", "said"),
+    [
+        ("host", True, None),
+        ("container:db", True, None),
+        ("bridge", True, "write host.docker.internal for this machine"),
+        ("backend", True, "or set executor: {network: host}"),
+        ("none", True, "without any network; set executor: {network: host}"),
+        ("host", False, "is the machine of the Docker engine, which is not this one"),
+        ("bridge", False, "write the name or address of the machine that is meant"),
+    ],
+)
+def test_networks(network: str, engine_is_here: bool, said: str | None) -> None:
+    given = advice({"host": "localhost"}, network=network, engine_is_here=engine_is_here)
+    assert given is None if said is None else said in (given or "")
+
+
+def test_fields_are_named_by_their_path() -> None:
+    config = {"db": {"hosts": ["a", "localhost"]}, "url": "http://u:word@localhost", "port": 1}
+    given = advice(config, network="bridge", engine_is_here=True) or ""
+    assert given.startswith("localhost in 'db.hosts' and 'url' is")
+    assert "word" not in given
+
+
+def test_behind_a_tunnel_localhost_is_the_bastion() -> None:
+    tunnel = {"tunnel_method": "SSH_KEY_AUTH", "tunnel_host": "bastion"}
+    config: dict[str, Any] = {"host": "localhost", "tunnel_method": tunnel}
+    assert advice(config, network="bridge", engine_is_here=True) is None
+    tunnel["tunnel_host"] = "localhost"
+    given = advice(config, network="bridge", engine_is_here=True) or ""
+    assert "'tunnel_method.tunnel_host'" in given
+    config["tunnel_method"] = {"tunnel_method": "NO_TUNNEL"}
+    assert "'host'" in (advice(config, network="bridge", engine_is_here=True) or "")
+
+
+@pytest.mark.docker
+def test_a_check_that_fails(docker_client: docker.DockerClient, tmp_path: Path) -> None:
+    secret = "jdbc:postgresql://ann:s3cret@localhost:5432/x"
+
+    def check(network: str, **config: Any) -> str:
+        runner: Runner = DockerRunner(
+            STANDIN, client=docker_client, executor=ExecutorConfig(network=network)
+        )
+        masker = Masker([secret])
+        connector = Connector(
+            runner,
+            name="source-standin",
+            config=LiveConfig(
+                {"fail_check": True, **config},
+                schema={},
+                masker=masker,
+                connection="localhost_test",
+                store=FileConfigStore(tmp_path),
+                explain=lambda _: None,
+            ),
+            masker=masker,
+            labels={CONNECTION_LABEL: "localhost_test"},
+            log=lambda level, text: None,
+        )
+        with pytest.raises(CheckFailedError) as failure:
+            connector.check()
+        return str(failure.value)
+
+    assert check("none", url=secret) == (
+        "CHECK of source-standin failed: bad password; localhost in 'url' is the connector's own "
+        "container, without any network; set executor: {network: host} if this machine is meant."
+    )
+    assert check("host", url=secret) == "CHECK of source-standin failed: bad password"
+    assert check("none", url="elsewhere") == "CHECK of source-standin failed: bad password"

@@ -1,0 +1,165 @@
+"""The connection to Postgres dies at any statement of a sync; the next one makes the tables whole.
+
+The server ends the session, which is all that a killed process leaves it to do, and the process
+goes no further either.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from scripted import EAGER, Warehouse, global_state, incremental, record, state, status
+
+from atlas_dagster.destinations.postgres_connection import Database
+from atlas_dagster.errors import TransientError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+
+pytestmark = pytest.mark.postgres
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Killer:
+    """Ends the session of a warehouse's destination at its ``at``-th statement.
+
+    ``only``: statements that count; all by default. ``after``: it is executed still.
+    """
+
+    def __init__(self, at: int, *, only: str = "", after: bool = False) -> None:
+        self.at = at
+        self.only = only
+        self.after = after
+        self.died_at: str | None = None
+
+    @contextmanager
+    def patched(self, monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            for name in ("run", "table", "copy"):
+                patch.setattr(Database, name, self._watched(getattr(Database, name), warehouse))
+            yield
+
+    def _watched(self, original: Callable[..., Any], warehouse: Warehouse) -> Callable[..., Any]:
+        def watched(database: Database, statement: Any, *arguments: Any) -> Any:
+            if self.only not in str(statement):
+                return original(database, statement, *arguments)
+            self.at -= 1
+            if self.at or self.after:
+                result = original(database, statement, *arguments)
+            if self.at:
+                return result
+            self.died_at = str(statement)
+            kill(warehouse)
+            raise Crash
+
+        return watched
+
+
+def kill(warehouse: Warehouse) -> None:
+    warehouse.do(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'atlas'"
+    )
+
+
+def per_stream(at: int) -> list[bytes]:
+    """The rows up to 2, and a new version of row 1 each time; a STATE after each."""
+    each = [
+        record("a", 1, f"version {n}") + record("a", n) + state("a", {"at": n}, count=2)
+        for n in range(at + 1, 3)
+    ]
+    return [*each, status("a")]
+
+
+def shared(at: int) -> list[bytes]:
+    """The same for two streams with one state."""
+    each = [
+        record("a", 1, f"version {n}") + record("b", n) + global_state({"at": n}, {}, count=2)
+        for n in range(at + 1, 3)
+    ]
+    return [*each, status("a") + status("b")]
+
+
+def sync(warehouse: Warehouse, streams: Sequence[ConfiguredStream]) -> None:
+    """As a real source would: from the state it is given."""
+    _, outcome = warehouse.prepare(streams)
+    given = outcome.plan.state
+    blob = given.shared if len(streams) > 1 else given.streams.get(streams[0].descriptor)
+    at = 0 if blob is None else int(bytes(blob).split(b":")[1].strip(b" }"))
+    done = warehouse.sync(streams, *(shared if len(streams) > 1 else per_stream)(at), **EAGER)
+    assert done.failure is None
+
+
+CASES = [
+    pytest.param("a", "append_dedup", id="one row per key"),
+    pytest.param("ab", "append", id="one state for two streams"),
+]
+
+
+@pytest.mark.parametrize(("names", "mode"), CASES)
+def test_at_any_statement(
+    postgres_url: dict[str, Any], monkeypatch: pytest.MonkeyPatch, names: str, mode: str
+) -> None:
+    at = 1
+    while disturbed(postgres_url, monkeypatch, names, mode, Killer(at)) is not None:
+        at += 2
+    assert at > 40
+
+
+@pytest.mark.parametrize(("names", "mode"), CASES)
+@pytest.mark.parametrize("at", [1, 2])
+def test_between_commit_and_event(
+    postgres_url: dict[str, Any], monkeypatch: pytest.MonkeyPatch, names: str, mode: str, at: int
+) -> None:
+    killer = Killer(at, only="COMMIT", after=True)
+    assert disturbed(postgres_url, monkeypatch, names, mode, killer) == "COMMIT"
+
+
+def disturbed(
+    server: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    names: str,
+    mode: str,
+    killer: Killer,
+) -> str | None:
+    """Sync, die, sync again, compare; the statement it died at, None where it did not."""
+    streams = [incremental(name, mode) for name in names]
+    with closing(Warehouse(server)) as first:
+        try:
+            with killer.patched(monkeypatch, first):
+                sync(first, streams)
+        except Crash:
+            with closing(Warehouse.again(first, server)) as second:
+                sync(second, streams)
+                rows = [second.rows(name) for name in names]
+            wanted = {
+                ("a", "append_dedup"): [[(1, "version 2"), (2, None)]],
+                ("ab", "append"): [[(1, "version 1"), (1, "version 2")], [(1, None), (2, None)]],
+            }
+            assert rows == wanted[names, mode], f"died at {killer.died_at}"
+            return killer.died_at
+    return None
+
+
+def test_a_lost_connection_is_an_error_that_may_pass(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = incremental("a")
+    original = Database.copy
+
+    def cut(database: Database, *arguments: Any) -> None:
+        kill(warehouse)
+        original(database, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "copy", cut)
+        done = warehouse.sync([stream], *per_stream(0))
+    assert isinstance(done.failure, TransientError)
+    assert "broke off" in str(done.failure)
+    assert "sync again: what is committed stays" in str(done.failure)
+    deadline = time.monotonic() + 10
+    while warehouse.staged():  # the server drops them as it ends the session
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
