@@ -55,8 +55,9 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
+            why = first["msg"].removeprefix("Value error, ")
             raise ConfigError(
-                f"The executor's default {field} is wrong: {first['msg']}; mend it in "
+                f"The executor's default {field} is wrong: {why}; mend it in "
                 "ATLAS_EXECUTOR, written like {memory_limit: 4g, network: bridge}."
             ) from error
 
