@@ -2,9 +2,10 @@
 
     make bench                     # or: .venv/bin/python benchmarks/run.py --records 200000
 
-Each workload runs in a process of its own, on the same recorded output, played by a container; the
-floor is the same container read and thrown away. Results go to ``benchmarks/results.json``. Needs
-Docker and the base image of ``make images``.
+Each workload runs in a process of its own, on the same recorded output, played by a container. Beside
+it stand two floors (the same container read and thrown away; parsed and written as Parquet, nothing
+else) and PyAirbyte on the same recording. Results go to ``benchmarks/results.json``. Needs Docker and
+the base image of ``make images``.
 """
 
 import argparse
@@ -17,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import pyairbyte  # noqa: E402
 from engine import decoder_speed, start_overhead  # noqa: E402
 from recording import catalog_streams, write_recording  # noqa: E402
 
@@ -60,10 +62,23 @@ def build_image(records: int) -> None:
 
 def read_to_nothing(records: int) -> None:
     """The floor: attach, take every byte, do nothing with it."""
+    for _ in _output(records):
+        pass
+
+
+def write_parquet(records: int) -> None:
+    """The floor of tables: the same bytes into typed Parquet, no more."""
+    from floor_parquet import parse_to_parquet  # polars is in no other workload's memory
+
+    parse_to_parquet(_output(records), records)
+
+
+def _output(records: int) -> Iterator[bytes]:
     command = ConnectorCommand("read", {"config": b"{}"}, {"atlas.connection": "bench"})
     with DockerRunner(image_name(records), client=connect()).start(command) as process:
-        for _ in process.output():
-            pass
+        for channel, content in process.output():
+            if channel == "stdout":
+                yield content
         assert process.wait().code == 0
 
 
@@ -110,24 +125,57 @@ def sync_into_delta(mode: str) -> Callable[[int], None]:
     return run
 
 
-WORKLOADS: dict[str, Callable[[int], None]] = {
+FLOORS: dict[str, Callable[[int], None]] = {
     "floor": read_to_nothing,
-    "append": sync_into_delta("append"),
-    "overwrite": sync_into_delta("overwrite"),
-    "append_dedup": sync_into_delta("append_dedup"),
+    "floor_parquet": write_parquet,
 }
+MODES = ("append", "overwrite", "append_dedup")
+WORKLOADS = FLOORS | {mode: sync_into_delta(mode) for mode in MODES}
+Figures = dict[str, float]
 
 
-def measure(workload: str, records: int) -> dict[str, float]:
-    """Run one workload in a fresh process; CPU and memory are that process's own."""
-    start = time.perf_counter()
-    child = subprocess.run(
-        [sys.executable, __file__, "--child", workload, "--records", str(records)],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return {"wall_s": time.perf_counter() - start, **json.loads(child.stdout.splitlines()[-1])}
+def measure(command: list[str], records: int, runs: int) -> Figures:
+    """Run ``command`` in fresh processes; CPU and memory are that process's own, medians."""
+    found = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        child = subprocess.run(command, check=True, capture_output=True, text=True)
+        wall = time.perf_counter() - start
+        found.append({"wall_s": wall, **json.loads(child.stdout.splitlines()[-1])})
+    middle = {key: statistics.median(run[key] for run in found) for key in found[0]}
+    return {
+        "records_per_s": round(records / middle["wall_s"]),
+        "cpu_s_per_million": round(middle["cpu_s"] * 1e6 / records, 2),
+        "peak_rss_mb": round(middle["peak_rss_mb"]),
+    }
+
+
+def ours(workload: str, records: int, runs: int) -> Figures:
+    command = [sys.executable, __file__, "--child", workload, "--records", str(records)]
+    figures = measure(command, records, runs)
+    print(f"{workload:13}", figures, flush=True)
+    return figures
+
+
+def theirs(records: int, runs: int) -> dict[str, Figures]:
+    """PyAirbyte's figures by workload; none, with the reason printed, where it cannot be had."""
+    try:
+        python = pyairbyte.environment()
+    except subprocess.CalledProcessError as error:
+        print("PyAirbyte is left out, its environment cannot be made:", error.stderr.strip())
+        return {}
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
+        pyairbyte.write_source(Path(folder), records)
+        for mode in MODES:
+            command = pyairbyte.command(python, Path(folder), mode, records)
+            found[mode] = measure(command, records, runs)
+            print(f"PyAirbyte, {mode:13}", found[mode], flush=True)
+    return found
+
+
+def ratios(of: Figures, to: Figures) -> Figures:
+    return {key: round(of[key] / to[key], 2) for key in of}
 
 
 def run_child(workload: str, records: int) -> None:
@@ -148,23 +196,25 @@ def main() -> None:
         run_child(arguments.child, arguments.records)
         return
     build_image(arguments.records)
-    results: dict[str, Any] = {}
-    for workload in WORKLOADS:
-        runs = [measure(workload, arguments.records) for _ in range(arguments.runs)]
-        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        results[workload] = {
-            "records_per_s": round(arguments.records / middle["wall_s"]),
-            "cpu_s_per_million": round(middle["cpu_s"] * 1e6 / arguments.records, 2),
-            "peak_rss_mb": round(middle["peak_rss_mb"]),
-        }
-        floor = results["floor"]["records_per_s"]
-        results[workload]["of_floor"] = round(results[workload]["records_per_s"] / floor, 2)
-        print(f"{workload:13}", results[workload], flush=True)
+    floors = {name: ours(name, arguments.records, arguments.runs) for name in FLOORS}
+    atlas = {mode: ours(mode, arguments.records, arguments.runs) for mode in MODES}
+    rival = theirs(arguments.records, arguments.runs)
+    workloads: dict[str, Any] = {}
+    for mode, figures in atlas.items():
+        workloads[mode] = {"atlas": figures}
+        workloads[mode] |= {f"of_{name}": ratios(figures, floor) for name, floor in floors.items()}
+        if mode in rival:
+            workloads[mode] |= {
+                "pyairbyte": rival[mode],
+                "of_pyairbyte": ratios(figures, rival[mode]),
+            }
     report = {
         "records": arguments.records,
         "runs": arguments.runs,
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "workloads": results,
+        "pyairbyte": pyairbyte.VERSION,
+        "floors": floors,
+        "workloads": workloads,
         "decoder": decoder_speed(arguments.records // 5, arguments.runs),
         "start": start_overhead(2 * arguments.runs),
     }

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 from msgspec import Struct
 
+from atlas_dagster.errors import ConfigError
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
@@ -85,6 +86,17 @@ class StreamWriter(ABC):
         """Whether the table that readers see exists."""
 
 
+def read_columns(
+    columns: Sequence[str] | None, *, present: Sequence[str], where: str
+) -> Sequence[str]:
+    """The columns to read. Raises ConfigError for one that is not ``present``."""
+    for column in columns or ():
+        if column not in present:
+            known = ", ".join(present)
+            raise ConfigError(f"The table {where} has no column '{column}'; it has {known}.")
+    return columns or present
+
+
 class Destination(ABC):
     """A store of tables."""
 
@@ -137,6 +149,14 @@ class Destination(ABC):
     @abstractmethod
     def table_uri(self, table: TablePath) -> str:
         """Where a table is, whether or not it exists; without any password."""
+
+    @abstractmethod
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """The rows that readers see now, in no order, batch by batch; all columns, or ``columns``.
+
+        Raises:
+            ConfigError: the table does not exist, or has no such column.
+        """
 
     @abstractmethod
     def preview(self, table: TablePath, rows: int) -> pa.Table:

@@ -4,20 +4,30 @@ Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atl
 (stored envelopes, changes that wait for their merge) under ``_atlas/<connection>``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from deltalake import DeltaTable, QueryBuilder
+from deltalake import DeltaTable, QueryBuilder, write_deltalake
+from deltalake.exceptions import DeltaError
 
-from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
+from atlas_dagster.destinations.base import (
+    Destination,
+    StreamWriter,
+    TableInfo,
+    TablePath,
+    TableSpec,
+    read_columns,
+)
+from atlas_dagster.destinations.capabilities import Maintainable, Maintained, StoresTables
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
+from atlas_dagster.destinations.delta_maintenance import maintain
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
 from atlas_dagster.destinations.store import Store, unusable
-from atlas_dagster.errors import DestinationError
+from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
 
@@ -25,7 +35,7 @@ from atlas_dagster.state.envelope import Envelope, StreamCommit
 BOOKKEEPING = "_atlas"
 
 
-class DeltaDestination(Destination):
+class DeltaDestination(Destination, StoresTables, Maintainable):
     """A lake: a folder, or an object store's address, with a table per stream."""
 
     kind = "deltalake"
@@ -39,6 +49,30 @@ class DeltaDestination(Destination):
 
     def table_uri(self, table: TablePath) -> str:
         return "/".join((self.root, *table))
+
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        main = LakeTable(self.table_uri(table), connection="")
+        if main.handle is None or main.arrow_schema is None:
+            raise ConfigError(f"There is no table {main.uri} yet; materialize {'/'.join(table)}.")
+        present = main.arrow_schema
+        chosen = read_columns(columns, present=present.names, where=main.uri)
+        schema = pa.schema([present.field(name) for name in chosen])
+        listed = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
+        # Not DeltaTable.to_pyarrow_table: the process then aborts when it ends (deltalake 1.6.6).
+        query = QueryBuilder().register("rows", main.handle)
+        rows = query.execute(f"SELECT {listed} FROM rows")  # noqa: S608 - column names, quoted
+        return pa.RecordBatchReader.from_stream(rows).cast(schema)
+
+    def store(self, table: TablePath, rows: pa.RecordBatchReader) -> TableInfo:
+        uri = self.table_uri(table)
+        if table[0] == BOOKKEEPING or LakeTable(uri, connection=table[0]).seq:
+            raise ConfigError(f"{uri} is written by Atlas; give the asset another key.")
+        try:
+            write_deltalake(uri, rows, mode="overwrite", schema_mode="overwrite")
+        except (DeltaError, pa.ArrowException) as error:
+            raise ConfigError(f"{uri} cannot hold what the asset returned: {error}") from error
+        stored = LakeTable(uri, connection="")
+        return TableInfo(uri, stored.row_count, str(stored.version))
 
     def committed(self, connection: str, table: TablePath) -> int | None:
         main, changes = self._planned[table] = self._tables(connection, table)
@@ -142,6 +176,26 @@ class DeltaDestination(Destination):
     def _take_tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
         """The tables to write to, as they were when the sync was planned."""
         return self._planned.pop(path, None) or self._tables(connection, path)
+
+    def maintain(self, connection: str, table: TablePath, *, retain_hours: int) -> Maintained:
+        main, changes = self._tables(connection, table)
+        # Rows that wait for their merge are files of this folder, listed in the log of changes.
+        keep = self._uncommitted_files(connection, table).union(changes.file_names)
+        folder = self._store.path(*table)
+        return maintain(main, self._store.filesystem, folder, retain_hours=retain_hours, keep=keep)
+
+    def _uncommitted_files(self, connection: str, table: TablePath) -> set[str]:
+        """Files that stored envelopes list for ``table``, whose commit it has not taken yet."""
+        last = self.committed(connection, table) or 0
+        envelopes = (self.envelope(connection, seq) for seq in self._stored_seqs(connection))
+        return {
+            file.path
+            for envelope in envelopes
+            if envelope is not None and envelope.seq > last
+            for commit in envelope.streams
+            if commit.table == table
+            for file in commit.files
+        }
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))

@@ -139,7 +139,7 @@ def _reading(kind: str, uri: str) -> tuple[str, str]:
     if kind == PostgresDestination.kind:
         schema, table = uri.split("/")[-2:]
         return f'SELECT * FROM "{schema}"."{table}"', "a table in SQL"  # noqa: S608 - shown only
-    return f"DeltaTable({_shown(uri)!r}).to_pandas()", "a table in Python (from deltalake)"
+    return f"SELECT * FROM delta_scan('{_shown(uri)}')", "a table in DuckDB"  # noqa: S608 - shown only
 
 
 def _print_preview(console: Console, destination: Destination, path: TablePath) -> None:

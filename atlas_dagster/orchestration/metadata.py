@@ -62,7 +62,7 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
             row_count=finished.table.row_count,
             table_name=".".join(spec.path),
         ),
-        "dagster/uri": dg.MetadataValue.url(_uri(finished.table.uri)),
+        "dagster/uri": uri_value(finished.table.uri),
         # Last, because it is long and for Atlas, not for people.
         **AtlasMetadataSet(
             envelope=None if finished.envelope is None else to_text(_own(finished.envelope))
@@ -125,5 +125,6 @@ def _own(envelope: Envelope) -> Envelope:
     return envelope.reference() if is_shared(envelope) else envelope
 
 
-def _uri(address: str) -> str:
-    return address if "://" in address else Path(address).as_uri()
+def uri_value(address: str) -> dg.MetadataValue[Any]:
+    """Where a table is, as metadata."""
+    return dg.MetadataValue.url(address if "://" in address else Path(address).as_uri())
