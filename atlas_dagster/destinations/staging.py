@@ -91,7 +91,7 @@ class ParquetStage:
         self._forget_group()
         if self._writer is not None:
             # Where the disk is full it cannot be ended properly, and need not be.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, pa.ArrowException):
                 self._writer.close()
             self._writer, self._file_bytes = None, 0
             self._file.delete()

@@ -152,6 +152,7 @@ def test_a_file_that_a_full_disk_cut_off_is_no_error_of_its_own(
         calls.append(writer)
         if len(calls) > 1:
             writer.file_handle.close()
+            writer.is_open = False
             return
         raise OSError(errno.ENOSPC, "No space left on device")
 
