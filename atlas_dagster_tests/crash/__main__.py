@@ -11,7 +11,6 @@ the exit code is 1 and the folder with the logs stays.
 """
 
 import argparse
-import fnmatch
 import random
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from atlas_dagster_tests.crash.experiment import (
@@ -57,13 +57,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--by", choices=_BY, default="kill")
-    parser.add_argument("--setups", default="*", help="a pattern, such as 'delta_*_process'")
+    parser.add_argument("--setups", nargs="+", default=["*"], help="such as 'delta_*_process'")
     arguments = parser.parse_args()
     disturbance = _BY[arguments.by](random.Random(arguments.seed))
     setups = [
         setup
         for setup in SETUPS
-        if fnmatch.fnmatchcase(str(setup), arguments.setups) and disturbance.suits(setup)
+        if any(fnmatchcase(str(setup), pattern) for pattern in arguments.setups)
+        and disturbance.suits(setup)
     ]
     root = Path(tempfile.mkdtemp(prefix="atlas-crash-"))
     print(f"Logs in {root}", flush=True)

@@ -96,7 +96,7 @@ class FullDisk(AtPoints):
     """The lake's file system has not a byte left; afterwards it has again."""
 
     called = "full_disks"
-    steps = ("open", "write", "stage", "prepare", "commit", "table's commit", "finish")
+    steps = ("recover", "open", "write", "stage", "prepare", "commit", "table's commit", "finish")
 
     def suits(self, setup: Setup) -> bool:
         return setup.destination == "delta" and setup.runner == "process"
@@ -182,11 +182,10 @@ class Experiment:
             else:
                 syncs += 1
                 _succeed(disturbed)
-            disturbed.until += ROUND
-        undisturbed.until = disturbed.until
-        for ledger in (undisturbed, disturbed):
-            _succeed(ledger)
-            _succeed(ledger)  # with nothing new: what is there must not come again
+            undisturbed.until, disturbed.until = disturbed.until, disturbed.until + ROUND
+        _succeed(undisturbed)
+        disturbed.until = undisturbed.until
+        _succeed(disturbed)  # with nothing new: what is there must not come again
         found = forked(disturbed.log, Difference.between, disturbed, undisturbed)
         left = forked(disturbed.log, leftovers, disturbed.home, disturbed.lake)
         self.lost += found.lost

@@ -21,7 +21,7 @@ from atlas_dagster_tests.postgres_server import PostgresServer
 
 _LEDGER = CONNECTORS / "source-ledger" / "source_ledger.py"
 #: Positions of the source's journal that each round adds.
-ROUND = 200
+ROUND = 125
 #: Different in every sync that is done again, as it must be.
 _OWN = ("_airbyte_raw_id", "_airbyte_generation_id")
 

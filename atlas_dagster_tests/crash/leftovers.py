@@ -16,7 +16,7 @@ from atlas_dagster_tests.crash.victim import bury
 
 @dataclass
 class Leftovers:
-    """``files`` were never in a table, for maintenance to remove; ``envelopes`` are all there are."""
+    """``files`` were never in a table: maintenance removes them. ``envelopes``: all there are."""
 
     containers: int
     processes: int

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 POSITIONS_PER_STATE = 25
-OVERWRITTEN_ROWS = 200
+OVERWRITTEN_ROWS = 100
 FIRST_EMITTED_AT = 1_700_000_000_000
 
 COLUMNS: dict[str, dict[str, Any]] = {
