@@ -114,6 +114,7 @@ def sync(connection: str, streams: tuple[str, ...]) -> None:
     if outcome.failures:
         for sentence in outcome.failures:
             _complain("Error", sentence)
+        errors.print(f"The connector's log: {outcome.log}", markup=False, soft_wrap=True)
         sys.exit(1)
 
 
