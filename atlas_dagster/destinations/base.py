@@ -28,6 +28,11 @@ class TableSpec(Struct, frozen=True):
     cursor: str | None = None
     replaces: bool = False
 
+    @property
+    def key_fields(self) -> dict[str, str]:
+        """The source's name of each key column."""
+        return {c.name: c.field for c in self.schema.columns if c.name in self.primary_key}
+
 
 class TableInfo(Struct, frozen=True):
     """What a table is now. ``version`` changes whenever its content may have."""

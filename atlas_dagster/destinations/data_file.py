@@ -33,6 +33,13 @@ class DataFile:
     def rows(self) -> int:
         return int(self.metadata.num_rows)
 
+    def null_count(self, name: str) -> int | None:
+        """How many rows have nothing in column ``name``; None where the file does not say."""
+        if name not in self.metadata.schema.to_arrow_schema().names:
+            return self.rows
+        nulls: dict[str, int] = json.loads(_statistics(self.metadata))["nullCount"]
+        return nulls.get(name)
+
     def staged(self) -> StagedFile:
         """The file as a commit lists it."""
         size = self._filesystem.get_file_info(self.path).size

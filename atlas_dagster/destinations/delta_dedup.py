@@ -15,6 +15,7 @@ from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.delta_writer import DeltaWriter
+from atlas_dagster.destinations.exact_keys import EXACT
 from atlas_dagster.destinations.newest_rows import Mask, Ranking, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
@@ -107,8 +108,9 @@ class DedupWriter(DeltaWriter):
     def _ranking(self, schema: pa.Schema) -> Ranking:
         order = [EXTRACTED_AT] if self.spec.cursor is None else [self.spec.cursor, EXTRACTED_AT]
         return Ranking(
-            pa.schema([schema.field(name) for name in self.spec.primary_key]),
+            pa.schema([*(schema.field(name) for name in self.spec.primary_key), EXACT]),
             pa.schema([schema.field(name) for name in order]),
+            self.spec.key_fields,
         )
 
     def _write_anew(

@@ -7,16 +7,18 @@ from atlas_dagster.destinations.postgres_columns import (
     Column,
     comparable,
     indexed,
+    literal,
     quoted,
 )
-from atlas_dagster.records.types import EXTRACTED_AT
+from atlas_dagster.records.types import EXTRA, EXTRACTED_AT
 
 
 class Merge:
     """Brings the newest staged row of each key into the table.
 
     Newest by cursor (NULL is older than anything), then by extraction time, then by arrival. A key
-    column that is NULL equals only NULL. Text compares by its bytes, as in every other destination.
+    column that is NULL equals only NULL. What a key column does not hold is compared as
+    ``_airbyte_extra`` keeps it. Text compares by its bytes, as in every other destination.
     The table may hold a key several times, from a time it was appended to; all are updated.
 
     Args:
@@ -69,7 +71,7 @@ class Merge:
             f"{key.quoted} IS {'' if null else 'NOT '}NULL"
             for key, null in zip(self._keys, nulls, strict=True)
         )
-        keys = ", ".join(self._comparable("", key) for key in self._keys)
+        keys = ", ".join([self._comparable("", key) for key in self._keys] + self._exact("", nulls))
         names = ", ".join(column.quoted for column in self._columns)
         values = ", ".join(f"s.{column.quoted}" for column in self._columns)
         assignments = ", ".join(
@@ -103,7 +105,18 @@ class Merge:
                 continue
             parts = {self._indexed, self._comparable}
             conditions += sorted({f"{part('t.', key)} = {part('s.', key)}" for part in parts})
+        exact = zip(self._exact("t.", nulls), self._exact("s.", nulls), strict=True)
+        conditions += [f"{theirs} = {ours}" for theirs, ours in exact]
         return " AND ".join(conditions)
+
+    def _exact(self, alias: str, nulls: Sequence[bool]) -> list[str]:
+        """What ``_airbyte_extra`` keeps of the keys whose columns may not hold them."""
+        (extra,) = (column for column in self._columns if column.logical == EXTRA)
+        return [
+            f"COALESCE({alias}{extra.quoted} -> {literal(key.source)}, 'null')"
+            for key, null in zip(self._keys, nulls, strict=True)
+            if null or self._types[key.name] == "double precision"
+        ]
 
     def _is_newer(self) -> str:
         later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
