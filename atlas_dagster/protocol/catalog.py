@@ -109,6 +109,14 @@ class ConfiguredStream(Struct, frozen=True):
         return self.stream.descriptor
 
     @property
+    def nested_fields(self) -> tuple[FieldPath, ...]:
+        """Keys and cursors below the top of a record that rows are compared by."""
+        if self.destination_sync_mode != "append_dedup":
+            return ()
+        paths = (*self.primary_key, self.cursor_field)
+        return tuple(dict.fromkeys(path for path in paths if len(path) > 1))
+
+    @property
     def replaces(self) -> bool:
         """Whether this sync's rows replace all rows the table holds."""
         return self.minimum_generation_id == self.generation_id and self.generation_id > 0
@@ -133,6 +141,7 @@ def configure(
     """
     name = stream.descriptor
     key = stream.source_defined_primary_key or primary_key or ()
+    key = tuple(path for path in key if path)
     cursor = cursor_field or stream.default_cursor_field
     if stream.source_defined_cursor and stream.default_cursor_field:
         cursor = stream.default_cursor_field
@@ -164,17 +173,10 @@ def configure(
             f"Stream '{name}' needs a cursor_field to be incremental: "
             "the source defines none; name a field that grows, such as updated_at."
         )
-    if destination_sync_mode == "append_dedup":
-        if not key:
-            raise ConfigError(
-                f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
-            )
-        nested = [path for path in key if len(path) != 1] or ([cursor] if len(cursor) > 1 else [])
-        if nested:
-            raise ConfigError(
-                f"Stream '{name}' has the nested key or cursor '{'.'.join(nested[0])}', which "
-                "append_dedup does not support yet; use destination_sync_mode append or overwrite."
-            )
+    if destination_sync_mode == "append_dedup" and not key:
+        raise ConfigError(
+            f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
+        )
     return ConfiguredStream(stream, sync_mode, destination_sync_mode, cursor, key)
 
 

@@ -81,8 +81,6 @@ def test_what_the_source_defines_counts() -> None:
             {"cursor_field": ("at",), "destination_sync_mode": "append_dedup"},
             "needs a primary_key for append_dedup",
         ),
-        ({**DEFINED, "source_defined_primary_key": [["a", "b"]]}, {}, "nested key or cursor 'a.b'"),
-        ({**DEFINED, "default_cursor_field": ["a", "b"]}, {}, "nested key or cursor 'a.b'"),
     ],
 )
 def test_choices_that_cannot_work(
