@@ -28,6 +28,7 @@ class Merge:
         types: of the table's columns.
         keys: key columns, of ``columns``.
         cursor: of ``columns``, if there is one.
+        deleted_at: of ``columns``; where it is given, rows that have it delete their key's row.
         gone: columns of fields that the source no longer has, NULL in new versions of a row.
     """
 
@@ -40,6 +41,7 @@ class Merge:
         *,
         keys: Sequence[Column],
         cursor: Column | None,
+        deleted_at: Column | None,
         gone: Sequence[str],
     ) -> None:
         self._relation = relation
@@ -48,6 +50,7 @@ class Merge:
         self._types = types
         self._keys = keys
         self._cursor = cursor
+        self._deleted_at = deleted_at
         self._gone = gone
 
     def null_patterns(self) -> str:
@@ -63,6 +66,38 @@ class Merge:
         One statement for each pattern, so that every condition on a key can use an index or a
         hash, which IS NOT DISTINCT FROM cannot. The rows it inserts are those it reports.
         """
+        names = ", ".join(column.quoted for column in self._columns)
+        values = ", ".join(f"s.{column.quoted}" for column in self._columns)
+        assignments = ", ".join(
+            [f"{column.quoted} = s.{column.quoted}" for column in self._columns]
+            + [f"{quoted(name)} = NULL" for name in self._gone]
+        )
+        same_key = self._same_key(nulls)
+        return f"""
+            WITH {self._newest(nulls, deleted=False)},
+            updated AS (
+                UPDATE {self._relation} AS t SET {assignments} FROM newest AS s
+                WHERE {same_key} AND ({self._is_newer()})
+            )
+            INSERT INTO {self._relation} ({names}) SELECT {values} FROM newest AS s
+            WHERE NOT EXISTS (SELECT 1 FROM {self._relation} AS t WHERE {same_key})
+        """
+
+    def deletion(self, nulls: Sequence[bool]) -> str:
+        """Deletes the rows that were deleted in the source; to run before :meth:`statement`."""
+        return f"""
+            WITH {self._newest(nulls, deleted=True)}
+            DELETE FROM {self._relation} AS t USING newest AS s
+            WHERE {self._same_key(nulls)} AND ({self._is_newer()})
+        """
+
+    def index(self, name: str) -> str:
+        """An index that finds a key, however long its text is."""
+        parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
+        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({parts})"
+
+    def _newest(self, nulls: Sequence[bool], *, deleted: bool) -> str:
+        """The newest staged row of each key: those ``deleted`` in the source, or the others."""
         moved = ", ".join(
             f"{column.moved(self._types[column.name])} AS {column.quoted}"
             for column in self._columns
@@ -72,30 +107,16 @@ class Merge:
             for key, null in zip(self._keys, nulls, strict=True)
         )
         keys = ", ".join([self._comparable("", key) for key in self._keys] + self._exact("", nulls))
-        names = ", ".join(column.quoted for column in self._columns)
-        values = ", ".join(f"s.{column.quoted}" for column in self._columns)
-        assignments = ", ".join(
-            [f"{column.quoted} = s.{column.quoted}" for column in self._columns]
-            + [f"{quoted(name)} = NULL" for name in self._gone]
-        )
-        same_key = self._same_key(nulls)
+        wanted = ""
+        if self._deleted_at is not None:
+            wanted = f"WHERE {self._deleted_at.quoted} IS {'NOT ' if deleted else ''}NULL"
         return f"""
-            WITH staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),
-            newest AS MATERIALIZED (
+            staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),
+            ranked AS (
                 SELECT DISTINCT ON ({keys}) * FROM staged ORDER BY {keys}, {self._newest_first()}
             ),
-            updated AS (
-                UPDATE {self._relation} AS t SET {assignments} FROM newest AS s
-                WHERE {same_key} AND ({self._is_newer()})
-            )
-            INSERT INTO {self._relation} ({names}) SELECT {values} FROM newest AS s
-            WHERE NOT EXISTS (SELECT 1 FROM {self._relation} AS t WHERE {same_key})
+            newest AS MATERIALIZED (SELECT * FROM ranked {wanted})
         """
-
-    def index(self, name: str) -> str:
-        """An index that finds a key, however long its text is."""
-        parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
-        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({parts})"
 
     def _same_key(self, nulls: Sequence[bool]) -> str:
         conditions = []

@@ -146,10 +146,13 @@ class PostgresWriter(StreamWriter):
             # No vacuum ever looks at a temporary table, so nothing is known of it yet.
             self._database.run(f"ANALYZE {self._stage.table}")
             merge = self._merge(state, types)
-            patterns = self._database.rows(merge.null_patterns())
-            return sum(
-                self._database.run(merge.statement(list(pattern.values()))) for pattern in patterns
-            )
+            more = 0
+            for pattern in self._database.rows(merge.null_patterns()):
+                nulls = list(pattern.values())
+                if self.spec.deleted_at is not None:
+                    more -= self._database.run(merge.deletion(nulls))
+                more += self._database.run(merge.statement(nulls))
+            return more
         names = listed([column.name for column in self._columns])
         values = ", ".join(column.moved(types[column.name]) for column in self._columns)
         return self._database.run(
@@ -166,6 +169,7 @@ class PostgresWriter(StreamWriter):
             types,
             keys=[by_logical[key] for key in self.spec.primary_key],
             cursor=by_logical[self.spec.cursor] if self.spec.cursor else None,
+            deleted_at=by_logical[self.spec.deleted_at] if self.spec.deleted_at else None,
             gone=[name for name in state.fields.names if name in types and name not in ours],
         )
 

@@ -14,6 +14,8 @@ SyncMode = Literal["full_refresh", "incremental"]
 DestinationSyncMode = Literal["append", "overwrite", "append_dedup"]
 #: A field's place in a record: a list of keys from the top.
 FieldPath = tuple[str, ...]
+#: Field of sources that read a database's log: when a row was deleted there, else null.
+CDC_DELETED_AT = "_ab_cdc_deleted_at"
 
 
 class _DiscoveredStream(Struct):
@@ -93,7 +95,8 @@ class ConfiguredStream(Struct, frozen=True):
     """A stream as we ask for it.
 
     ``generation_id`` numbers the full copies of a table; when ``minimum_generation_id`` equals it,
-    rows of older generations go once the stream is complete.
+    rows of older generations go once the stream is complete. ``hard_deletes``: rows go that the
+    source says were deleted, instead of staying with the time of that.
     """
 
     stream: Stream
@@ -103,6 +106,7 @@ class ConfiguredStream(Struct, frozen=True):
     primary_key: tuple[FieldPath, ...]
     generation_id: int = 0
     minimum_generation_id: int = 0
+    hard_deletes: bool = False
 
     @property
     def descriptor(self) -> StreamDescriptor:
@@ -129,6 +133,7 @@ def configure(
     destination_sync_mode: DestinationSyncMode | None = None,
     cursor_field: FieldPath | None = None,
     primary_key: tuple[FieldPath, ...] | None = None,
+    hard_deletes: bool = False,
 ) -> ConfiguredStream:
     """Choose how to sync ``stream``; what is ``None`` is the Airbyte platform's default.
 
@@ -177,7 +182,19 @@ def configure(
         raise ConfigError(
             f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
         )
-    return ConfiguredStream(stream, sync_mode, destination_sync_mode, cursor, key)
+    if hard_deletes and destination_sync_mode != "append_dedup":
+        raise ConfigError(
+            f"Stream '{name}' has cdc_deletes hard, which needs destination_sync_mode "
+            f"append_dedup; {destination_sync_mode} never deletes single rows."
+        )
+    if hard_deletes and CDC_DELETED_AT not in (stream.json_schema.get("properties") or {}):
+        raise ConfigError(
+            f"Stream '{name}' has cdc_deletes hard, but no field {CDC_DELETED_AT}: let the source "
+            "read the database's log (CDC), or leave cdc_deletes out."
+        )
+    return ConfiguredStream(
+        stream, sync_mode, destination_sync_mode, cursor, key, hard_deletes=hard_deletes
+    )
 
 
 def configured_catalog_json(streams: Iterable[ConfiguredStream], *, sync_id: int) -> bytes:

@@ -62,7 +62,7 @@ class RowDecoder:
         self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
 
     def __call__(self, records: Sequence[Record], remarks: Remarks) -> list[Sequence[Any]]:
-        """The values of each top-level column, of the types :mod:`atlas_dagster.records.coerce` has.
+        """The values of each top-level column, of :mod:`atlas_dagster.records.coerce`'s types.
 
         ``remarks`` takes what does not fit and what is not declared.
         """

@@ -9,7 +9,7 @@ from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
 from atlas_dagster.errors import AtlasError, BreakingChangeError, DestinationError
-from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
+from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.records.names import assign
@@ -232,6 +232,7 @@ def _plan_stream(
         if dedup and stream.cursor_field
         else None,
         replaces=replaces,
+        deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
     )
     return StreamPlan(stream, table, resumption, _stored_blob(resumption.envelope, stream))
 

@@ -270,3 +270,73 @@ def test_any_number_is_a_key(lake: Lake, kind: str) -> None:
             assert found == sorted((v,) for v in expected.values())
 
     check()
+
+
+# Rows that are deleted in the source
+
+DELETED = "_ab_cdc_deleted_at"
+CDC = {"at": INTEGER, DELETED: STRING}
+SOFT = spec("append_dedup", cursor="at", **CDC)
+HARD = spec("append_dedup", cursor="at", deleted_at=DELETED, **CDC)
+
+
+def tombstone(id: int | None, at: int) -> dict[str, Any]:
+    return row(id, "gone", at=at, **{DELETED: "2024-01-01"})
+
+
+def test_soft_deletes_keep_the_row(store: Store) -> None:
+    store.sync(SOFT, [row(1, "a", at=1), row(2, "b", at=1)])
+    store.sync(SOFT, [tombstone(1, 2), tombstone(3, 2)])
+    assert store.rows("id", "v", DELETED) == [
+        (1, "gone", "2024-01-01"),
+        (2, "b", None),
+        (3, "gone", "2024-01-01"),
+    ]
+
+
+@pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
+@pytest.mark.parametrize(
+    ("versions", "left"),
+    [
+        ([row(1, "a", at=1), tombstone(1, 2)], []),
+        ([row(1, "a", at=1), tombstone(1, 1)], []),  # extracted later
+        ([row(1, "a", at=1), tombstone(1, 2), row(1, "b", at=3)], ["b"]),
+        ([row(1, "a", at=3), tombstone(1, 2)], ["a"]),  # an older tombstone comes late
+        ([row(2, "a", at=3), tombstone(1, 2)], ["a"]),  # of a row never seen
+        ([row(None, "a", at=1), row(1, "b", at=1), tombstone(None, 2)], ["b"]),
+        ([row(2**63, "a", at=1), row(2**64, "b", at=1), tombstone(2**64, 2)], ["a"]),
+        ([tombstone(1, 1)], []),
+    ],
+)
+def test_hard_deletes(
+    store: Store, versions: list[dict[str, Any]], left: list[str], syncs: int
+) -> None:
+    store.sync(HARD, [row(9, "other", at=1)])
+    if syncs == 1:
+        writer = store.sync(HARD, *([version] for version in versions))
+    else:
+        for number, version in enumerate(versions):
+            writer = store.sync(HARD, [version], at=T0 + 1000 * number)
+    assert store.rows("v") == [*((v,) for v in left), ("other",)]
+    assert writer.describe().row_count == len(left) + 1
+
+
+def test_hard_deletes_in_a_replaced_table(store: Store) -> None:
+    store.sync(HARD, [row(1, "a", at=1)])
+    replacing = msgspec.structs.replace(HARD, replaces=True)
+    store.sync(replacing, [row(2, "b", at=1), row(3, "c", at=1), tombstone(3, 2), tombstone(4, 1)])
+    assert store.rows() == [(2, "b")]
+
+
+def test_from_soft_to_hard_deletes(store: Store) -> None:
+    store.sync(SOFT, [row(1, "a", at=1), row(2, "b", at=1), tombstone(2, 2)])
+    store.sync(HARD, [tombstone(1, 2), tombstone(2, 3)])
+    assert store.rows() == []
+
+
+def test_changes_from_before_the_cursor_was_chosen(store: Store) -> None:
+    writer = store.open(PLAIN)
+    store.write(writer, [row(1, "a")])
+    store.commit(writer)
+    store.sync(HARD, [row(1, "b", at=1), row(2, "c", at=1), tombstone(2, 2)])
+    assert store.rows() == [(1, "b")]
