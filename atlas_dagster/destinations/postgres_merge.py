@@ -19,7 +19,7 @@ class Merge:
     Newest by cursor (NULL is older than anything), then by extraction time, then by arrival. A key
     column that is NULL equals only NULL. What a key column does not hold is compared as
     ``_airbyte_extra`` keeps it. Text compares by its bytes, as in every other destination.
-    The table may hold a key several times, from a time it was appended to; all are updated.
+    The table holds each key once; :meth:`unduplication` sees to that where it was appended to.
 
     Args:
         relation: the table, quoted.
@@ -91,6 +91,18 @@ class Merge:
             WHERE {self._same_key(nulls)} AND ({self._is_newer()})
         """
 
+    def unduplication(self) -> str:
+        """Deletes all but the newest row of each key from the table."""
+        keys = [self._comparable("", key) for key in self._keys]
+        keys += self._exact("", [True] * len(self._keys))
+        return f"""
+            DELETE FROM {self._relation} AS t USING (
+                SELECT ctid AS place, row_number() OVER (
+                    PARTITION BY {", ".join(keys)} ORDER BY {self._newest_first("ctid")}
+                ) AS rank FROM {self._relation}
+            ) AS r WHERE t.ctid = r.place AND r.rank > 1
+        """
+
     def index(self, name: str) -> str:
         """An index that finds a key, however long its text is."""
         parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
@@ -113,7 +125,8 @@ class Merge:
         return f"""
             staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),
             ranked AS (
-                SELECT DISTINCT ON ({keys}) * FROM staged ORDER BY {keys}, {self._newest_first()}
+                SELECT DISTINCT ON ({keys}) * FROM staged
+                ORDER BY {keys}, {self._newest_first(ARRIVAL)}
             ),
             newest AS MATERIALIZED (SELECT * FROM ranked {wanted})
         """
@@ -149,8 +162,8 @@ class Merge:
             f" OR ({ours} IS NOT DISTINCT FROM {theirs} AND {later})"
         )
 
-    def _newest_first(self) -> str:
-        order = [f"{EXTRACTED_AT} DESC", f"{ARRIVAL} DESC"]
+    def _newest_first(self, arrival: str) -> str:
+        order = [f"{EXTRACTED_AT} DESC", f"{arrival} DESC"]
         if self._cursor is not None:
             order.insert(0, f"{self._comparable('', self._cursor)} DESC NULLS LAST")
         return ", ".join(order)

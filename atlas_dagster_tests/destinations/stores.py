@@ -82,7 +82,12 @@ class Store(ABC):
         self.seq += 10
         commits = [
             StreamCommit(
-                StreamDescriptor(wanted.path[-1]), wanted.path, 0, wanted.replaces, writer.stage()
+                StreamDescriptor(wanted.path[-1]),
+                wanted.path,
+                0,
+                wanted.replaces,
+                writer.stage(),
+                tuple((column,) for column in wanted.primary_key),
             )
             for writer in writers
             for wanted in [self._specs[id(writer)]]

@@ -87,6 +87,20 @@ def test_a_nested_key_that_cannot_be_there(lake: Lake, path: list[str]) -> None:
         lake.prepare([stream([path])])
 
 
+# Deletes
+
+
+def test_a_stream_with_hard_deletes(lake: Lake) -> None:
+    deleted = "_ab_cdc_deleted_at"
+    offered = stream([["plain"]], cursor=["plain"], **{deleted: STRING}).stream
+    soft, hard = (configure(offered, hard_deletes=hard) for hard in (False, True))
+    gone = {deleted: "2024-01-01T00:00:00Z"}
+    lake.sync([hard], rows({"plain": 1}, {"plain": 2}, {"plain": 1} | gone))
+    assert lake.rows("a", columns="plain") == [(2,)]
+    lake.sync([soft], rows({"plain": 2} | gone))
+    assert lake.rows("a", columns=f"plain, {deleted}") == [(2, *gone.values())]
+
+
 # Breaking changes
 
 
