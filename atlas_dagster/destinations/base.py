@@ -19,7 +19,11 @@ TablePath = tuple[str, ...]
 
 
 class TableSpec(Struct, frozen=True):
-    """What a stream's table must become. Keys and cursor are column names."""
+    """What a stream's table must become. Keys and cursor are column names.
+
+    ``deleted_at``: the column that says when a row was deleted. Where it is given, such rows are
+    not kept: they delete an older row of their key.
+    """
 
     path: TablePath
     schema: TableSchema
@@ -27,6 +31,12 @@ class TableSpec(Struct, frozen=True):
     primary_key: tuple[str, ...] = ()
     cursor: str | None = None
     replaces: bool = False
+    deleted_at: str | None = None
+
+    @property
+    def key_fields(self) -> dict[str, str]:
+        """The source's name of each key column."""
+        return {c.name: c.field for c in self.schema.columns if c.name in self.primary_key}
 
 
 class TableInfo(Struct, frozen=True):

@@ -34,13 +34,17 @@ class StagedFile(Struct, frozen=True):
 
 
 class StreamCommit(Struct, frozen=True):
-    """One stream's part of a commit. ``replaces``: older rows of the table go."""
+    """One stream's part of a commit. ``replaces``: older rows of the table go.
+
+    ``primary_key``: paths of the key that the table has one row for; none if it may have more.
+    """
 
     stream: StreamDescriptor
     table: tuple[str, ...]
     generation_id: int
     replaces: bool
     files: tuple[StagedFile, ...] = ()
+    primary_key: tuple[tuple[str, ...], ...] = ()
 
     @property
     def rows(self) -> int:

@@ -113,6 +113,7 @@ class ActiveStream:
             generation_id=self.plan.configured.generation_id,
             replaces=self.plan.table.replaces,
             files=self.writer.stage(),
+            primary_key=self.plan.key,
         )
 
     def committed(self) -> None:
