@@ -1,11 +1,13 @@
 # Everything starts here; `make` lists it. Needs git, make and Python 3.11 to 3.14, nothing else.
 
 PYTHON ?= python3
+KILLS ?= 200
+SEED ?= 1
 BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images bench lock clean
+.PHONY: help demo dev test lint format images bench crash lock clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,6 +40,9 @@ images: .venv ## build the connector images for the tests (needs Docker, and roo
 
 bench: .venv ## measure records per second, CPU and memory (ARGS="--only append" for some)
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an undisturbed run
+	$(BIN)/python -m atlas_dagster_tests.crash --count $(KILLS) --seed $(SEED) $(ARGS)
 
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
 	$(LOCK) --output-file requirements.txt

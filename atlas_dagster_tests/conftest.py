@@ -17,7 +17,8 @@ from typing import Any
 
 import docker
 import pytest
-from postgres_server import binaries, private_server
+
+from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
 
 CONNECTORS = Path(__file__).parent / "connectors"
 _VERSIONS = dict(
@@ -27,11 +28,13 @@ SOURCE_FAKER_IMAGE = f"airbyte/source-faker:{_VERSIONS['FAKER']}"
 SOURCE_FILE_IMAGE = f"airbyte/source-file:{_VERSIONS['FILE']}"
 SOURCE_STANDIN_IMAGE = f"atlas-test/source-standin:{_VERSIONS['STANDIN']}"
 SOURCE_CHAOS_IMAGE = f"atlas-test/source-chaos:{_VERSIONS['CHAOS']}"
+SOURCE_LEDGER_IMAGE = f"atlas-test/source-ledger:{_VERSIONS['LEDGER']}"
 _IMAGES = (
     SOURCE_FAKER_IMAGE,
     SOURCE_FILE_IMAGE,
     SOURCE_STANDIN_IMAGE,
     SOURCE_CHAOS_IMAGE,
+    SOURCE_LEDGER_IMAGE,
     f"airbyte/source-declarative-manifest:{_VERSIONS['MANIFEST']}",
 )
 
@@ -56,7 +59,7 @@ def _missing_docker() -> str | None:
 
 
 def _missing_postgres() -> str | None:
-    if binaries() is None:
+    if postgres_binaries() is None:
         return "no Postgres server binaries in PATH or /usr/lib/postgresql (Debian: postgresql-15)"
     return None
 
@@ -151,8 +154,8 @@ def _no_container_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def postgres_url() -> Iterator[dict[str, Any]]:
     """A Postgres of our own; the fields are those of Dagster's ``postgres_db``."""
     _need("postgres")
-    with private_server() as server:
-        yield server
+    with postgres_server() as server:
+        yield server.settings
 
 
 # --- Browser

@@ -16,13 +16,14 @@ from recording import RECORDINGS
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "atlas_dagster_tests"))
 
-from postgres_server import binaries, private_server  # noqa: E402
+from postgres_server import postgres_binaries, postgres_server  # noqa: E402
 
 
 def measure(records: int, runs: int) -> dict[str, Figures]:
     atlas, copies = [], []
     for _ in range(runs):
-        with private_server() as server:
+        with postgres_server() as private:
+            server = private.settings
             place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
             address = f"postgresql://{server['username']}@{place}"
             workload = [sys.executable, str(HERE / "workloads.py"), "append", "clean"]
@@ -48,7 +49,7 @@ def _copy_seconds(address: str) -> float:
 
 
 def _psql(address: str, command: str) -> None:
-    programs = binaries()
+    programs = postgres_binaries()
     assert programs
     options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command", command]
     subprocess.run([str(programs / "psql"), address, *options], check=True)

@@ -1,5 +1,6 @@
 """Parquet files written ahead of the commit that makes them part of a table."""
 
+import contextlib
 import uuid
 
 import pyarrow as pa
@@ -88,7 +89,12 @@ class ParquetStage:
     def discard(self) -> None:
         """Delete all files staged since the last :meth:`hand_over`."""
         self._forget_group()
-        self._close_file()
+        if self._writer is not None:
+            # Where the disk is full it cannot be ended properly, and need not be.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            self._writer, self._file_bytes = None, 0
+            self._file.delete()
         for file in self._files:
             self._open(file.path).delete()
         self._files = []

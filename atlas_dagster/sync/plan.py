@@ -1,5 +1,6 @@
 """What one sync will do: which streams, into which tables, from which state."""
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
@@ -17,6 +18,8 @@ from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
 from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class StateStore(Protocol):
@@ -95,12 +98,16 @@ def make_plan(
     configured streams are planned. ``notify`` is told of anything unusual.
 
     Raises, where there is no stream that could be read without the refused ones:
-        DestinationError: a table and its state do not belong together.
+        DestinationError: a table and its state do not belong together, or a table cannot be
+            written to.
         ConfigError: a declared key or cursor is not a column.
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     refused: dict[StreamDescriptor, AtlasError] = {}
-    destination.recover(connection)
+    try:
+        destination.recover(connection)
+    except OSError as error:
+        raise writing_failed(connection, error) from error
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
     committed: dict[StreamDescriptor, int | None] = dict.fromkeys(paths)
     for name, path in paths.items():
@@ -168,6 +175,16 @@ def make_plan(
             if seq and name not in {p.descriptor for p in plans}
         ),
         refused=refused,
+    )
+
+
+def writing_failed(connection: str, error: OSError) -> DestinationError:
+    """What to raise where the disk is full, or access to it is lost."""
+    # delta-rs words its errors over several coloured lines.
+    words = " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
+    return DestinationError(
+        f"Writing the tables of {connection} failed ({words}); free space or mend the access, "
+        "then sync again: what is committed stays, the rest is read again."
     )
 
 

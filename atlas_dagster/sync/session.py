@@ -4,7 +4,6 @@ Knows nothing of Dagster. :meth:`SyncSession.run` yields an event whenever somet
 that whoever drives it can record it at once.
 """
 
-import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 
@@ -14,7 +13,6 @@ from atlas_dagster.destinations.base import Destination, TableInfo
 from atlas_dagster.errors import (
     AtlasError,
     ConnectorFailedError,
-    DestinationError,
     FailureType,
     ReadFailedError,
 )
@@ -31,7 +29,7 @@ from atlas_dagster.protocol.state import ConnectionState, is_whole, same_blob, s
 from atlas_dagster.state.envelope import Envelope, next_seq, now
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.plan import StreamPlan, SyncPlan
+from atlas_dagster.sync.plan import StreamPlan, SyncPlan, writing_failed
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
 
@@ -40,7 +38,6 @@ COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
 #: Records buffered over all streams together, in bytes, before they are made into batches.
 _BUFFERED_BYTES = 16 * 1024 * 1024
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Checkpoint(Struct, frozen=True):
@@ -131,11 +128,7 @@ class SyncSession:
                     self._on_unreadable(Unreadable(message.type, "it holds nothing"))
             yield from self._end(conversation)
         except OSError as error:
-            raise DestinationError(
-                f"Writing the tables of {self._plan.connection} failed "
-                f"({_on_one_line(error)}); free space or mend the access, then sync "
-                "again: what is committed stays, the rest is read again."
-            ) from error
+            raise writing_failed(self._plan.connection, error) from error
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
@@ -402,11 +395,6 @@ class SyncSession:
             failure_type=_failure_type(cause, refused.values()),
             stack_trace=cause.stack_trace if cause else None,
         )
-
-
-def _on_one_line(error: OSError) -> str:
-    """delta-rs words its errors over several coloured lines."""
-    return " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
 
 
 def _stored_state(plan: SyncPlan) -> ConnectionState:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the connector images that the tests run, without pulling anything: a Debian base made by
-# debootstrap, on it real connectors from their PyPI packages, and our own source-standin and
-# source-chaos.
+# debootstrap, on it real connectors from their PyPI packages, and our own source-standin,
+# source-chaos and source-ledger.
 #
 # Does nothing, quickly, when all is built already. An image is built again when what it is made of
 # changes; one of the same name that was not built here (a pulled airbyte/source-faker) is kept.
@@ -13,6 +13,7 @@ set -euo pipefail
 FAKER_VERSION=7.2.1
 STANDIN_VERSION=2
 CHAOS_VERSION=1
+LEDGER_VERSION=1
 # Of the CDK, as in atlas_dagster/runners/manifest.py.
 MANIFEST_VERSION=7.39.1
 # The newest whose dependencies can be installed.
@@ -24,6 +25,7 @@ MANIFEST_IMAGE=airbyte/source-declarative-manifest:$MANIFEST_VERSION
 FILE_IMAGE=airbyte/source-file:$FILE_VERSION
 STANDIN_IMAGE=atlas-test/source-standin:$STANDIN_VERSION
 CHAOS_IMAGE=atlas-test/source-chaos:$CHAOS_VERSION
+LEDGER_IMAGE=atlas-test/source-ledger:$LEDGER_VERSION
 INPUTS_LABEL=test-image-inputs
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -126,4 +128,5 @@ build_pypi "$MANIFEST_IMAGE" airbyte_cdk.cli.source_declarative_manifest._run "a
 build_pypi "$FILE_IMAGE" source_file.run "airbyte-source-file==$FILE_VERSION" --no-binary genson
 build_own "$STANDIN_IMAGE" source-standin
 build_own "$CHAOS_IMAGE" source-chaos
-say "Images: $FAKER_IMAGE $MANIFEST_IMAGE $FILE_IMAGE $STANDIN_IMAGE $CHAOS_IMAGE"
+build_own "$LEDGER_IMAGE" source-ledger
+say "Images: $FAKER_IMAGE $MANIFEST_IMAGE $FILE_IMAGE $STANDIN_IMAGE $CHAOS_IMAGE $LEDGER_IMAGE"

@@ -15,7 +15,6 @@ from typing import Any
 
 import dagster as dg
 import docker
-from by_hand import define
 from deltalake import DeltaTable
 
 from atlas_dagster.protocol.catalog import configured_catalog_json
@@ -23,6 +22,7 @@ from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.live_config import FileConfigStore
 from atlas_dagster.sync.source import Caller, discover
+from atlas_dagster_tests.orchestration.by_hand import define
 
 Row = dict[str, Any]
 OWN = "_airbyte_"

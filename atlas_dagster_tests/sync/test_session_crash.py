@@ -7,6 +7,7 @@ kill would not allow, so each case also proves that the clean-up destroys nothin
 import errno
 from collections.abc import Callable
 
+import pyarrow.parquet as pq
 import pytest
 from scripted import (
     EAGER,
@@ -21,6 +22,7 @@ from scripted import (
 from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.errors import DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 
 MODES = ["append", "append_dedup"]
@@ -139,6 +141,31 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     assert lake.ids("a") == [1, 2, 3, 4, 5]
 
 
+def test_a_file_that_a_full_disk_cut_off_is_no_error_of_its_own(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = incremental("a", "append")
+    calls = []
+
+    def cut_off(writer: pq.ParquetWriter) -> None:
+        """As Arrow's does: what it could not write at first, it never writes."""
+        calls.append(writer)
+        if len(calls) > 1:
+            writer.file_handle.close()
+            writer.is_open = False
+            return
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "close", cut_off)
+        failed = lake.sync([stream], *source(0, 3), **EAGER)
+    assert isinstance(failed.failure, DestinationError)
+    assert "No space left on device" in str(failed.failure)
+    assert lake.staged() == set()
+    resume(lake, stream, 5)
+    assert lake.ids("a") == [1, 2, 3, 4, 5]
+
+
 # Two tables, one state
 
 A, B = "a", "b"
@@ -165,6 +192,25 @@ def test_between_two_tables(
     assert done.file("state")[0]["global"]["shared_state"] == {"lsn": 2}
     old = [] if first else [0]
     assert (lake.ids(A), lake.ids(B)) == ([*old, 1, 2], [*old, *rows])
+
+
+def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [incremental(A), incremental(B)]
+    output = records(A, [1]) + records(B, [2]), global_state({"lsn": 2}, {}), BOTH
+    with monkeypatch.context() as patch:
+        crash(patch, AppendWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(streams, *output)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LakeTable, "add", refuse)
+        with pytest.raises(DestinationError, match=r"^Writing the tables of c failed .* No space"):
+            lake.sync(streams, BOTH)
+    assert lake.sync(streams, BOTH).failure is None
+    assert (lake.ids(A), lake.ids(B)) == ([1], [2])
 
 
 def test_a_column_that_came_with_the_lost_commit(

@@ -1,0 +1,182 @@
+"""Where connections are disturbed, and each compared with one that was not."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from adbc_driver_postgresql import dbapi
+from deltalake import DeltaTable
+
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_LEDGER_IMAGE
+from atlas_dagster_tests.crash.seam import Strike
+from atlas_dagster_tests.crash.victim import Outcome, forked, sync
+from atlas_dagster_tests.orchestration.real_connectors import discover_really
+from atlas_dagster_tests.postgres_server import PostgresServer
+
+_LEDGER = CONNECTORS / "source-ledger" / "source_ledger.py"
+#: Positions of the source's journal that each round adds.
+ROUND = 125
+#: Different in every sync that is done again, as it must be.
+_OWN = ("_airbyte_raw_id", "_airbyte_generation_id")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A way to sync: where rows land, where events do, what the states are, where it runs."""
+
+    destination: str
+    event_log: str
+    kind: str
+    runner: str
+
+    def __str__(self) -> str:
+        return f"{self.destination}_{self.event_log}_{self.kind.lower()}_{self.runner}"
+
+    @property
+    def needs_postgres(self) -> bool:
+        return "postgres" in (self.destination, self.event_log)
+
+
+SETUPS = [
+    *(
+        Setup(destination, event_log, kind, "process")
+        for destination in ("delta", "postgres")
+        for event_log in ("sqlite", "postgres")
+        for kind in ("STREAM", "GLOBAL")
+    ),
+    Setup("delta", "sqlite", "GLOBAL", "docker"),
+    Setup("postgres", "postgres", "STREAM", "docker"),
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """One folder for everything, and a Postgres server."""
+
+    root: Path
+    server: PostgresServer | None
+
+    def home(self, event_log: str) -> Path:
+        """Of a Dagster instance."""
+        home = self.root / f"dagster_{event_log}"
+        if not home.exists():
+            home.mkdir()
+            settings: dict[str, Any] = {"telemetry": {"enabled": False}}
+            if event_log == "postgres":
+                assert self.server
+                # Without the scheme, SQLAlchemy 2.1 would want psycopg 3.
+                database = {**self.server.settings, "scheme": "postgresql+psycopg2"}
+                settings["storage"] = {"postgres": {"postgres_db": database}}
+            (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        return home
+
+    @property
+    def database(self) -> str:
+        assert self.server
+        settings = self.server.settings
+        where = f"{settings['hostname']}:{settings['port']}/{settings['db_name']}"
+        return f"postgresql://{settings['username']}@{where}"
+
+
+@dataclass
+class Ledger:
+    """A connection to source-ledger that is synced up to ``until``, in one sync or in many."""
+
+    name: str
+    setup: Setup
+    place: Place
+    lake: Path
+    seed: int
+    until: int = ROUND
+    deaths: int = 0
+    discovered: Discovered | None = None
+
+    @property
+    def connection(self) -> Connection:
+        where = (
+            {"image": SOURCE_LEDGER_IMAGE}
+            if self.setup.runner == "docker"
+            else {"command": [sys.executable, "-S", str(_LEDGER)]}
+        )
+        config = {"kind": self.setup.kind, "seed": self.seed, "until": self.until}
+        return Connection(
+            name=self.name,
+            config=config | {"deaths": self.deaths, "deaths_file": str(self.deaths_file)},
+            streams=[
+                {"name": "appended", "sync_mode": "incremental"},
+                {"name": "deduped"},
+                {"name": "overwritten"},
+            ],
+            destination=self.place.database if self.setup.destination == "postgres" else None,
+            folder=self.place.root,
+            **where,
+        )
+
+    @property
+    def deaths_file(self) -> Path:
+        return self.place.root / f"{self.name}.deaths"
+
+    @property
+    def died(self) -> int:
+        """How often its connector has died."""
+        return self.deaths_file.stat().st_size if self.deaths_file.exists() else 0
+
+    @property
+    def home(self) -> Path:
+        return self.place.home(self.setup.event_log)
+
+    @property
+    def log(self) -> Path:
+        return self.place.root / f"{self.name}.log"
+
+    def sync(self, strike: Strike | None = None, kill_after: float | None = None) -> Outcome:
+        """Raises :class:`KilledError`."""
+        if self.discovered is None:
+            self.discovered = forked(self.log, discover_really, self.connection)
+        arguments = (self.home, self.lake, self.connection, self.discovered, strike)
+        return forked(self.log, sync, *arguments, kill_after=kill_after)
+
+    def rows(self) -> dict[str, Counter[Any]]:
+        """Of each table, its rows without what is different each time. In a child only."""
+        assert self.discovered
+        return {
+            path[-1]: Counter(map(_comparable, self._table(path).to_pylist()))
+            for path in self.discovered.table_paths.values()
+        }
+
+    def _table(self, path: tuple[str, ...]) -> Any:
+        if self.setup.destination == "delta":
+            return DeltaTable(str(self.lake.joinpath(*path))).to_pyarrow_table()
+        with dbapi.connect(self.place.database) as connection, connection.cursor() as cursor:
+            cursor.execute(f'SELECT * FROM "{path[0]}"."{path[1]}"')
+            return cursor.fetch_arrow_table()
+
+
+def _comparable(row: dict[str, Any]) -> tuple[Any, ...]:
+    changes = json.loads(row["_airbyte_meta"])["changes"]
+    kept = {name: value for name, value in row.items() if name not in _OWN}
+    return tuple(sorted((kept | {"_airbyte_meta": str(changes)}).items()))
+
+
+@dataclass
+class Difference:
+    """Rows of the undisturbed tables that the disturbed ones lack, and the other way round."""
+
+    rows: dict[str, int]
+    lost: int = 0
+    duplicated: int = 0
+
+    @classmethod
+    def between(cls, disturbed: Ledger, undisturbed: Ledger) -> "Difference":
+        is_, should_be = disturbed.rows(), undisturbed.rows()
+        return cls(
+            {name: rows.total() for name, rows in should_be.items()},
+            lost=sum((should_be[name] - is_[name]).total() for name in should_be),
+            duplicated=sum((is_[name] - should_be[name]).total() for name in should_be),
+        )
