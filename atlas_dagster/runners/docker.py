@@ -12,6 +12,7 @@ import secrets
 import socket
 import tarfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +42,8 @@ CONNECTION_LABEL = "atlas.connection"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
+#: How much later than its output a container may end: its last process closes both, then dies.
+_ENDING = timedelta(seconds=1)
 _FIRST_WORDS = 500
 #: Exit code of a JVM told to end when its heap is full, as ours are.
 _JVM_OUT_OF_MEMORY = 3
@@ -200,6 +203,8 @@ class _DockerProcess(ConnectorProcess):
         #: What stderr began with, as long as stdout is silent.
         self._first_words = b""
         self._spoke = False
+        #: By the engine's clock, as is the time it says a container ended.
+        self._output_ended: datetime | None = None
         self._closed = False
 
     def output(self) -> Iterator[Output]:
@@ -216,6 +221,8 @@ class _DockerProcess(ConnectorProcess):
             except OSError as error:
                 raise self._gone(error) from error
             if count == 0:
+                if not decoder.is_between_frames:
+                    raise self._gone(EOFError("the output broke off"))
                 yield from self._until_it_ends()
                 return
             for channel, piece in decoder.feed(view[:count]):
@@ -225,13 +232,19 @@ class _DockerProcess(ConnectorProcess):
                 yield channel, piece
 
     def _until_it_ends(self) -> Iterator[Output]:
-        """A connector may close its outputs and go on working."""
+        """The output may end before the container: a proxy or a tunnel closed the connection."""
+        try:
+            self._output_ended = datetime.fromisoformat(self._api.info()["SystemTime"])
+        except API_ERRORS as error:
+            raise self._gone(error) from error
         while True:
             try:
                 self._api.wait(self._container, timeout=int(IDLE_SECONDS))
+            except requests.ReadTimeout:
+                yield "idle", b""
             except requests.ConnectionError as error:
-                # docker-py gives up waiting with this, urllib3's own error inside.
-                if not isinstance(error, requests.ReadTimeout) and "timed out" not in str(error):
+                # So it times out once the headers are there, urllib3's own error inside.
+                if "timed out" not in str(error):
                     return
                 yield "idle", b""
             except API_ERRORS:
@@ -242,7 +255,7 @@ class _DockerProcess(ConnectorProcess):
     def wait(self) -> ExitStatus:
         try:
             code = int(self._api.wait(self._container, timeout=_LAST_CALL_SECONDS)["StatusCode"])
-            oom_killed = bool(self._api.inspect_container(self._container)["State"]["OOMKilled"])
+            state = self._api.inspect_container(self._container)["State"]
         except docker.errors.NotFound as error:
             raise RunnerUnavailableError(
                 f"The container of {self._reference} was removed by someone else while it ran",
@@ -252,7 +265,13 @@ class _DockerProcess(ConnectorProcess):
             raise self._gone(error) from error
         if code != 0 and not self._spoke:
             self._raise_if_foreign()
-        return ExitStatus(code, oom_killed or (code == _JVM_OUT_OF_MEMORY and self._is_java()))
+        heap_full = code == _JVM_OUT_OF_MEMORY and self._is_java()
+        finished = datetime.fromisoformat(state["FinishedAt"])
+        return ExitStatus(
+            code,
+            oom_killed=bool(state["OOMKilled"]) or heap_full,
+            cut_off=self._output_ended is not None and finished > self._output_ended + _ENDING,
+        )
 
     def close(self) -> None:
         if self._closed:
