@@ -43,6 +43,8 @@ CONNECTION_LABEL = "atlas.connection"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
+#: Silent seconds, about, after which the engine is asked whether it is still there.
+_ASK_AFTER = 60
 #: What the engine answers to requests that it may grant later: gone, in conflict, too many.
 _PASSING = (404, 409, 429)
 #: How much later than its output a container may end: its last process closes both, then dies.
@@ -233,14 +235,22 @@ class _DockerProcess(ConnectorProcess):
         buffer = bytearray(_READ_BYTES)
         view = memoryview(buffer)
         self._socket.settimeout(IDLE_SECONDS)
+        _keep_alive(self._socket)
+        silent = 0
         while True:
             try:
                 count = self._socket.recv_into(buffer)
             except TimeoutError:
-                yield "idle", b""
-                continue
+                count = -1
             except OSError as error:
                 raise self._gone(error) from error
+            if count < 0:
+                silent += 1
+                if silent % _ASK_AFTER == 0:
+                    self._ask()
+                yield "idle", b""
+                continue
+            silent = 0
             if count == 0:
                 if not decoder.is_between_frames:
                     raise self._gone(EOFError("the output broke off"))
@@ -306,6 +316,15 @@ class _DockerProcess(ConnectorProcess):
             _remove(self._api, self._container)
             self._closed = True
 
+    def _ask(self) -> None:
+        """Notice an engine that was lost: its connection may never say so."""
+        try:
+            self._api.inspect_container(self._container)
+        except docker.errors.NotFound:
+            pass  # the output ends, and wait() says why
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+
     def _gone(self, error: Exception) -> RunnerUnavailableError:
         return RunnerUnavailableError(
             f"The connection to the Docker engine broke while {self._reference} ran "
@@ -337,6 +356,17 @@ class _DockerProcess(ConnectorProcess):
     def _is_java(self) -> bool:
         names = [entry.partition("=")[0] for entry in self._image["Config"].get("Env") or []]
         return "JAVA_HOME" in names or "JAVA_VERSION" in names
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Have the system notice within two minutes that the other side is lost."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS calls the first one otherwise.
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _hang_up(stream: Any) -> None:
