@@ -61,11 +61,13 @@ def file_name(option: str) -> str:
 class ExitStatus:
     """How a connector ended: ``code`` as a shell reports it (137 is SIGKILL).
 
-    ``oom_killed`` says that it needed more than its ``memory_limit``.
+    ``oom_killed`` says that it needed more than its ``memory_limit``, ``cut_off`` that its output
+    ended long before it did: what it printed last may be lost, whatever ``code`` says.
     """
 
     code: int
     oom_killed: bool = False
+    cut_off: bool = False
 
 
 class ConnectorProcess(ABC):

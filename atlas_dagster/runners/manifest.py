@@ -93,7 +93,8 @@ class ManifestRunner(Runner):
         files = {**command.files, "manifest-path": self._manifest.content}
         if self._manifest.components is not None:
             files["components-path"] = self._manifest.components
-        return self._runner.start(replace(command, files=files, environment=_TRUSTED))
+        environment = {**command.environment, **_TRUSTED}
+        return self._runner.start(replace(command, files=files, environment=environment))
 
 
 class _Answer(ConnectorProcess):

@@ -295,8 +295,9 @@ class SyncSession:
             return False
         if stream.status == "COMPLETE":
             return True
-        # Old sources emit no statuses at all; their exit code is the only word.
-        return not self._statuses_seen and not conversation.failed
+        # Old sources emit no statuses at all; their exit code is the only word, and none on output
+        # that did not reach us.
+        return not (self._statuses_seen or conversation.failed or _is_cut_off(conversation))
 
     def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
         """The source says the stream is complete: make all of it durable and visible."""
@@ -381,6 +382,13 @@ class SyncSession:
         cause: ConnectorFailedError | None = None
         if conversation.failed:
             cause = conversation.failure()
+        elif failed and _is_cut_off(conversation):
+            cause = ConnectorFailedError(
+                f"The connection to the output of {conversation.name} ended before its container "
+                "did, so records may be lost; see what lies between Atlas and the Docker engine "
+                "(a proxy, a tunnel), then sync again.",
+                failure_type="transient_error",
+            )
         reasons = [f"{name}: {error}" for name, error in refused.items()]
         reasons.append(_reasons(failed, cause))
         finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
@@ -395,6 +403,10 @@ class SyncSession:
             failure_type=_failure_type(cause, refused.values()),
             stack_trace=cause.stack_trace if cause else None,
         )
+
+
+def _is_cut_off(conversation: Conversation) -> bool:
+    return conversation.exit is not None and conversation.exit.cut_off
 
 
 def _stored_state(plan: SyncPlan) -> ConnectionState:
