@@ -82,7 +82,8 @@ class MessageDecoder:
                 value, end = _JSON.raw_decode(text, at)
                 message = self._exact_or_mended(text[at:end], value)
             except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
-                yield _unreadable_or_noise(text[at:], whole=isinstance(value, dict))
+                whole = isinstance(value, dict) and end == len(text)
+                yield _unreadable_or_noise(text[at:], whole=whole)
                 return
             yield message
             at = _after_blanks(text, end)
@@ -98,7 +99,7 @@ class MessageDecoder:
 
 
 def _unreadable_or_noise(text: str, *, whole: bool) -> Decoded:
-    """``whole``: it begins with an object in good order, so a missing ``type`` was never there."""
+    """``whole``: it is one object in good order, so a missing ``type`` was never there."""
     found = _DATA_KIND.search(text) or (None if whole else _DATA_FIELD.search(text))
     if found is None:
         return Noise(text)

@@ -186,6 +186,7 @@ def test_what_is_raw_stays_as_written() -> None:
         pytest.param(b'{"type": "STATE", "state": {"type": "GLO', "STATE", None, id="half a state"),
         pytest.param(b"INFO " + record(), "RECORD", "s", id="text before it"),
         pytest.param(b'{"record":{"stream":"s","data":{"a', "RECORD", "s", id="before its type"),
+        pytest.param(b'{"a":1}{"record":{"stream":"s","da', "RECORD", "s", id="after an object"),
         pytest.param(b'{"state":{"type":"STREAM","str', "STATE", None, id="state before its type"),
         pytest.param(record()[:-4].lower(), "RECORD", "s", id="half in lower case"),
         pytest.param(
