@@ -28,12 +28,13 @@ from atlas_dagster.runners.base import (
     STOP_GRACE_SECONDS,
     ConnectorCommand,
     ConnectorProcess,
+    EnginePlace,
     ExitStatus,
     Output,
     Runner,
     file_name,
 )
-from atlas_dagster.runners.engine import API_ERRORS, is_here, reason
+from atlas_dagster.runners.engine import API_ERRORS, place, reason
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.frames import FrameDecoder
 from atlas_dagster.runners.images import Explain, have_image
@@ -81,9 +82,8 @@ class DockerRunner(Runner):
         return self._image
 
     @property
-    def engine_is_here(self) -> bool:
-        """Whether localhost in the network ``host`` is this machine."""
-        return is_here(self._client)
+    def engine_place(self) -> EnginePlace:
+        return place(self._client)
 
     def identity(self) -> str:
         image = self.ensure_image()

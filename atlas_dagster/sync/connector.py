@@ -98,11 +98,11 @@ class Connector:
         return ConnectorCommand(verb, {**config, **(files or {})}, labels)
 
     def _advice_on_localhost(self) -> str | None:
-        here = self.runner.engine_is_here
-        if here is None or self._config is None:
+        engine = self.runner.engine_place
+        if engine is None or self._config is None:
             return None
         network = self.runner.executor.network
-        return advice(self._config.value, network=network, engine_is_here=here)
+        return advice(self._config.value, network=network, engine=engine)
 
     def _ask(self, verb: Verb, wanted: Callable[[Message], _Answer | None]) -> _Answer:
         """Run ``verb`` and return its answer: the last one, should there be several.

@@ -22,7 +22,7 @@ from engines import SOCKET, Certificates, behind_port
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.engine import connect, is_here
+from atlas_dagster.runners.engine import connect, place
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 CATALOG = {"streams": [{"stream": {"name": "events"}}]}
@@ -205,8 +205,18 @@ def test_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     with behind_port() as port:
         monkeypatch.setenv("DOCKER_HOST", port.address)
         client = connect()
-        assert is_here(client)
+        assert place(client) == "here"
         run_through(client)
+
+
+@pytest.mark.docker
+def test_the_place_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect()
+    assert place(client) == "here"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")  # its socket is forwarded
+    assert place(client) == "elsewhere"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert place(client) == "virtual machine"
 
 
 @pytest.mark.docker
