@@ -6,6 +6,7 @@ that whoever drives it can record it at once.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 
 from msgspec import Raw, Struct
 
@@ -109,23 +110,24 @@ class SyncSession:
         command = self._connector.command("read", self._files())
         try:
             self._open()
-            for message in conversation.messages(command):
-                if message is None:
-                    if said := self._progress.due(self._streams.values()):
-                        self._connector.log("INFO", said)
-                    yield from self._commit_due()
-                elif isinstance(message, Unreadable):
-                    self._on_unreadable(message)
-                elif message.record is not None:
-                    self._on_record(message.record)
-                elif message.state is not None and is_whole(message.state):
-                    yield from self._on_state(message.state)
-                elif message.trace is not None and message.trace.stream_status is not None:
-                    yield from self._on_status(message.trace.stream_status)
-                elif message.trace is not None and message.trace.estimate is not None:
-                    self._progress.estimate(message.trace.estimate)
-                elif message.type in ("RECORD", "STATE"):
-                    self._on_unreadable(Unreadable(message.type, "it holds nothing"))
+            with closing(conversation.messages(command)) as messages:
+                for message in messages:
+                    if message is None:
+                        if said := self._progress.due(self._streams.values()):
+                            self._connector.log("INFO", said)
+                        yield from self._commit_due()
+                    elif isinstance(message, Unreadable):
+                        self._on_unreadable(message)
+                    elif message.record is not None:
+                        self._on_record(message.record)
+                    elif message.state is not None and is_whole(message.state):
+                        yield from self._on_state(message.state)
+                    elif message.trace is not None and message.trace.stream_status is not None:
+                        yield from self._on_status(message.trace.stream_status)
+                    elif message.trace is not None and message.trace.estimate is not None:
+                        self._progress.estimate(message.trace.estimate)
+                    elif message.type in ("RECORD", "STATE"):
+                        self._on_unreadable(Unreadable(message.type, "it holds nothing"))
             yield from self._end(conversation)
         except OSError as error:
             raise writing_failed(self._plan.connection, error) from error
