@@ -120,6 +120,16 @@ class Destination(ABC):
         """Store ``envelope``; it counts once a table has taken its ``seq``."""
 
     @abstractmethod
+    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+        """Commit ``envelope``, which is without rows, to tables that stay as they are.
+
+        ``since``: the ``seq`` that each of them holds now.
+
+        Raises:
+            DestinationError: a sync has committed to one of the tables meanwhile.
+        """
+
+    @abstractmethod
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         """The stored envelope of one commit."""
 

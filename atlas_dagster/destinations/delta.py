@@ -82,6 +82,16 @@ class DeltaDestination(Destination):
             sink.write(envelope.encode())
         self._filesystem.move(unfinished, f"{folder}/{envelope.seq}.json")
 
+    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+        self.prepare(envelope)
+        for commit in envelope.streams:
+            if self.committed(envelope.connection, commit.table) != since[commit.table]:
+                raise DestinationError(
+                    f"{self.table_uri(commit.table)} was written by a sync of this connection "
+                    "meanwhile; once that has ended, do it again."
+                )
+            self._roll_forward(envelope, commit)
+
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
         try:
@@ -105,9 +115,10 @@ class DeltaDestination(Destination):
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
         main, changes = self._tables(envelope.connection, commit.table)
         if not commit.files:
+            # Where a stream's syncs commit to, so that one which is running is refused.
             table = changes if changes.exists else main
             if table.arrow_schema is not None:
-                table.add((), envelope, table.arrow_schema, replaces=False)
+                table.add((), envelope, table.arrow_schema, replaces=commit.replaces)
             return
         for table, path in ((changes, changes_path(commit.table)), (main, commit.table)):
             schema = self._schema_of("/".join((self._base, *path, commit.files[0].path)))

@@ -43,8 +43,9 @@ class DedupWriter(DeltaWriter):
         self._open_main_stage = open_main_stage
         self._find_envelope = find_envelope
         self._arrived = 0
-        if self.changes.row_count:
-            # Rows of a dead process: merged already but not cleared, or waiting for their merge.
+        if self.changes.row_count or (self.table.exists and self.table.seq < self.changes.seq):
+            # A dead process left rows, merged already but not cleared or waiting for their merge;
+            # or a commit without rows, which may have been to empty the table.
             self._merge()
 
     def write(self, batch: pa.RecordBatch) -> None:

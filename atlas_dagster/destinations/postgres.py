@@ -6,12 +6,14 @@ Atlas itself keeps there (:mod:`~atlas_dagster.destinations.postgres_state`).
 
 from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
 import pyarrow as pa
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_state import Bookkeeping
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
+from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope
 
@@ -63,6 +65,19 @@ class PostgresDestination(Destination):
 
     def prepare(self, envelope: Envelope) -> None:
         self._bookkeeping.store(envelope)
+
+    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+        with self._database.transaction():
+            self.prepare(envelope)
+            for commit in envelope.streams:
+                state = self._bookkeeping.find(commit.table, lock=True)
+                if not state.exists or state.seq != since[commit.table]:
+                    raise DestinationError(
+                        f"{state.relation} was written by a sync of this connection, or dropped, "
+                        "meanwhile; do it again."
+                    )
+                marked = msgspec.structs.replace(state, seq=envelope.seq)
+                self._bookkeeping.advance(commit.table, marked)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         return self._bookkeeping.envelope(connection, seq)

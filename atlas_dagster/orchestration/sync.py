@@ -126,9 +126,9 @@ def _plan(
         run_id=context.run.run_id,
         notify=context.log.warning,
     )
-    found = [s.resumption for s in plan.streams if s.resumption.unrecorded]
+    found = [s.resumption.unrecorded for s in plan.streams]
     # The processes that committed them died before they could say so.
-    unrecorded = {r.envelope.seq: r.envelope for r in found if r.envelope is not None}
+    unrecorded = {envelope.seq: envelope for envelope in found if envelope is not None}
     for envelope in unrecorded.values():
         _observe(context, connection, envelope)
     return plan

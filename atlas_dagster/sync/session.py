@@ -148,7 +148,9 @@ class SyncSession:
     def _open(self) -> None:
         for plan in self._plan.streams:
             writer = self._destination.open(self._plan.connection, plan.table)
-            stream = ActiveStream(plan, writer, sync_id=self._plan.sync_id)
+            stream = ActiveStream(
+                plan, writer, sync_id=self._plan.sync_id, root_run_id=self._plan.root_run_id
+            )
             self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
             if plan.resumption.envelope is not None:
                 self._envelopes[plan.descriptor] = plan.resumption.envelope
