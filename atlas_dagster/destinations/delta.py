@@ -12,9 +12,11 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, QueryBuilder
 
+from atlas_dagster.destinations import delta_owner
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
 from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta_history import foreign_change
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
@@ -46,6 +48,24 @@ class DeltaDestination(Destination):
             # Without rows waiting to be merged, a change table alone is what a dropped table left.
             return None
         return max(main.seq, changes.seq) or None
+
+    def foreign_change(self, connection: str, table: TablePath) -> str | None:
+        main, changes = self._tables(connection, table)
+        if main.exists and not max(main.seq, changes.seq):
+            raise DestinationError(
+                f"{main.uri} is a table that Atlas did not make for connection '{connection}': "
+                "move or delete it, and the stream is read from the beginning."
+            )
+        return foreign_change(main, self._filesystem, "/".join((self._base, *table)))
+
+    def claim(self, connection: str, deployment: str) -> str:
+        return delta_owner.claim(self._owner_uri(connection), deployment)
+
+    def adopt(self, connection: str, deployment: str) -> None:
+        delta_owner.adopt(self._owner_uri(connection), deployment)
+
+    def _owner_uri(self, connection: str) -> str:
+        return self.table_uri((BOOKKEEPING, connection, "owner"))
 
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
         main = LakeTable(self.table_uri(table), connection="")

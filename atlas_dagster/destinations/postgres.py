@@ -40,6 +40,16 @@ class PostgresDestination(Destination):
         state = self._bookkeeping.find(table)
         return state.seq or None if state.exists else None
 
+    def foreign_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
+        """Rows changed by hand leave no trace here; of a table in the way, ``committed`` tells."""
+        return None
+
+    def claim(self, connection: str, deployment: str) -> str:
+        return self._bookkeeping.claim(connection, deployment)
+
+    def adopt(self, connection: str, deployment: str) -> None:
+        self._bookkeeping.adopt(connection, deployment)
+
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
         state = self._bookkeeping.find(table)
         if not state.exists:

@@ -11,7 +11,7 @@ from atlas_dagster.orchestration.check import build_check, pool
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
-from atlas_dagster.orchestration.sync import run_sync
+from atlas_dagster.orchestration.sync import SyncConfig, run_sync
 from atlas_dagster.orchestration.translator import AtlasTranslator, StreamProps, source_key
 from atlas_dagster.protocol.config import validate
 from atlas_dagster.sync.connection import Connection
@@ -64,9 +64,9 @@ def build_connection_defs(
         pool=pool(connection),
     )
     def sync(
-        context: dg.AssetExecutionContext, atlas: AtlasResource
+        context: dg.AssetExecutionContext, config: SyncConfig, atlas: AtlasResource
     ) -> Iterator[dg.MaterializeResult[None]]:
-        yield from run_sync(context, connection, discovered, atlas)
+        yield from run_sync(context, connection, discovered, atlas, config)
 
     sensors = []
     if schedule is not None:

@@ -83,6 +83,7 @@ def make_plan(
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
+    destination.recover(connection)
     standing = look(connection, paths, destination=destination, store=store)
     newest, whole = standing.newest, standing.is_whole
     resumptions, refused = standing.resumptions, dict(standing.refused)
@@ -105,6 +106,8 @@ def make_plan(
             continue
         try:
             plan = plan_stream(stream, resumptions[stream.descriptor], destination, paths)
+            if stream.descriptor in standing.changed and not plan.table.replaces:
+                raise standing.changed[stream.descriptor]
             if plan.table.mode == "append_dedup" and not plan.table.replaces:
                 _refuse_new_key_type(connection, plan, destination)
         except AtlasError as error:

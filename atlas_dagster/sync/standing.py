@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath
-from atlas_dagster.errors import AtlasError, DestinationError
+from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
@@ -31,14 +31,15 @@ class StateStore(Protocol):
 class Standing(Struct, frozen=True):
     """What a sync, or a user's word about the state, starts from.
 
-    ``committed``: the ``seq`` each table holds. ``refused``: streams that cannot go on as they are,
-    and why; one whose table someone else changed has a resumption all the same. ``last_seq``: the
-    newest commit so far, or one that came to nothing.
+    ``committed``: the ``seq`` each table holds. ``refused``: streams of which it is not known where
+    they stand, and why. ``changed``: those whose rows someone else changed, which matters unless
+    they are replaced. ``last_seq``: the newest commit so far, or one that came to nothing.
     """
 
     committed: Mapping[StreamDescriptor, int | None]
     resumptions: Mapping[StreamDescriptor, Resumption]
     refused: Mapping[StreamDescriptor, AtlasError]
+    changed: Mapping[StreamDescriptor, AtlasError]
     last_seq: int
 
     @property
@@ -68,8 +69,7 @@ def look(
     destination: Destination,
     store: StateStore,
 ) -> Standing:
-    """Find out where each stream of ``tables`` stands; finish what a dead process left half-way."""
-    destination.recover(connection)
+    """Find out where each stream of ``tables`` stands."""
     refused: dict[StreamDescriptor, AtlasError] = {}
     committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
     for name, path in tables.items():
@@ -79,8 +79,12 @@ def look(
             refused[name] = error
     remembered = store.remembered(tables, committed)
     resumptions: dict[StreamDescriptor, Resumption] = {}
+    changed: dict[StreamDescriptor, AtlasError] = {}
     for name in tables.keys() - refused.keys():
         try:
+            change = destination.foreign_change(connection, tables[name])
+            if change is not None:
+                changed[name] = _changed(connection, name, change)
             resumptions[name] = reconcile(
                 name,
                 remembered.get(name, Remembered()),
@@ -93,6 +97,7 @@ def look(
         committed,
         resumptions,
         refused,
+        changed,
         # Wiped streams count too: a table never goes back to a smaller number.
         last_seq=max(
             *(seq or 0 for seq in committed.values()),
@@ -100,6 +105,31 @@ def look(
             0,
         ),
     )
+
+
+def _changed(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
+    return DestinationError(
+        f"The table of stream '{name}' was changed by someone else ({change}), so its rows may "
+        "not be those that the stored state stands for: read it again with "
+        f"`atlas refresh {connection} --stream {name}`, or go on with it as it is with "
+        f"`atlas state accept {connection} --stream {name}`."
+    )
+
+
+def claim(destination: Destination, connection: str, deployment: str) -> None:
+    """Make sure that the tables of ``connection`` are this deployment's; take free ones.
+
+    Raises:
+        ConfigError: they are another's. Two that sync into the same tables would each continue
+            from states of their own.
+    """
+    owner = destination.claim(connection, deployment)
+    if owner != deployment:
+        raise ConfigError(
+            f"The tables of connection '{connection}' belong to the deployment '{owner}', and this "
+            f"one is '{deployment}': give this one another destination, or, if the other has "
+            f"ended, take them over with `atlas state adopt {connection}`."
+        )
 
 
 def stored_blob(envelope: Envelope | None, stream: StreamDescriptor) -> Raw | None:

@@ -51,6 +51,7 @@ class Upkeep:
         self._destination = destination
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
+        destination.recover(connection)
         self.standing: Standing = look(
             connection, self._tables, destination=destination, store=store
         )
@@ -174,8 +175,9 @@ class Upkeep:
 
     def _raise_refused(self, names: Iterable[StreamDescriptor]) -> None:
         for name in names:
-            if name in self.standing.refused:
-                raise self.standing.refused[name]
+            for reasons in (self.standing.refused, self.standing.changed):
+                if name in reasons:
+                    raise reasons[name]
 
     def _without(self, names: Collection[StreamDescriptor]) -> ConnectionState:
         """The state that forgets ``names``; raises where it cannot forget them alone."""
