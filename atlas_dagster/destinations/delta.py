@@ -111,6 +111,10 @@ class DeltaDestination(Destination):
                     "meanwhile; once that has ended, do it again."
                 )
             self._roll_forward(envelope, commit)
+            main, _ = self._tables(envelope.connection, commit.table)
+            if main.seq < envelope.seq and main.arrow_schema is not None:
+                # A dedup table takes it, too, so that its log shows a commit of ours.
+                main.add((), envelope, main.arrow_schema, replaces=False)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
