@@ -21,6 +21,9 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
 
+#: Columns that no terminal is too narrow for.
+_WHOLE = ("what", "when (UTC)", "run", "seq")
+
 
 @contextmanager
 def desk(connection: str, say: Say) -> Iterator[StateDesk]:
@@ -64,20 +67,24 @@ def print_state(
 ) -> None:
     """The state alone on ``out``, for a file; which commits it is of on ``facts``."""
     standing = it.standing()
-    table = _table()
+    table, notes = _table(), list[str]()
     for name in names:
         resumption = standing.resumptions.get(name)
         wrong = standing.refused.get(name) or standing.changed.get(name)
-        if wrong is not None:
-            table.add_row(str(name), Text(str(wrong)))
-        elif resumption is None or resumption.envelope is None:
-            told = (resumption and resumption.notice) or "never synced"
-            table.add_row(str(name), Text(told))
-        else:
+        if resumption is not None and resumption.envelope is not None:
             table.add_row(*_cells(name, resumption.envelope))
-    facts.print(table)
-    state = standing.state.only(names)
-    out.print(json.dumps(json.loads(state.to_file()), indent=2), markup=False, soft_wrap=True)
+        elif wrong is None:
+            told = (resumption and resumption.notice) or "It was never synced."
+            notes.append(f"{name}: {told}")
+        if wrong is not None:
+            notes.append(f"{name}: {wrong}")
+    if table.row_count:
+        facts.print(table)
+    for note in notes:
+        facts.print(note, markup=False, soft_wrap=True)
+    # Not decoded: numbers stay as the source wrote them.
+    text = msgspec.json.format(standing.state.only(names).to_file(), indent=2).decode()
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def print_history(
@@ -94,8 +101,8 @@ def print_history(
 
 def _table(*more: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("stream", "what", "when (UTC)", "run", "generation", "seq", *more):
-        table.add_column(heading, overflow="fold")
+    for heading in ("stream", "what", "when (UTC)", "run", "gen.", "seq", *more):
+        table.add_column(heading, overflow="fold", no_wrap=heading in _WHOLE)
     return table
 
 

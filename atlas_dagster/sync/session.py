@@ -228,9 +228,10 @@ class SyncSession:
         came = sum(stream.records_since_state for stream in streams)
         if counted is None or int(counted) == came:
             return True
+        whose = "its state" if len(streams) == 1 else "the state of all streams"
         for stream in streams:
             stream.fault = (
-                f"its state says that {int(counted)} records came before it, but {came} did; "
+                f"{whose} says that {int(counted)} records came before it, but {came} did; "
                 "nothing after the last agreement is kept"
             )
         return False
