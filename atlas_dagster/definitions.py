@@ -1,8 +1,9 @@
-"""The code location: every connection of ``connections/``, one resource, the reaper."""
+"""The code location: every connection of ``connections/``, what they share, the reaper."""
 
 import dagster as dg
 
 from atlas_dagster.components.loading import load_connections
+from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.reaping import reaper_sensor
 from atlas_dagster.orchestration.resource import AtlasResource
 
@@ -12,7 +13,7 @@ CONNECTIONS = "atlas_dagster.connections"
 def common_defs() -> dg.Definitions:
     """What all connections share."""
     return dg.Definitions(
-        resources={"atlas": AtlasResource.from_environment()}, sensors=[reaper_sensor]
+        resources=common_resources(AtlasResource.from_environment()), sensors=[reaper_sensor]
     )
 
 

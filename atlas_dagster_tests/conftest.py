@@ -8,9 +8,6 @@ is missing. The environment variable ``ATLAS_REQUIRE`` names the parts that must
 import os
 import re
 import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,6 +17,7 @@ from typing import Any
 
 import docker
 import pytest
+from postgres_server import binaries, private_server
 
 CONNECTORS = Path(__file__).parent / "connectors"
 _VERSIONS = dict(
@@ -57,19 +55,8 @@ def _missing_docker() -> str | None:
     return None
 
 
-@cache
-def _postgres_binaries() -> Path | None:
-    """The folder of ``initdb`` and ``pg_ctl``, of the newest version that is installed."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).resolve().parent
-    versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    newest = max(versions, key=lambda path: float(path.parts[-3]), default=None)
-    return newest.parent if newest else None
-
-
 def _missing_postgres() -> str | None:
-    if _postgres_binaries() is None:
+    if binaries() is None:
         return "no Postgres server binaries in PATH or /usr/lib/postgresql (Debian: postgresql-15)"
     return None
 
@@ -160,54 +147,12 @@ def _no_container_left(request: pytest.FixtureRequest) -> Iterator[None]:
 # --- Postgres
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[dict[str, Any]]:
-    """A Postgres of our own, on this machine's loopback only, gone after the tests.
-
-    The fields are those of Dagster's ``postgres_db``; any password is accepted.
-    """
+    """A Postgres of our own; the fields are those of Dagster's ``postgres_db``."""
     _need("postgres")
-    binaries = _postgres_binaries()
-    assert binaries
-    # Not under pytest's own folder: that one is closed to the postgres user, and too deep for a
-    # socket's path.
-    home = Path(tempfile.mkdtemp(prefix="atlas-postgres-"))
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:  # Postgres refuses to run as root
-        shutil.chown(home, "postgres", "postgres")
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-
-    def run(program: str, *arguments: str) -> None:
-        command = [f"{binaries / program}", f"--pgdata={home / 'data'}", *arguments]
-        # Into a file: the server inherits it, and would keep a pipe open for ever.
-        with (home / "log").open("ab") as log:
-            ended = subprocess.run(command, cwd=home, stdout=log, stderr=log, check=False, **user)
-        if ended.returncode:
-            pytest.fail(f"{program} failed:\n{(home / 'log').read_text()}", pytrace=False)
-
-    port = _free_port()
-    options = f"-h 127.0.0.1 -p {port} -k {home} -F"  # -F: no fsync, the data is not worth it
-    try:
-        run("initdb", "--username=atlas", "--auth=trust", "--encoding=UTF8", "--locale=C", "-N")
-        run("pg_ctl", "start", "--wait", "--timeout=60", "--options", options)
-        try:
-            yield {
-                "hostname": "127.0.0.1",
-                "port": port,
-                "username": "atlas",
-                "password": "atlas",
-                "db_name": "postgres",
-            }
-        finally:
-            run("pg_ctl", "stop", "--wait", "--mode=immediate")
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with private_server() as server:
+        yield server
 
 
 # --- Browser

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import is_cron
 from atlas_dagster.orchestration.translator import AtlasTranslator
@@ -101,6 +102,14 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         dg.Resolver.default(
             description="Cron expression, in UTC, of the times to sync at.",
             examples=["*/15 * * * *"],
+        ),
+    ] = None
+    maintenance: Annotated[
+        MaintenanceConfig | None,
+        dg.Resolver.default(
+            description="When to compact the tables and delete files that nothing uses any more; "
+            "never, when left out.",
+            examples=[{"schedule": "0 3 * * 0", "retain_hours": 168}],
         ),
     ] = None
     runner: Annotated[
@@ -218,6 +227,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             connection,
             self._known,
             schedule=self.schedule,
+            maintenance=self.maintenance,
             refresh=refresh,
             translator=self.get_translator(),
         )

@@ -1,13 +1,14 @@
 """Loads a folder of connections one by one, so that a broken one stands alone.
 
-Dagster itself fails the whole code location when one component does.
+Dagster itself fails the whole code location when one component does. A folder of Python files holds
+assets of the user's own, such as those downstream of a stream.
 """
 
 import difflib
 import importlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from dagster.components.core.defs_module import find_defs_or_component_yaml
 from dagster_shared.error import DagsterUnresolvableSymbolError
 from dagster_shared.record import replace
 from dagster_shared.utils.config import discover_config_file
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
+from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.records.names import assign
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connection import StreamSelection
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
@@ -32,15 +36,31 @@ _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
 #: The types that pydantic tried, between the parts of a path.
 _TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
 
+#: Fields of a connection that have fields themselves.
+_NESTED: Mapping[str, type[BaseModel]] = {
+    "streams": StreamSelection,
+    "executor": ExecutorConfig,
+    "maintenance": MaintenanceConfig,
+}
+
 
 def connection_folders(package: str) -> list[Path]:
     """The folders of ``package`` that declare a connection each, in order of their names."""
+    return [folder for folder in _folders(package) if not _holds_python(folder)]
+
+
+def _folders(package: str) -> list[Path]:
     parent = Path(next(iter(importlib.import_module(package).__path__)))
     return [
         child
         for child in sorted(parent.iterdir())
         if child.is_dir() and not child.name.startswith((".", "__"))
     ]
+
+
+def _holds_python(folder: Path) -> bool:
+    """Whether ``folder`` holds definitions in Python, which count where there is no YAML."""
+    return find_defs_or_component_yaml(folder) is None and any(folder.glob("*.py"))
 
 
 def component_tree(package: str, folder: Path) -> dg.ComponentTree:
@@ -54,16 +74,16 @@ def component_tree(package: str, folder: Path) -> dg.ComponentTree:
             f"The folder name '{folder.name}' becomes part of asset keys and table paths; "
             "use letters, digits and underscores only."
         )
-    if find_defs_or_component_yaml(folder) is None and not any(folder.glob("*.py")):
+    if find_defs_or_component_yaml(folder) is None and not _holds_python(folder):
         raise ConfigError(f"The folder {folder.name} holds no defs.yaml; add one or remove it.")
     module = importlib.import_module(f"{package}.{folder.name}")
     return dg.ComponentTree(defs_module=module, project_root=_project_root(folder.parent))
 
 
 def load_connections(package: str) -> list[dg.Definitions]:
-    """Definitions of every connection; a placeholder that says why for each broken one."""
+    """Definitions of every folder; a placeholder that says why for each broken one."""
     loaded = []
-    folders = connection_folders(package)
+    folders = _folders(package)
     valid_names = assign([folder.name for folder in folders])
     for folder in folders:
         try:
@@ -71,15 +91,35 @@ def load_connections(package: str) -> list[dg.Definitions]:
             # connection's tree would lose the others.
             defs = replace(build_quietly(component_tree(package, folder)), component_tree=None)
             # Definitions resolve lazily; an error must surface here, where it can be contained.
-            resources = dg.Definitions(resources={"atlas": AtlasResource()})
+            resources = dg.Definitions(resources=common_resources(AtlasResource()))
+            whole = dg.Definitions.merge(defs, resources, _upstream([defs]))
             with _no_beta_warnings():
-                dg.Definitions.validate_loadable(dg.Definitions.merge(defs, resources))
+                dg.Definitions.validate_loadable(whole)
         except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
             sentence = explain(error, folder)
             dg.get_dagster_logger().error("Connection %s: %s", folder.name, sentence)
             defs = build_broken_defs(valid_names[folder.name], sentence)
         loaded.append(defs)
-    return loaded
+    return [*loaded, _upstream(loaded)]
+
+
+def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
+    """Stand-ins for the streams that ``loaded`` takes as arguments and does not define.
+
+    Dagster would refuse everything for the sake of a connection that is broken or not discovered
+    yet; the rows of its last sync are still there.
+    """
+    taken: set[dg.AssetKey] = set()
+    defined: set[dg.AssetKey] = set()
+    for asset in (asset for defs in loaded for asset in defs.assets or ()):
+        match asset:
+            case dg.AssetsDefinition():
+                taken.update(asset.keys_by_input_name.values())
+                defined.update(asset.keys)
+            case dg.AssetSpec():
+                defined.add(asset.key)
+    stand_ins = [dg.AssetSpec(key) for key in sorted(taken - defined)]
+    return dg.Definitions(assets=[spec.with_io_manager_key(IO_MANAGER_KEY) for spec in stand_ins])
 
 
 def build_quietly(tree: dg.ComponentTree) -> dg.Definitions:
@@ -92,6 +132,7 @@ def build_quietly(tree: dg.ComponentTree) -> dg.Definitions:
 def _no_beta_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
+        warnings.simplefilter("ignore", dg.PreviewWarning)
         yield
 
 
@@ -104,7 +145,7 @@ def find_component(tree: dg.ComponentTree) -> AirbyteConnection | None:
 def explain(error: BaseException, folder: Path) -> str:
     """One sentence for a user, from whatever loading raised."""
     file = find_defs_or_component_yaml(folder)
-    where = f"{folder.name}/{file.name if file else 'defs.yaml'}"
+    where = f"{folder.name}/{file.name}" if file else folder.name
     cause: BaseException | None = error
     while cause is not None:
         match cause:
@@ -133,8 +174,9 @@ def _explain_field(error: ValidationError) -> str:
     field = path[-1] if path else ""
     if first["type"] == "extra_forbidden":
         known = list(AirbyteConnection.model().model_fields)
-        if "streams" in path[:-1]:
-            known = list(StreamSelection.model_fields)
+        nested = [_NESTED[part] for part in path[:-1] if part in _NESTED]
+        if nested:
+            known = list(nested[0].model_fields)
         elif "attributes" not in path[:-1]:
             known = ["type", "attributes", "requirements", "post_processing"]
         near = difflib.get_close_matches(field, known, n=1)

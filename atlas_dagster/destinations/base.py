@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 from msgspec import Struct
 
+from atlas_dagster.errors import ConfigError
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
@@ -18,7 +19,11 @@ TablePath = tuple[str, ...]
 
 
 class TableSpec(Struct, frozen=True):
-    """What a stream's table must become. Keys and cursor are column names."""
+    """What a stream's table must become. Keys and cursor are column names.
+
+    ``deleted_at``: the column that says when a row was deleted. Where it is given, such rows are
+    not kept: they delete an older row of their key.
+    """
 
     path: TablePath
     schema: TableSchema
@@ -26,6 +31,12 @@ class TableSpec(Struct, frozen=True):
     primary_key: tuple[str, ...] = ()
     cursor: str | None = None
     replaces: bool = False
+    deleted_at: str | None = None
+
+    @property
+    def key_fields(self) -> dict[str, str]:
+        """The source's name of each key column."""
+        return {c.name: c.field for c in self.schema.columns if c.name in self.primary_key}
 
 
 class TableInfo(Struct, frozen=True):
@@ -83,6 +94,17 @@ class StreamWriter(ABC):
     @abstractmethod
     def exists(self) -> bool:
         """Whether the table that readers see exists."""
+
+
+def read_columns(
+    columns: Sequence[str] | None, *, present: Sequence[str], where: str
+) -> Sequence[str]:
+    """The columns to read. Raises ConfigError for one that is not ``present``."""
+    for column in columns or ():
+        if column not in present:
+            known = ", ".join(present)
+            raise ConfigError(f"The table {where} has no column '{column}'; it has {known}.")
+    return columns or present
 
 
 class Destination(ABC):
@@ -166,6 +188,14 @@ class Destination(ABC):
     @abstractmethod
     def table_uri(self, table: TablePath) -> str:
         """Where a table is, whether or not it exists; without any password."""
+
+    @abstractmethod
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        """The rows that readers see now, in no order, batch by batch; all columns, or ``columns``.
+
+        Raises:
+            ConfigError: the table does not exist, or has no such column.
+        """
 
     @abstractmethod
     def preview(self, table: TablePath, rows: int) -> pa.Table:

@@ -4,22 +4,32 @@ Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atl
 (stored envelopes, changes that wait for their merge) under ``_atlas/<connection>``.
 """
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
-from deltalake import DeltaTable, QueryBuilder
+from deltalake import DeltaTable, QueryBuilder, write_deltalake
+from deltalake.exceptions import DeltaError
 
 from atlas_dagster.destinations import delta_owner
-from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
+from atlas_dagster.destinations.base import (
+    Destination,
+    StreamWriter,
+    TableInfo,
+    TablePath,
+    TableSpec,
+    read_columns,
+)
+from atlas_dagster.destinations.capabilities import Maintainable, Maintained, StoresTables
+from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_append import AppendWriter
-from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
 from atlas_dagster.destinations.delta_history import foreign_change
+from atlas_dagster.destinations.delta_maintenance import maintain
 from atlas_dagster.destinations.delta_table import LakeTable
-from atlas_dagster.destinations.staging import ParquetStage
-from atlas_dagster.errors import DestinationError
+from atlas_dagster.destinations.staging import ParquetStage, Waiting
+from atlas_dagster.destinations.store import Store, unusable
+from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
 
@@ -27,36 +37,60 @@ from atlas_dagster.state.envelope import Envelope, StreamCommit
 BOOKKEEPING = "_atlas"
 
 
-class DeltaDestination(Destination):
+class DeltaDestination(Destination, StoresTables, Maintainable):
     """A lake: a folder, or an object store's address, with a table per stream."""
 
     kind = "deltalake"
 
     def __init__(self, root: str) -> None:
-        self.root = root if "://" in root else str(Path(root).absolute())
-        if "://" in root:
-            self._filesystem, self._base = pafs.FileSystem.from_uri(root)
-        else:
-            self._filesystem, self._base = pafs.LocalFileSystem(), self.root
+        self._store = Store(root)
+        self.root = self._store.root
+        self._waiting = Waiting()
+        # Opened when a sync was planned, for its writers: what comes between is refused, too.
+        self._planned: dict[TablePath, tuple[LakeTable, LakeTable]] = {}
 
     def table_uri(self, table: TablePath) -> str:
         return "/".join((self.root, *table))
 
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        main = LakeTable(self.table_uri(table), connection="")
+        if main.handle is None or main.arrow_schema is None:
+            raise ConfigError(f"There is no table {main.uri} yet; materialize {'/'.join(table)}.")
+        present = main.arrow_schema
+        chosen = read_columns(columns, present=present.names, where=main.uri)
+        schema = pa.schema([present.field(name) for name in chosen])
+        listed = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
+        # Not DeltaTable.to_pyarrow_table: the process then aborts when it ends (deltalake 1.6.6).
+        query = QueryBuilder().register("rows", main.handle)
+        rows = query.execute(f"SELECT {listed} FROM rows")  # noqa: S608 - column names, quoted
+        return pa.RecordBatchReader.from_stream(rows).cast(schema)
+
+    def store(self, table: TablePath, rows: pa.RecordBatchReader) -> TableInfo:
+        uri = self.table_uri(table)
+        if table[0] == BOOKKEEPING or LakeTable(uri, connection=table[0]).seq:
+            raise ConfigError(f"{uri} is written by Atlas; give the asset another key.")
+        try:
+            write_deltalake(uri, rows, mode="overwrite", schema_mode="overwrite")
+        except (DeltaError, pa.ArrowException) as error:
+            raise ConfigError(f"{uri} cannot hold what the asset returned: {error}") from error
+        stored = LakeTable(uri, connection="")
+        return TableInfo(uri, stored.row_count, str(stored.version))
+
     def committed(self, connection: str, table: TablePath) -> int | None:
-        main, changes = self._tables(connection, table)
-        if not main.exists and not changes.row_count:
-            # Without rows waiting to be merged, a change table alone is what a dropped table left.
+        main, changes = self._planned[table] = self._tables(connection, table)
+        if not main.exists and not self._has_waiting(table, changes):
+            # Without files waiting to be merged, a change log alone is what a dropped table left.
             return None
         return max(main.seq, changes.seq) or None
 
     def foreign_change(self, connection: str, table: TablePath) -> str | None:
-        main, changes = self._tables(connection, table)
+        main, changes = self._planned.get(table) or self._tables(connection, table)
         if main.exists and not max(main.seq, changes.seq):
             raise DestinationError(
                 f"{main.uri} is a table that Atlas did not make for connection '{connection}': "
                 "move or delete it, and the stream is read from the beginning."
             )
-        return foreign_change(main, self._filesystem, "/".join((self._base, *table)))
+        return foreign_change(main, self._store.filesystem, self._store.path(*table))
 
     def claim(self, connection: str, deployment: str) -> str:
         return delta_owner.claim(self._owner_uri(connection), deployment)
@@ -68,7 +102,8 @@ class DeltaDestination(Destination):
         return self.table_uri((BOOKKEEPING, connection, "owner"))
 
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
-        main = LakeTable(self.table_uri(table), connection="")
+        planned = self._planned.get(table)
+        main = planned[0] if planned else LakeTable(self.table_uri(table), connection="")
         known = {}
         for field in main.arrow_schema or ():
             original = (field.metadata or {}).get(SOURCE_NAME_KEY.encode())
@@ -77,17 +112,18 @@ class DeltaDestination(Destination):
         return known
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
-        main, changes = self._tables(connection, spec.path)
+        main, changes = self._take_tables(connection, spec.path)
         if spec.mode == "append_dedup":
             return DedupWriter(
                 spec,
                 table=main,
                 changes=changes,
-                open_main_stage=lambda schema: self._stage(spec.path, schema),
-                open_changes_stage=lambda schema: self._stage(changes_path(spec.path), schema),
+                stage=self._stage(spec.path, spec.schema.arrow, prefix=WAITING),
+                open_stage=lambda schema: self._stage(spec.path, schema),
+                open_file=lambda name: self._file(spec.path, name),
                 find_envelope=lambda seq: self.envelope(connection, seq),
             )
-        if changes.row_count and not spec.replaces:
+        if not spec.replaces and self._has_waiting(spec.path, changes):
             raise DestinationError(
                 f"{self.table_uri(spec.path)} has rows of an interrupted append_dedup sync that "
                 "are not merged yet; run it once more as append_dedup before changing its mode."
@@ -96,11 +132,8 @@ class DeltaDestination(Destination):
 
     def prepare(self, envelope: Envelope) -> None:
         folder = self._envelope_folder(envelope.connection)
-        self._filesystem.create_dir(folder, recursive=True)
-        unfinished = f"{folder}/.{envelope.seq}.json"
-        with self._filesystem.open_output_stream(unfinished) as sink:
-            sink.write(envelope.encode())
-        self._filesystem.move(unfinished, f"{folder}/{envelope.seq}.json")
+        self._store.make_folder(folder)
+        self._store.put(f"{folder}/{envelope.seq}.json", envelope.encode())
 
     def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
         self.prepare(envelope)
@@ -119,7 +152,7 @@ class DeltaDestination(Destination):
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
         try:
-            with self._filesystem.open_input_file(path) as source:
+            with self._store.filesystem.open_input_file(path) as source:
                 return Envelope.decode(source.read())
         except FileNotFoundError:
             return None
@@ -137,31 +170,27 @@ class DeltaDestination(Destination):
                     self._roll_forward(envelope, commit)
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
-        main, changes = self._tables(envelope.connection, commit.table)
+        main, changes = self._take_tables(envelope.connection, commit.table)
         if not commit.files:
             # Where a stream's syncs commit to, so that one which is running is refused.
             table = changes if changes.exists else main
             if table.arrow_schema is not None:
                 table.add((), envelope, table.arrow_schema, replaces=commit.replaces)
             return
-        for table, path in ((changes, changes_path(commit.table)), (main, commit.table)):
-            schema = self._schema_of("/".join((self._base, *path, commit.files[0].path)))
-            if schema is not None:
-                table.widen(schema)
-                table.add(commit.files, envelope, schema, replaces=False)
-                return
-        raise DestinationError(
-            f"{main.uri} lacks commit {envelope.seq}, which other tables of {envelope.connection} "
-            "have, and its files are gone; refresh the connection."
-        )
-
-    def _schema_of(self, file: str) -> pa.Schema | None:
-        """The columns a staged file was written with; None where there is no such file."""
+        table = changes if commit.files[0].path.startswith(WAITING) else main
         try:
-            with self._filesystem.open_input_file(file) as source:
-                written = pq.read_schema(source)
+            schema = self._schema_of(self._file(commit.table, commit.files[0].path))
         except FileNotFoundError:
-            return None
+            raise DestinationError(
+                f"{main.uri} lacks commit {envelope.seq}, which other tables of "
+                f"{envelope.connection} have, and its files are gone; refresh the connection."
+            ) from None
+        table.widen(schema)
+        table.add(commit.files, envelope, schema, replaces=False)
+
+    def _schema_of(self, file: DataFile) -> pa.Schema:
+        """The columns a staged file was written with."""
+        written = file.metadata.schema.to_arrow_schema()
         names = [(field.metadata or {}).get(SOURCE_NAME_KEY.encode()) for field in written]
         return pa.schema(
             field.with_metadata(None if name is None else {SOURCE_NAME_KEY: name})
@@ -171,7 +200,37 @@ class DeltaDestination(Destination):
     def forget(self, connection: str, keep: Collection[int]) -> None:
         for seq in self._stored_seqs(connection):
             if keep and seq < max(keep) and seq not in keep:
-                self._filesystem.delete_file(f"{self._envelope_folder(connection)}/{seq}.json")
+                self._store.filesystem.delete_file(
+                    f"{self._envelope_folder(connection)}/{seq}.json"
+                )
+
+    def _has_waiting(self, table: TablePath, changes: LakeTable) -> bool:
+        """Whether rows of an interrupted dedup sync are there to be merged."""
+        return any(self._file(table, name).exists() for name in changes.file_names)
+
+    def _take_tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
+        """The tables to write to, as they were when the sync was planned."""
+        return self._planned.pop(path, None) or self._tables(connection, path)
+
+    def maintain(self, connection: str, table: TablePath, *, retain_hours: int) -> Maintained:
+        main, changes = self._tables(connection, table)
+        # Rows that wait for their merge are files of this folder, listed in the log of changes.
+        keep = self._uncommitted_files(connection, table).union(changes.file_names)
+        folder = self._store.path(*table)
+        return maintain(main, self._store.filesystem, folder, retain_hours=retain_hours, keep=keep)
+
+    def _uncommitted_files(self, connection: str, table: TablePath) -> set[str]:
+        """Files that stored envelopes list for ``table``, whose commit it has not taken yet."""
+        last = self.committed(connection, table) or 0
+        envelopes = (self.envelope(connection, seq) for seq in self._stored_seqs(connection))
+        return {
+            file.path
+            for envelope in envelopes
+            if envelope is not None and envelope.seq > last
+            for commit in envelope.streams
+            if commit.table == table
+            for file in commit.files
+        }
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))
@@ -187,16 +246,23 @@ class DeltaDestination(Destination):
             LakeTable(self.table_uri(changes_path(path)), connection),
         )
 
-    def _stage(self, table: TablePath, schema: pa.Schema) -> ParquetStage:
-        return ParquetStage(self._filesystem, "/".join((self._base, *table)), schema)
+    def _stage(self, table: TablePath, schema: pa.Schema, *, prefix: str = "part") -> ParquetStage:
+        folder = self._store.path(*table)
+        return ParquetStage(self._store, folder, schema, waiting=self._waiting, prefix=prefix)
+
+    def _file(self, table: TablePath, name: str) -> DataFile:
+        return DataFile(self._store.filesystem, self._store.path(*table), name)
 
     def _envelope_folder(self, connection: str) -> str:
-        return f"{self._base}/{BOOKKEEPING}/{connection}"
+        return self._store.path(BOOKKEEPING, connection)
 
     def _stored_seqs(self, connection: str) -> list[int]:
         """Newest last."""
         folder = pafs.FileSelector(self._envelope_folder(connection), allow_not_found=True)
-        names = (info.base_name for info in self._filesystem.get_file_info(folder))
+        try:
+            names = [info.base_name for info in self._store.filesystem.get_file_info(folder)]
+        except OSError as error:
+            raise unusable(self.root, error) from error
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
 

@@ -8,15 +8,24 @@ import pyarrow as pa
 from deltalake import DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from atlas_dagster.destinations.store import unusable
+
 _SCHEMA = Schema.from_arrow(pa.schema([("deployment", pa.string())]))
 
 
 def claim(uri: str, deployment: str) -> str:
-    """Write ``deployment`` down unless there is an owner; who it is."""
+    """Write ``deployment`` down unless there is an owner; who it is.
+
+    Raises:
+        ConfigError: the store does not let us look.
+        TransientError: the store does not answer.
+    """
     try:
         return _owner(DeltaTable(uri))
     except TableNotFoundError:
         pass
+    except OSError as error:
+        raise unusable(uri, error) from error
     try:
         return _owner(DeltaTable.create(uri, _SCHEMA, mode="error", name=deployment))
     except DeltaError:

@@ -6,19 +6,26 @@ whose handle has not seen another commit of the same application, and that refus
 against a second writer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from atlas_dagster.destinations.store import unusable
 from atlas_dagster.errors import DestinationError
-from atlas_dagster.state.envelope import Envelope, StagedFile
+from atlas_dagster.state.envelope import Envelope, StagedFile, now
 
 
 class LakeTable:
-    """One Delta table, which may not exist yet."""
+    """One Delta table, which may not exist yet.
+
+    Raises:
+        ConfigError: its store does not let us look.
+        TransientError: its store does not answer.
+    """
 
     def __init__(self, uri: str, connection: str) -> None:
         self.uri = uri
@@ -28,6 +35,8 @@ class LakeTable:
             self.handle = DeltaTable(self.uri)
         except TableNotFoundError:
             self.handle = None
+        except OSError as error:
+            raise unusable(self.uri, error) from error
 
     @property
     def exists(self) -> bool:
@@ -40,10 +49,36 @@ class LakeTable:
 
     @property
     def row_count(self) -> int:
-        if self.handle is None:
-            return 0
-        actions = pa.table(self.handle.get_add_actions(flatten=True))
-        return sum(actions.column("num_records").to_pylist())
+        return sum(self._files().column("num_records").to_pylist()) if self.exists else 0
+
+    @property
+    def file_names(self) -> list[str]:
+        """Of the table's files, relative to it and sorted."""
+        return sorted(self._files().column("path").to_pylist()) if self.exists else []
+
+    def files_near(self, other: "LakeTable", columns: Collection[str]) -> list[str]:
+        """The files that may hold values of ``columns`` that ``other`` holds, too."""
+        mine, others = self._files(), other._files()
+        near = pa.array([others.num_rows > 0] * mine.num_rows, pa.bool_())
+        for column in columns:
+            least, most, nulls = (f"{bound}.{column}" for bound in ("min", "max", "null_count"))
+            if not {least, most, nulls} <= {*mine.column_names} & {*others.column_names}:
+                continue
+            if not pa.types.is_integer(others[least].type) or others[least].null_count:
+                continue
+            apart = pc.or_(
+                pc.greater(mine[least], pc.max(others[most])),
+                pc.less(mine[most], pc.min(others[least])),
+            )
+            if pc.sum(others[nulls]).as_py() != 0:
+                apart = pc.and_(apart, pc.equal(mine[nulls], 0))
+            near = pc.and_(near, pc.invert(pc.fill_null(apart, False)))
+        return list(mine.column("path").filter(near).to_pylist())
+
+    def _files(self) -> pa.Table:
+        """One row per file, with its statistics."""
+        assert self.handle is not None
+        return pa.table(self.handle.get_add_actions(flatten=True))
 
     @property
     def version(self) -> int:
@@ -53,12 +88,6 @@ class LakeTable:
     def arrow_schema(self) -> pa.Schema | None:
         return None if self.handle is None else pa.schema(self.handle.schema().to_arrow())
 
-    def transaction(self, seq: int, note: Mapping[str, str] | None = None) -> CommitProperties:
-        return CommitProperties(
-            app_transactions=[Transaction(self.app_id, seq)],
-            custom_metadata=dict(note or {}),
-        )
-
     def add(
         self,
         files: Iterable[StagedFile],
@@ -66,8 +95,11 @@ class LakeTable:
         schema: pa.Schema,
         *,
         replaces: bool,
+        removed: Iterable[str] = (),
     ) -> None:
         """Take ``files`` and ``envelope.seq`` in one transaction, making the table if need be.
+
+        The files named in ``removed`` leave the table in the same transaction.
 
         Raises:
             DestinationError: someone else has committed with our application id meanwhile.
@@ -77,7 +109,14 @@ class LakeTable:
             for file in files
         ]
         note = {"atlas.sync_id": str(envelope.sync_id), "atlas.run_id": envelope.run_id or ""}
-        properties = self.transaction(envelope.seq, note)
+        removals = [RemoveAction(name, True, int(now() * 1000)) for name in removed]
+        properties = CommitProperties(
+            app_transactions=[Transaction(self.app_id, envelope.seq)],
+            custom_metadata=note,
+            # Delta lets files be removed that a compaction has just replaced, and rows would come
+            # twice; so nobody may have committed anything since they were listed.
+            max_commit_retries=0 if replaces or removals else None,
+        )
         delta_schema = Schema.from_arrow(schema)
         try:
             if self.handle is None:
@@ -87,8 +126,10 @@ class LakeTable:
                 self.handle = DeltaTable(self.uri)
             else:
                 self._allow_types(schema)
+                if replaces:
+                    self.reload(self.seq)
                 self.handle.create_write_transaction(
-                    [*actions],
+                    [*actions, *removals],
                     "overwrite" if replaces else "append",
                     delta_schema,
                     commit_properties=properties,
@@ -110,12 +151,32 @@ class LakeTable:
                 "this one stops. Sync again once the other has ended."
             )
 
+    def clear(self) -> None:
+        """Let go of all files."""
+        assert self.handle is not None
+        seq = self.seq
+        self.handle.delete()
+        self.reload(seq)
+
+    def refuse_unless_plain(self) -> None:
+        """Raises :class:`DestinationError` where a file does not hold its rows as they are."""
+        assert self.handle is not None
+        features = {*(self.handle.protocol().reader_features or ())} - {"timestampNtz"}
+        if self.handle.metadata().partition_columns:
+            features.add("partition columns")
+        if features:
+            raise DestinationError(
+                f"{self.uri} was given {', '.join(sorted(features))}, and append_dedup merges into "
+                "plain tables only; write it anew without, or refresh the stream."
+            )
+
     def widen(self, schema: pa.Schema) -> None:
         """Add the columns of ``schema`` that the table lacks; none is ever removed."""
         if self.handle is None:
             return
         present = {field.name for field in self.arrow_schema or ()}
         missing = [field for field in schema if field.name not in present]
+        self._allow_types(schema)
         if missing:
             seq = self.seq
             try:

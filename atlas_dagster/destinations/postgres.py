@@ -9,11 +9,18 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import pyarrow as pa
 
-from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
+from atlas_dagster.destinations.base import (
+    Destination,
+    StreamWriter,
+    TablePath,
+    TableSpec,
+    read_columns,
+)
+from atlas_dagster.destinations.postgres_columns import quoted
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_state import Bookkeeping
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
-from atlas_dagster.errors import DestinationError
+from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope
 
@@ -97,6 +104,15 @@ class PostgresDestination(Destination):
 
     def forget(self, connection: str, keep: Collection[int]) -> None:
         self._bookkeeping.forget(connection, keep)
+
+    def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
+        state = self._bookkeeping.find(table)
+        uri = self.table_uri(table)
+        if not state.exists:
+            raise ConfigError(f"There is no table {uri} yet; materialize {'/'.join(table)}.")
+        present = self.preview(table, 0).column_names
+        chosen = ", ".join(quoted(c) for c in read_columns(columns, present=present, where=uri))
+        return self._database.batches(f"SELECT {chosen} FROM {state.relation}")
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         relation = self._bookkeeping.find(table).relation

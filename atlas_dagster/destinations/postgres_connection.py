@@ -67,6 +67,24 @@ class Database:
             cursor.execute(sql, parameters or None)
             return cursor.fetch_arrow_table()
 
+    def batches(self, sql: str) -> pa.RecordBatchReader:
+        """Rows as they come, over a connection of the reader's own, which ends with it."""
+        other = Database(self._address)
+        other._connection = other._connect()
+        cursor = other._connection.cursor()
+        cursor.execute(sql)
+        reader = cursor.fetch_record_batch()
+
+        def ending() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from reader
+            finally:
+                reader.close()
+                cursor.close()
+                other.close()
+
+        return pa.RecordBatchReader.from_batches(reader.schema, ending())
+
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.table(sql, *parameters).to_pylist()
         return found

@@ -1,32 +1,64 @@
 """Parquet files written ahead of the commit that makes them part of a table."""
 
-import json
 import uuid
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from atlas_dagster.destinations.data_file import DataFile
+from atlas_dagster.destinations.store import Store
 from atlas_dagster.state.envelope import StagedFile
 
 #: Arrow bytes after which a new file is begun.
 _FILE_BYTES = 256 * 1024 * 1024
 #: Row groups are at least this big, so that many small batches do not make many of them.
 _GROUP_BYTES = 8 * 1024 * 1024
+#: What may wait for its row group in all tables of a sync together, in Arrow bytes.
+_WAITING_BYTES = 24 * 1024 * 1024
+#: A column chunk gives up its dictionary beyond this. Arrow's own limit of 1 MB lets columns of
+#: unique values build one, which costs two thirds more CPU and half as much space again.
+_DICTIONARY_BYTES = 32 * 1024
+
+
+class Waiting:
+    """What waits for its row group, in all stages of one destination: bounded together."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[ParquetStage, int] = {}
+
+    def note(self, stage: "ParquetStage", size: int) -> None:
+        """``size`` bytes wait in ``stage`` now; where it is too much altogether, the most go."""
+        self._bytes[stage] = size
+        if not size:
+            del self._bytes[stage]
+        while sum(self._bytes.values()) > _WAITING_BYTES:
+            max(self._bytes, key=self._bytes.__getitem__).write_group()
 
 
 class ParquetStage:
-    """Stages batches of one table as Parquet files in the table's own folder."""
+    """Stages batches of one table as Parquet files in the table's own folder.
 
-    def __init__(self, filesystem: pafs.FileSystem, folder: str, schema: pa.Schema) -> None:
-        self._filesystem = filesystem
+    Their names begin with ``prefix`` and sort in the order in which they were written.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        schema: pa.Schema,
+        *,
+        waiting: Waiting,
+        prefix: str = "part",
+    ) -> None:
+        self._store = store
         self._folder = folder
         self._schema = schema
+        self._prefix = prefix
+        self._waiting = waiting
+        self._begun = 0
         self._files: list[StagedFile] = []
         self._writer: pq.ParquetWriter | None = None
-        self._name = ""
-        self._metadata: list[pq.FileMetaData] = []
+        self._file: DataFile
         self._group: list[pa.RecordBatch] = []
         self._group_bytes = 0
         self._file_bytes = 0
@@ -36,14 +68,13 @@ class ParquetStage:
         self._group.append(batch)
         self._group_bytes += batch.nbytes
         self.rows += batch.num_rows
+        self._waiting.note(self, self._group_bytes)
         if self._group_bytes >= _GROUP_BYTES:
-            self._write_group()
-        if self._file_bytes >= _FILE_BYTES:
-            self._close_file()
+            self.write_group()
 
     def close(self) -> tuple[StagedFile, ...]:
         """Finish the open file and return all files staged since the last :meth:`hand_over`."""
-        self._write_group()
+        self.write_group()
         self._close_file()
         return tuple(self._files)
 
@@ -56,92 +87,64 @@ class ParquetStage:
 
     def discard(self) -> None:
         """Delete all files staged since the last :meth:`hand_over`."""
-        self._group, self._group_bytes = [], 0
+        self._forget_group()
         self._close_file()
         for file in self._files:
-            self._delete(file)
+            self._open(file.path).delete()
         self._files = []
         self.rows = 0
 
     def rewind(self, rows: int) -> None:
         """Keep the first ``rows`` rows only."""
-        kept: list[StagedFile] = []
-        for file in self.close():
-            if rows >= file.rows:
-                kept.append(file)
-            else:
-                if rows:
-                    with self._filesystem.open_input_file(self._path(file.path)) as source:
-                        table = pq.read_table(source, schema=self._schema)
-                    self._files = []
-                    for batch in table.slice(0, rows).to_batches():
-                        self.write(batch)
-                    kept += self.close()
-                self._delete(file)
-            rows = max(0, rows - file.rows)
-        self._files = kept
-        self.rows = sum(file.rows for file in kept)
+        files, self._files = self.close(), []
+        self.rows = 0
+        for file in files:
+            wanted = min(rows, file.rows)
+            rows -= wanted
+            if wanted == file.rows:
+                self._files.append(file)
+                self.rows += file.rows
+                continue
+            for batch in self._open(file.path).batches(self._schema):
+                if wanted:
+                    self.write(batch.slice(0, wanted))
+                wanted -= min(wanted, batch.num_rows)
+            self.close()
+            self._open(file.path).delete()
 
-    def _write_group(self) -> None:
+    def write_group(self) -> None:
+        """Write what waits, though it be little."""
         if not self._group:
             return
         if self._writer is None:
-            self._name = f"part-{uuid.uuid4()}.zstd.parquet"
-            self._metadata = []
-            self._filesystem.create_dir(self._folder, recursive=True)
+            self._begun += 1
+            self._file = self._open(f"{self._prefix}-{self._begun:06}-{uuid.uuid4()}.zstd.parquet")
+            self._store.make_folder(self._folder)
             self._writer = pq.ParquetWriter(
-                self._path(self._name),
+                self._file.path,
                 self._schema,
-                filesystem=self._filesystem,
+                filesystem=self._store.filesystem,
                 compression="zstd",
                 compression_level=1,
-                metadata_collector=self._metadata,
+                dictionary_pagesize_limit=_DICTIONARY_BYTES,
             )
         self._writer.write_table(pa.Table.from_batches(self._group, self._schema))
         self._file_bytes += self._group_bytes
+        self._forget_group()
+        if self._file_bytes >= _FILE_BYTES:
+            self._close_file()
+
+    def _forget_group(self) -> None:
         self._group, self._group_bytes = [], 0
+        self._waiting.note(self, 0)
 
     def _close_file(self) -> None:
         if self._writer is None:
             return
         self._writer.close()
+        self._store.settle(self._file.path)
         self._writer, self._file_bytes = None, 0
-        size = self._filesystem.get_file_info(self._path(self._name)).size
-        metadata = self._metadata[0]
-        self._files.append(
-            StagedFile(self._name, int(size or 0), metadata.num_rows, _statistics(metadata))
-        )
+        self._files.append(self._file.staged())
 
-    def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}"
-
-    def _delete(self, file: StagedFile) -> None:
-        self._filesystem.delete_file(self._path(file.path))
-
-
-def _statistics(metadata: pq.FileMetaData) -> str:
-    """Delta's statistics of a file; with minima and maxima, so that merges can skip files."""
-    least: dict[str, Any] = {}
-    most: dict[str, Any] = {}
-    nulls: dict[str, int] = {}
-    for index in range(metadata.num_columns):
-        name = metadata.schema.column(index).path
-        found = [
-            metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)
-        ]
-        if any(s is None or not s.has_null_count for s in found):
-            continue
-        nulls[name] = sum(s.null_count for s in found)
-        bounded = [s for s in found if s.has_min_max]
-        # Text bounds would have to be cut and rounded; keys that matter for skipping are numbers.
-        if len(bounded) == len(found) and all(type(s.min) is int for s in bounded):
-            least[name] = min(s.min for s in bounded)
-            most[name] = max(s.max for s in bounded)
-    return json.dumps(
-        {
-            "numRecords": metadata.num_rows,
-            "minValues": least,
-            "maxValues": most,
-            "nullCount": nulls,
-        }
-    )
+    def _open(self, name: str) -> DataFile:
+        return DataFile(self._store.filesystem, self._folder, name)

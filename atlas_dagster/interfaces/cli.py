@@ -234,6 +234,7 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None) -> Non
     if outcome.failures:
         for sentence in outcome.failures:
             _complain("Error", sentence)
+        errors.print(f"The connector's log: {outcome.log}", markup=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Collection, Mapping
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,7 @@ from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.interfaces.cli_connections import Declared
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.sync.upkeep import find_streams
 
@@ -38,6 +40,8 @@ class Outcome:
         default_factory=dict
     )
     failures: list[str] = field(default_factory=list)
+    #: What the connector said.
+    log: Path = Path()
 
 
 def sync_connection(
@@ -63,13 +67,19 @@ def sync_connection(
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if refresh is not None:
         config["ops"] = {f"{declared.name}__sync": {"config": {"refresh": refresh}}}
-    with dg.DagsterInstance.get() as instance, redirect_stdout(StringIO()):
+    with (
+        dg.DagsterInstance.get() as instance,
+        _log_file(instance, declared.name).open("w") as log,
+        redirect_stdout(log),
+    ):
+        outcome.log = Path(log.name)
         result = job.execute_in_process(
             run_config=config,
             instance=instance,
             asset_selection=selected,
             raise_on_error=False,
-            tags={"atlas/connection": declared.name},
+            # Nobody but the user runs it again.
+            tags={CONNECTION_TAG: declared.name, MAX_RETRIES_TAG: "0"},
         )
     for event in result.all_events:
         if event.is_step_failure:
@@ -78,6 +88,12 @@ def sync_connection(
         done = materialization.materialization
         outcome.streams[tuple(done.asset_key.path)] = done.metadata
     return outcome
+
+
+def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
+    folder = Path(instance.root_directory) / "sync_logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{connection}.log"
 
 
 def _failure_sentence(failure: StepFailureData) -> str:
@@ -140,7 +156,7 @@ def _reading(kind: str, uri: str) -> tuple[str, str]:
     if kind == PostgresDestination.kind:
         schema, table = uri.split("/")[-2:]
         return f'SELECT * FROM "{schema}"."{table}"', "a table in SQL"  # noqa: S608 - shown only
-    return f"DeltaTable({_shown(uri)!r}).to_pandas()", "a table in Python (from deltalake)"
+    return f"SELECT * FROM delta_scan('{_shown(uri)}')", "a table in DuckDB"  # noqa: S608 - shown only
 
 
 def _print_preview(console: Console, destination: Destination, path: TablePath) -> None:

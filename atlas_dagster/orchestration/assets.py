@@ -9,6 +9,8 @@ import dagster as dg
 from atlas_dagster.destinations.address import destination_type
 from atlas_dagster.orchestration.check import build_check, pool
 from atlas_dagster.orchestration.failure import explained_failure
+from atlas_dagster.orchestration.io_manager import io_manager_key, io_resources
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
 from atlas_dagster.orchestration.sync import SyncConfig, run_sync
@@ -28,10 +30,11 @@ def build_connection_defs(
     discovered: Discovered,
     *,
     schedule: str | None,
+    maintenance: MaintenanceConfig | None,
     refresh: Refresh,
     translator: AtlasTranslator,
 ) -> dg.Definitions:
-    """The source asset, its CHECK, one asset per stream, the sensor and the discovery job.
+    """The source asset, its CHECK, one asset per stream, the sensor and the jobs.
 
     Raises:
         ConfigError: the config does not fit the SPEC, or a declared stream does not exist.
@@ -54,6 +57,7 @@ def build_connection_defs(
         )
         for stream in streams
     ]
+    specs = [spec.with_io_manager_key(io_manager_key(connection)) for spec in specs]
     if discovered.config_hash != config_hash(connection.config):
         specs = [spec.merge_attributes(tags=_STALE) for spec in specs]
 
@@ -71,12 +75,17 @@ def build_connection_defs(
     sensors = []
     if schedule is not None:
         sensors.append(build_schedule(connection, schedule, [spec.key for spec in specs]))
-    return dg.Definitions(
+    defs = dg.Definitions(
         assets=[_source_spec(connection, discovered), sync],
         asset_checks=[build_check(connection, discovered)],
         sensors=sensors,
         jobs=[_discovery_job(connection, refresh)],
+        resources=io_resources(connection),
     )
+    if maintenance is None:
+        return defs
+    tables = [paths[stream.descriptor] for stream in streams]
+    return dg.Definitions.merge(defs, build_maintenance(connection, tables, maintenance))
 
 
 def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.Definitions:

@@ -11,7 +11,7 @@ from dagster._core.definitions.metadata.metadata_set import (
 from msgspec import Raw
 
 from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to_text
-from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.session import StreamFinished
@@ -62,7 +62,7 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
             row_count=finished.table.row_count,
             table_name=".".join(spec.path),
         ),
-        "dagster/uri": dg.MetadataValue.url(_uri(finished.table.uri)),
+        "dagster/uri": uri_value(finished.table.uri),
         # Last, because it is long and for Atlas, not for people.
         **AtlasMetadataSet(
             envelope=None if finished.envelope is None else to_text(_own(finished.envelope))
@@ -94,7 +94,7 @@ def envelope_of(metadata: Any) -> Envelope | None:
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
     """The table's columns as Dagster shows them."""
-    keys = {path[0] for path in stream.primary_key}
+    keys = set(stream.primary_key)
     own = [
         dg.TableColumn(field.name, _METADATA_TYPES.get(field.name, "string"))
         for field in METADATA_FIELDS
@@ -102,11 +102,11 @@ def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSche
     return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *own])
 
 
-def _table_column(column: Column, keys: set[str]) -> dg.TableColumn:
+def _table_column(column: Column, keys: set[FieldPath]) -> dg.TableColumn:
     kind = "string (JSON)" if column.type.is_json else column.type.value
     if column.type is ColumnType.TIMESTAMP:
         kind = "timestamp (UTC)"
-    is_key = column.field in keys
+    is_key = (column.path or (column.field,)) in keys
     renamed = f"Field '{column.field}'." if column.field != column.name else None
     return dg.TableColumn(
         column.name,
@@ -125,5 +125,6 @@ def _own(envelope: Envelope) -> Envelope:
     return envelope.reference() if is_shared(envelope) else envelope
 
 
-def _uri(address: str) -> str:
-    return address if "://" in address else Path(address).as_uri()
+def uri_value(address: str) -> dg.MetadataValue[Any]:
+    """Where a table is, as metadata."""
+    return dg.MetadataValue.url(address if "://" in address else Path(address).as_uri())

@@ -61,8 +61,9 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
+            why = first["msg"].removeprefix("Value error, ")
             raise ConfigError(
-                f"The executor's default {field} is wrong: {first['msg']}; mend it in "
+                f"The executor's default {field} is wrong: {why}; mend it in "
                 "ATLAS_EXECUTOR, written like {memory_limit: 4g, network: bridge}."
             ) from error
 
@@ -75,9 +76,13 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return address
         return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / address)
 
-    def open_destination(self, connection: Connection) -> Destination:
-        """Raises ConfigError where the address is wrong."""
-        where = f"The destination of connection '{connection.name}'"
+    def open_destination(self, connection: Connection | None = None) -> Destination:
+        """Where ``connection``'s rows land, or those of all that do not say.
+
+        Raises:
+            ConfigError: the address is wrong.
+        """
+        where = f"The destination of connection '{connection.name}'" if connection else "Atlas"
         return open_destination(self.address(connection), os.environ, where=where)
 
     def deployment_label(self) -> str:

@@ -12,13 +12,14 @@ from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
+from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.metadata import materialization_metadata
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.recording import observations
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.retries import FAILURE_TAG, PROGRESS_TAG, Patience
+from atlas_dagster.orchestration.retries import Patience, tag_failure
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -66,6 +67,8 @@ def run_sync(
         dagster.Failure: with the one sentence that says what failed and what to do.
     """
     with explained_failure():
+        note_process(context.instance, context.run.run_id)
+        end_dead_runs(context.instance)
         if reap_ended(context.instance, atlas):
             # The step of a killed run may still be alive and commit what it had read; let it end.
             time.sleep(_SETTLE_SECONDS)
@@ -78,18 +81,10 @@ def run_sync(
             except AtlasError as error:
                 wait = patience.wait_after(error)
                 if wait is None:
-                    _tag_failure(context, error, patience)
+                    tag_failure(context.instance, context.run.run_id, error, patience)
                     raise
                 context.log.warning(f"{error} Trying again in {wait:.0f} seconds.")
                 time.sleep(wait)
-
-
-def _tag_failure(context: dg.AssetExecutionContext, error: AtlasError, patience: Patience) -> None:
-    """For the schedule, which may try again later."""
-    progress = "yes" if patience.progressed else "no"
-    context.instance.add_run_tags(
-        context.run.run_id, {FAILURE_TAG: error.failure_type, PROGRESS_TAG: progress}
-    )
 
 
 def _sync(

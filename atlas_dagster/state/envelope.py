@@ -38,8 +38,9 @@ class StagedFile(Struct, frozen=True):
 class StreamCommit(Struct, frozen=True):
     """One stream's part of a commit.
 
-    ``replaces``: older rows of the table go. ``restarts``: they go later, once the stream, which is
-    read from the beginning now, is complete. ``begun_by``: the root run that began that reading.
+    ``replaces``: older rows of the table go. ``primary_key``: paths of the key that the table has
+    one row for; none if it may have more. ``restarts``: older rows go later, once the stream, which
+    is read from the beginning now, is complete. ``begun_by``: the root run that began that reading.
     """
 
     stream: StreamDescriptor
@@ -47,6 +48,7 @@ class StreamCommit(Struct, frozen=True):
     generation_id: int
     replaces: bool
     files: tuple[StagedFile, ...] = ()
+    primary_key: tuple[tuple[str, ...], ...] = ()
     restarts: bool = False
     begun_by: str | None = None
 

@@ -7,14 +7,15 @@ import msgspec
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
-from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
-from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.errors import AtlasError, BreakingChangeError
+from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.records.names import assign
-from atlas_dagster.records.types import TableSchema, column_type
+from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Resumption
+from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
 from atlas_dagster.sync.standing import StateStore, look, stored_blob
 
 
@@ -34,6 +35,11 @@ class StreamPlan(Struct, frozen=True):
         """
         snapshot = self.configured.sync_mode == "full_refresh" and self.table.mode == "append"
         return self.table.replaces or snapshot
+
+    @property
+    def key(self) -> tuple[FieldPath, ...]:
+        """What the table has one row for."""
+        return self.configured.primary_key if self.table.mode == "append_dedup" else ()
 
     @property
     def descriptor(self) -> StreamDescriptor:
@@ -109,7 +115,8 @@ def make_plan(
             if stream.descriptor in standing.changed and not plan.table.replaces:
                 raise standing.changed[stream.descriptor]
             if plan.table.mode == "append_dedup" and not plan.table.replaces:
-                _refuse_new_key_type(connection, plan, destination)
+                known = destination.known_columns(plan.table.path)
+                refuse_new_key_column(plan.configured, plan.table.schema, known)
         except AtlasError as error:
             if whole:
                 raise
@@ -219,19 +226,23 @@ def plan_stream(
         minimum_generation_id=generation if replaces else 0,
     )
     path = paths[stream.descriptor]
+    if resumption.envelope is not None and not replaces:
+        held = {field for field, _ in destination.known_columns(path)}
+        refuse_breaking_change(stream, resumption.envelope, held)
     schema = _table_schema(stream, path, destination)
     dedup = stream.destination_sync_mode == "append_dedup"
     table = TableSpec(
         path=path,
         schema=schema,
         mode=stream.destination_sync_mode,
-        primary_key=tuple(_column(schema, stream, key) for key in stream.primary_key)
+        primary_key=tuple(column_at(schema, stream, key) for key in stream.primary_key)
         if dedup
         else (),
-        cursor=_column(schema, stream, stream.cursor_field)
+        cursor=column_at(schema, stream, stream.cursor_field)
         if dedup and stream.cursor_field
         else None,
         replaces=replaces,
+        deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
     )
     blob = stored_blob(resumption.envelope, stream.descriptor)
     return StreamPlan(stream, table, resumption, blob)
@@ -244,42 +255,19 @@ def _table_schema(
 
     A field whose type changed gets a new column named after the type: Delta cannot change one.
     """
-    properties = stream.stream.json_schema.get("properties")
-    properties = properties if isinstance(properties, Mapping) else {}
+    wanted = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
     known = destination.known_columns(path)
     held = {field: column for (field, _), column in known.items()}
     names = {}
-    for field, schema in properties.items():
-        kind = column_type(schema)
+    for field, kind in ((column.field, column.type) for column in wanted.columns):
         if (field, kind.arrow) in known:
             names[field] = known[field, kind.arrow]
         elif field in held and not stream.replaces:
-            wanted = f"{held[field]}_{kind.value}"
-            names[field] = assign([wanted], reserved=known.values())[wanted]
-    return TableSchema.from_json_schema(stream.stream.json_schema, known_names=names)
-
-
-def _refuse_new_key_type(connection: str, plan: StreamPlan, destination: Destination) -> None:
-    known = destination.known_columns(plan.table.path)
-    held = {field for field, _ in known}
-    keys = zip(plan.configured.primary_key, plan.table.primary_key, strict=True)
-    for path, column in keys:
-        if path[0] in held and column not in known.values():
-            raise BreakingChangeError(
-                f"Stream '{plan.descriptor}' has a new type for its key '{path[0]}', so new rows "
-                "cannot be matched with those in the table; to read it again, run "
-                f"`atlas refresh {connection} --stream {plan.descriptor}`."
-            )
-
-
-def _column(schema: TableSchema, stream: ConfiguredStream, path: tuple[str, ...]) -> str:
-    try:
-        return schema.column_of(path[0])
-    except KeyError:
-        raise ConfigError(
-            f"Stream '{stream.descriptor}' has no field '{path[0]}' to be its key or cursor; "
-            f"its fields are {', '.join(column.field for column in schema.columns)}."
-        ) from None
+            name = f"{held[field]}_{kind.value}"
+            names[field] = assign([name], reserved=known.values())[name]
+    return TableSchema.from_json_schema(
+        stream.stream.json_schema, nested=stream.nested_fields, known_names=names
+    )
 
 
 def _state_to_send(plans: Collection[StreamPlan], newest: Envelope | None) -> ConnectionState:

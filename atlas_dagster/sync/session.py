@@ -32,14 +32,14 @@ from atlas_dagster.state.envelope import Envelope, next_seq, now
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
 from atlas_dagster.sync.plan import StreamPlan, SyncPlan
+from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
 
 #: A STATE is committed when this much time has passed or data come since the last commit.
 COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
 #: Records buffered over all streams together, in bytes, before they are made into batches.
-_BUFFERED_BYTES = 64 * 1024 * 1024
-_PROGRESS_SECONDS = 10.0
+_BUFFERED_BYTES = 16 * 1024 * 1024
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -97,7 +97,7 @@ class SyncSession:
         self._statuses_seen = False
         self._strangers: set[str] = set()
         self._buffered = 0
-        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
+        self._progress = Progress()
 
     def run(self) -> Iterator[SyncEvent]:
         """Read, commit, and yield what became durable.
@@ -114,7 +114,8 @@ class SyncSession:
             self._open()
             for message in conversation.messages(command):
                 if message is None:
-                    self._report_progress()
+                    if said := self._progress.due(self._streams.values()):
+                        self._connector.log("INFO", said)
                     yield from self._commit_due()
                 elif isinstance(message, Unreadable):
                     self._on_unreadable(message)
@@ -124,6 +125,8 @@ class SyncSession:
                     yield from self._on_state(message.state)
                 elif message.trace is not None and message.trace.stream_status is not None:
                     yield from self._on_status(message.trace.stream_status)
+                elif message.trace is not None and message.trace.estimate is not None:
+                    self._progress.estimate(message.trace.estimate)
                 elif message.type in ("RECORD", "STATE"):
                     self._on_unreadable(Unreadable(message.type, "it holds nothing"))
             yield from self._end(conversation)
@@ -379,15 +382,6 @@ class SyncSession:
         return ConnectionState(
             "STREAM", {s.descriptor: s.state for s in streams if s.state is not None}
         )
-
-    def _report_progress(self) -> None:
-        if time.monotonic() < self._next_progress:
-            return
-        self._next_progress = time.monotonic() + _PROGRESS_SECONDS
-        counts = ", ".join(
-            f"{s.descriptor} {s.records:,}" for s in self._streams.values() if s.records
-        )
-        self._connector.log("INFO", f"Records so far: {counts or 'none'}.")
 
     def _raise_failures(self, conversation: Conversation) -> None:
         failed = [s for s in self._streams.values() if s.phase != "finished"]

@@ -118,6 +118,7 @@ class ActiveStream:
             generation_id=self.plan.configured.generation_id,
             replaces=self.plan.table.replaces,
             files=self.writer.stage(),
+            primary_key=self.plan.key,
             begun_by=self._begun_by,
         )
 

@@ -74,6 +74,7 @@ class Upkeep:
                 self._tables[stream.descriptor],
                 resumption.generation_id + 1,
                 replaces=False,
+                primary_key=_key(stream, resumption),
                 restarts=not keep_rows,
                 begun_by=ours,
             )
@@ -151,6 +152,7 @@ class Upkeep:
             self._tables[stream.descriptor],
             resumption.generation_id,
             replaces=False,
+            primary_key=_key(stream, resumption),
             begun_by=resumption.begun_by,
         )
 
@@ -252,6 +254,12 @@ class Upkeep:
         plan = plan_stream(stream, resumption, self._destination, self._tables)
         spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
         return self._destination.open(self._connection, spec)
+
+
+def _key(stream: ConfiguredStream, resumption: Resumption) -> tuple[tuple[str, ...], ...]:
+    """The key that the rows in the table have."""
+    last = resumption.envelope
+    return () if last is None else last.commit_of(stream.descriptor).primary_key
 
 
 def find_streams(

@@ -8,6 +8,7 @@ import dagster as dg
 from dagster.components.utils.project_paths import get_local_state_path
 
 from atlas_dagster.components.loading import load_connections
+from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
@@ -34,6 +35,7 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.package = f"a_project_{next(_numbers)}"
+        self.connections_package = f"{self.package}.connections"
         self.connections = root / self.package / "connections"
         self.connections.mkdir(parents=True)
         (root / self.package / "__init__.py").touch()
@@ -41,7 +43,7 @@ class Project:
         (root / "pyproject.toml").write_text(
             '[tool.dg]\ndirectory_type = "project"\n'
             f'[tool.dg.project]\nroot_module = "{self.package}"\n'
-            f'defs_module = "{self.package}.connections"\n'
+            f'defs_module = "{self.connections_package}"\n'
         )
 
     def write(self, folder: str, content: str) -> None:
@@ -72,10 +74,9 @@ class Project:
         return get_local_state_path(f"AirbyteConnection[{name}]", self.root)
 
     def definitions(self) -> dg.Definitions:
-        resources = dg.Definitions(
-            resources={"atlas": AtlasResource(destination=str(self.root / "lake"))}
-        )
-        return dg.Definitions.merge(*load_connections(f"{self.package}.connections"), resources)
+        atlas = AtlasResource(destination=str(self.root / "lake"))
+        resources = dg.Definitions(resources=common_resources(atlas))
+        return dg.Definitions.merge(*load_connections(self.connections_package), resources)
 
     def descriptions(self) -> dict[str, str]:
         return {

@@ -8,10 +8,12 @@ import dagster as dg
 import pytest
 from connections_project import Project
 
+from atlas_dagster.components.loading import connection_folders
+
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
-    "connector, image, manifest, command, version, config, streams, schedule, runner, executor, "
-    "destination, defs_state"
+    "connector, image, manifest, command, version, config, streams, schedule, maintenance, "
+    "runner, executor, destination, defs_state"
 )
 HEALTHY = "connector: source-faker"
 
@@ -119,6 +121,20 @@ WRONG_FIELDS = {
     "unknown connector": (
         ["connector: source-fakr"],
         'There is no connector "source-fakr"; did you mean source-faker?',
+    ),
+    "bad cron of the maintenance": (
+        [HEALTHY, "maintenance: {schedule: weekly}"],
+        "shop/defs.yaml, line 4: field 'maintenance.schedule': 'weekly' is no cron expression; "
+        'write five fields, such as "0 3 * * 0".',
+    ),
+    "no time to retain": (
+        [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hours: 0}'],
+        "shop/defs.yaml, line 4: field 'maintenance.retain_hours': "
+        "give at least 1 hour, for queries that read the old files now.",
+    ),
+    "misspelt field of the maintenance": (
+        [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hour: 24}'],
+        "shop/defs.yaml, line 4: there is no field 'retain_hour'; did you mean 'retain_hours'?",
     ),
     "bad cron": (
         [HEALTHY, 'schedule: "61 * * * *"'],
@@ -283,3 +299,65 @@ def test_a_broken_connections_asset_fails_with_its_sentence(project: Project) ->
     said = failure.step_failure_data.user_failure_data
     assert said is not None
     assert said.description == 'There is no connector "source-fakr"; did you mean source-faker?'
+
+
+# Definitions in Python, beside the connections
+
+REPORT = """
+import dagster as dg
+import pandas as pd
+
+@dg.asset(ins={"users": dg.AssetIn(["CONNECTION", "users"])})
+def report(users: pd.DataFrame) -> None:
+    ...
+"""
+
+
+def write_python(project: Project, content: str) -> None:
+    (project.connections / "reports").mkdir()
+    (project.connections / "reports" / "defs.py").write_text(content)
+
+
+def test_an_asset_takes_the_stream_of_another_folder(project: Project) -> None:
+    write_python(project, REPORT.replace("CONNECTION", "good"))
+
+    graph = project.definitions().resolve_asset_graph()
+
+    users = dg.AssetKey(["good", "users"])
+    assert graph.get(dg.AssetKey("report")).parent_keys == {users}
+    assert graph.get(users).is_materializable
+
+
+@pytest.mark.parametrize("connector", ["source-faker", "source-fakr"], ids=["new", "broken"])
+def test_what_it_takes_may_not_be_there_yet(project: Project, connector: str) -> None:
+    """The connection is not discovered, or broken; the last rows it synced are still there."""
+    project.declare("shop", f"connector: {connector}")
+    write_python(project, REPORT.replace("CONNECTION", "shop"))
+
+    defs = project.definitions()
+    dg.Definitions.validate_loadable(defs)
+    graph = defs.resolve_asset_graph()
+
+    users = graph.get(dg.AssetKey(["shop", "users"]))
+    assert users.is_external
+    assert users.io_manager_key == "atlas_io"
+    assert {"good/users", "report"} <= set(project.descriptions())
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("import nowhere_to_be_found", "No module named 'nowhere_to_be_found'; check the type"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_python_that_cannot_be_loaded(project: Project, content: str, sentence: str) -> None:
+    write_python(project, content)
+
+    assert only_broken(project).startswith(f"reports: {sentence}")
+
+
+def test_python_is_no_connection(project: Project) -> None:
+    write_python(project, REPORT)
+
+    assert [folder.name for folder in connection_folders(project.connections_package)] == ["good"]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from stores import INTEGER, LOCAL, STRING, T0, Store, spec
 
-from atlas_dagster.errors import DestinationError
+from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import WriteMode
 
@@ -215,6 +215,40 @@ def test_a_preview(store: Store, mode: WriteMode) -> None:
     assert preview.num_rows == 3
     assert preview.column_names[:2] == ["id", "v"]
     assert preview.column("v").to_pylist() == ["x"] * 3
+
+
+def test_reading_back(store: Store) -> None:
+    moment = {"type": "string", "format": "date-time"}
+    wanted = spec(w={"type": "array"}, x=moment, y={"type": "boolean"})
+    store.sync(
+        wanted, [{"id": 1, "v": "a", "w": [1], "x": "2026-01-02T03:04:05+02:00", "y": True}, {}]
+    )
+
+    reader = store.destination.read(("c", "t"), ["y", "x", "w", "v", "id"])
+
+    assert reader.schema.names == ["y", "x", "w", "v", "id"]
+    assert [reader.schema.field(name).type for name in ("y", "x", "v", "id")] == [
+        pa.bool_(),
+        pa.timestamp("us", "UTC"),
+        pa.string(),
+        pa.int64(),
+    ]
+    rows = sorted(reader.read_all().to_pylist(), key=lambda row: row["id"] or 0)
+    then = dt.datetime(2026, 1, 2, 1, 4, 5, tzinfo=dt.UTC)
+    assert rows == [
+        {"y": None, "x": None, "w": None, "v": None, "id": None},
+        {"y": True, "x": then, "w": "[1]", "v": "a", "id": 1},
+    ]
+    everything = store.destination.read(("c", "t")).read_all()
+    assert everything.schema.names == wanted.schema.arrow.names
+
+
+def test_reading_what_is_not_there(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"There is no table .* yet; materialize c/t"):
+        store.destination.read(("c", "t"))
+    store.sync(spec(), [{"id": 1}])
+    with pytest.raises(ConfigError, match="has no column 'w'; it has id, v, _airbyte_raw_id"):
+        store.destination.read(("c", "t"), ["id", "w"])
 
 
 def test_text_of_every_kind(store: Store) -> None:

@@ -49,11 +49,11 @@ def test_a_merge_whose_changes_were_not_cleared(lake: Lake) -> None:
     changes = str(lake.root / "_atlas/c/changes/t")
     before = DeltaTable(changes).version()
     writer.finish()
-    DeltaTable(changes).restore(before)  # the clear, undone
+    DeltaTable(changes).restore(before, ignore_missing_files=True)  # the clear, undone
     DeltaTable(lake.destination.table_uri(("c", "t"))).delete()
     lake.open(PLAIN)
     assert lake.rows() == []
-    assert DeltaTable(changes).count() == 0
+    assert DeltaTable(changes).file_uris() == []
 
 
 def test_waiting_changes_without_their_envelope(lake: Lake) -> None:

@@ -25,6 +25,7 @@ def server(
         project.declare_standin(name, count=1500, rate=12)
     project.declare_standin("standin_denied", fail_check=True, password="hunter2")
     project.declare_standin("standin_dying", behaviour="die", count=105)
+    project.declare_standin("standin_waiting", behaviour="die", count=20)
     project.declare_standin("standin_renamed")
     project.discover()
     running = DevServer(project)

@@ -6,7 +6,7 @@ import docker
 import pytest
 
 from e2e.containers import containers_of, containers_since
-from e2e.dev_server import DevServer
+from e2e.dev_server import DevServer, wait_until
 from e2e.project import Project
 
 pytestmark = pytest.mark.docker
@@ -62,3 +62,19 @@ def test_a_source_that_dies_keeps_what_its_state_covers(
     server.reload()
     server.materialize("standin_dying/events")
     assert project.ids("standin_dying/events") == [*range(1, 106)]
+
+
+def test_terminating_a_run_that_waits_to_try_again_ends_it(
+    server: DevServer, project: Project, docker_client: docker.DockerClient
+) -> None:
+    run = server.launch("standin_waiting/events")
+
+    def waits() -> bool:
+        said = [event.get("message", "") for event in server.events(run, "LogMessageEvent")]
+        return any("Trying again in" in message for message in said)
+
+    wait_until("the run waits to try again", waits, seconds=90)
+    before = time.time()
+    server.terminate(run)
+    assert server.wait(run, seconds=15) == "CANCELED"
+    assert containers_since(docker_client, project, "standin_waiting", before) == []

@@ -68,7 +68,7 @@ def test_daemon_killed_and_run_terminated_by_force(
         wait_until("all is committed", lambda: len(project.ids("standin/events")), seconds=30)
 
     with dev(project) as server:
-        assert server.wait(run, seconds=30) == "SUCCESS"
+        assert server.wait(run, seconds=120) == "SUCCESS"
         assert project.ids("standin/events") == [*range(1, COUNT + 1)]
 
         endless = server.launch("standin_endless/events")

@@ -315,7 +315,7 @@ def test_the_summary_shows_rows_as_they_are(
     shown = capsys.readouterr().out
     assert re.search(r"users +3 +1,234 +1\.2 +\[null, \"\[/x\]\"\]", shown)
     assert [text for text in said if text in shown] == said
-    assert "DeltaTable('lake/shop/users').to_pandas()" in shown
+    assert "SELECT * FROM delta_scan('lake/shop/users')" in shown
 
 
 @pytest.mark.postgres

@@ -7,6 +7,8 @@ from typing import Any
 import dagster as dg
 
 from atlas_dagster.orchestration.assets import build_connection_defs
+from atlas_dagster.orchestration.io_manager import common_resources
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.translator import AtlasTranslator
 from atlas_dagster.protocol.catalog import Catalog
@@ -81,6 +83,7 @@ def define(
     *,
     lake: Path | str = "lake",
     schedule: str | None = None,
+    maintenance: MaintenanceConfig | None = None,
 ) -> dg.Definitions:
     """The connection's definitions with the resource they need; nothing may refresh them."""
 
@@ -91,9 +94,9 @@ def define(
         connection,
         discovered or found(connection),
         schedule=schedule,
+        maintenance=maintenance,
         refresh=refresh,
         translator=AtlasTranslator(),
     )
-    return dg.Definitions.merge(
-        defs, dg.Definitions(resources={"atlas": AtlasResource(destination=str(lake))})
-    )
+    atlas = AtlasResource(destination=str(lake))
+    return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(atlas)))

@@ -8,6 +8,7 @@ from by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
 from atlas_dagster.errors import ConfigError, UnknownStreamError
 from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.sync.source import Caller
 
@@ -32,7 +33,7 @@ def specs(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetSpec]:
 
 
 def with_resource(defs: dg.Definitions) -> dg.Definitions:
-    return dg.Definitions.merge(defs, dg.Definitions(resources={"atlas": AtlasResource()}))
+    return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(AtlasResource())))
 
 
 def columns(spec: dg.AssetSpec) -> list[tuple[str, str]]:

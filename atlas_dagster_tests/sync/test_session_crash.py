@@ -101,16 +101,17 @@ def test_anywhere_in_a_commit(
     assert lake.ids("a") == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("step", ["_rewrite", "_upsert"])
+@pytest.mark.parametrize("step", ["_merge_files", "_write_anew", "clear"])
 @pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("exists", [False, True], ids=["first load", "later merge"])
 def test_within_a_merge(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str, after: bool, exists: bool
 ) -> None:
     stream = incremental("a", "append_dedup")
-    if step == "_upsert":
+    if exists:
         lake.sync([stream], records("a", [1]) + state("a", {"at": 0}) + status("a"))
     with monkeypatch.context() as patch:
-        crash(patch, DedupWriter, step, after=after)
+        crash(patch, LakeTable if step == "clear" else DedupWriter, step, after=after)
         with pytest.raises(Crash):
             lake.sync([stream], *source(0, 3), **EAGER)
     resume(lake, stream, 4)

@@ -1,0 +1,101 @@
+"""Where the files of a lake are: a local folder or an object store.
+
+Credentials and endpoints come from the environment alone, under the names that Delta's own writer
+reads: ``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` and so on.
+"""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from atlas_dagster.errors import AtlasError, ConfigError, TransientError
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>([^<]*)</Message>")
+#: What Arrow and Delta say when nobody answers.
+_UNREACHABLE = ("NETWORK_CONNECTION", "HTTP error", "timed out", "503 ")
+_REASON_LENGTH = 300
+
+
+class Store:
+    """The files under ``root``: a path, or an address such as ``s3://bucket/folder``.
+
+    Raises:
+        ConfigError: the address is none that can be written to.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.is_local = "://" not in root
+        self.root = str(Path(root).absolute()) if self.is_local else root.rstrip("/")
+        if self.is_local:
+            self.filesystem, self.base = pafs.LocalFileSystem(), self.root
+            return
+        try:
+            self.filesystem, self.base = _object_store(self.root)
+            if not self.base:
+                raise pa.ArrowInvalid("it names no bucket")
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ConfigError(
+                f"'{self.root}' is no place for tables ({error}); it must be a folder, or an "
+                "address such as s3://bucket/folder."
+            ) from error
+
+    def path(self, *parts: str) -> str:
+        return "/".join((self.base, *parts))
+
+    def make_folder(self, path: str) -> None:
+        """Object stores have none."""
+        if self.is_local:
+            self.filesystem.create_dir(path, recursive=True)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a small file that is there whole or not at all, even after a loss of power."""
+        # An object appears when it is complete; a local file is renamed then.
+        unfinished = "{}/.{}".format(*path.rsplit("/", 1)) if self.is_local else path
+        with self.filesystem.open_output_stream(unfinished) as sink:
+            sink.write(content)
+        if self.is_local:
+            self.settle(unfinished)
+            self.filesystem.move(unfinished, path)
+            self.settle(path.rpartition("/")[0])
+
+    def settle(self, path: str) -> None:
+        """Make sure that a local file or folder survives a loss of power as it is now."""
+        if self.is_local:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def unusable(uri: str, error: OSError) -> AtlasError:
+    """What to raise where a lake or a table of it cannot even be looked at."""
+    # Delta words its errors over several coloured lines, the server's XML in the last.
+    words = " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
+    answer = _ANSWER.search(words)
+    reason = answer.expand(r"\1: \2") if answer else words[:_REASON_LENGTH]
+    access = "that this process may use it"
+    if "://" in uri:
+        access += " (credentials and endpoint come from its environment, such as AWS_*)"
+    kind = TransientError if any(sign in words for sign in _UNREACHABLE) else ConfigError
+    return kind(f"{uri} cannot be opened ({reason}); see that it is there and {access}.")
+
+
+def _object_store(address: str) -> tuple[pafs.FileSystem, str]:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not address.startswith("s3://") or not endpoint:
+        filesystem, base = pafs.FileSystem.from_uri(address)
+        return filesystem, base
+    # Arrow does not look for an endpoint in the environment.
+    parts = urlsplit(endpoint)
+    filesystem = pafs.S3FileSystem(
+        endpoint_override=parts.netloc,
+        scheme=parts.scheme,
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+    )
+    return filesystem, address.removeprefix("s3://")

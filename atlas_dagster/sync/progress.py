@@ -1,0 +1,61 @@
+"""What is said while a READ runs: records so far, of how many, at what rate."""
+
+import time
+from collections.abc import Collection
+
+from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
+from atlas_dagster.sync.stream import ActiveStream
+
+_EVERY_SECONDS = 10.0
+
+
+class Progress:
+    """Counts against the source's estimates.
+
+    The latest estimate of a stream replaces the ones before; a source that estimates both streams
+    and the whole sync contradicts itself, so then none counts (platform ``StatsTracker``).
+    """
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._next = self._started + _EVERY_SECONDS
+        self._streams: dict[StreamDescriptor, float] = {}
+        self._sync: float | None = None
+
+    def estimate(self, estimate: Estimate) -> None:
+        rows = estimate.row_estimate
+        if rows is None or rows <= 0:
+            return
+        if estimate.type == "SYNC":
+            self._sync = rows
+        elif estimate.name is not None:
+            self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
+
+    def due(self, streams: Collection[ActiveStream]) -> str | None:
+        """The sentence, when it is time for one."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        self._next = now + _EVERY_SECONDS
+        records = sum(stream.records for stream in streams)
+        if not records:
+            return "No records so far."
+        rate = records / (now - self._started)
+        counts = ", ".join(self._of(stream) for stream in streams if stream.records)
+        return f"Records so far: {counts}; {rate:,.0f} a second{self._rest(streams, rate)}."
+
+    def _of(self, stream: ActiveStream) -> str:
+        about = None if self._sync else self._streams.get(stream.descriptor)
+        count = f"{stream.descriptor} {stream.records:,}"
+        return f"{count} of about {about:,.0f}" if about and about >= stream.records else count
+
+    def _rest(self, streams: Collection[ActiveStream], rate: float) -> str:
+        if self._sync and self._streams:
+            return ""
+        expected = self._sync or sum(self._streams.get(s.descriptor, 0.0) for s in streams)
+        left = expected - sum(stream.records for stream in streams)
+        estimated = self._sync or all(s.descriptor in self._streams for s in streams)
+        if not estimated or left <= 0:
+            return ""
+        minutes = left / rate / 60
+        return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"

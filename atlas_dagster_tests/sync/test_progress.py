@@ -1,0 +1,79 @@
+"""What is said of a READ while it runs."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
+from atlas_dagster.sync import progress
+from atlas_dagster.sync.progress import Progress
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def reading(name: str, records: int) -> Any:
+    return SimpleNamespace(descriptor=StreamDescriptor(name), records=records)
+
+
+def test_every_ten_seconds_and_not_sooner(clock: Clock) -> None:
+    told = Progress()
+    clock.now = 9
+    assert told.due([reading("a", 5)]) is None
+    clock.now = 10
+    assert told.due([reading("a", 5000), reading("b", 0)]) == (
+        "Records so far: a 5,000; 500 a second."
+    )
+    assert told.due([reading("a", 5)]) is None
+    clock.now = 20
+    assert told.due([reading("a", 0)]) == "No records so far."
+
+
+def test_against_the_latest_estimate_of_each_stream(clock: Clock) -> None:
+    told = Progress()
+    told.estimate(Estimate(name="a", row_estimate=10))
+    told.estimate(Estimate(name="a", row_estimate=60_000))
+    told.estimate(Estimate(name="b", row_estimate=100_000, byte_estimate=1))
+    clock.now = 10
+    assert told.due([reading("a", 4000), reading("b", 1000)]) == (
+        "Records so far: a 4,000 of about 60,000, b 1,000 of about 100,000; 500 a second, "
+        "about 5 minutes left."
+    )
+
+
+def test_against_an_estimate_of_the_whole(clock: Clock) -> None:
+    told = Progress()
+    told.estimate(Estimate(type="SYNC", row_estimate=6000))
+    clock.now = 10
+    assert told.due([reading("a", 4000), reading("b", 1000)]) == (
+        "Records so far: a 4,000, b 1,000; 500 a second, almost done."
+    )
+
+
+def test_estimates_that_contradict_each_other_or_say_nothing_do_not_count(clock: Clock) -> None:
+    told = Progress()
+    told.estimate(Estimate(type="SYNC", row_estimate=6000))
+    told.estimate(Estimate(name="a", row_estimate=9000))
+    told.estimate(Estimate(name="a", row_estimate=None))
+    told.estimate(Estimate(row_estimate=5))
+    clock.now = 10
+    assert told.due([reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
+
+
+def test_an_estimate_that_was_exceeded_is_not_mentioned(clock: Clock) -> None:
+    told = Progress()
+    told.estimate(Estimate(name="a", row_estimate=100))
+    clock.now = 10
+    assert told.due([reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
