@@ -46,8 +46,9 @@ class DedupWriter(DeltaWriter):
         self._open_stage = open_stage
         self._open_file = open_file
         self._find_envelope = find_envelope
-        if self.changes.row_count:
-            # Rows of a dead process: merged already but not cleared, or waiting for their merge.
+        if self.changes.row_count or (self.table.exists and self.table.seq < self.changes.seq):
+            # A dead process left rows, merged already but not cleared or waiting for their merge;
+            # or a commit without rows, which may have been to empty the table.
             self._merge()
 
     def commit(self, envelope: Envelope) -> None:

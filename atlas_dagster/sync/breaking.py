@@ -13,7 +13,7 @@ from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.types import TableSchema, declares
 from atlas_dagster.state.envelope import Envelope
 
-_AGAIN = "wipe the stream to read it again"
+_AGAIN = "refresh the stream to read it again"
 
 
 def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Collection[str]) -> None:

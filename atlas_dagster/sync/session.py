@@ -146,7 +146,9 @@ class SyncSession:
     def _open(self) -> None:
         for plan in self._plan.streams:
             writer = self._destination.open(self._plan.connection, plan.table)
-            stream = ActiveStream(plan, writer, sync_id=self._plan.sync_id)
+            stream = ActiveStream(
+                plan, writer, sync_id=self._plan.sync_id, root_run_id=self._plan.root_run_id
+            )
             self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
             if plan.resumption.envelope is not None:
                 self._envelopes[plan.descriptor] = plan.resumption.envelope
@@ -224,9 +226,10 @@ class SyncSession:
         came = sum(stream.records_since_state for stream in streams)
         if counted is None or int(counted) == came:
             return True
+        whose = "its state" if len(streams) == 1 else "the state of all streams"
         for stream in streams:
             stream.fault = (
-                f"its state says that {int(counted)} records came before it, but {came} did; "
+                f"{whose} says that {int(counted)} records came before it, but {came} did; "
                 "nothing after the last agreement is kept"
             )
         return False

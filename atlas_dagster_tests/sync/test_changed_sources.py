@@ -110,7 +110,7 @@ def test_a_stream_with_hard_deletes(lake: Lake) -> None:
         (
             stream([["plain"]], "append", cursor=["v"]),
             stream([["plain"]], "append", cursor=["v"], v=None),
-            r"no longer has the field 'v', the cursor of stream 'a'.* wipe the stream",
+            r"no longer has the field 'v', the cursor of stream 'a'.* refresh the stream",
         ),
         (
             stream([["plain"]], cursor=["a", "at"]),
@@ -120,7 +120,7 @@ def test_a_stream_with_hard_deletes(lake: Lake) -> None:
         (
             stream([["plain"], ["v"]]),
             stream([["plain"], ["v"]], v=None),
-            r"no longer has the field 'v', which is in the primary key of stream 'a'.* wipe",
+            r"no longer has the field 'v', which is in the primary key of stream 'a'.* refresh",
         ),
         (
             stream([["a", "b"]]),
@@ -130,12 +130,12 @@ def test_a_stream_with_hard_deletes(lake: Lake) -> None:
         (
             stream([["plain"]]),
             stream([["plain"], ["v"]]),
-            r"'a' has a new primary key, 'plain', 'v' instead of 'plain', so .* wipe the stream",
+            r"'a' has a new primary key, 'plain', 'v' instead of 'plain', so .* refresh the stream",
         ),
         (
             stream([["plain"]], "append"),
             stream([["a", "b"]]),
-            r"'a' has the new key field 'a.b', so .* wipe the stream",
+            r"'a' has the new key field 'a.b', so .* refresh the stream",
         ),
         (
             stream([["a", "b"]]),
