@@ -127,7 +127,7 @@ class Shop:
         made = define(self.connection, self.discovered, lake=self.lake)
         return dg.Definitions(
             assets=made.assets,
-            resources={"atlas": self.atlas},
+            resources={**(made.resources or {}), "atlas": self.atlas},
             executor=dg.in_process_executor,
         )
 
