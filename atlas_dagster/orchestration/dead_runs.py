@@ -25,7 +25,7 @@ def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
     # Dagster's executor gives each step a process; the run's own is its parent.
     parent = multiprocessing.parent_process()
     pid = os.getpid() if parent is None or parent.pid is None else parent.pid
-    instance.add_run_tags(run_id, {PROCESS_TAG: identify(pid)})
+    instance.add_run_tags(run_id, {PROCESS_TAG: f"{run_id} {identify(pid)}"})
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -33,8 +33,9 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     ended = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         run = record.dagster_run
-        process = run.tags.get(PROCESS_TAG)
-        if process is not None and process_has_ended(process):
+        # A run that Dagster launches in place of another inherits its tags.
+        of_run, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
+        if of_run == run.run_id and process_has_ended(process):
             instance.report_run_failed(run, "The process of this run has ended without a word.")
             ended.append(run.run_id)
     return ended

@@ -31,7 +31,10 @@ def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
 
 def test_a_run_whose_process_is_gone_has_failed(instance: dg.DagsterInstance) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    run = running(instance, **{PROCESS_TAG: identify(child.pid)})
+    run = running(instance)
+    tag = {PROCESS_TAG: f"{run.run_id} {identify(child.pid)}"}
+    instance.add_run_tags(run.run_id, tag)
+    retry = running(instance, **tag)
     assert end_dead_runs(instance) == []
     child.kill()
     child.wait()
@@ -39,12 +42,15 @@ def test_a_run_whose_process_is_gone_has_failed(instance: dg.DagsterInstance) ->
     assert end_dead_runs(instance) == [run.run_id]
 
     assert status(instance, run) == "FAILURE"
+    assert status(instance, retry) == "STARTED"
     assert end_dead_runs(instance) == []
 
 
-@pytest.mark.parametrize("tag", [None, this_process(), "command:another-host:1:1", "nonsense"])
-def test_other_runs_are_left_alone(instance: dg.DagsterInstance, tag: str | None) -> None:
-    run = running(instance, **({} if tag is None else {PROCESS_TAG: tag}))
+@pytest.mark.parametrize("process", [None, this_process(), "command:another-host:1:1", "nonsense"])
+def test_other_runs_are_left_alone(instance: dg.DagsterInstance, process: str | None) -> None:
+    run = running(instance)
+    if process is not None:
+        instance.add_run_tags(run.run_id, {PROCESS_TAG: f"{run.run_id} {process}"})
     assert end_dead_runs(instance) == []
     assert status(instance, run) == "STARTED"
 
@@ -56,7 +62,7 @@ def test_a_step_notes_the_process_of_its_run(
     note_process(instance, run.run_id)
     found = instance.get_run_by_id(run.run_id)
     assert found is not None
-    assert found.tags[PROCESS_TAG] == this_process()
+    assert found.tags[PROCESS_TAG] == f"{run.run_id} {this_process()}"
 
     class Parent:
         pid = 1
@@ -65,4 +71,4 @@ def test_a_step_notes_the_process_of_its_run(
     note_process(instance, run.run_id)
     found = instance.get_run_by_id(run.run_id)
     assert found is not None
-    assert found.tags[PROCESS_TAG] == identify(1)
+    assert found.tags[PROCESS_TAG] == f"{run.run_id} {identify(1)}"
