@@ -311,7 +311,7 @@ class Warehouse(Lake):
         return self.ask(f'SELECT {columns} FROM c."{"__".join(names)}"')
 
     def versions(self) -> dict[str, int]:
-        if not self.ask("SELECT 1 FROM pg_class WHERE relname = '_atlas_state'").num_rows:
+        if not self.ask("SELECT 1 WHERE to_regclass('c._atlas_state') IS NOT NULL").num_rows:
             return {}
         found = self.ask("SELECT replace(path, '.', '/') AS path, seq FROM c._atlas_state")
         return {row["path"]: row["seq"] for row in found.to_pylist() if row["seq"]}
