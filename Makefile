@@ -38,7 +38,7 @@ format: .venv ## format the code and mend what ruff can
 images: .venv ## build the connector images for the tests (needs Docker, and root the first time)
 	atlas_dagster_tests/connectors/build.sh
 
-bench: .venv ## measure records per second and memory
+bench: .venv ## measure records per second, CPU and memory (ARGS="--only append" for some)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an undisturbed run

@@ -11,15 +11,16 @@
     │   └── BreakingChangeError
     ├── TransientError         may pass by itself; a retry is reasonable
     │   └── RunnerUnavailableError   no Docker engine, image or package to be had now
-    └── BrokenError            something is broken: the connector, its output, a table
-        ├── ConnectorFailedError     the connector crashed or reported an error
+    ├── ConnectorFailedError   the connector crashed or reported an error; the family it says
+    │   └── ReadFailedError          one or more streams did not complete
+    └── BrokenError            something is broken: the connector's output, a table
         ├── ProtocolError            output that cannot be understood
-        ├── ReadFailedError          one or more streams did not complete
         └── DestinationError         a table is not what its state says
 
-The three families are Airbyte's own failure types (``config_error``, ``transient_error``,
-``system_error``), so a connector's verdict maps onto ours one to one. A message is one sentence
-that names the thing and the fix. Messages never hold secret values.
+The families ConfigError, TransientError and BrokenError are Airbyte's own failure types
+(``config_error``, ``transient_error``, ``system_error``), so a connector's verdict maps onto ours
+one to one. A message is one sentence that names the thing and the fix. Messages never hold secret
+values.
 """
 
 from typing import Literal

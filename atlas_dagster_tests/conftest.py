@@ -152,10 +152,7 @@ def _no_container_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[dict[str, Any]]:
-    """A Postgres of our own, on this machine's loopback only, gone after the tests.
-
-    The fields are those of Dagster's ``postgres_db``; any password is accepted.
-    """
+    """A Postgres of our own; the fields are those of Dagster's ``postgres_db``."""
     _need("postgres")
     with postgres_server() as server:
         yield server.settings

@@ -1,27 +1,27 @@
-"""CPU and memory of the Delta destination alone: append, first load by key, changes merged.
+"""Time, CPU and memory of the Delta destination alone: append, first load by key, changes merged.
 
-    .venv/bin/python benchmarks/dedup.py --rows 1000000 10000000
+    .venv/bin/python benchmarks/dedup.py --rows 1000000 --text-keys
 
-Rows are made as Arrow batches, so only the destination is measured; each workload runs in a process
-of its own, with its imports. ``merge_*`` brings 100,000 rows into a table of that many: half of them
-new, half changed, which are ``spread`` over all rows or the most ``recent`` ones; ``merge_all``
-brings every row again. ``--text-keys`` uses UUIDs for keys. Prints JSON; CPU seconds and peak memory include making the rows (workload ``rows`` does only that).
+Called by ``run.py``; by itself it prints JSON, and ``--text-keys`` uses UUIDs for keys. Rows are made
+as Arrow batches, so only the destination is measured; each workload runs in a process of its own,
+with its imports, and making the rows (workload ``rows`` does only that) is part of its figures.
+``merge_*`` brings 100,000 rows into a table of that many: half of them new, half changed, which are
+``spread`` over all rows or the most ``recent`` ones; ``merge_all`` brings every row again.
 """
 
 import argparse
 import json
-import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from measuring import Figures, report_and_exit, run
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter, TableSpec
@@ -118,10 +118,9 @@ def load(lake: str, spec: TableSpec, ids: np.ndarray, *, version: int) -> None:
             commit(destination, writer, spec, seq)
     commit(destination, writer, spec, seq + 1)
     writer.finish()
-    print(json.dumps({"rows": writer.describe().row_count}))
 
 
-def run_child(workload: str, rows: int, lake: str, *, text_keys: bool) -> None:
+def run_child(workload: str, rows: int, lake: str, *, text_keys: bool) -> NoReturn:
     spec = table("append" if workload == "append" else "append_dedup", text_keys=text_keys)
     every = np.arange(rows)
     if workload == "rows":
@@ -132,49 +131,41 @@ def run_child(workload: str, rows: int, lake: str, *, text_keys: bool) -> None:
     elif workload == "merge_all":
         load(lake, spec, every, version=2)
     else:
-        half = _CHANGED // 2  # updates, and as many new rows
+        half = min(_CHANGED, rows) // 2  # updates, and as many new rows
         spread = np.random.default_rng(1).choice(rows, half, replace=False)
         old = spread if workload == "merge_spread" else every[-half:]
         load(lake, spec, np.concatenate([old, np.arange(rows, rows + half)]), version=2)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = used.ru_utime + used.ru_stime
-    print(json.dumps({"cpu_s": round(cpu, 2), "peak_rss_mb": used.ru_maxrss // 1024}), flush=True)
-    os._exit(0)
+    report_and_exit()
 
 
-def measure(workload: str, rows: int, lake: str, *, text_keys: bool) -> dict[str, float]:
-    command = [sys.executable, __file__, "--child", workload, "--lake", lake, "--rows", str(rows)]
-    command += ["--text-keys"] if text_keys else []
-    child = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(child.stdout.splitlines()[-1])
+def measure(rows: int, *, text_keys: bool = False) -> dict[str, Figures]:
+    """Each workload's figures, in seconds and MB."""
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
+        first_load = Path(folder) / "first_load"
+        for workload in WORKLOADS:
+            lake = Path(folder) / workload
+            if workload.startswith("merge"):
+                shutil.copytree(first_load, lake)
+            command = [sys.executable, __file__, "--child", workload, "--lake", str(lake)]
+            command += ["--rows", str(rows), *(["--text-keys"] if text_keys else [])]
+            results[workload] = run(command)
+            print(f"{workload} {rows}: {results[workload]}", file=sys.stderr, flush=True)
+            if lake != first_load:
+                shutil.rmtree(lake, ignore_errors=True)
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
+    parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--text-keys", action="store_true")
     parser.add_argument("--child", choices=WORKLOADS, help=argparse.SUPPRESS)
     parser.add_argument("--lake", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.child:
-        run_child(chosen.child, chosen.rows[0], chosen.lake, text_keys=chosen.text_keys)
-    results = {}
-    for rows in chosen.rows:
-        with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
-            base = Path(folder) / "first_load"
-            for workload in WORKLOADS:
-                if workload not in chosen.workloads and workload != "first_load":
-                    continue
-                lake = Path(folder) / workload
-                if workload.startswith("merge"):
-                    shutil.copytree(base, lake)
-                figures = measure(workload, rows, str(lake), text_keys=chosen.text_keys)
-                results[f"{workload} {rows}"] = figures
-                print(f"{workload} {rows}: {figures}", file=sys.stderr, flush=True)
-                if lake != base:
-                    shutil.rmtree(lake, ignore_errors=True)
-    print(json.dumps(results, indent=2))
+        run_child(chosen.child, chosen.rows, chosen.lake, text_keys=chosen.text_keys)
+    print(json.dumps(measure(chosen.rows, text_keys=chosen.text_keys), indent=2))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def decoder_speed(records: int, runs: int) -> dict[str, float]:
     """MB/s of CPU time over the same recorded bytes."""
     with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
         path = Path(folder) / "recording.jsonl"
-        write_recording(path, records)
+        write_recording(path, "clean", records)
         content = path.read_bytes()
     chunks = [content[at : at + _CHUNK] for at in range(0, len(content), _CHUNK)]
 

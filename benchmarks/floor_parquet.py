@@ -4,8 +4,7 @@ No state, no commit, nothing checked: a value that does not fit ends it. The col
 Atlas writes.
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from recording import catalog_streams
 
 from atlas_dagster.records.batches import random_uuids
 from atlas_dagster.records.types import TableSchema
@@ -23,32 +21,37 @@ _CHUNK_BYTES = 8 << 20
 _EMITTED_AT = b',"emitted_at":'
 _UTC = pa.timestamp("us", tz="UTC")
 #: Date-times as text: polars parses them seven times slower inside JSON.
-_POLARS = {"integer": pl.Int64, "string": pl.String, "object": pl.String}
+_POLARS = {
+    "integer": pl.Int64,
+    "number": pl.Float64,
+    **dict.fromkeys(("string", "object", "array"), pl.String),
+}
 
 
-def parse_to_parquet(output: Iterable[bytes], records: int) -> None:
-    schemas = {stream["name"]: stream["json_schema"] for stream in catalog_streams()}
+def parse_to_parquet(
+    output: Iterable[bytes], streams: Sequence[dict[str, Any]], folder: Path
+) -> int:
+    """Write a file per stream to ``folder``; the number of rows."""
+    schemas = {stream["name"]: stream["json_schema"] for stream in streams}
     tables = {name: TableSchema.from_json_schema(schema).arrow for name, schema in schemas.items()}
     fields = {
         name: {field: _POLARS[kind["type"]] for field, kind in schema["properties"].items()}
         for name, schema in schemas.items()
     }
-    with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
-        paths = {name: Path(folder) / f"{name}.parquet" for name in tables}
-        writers = {
-            name: pq.ParquetWriter(paths[name], table, compression="zstd", compression_level=1)
-            for name, table in tables.items()
-        }
-        for lines in _whole_lines(output):
-            for name, table in tables.items():
-                rows, emitted = _records_of(name, lines)
-                if rows:
-                    parsed = pl.read_ndjson(BytesIO(b"\n".join(rows)), schema=fields[name])
-                    writers[name].write_table(_typed(parsed, emitted, table))
-        for writer in writers.values():
-            writer.close()
-        written = sum(pq.read_metadata(path).num_rows for path in paths.values())
-        assert written == records, f"{written} rows instead of {records}"
+    paths = {name: folder / f"{name}.parquet" for name in tables}
+    writers = {
+        name: pq.ParquetWriter(paths[name], table, compression="zstd", compression_level=1)
+        for name, table in tables.items()
+    }
+    for lines in _whole_lines(output):
+        for name, table in tables.items():
+            rows, emitted = _records_of(name, lines)
+            if rows:
+                parsed = pl.read_ndjson(BytesIO(b"\n".join(rows)), schema=fields[name])
+                writers[name].write_table(_typed(parsed, emitted, table))
+    for writer in writers.values():
+        writer.close()
+    return sum(pq.read_metadata(path).num_rows for path in paths.values())
 
 
 def _records_of(stream: str, lines: list[bytes]) -> tuple[list[bytes], list[int]]:

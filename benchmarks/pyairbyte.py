@@ -7,13 +7,15 @@ environment's Python, this file is one sync.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
+from measuring import report_and_exit
+from recording import catalog_streams
+
 VERSION = "0.71.3"
-#: PyAirbyte's word for what each workload does.
+#: PyAirbyte's word for each destination sync mode.
 STRATEGIES = {"append": "append", "overwrite": "replace", "append_dedup": "merge"}
 _SOURCE = """#!/bin/sh
 case "$1" in
@@ -47,20 +49,20 @@ def environment() -> Path:
     return python
 
 
-def write_source(folder: Path, records: int) -> None:
-    """A connector in ``folder`` that prints the recording."""
-    from recording import catalog_streams, write_recording
-
-    catalog = {"type": "CATALOG", "catalog": {"streams": catalog_streams()}}
+def write_source(folder: Path, image: str) -> None:
+    """A connector in ``folder`` that prints what the image ``image`` does, the recording ``clean``."""
+    catalog = {"type": "CATALOG", "catalog": {"streams": catalog_streams("clean")}}
     (folder / "catalog.json").write_text(json.dumps(catalog))
     (folder / "source-recorded").write_text(_SOURCE)
     (folder / "source-recorded").chmod(0o755)
-    write_recording(folder / "recording.jsonl", records)
+    with (folder / "recording.jsonl").open("wb") as out:
+        play = ["docker", "run", "--rm", "--network=none", "--log-driver=none", image]
+        subprocess.run(play, check=True, stdout=out)
 
 
-def command(python: Path, folder: Path, workload: str, records: int) -> list[str]:
+def command(python: Path, folder: Path, mode: str, records: int) -> list[str]:
     """One sync into a new cache."""
-    return [str(python), __file__, str(folder), STRATEGIES[workload], str(records)]
+    return [str(python), __file__, str(folder), STRATEGIES[mode], str(records)]
 
 
 def _sync(folder: Path, strategy: str, records: int) -> None:
@@ -76,11 +78,8 @@ def _sync(folder: Path, strategy: str, records: int) -> None:
     cache = DuckDBCache(db_path=database, cache_dir=folder / "cache")
     read = source.read(cache, write_strategy=strategy)
     assert read.processed_records == records, f"{read.processed_records} instead of {records}"
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    figures = {"cpu_s": used.ru_utime + used.ru_stime, "peak_rss_mb": used.ru_maxrss / 1024}
-    print("\n" + json.dumps(figures), flush=True)
-    os._exit(0)
 
 
 if __name__ == "__main__":
     _sync(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    report_and_exit()

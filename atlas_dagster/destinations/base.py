@@ -19,7 +19,11 @@ TablePath = tuple[str, ...]
 
 
 class TableSpec(Struct, frozen=True):
-    """What a stream's table must become. Keys and cursor are column names."""
+    """What a stream's table must become. Keys and cursor are column names.
+
+    ``deleted_at``: the column that says when a row was deleted. Where it is given, such rows are
+    not kept: they delete an older row of their key.
+    """
 
     path: TablePath
     schema: TableSchema
@@ -27,6 +31,12 @@ class TableSpec(Struct, frozen=True):
     primary_key: tuple[str, ...] = ()
     cursor: str | None = None
     replaces: bool = False
+    deleted_at: str | None = None
+
+    @property
+    def key_fields(self) -> dict[str, str]:
+        """The source's name of each key column."""
+        return {c.name: c.field for c in self.schema.columns if c.name in self.primary_key}
 
 
 class TableInfo(Struct, frozen=True):
@@ -108,6 +118,25 @@ class Destination(ABC):
         """The ``seq`` of the last commit to ``table``; None for a table that does not exist."""
 
     @abstractmethod
+    def foreign_change(self, connection: str, table: TablePath) -> str | None:
+        """What someone else did to the rows since the last commit, where that can be told.
+
+        Raises:
+            DestinationError: a table that is not Atlas's stands in the place of this one.
+        """
+
+    @abstractmethod
+    def claim(self, connection: str, deployment: str) -> str:
+        """Which deployment the tables of ``connection`` belong to: this one, unless another does.
+
+        Of several that claim them at once, one becomes the owner.
+        """
+
+    @abstractmethod
+    def adopt(self, connection: str, deployment: str) -> None:
+        """Make ``deployment`` the owner of the tables of ``connection``."""
+
+    @abstractmethod
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
         """Column names an existing table uses, by the field they hold and their type."""
 
@@ -130,6 +159,16 @@ class Destination(ABC):
     @abstractmethod
     def prepare(self, envelope: Envelope) -> None:
         """Store ``envelope``; it counts once a table has taken its ``seq``."""
+
+    @abstractmethod
+    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+        """Commit ``envelope``, which is without rows, to tables that stay as they are.
+
+        ``since``: the ``seq`` that each of them holds now.
+
+        Raises:
+            DestinationError: a sync has committed to one of the tables meanwhile.
+        """
 
     @abstractmethod
     def envelope(self, connection: str, seq: int) -> Envelope | None:

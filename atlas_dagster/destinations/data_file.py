@@ -33,6 +33,14 @@ class DataFile:
     def rows(self) -> int:
         return int(self.metadata.num_rows)
 
+    def null_count(self, name: str) -> int | None:
+        """How many rows have nothing in column ``name``; None where the file does not say."""
+        names = self.metadata.schema.names
+        if name not in names:
+            return self.rows
+        found = _column_statistics(self.metadata, names.index(name))
+        return None if found is None else sum(s.null_count for s in found)
+
     def staged(self) -> StagedFile:
         """The file as a commit lists it."""
         size = self._filesystem.get_file_info(self.path).size
@@ -71,6 +79,13 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def _column_statistics(metadata: pq.FileMetaData, index: int) -> list[pq.Statistics] | None:
+    """Those of each row group; None if one lacks them."""
+    groups = range(metadata.num_row_groups)
+    found = [metadata.row_group(group).column(index).statistics for group in groups]
+    return None if any(s is None or not s.has_null_count for s in found) else found
+
+
 def _statistics(metadata: pq.FileMetaData) -> str:
     """Delta's statistics of a file; with minima and maxima, so that readers can skip files."""
     least: dict[str, Any] = {}
@@ -78,10 +93,8 @@ def _statistics(metadata: pq.FileMetaData) -> str:
     nulls: dict[str, int] = {}
     for index in range(metadata.num_columns):
         name = metadata.schema.column(index).path
-        found = [
-            metadata.row_group(g).column(index).statistics for g in range(metadata.num_row_groups)
-        ]
-        if any(s is None or not s.has_null_count for s in found):
+        found = _column_statistics(metadata, index)
+        if found is None:
             continue
         nulls[name] = sum(s.null_count for s in found)
         bounded = [s for s in found if s.has_min_max]

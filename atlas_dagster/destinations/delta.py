@@ -11,6 +11,7 @@ import pyarrow.fs as pafs
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from atlas_dagster.destinations import delta_owner
 from atlas_dagster.destinations.base import (
     Destination,
     StreamWriter,
@@ -23,6 +24,7 @@ from atlas_dagster.destinations.capabilities import Maintainable, Maintained, St
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
+from atlas_dagster.destinations.delta_history import foreign_change
 from atlas_dagster.destinations.delta_maintenance import maintain
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
@@ -81,6 +83,24 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             return None
         return max(main.seq, changes.seq) or None
 
+    def foreign_change(self, connection: str, table: TablePath) -> str | None:
+        main, changes = self._planned.get(table) or self._tables(connection, table)
+        if main.exists and not max(main.seq, changes.seq):
+            raise DestinationError(
+                f"{main.uri} is a table that Atlas did not make for connection '{connection}': "
+                "move or delete it, and the stream is read from the beginning."
+            )
+        return foreign_change(main, self._store.filesystem, self._store.path(*table))
+
+    def claim(self, connection: str, deployment: str) -> str:
+        return delta_owner.claim(self._owner_uri(connection), deployment)
+
+    def adopt(self, connection: str, deployment: str) -> None:
+        delta_owner.adopt(self._owner_uri(connection), deployment)
+
+    def _owner_uri(self, connection: str) -> str:
+        return self.table_uri((BOOKKEEPING, connection, "owner"))
+
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
         planned = self._planned.get(table)
         main = planned[0] if planned else LakeTable(self.table_uri(table), connection="")
@@ -115,6 +135,20 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         self._store.make_folder(folder)
         self._store.put(f"{folder}/{envelope.seq}.json", envelope.encode())
 
+    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+        self.prepare(envelope)
+        for commit in envelope.streams:
+            if self.committed(envelope.connection, commit.table) != since[commit.table]:
+                raise DestinationError(
+                    f"{self.table_uri(commit.table)} was written by a sync of this connection "
+                    "meanwhile; once that has ended, do it again."
+                )
+            self._roll_forward(envelope, commit)
+            main, _ = self._tables(envelope.connection, commit.table)
+            if main.seq < envelope.seq and main.arrow_schema is not None:
+                # A dedup table takes it, too, so that its log shows a commit of ours.
+                main.add((), envelope, main.arrow_schema, replaces=False)
+
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
         try:
@@ -138,9 +172,10 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
         main, changes = self._take_tables(envelope.connection, commit.table)
         if not commit.files:
+            # Where a stream's syncs commit to, so that one which is running is refused.
             table = changes if changes.exists else main
             if table.arrow_schema is not None:
-                table.add((), envelope, table.arrow_schema, replaces=False)
+                table.add((), envelope, table.arrow_schema, replaces=commit.replaces)
             return
         table = changes if commit.files[0].path.startswith(WAITING) else main
         try:

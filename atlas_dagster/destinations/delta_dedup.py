@@ -9,12 +9,14 @@ of the last change merged, so a merge that was interrupted is simply done at the
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pyarrow as pa
 
 from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.delta_writer import DeltaWriter
+from atlas_dagster.destinations.exact_keys import EXACT
 from atlas_dagster.destinations.newest_rows import Mask, Ranking, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.errors import DestinationError
@@ -44,8 +46,9 @@ class DedupWriter(DeltaWriter):
         self._open_stage = open_stage
         self._open_file = open_file
         self._find_envelope = find_envelope
-        if self.changes.row_count:
-            # Rows of a dead process: merged already but not cleared, or waiting for their merge.
+        if self.changes.row_count or (self.table.exists and self.table.seq < self.changes.seq):
+            # A dead process left rows, merged already but not cleared or waiting for their merge;
+            # or a commit without rows, which may have been to empty the table.
             self._merge()
 
     def commit(self, envelope: Envelope) -> None:
@@ -95,6 +98,10 @@ class DedupWriter(DeltaWriter):
             near = self.table.files_near(self.changes, self.spec.primary_key)
             old = [self._open_file(name) for name in near]
         stays = newest_rows(old, new, self._ranking(schema))
+        if self.spec.deleted_at in schema.names:
+            deleted_at = pa.schema([schema.field(self.spec.deleted_at)])
+            for file, mask in zip(new, stays[len(old) :], strict=True):
+                mask &= _without(file, deleted_at)
         changed = [
             (file, mask) for file, mask in zip([*old, *new], stays, strict=True) if not mask.all()
         ]
@@ -105,10 +112,12 @@ class DedupWriter(DeltaWriter):
         self.table.add(files, envelope, schema, replaces=replaces, removed=removed)
 
     def _ranking(self, schema: pa.Schema) -> Ranking:
-        order = [EXTRACTED_AT] if self.spec.cursor is None else [self.spec.cursor, EXTRACTED_AT]
+        # What an interrupted sync left may be from before there was this cursor.
+        order = [self.spec.cursor, EXTRACTED_AT]
         return Ranking(
-            pa.schema([schema.field(name) for name in self.spec.primary_key]),
-            pa.schema([schema.field(name) for name in order]),
+            pa.schema([*(schema.field(name) for name in self.spec.primary_key), EXACT]),
+            pa.schema([schema.field(name) for name in order if name in schema.names]),
+            self.spec.key_fields,
         )
 
     def _write_anew(
@@ -126,3 +135,11 @@ class DedupWriter(DeltaWriter):
         except BaseException:
             stage.discard()
             raise
+
+
+def _without(file: DataFile, column: pa.Schema) -> Mask:
+    """Which rows of ``file`` have nothing in ``column``."""
+    if file.null_count(column.names[0]) == file.rows:
+        return np.ones(file.rows, np.bool_)
+    nothing = [batch.column(0).is_null().to_numpy(False) for batch in file.batches(column)]
+    return np.concatenate(nothing)

@@ -6,7 +6,7 @@ rows that are all new, as in a first load, cost one look at their keys and no re
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from atlas_dagster.destinations.data_file import DataFile
+from atlas_dagster.destinations.exact_keys import exact_batches
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
@@ -36,11 +37,13 @@ class Ranking(Struct, frozen=True):
     """The columns that identify a row, and those that say which of two versions is newer.
 
     The last of ``order`` decides only between equal ones before it; NULL is older than anything.
-    Rows equal in all of them rank as they stand in the files.
+    Rows equal in all of them rank as they stand in the files. ``fields``: the source's name of each
+    key column, where ``key`` has :data:`~atlas_dagster.destinations.exact_keys.EXACT`, too.
     """
 
     key: pa.Schema
     order: pa.Schema
+    fields: Mapping[str, str] = {}
 
 
 def newest_rows(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> list[Mask]:
@@ -119,7 +122,7 @@ def _losers(files: Sequence[DataFile], contested: _HashSet, by: Ranking) -> Iter
         with ExitStack() as stack:
             sinks = [stack.enter_context(pa.ipc.new_stream(path, aside)) for path in shares]
             for file in files:
-                for batch in file.batches(columns):
+                for batch in exact_batches(file, columns, by.fields):
                     hashes = _hash(batch, by)
                     rows, places = contested.find(hashes)
                     bounds = np.searchsorted(places, np.arange(len(sinks) + 1) * _KEYS)
@@ -169,7 +172,7 @@ def _newest(rows: list[pa.RecordBatch], by: Ranking) -> tuple[list[pa.RecordBatc
 
 def _hashes(files: Sequence[DataFile], by: Ranking, part: int, parts: int) -> Iterator[Hashes]:
     for file in files:
-        for batch in file.batches(by.key):
+        for batch in exact_batches(file, by.key, by.fields):
             found = _hash(batch, by)
             yield found if parts == 1 else found[found % np.uint64(parts) == part]
 
@@ -178,13 +181,19 @@ def _hash(batch: pa.RecordBatch, by: Ranking) -> Hashes:
     """One hash per row, the same for equal keys."""
     combined = np.zeros(batch.num_rows, np.uint64)
     for name in by.key.names:
-        values = _hashable(batch.column(name))
-        combined = combined * np.uint64(1_000_003) + pd.util.hash_array(values, categorize=False)
+        combined *= np.uint64(1_000_003)
+        column = batch.column(name)
+        if column.null_count == len(column):
+            continue
+        hashes = pd.util.hash_array(_hashable(column), categorize=False)
+        if column.null_count:
+            hashes[column.is_null().to_numpy(zero_copy_only=False)] = 0
+        combined += hashes
     return combined
 
 
 def _hashable(column: pa.Array) -> npt.NDArray[Any]:
-    """Values as NumPy has them. NULL becomes a value like any other: keys decide, not hashes."""
+    """Values as NumPy has them, anything for NULL."""
     if pa.types.is_floating(column.type):
         column = pc.add(column.fill_null(0), 0.0)  # -0.0 equals 0.0
     elif pa.types.is_primitive(column.type) and not pa.types.is_decimal(column.type):

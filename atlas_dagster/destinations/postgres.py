@@ -6,6 +6,7 @@ Atlas itself keeps there (:mod:`~atlas_dagster.destinations.postgres_state`).
 
 from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
 import pyarrow as pa
 
 from atlas_dagster.destinations.base import (
@@ -19,7 +20,7 @@ from atlas_dagster.destinations.postgres_columns import quoted
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_state import Bookkeeping
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope
 
@@ -46,6 +47,16 @@ class PostgresDestination(Destination):
         state = self._bookkeeping.find(table)
         return state.seq or None if state.exists else None
 
+    def foreign_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
+        """Rows changed by hand leave no trace here; of a table in the way, ``committed`` tells."""
+        return None
+
+    def claim(self, connection: str, deployment: str) -> str:
+        return self._bookkeeping.claim(connection, deployment)
+
+    def adopt(self, connection: str, deployment: str) -> None:
+        self._bookkeeping.adopt(connection, deployment)
+
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
         state = self._bookkeeping.find(table)
         if not state.exists:
@@ -71,6 +82,19 @@ class PostgresDestination(Destination):
 
     def prepare(self, envelope: Envelope) -> None:
         self._bookkeeping.store(envelope)
+
+    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+        with self._database.transaction():
+            self.prepare(envelope)
+            for commit in envelope.streams:
+                state = self._bookkeeping.find(commit.table, lock=True)
+                if not state.exists or state.seq != since[commit.table]:
+                    raise DestinationError(
+                        f"{state.relation} was written by a sync of this connection, or dropped, "
+                        "meanwhile; do it again."
+                    )
+                marked = msgspec.structs.replace(state, seq=envelope.seq)
+                self._bookkeeping.advance(commit.table, marked)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         return self._bookkeeping.envelope(connection, seq)

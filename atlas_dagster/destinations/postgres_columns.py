@@ -109,6 +109,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """``text`` as a constant, without the character that Postgres cannot hold."""
+    return "'" + text.replace("\0", "").replace("'", "''") + "'"
+
+
 def listed(names: Sequence[str]) -> str:
     return ", ".join(map(quoted, names))
 

@@ -7,17 +7,19 @@ from atlas_dagster.destinations.postgres_columns import (
     Column,
     comparable,
     indexed,
+    literal,
     quoted,
 )
-from atlas_dagster.records.types import EXTRACTED_AT
+from atlas_dagster.records.types import EXTRA, EXTRACTED_AT
 
 
 class Merge:
     """Brings the newest staged row of each key into the table.
 
     Newest by cursor (NULL is older than anything), then by extraction time, then by arrival. A key
-    column that is NULL equals only NULL. Text compares by its bytes, as in every other destination.
-    The table may hold a key several times, from a time it was appended to; all are updated.
+    column that is NULL equals only NULL. What a key column does not hold is compared as
+    ``_airbyte_extra`` keeps it. Text compares by its bytes, as in every other destination.
+    The table holds each key once; :meth:`unduplication` sees to that where it was appended to.
 
     Args:
         relation: the table, quoted.
@@ -26,6 +28,7 @@ class Merge:
         types: of the table's columns.
         keys: key columns, of ``columns``.
         cursor: of ``columns``, if there is one.
+        deleted_at: of ``columns``; where it is given, rows that have it delete their key's row.
         gone: columns of fields that the source no longer has, NULL in new versions of a row.
     """
 
@@ -38,6 +41,7 @@ class Merge:
         *,
         keys: Sequence[Column],
         cursor: Column | None,
+        deleted_at: Column | None,
         gone: Sequence[str],
     ) -> None:
         self._relation = relation
@@ -46,6 +50,7 @@ class Merge:
         self._types = types
         self._keys = keys
         self._cursor = cursor
+        self._deleted_at = deleted_at
         self._gone = gone
 
     def null_patterns(self) -> str:
@@ -61,15 +66,6 @@ class Merge:
         One statement for each pattern, so that every condition on a key can use an index or a
         hash, which IS NOT DISTINCT FROM cannot. The rows it inserts are those it reports.
         """
-        moved = ", ".join(
-            f"{column.moved(self._types[column.name])} AS {column.quoted}"
-            for column in self._columns
-        )
-        chosen = " AND ".join(
-            f"{key.quoted} IS {'' if null else 'NOT '}NULL"
-            for key, null in zip(self._keys, nulls, strict=True)
-        )
-        keys = ", ".join(self._comparable("", key) for key in self._keys)
         names = ", ".join(column.quoted for column in self._columns)
         values = ", ".join(f"s.{column.quoted}" for column in self._columns)
         assignments = ", ".join(
@@ -78,10 +74,7 @@ class Merge:
         )
         same_key = self._same_key(nulls)
         return f"""
-            WITH staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),
-            newest AS MATERIALIZED (
-                SELECT DISTINCT ON ({keys}) * FROM staged ORDER BY {keys}, {self._newest_first()}
-            ),
+            WITH {self._newest(nulls, deleted=False)},
             updated AS (
                 UPDATE {self._relation} AS t SET {assignments} FROM newest AS s
                 WHERE {same_key} AND ({self._is_newer()})
@@ -90,10 +83,53 @@ class Merge:
             WHERE NOT EXISTS (SELECT 1 FROM {self._relation} AS t WHERE {same_key})
         """
 
+    def deletion(self, nulls: Sequence[bool]) -> str:
+        """Deletes the rows that were deleted in the source; to run before :meth:`statement`."""
+        return f"""
+            WITH {self._newest(nulls, deleted=True)}
+            DELETE FROM {self._relation} AS t USING newest AS s
+            WHERE {self._same_key(nulls)} AND ({self._is_newer()})
+        """
+
+    def unduplication(self) -> str:
+        """Deletes all but the newest row of each key from the table."""
+        keys = [self._comparable("", key) for key in self._keys]
+        keys += self._exact("", [True] * len(self._keys))
+        return f"""
+            DELETE FROM {self._relation} AS t USING (
+                SELECT ctid AS place, row_number() OVER (
+                    PARTITION BY {", ".join(keys)} ORDER BY {self._newest_first("ctid")}
+                ) AS rank FROM {self._relation}
+            ) AS r WHERE t.ctid = r.place AND r.rank > 1
+        """
+
     def index(self, name: str) -> str:
         """An index that finds a key, however long its text is."""
         parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
         return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({parts})"
+
+    def _newest(self, nulls: Sequence[bool], *, deleted: bool) -> str:
+        """The newest staged row of each key: those ``deleted`` in the source, or the others."""
+        moved = ", ".join(
+            f"{column.moved(self._types[column.name])} AS {column.quoted}"
+            for column in self._columns
+        )
+        chosen = " AND ".join(
+            f"{key.quoted} IS {'' if null else 'NOT '}NULL"
+            for key, null in zip(self._keys, nulls, strict=True)
+        )
+        keys = ", ".join([self._comparable("", key) for key in self._keys] + self._exact("", nulls))
+        wanted = ""
+        if self._deleted_at is not None:
+            wanted = f"WHERE {self._deleted_at.quoted} IS {'NOT ' if deleted else ''}NULL"
+        return f"""
+            staged AS (SELECT {moved}, {ARRIVAL} FROM {self._stage} WHERE {chosen}),
+            ranked AS (
+                SELECT DISTINCT ON ({keys}) * FROM staged
+                ORDER BY {keys}, {self._newest_first(ARRIVAL)}
+            ),
+            newest AS MATERIALIZED (SELECT * FROM ranked {wanted})
+        """
 
     def _same_key(self, nulls: Sequence[bool]) -> str:
         conditions = []
@@ -103,7 +139,18 @@ class Merge:
                 continue
             parts = {self._indexed, self._comparable}
             conditions += sorted({f"{part('t.', key)} = {part('s.', key)}" for part in parts})
+        exact = zip(self._exact("t.", nulls), self._exact("s.", nulls), strict=True)
+        conditions += [f"{theirs} = {ours}" for theirs, ours in exact]
         return " AND ".join(conditions)
+
+    def _exact(self, alias: str, nulls: Sequence[bool]) -> list[str]:
+        """What ``_airbyte_extra`` keeps of the keys whose columns may not hold them."""
+        (extra,) = (column for column in self._columns if column.logical == EXTRA)
+        return [
+            f"COALESCE({alias}{extra.quoted} -> {literal(key.source)}, 'null')"
+            for key, null in zip(self._keys, nulls, strict=True)
+            if null or self._types[key.name] == "double precision"
+        ]
 
     def _is_newer(self) -> str:
         later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
@@ -115,8 +162,8 @@ class Merge:
             f" OR ({ours} IS NOT DISTINCT FROM {theirs} AND {later})"
         )
 
-    def _newest_first(self) -> str:
-        order = [f"{EXTRACTED_AT} DESC", f"{ARRIVAL} DESC"]
+    def _newest_first(self, arrival: str) -> str:
+        order = [f"{EXTRACTED_AT} DESC", f"{arrival} DESC"]
         if self._cursor is not None:
             order.insert(0, f"{self._comparable('', self._cursor)} DESC NULLS LAST")
         return ", ".join(order)

@@ -3,6 +3,7 @@
 ``_atlas_state`` has a row for each table, with the ``seq`` of its last commit; ``_atlas_envelopes``
 the envelopes. Both change in the transaction that changes the rows. ``relation`` tells a table of
 ours from one that someone has put in its place; as a ``regclass`` it survives dump and restore.
+``_atlas_owner`` names the deployment that the tables belong to.
 """
 
 from collections.abc import Collection
@@ -19,6 +20,7 @@ from atlas_dagster.state.envelope import Envelope
 
 _STATE = "_atlas_state"
 _ENVELOPES = "_atlas_envelopes"
+_OWNER = "_atlas_owner"
 _NO_COLUMNS = pa.schema([])
 
 
@@ -136,6 +138,35 @@ class Bookkeeping:
                 f"WHERE seq < {max(keep)} AND seq NOT IN ({kept})"
             )
 
+    def claim(self, connection: str, deployment: str) -> str:
+        """The owner, which is ``deployment`` unless there was one."""
+        schema = schema_name(connection)
+        owner = self._owner(schema)
+        if owner is None:
+            with self._database.transaction():
+                # IF NOT EXISTS alone fails where two create a table at once.
+                self._database.run("SELECT pg_advisory_xact_lock(hashtext($1))", f"atlas.{schema}")
+                self._create(schema)
+                self._database.run(
+                    f"INSERT INTO {_in(schema, _OWNER)} (deployment) VALUES ($1) "
+                    "ON CONFLICT DO NOTHING",
+                    deployment,
+                )
+                owner = self._owner(schema)
+        return str(owner)
+
+    def adopt(self, connection: str, deployment: str) -> None:
+        """Make ``deployment`` the owner."""
+        self.claim(connection, deployment)
+        owner = _in(schema_name(connection), _OWNER)
+        self._database.run(f"UPDATE {owner} SET deployment = $1", deployment)
+
+    def _owner(self, schema: str) -> str | None:
+        name = _in(schema, _OWNER)
+        (row,) = self._database.rows("SELECT to_regclass($1) IS NOT NULL AS found", name)
+        found = self._database.rows(f"SELECT deployment FROM {name}") if row["found"] else []
+        return found[0]["deployment"] if found else None
+
     def _checked(self, state: TableState, held: int | None, path: TablePath) -> TableState:
         there = self._database.rows(
             "SELECT c.oid::bigint AS oid FROM pg_class AS c "
@@ -175,6 +206,10 @@ class Bookkeeping:
         self._database.run(
             f"CREATE TABLE IF NOT EXISTS {_in(schema, _ENVELOPES)} ("
             "seq bigint PRIMARY KEY, envelope text NOT NULL)"
+        )
+        self._database.run(
+            f"CREATE TABLE IF NOT EXISTS {_in(schema, _OWNER)} ("
+            "deployment text NOT NULL, is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only))"
         )
         self._kept.add(schema)
 

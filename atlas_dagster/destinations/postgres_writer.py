@@ -62,6 +62,8 @@ class PostgresWriter(StreamWriter):
         if self.spec.replaces and state.exists:
             self._database.run(f"DELETE FROM {state.relation}")
         types = self._fit_table(state)
+        if not self._is_unique(envelope, state):
+            row_count -= self._database.run(self._merge(state, types).unduplication())
         if self._stage.rows:
             row_count += self._move(state, types)
         self._state = msgspec.structs.replace(
@@ -87,6 +89,14 @@ class PostgresWriter(StreamWriter):
     def describe(self) -> TableInfo:
         uri = f"{self._database.uri}/{self._state.schema}/{self._state.table}"
         return TableInfo(uri, self._state.row_count, str(self._state.seq))
+
+    def _is_unique(self, envelope: Envelope, state: TableState) -> bool:
+        """Whether the table has each key once, as far as it must."""
+        key = envelope.commit_to(self.spec.path).primary_key
+        if not key or self.spec.replaces or not state.exists:
+            return True
+        last = self._bookkeeping.envelope(envelope.connection, state.seq)
+        return last is not None and set(last.commit_to(self.spec.path).primary_key) == set(key)
 
     def _locked_state(self) -> TableState:
         """The table's state, which nobody else can change until the commit."""
@@ -146,10 +156,13 @@ class PostgresWriter(StreamWriter):
             # No vacuum ever looks at a temporary table, so nothing is known of it yet.
             self._database.run(f"ANALYZE {self._stage.table}")
             merge = self._merge(state, types)
-            patterns = self._database.rows(merge.null_patterns())
-            return sum(
-                self._database.run(merge.statement(list(pattern.values()))) for pattern in patterns
-            )
+            more = 0
+            for pattern in self._database.rows(merge.null_patterns()):
+                nulls = list(pattern.values())
+                if self.spec.deleted_at is not None:
+                    more -= self._database.run(merge.deletion(nulls))
+                more += self._database.run(merge.statement(nulls))
+            return more
         names = listed([column.name for column in self._columns])
         values = ", ".join(column.moved(types[column.name]) for column in self._columns)
         return self._database.run(
@@ -166,6 +179,7 @@ class PostgresWriter(StreamWriter):
             types,
             keys=[by_logical[key] for key in self.spec.primary_key],
             cursor=by_logical[self.spec.cursor] if self.spec.cursor else None,
+            deleted_at=by_logical[self.spec.deleted_at] if self.spec.deleted_at else None,
             gone=[name for name in state.fields.names if name in types and name not in ours],
         )
 

@@ -110,14 +110,20 @@ def discover_catalog(declared: Declared, say: Say) -> Discovered:
     return found
 
 
-def check_connection(declared: Declared, say: Say) -> None:
-    """Run CHECK. Raises AtlasError unless it passes."""
+def discovered_or_told(declared: Declared) -> Discovered:
+    """Raises ConfigError where the streams are not known yet."""
     discovered = declared.discovered
     if discovered is None:
         raise ConfigError(
             f"The streams of '{declared.name}' are not known yet; "
             f"run: atlas discover {declared.name}"
         )
+    return discovered
+
+
+def check_connection(declared: Declared, say: Say) -> None:
+    """Run CHECK. Raises AtlasError unless it passes."""
+    discovered = discovered_or_told(declared)
     with (
         _caller(say) as caller,
         connected(declared.connection, caller, discovered.spec_schema) as connector,

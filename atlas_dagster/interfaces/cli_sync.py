@@ -6,11 +6,12 @@ import sys
 from collections.abc import Collection, Mapping
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
-from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster._core.execution.plan.objects import StepFailureData
+from dagster._core.storage.tags import MAX_RETRIES_TAG
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,10 +20,11 @@ from rich.text import Text
 from atlas_dagster.definitions import common_defs
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
-from atlas_dagster.errors import UnknownStreamError
 from atlas_dagster.interfaces.cli_connections import Declared
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.records.types import METADATA_FIELDS
+from atlas_dagster.sync.upkeep import find_streams
 
 _PREVIEW_ROWS = 3
 _PREVIEW_COLUMNS = 4
@@ -38,37 +40,46 @@ class Outcome:
         default_factory=dict
     )
     failures: list[str] = field(default_factory=list)
+    #: What the connector said.
+    log: Path = Path()
 
 
-def sync_connection(declared: Declared, streams: Collection[str]) -> Outcome:
+def sync_connection(
+    declared: Declared, streams: Collection[str], refresh: str | None = None
+) -> Outcome:
     """Materialize the connection's streams, or only the named ones.
+
+    ``refresh``: remove or retain, the option of a run.
 
     Raises:
         UnknownStreamError: a named stream is not one of the connection's.
     """
     discovered = declared.discovered
     assert discovered is not None
-    tables = {
-        str(stream.descriptor): discovered.table_paths[stream.descriptor]
-        for stream in declared.connection.configured(discovered.catalog)
-    }
-    for name in streams:
-        if name not in tables:
-            raise UnknownStreamError(
-                f"Connection '{declared.name}' has no stream '{name}'; it has {', '.join(tables)}."
-            )
-    selected = [dg.AssetKey(list(tables[name])) for name in streams or tables]
+    configured = declared.connection.configured(discovered.catalog)
+    tables = discovered.table_paths
+    selected = [
+        dg.AssetKey(list(tables[name])) for name in find_streams(declared.name, configured, streams)
+    ]
     repository = dg.Definitions.merge(declared.definitions(), common_defs()).get_repository_def()
     job = repository.get_implicit_global_asset_job_def()
     outcome = Outcome()
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with dg.DagsterInstance.get() as instance, redirect_stdout(StringIO()):
+    config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    if refresh is not None:
+        config["ops"] = {f"{declared.name}__sync": {"config": {"refresh": refresh}}}
+    with (
+        dg.DagsterInstance.get() as instance,
+        _log_file(instance, declared.name).open("w") as log,
+        redirect_stdout(log),
+    ):
+        outcome.log = Path(log.name)
         result = job.execute_in_process(
-            run_config=quiet,
+            run_config=config,
             instance=instance,
             asset_selection=selected,
             raise_on_error=False,
-            tags={"atlas/connection": declared.name},
+            # Nobody but the user runs it again.
+            tags={CONNECTION_TAG: declared.name, MAX_RETRIES_TAG: "0"},
         )
     for event in result.all_events:
         if event.is_step_failure:
@@ -77,6 +88,12 @@ def sync_connection(declared: Declared, streams: Collection[str]) -> Outcome:
         done = materialization.materialization
         outcome.streams[tuple(done.asset_key.path)] = done.metadata
     return outcome
+
+
+def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
+    folder = Path(instance.root_directory) / "sync_logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{connection}.log"
 
 
 def _failure_sentence(failure: StepFailureData) -> str:

@@ -13,7 +13,7 @@ from atlas_dagster.orchestration.io_manager import io_manager_key, io_resources
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
-from atlas_dagster.orchestration.sync import run_sync
+from atlas_dagster.orchestration.sync import SyncConfig, run_sync
 from atlas_dagster.orchestration.translator import AtlasTranslator, StreamProps, source_key
 from atlas_dagster.protocol.config import validate
 from atlas_dagster.sync.connection import Connection
@@ -68,9 +68,9 @@ def build_connection_defs(
         pool=pool(connection),
     )
     def sync(
-        context: dg.AssetExecutionContext, atlas: AtlasResource
+        context: dg.AssetExecutionContext, config: SyncConfig, atlas: AtlasResource
     ) -> Iterator[dg.MaterializeResult[None]]:
-        yield from run_sync(context, connection, discovered, atlas)
+        yield from run_sync(context, connection, discovered, atlas, config)
 
     sensors = []
     if schedule is not None:

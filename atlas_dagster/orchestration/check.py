@@ -5,7 +5,9 @@ import time
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.dead_runs import note_process
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.retries import Patience, tag_failure
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
@@ -37,14 +39,25 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         description=f"The connector's own CHECK: can {connection.source_name} reach its source?",
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
-        try:
-            caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
-            with connected(connection, caller, discovered.spec_schema) as connector:
-                connector.check()
-        except AtlasError as error:
-            context.log.error(str(error))  # the run page shows a failed check without its words
-            return _failed(error)
-        return _passed(connector)
+        note_process(context.instance, context.run.run_id)
+        patience = Patience()
+        while True:
+            try:
+                caller = atlas.caller(
+                    context.instance, context.run.run_id, explain=context.log.info
+                )
+                with connected(connection, caller, discovered.spec_schema) as connector:
+                    connector.check()
+                return _passed(connector)
+            except AtlasError as error:
+                wait = patience.wait_after(error)
+                if wait is None:
+                    tag_failure(context.instance, context.run.run_id, error, patience)
+                    # The run page shows a failed check without its words.
+                    context.log.error(str(error))
+                    return _failed(error)
+                context.log.warning(f"{error} Trying again in {wait:.0f} seconds.")
+                time.sleep(wait)
 
     return check
 

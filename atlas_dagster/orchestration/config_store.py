@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
 import sqlalchemy
 from cryptography.fernet import Fernet, InvalidToken
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+from sqlalchemy.exc import SQLAlchemyError
 
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.sync.live_config import ConfigStore, FileConfigStore, wait_for
 
 KEY_VARIABLE = "ATLAS_SECRET_KEY"
@@ -21,13 +22,19 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
     """The database where ATLAS_SECRET_KEY gives a key for it, else files beside Dagster's own.
 
     Raises:
-        ConfigError: the key is none.
+        ConfigError: the key is none, or there is no database to use it for.
     """
     files = FileConfigStore(Path(instance.root_directory).absolute() / _FOLDER)
     key = os.environ.get(KEY_VARIABLE)
-    storage = instance.run_storage
-    if not key or not isinstance(storage, SqlRunStorage):
+    if not key:
         return files
+    storage = instance.run_storage
+    if not isinstance(storage, SqlRunStorage):
+        raise ConfigError(
+            f"{KEY_VARIABLE} is set, but Dagster's run storage ({type(storage).__name__}) is no "
+            "SQL database that could keep renewed configs; use SQLite or Postgres as Dagster's "
+            f"storage, or unset {KEY_VARIABLE} to keep them in files."
+        )
     try:
         cipher = Fernet(key)
     except ValueError as error:
@@ -39,7 +46,11 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
 
 
 class DatabaseConfigStore(ConfigStore):
-    """Dagster's key-value table, so that every machine of a deployment sees the renewals."""
+    """Dagster's key-value table, so that every machine of a deployment sees the renewals.
+
+    Read besides are the files of the time before there was a key: their single-use tokens count
+    until newer ones are saved.
+    """
 
     where = "encrypted in Dagster's database"
 
@@ -50,22 +61,33 @@ class DatabaseConfigStore(ConfigStore):
 
     @contextmanager
     def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
-        with self._storage.connect() as database:
-            if database.dialect.name == "postgresql":
-                # Held by this database session, which ends with our process.
-                statement = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:n, 0))")
-                bound = statement.bindparams(n=f"atlas:{connection}")
-                with wait_for(connection, lambda: bool(database.scalar(bound)), explain):
-                    yield
-                return
-        with self._files.lock(connection, explain):
+        held = ExitStack()
+        try:
+            with _explained(f"lock connection '{connection}'"):
+                database = held.enter_context(self._storage.connect())
+                if database.dialect.name == "postgresql":
+                    # Held by this database session, which ends with our process.
+                    lock = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:n, 0))")
+                    bound = lock.bindparams(n=f"atlas:{connection}")
+                    acquire = lambda: bool(database.scalar(bound))  # noqa: E731
+                    held.enter_context(wait_for(connection, acquire, explain))
+                else:
+                    held.close()
+                    held.enter_context(self._files.lock(connection, explain))
             yield
+        finally:
+            # A session that is lost by now has let go already.
+            with suppress(SQLAlchemyError):
+                held.close()
 
     def load(self, connection: str) -> bytes | None:
         key = _key(connection)
-        found = self._storage.get_cursor_values({key}).get(key)
+        with _explained(f"read the renewed config of connection '{connection}'"):
+            found = self._storage.get_cursor_values({key}).get(key)
+        if not found:
+            return self._files.load(connection)
         try:
-            return None if not found else self._cipher.decrypt(found)
+            return self._cipher.decrypt(found)
         except InvalidToken as error:
             raise ConfigError(
                 f"The renewed config of connection '{connection}' was stored under another key; "
@@ -74,7 +96,28 @@ class DatabaseConfigStore(ConfigStore):
 
     def save(self, connection: str, content: bytes) -> None:
         encrypted = self._cipher.encrypt(content).decode()
-        self._storage.set_cursor_values({_key(connection): encrypted})
+        try:
+            with _explained(f"save the renewed config of connection '{connection}'"):
+                self._storage.set_cursor_values({_key(connection): encrypted})
+        except TransientError as error:
+            raise OSError(str(error)) from error
+
+
+@contextmanager
+def _explained(purpose: str) -> Iterator[None]:
+    """Raises TransientError where the database cannot be used."""
+    try:
+        yield
+    except Exception as error:
+        # dagster-postgres wraps a failed connection in an exception of its own.
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__
+        if not isinstance(cause, SQLAlchemyError):
+            raise
+        reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        raise TransientError(
+            f"Dagster's database could not be used to {purpose} ({reason}); see that it runs and "
+            "can be reached."
+        ) from error
 
 
 def _key(connection: str) -> str:

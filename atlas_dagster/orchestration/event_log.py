@@ -1,11 +1,13 @@
 """The state store in Dagster's event log: what materializations and observations carry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
 from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.orchestration.metadata import envelope_of
+from atlas_dagster.orchestration.envelope_text import from_text
+from atlas_dagster.orchestration.metadata import AtlasMetadataSet, envelope_of
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
@@ -20,6 +22,8 @@ class EventLogStateStore:
     def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
         self._instance = instance
         self._source = source
+        #: The connectors that the newest materializations of the streams asked for name.
+        self.connectors: set[str] = set()
 
     def remembered(
         self,
@@ -40,7 +44,10 @@ class EventLogStateStore:
             envelopes: list[Envelope | None] = []
             if entry.last_materialization is not None:
                 materialization = entry.last_materialization.asset_materialization
-                envelopes.append(envelope_of(materialization.metadata if materialization else {}))
+                own = AtlasMetadataSet.extract(materialization.metadata if materialization else {})
+                envelopes.append(None if own.envelope is None else from_text(own.envelope))
+                if own.connector is not None:
+                    self.connectors.add(own.connector)
             stream = keys[entry.asset_key]
             if not any(known and known.seq == committed.get(stream) for known in envelopes):
                 envelopes.append(self._observed(entry.asset_key))
@@ -53,6 +60,19 @@ class EventLogStateStore:
                 wiped_at=details.last_wipe_timestamp if details else None,
             )
         return self._written_out(found)
+
+    def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
+        """The last commits to ``table``, newest first, each with its cursor as it is shown."""
+        found = []
+        for event in self._instance.fetch_observations(
+            dg.AssetKey(list(table)), limit=limit
+        ).records:
+            observation = event.asset_observation
+            own = AtlasMetadataSet.extract(observation.metadata if observation else {})
+            if own.envelope is not None:
+                cursor = own.cursor_after
+                found.append((from_text(own.envelope), cursor and cursor.value))
+        return found
 
     def _written_out(
         self, found: dict[StreamDescriptor, Remembered]

@@ -5,20 +5,25 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, ConnectorFailedError
 
 
 @contextmanager
 def explained_failure() -> Iterator[None]:
     """Turn an error Atlas raises on purpose into a Failure with its one sentence.
 
-    Dagster itself never retries it: what may be retried, and when, is for Atlas to say.
+    The connector's stack trace, if there is one, is in the metadata. Dagster itself never retries
+    it: what may be retried, and when, is for Atlas to say.
     """
     try:
         yield
     except AtlasError as error:
+        metadata: dict[str, dg.RawMetadataValue] = {"atlas/failure_type": error.failure_type}
+        if isinstance(error, ConnectorFailedError) and error.stack_trace:
+            trace = error.stack_trace.replace("```", "` ` `")
+            metadata["atlas/stack_trace"] = dg.MetadataValue.md(f"```\n{trace}\n```")
         raise dg.Failure(
             description=str(error),
-            metadata={"atlas/failure_type": error.failure_type},
+            metadata=metadata,
             allow_retries=False,
         ) from None

@@ -11,7 +11,7 @@ from dagster._core.definitions.metadata.metadata_set import (
 from msgspec import Raw
 
 from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to_text
-from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.session import StreamFinished
@@ -94,7 +94,7 @@ def envelope_of(metadata: Any) -> Envelope | None:
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
     """The table's columns as Dagster shows them."""
-    keys = {path[0] for path in stream.primary_key}
+    keys = set(stream.primary_key)
     own = [
         dg.TableColumn(field.name, _METADATA_TYPES.get(field.name, "string"))
         for field in METADATA_FIELDS
@@ -102,11 +102,11 @@ def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSche
     return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *own])
 
 
-def _table_column(column: Column, keys: set[str]) -> dg.TableColumn:
+def _table_column(column: Column, keys: set[FieldPath]) -> dg.TableColumn:
     kind = "string (JSON)" if column.type.is_json else column.type.value
     if column.type is ColumnType.TIMESTAMP:
         kind = "timestamp (UTC)"
-    is_key = column.field in keys
+    is_key = (column.path or (column.field,)) in keys
     renamed = f"Field '{column.field}'." if column.field != column.name else None
     return dg.TableColumn(
         column.name,

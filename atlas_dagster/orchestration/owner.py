@@ -9,8 +9,13 @@ _KINDS = ("command", "request")
 
 
 def this_process(kind: Literal["command", "request"] = "command") -> str:
+    """The owner of what this process starts itself."""
+    return identify(os.getpid(), kind)
+
+
+def identify(pid: int, kind: Literal["command", "request"] = "command") -> str:
     """``<kind>:<host>:<pid>:<start>``; the start tells two processes with one pid apart."""
-    return f"{kind}:{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}"
+    return f"{kind}:{socket.gethostname()}:{pid}:{_start(pid)}"
 
 
 def process_has_ended(owner: str) -> bool:

@@ -5,6 +5,7 @@ from contextlib import closing
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.dead_runs import end_dead_runs
 from atlas_dagster.orchestration.owner import process_has_ended
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
@@ -44,7 +45,10 @@ def reap_ended(instance: dg.DagsterInstance, atlas: AtlasResource) -> list[str]:
     description="Removes connectors whose run was killed before it could do so.",
 )
 def reaper_sensor(context: dg.SensorEvaluationContext, atlas: AtlasResource) -> dg.SkipReason:
+    dead = end_dead_runs(context.instance)
     removed = reap_ended(context.instance, atlas)
+    if dead:
+        return dg.SkipReason(f"Reported as failed, for their process is gone: {', '.join(dead)}.")
     if removed:
         return dg.SkipReason(f"Removed left-over connectors: {', '.join(removed)}.")
     return dg.SkipReason("No left-over connectors.")

@@ -19,6 +19,8 @@ from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller
 
+DEFAULT_DEPLOYMENT = "atlas_dagster"
+
 
 class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Where rows land and what this deployment is called."""
@@ -32,8 +34,9 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         "ATLAS_LAKE says, else the folder lake.",
     )
     deployment: str = Field(
-        default="atlas_dagster",
-        description="Name of this deployment; Atlas never touches containers of another one.",
+        default=DEFAULT_DEPLOYMENT,
+        description="Name of this deployment; Atlas never touches containers or tables of another "
+        "one. By default what ATLAS_DEPLOYMENT says.",
     )
 
     executor: dict[str, Any] = Field(
@@ -44,9 +47,12 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @classmethod
     def from_environment(cls) -> Self:
-        """With the limits that ATLAS_EXECUTOR gives, if it does."""
+        """With what ATLAS_EXECUTOR and ATLAS_DEPLOYMENT say, if they do."""
         # Not with the destination: Dagster shows what a resource is configured with.
-        return cls(executor=yaml.safe_load(os.environ.get("ATLAS_EXECUTOR") or "{}"))
+        return cls(
+            executor=yaml.safe_load(os.environ.get("ATLAS_EXECUTOR") or "{}"),
+            deployment=os.environ.get("ATLAS_DEPLOYMENT") or DEFAULT_DEPLOYMENT,
+        )
 
     def executor_defaults(self) -> ExecutorConfig:
         """Raises ConfigError where a limit is wrong."""

@@ -8,6 +8,7 @@ that somebody terminates is never tried again.
 
 from collections.abc import Mapping
 
+import dagster as dg
 from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError
@@ -56,6 +57,14 @@ class Patience:
         self._idle_tries += 1
         worthwhile = error.failure_type == "transient_error" and self._tries <= _MOST_TRIES
         return wait if worthwhile and self._waited <= _INSIDE_A_RUN_SECONDS else None
+
+
+def tag_failure(
+    instance: dg.DagsterInstance, run_id: str, error: AtlasError, patience: Patience
+) -> None:
+    """Tell the schedule, which may try again later."""
+    progress = "yes" if patience.progressed else "no"
+    instance.add_run_tags(run_id, {FAILURE_TAG: error.failure_type, PROGRESS_TAG: progress})
 
 
 class NextTry(Struct, frozen=True):

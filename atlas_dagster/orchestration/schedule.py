@@ -27,7 +27,9 @@ _LONGEST_BACKOFF = dt.timedelta(hours=6)
 #: Enough to grow from a second to the longest backoff.
 _MOST_DOUBLINGS = 16
 _TIMEZONE = "UTC"
+#: On every run that uses a connection, as far as we start it; and on those of its schedule.
 CONNECTION_TAG = "atlas/connection"
+SCHEDULE_TAG = "atlas/schedule"
 
 
 def is_cron(text: str) -> bool:
@@ -90,7 +92,7 @@ def _tick(
             )
     elif not passed and now < retry_at:
         return _skip(f"The last CHECK failed; it is tried again at {_shown(retry_at)}.", cursor)
-    if _is_busy(context, connection):
+    if _is_busy(context, connection, streams):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
     if passed:
         cursor = ScheduleCursor(handled=due.isoformat())
@@ -98,7 +100,7 @@ def _tick(
             run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if retry_at else ""),
             asset_selection=list(streams),
             asset_check_keys=[check_key(connection)],
-            tags={CONNECTION_TAG: connection.name},
+            tags=_tags(connection),
         )
         return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
     period = following - due
@@ -109,7 +111,7 @@ def _tick(
         run_key=f"{connection.name}:check:{now.isoformat()}",
         asset_selection=[],
         asset_check_keys=[check_key(connection)],
-        tags={CONNECTION_TAG: connection.name},
+        tags=_tags(connection),
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
 
@@ -122,7 +124,7 @@ def _again(
     cursor: ScheduleCursor,
 ) -> dg.SensorResult | None:
     """What to do about a sync that failed for a reason that may pass; None where nothing."""
-    ours = dg.RunsFilter(tags={CONNECTION_TAG: connection.name})
+    ours = dg.RunsFilter(tags={SCHEDULE_TAG: connection.name})
     last = next(iter(context.instance.get_run_records(ours, limit=1)), None)
     if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
         return None
@@ -149,9 +151,13 @@ def _again(
         run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
         asset_selection=[key for key in streams if key in wanted and key not in done],
         asset_check_keys=[check_key(connection)],
-        tags={CONNECTION_TAG: connection.name, **following.tags},
+        tags={**_tags(connection), **following.tags},
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+
+
+def _tags(connection: Connection) -> dict[str, str]:
+    return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name}
 
 
 def _now() -> dt.datetime:
@@ -169,9 +175,11 @@ def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connecti
     return record is None or record.status.value != "FAILED"
 
 
-def _is_busy(context: dg.SensorEvaluationContext, connection: Connection) -> bool:
+def _is_busy(
+    context: dg.SensorEvaluationContext, connection: Connection, streams: Sequence[dg.AssetKey]
+) -> bool:
+    """Whether a run that uses the connection is queued or running, whoever started it."""
     unfinished = dg.RunsFilter(
-        tags={CONNECTION_TAG: connection.name},
         statuses=[
             dg.DagsterRunStatus.QUEUED,
             dg.DagsterRunStatus.NOT_STARTED,
@@ -180,7 +188,12 @@ def _is_busy(context: dg.SensorEvaluationContext, connection: Connection) -> boo
             dg.DagsterRunStatus.CANCELING,
         ],
     )
-    return context.instance.get_runs_count(unfinished) > 0
+    return any(
+        run.tags.get(CONNECTION_TAG) == connection.name
+        or not (run.asset_selection or frozenset()).isdisjoint(streams)
+        or check_key(connection) in (run.asset_check_selection or ())
+        for run in context.instance.get_runs(unfinished)
+    )
 
 
 def _skip(reason: str, cursor: ScheduleCursor) -> dg.SensorResult:

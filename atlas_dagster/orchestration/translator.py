@@ -34,7 +34,9 @@ class AtlasTranslator:
     def get_asset_spec(self, props: StreamProps) -> dg.AssetSpec:
         stream = props.stream
         name = props.connection.source_name
-        schema = TableSchema.from_json_schema(stream.stream.json_schema)
+        schema = TableSchema.from_json_schema(
+            stream.stream.json_schema, nested=stream.nested_fields
+        )
         described = stream.stream.json_schema.get("description")
         mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
         cursor = f", cursor `{'.'.join(stream.cursor_field)}`" if stream.cursor_field else ""

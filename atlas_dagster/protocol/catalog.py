@@ -14,6 +14,8 @@ SyncMode = Literal["full_refresh", "incremental"]
 DestinationSyncMode = Literal["append", "overwrite", "append_dedup"]
 #: A field's place in a record: a list of keys from the top.
 FieldPath = tuple[str, ...]
+#: Field of sources that read a database's log: when a row was deleted there, else null.
+CDC_DELETED_AT = "_ab_cdc_deleted_at"
 
 
 class _DiscoveredStream(Struct):
@@ -93,7 +95,8 @@ class ConfiguredStream(Struct, frozen=True):
     """A stream as we ask for it.
 
     ``generation_id`` numbers the full copies of a table; when ``minimum_generation_id`` equals it,
-    rows of older generations go once the stream is complete.
+    rows of older generations go once the stream is complete. ``hard_deletes``: rows go that the
+    source says were deleted, instead of staying with the time of that.
     """
 
     stream: Stream
@@ -103,10 +106,19 @@ class ConfiguredStream(Struct, frozen=True):
     primary_key: tuple[FieldPath, ...]
     generation_id: int = 0
     minimum_generation_id: int = 0
+    hard_deletes: bool = False
 
     @property
     def descriptor(self) -> StreamDescriptor:
         return self.stream.descriptor
+
+    @property
+    def nested_fields(self) -> tuple[FieldPath, ...]:
+        """Keys and cursors below the top of a record that rows are compared by."""
+        if self.destination_sync_mode != "append_dedup":
+            return ()
+        paths = (*self.primary_key, self.cursor_field)
+        return tuple(dict.fromkeys(path for path in paths if len(path) > 1))
 
     @property
     def replaces(self) -> bool:
@@ -121,6 +133,7 @@ def configure(
     destination_sync_mode: DestinationSyncMode | None = None,
     cursor_field: FieldPath | None = None,
     primary_key: tuple[FieldPath, ...] | None = None,
+    hard_deletes: bool = False,
 ) -> ConfiguredStream:
     """Choose how to sync ``stream``; what is ``None`` is the Airbyte platform's default.
 
@@ -133,6 +146,7 @@ def configure(
     """
     name = stream.descriptor
     key = stream.source_defined_primary_key or primary_key or ()
+    key = tuple(path for path in key if path)
     cursor = cursor_field or stream.default_cursor_field
     if stream.source_defined_cursor and stream.default_cursor_field:
         cursor = stream.default_cursor_field
@@ -164,18 +178,23 @@ def configure(
             f"Stream '{name}' needs a cursor_field to be incremental: "
             "the source defines none; name a field that grows, such as updated_at."
         )
-    if destination_sync_mode == "append_dedup":
-        if not key:
-            raise ConfigError(
-                f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
-            )
-        nested = [path for path in key if len(path) != 1] or ([cursor] if len(cursor) > 1 else [])
-        if nested:
-            raise ConfigError(
-                f"Stream '{name}' has the nested key or cursor '{'.'.join(nested[0])}', which "
-                "append_dedup does not support yet; use destination_sync_mode append or overwrite."
-            )
-    return ConfiguredStream(stream, sync_mode, destination_sync_mode, cursor, key)
+    if destination_sync_mode == "append_dedup" and not key:
+        raise ConfigError(
+            f"Stream '{name}' needs a primary_key for append_dedup: the source defines none."
+        )
+    if hard_deletes and destination_sync_mode != "append_dedup":
+        raise ConfigError(
+            f"Stream '{name}' has cdc_deletes hard, which needs destination_sync_mode "
+            f"append_dedup; {destination_sync_mode} never deletes single rows."
+        )
+    if hard_deletes and CDC_DELETED_AT not in (stream.json_schema.get("properties") or {}):
+        raise ConfigError(
+            f"Stream '{name}' has cdc_deletes hard, but no field {CDC_DELETED_AT}: let the source "
+            "read the database's log (CDC), or leave cdc_deletes out."
+        )
+    return ConfiguredStream(
+        stream, sync_mode, destination_sync_mode, cursor, key, hard_deletes=hard_deletes
+    )
 
 
 def configured_catalog_json(streams: Iterable[ConfiguredStream], *, sync_id: int) -> bytes:

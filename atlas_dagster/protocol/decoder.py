@@ -16,9 +16,14 @@ import msgspec
 from atlas_dagster.protocol.messages import Message, Noise, Unreadable
 
 _BOM = b"\xef\xbb\xbf"
-_BLANK = " \t\r\x00"
-_DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"')
-_STREAM_NAME = re.compile(r'"(?:stream|name)"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_BLANKS = " \t\r\x00"
+_BLANK = re.compile(f"[{_BLANKS}]*")
+_DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"', re.IGNORECASE)
+#: What is left of an envelope that lost its ``type``.
+_DATA_FIELD = re.compile(r'[{,]\s*"(record|state)"\s*:\s*\{')
+_RECORD_DATA = re.compile(r'"data"\s*:')
+_STREAM_NAME = re.compile(r'"stream"\s*:\s*("(?:[^"\\]|\\.)*")')
+_DESCRIBED_NAME = re.compile(r'"stream_descriptor"\s*:\s*\{[^{}]*?"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -69,16 +74,19 @@ class MessageDecoder:
 
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
         """What a refused line holds; several messages where threads of a connector collided."""
-        text = line.removeprefix(_BOM).decode("utf-8", "replace").strip(_BLANK)
-        while text:
+        text = line.removeprefix(_BOM).decode("utf-8", "replace").rstrip(_BLANKS)
+        at = _after_blanks(text, 0)
+        while at < len(text):
+            value = None
             try:
-                value, end = _JSON.raw_decode(text)
-                message = self._exact_or_mended(text[:end], value)
+                value, end = _JSON.raw_decode(text, at)
+                message = self._exact_or_mended(text[at:end], value)
             except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
-                yield _unreadable_or_noise(text)
+                whole = isinstance(value, dict) and end == len(text)
+                yield _unreadable_or_noise(text[at:], whole=whole)
                 return
             yield message
-            text = text[end:].strip(_BLANK)
+            at = _after_blanks(text, end)
 
     def _exact_or_mended(self, text: str, value: Any) -> Message:
         try:
@@ -90,12 +98,37 @@ class MessageDecoder:
             return self._decode(_encode(envelope | {"type": value["type"].upper()}))
 
 
-def _unreadable_or_noise(text: str) -> Decoded:
-    kind = _DATA_KIND.search(text)
-    if kind is None:
+def _unreadable_or_noise(text: str, *, whole: bool) -> Decoded:
+    """``whole``: it is one object in good order, so a missing ``type`` was never there."""
+    found = _DATA_KIND.search(text) or (None if whole else _DATA_FIELD.search(text))
+    if found is None:
         return Noise(text)
-    name = _STREAM_NAME.search(text)
-    return Unreadable(kind[1], text, None if name is None else name[1])
+    kind = found[1].upper()
+    return Unreadable(kind, text, _stream_name(kind, text))
+
+
+def _stream_name(kind: str, text: str) -> str | None:
+    """The one stream that was hit; None where it could be any.
+
+    Text inside a record's data names no stream, and a global state or several messages hit many.
+    """
+    if kind == "RECORD":
+        data = _RECORD_DATA.search(text)
+        names = _STREAM_NAME.findall(text, 0, data.start() if data else len(text))
+    else:
+        names = [] if "global" in text.lower() else _DESCRIBED_NAME.findall(text)
+    messages = max(len(_DATA_KIND.findall(text)), len(_DATA_FIELD.findall(text)))
+    if messages > 1 or len(names) != 1:
+        return None
+    try:
+        return str(json.loads(names[0], strict=False))
+    except ValueError:
+        return None
+
+
+def _after_blanks(text: str, at: int) -> int:
+    blanks = _BLANK.match(text, at)
+    return at if blanks is None else blanks.end()
 
 
 def _strict(token: re.Match[str]) -> str:

@@ -110,7 +110,6 @@ class Estimate(Struct):
     type: str = "STREAM"
     namespace: str | None = None
     row_estimate: int | float | None = None
-    byte_estimate: int | float | None = None
 
 
 class Trace(Struct):

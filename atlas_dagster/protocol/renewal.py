@@ -2,7 +2,8 @@
 
 A source with single-use refresh tokens must be given the newest one next time, or it is locked out.
 The CDK sends its whole config; kept is only what differs from the user's declaration, each path
-beside a salted hash of what was declared there, so that a later edit by the user wins.
+beside a salted hash of what was declared there, so that a later edit by the user wins. For a key
+the connector added that is the object it was added to: what was derived from it is then outdated.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ from msgspec import Struct
 
 #: Keys the CDK puts into a config for itself (CDK ``entrypoint.py``).
 _INJECTED = "__injected"
-_ABSENT = object()
 
 ConfigPath = tuple[str, ...]
 
@@ -42,7 +42,7 @@ class Renewal(Struct, frozen=True):
         return cls(
             salt,
             tuple(
-                Renewed(path, value, _hash(salt, _get(declared, path)))
+                Renewed(path, value, _hash(salt, _nearest(declared, path)))
                 for path, value in _differences(declared, renewed)
             ),
         )
@@ -51,7 +51,7 @@ class Renewal(Struct, frozen=True):
         """``declared`` with the renewed values, except where the user has edited it since."""
         config = merged(declared, {})
         for renewed in self.values:
-            if _hash(self.salt, _get(declared, renewed.path)) == renewed.declared:
+            if _hash(self.salt, _nearest(declared, renewed.path)) == renewed.declared:
                 config = merged(config, _nested(renewed.path, renewed.value))
         return config
 
@@ -82,10 +82,10 @@ def _differences(
     declared: Mapping[str, Any], renewed: Mapping[str, Any], above: ConfigPath = ()
 ) -> Iterator[tuple[ConfigPath, Any]]:
     for key, value in renewed.items():
-        before = declared.get(key, _ABSENT)
+        before = declared.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             yield from _differences(before, value, (*above, key))
-        elif before is _ABSENT or not _same(before, value):
+        elif key not in declared or not _same(before, value):
             yield (*above, key), value
 
 
@@ -94,10 +94,11 @@ def _same(one: Any, other: Any) -> bool:
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def _get(config: Any, path: ConfigPath) -> Any:
+def _nearest(config: Any, path: ConfigPath) -> Any:
+    """What is declared at ``path``, or else the innermost value on the way there."""
     for key in path:
         if not isinstance(config, Mapping) or key not in config:
-            return _ABSENT
+            break
         config = config[key]
     return config
 
@@ -110,5 +111,4 @@ def _nested(path: ConfigPath, value: Any) -> dict[str, Any]:
 
 
 def _hash(salt: str, value: Any) -> str:
-    text = "" if value is _ABSENT else json.dumps(value, sort_keys=True)
-    return hashlib.sha256(f"{salt}{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{salt}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()

@@ -2,19 +2,22 @@
 
 Masked by value, not by name: every value at an ``airbyte_secret`` path of the SPEC (through
 ``oneOf`` and arrays) and every value that came from the environment, also in its JSON-escaped,
-URL-encoded and base64 forms.
+URL-encoded and base64 forms; of one that is a JSON object (a service account) its members, too.
 """
 
 import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 MASK = "**********"
 #: Shorter values would mangle every text they happen to occur in, and protect nothing.
 _SHORTEST = 3
+#: The same for what is only a part of a secret.
+_SHORTEST_PART = 8
 
 
 class Masker:
@@ -76,4 +79,26 @@ def _forms(secret: str) -> Iterator[str]:
     yield quote(secret, safe="")
     yield quote_plus(secret)
     yield base64.b64encode(secret.encode()).decode().rstrip("=")
-    yield from (line for line in secret.splitlines() if len(line) > 8)
+    yield from (form for form in _inside_base64(secret) if len(form) >= _SHORTEST_PART)
+    yield from (line for line in secret.splitlines() if len(line) > _SHORTEST_PART)
+    for part in _members(secret):
+        if len(part) >= _SHORTEST_PART:
+            yield from _forms(part)
+
+
+def _inside_base64(secret: str) -> Iterator[str]:
+    """What ``secret`` becomes inside a longer base64 text, such as ``user:password``.
+
+    That depends on where among three bytes it begins; left out are characters at its ends that hold
+    bits of its neighbours, too.
+    """
+    for before in range(3):
+        data = b"\0" * before + secret.encode()
+        encoded = base64.b64encode(data).decode()
+        yield encoded[-(-8 * before // 6) : 8 * len(data) // 6]
+
+
+def _members(secret: str) -> Iterator[str]:
+    if secret.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            yield from scalars(json.loads(secret))

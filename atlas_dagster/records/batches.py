@@ -20,6 +20,7 @@ from msgspec import Raw
 from atlas_dagster.protocol.messages import ABSENT, Record, present
 from atlas_dagster.records.changes import Misfit, Remarks, utf8
 from atlas_dagster.records.coerce import STRICT_TYPES
+from atlas_dagster.records.nested import NestedFields
 from atlas_dagster.records.numbers import parse_numbers
 from atlas_dagster.records.rows import RowDecoder
 from atlas_dagster.records.temporal import parse_dates, parse_local_timestamps, parse_timestamps
@@ -53,6 +54,7 @@ class BatchBuilder:
         self._records: list[Record] = []
         self.bytes = 0
         self._decode = RowDecoder(schema)
+        self._nested = NestedFields(schema)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -70,7 +72,9 @@ class BatchBuilder:
 
     def _build(self, records: list[Record]) -> pa.RecordBatch:
         remarks = Remarks()
-        arrays = self._columns(self._decode(records, remarks), remarks)
+        lists = self._decode(records, remarks)
+        lists += self._nested(lists, remarks)
+        arrays = self._columns(lists, remarks)
         arrays += self._metadata_columns(records, remarks)
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 

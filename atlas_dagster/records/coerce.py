@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT
 from atlas_dagster.records.changes import Misfit, Remarks
-from atlas_dagster.records.types import ColumnType, TableSchema
+from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
 #: What msgspec raises for JSON that it cannot read as asked.
 UNFIT = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -38,9 +38,7 @@ class RowCoercer:
     """Fits records into ``schema``."""
 
     def __init__(self, schema: TableSchema) -> None:
-        self._columns = [
-            (column.field, column.type, _STRICT.get(column.type)) for column in schema.columns
-        ]
+        self._columns = schema.top_level
 
     def __call__(self, data: Raw, row: int, remarks: Remarks) -> list[Any]:
         """The values of one record's JSON object, in column order, of the types above.
@@ -52,28 +50,32 @@ class RowCoercer:
             # Not an object at all, or nested beyond reading: the row stays, with its text.
             text = bytes(data).decode("utf-8", "replace")
             remarks.misfit(row, "", Misfit.TYPE, Raw(msgspec.json.encode(text)))
-            return [ABSENT if strict is None else None for _, _, strict in self._columns]
-        values: list[Any] = []
-        for field, kind, strict in self._columns:
-            raw = fields.pop(field, None)
-            if strict is None:
-                values.append(ABSENT if raw is None else raw)
-            elif raw is None:
-                values.append(None)
-            else:
-                try:
-                    values.append(strict(raw))
-                except UNFIT:
-                    value, why = _lenient(bytes(raw), kind)
-                    values.append(value)
-                    if why is Misfit.MENDED:  # its bytes could not be kept as text either
-                        remarks.changed(row, field, why)
-                    elif why is not None:
-                        remarks.misfit(row, field, why, raw)
+            return [fit(column, None, row, remarks) for column in self._columns]
+        values = [
+            fit(column, fields.pop(column.field, None), row, remarks) for column in self._columns
+        ]
         if fields:
             # In the source's order, the misfits behind.
             remarks.extras[row] = fields | remarks.extras.get(row, {})
         return values
+
+
+def fit(column: Column, raw: Raw | None, row: int, remarks: Remarks) -> Any:
+    """The value of one field, of the type above; ``raw`` is None where the record lacks it."""
+    strict = _STRICT.get(column.type)
+    if strict is None:
+        return ABSENT if raw is None else raw
+    if raw is None:
+        return None
+    try:
+        return strict(raw)
+    except UNFIT:
+        value, why = _lenient(bytes(raw), column.type)
+    if why is Misfit.MENDED:  # its bytes could not be kept as text either
+        remarks.changed(row, column.field, why)
+    elif why is not None:
+        remarks.misfit(row, column.field, why, raw)
+    return value
 
 
 def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:

@@ -33,14 +33,14 @@ class RowDecoder:
     def __init__(self, schema: TableSchema) -> None:
         self._schema = schema
         self._coerce = RowCoercer(schema)
-        self._declared = {column.field for column in schema.columns}
+        self._declared = {column.field for column in schema.top_level}
         self._undeclared: list[str] = []
         self._decode: Callable[[Raw], Any] | None
         self._shape()
 
     def _shape(self) -> None:
         """Make the struct: declared fields, then undeclared ones that many records have."""
-        columns = self._schema.columns
+        columns = self._schema.top_level
         names = [column.field for column in columns] + self._undeclared
         fields = [f"f{index}" for index in range(len(names))]
         types = [STRICT_TYPES.get(column.type, Raw) for column in columns]
@@ -62,7 +62,7 @@ class RowDecoder:
         self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
 
     def __call__(self, records: Sequence[Record], remarks: Remarks) -> list[Sequence[Any]]:
-        """The values of each column, of the types that :mod:`atlas_dagster.records.coerce` names.
+        """The values of each top-level column, of :mod:`atlas_dagster.records.coerce`'s types.
 
         ``remarks`` takes what does not fit and what is not declared.
         """
@@ -76,7 +76,7 @@ class RowDecoder:
             except UNFIT:
                 slow += 1
                 rows.append(self._row_type(*self._coerce(record.data, len(rows), remarks)))
-        width = len(self._schema.columns)
+        width = len(self._schema.top_level)
         lists: list[Sequence[Any]] = [()] * width
         if rows and self._values is not None:
             lists = list(zip(*map(self._values, rows), strict=True))

@@ -9,7 +9,7 @@ other value that does not fit, is kept as the source wrote it in ``_airbyte_extr
 :mod:`atlas_dagster.records.changes`), never rounded unseen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -137,12 +137,16 @@ def _string_type(format_: Any, airbyte_type: Any) -> ColumnType:
 
 
 class Column(Struct, frozen=True):
-    """One column: the record's field ``field`` lands in ``name``."""
+    """One column: the record's field ``field`` lands in ``name``.
+
+    ``path``: for a field below the top of the record, the keys that lead there; else empty.
+    """
 
     field: str
     name: str
     type: ColumnType
     description: str | None = None
+    path: tuple[str, ...] = ()
 
     @property
     def arrow(self) -> pa.Field:
@@ -150,40 +154,95 @@ class Column(Struct, frozen=True):
 
 
 class TableSchema(Struct, frozen=True):
-    """The columns of one stream's table, in the source's order, Airbyte's own ones last."""
+    """The columns of one stream's table, in the source's order, Airbyte's own ones last.
+
+    Those for nested fields come after the fields of the record itself.
+    """
 
     columns: tuple[Column, ...]
 
     @classmethod
     def from_json_schema(
-        cls, schema: Mapping[str, Any], *, known_names: Mapping[str, str] | None = None
+        cls,
+        schema: Mapping[str, Any],
+        *,
+        nested: Iterable[tuple[str, ...]] = (),
+        known_names: Mapping[str, str] | None = None,
     ) -> "TableSchema":
         """Derive the columns. A schema without properties gives none: all goes to the JSON column.
 
-        ``known_names`` maps fields to the column names an existing table already uses for them.
+        ``nested``: paths of fields below the top that get a column, too; one that ``schema`` rules
+        out gets none. ``known_names`` maps fields to the column names an existing table already
+        uses for them.
         """
-        properties = schema.get("properties")
-        properties = properties if isinstance(properties, Mapping) else {}
+        declared = schema.get("properties")
+        properties = dict(declared) if isinstance(declared, Mapping) else {}
+        paths = {}
+        for path in nested:
+            if declares(schema, path):
+                field = ".".join(path)
+                while field in properties:  # a dot may be part of a plain name
+                    field = f".{field}"
+                paths[field] = path
+                properties[field] = property_at(schema, path)
         own = {field.name for field in METADATA_FIELDS}
         known = {k: v for k, v in (known_names or {}).items() if k in properties}
         names = assign(properties, known=known, reserved=own)
         return cls(
             tuple(
-                Column(field, names[field], column_type(sub), _description(sub))
+                Column(
+                    field,
+                    names[field],
+                    column_type(sub),
+                    _description(sub),
+                    path=paths.get(field, ()),
+                )
                 for field, sub in properties.items()
             )
         )
 
     @property
+    def top_level(self) -> tuple[Column, ...]:
+        """The columns of the record's own fields."""
+        return tuple(column for column in self.columns if not column.path)
+
+    @property
     def arrow(self) -> pa.Schema:
         return pa.schema([*(column.arrow for column in self.columns), *METADATA_FIELDS])
 
-    def column_of(self, field: str) -> str:
-        """Name of the column that holds ``field``; raises KeyError for an undeclared one."""
+    def column_of(self, *path: str) -> str:
+        """Name of the column that holds the field at ``path``; raises KeyError if there is none."""
         for column in self.columns:
-            if column.field == field:
+            if (column.path or (column.field,)) == path:
                 return column.name
-        raise KeyError(field)
+        raise KeyError(path)
+
+
+def property_at(schema: Any, path: Sequence[str]) -> Any:
+    """The JSON schema of the field at ``path``; None where an object on the way lists no fields.
+
+    Raises:
+        KeyError: an object on the way lists other fields only.
+    """
+    for key in path:
+        properties = schema.get("properties") if isinstance(schema, Mapping) else None
+        if not isinstance(properties, Mapping) or not properties:
+            return None
+        schema = properties[key]
+    return schema
+
+
+def declares(schema: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether records of ``schema`` may have a field at ``path``; at the top it must be listed."""
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping) or path[0] not in properties:
+        return False
+    try:
+        property_at(schema, path)
+    except KeyError:
+        return False
+    above = column_type(properties[path[0]])
+    return len(path) == 1 or above in (ColumnType.OBJECT, ColumnType.UNKNOWN)
 
 
 def _description(schema: Any) -> str | None:

@@ -17,6 +17,8 @@ from typing import Literal, Self
 from atlas_dagster.runners.executor import ExecutorConfig
 
 Verb = Literal["spec", "check", "discover", "read"]
+#: On this machine, in a virtual machine on it (Docker Desktop, Colima), or on another one.
+EnginePlace = Literal["here", "virtual machine", "elsewhere"]
 Channel = Literal["stdout", "stderr", "idle"]
 
 #: One piece of output: the channel and its bytes, cut anywhere. ``("idle", b"")`` says that
@@ -61,11 +63,13 @@ def file_name(option: str) -> str:
 class ExitStatus:
     """How a connector ended: ``code`` as a shell reports it (137 is SIGKILL).
 
-    ``oom_killed`` says that it needed more than its ``memory_limit``.
+    ``oom_killed`` says that it needed more than its ``memory_limit``, ``cut_off`` that its output
+    ended long before it did: what it printed last may be lost, whatever ``code`` says.
     """
 
     code: int
     oom_killed: bool = False
+    cut_off: bool = False
 
 
 class ConnectorProcess(ABC):
@@ -121,8 +125,8 @@ class Runner(ABC):
         """
 
     @property
-    def engine_is_here(self) -> bool | None:
-        """Whether the engine of the connector's container runs on this machine.
+    def engine_place(self) -> EnginePlace | None:
+        """Where the engine of the connector's container runs.
 
         None for a connector that is no container: its localhost is ours.
         """

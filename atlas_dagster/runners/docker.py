@@ -12,6 +12,7 @@ import secrets
 import socket
 import tarfile
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ import docker
 import docker.errors
 import requests
 from docker.types import LogConfig
+from docker.utils import parse_repository_tag
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import (
@@ -26,12 +28,13 @@ from atlas_dagster.runners.base import (
     STOP_GRACE_SECONDS,
     ConnectorCommand,
     ConnectorProcess,
+    EnginePlace,
     ExitStatus,
     Output,
     Runner,
     file_name,
 )
-from atlas_dagster.runners.engine import API_ERRORS, is_here, reason
+from atlas_dagster.runners.engine import API_ERRORS, place, reason
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.frames import FrameDecoder
 from atlas_dagster.runners.images import Explain, have_image
@@ -41,6 +44,12 @@ CONNECTION_LABEL = "atlas.connection"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
+#: Silent seconds, about, after which the engine is asked whether it is still there.
+_ASK_AFTER = 60
+#: What the engine answers to requests that it may grant later: gone, in conflict, too many.
+_PASSING = (404, 409, 429)
+#: How much later than its output a container may end: its last process closes both, then dies.
+_ENDING = timedelta(seconds=1)
 _FIRST_WORDS = 500
 #: Exit code of a JVM told to end when its heap is full, as ours are.
 _JVM_OUT_OF_MEMORY = 3
@@ -73,35 +82,42 @@ class DockerRunner(Runner):
         return self._image
 
     @property
-    def engine_is_here(self) -> bool:
-        """Whether localhost in the network ``host`` is this machine."""
-        return is_here(self._client)
+    def engine_place(self) -> EnginePlace:
+        return place(self._client)
 
     def identity(self) -> str:
         image = self.ensure_image()
-        digests = image.get("RepoDigests") or [image["Id"]]
-        return f"{self.reference}@{digests[0].rpartition('@')[2]}"
+        repository, _ = parse_repository_tag(self.reference.partition("@")[0])
+        digests = dict(d.split("@") for d in image.get("RepoDigests") or [])
+        # Of the repository it was asked from; the engine may know the image by others too.
+        digest = digests.get(repository.removeprefix("docker.io/"))
+        return f"{self.reference}@{digest or next(iter(digests.values()), image['Id'])}"
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         container: str | None = None
+        stream: Any = None
         api = self._client.api
         try:
             image = self.ensure_image()
-            container = self._create(command)
+            container = self._create(command, image["Id"])
             user = image["Config"].get("User") or "0"
             folder = _tar(command.files, *self._owner(container, user))
             api.put_archive(container, "/", folder)
             stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
             api.start(container)
         except BaseException as error:
-            if container is not None:
-                _remove(api, container)
+            try:
+                if stream is not None:
+                    _hang_up(stream)
+            finally:
+                if container is not None:
+                    _remove(api, container)
             if isinstance(error, API_ERRORS):
-                raise self._refusal(reason(error)) from error
+                raise self._refusal(error) from error
             raise
         return _DockerProcess(self._client, container, stream, self.reference, image)
 
-    def _create(self, command: ConnectorCommand) -> str:
+    def _create(self, command: ConnectorCommand, image_id: str) -> str:
         api = self._client.api
         connection = command.labels.get(CONNECTION_LABEL, "adhoc")
         executor = self.executor
@@ -117,10 +133,14 @@ class DockerRunner(Runner):
             cap_add=list(executor.cap_add),
             security_opt=["no-new-privileges"],
             network_mode=executor.network,
-            extra_hosts={"host.docker.internal": "host-gateway"},
+            # A container whose network this one shares has its own hosts, and Docker refuses more.
+            extra_hosts=None
+            if executor.network.startswith("container:")
+            else {"host.docker.internal": "host-gateway"},
         )
         created = api.create_container(
-            self.reference,
+            # Not the reference: its tag may mean another image by now.
+            image_id,
             command.arguments(f"/{_FOLDER}"),
             name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
             labels={CONNECTION_LABEL: connection, **command.labels},
@@ -142,9 +162,9 @@ class DockerRunner(Runner):
     def _cpus(self) -> float:
         return float(self._client.info()["NCPU"])
 
-    def _refusal(self, said: str) -> AtlasError:
+    def _refusal(self, error: BaseException) -> AtlasError:
         """The error for what the engine said when it could not start a container."""
-        network = self.executor.network
+        said, network = reason(error), self.executor.network
         if f"network {network} not found" in said:
             return ConfigError(
                 f"The Docker engine has no network '{network}'; create it with "
@@ -159,6 +179,12 @@ class DockerRunner(Runner):
                 f"Docker could not start {self.reference} because its disk is full",
                 "free some space, for example with `docker system prune`",
             )
+        status = error.status_code if isinstance(error, docker.errors.APIError) else None
+        if status is not None and 400 <= status < 500 and status not in _PASSING:
+            return ConfigError(
+                f"Docker refuses to start {self.reference} ({said}); correct the executor of the "
+                "connection, or choose another image."
+            )
         return RunnerUnavailableError(f"Docker could not start {self.reference} ({said}).")
 
     def _owner(self, container: str, image_user: str) -> tuple[int, int]:
@@ -171,9 +197,9 @@ class DockerRunner(Runner):
             passwd = archive.extractfile("passwd")
             lines = passwd.read().decode("utf-8", "replace").splitlines() if passwd else []
         for line in lines:
-            name, _, uid, gid, *_ = line.split(":")
-            if name == user:
-                return int(uid), int(gid)
+            match line.split(":"):
+                case [name, _, uid, gid, *_] if name == user:
+                    return int(uid), int(gid)
         raise ConfigError(
             f"The image {self.reference} runs as user '{user}', which its /etc/passwd does not "
             "have; rebuild the image with a numeric USER."
@@ -200,6 +226,8 @@ class _DockerProcess(ConnectorProcess):
         #: What stderr began with, as long as stdout is silent.
         self._first_words = b""
         self._spoke = False
+        #: By the engine's clock, as is the time it says a container ended.
+        self._output_ended: datetime | None = None
         self._closed = False
 
     def output(self) -> Iterator[Output]:
@@ -207,15 +235,25 @@ class _DockerProcess(ConnectorProcess):
         buffer = bytearray(_READ_BYTES)
         view = memoryview(buffer)
         self._socket.settimeout(IDLE_SECONDS)
+        _keep_alive(self._socket)
+        silent = 0
         while True:
             try:
                 count = self._socket.recv_into(buffer)
             except TimeoutError:
-                yield "idle", b""
-                continue
+                count = -1
             except OSError as error:
                 raise self._gone(error) from error
+            if count < 0:
+                silent += 1
+                if silent % _ASK_AFTER == 0:
+                    self._ask()
+                yield "idle", b""
+                continue
+            silent = 0
             if count == 0:
+                if not decoder.is_between_frames:
+                    raise self._gone(EOFError("the output broke off"))
                 yield from self._until_it_ends()
                 return
             for channel, piece in decoder.feed(view[:count]):
@@ -225,13 +263,19 @@ class _DockerProcess(ConnectorProcess):
                 yield channel, piece
 
     def _until_it_ends(self) -> Iterator[Output]:
-        """A connector may close its outputs and go on working."""
+        """The output may end before the container: a proxy or a tunnel closed the connection."""
+        try:
+            self._output_ended = datetime.fromisoformat(self._api.info()["SystemTime"])
+        except API_ERRORS as error:
+            raise self._gone(error) from error
         while True:
             try:
                 self._api.wait(self._container, timeout=int(IDLE_SECONDS))
+            except requests.ReadTimeout:
+                yield "idle", b""
             except requests.ConnectionError as error:
-                # docker-py gives up waiting with this, urllib3's own error inside.
-                if not isinstance(error, requests.ReadTimeout) and "timed out" not in str(error):
+                # So it times out once the headers are there, urllib3's own error inside.
+                if "timed out" not in str(error):
                     return
                 yield "idle", b""
             except API_ERRORS:
@@ -242,7 +286,7 @@ class _DockerProcess(ConnectorProcess):
     def wait(self) -> ExitStatus:
         try:
             code = int(self._api.wait(self._container, timeout=_LAST_CALL_SECONDS)["StatusCode"])
-            oom_killed = bool(self._api.inspect_container(self._container)["State"]["OOMKilled"])
+            state = self._api.inspect_container(self._container)["State"]
         except docker.errors.NotFound as error:
             raise RunnerUnavailableError(
                 f"The container of {self._reference} was removed by someone else while it ran",
@@ -252,19 +296,34 @@ class _DockerProcess(ConnectorProcess):
             raise self._gone(error) from error
         if code != 0 and not self._spoke:
             self._raise_if_foreign()
-        return ExitStatus(code, oom_killed or (code == _JVM_OUT_OF_MEMORY and self._is_java()))
+        heap_full = code == _JVM_OUT_OF_MEMORY and self._is_java()
+        finished = datetime.fromisoformat(state["FinishedAt"])
+        return ExitStatus(
+            code,
+            oom_killed=bool(state["OOMKilled"]) or heap_full,
+            cut_off=self._output_ended is not None and finished > self._output_ended + _ENDING,
+        )
 
     def close(self) -> None:
         if self._closed:
             return
-        with contextlib.suppress(OSError):
-            # Closing the stream alone leaves the connection to the garbage collector.
-            self._stream._response.close()
-        with contextlib.suppress(*API_ERRORS):
-            if self._api.inspect_container(self._container)["State"]["Running"]:
-                self._api.stop(self._container, timeout=int(STOP_GRACE_SECONDS))
-        _remove(self._api, self._container)
-        self._closed = True
+        try:
+            _hang_up(self._stream)
+            with contextlib.suppress(*API_ERRORS):
+                if self._api.inspect_container(self._container)["State"]["Running"]:
+                    self._api.stop(self._container, timeout=int(STOP_GRACE_SECONDS))
+        finally:  # whoever interrupts us does not wait for the grace
+            _remove(self._api, self._container)
+            self._closed = True
+
+    def _ask(self) -> None:
+        """Notice an engine that was lost: its connection may never say so."""
+        try:
+            self._api.inspect_container(self._container)
+        except docker.errors.NotFound:
+            pass  # the output ends, and wait() says why
+        except API_ERRORS as error:
+            raise self._gone(error) from error
 
     def _gone(self, error: Exception) -> RunnerUnavailableError:
         return RunnerUnavailableError(
@@ -282,7 +341,11 @@ class _DockerProcess(ConnectorProcess):
         words = self._first_words.lower()
         if b"exec " not in words:
             return
-        image, engine = self._image.get("Architecture"), self._client.version().get("Arch")
+        try:
+            engine = self._client.version().get("Arch")
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+        image = self._image.get("Architecture")
         if b"exec format error" in words or image != engine:
             raise ConfigError(
                 f"The image {self._reference} (built for {image}) does not run on this Docker "
@@ -293,6 +356,23 @@ class _DockerProcess(ConnectorProcess):
     def _is_java(self) -> bool:
         names = [entry.partition("=")[0] for entry in self._image["Config"].get("Env") or []]
         return "JAVA_HOME" in names or "JAVA_VERSION" in names
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Have the system notice within two minutes that the other side is lost."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS calls the first one otherwise.
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _hang_up(stream: Any) -> None:
+    with contextlib.suppress(OSError):
+        # Closing the stream alone leaves the connection to the garbage collector.
+        stream._response.close()
 
 
 def _remove(api: docker.APIClient, container: str) -> None:

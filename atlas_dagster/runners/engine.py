@@ -7,7 +7,9 @@ context named by ``DOCKER_CONTEXT``, the CLI's current context, the default sock
 import hashlib
 import json
 import os
+import socket
 import ssl
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ from docker.tls import TLSConfig
 from docker.utils import kwargs_from_env
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.base import EnginePlace
 
 _API_TIMEOUT_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 20
@@ -52,17 +55,22 @@ def connect() -> docker.DockerClient:
         raise _refusal(host, error) from error
 
 
-def is_here(client: docker.DockerClient) -> bool:
-    """Whether the engine's host network is this machine's own.
-
-    That of Docker Desktop is not: the engine is in a virtual machine.
-    """
+def place(client: docker.DockerClient) -> EnginePlace:
+    """Where the engine runs, seen from this machine."""
     url = urlsplit(client.api.base_url)
-    if url.scheme != "http+docker" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
-        return False
+    by_socket = url.scheme == "http+docker"
+    if not by_socket and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+        return "elsewhere"
+    info: dict[str, Any] = {}
     with suppress(*API_ERRORS):
-        return bool(client.info().get("OperatingSystem") != "Docker Desktop")
-    return True
+        info = client.info()
+    # On a Mac every engine is in a virtual machine.
+    if sys.platform == "darwin" or info.get("OperatingSystem") == "Docker Desktop":
+        return "virtual machine"
+    # A socket may be forwarded by SSH, or be given to a container that we run in.
+    if by_socket and info.get("Name") not in (None, socket.gethostname()):
+        return "elsewhere"
+    return "here"
 
 
 def reason(error: BaseException) -> str:

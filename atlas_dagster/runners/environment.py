@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_dir
 from uv import find_uv_bin
 
@@ -27,6 +29,9 @@ _COMPLETE = ".complete"
 _ANY_PYTHON = "3.99"
 #: What uv says is repeated in an error only up to this many characters.
 _COMPLAINT_CHARACTERS = 200
+
+#: Longest run of uv: packages without wheels are compiled in it.
+_UV_SECONDS = 15 * 60
 
 #: uv gets its own settings too: a company's package index is often named in them.
 _INHERITED_BY_UV = re.compile(rf"{INHERITED.pattern}|TMPDIR|NETRC|UV_\w+|XDG_\w+")
@@ -63,7 +68,7 @@ class Environment:
         try:
             if not self._is_complete():
                 self._root.mkdir(parents=True, exist_ok=True)
-                with FileLock(f"{self._environment}.lock"):
+                with self._alone():
                     if not self._is_complete():
                         self._build()
         except (OSError, _UvError) as error:
@@ -75,6 +80,19 @@ class Environment:
                 "choose a package that is an Airbyte source."
             )
         return path
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        lock = FileLock(f"{self._environment}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _log.info("Waiting for another run, which is installing %s", self._title)
+            lock.acquire()  # its uv ends in time
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _is_complete(self) -> bool:
         # The interpreter is a link, and the Python it leads to may have been removed since.
@@ -167,14 +185,21 @@ def _uv(*arguments: str, directory: Path) -> None:
     # Our own Python comes first, so that uv takes it wherever it fits.
     ours = str(Path(sys.base_prefix) / "bin")
     environment["PATH"] = os.pathsep.join([ours, environment.get("PATH", os.defpath)])
-    done = subprocess.run(
-        [*dying_with_us(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=directory,
-        env=environment,
-    )
+    try:
+        done = subprocess.run(
+            [*dying_with_us(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=directory,
+            env=environment,
+            timeout=_UV_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunnerUnavailableError(
+            f"`uv {' '.join(arguments)}` did not end within {_UV_SECONDS / 60:g} minutes",
+            "check the network and the package index, then sync again",
+        ) from error
     if done.returncode != 0:
         # Older versions of uv break lines and draw a frame of box characters around them.
         said = re.sub(r"[^!-~]+", " ", done.stderr.decode(errors="replace"))

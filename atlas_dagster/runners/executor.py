@@ -12,6 +12,7 @@ _UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmg]?)i?b?", re.IGNORECASE)
 #: Docker refuses a container with less.
 _LEAST_MEMORY = 6 * 1024**2
+_LEAST_CPUS = 0.01
 
 
 def parse_memory(text: str) -> int:
@@ -85,6 +86,13 @@ class ExecutorConfig(BaseModel):
         if not 0 < value < math.inf:
             raise ValueError(f"{value} is no limit; write a number above 0")
         return value
+
+    @field_validator("cpu_limit")
+    @classmethod
+    def _is_enough(cls, cpus: float) -> float:
+        if cpus < _LEAST_CPUS:
+            raise ValueError(f"{cpus} CPUs are too few; write at least {_LEAST_CPUS}")
+        return cpus
 
     @field_validator("network")
     @classmethod

@@ -19,6 +19,11 @@ class FrameDecoder:
         self._left = 0
         self._channel: Literal["stdout", "stderr"] = "stdout"
 
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether all that came so far were whole frames."""
+        return not self._header and self._left == 0
+
     def feed(self, data: memoryview) -> Iterator[tuple[Literal["stdout", "stderr"], bytes]]:
         position, end = 0, len(data)
         while position < end:

@@ -27,7 +27,7 @@ class _Cause(NamedTuple):
 
     words: str
     why: str
-    fix: str
+    fix: str  # {image} stands for its reference
     passes: bool  # by itself
 
 
@@ -48,7 +48,8 @@ _CAUSES = (
     _Cause(
         r"no matching manifest|no match for platform|does not match the specified platform",
         "it is not built for the architecture of the Docker engine",
-        "choose a version that is, or an engine of another architecture",
+        "choose a version that is, or have the engine emulate another one: "
+        "`docker pull --platform linux/amd64 {image}`",
         False,
     ),
     _Cause(
@@ -155,9 +156,10 @@ def _refusal(reference: str, said: str) -> AtlasError:
     sentence = f"The image {reference} cannot be pulled"
     for cause in _CAUSES:
         if re.search(cause.words, said, re.IGNORECASE):
+            fix = cause.fix.format(image=reference)
             if cause.passes:
-                return RunnerUnavailableError(f"{sentence}: {cause.why}", cause.fix)
-            return ConfigError(f"{sentence}: {cause.why}; {cause.fix}.")
+                return RunnerUnavailableError(f"{sentence}: {cause.why}", fix)
+            return ConfigError(f"{sentence}: {cause.why}; {fix}.")
     return RunnerUnavailableError(
         f"{sentence} ({said})", "check its name, its tag and the network, or load it"
     )

@@ -17,6 +17,7 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster.runners.base import (
     ConnectorCommand,
     ConnectorProcess,
+    EnginePlace,
     ExitStatus,
     Output,
     Runner,
@@ -79,8 +80,8 @@ class ManifestRunner(Runner):
         self._runner = runner
 
     @property
-    def engine_is_here(self) -> bool | None:
-        return self._runner.engine_is_here
+    def engine_place(self) -> EnginePlace | None:
+        return self._runner.engine_place
 
     def identity(self) -> str:
         manifest = f"{self._manifest.name}@sha256:{self._manifest.digest}"
@@ -93,7 +94,8 @@ class ManifestRunner(Runner):
         files = {**command.files, "manifest-path": self._manifest.content}
         if self._manifest.components is not None:
             files["components-path"] = self._manifest.components
-        return self._runner.start(replace(command, files=files, environment=_TRUSTED))
+        environment = {**command.environment, **_TRUSTED}
+        return self._runner.start(replace(command, files=files, environment=environment))
 
 
 class _Answer(ConnectorProcess):

@@ -77,7 +77,7 @@ def start_process(
     token = secrets.token_hex(8)
     with ExitStack() as undo:
         try:
-            _remove_leftovers()
+            remove_leftovers()
             private = undo.enter_context(_private_directory())
             for option, content in command.files.items():
                 _write_private(private / file_name(option), content)
@@ -231,7 +231,7 @@ def _private_directory() -> Iterator[Path]:
             os.close(lock)
 
 
-def _remove_leftovers() -> None:
+def remove_leftovers() -> None:
     """Remove the directories of processes that were killed: there are passwords in them."""
     for directory in Path(gettempdir()).glob(f"{_DIRECTORY_PREFIX}*"):
         # Another user's, gone by now, or locked by its living owner.

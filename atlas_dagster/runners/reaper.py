@@ -5,12 +5,15 @@ sync (and a sensor) does. Only what carries our labels, of this deployment, is l
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import docker
 import docker.errors
 
 from atlas_dagster.runners.docker import CONNECTION_LABEL
+from atlas_dagster.runners.engine import API_ERRORS
 from atlas_dagster.runners.marks import kill, label_of, marked
+from atlas_dagster.runners.process import remove_leftovers
 
 DEPLOYMENT_LABEL = "atlas.deployment"
 #: ``run:<Dagster run id>``, or a process: ``command:<host>:<pid>:<start>``, ``request:…``.
@@ -22,19 +25,21 @@ def reap(
 ) -> list[str]:
     """Kill and remove the containers of ``deployment`` whose owner ``has_ended``.
 
-    Returns the names of the containers removed.
+    Returns the names of the containers removed; what the engine does not do now, is left to the
+    next time.
     """
-    removed = []
+    removed: list[str] = []
     labels = [CONNECTION_LABEL, f"{DEPLOYMENT_LABEL}={deployment}"]
-    for container in client.containers.list(
-        all=True, filters={"label": labels}, ignore_removed=True
-    ):
-        if has_ended(container.labels.get(OWNER_LABEL, "")):
-            try:
-                container.remove(force=True, v=True)
-            except docker.errors.APIError:
-                continue  # someone else is removing it, or it is gone
-            removed.append(str(container.name))
+    with suppress(*API_ERRORS):
+        for container in client.containers.list(
+            all=True, filters={"label": labels}, ignore_removed=True
+        ):
+            if has_ended(container.labels.get(OWNER_LABEL, "")):
+                try:
+                    container.remove(force=True, v=True)
+                except docker.errors.APIError:
+                    continue  # someone else is removing it, or it is gone
+                removed.append(str(container.name))
     return removed
 
 
@@ -42,7 +47,7 @@ def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list
     """Kill the processes of ``deployment`` whose owner ``has_ended``.
 
     The kernel kills a connector together with Atlas, but not what the connector has started.
-    Returns the processes killed, in words.
+    Their private files go too. Returns the processes killed, in words.
     """
     killed = []
     for pid, found in marked():
@@ -50,4 +55,5 @@ def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list
         if ours and has_ended(label_of(found, OWNER_LABEL)):
             kill(pid)
             killed.append(f"process {pid} of {label_of(found, CONNECTION_LABEL)}")
+    remove_leftovers()
     return killed

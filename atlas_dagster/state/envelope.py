@@ -19,6 +19,8 @@ VERSION = 1
 #: In place of a state that is kept elsewhere.
 _ELSEWHERE = Raw(b"null")
 WriteMode = Literal["append", "overwrite", "append_dedup"]
+#: What a commit was made for: a sync's rows, or a user's word about the state, without rows.
+Action = Literal["sync", "refresh", "clear", "reset", "set", "accept"]
 
 
 class StagedFile(Struct, frozen=True):
@@ -34,13 +36,21 @@ class StagedFile(Struct, frozen=True):
 
 
 class StreamCommit(Struct, frozen=True):
-    """One stream's part of a commit. ``replaces``: older rows of the table go."""
+    """One stream's part of a commit.
+
+    ``replaces``: older rows of the table go. ``primary_key``: paths of the key that the table has
+    one row for; none if it may have more. ``restarts``: older rows go later, once the stream, which
+    is read from the beginning now, is complete. ``begun_by``: the root run that began that reading.
+    """
 
     stream: StreamDescriptor
     table: tuple[str, ...]
     generation_id: int
     replaces: bool
     files: tuple[StagedFile, ...] = ()
+    primary_key: tuple[tuple[str, ...], ...] = ()
+    restarts: bool = False
+    begun_by: str | None = None
 
     @property
     def rows(self) -> int:
@@ -57,6 +67,7 @@ class Envelope(Struct, frozen=True):
     state: Raw
     prepared_at: float
     run_id: str | None = None
+    action: Action = "sync"
     version: int = VERSION
 
     @property

@@ -28,13 +28,15 @@ class Resumption(Struct, frozen=True):
 
     ``envelope`` is its last commit, None when it starts from the beginning. ``replaces``: rows the
     table still holds belong to a past that was given up and go when the stream is complete.
-    ``unrecorded``: the event log lacks ``envelope``. ``notice`` tells a user of anything unusual.
+    ``begun_by``: the root run that began to read it from the beginning. ``unrecorded``: the table's
+    last commit, where the event log lacks it. ``notice`` tells a user of anything unusual.
     """
 
     generation_id: int = 0
     envelope: Envelope | None = None
     replaces: bool = False
-    unrecorded: bool = False
+    begun_by: str | None = None
+    unrecorded: Envelope | None = None
     notice: str | None = None
 
 
@@ -73,7 +75,9 @@ def reconcile(
             "event log nor what Atlas keeps beside the tables (_atlas) knows, so it is not known "
             "where to continue: restore one of them, or delete the table to read the stream again."
         )
-    generation = envelope.commit_of(stream).generation_id
+    last_commit = envelope.commit_of(stream)
+    generation = last_commit.generation_id
+    unrecorded = None if recorded else envelope
     if remembered.wiped_at is not None and remembered.wiped_at > envelope.prepared_at:
         return Resumption(
             generation_id=generation + 1,
@@ -81,4 +85,18 @@ def reconcile(
             notice=f"Stream '{stream}' was wiped in Dagster; it is read again from the beginning "
             "and its old rows are replaced once that is complete.",
         )
-    return Resumption(generation_id=generation, envelope=envelope, unrecorded=not recorded)
+    if last_commit.restarts:
+        return Resumption(
+            generation_id=generation,
+            replaces=True,
+            begun_by=last_commit.begun_by,
+            unrecorded=unrecorded,
+            notice=f"Stream '{stream}' is refreshed: it is read again from the beginning and its "
+            "old rows are replaced once that is complete.",
+        )
+    return Resumption(
+        generation_id=generation,
+        envelope=envelope,
+        begun_by=last_commit.begun_by,
+        unrecorded=unrecorded,
+    )

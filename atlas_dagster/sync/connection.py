@@ -42,6 +42,12 @@ class StreamSelection(BaseModel):
         None, description="Field or fields that identify a row; a nested list is a path."
     )
 
+    cdc_deletes: Literal["soft", "hard"] = Field(
+        "soft",
+        description="What becomes of rows that the source deleted, with append_dedup: soft keeps "
+        "them with the time in _ab_cdc_deleted_at, hard deletes them.",
+    )
+
     def cursor_path(self) -> FieldPath | None:
         match self.cursor_field:
             case None:
@@ -144,6 +150,7 @@ class Connection(BaseModel):
                 destination_sync_mode=selection.destination_sync_mode,
                 cursor_field=selection.cursor_path(),
                 primary_key=selection.key_paths(),
+                hard_deletes=selection.cdc_deletes == "hard",
             )
             for stream in catalog.streams
             if (selection := chosen.get(stream.descriptor)) is not None

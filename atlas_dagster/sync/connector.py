@@ -1,17 +1,21 @@
 """A connector at work: SPEC, CHECK, DISCOVER, and the command for READ."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import TypeVar
 
 import msgspec
 
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
 from atlas_dagster.protocol.catalog import Catalog
-from atlas_dagster.protocol.messages import CatalogMessage, ConnectionStatus, Message, Spec
+from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
 from atlas_dagster.sync.conversation import Conversation, Log, readable
 from atlas_dagster.sync.live_config import LiveConfig
 from atlas_dagster.sync.localhost import advice
+
+_Answer = TypeVar("_Answer")
 
 
 class Connector:
@@ -52,9 +56,7 @@ class Connector:
         Raises:
             ConnectorFailedError: it gave no SPEC.
         """
-        spec = self._ask("spec").spec
-        assert spec is not None
-        return spec
+        return self._ask("spec", lambda message: message.spec)
 
     def check(self) -> None:
         """Whether the source can be reached with this config.
@@ -63,8 +65,7 @@ class Connector:
             CheckFailedError: the connector says that it cannot; the message is its own.
             ConnectorFailedError: it crashed instead of answering.
         """
-        status = self._ask("check").connectionStatus
-        assert status is not None
+        status = self._ask("check", lambda message: message.connectionStatus)
         if status.status != "SUCCEEDED":
             reason = self._masker(status.message or "it gave no reason").strip()
             if hint := self._advice_on_localhost():
@@ -77,9 +78,7 @@ class Connector:
         Raises:
             ConnectorFailedError: it gave no catalog.
         """
-        catalog = self._ask("discover").catalog
-        assert catalog is not None
-        return Catalog.from_message(catalog)
+        return Catalog.from_message(self._ask("discover", lambda message: message.catalog))
 
     def converse(self) -> Conversation:
         return Conversation(
@@ -99,24 +98,29 @@ class Connector:
         return ConnectorCommand(verb, {**config, **(files or {})}, labels)
 
     def _advice_on_localhost(self) -> str | None:
-        here = self.runner.engine_is_here
-        if here is None or self._config is None:
+        engine = self.runner.engine_place
+        if engine is None or self._config is None:
             return None
         network = self.runner.executor.network
-        return advice(self._config.value, network=network, engine_is_here=here)
+        return advice(self._config.value, network=network, engine=engine)
 
-    def _ask(self, verb: Verb) -> Message:
-        """Run ``verb`` and return its answer: the last one, should there be several."""
-        command = self.command(verb)
+    def _ask(self, verb: Verb, wanted: Callable[[Message], _Answer | None]) -> _Answer:
+        """Run ``verb`` and return its answer: the last one, should there be several.
+
+        Answers to what was not asked are ignored.
+        """
         conversation = self.converse()
-        answer: Message | None = None
-        for message in conversation.messages(command):
-            if isinstance(message, Message) and _answers(message):
-                if answer is not None and message.connectionStatus != answer.connectionStatus:
+        answer: _Answer | None = None
+        with closing(conversation.messages(self.command(verb))) as messages:
+            for message in messages:
+                found = wanted(message) if isinstance(message, Message) else None
+                if found is None:
+                    continue
+                if answer not in (None, found):
                     self.log("WARN", f"{self.name} gave two answers; the last one counts.")
-                answer = message
+                answer = found
         # FAILED comes with exit code 0; a crash gives no answer, or a wrong exit code.
-        if answer is None or (conversation.failed and not _says_failed(answer.connectionStatus)):
+        if answer is None or (conversation.failed and not _says_failed(answer)):
             if answer is None and not conversation.failed:
                 raise ConnectorFailedError(
                     f"{self.name} ended {verb} without an answer; check that "
@@ -126,11 +130,5 @@ class Connector:
         return answer
 
 
-def _answers(message: Message) -> bool:
-    answers: tuple[Spec | ConnectionStatus | CatalogMessage | None, ...]
-    answers = (message.spec, message.connectionStatus, message.catalog)
-    return any(answer is not None for answer in answers)
-
-
-def _says_failed(status: ConnectionStatus | None) -> bool:
-    return status is not None and status.status != "SUCCEEDED"
+def _says_failed(answer: object) -> bool:
+    return isinstance(answer, ConnectionStatus) and answer.status != "SUCCEEDED"

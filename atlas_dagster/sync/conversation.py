@@ -1,7 +1,7 @@
 """One call of a connector: its messages one by one, its chatter to a log, its end explained."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
@@ -64,7 +64,9 @@ class Conversation:
         self._stderr = b""
         self._stopped: str | None = None
 
-    def messages(self, command: ConnectorCommand) -> Iterator[Message | Unreadable | None]:
+    def messages(
+        self, command: ConnectorCommand
+    ) -> Generator[Message | Unreadable | None, None, None]:
         """Yield what the connector answers; None when all that came so far is dealt with.
 
         LOG, TRACE ERROR, CONTROL and text are dealt with here. The connector is stopped when the
@@ -160,7 +162,7 @@ class Conversation:
             return False
         if decoded.log is not None:
             text = decoded.log.message or ""
-            self.log(decoded.log.level or "INFO", text)
+            self.log(decoded.log.level or "INFO", _lines(text, decoded.log.stack_trace))
             if decoded.log.level == "FATAL":
                 self._remember(text)
             return True
@@ -173,16 +175,18 @@ class Conversation:
         if decoded.trace is not None and decoded.trace.error is not None:
             error = self._masked(decoded.trace.error)
             self.errors.append(error)
-            self._log("ERROR", error.message or "")
+            said = (error.message, error.internal_message, error.stack_trace)
+            self._log("ERROR", _lines(*said))
             return True
         return False
 
     def _masked(self, error: TraceError) -> TraceError:
+        internal = error.internal_message if error.message else None
         text = error.message or error.internal_message or "it gave no reason"
         return msgspec.structs.replace(
             error,
             message=self._mask(text),
-            internal_message=None,
+            internal_message=self._mask(internal) if internal else None,
             stack_trace=self._mask(error.stack_trace) if error.stack_trace else None,
         )
 
@@ -198,3 +202,7 @@ class Conversation:
 
     def _remember(self, text: str) -> None:
         self._last_words = [*self._last_words, self._mask(text)[:500]][-_LAST_WORDS:]
+
+
+def _lines(*texts: str | None) -> str:
+    return "\n".join(text.rstrip() for text in texts if text)

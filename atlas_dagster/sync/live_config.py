@@ -133,8 +133,9 @@ class LiveConfig:
         self._connection = connection
         self._store = store
         self._explain = explain
-        self.value = self._stored().applied_to(declared)
-        self._mask(self._stored())
+        stored = self._stored()
+        self.value = stored.applied_to(declared)
+        self._mask(stored)
 
     def renew(self, config: Mapping[str, Any]) -> None:
         """Take what the connector sent, and store it before anything else is read from it.

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from atlas_dagster.runners.base import EnginePlace
+
 #: localhost as a whole value, or as the host in a URL or connection string.
 _LOCALHOST = re.compile(
     r"(?:^|//|[@(,;=])\s*(?:localhost|127(?:\.\d{1,3}){3}|::1|\[::1\])(?=$|[:/,;?&)\s])",
@@ -13,23 +15,33 @@ _LOCALHOST = re.compile(
 _NO_TUNNEL = "NO_TUNNEL"
 
 
-def advice(config: Mapping[str, Any], *, network: str, engine_is_here: bool) -> str | None:
+def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> str | None:
     """What to write in place of localhost, where ``config`` has one that cannot be meant.
 
-    ``network`` is that of the container, ``engine_is_here`` whether the engine runs on this
-    machine. Names fields, never values: they may hold passwords.
+    ``network`` is that of the container, ``engine`` where its engine runs. Names fields, never
+    values: they may hold passwords.
     """
-    meant = network.startswith("container:") or (network == "host" and engine_is_here)
+    meant = network.startswith("container:") or (network == "host" and engine == "here")
     fields = [] if meant else list(_fields(_seen_from_container(config)))
     if not fields:
         return None
     names = " and ".join(f"'{name}'" for name in fields)
+    if engine == "virtual machine" and network == "none":
+        return (
+            f"localhost in {names} is the connector's own container, without any network; write "
+            "host.docker.internal and set executor: {network: bridge} if this machine is meant"
+        )
+    if engine == "virtual machine":
+        return (
+            f"localhost in {names} is not this machine, for Docker runs in a virtual machine on "
+            "it; write host.docker.internal for this machine"
+        )
     if network == "host":
         return (
             f"localhost in {names} is the machine of the Docker engine, which is not this one; "
             "write the name or address of the machine that is meant"
         )
-    if not engine_is_here:
+    if engine == "elsewhere":
         return (
             f"localhost in {names} is the connector's own container; "
             "write the name or address of the machine that is meant"

@@ -3,38 +3,23 @@
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
 
 import msgspec
-import pyarrow as pa
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
-from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError, DestinationError
-from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.errors import AtlasError, BreakingChangeError, DestinationError
+from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.records.names import assign
-from atlas_dagster.records.types import TableSchema, column_type
+from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
+from atlas_dagster.state.reconcile import Resumption
+from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
+from atlas_dagster.sync.standing import StateStore, look, stored_blob
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class StateStore(Protocol):
-    """Where envelopes are remembered outside the destination: Dagster's event log."""
-
-    def remembered(
-        self,
-        tables: Mapping[StreamDescriptor, TablePath],
-        committed: Mapping[StreamDescriptor, int | None],
-    ) -> Mapping[StreamDescriptor, Remembered]:
-        """What is known of each stream, all in one call.
-
-        ``committed`` is what the tables hold: only where the newest materialization says otherwise
-        need more be looked at.
-        """
 
 
 class StreamPlan(Struct, frozen=True):
@@ -55,6 +40,11 @@ class StreamPlan(Struct, frozen=True):
         return self.table.replaces or snapshot
 
     @property
+    def key(self) -> tuple[FieldPath, ...]:
+        """What the table has one row for."""
+        return self.configured.primary_key if self.table.mode == "append_dedup" else ()
+
+    @property
     def descriptor(self) -> StreamDescriptor:
         return self.configured.descriptor
 
@@ -62,13 +52,15 @@ class StreamPlan(Struct, frozen=True):
 class SyncPlan(Struct, frozen=True):
     """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far.
 
-    ``needed``: the commits that streams not read now hold. ``refused``: streams that cannot be
-    read, and why; the others can.
+    ``root_run_id``: of the run that this one tries again. ``needed``: the commits of tables whose
+    streams are not read now, or start over. ``refused``: streams that cannot be read, and why; the
+    others can.
     """
 
     connection: str
     sync_id: int
     run_id: str | None
+    root_run_id: str | None
     streams: tuple[StreamPlan, ...]
     state: ConnectionState
     last_seq: int
@@ -86,11 +78,13 @@ def make_plan(
     store: StateStore,
     run_id: str | None,
     notify: Callable[[str], None],
+    root_run_id: str | None = None,
 ) -> SyncPlan:
     """Plan a sync of the ``selected`` of ``streams``.
 
     A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
-    configured streams are planned. ``notify`` is told of anything unusual.
+    configured streams are planned. ``notify`` is told of anything unusual. ``root_run_id`` is that
+    of the run which this one tries again, by default its own.
 
     Raises, where there is no stream that could be read without the refused ones:
         DestinationError: a table and its state do not belong together, or a table cannot be
@@ -98,38 +92,21 @@ def make_plan(
         ConfigError: a declared key or cursor is not a column.
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
-    refused: dict[StreamDescriptor, AtlasError] = {}
+    paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
     try:
         destination.recover(connection)
     except OSError as error:
         raise writing_failed(connection, error) from error
-    paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    committed: dict[StreamDescriptor, int | None] = dict.fromkeys(paths)
-    for name, path in paths.items():
-        try:
-            committed[name] = destination.committed(connection, path)
-        except DestinationError as error:
-            refused[name] = error
-    remembered = store.remembered(paths, committed)
-    resumptions: dict[StreamDescriptor, Resumption] = {}
-    for name in paths.keys() - refused.keys():
-        try:
-            resumptions[name] = reconcile(
-                name,
-                remembered.get(name, Remembered()),
-                committed[name],
-                lambda seq: destination.envelope(connection, seq),
-            )
-        except AtlasError as error:
-            refused[name] = error
-    envelopes = [r.envelope for r in resumptions.values() if r.envelope is not None]
-    newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
-    whole = newest is not None and newest.connection_state.type != "STREAM"
+    standing = look(connection, paths, destination=destination, store=store)
+    newest, whole = standing.newest, standing.is_whole
+    resumptions, refused = standing.resumptions, dict(standing.refused)
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
+    if newest is not None:
+        refused |= _switched(connection, newest, chosen, resumptions)
     if newest is not None and whole:
         if refused:
             raise next(iter(refused.values()))
-        _refuse_to_leave_out(newest.connection_state, chosen, resumptions)
+        _refuse_to_leave_out(connection, newest.connection_state, chosen, resumptions)
     if len(chosen) > len(set(selected)):
         notify(
             f"The state of {connection} covers all its streams together, so all "
@@ -141,7 +118,12 @@ def make_plan(
         if stream.descriptor in refused:
             continue
         try:
-            plan = _plan_stream(stream, resumptions[stream.descriptor], destination, paths)
+            plan = plan_stream(stream, resumptions[stream.descriptor], destination, paths)
+            if stream.descriptor in standing.changed and not plan.table.replaces:
+                raise standing.changed[stream.descriptor]
+            if plan.table.mode == "append_dedup" and not plan.table.replaces:
+                known = destination.known_columns(plan.table.path)
+                refuse_new_key_column(plan.configured, plan.table.schema, known)
         except AtlasError as error:
             if whole:
                 raise
@@ -152,22 +134,17 @@ def make_plan(
             notify(plan.resumption.notice)
     if refused and not plans:
         raise next(iter(refused.values()))
+    continued = {plan.descriptor for plan in plans if plan.resumption.envelope is not None}
     return SyncPlan(
         connection=connection,
         sync_id=int(time.time() * 1000),
         run_id=run_id,
+        root_run_id=root_run_id or run_id,
         streams=tuple(plans),
         state=_state_to_send(plans, newest if whole else None),
-        # Wiped streams count too: a table never goes back to a smaller number.
-        last_seq=max(
-            *(seq or 0 for seq in committed.values()),
-            *(known.envelope.seq for known in remembered.values() if known.envelope),
-            0,
-        ),
+        last_seq=standing.last_seq,
         needed=frozenset(
-            seq
-            for name, seq in committed.items()
-            if seq and name not in {p.descriptor for p in plans}
+            seq for name, seq in standing.committed.items() if seq and name not in continued
         ),
         refused=refused,
     )
@@ -183,7 +160,42 @@ def writing_failed(connection: str, error: OSError) -> DestinationError:
     )
 
 
+def _switched(
+    connection: str,
+    newest: Envelope,
+    streams: Collection[ConfiguredStream],
+    resumptions: Mapping[StreamDescriptor, Resumption],
+) -> dict[StreamDescriptor, AtlasError]:
+    """Streams left behind when the source went over from one state for all to one for each.
+
+    Or the other way round. Their own last state means nothing to the source any more.
+    """
+    refused: dict[StreamDescriptor, AtlasError] = {}
+    now = newest.connection_state
+    for stream in streams:
+        name = stream.descriptor
+        last = resumptions[name].envelope if name in resumptions else None
+        if last is None or stream.sync_mode != "incremental":
+            continue
+        was = last.connection_state
+        if now.type == "STREAM" and was.type != "STREAM":
+            refused[name] = BreakingChangeError(
+                f"The source now keeps a state for each stream, but the last one stored for "
+                f"'{name}' is of all streams together ({was.type}), so it is not known where to "
+                f"continue; run `atlas refresh {connection} --stream {name}`."
+            )
+        own = was.type == "STREAM" and name in was.streams
+        if own and now.type != "STREAM" and name not in now.streams:
+            refused[name] = BreakingChangeError(
+                f"The source now keeps one state for all streams ({now.type}), but the one stored "
+                f"is without '{name}', so it is not known where to continue; "
+                f"run `atlas refresh {connection}`."
+            )
+    return refused
+
+
 def _refuse_to_leave_out(
+    connection: str,
     state: ConnectionState,
     streams: Collection[ConfiguredStream],
     resumptions: Mapping[StreamDescriptor, Resumption],
@@ -201,17 +213,22 @@ def _refuse_to_leave_out(
         ):
             raise BreakingChangeError(
                 f"Stream '{name}' was wiped or its table deleted, but its source keeps one state "
-                "for all streams and cannot read this one alone from the beginning; wipe the "
-                "other streams of the connection, too."
+                "for all streams and cannot read this one alone from the beginning; "
+                f"to read all of them again, run `atlas refresh {connection}`."
             )
 
 
-def _plan_stream(
+def plan_stream(
     stream: ConfiguredStream,
     resumption: Resumption,
     destination: Destination,
     paths: Mapping[StreamDescriptor, TablePath],
 ) -> StreamPlan:
+    """What a sync that continues ``stream`` from ``resumption`` will do.
+
+    Raises:
+        ConfigError: a declared key or cursor is not a column.
+    """
     full_refresh = stream.sync_mode == "full_refresh"
     overwrite = stream.destination_sync_mode == "overwrite"
     generation = resumption.generation_id
@@ -226,23 +243,26 @@ def _plan_stream(
         minimum_generation_id=generation if replaces else 0,
     )
     path = paths[stream.descriptor]
+    if resumption.envelope is not None and not replaces:
+        held = {field for field, _ in destination.known_columns(path)}
+        refuse_breaking_change(stream, resumption.envelope, held)
     schema = _table_schema(stream, path, destination)
     dedup = stream.destination_sync_mode == "append_dedup"
-    if dedup and not replaces:
-        _refuse_new_key_type(stream, schema, destination.known_columns(path))
     table = TableSpec(
         path=path,
         schema=schema,
         mode=stream.destination_sync_mode,
-        primary_key=tuple(_column(schema, stream, key) for key in stream.primary_key)
+        primary_key=tuple(column_at(schema, stream, key) for key in stream.primary_key)
         if dedup
         else (),
-        cursor=_column(schema, stream, stream.cursor_field)
+        cursor=column_at(schema, stream, stream.cursor_field)
         if dedup and stream.cursor_field
         else None,
         replaces=replaces,
+        deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
     )
-    return StreamPlan(stream, table, resumption, _stored_blob(resumption.envelope, stream))
+    blob = stored_blob(resumption.envelope, stream.descriptor)
+    return StreamPlan(stream, table, resumption, blob)
 
 
 def _table_schema(
@@ -252,49 +272,19 @@ def _table_schema(
 
     A field whose type changed gets a new column named after the type: Delta cannot change one.
     """
-    properties = stream.stream.json_schema.get("properties")
-    properties = properties if isinstance(properties, Mapping) else {}
+    wanted = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
     known = destination.known_columns(path)
     held = {field: column for (field, _), column in known.items()}
     names = {}
-    for field, schema in properties.items():
-        kind = column_type(schema)
+    for field, kind in ((column.field, column.type) for column in wanted.columns):
         if (field, kind.arrow) in known:
             names[field] = known[field, kind.arrow]
         elif field in held and not stream.replaces:
-            wanted = f"{held[field]}_{kind.value}"
-            names[field] = assign([wanted], reserved=known.values())[wanted]
-    return TableSchema.from_json_schema(stream.stream.json_schema, known_names=names)
-
-
-def _refuse_new_key_type(
-    stream: ConfiguredStream, schema: TableSchema, known: Mapping[tuple[str, pa.DataType], str]
-) -> None:
-    held = {field for field, _ in known}
-    for path in stream.primary_key:
-        column = _column(schema, stream, path)
-        if path[0] in held and column not in known.values():
-            raise BreakingChangeError(
-                f"Stream '{stream.descriptor}' has a new type for its key '{path[0]}', so new rows "
-                "cannot be matched with those in the table; wipe the stream to read it again."
-            )
-
-
-def _column(schema: TableSchema, stream: ConfiguredStream, path: tuple[str, ...]) -> str:
-    try:
-        return schema.column_of(path[0])
-    except KeyError:
-        raise ConfigError(
-            f"Stream '{stream.descriptor}' has no field '{path[0]}' to be its key or cursor; "
-            f"its fields are {', '.join(column.field for column in schema.columns)}."
-        ) from None
-
-
-def _stored_blob(envelope: Envelope | None, stream: ConfiguredStream) -> Raw | None:
-    if envelope is None:
-        return None
-    state = envelope.connection_state
-    return state.streams.get(stream.descriptor) or state.shared
+            name = f"{held[field]}_{kind.value}"
+            names[field] = assign([name], reserved=known.values())[name]
+    return TableSchema.from_json_schema(
+        stream.stream.json_schema, nested=stream.nested_fields, known_names=names
+    )
 
 
 def _state_to_send(plans: Collection[StreamPlan], newest: Envelope | None) -> ConnectionState:

@@ -6,6 +6,7 @@ that whoever drives it can record it at once.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 
 from msgspec import Raw, Struct
 
@@ -109,23 +110,24 @@ class SyncSession:
         command = self._connector.command("read", self._files())
         try:
             self._open()
-            for message in conversation.messages(command):
-                if message is None:
-                    if said := self._progress.due(self._streams.values()):
-                        self._connector.log("INFO", said)
-                    yield from self._commit_due()
-                elif isinstance(message, Unreadable):
-                    self._on_unreadable(message)
-                elif message.record is not None:
-                    self._on_record(message.record)
-                elif message.state is not None and is_whole(message.state):
-                    yield from self._on_state(message.state)
-                elif message.trace is not None and message.trace.stream_status is not None:
-                    yield from self._on_status(message.trace.stream_status)
-                elif message.trace is not None and message.trace.estimate is not None:
-                    self._progress.estimate(message.trace.estimate)
-                elif message.type in ("RECORD", "STATE"):
-                    self._on_unreadable(Unreadable(message.type, "it holds nothing"))
+            with closing(conversation.messages(command)) as messages:
+                for message in messages:
+                    if message is None:
+                        if said := self._progress.due(self._streams.values()):
+                            self._connector.log("INFO", said)
+                        yield from self._commit_due()
+                    elif isinstance(message, Unreadable):
+                        self._on_unreadable(message)
+                    elif message.record is not None:
+                        self._on_record(message.record)
+                    elif message.state is not None and is_whole(message.state):
+                        yield from self._on_state(message.state)
+                    elif message.trace is not None and message.trace.stream_status is not None:
+                        yield from self._on_status(message.trace.stream_status)
+                    elif message.trace is not None and message.trace.estimate is not None:
+                        self._progress.estimate(message.trace.estimate)
+                    elif message.type in ("RECORD", "STATE"):
+                        self._on_unreadable(Unreadable(message.type, "it holds nothing"))
             yield from self._end(conversation)
         except OSError as error:
             raise writing_failed(self._plan.connection, error) from error
@@ -144,7 +146,9 @@ class SyncSession:
     def _open(self) -> None:
         for plan in self._plan.streams:
             writer = self._destination.open(self._plan.connection, plan.table)
-            stream = ActiveStream(plan, writer, sync_id=self._plan.sync_id)
+            stream = ActiveStream(
+                plan, writer, sync_id=self._plan.sync_id, root_run_id=self._plan.root_run_id
+            )
             self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
             if plan.resumption.envelope is not None:
                 self._envelopes[plan.descriptor] = plan.resumption.envelope
@@ -222,9 +226,10 @@ class SyncSession:
         came = sum(stream.records_since_state for stream in streams)
         if counted is None or int(counted) == came:
             return True
+        whose = "its state" if len(streams) == 1 else "the state of all streams"
         for stream in streams:
             stream.fault = (
-                f"its state says that {int(counted)} records came before it, but {came} did; "
+                f"{whose} says that {int(counted)} records came before it, but {came} did; "
                 "nothing after the last agreement is kept"
             )
         return False
@@ -295,8 +300,9 @@ class SyncSession:
             return False
         if stream.status == "COMPLETE":
             return True
-        # Old sources emit no statuses at all; their exit code is the only word.
-        return not self._statuses_seen and not conversation.failed
+        # Old sources emit no statuses at all; their exit code is the only word, and none on output
+        # that did not reach us.
+        return not (self._statuses_seen or conversation.failed or _is_cut_off(conversation))
 
     def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
         """The source says the stream is complete: make all of it durable and visible."""
@@ -381,6 +387,13 @@ class SyncSession:
         cause: ConnectorFailedError | None = None
         if conversation.failed:
             cause = conversation.failure()
+        elif failed and _is_cut_off(conversation):
+            cause = ConnectorFailedError(
+                f"The connection to the output of {conversation.name} ended before its container "
+                "did, so records may be lost; see what lies between Atlas and the Docker engine "
+                "(a proxy, a tunnel), then sync again.",
+                failure_type="transient_error",
+            )
         reasons = [f"{name}: {error}" for name, error in refused.items()]
         reasons.append(_reasons(failed, cause))
         finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
@@ -395,6 +408,10 @@ class SyncSession:
             failure_type=_failure_type(cause, refused.values()),
             stack_trace=cause.stack_trace if cause else None,
         )
+
+
+def _is_cut_off(conversation: Conversation) -> bool:
+    return conversation.exit is not None and conversation.exit.cut_off
 
 
 def _stored_state(plan: SyncPlan) -> ConnectionState:

@@ -25,8 +25,13 @@ class ActiveStream:
     of the rows since the last commit are.
     """
 
-    def __init__(self, plan: StreamPlan, writer: StreamWriter, *, sync_id: int) -> None:
+    def __init__(
+        self, plan: StreamPlan, writer: StreamWriter, *, sync_id: int, root_run_id: str | None
+    ) -> None:
         self.plan = plan
+        # A stream that starts from the beginning without having been asked to begins here.
+        continued = plan.resumption.begun_by or plan.resumption.envelope
+        self._begun_by = plan.resumption.begun_by if continued else root_run_id
         self.writer = writer
         self.builder = BatchBuilder(
             plan.table.schema,
@@ -113,6 +118,8 @@ class ActiveStream:
             generation_id=self.plan.configured.generation_id,
             replaces=self.plan.table.replaces,
             files=self.writer.stage(),
+            primary_key=self.plan.key,
+            begun_by=self._begun_by,
         )
 
     def committed(self) -> None:

@@ -123,7 +123,7 @@ def test_a_secret_is_nowhere_to_be_read(chaos: Chaos) -> None:
     assert done.failure.failure_type == "config_error"
     assert getattr(done.failure, "stack_trace", None) == "File x\n  **********"
     assert sorted(text for _, text in chaos.log) == [
-        "login with ********** failed",
+        "login with ********** failed\ninside **********\nFile x\n  **********",
         "plain **********",
         "stderr **********",
         "user:**********@host",

@@ -38,6 +38,7 @@ def spec(
     key: tuple[str, ...] = ("id",),
     cursor: str | None = None,
     replaces: bool = False,
+    deleted_at: str | None = None,
     **columns: Any,
 ) -> TableSpec:
     """A table with the columns ``id`` and ``v``, and those of ``columns``; None drops one."""
@@ -50,6 +51,7 @@ def spec(
         primary_key=key if mode == "append_dedup" else (),
         cursor=cursor,
         replaces=replaces or mode == "overwrite",
+        deleted_at=deleted_at,
     )
 
 
@@ -80,7 +82,12 @@ class Store(ABC):
         self.seq += 10
         commits = [
             StreamCommit(
-                StreamDescriptor(wanted.path[-1]), wanted.path, 0, wanted.replaces, writer.stage()
+                StreamDescriptor(wanted.path[-1]),
+                wanted.path,
+                0,
+                wanted.replaces,
+                writer.stage(),
+                tuple((column,) for column in wanted.primary_key),
             )
             for writer in writers
             for wanted in [self._specs[id(writer)]]

@@ -1,9 +1,15 @@
 """One row per key: which version of it wins, the same in every destination."""
 
+import itertools
+from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
-from stores import INTEGER, STRING, T0, Store, spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+from stores import INTEGER, STRING, T0, Lake, Store, spec
 
 PLAIN = spec("append_dedup")
 BY_CURSOR = spec("append_dedup", cursor="at", at=INTEGER)
@@ -121,10 +127,20 @@ def test_to_append_and_back(store: Store) -> None:
     store.sync(PLAIN, [row(1, "a")])
     store.sync(spec("append"), [row(1, "b"), row(2, "c")])
     assert store.committed() == store.seq
-    store.sync(PLAIN, [row(1, "d")])
-    # Of the rows appended meanwhile under one key, Postgres updates each and Delta keeps one.
-    assert sorted(set(store.rows())) == [(1, "d"), (2, "c")]
+    writer = store.sync(PLAIN, [row(1, "d")])
+    assert store.rows() == [(1, "d"), (2, "c")]
+    assert writer.describe().row_count == 2
     assert store.committed() == store.seq
+
+
+def test_of_rows_appended_under_one_key_the_newest_stays(store: Store) -> None:
+    appended = spec("append", at=INTEGER)
+    store.sync(appended, [row(1, "a", at=1), row(1, "b", at=3), row(1, "c", at=2), row(None, "n")])
+    store.sync(appended, [row(2**63, "x"), row(2**64, "y"), row(None, "o")], at=T0 + 1000)
+    late = [row(1, "d", at=2), row(None, "p"), row(2**64, "z")]
+    writer = store.sync(BY_CURSOR, late, at=T0 + 2000)
+    assert store.rows() == [(1, "b"), (None, "p"), (None, "x"), (None, "z")]
+    assert writer.describe().row_count == 4
 
 
 def test_a_replaced_table(store: Store) -> None:
@@ -185,3 +201,152 @@ def test_keys_of_every_type(store: Store, kind: Any, values: list[Any]) -> None:
     for v in ("a", "b"):
         store.sync(wanted, [row(1, v, k=value) for value in values])
     assert store.rows("v") == [("b",)] * len(values)
+
+
+# Keys that their columns do not hold
+
+DIGITS = ["1.0000000000000001", "1.0000000000000002", "1", "1e400", "2e400", "null"]
+
+
+def keyed(field: str, texts: list[str], v: str) -> list[Raw]:
+    """Rows with ``texts``, as they are written, under ``field``."""
+    return [
+        Raw(f'{{"{field}":{text},"v":"{v} {place}","undeclared":"{v}"}}'.encode())
+        for place, text in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (INTEGER, [str(2**63), str(2**63 + 1), str(2**64 - 1), "null", "1", '"x"', '"y"']),
+        ({"type": "number"}, DIGITS),
+        ({"type": "object"}, ['{"a":1}', "1", "2", '"it\'s"']),
+        ({"type": "string", "format": "date-time"}, ['"2024-01-01T00:00:00Z"', '"1"', '"2"']),
+    ],
+    ids=["integer", "number", "object", "timestamp"],
+)
+@pytest.mark.parametrize("field", ["k", "it's \\\"k"])
+def test_keys_that_do_not_fit_stay_apart(
+    store: Store, kind: Any, texts: list[str], field: str, syncs: int
+) -> None:
+    name = field.replace('\\"', '"')
+    wanted = spec("append_dedup", id=None, **{name: kind})
+    column = wanted.schema.column_of(name)
+    wanted = msgspec.structs.replace(wanted, primary_key=(column,))
+    first, second = keyed(field, texts, "a"), keyed(field, texts[:-1], "b")
+    if syncs == 1:
+        store.sync(wanted, first, second)
+    else:
+        store.sync(wanted, first)
+        store.sync(wanted, second, at=T0 + 1000)
+    last = len(texts) - 1
+    assert store.rows("v") == sorted([(f"a {last}",), *((f"b {n}",) for n in range(last))])
+
+
+def test_part_of_a_composite_key_that_does_not_fit(store: Store) -> None:
+    wanted = spec("append_dedup", key=("id", "k"), k={"type": "number"})
+    keys = [(1, 2**63), (2**63, 1), (2**63, 2**63 + 1), (1, None), (2**63 + 1, 1), (1, 1)]
+    for v in ("a", "b"):
+        store.sync(wanted, [row(id, f"{v} {n}", k=k) for n, (id, k) in enumerate(keys)])
+    assert store.rows("v") == [(f"b {n}",) for n in range(len(keys))]
+
+
+@pytest.mark.parametrize("kind", ["integer", "number"])
+def test_any_number_is_a_key(lake: Lake, kind: str) -> None:
+    """Whatever its digits, and whatever the source writes that it does not declare."""
+    numbers = st.integers(-(2**65), 2**65) | st.integers(2**63 - 2, 2**63 + 2)
+    if kind == "number":
+        numbers = numbers.map(lambda n: Decimal(n).scaleb(-17))
+    keys = st.lists(st.none() | numbers, max_size=8)
+    table = itertools.count()
+
+    @settings(max_examples=25, deadline=None)
+    @given(st.lists(keys, max_size=3))
+    def check(syncs: list[list[Any]]) -> None:
+        wanted = spec("append_dedup", table=("c", f"t{next(table)}"), id={"type": kind})
+        expected: dict[Any, str] = {}
+        for number, values in enumerate(syncs):
+            rows = []
+            for place, value in enumerate(values):
+                v = f"{number}.{place}"
+                expected[value] = v
+                text = "null" if value is None else format(value, "f" if kind == "number" else "d")
+                rows.append(Raw(f'{{"id":{text},"v":"{v}","w":{place}}}'.encode()))
+            lake.sync(wanted, rows)
+        if syncs:
+            found = lake.rows("v", table=wanted.path)
+            assert found == sorted((v,) for v in expected.values())
+
+    check()
+
+
+# Rows that are deleted in the source
+
+DELETED = "_ab_cdc_deleted_at"
+CDC = {"at": INTEGER, DELETED: STRING}
+SOFT = spec("append_dedup", cursor="at", **CDC)
+HARD = spec("append_dedup", cursor="at", deleted_at=DELETED, **CDC)
+
+
+def tombstone(id: int | None, at: int) -> dict[str, Any]:
+    return row(id, "gone", at=at, **{DELETED: "2024-01-01"})
+
+
+def test_soft_deletes_keep_the_row(store: Store) -> None:
+    store.sync(SOFT, [row(1, "a", at=1), row(2, "b", at=1)])
+    store.sync(SOFT, [tombstone(1, 2), tombstone(3, 2)])
+    assert store.rows("id", "v", DELETED) == [
+        (1, "gone", "2024-01-01"),
+        (2, "b", None),
+        (3, "gone", "2024-01-01"),
+    ]
+
+
+@pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
+@pytest.mark.parametrize(
+    ("versions", "left"),
+    [
+        ([row(1, "a", at=1), tombstone(1, 2)], []),
+        ([row(1, "a", at=1), tombstone(1, 1)], []),  # extracted later
+        ([row(1, "a", at=1), tombstone(1, 2), row(1, "b", at=3)], ["b"]),
+        ([row(1, "a", at=3), tombstone(1, 2)], ["a"]),  # an older tombstone comes late
+        ([row(2, "a", at=3), tombstone(1, 2)], ["a"]),  # of a row never seen
+        ([row(None, "a", at=1), row(1, "b", at=1), tombstone(None, 2)], ["b"]),
+        ([row(2**63, "a", at=1), row(2**64, "b", at=1), tombstone(2**64, 2)], ["a"]),
+        ([tombstone(1, 1)], []),
+    ],
+)
+def test_hard_deletes(
+    store: Store, versions: list[dict[str, Any]], left: list[str], syncs: int
+) -> None:
+    store.sync(HARD, [row(9, "other", at=1)])
+    if syncs == 1:
+        writer = store.sync(HARD, *([version] for version in versions))
+    else:
+        for number, version in enumerate(versions):
+            writer = store.sync(HARD, [version], at=T0 + 1000 * number)
+    assert store.rows("v") == [*((v,) for v in left), ("other",)]
+    assert writer.describe().row_count == len(left) + 1
+
+
+def test_hard_deletes_in_a_replaced_table(store: Store) -> None:
+    store.sync(HARD, [row(1, "a", at=1)])
+    replacing = msgspec.structs.replace(HARD, replaces=True)
+    store.sync(replacing, [row(2, "b", at=1), row(3, "c", at=1), tombstone(3, 2), tombstone(4, 1)])
+    assert store.rows() == [(2, "b")]
+
+
+def test_from_soft_to_hard_deletes(store: Store) -> None:
+    store.sync(SOFT, [row(1, "a", at=1), row(2, "b", at=1), tombstone(2, 2)])
+    store.sync(HARD, [tombstone(1, 2), tombstone(2, 3)])
+    assert store.rows() == []
+
+
+def test_changes_from_before_the_cursor_was_chosen(store: Store) -> None:
+    writer = store.open(PLAIN)
+    store.write(writer, [row(1, "a")])
+    store.commit(writer)
+    store.sync(HARD, [row(1, "b", at=1), row(2, "c", at=1), tombstone(2, 2)])
+    assert store.rows() == [(1, "b")]

@@ -198,3 +198,20 @@ def test_what_waits_for_its_row_group_is_bounded_over_all_tables(
     lake.commit(*writers)
     for number in range(5):
         assert len(lake.rows(table=("c", f"t{number}"))) == 9
+
+
+def test_what_keys_do_not_need_is_not_read(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``_airbyte_extra`` may be big; it is looked at only beside keys that are NULL or doubles."""
+    found: set[str] = set()
+    original = DataFile.batches
+
+    def noting(self: DataFile, schema: pa.Schema) -> object:
+        found.update(schema.names)
+        return original(self, schema)
+
+    monkeypatch.setattr(DataFile, "batches", noting)
+    lake.sync(PLAIN, [{"id": 1, "undeclared": "a"}, {"id": 2, "undeclared": "b"}])
+    lake.sync(PLAIN, [{"id": 3, "undeclared": "c"}])
+    assert found == {"id"}
+    lake.sync(PLAIN, [{"id": 2**63}])
+    assert found == {"id", "_airbyte_extra"}

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -247,3 +248,24 @@ def test_readers_need_nothing_of_ours(lake: S3Lake) -> None:
     lake.sync(spec("append_dedup"), [{"id": 1}, {"id": 2}])
     table = DeltaTable(f"s3://{lake.bucket}/some/folder/c/t")
     assert pa.table(table.get_add_actions(flatten=True))["num_records"].to_pylist() == [2]
+
+
+def test_of_many_deployments_that_come_at_once_one_is_the_owner(lake: S3Lake) -> None:
+    def claim(name: str) -> str:
+        return DeltaDestination(lake.destination.root).claim("c", name)
+
+    names = [f"deployment {n}" for n in range(6)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        (owner,) = set(pool.map(claim, names))
+    assert owner in names
+    lake.destination.adopt("c", "dev")
+    assert claim(owner) == "dev"
+
+
+def test_rows_changed_by_someone_else_are_noticed(lake: S3Lake) -> None:
+    lake.sync(spec(), [{"id": 1}, {"id": 2}])
+    assert lake.destination.foreign_change("c", ("c", "t")) is None
+    DeltaTable(lake.destination.table_uri(("c", "t"))).delete("id = 1")
+    found = DeltaDestination(lake.destination.root).foreign_change("c", ("c", "t"))
+    assert found is not None
+    assert found.startswith("version 1, DELETE at 20")

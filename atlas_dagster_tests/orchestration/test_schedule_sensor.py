@@ -258,7 +258,7 @@ def test_a_connection_never_checked_gets_the_benefit_of_the_doubt(started: Ticki
 
 def failed_sync(ticking: Ticking, **tags: str) -> dg.DagsterRun:
     """A run that failed now, for a reason that may pass."""
-    told = {"atlas/connection": "shop", "atlas/failure_type": "transient_error", **tags}
+    told = {"atlas/schedule": "shop", "atlas/failure_type": "transient_error", **tags}
     run = create_run_for_test(
         ticking.instance,
         status=dg.DagsterRunStatus.STARTED,
@@ -325,3 +325,29 @@ def test_streams_that_the_failed_run_finished_are_not_done_again(ticking: Tickin
 def test_a_failure_that_will_not_pass_waits_for_the_next_time(ticking: Ticking) -> None:
     failed_sync(yearly(ticking), **{"atlas/failure_type": "config_error"})
     assert "Not due" in (ticking.tick(ticking.now + dt.timedelta(days=1)).skip_message or "")
+
+
+def test_a_run_started_in_the_ui_is_waited_for_and_another_connections_is_not(
+    started: Ticking,
+) -> None:
+    for key in (dg.AssetKey(["shop", "users"]), dg.AssetKey(["other", "users"])):
+        by_hand = create_run_for_test(
+            started.instance,
+            status=dg.DagsterRunStatus.STARTED,
+            asset_selection=frozenset({key}),
+        )
+        result = started.tick(at("12:15"))
+        assert bool(result.run_requests) == (key.path[0] == "other")
+        started.instance.report_run_failed(by_hand)
+
+
+def test_a_maintenance_after_a_failed_sync_does_not_take_its_next_try_away(
+    ticking: Ticking,
+) -> None:
+    failed_sync(yearly(ticking))
+    create_run_for_test(
+        ticking.instance,
+        status=dg.DagsterRunStatus.SUCCESS,
+        tags={"atlas/connection": "shop"},
+    )
+    assert is_sync(only(ticking.tick(ticking.now + dt.timedelta(seconds=91))))

@@ -81,8 +81,12 @@ def test_what_the_source_defines_counts() -> None:
             {"cursor_field": ("at",), "destination_sync_mode": "append_dedup"},
             "needs a primary_key for append_dedup",
         ),
-        ({**DEFINED, "source_defined_primary_key": [["a", "b"]]}, {}, "nested key or cursor 'a.b'"),
-        ({**DEFINED, "default_cursor_field": ["a", "b"]}, {}, "nested key or cursor 'a.b'"),
+        (DEFINED, {"hard_deletes": True}, "cdc_deletes hard, but no field _ab_cdc_deleted_at"),
+        (
+            {"json_schema": {"properties": {"_ab_cdc_deleted_at": {}}}},
+            {"hard_deletes": True},
+            "cdc_deletes hard, which needs destination_sync_mode append_dedup; overwrite never",
+        ),
     ],
 )
 def test_choices_that_cannot_work(

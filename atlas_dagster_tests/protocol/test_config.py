@@ -137,3 +137,30 @@ def test_secret_values_are_never_told(field: str) -> None:
         resolved({field: "{{ env.SECRET }}"}, SECRET="Hunter22!")
     assert "Hunter22" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"type": "string", "pattern": r"^\p{L}+$"},
+        {"type": "str"},
+        {"type": ["null", "str"], "minLength": "3"},
+        {"required": True},
+        {"$ref": "#/definitions/missing"},
+        {"oneOf": [{"type": "str"}, {"type": "integer"}]},
+    ],
+)
+def test_a_rule_that_cannot_be_understood_is_left_to_check(rule: Any) -> None:
+    properties = {"a": rule, "b": {"type": "integer", "minimum": 1}}
+    schema = {"type": "object", "required": ["b"], "properties": properties}
+    config = {"a": "{{ env.A }}", "b": 1}
+    assert resolve(config, schema=schema, environ={"A": "12"}, where="x") == {"a": "12", "b": 1}
+    for wrong in ({"a": "12"}, {"a": "12", "b": "no"}, {"b": 0}):
+        with pytest.raises(ConfigError, match=r"x: config field 'b' (is missing|must be|breaks)"):
+            validate(wrong, schema=schema, where="x")
+
+
+def test_a_broken_rule_beside_a_type_nobody_knows() -> None:
+    schema = {"properties": {"a": {"type": "str", "enum": ["x"]}}}
+    with pytest.raises(ConfigError, match="'a' must be one of \"x\""):
+        validate({"a": "y"}, schema=schema, where="x")

@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -143,6 +144,16 @@ def test_several_messages_on_one_line() -> None:
     assert isinstance(rest, Unreadable)
 
 
+def test_many_messages_on_one_line_take_time_in_proportion() -> None:
+    def seconds(count: int) -> float:
+        start = time.process_time()
+        assert len(decode(record(b'{"a":"%s"}' % (b"x" * 500)) * count)) == count
+        return time.process_time() - start
+
+    seconds(100)
+    assert seconds(8000) < 8 * 4 * seconds(1000)
+
+
 def test_a_line_of_five_megabytes() -> None:
     data = b'{"a":"' + b"x" * 5_000_000 + b'"}'
     stream = record(data) + b"\n" + record(b'{"a":1}')
@@ -174,6 +185,34 @@ def test_what_is_raw_stays_as_written() -> None:
         pytest.param(record(b'{"a":1}')[:-4], "RECORD", "s", id="half a line"),
         pytest.param(b'{"type": "STATE", "state": {"type": "GLO', "STATE", None, id="half a state"),
         pytest.param(b"INFO " + record(), "RECORD", "s", id="text before it"),
+        pytest.param(b'{"record":{"stream":"s","data":{"a', "RECORD", "s", id="before its type"),
+        pytest.param(b'{"a":1}{"record":{"stream":"s","da', "RECORD", "s", id="after an object"),
+        pytest.param(b'{"state":{"type":"STREAM","str', "STATE", None, id="state before its type"),
+        pytest.param(record()[:-4].lower(), "RECORD", "s", id="half in lower case"),
+        pytest.param(
+            b'{"type":"RECORD","record":{"data":{"name":"orders","stream":"orders"},"stre',
+            "RECORD",
+            None,
+            id="data first",
+        ),
+        pytest.param(record()[:-4] + record()[:-4], "RECORD", None, id="two halves"),
+        pytest.param(
+            b'{"type":"RECORD","record":{"stream":"caf\\u00e9","da', "RECORD", "café", id="escapes"
+        ),
+        pytest.param(
+            b'{"type":"STATE","state":{"type":"STREAM","stream":{"stream_descriptor":'
+            b'{"namespace":"n","name":"s"},"stream_state":{"name":"orders"',
+            "STATE",
+            "s",
+            id="state of a stream",
+        ),
+        pytest.param(
+            b'{"type":"STATE","state":{"type":"GLOBAL","global":{"stream_states":['
+            b'{"stream_descriptor":{"name":"s"}',
+            "STATE",
+            None,
+            id="state of all",
+        ),
         pytest.param(record().replace(b":1}", b':"soon"}'), "RECORD", "s", id="wrong type"),
         pytest.param(b'{"type":"RECORD","record":{"data":{}}}', "RECORD", None, id="no stream"),
         pytest.param(
@@ -197,6 +236,8 @@ def test_data_that_cannot_be_read_is_told(line: bytes, kind: str, stream: str | 
         b"[1, 2]",
         b'"text"',
         b'{"level": "INFO"}',
+        b'{"state": {"code": "NY"}}',
+        b'"state": {',
         b'{"type": 5}',
         b"{",
         b"\xff",

@@ -50,6 +50,33 @@ def test_replacing_a_whole_object_is_an_edit_of_what_is_in_it() -> None:
     assert kept.applied_to(edited) == edited
 
 
+@pytest.mark.parametrize(
+    ("declared", "renewed", "edited"),
+    [
+        pytest.param(
+            {"account_id": "1"}, {"account_ids": ["1"]}, {"account_id": "2"}, id="migrated key"
+        ),
+        pytest.param(
+            {"credentials": {"type": "oauth", "client": "c"}},
+            {"credentials": {"access_token": "t"}},
+            {"credentials": {"type": "password", "user": "u"}},
+            id="another option of a oneOf",
+        ),
+    ],
+)
+def test_an_added_key_goes_when_what_it_was_added_to_is_edited(
+    declared: dict[str, Any], renewed: dict[str, Any], edited: dict[str, Any]
+) -> None:
+    kept = Renewal.between(declared, merged(declared, renewed))
+    assert kept.applied_to(declared) == merged(declared, renewed)
+    assert kept.applied_to(edited) == edited
+
+
+def test_an_added_key_stays_when_another_object_is_edited() -> None:
+    kept = renewal({"credentials": {"access_token": "t"}})
+    assert kept.applied_to(DECLARED | {"start": "2021"})["credentials"]["access_token"] == "t"
+
+
 def test_what_the_cdk_injects_for_itself_is_not_kept() -> None:
     assert renewal({"__injected_declarative_manifest": {"version": "6"}}).values == ()
 

@@ -60,6 +60,31 @@ def test_every_form_is_masked(form: str) -> None:
     assert Masker([ODD])(f"a={form}&b={form};") == f"a={MASK}&b={MASK};"
 
 
+@pytest.mark.parametrize("user", ["", "u", "us", "use"])
+@pytest.mark.parametrize("after", ["", "!", "\n!"])
+def test_a_secret_inside_a_longer_base64_text(user: str, after: str) -> None:
+    secret = "hunter2-hunter2"
+    header = base64.b64encode(f"{user}:{secret}{after}".encode()).decode()
+    masked = Masker([secret])(f"Authorization: Basic {header}")
+    assert MASK in masked
+    assert len(masked) - len(MASK) - len("Authorization: Basic ") <= len(user) + len(after) + 7
+    assert Masker(["abc"])(base64.b64encode(b":abc").decode()) == "OmFiYw=="
+
+
+def test_what_is_in_a_service_account() -> None:
+    key = "-----BEGIN KEY-----\nMIIEvQIBADANB\n-----END KEY-----"
+    account = {"private_key": key, "ids": [{"private_key_id": "0123456789ab"}], "kind": "bot"}
+    masked = Masker([json.dumps(account, indent=2)])(
+        f"key 0123456789ab of bot: {json.dumps(key)} {key} MIIEvQIBADANB"
+    )
+    assert masked == f'key {MASK} of bot: "{MASK}" {MASK} {MASK}'
+
+
+@pytest.mark.parametrize("secret", ["{not json", '{"a":' * 5_000])
+def test_a_brace_does_not_make_a_secret_an_object(secret: str) -> None:
+    assert Masker([secret])(f"x {secret}") == f"x {MASK}"
+
+
 def test_the_longer_secret_comes_first() -> None:
     assert Masker(["abcd", "abcdefgh"])("abcdefgh abcd") == f"{MASK} {MASK}"
 

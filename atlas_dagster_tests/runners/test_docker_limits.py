@@ -13,6 +13,7 @@ from typing import Any
 
 import docker
 import pytest
+from engines import behind_port
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
@@ -183,6 +184,18 @@ def test_someone_else_ends_it(
     assert str(failure.value).startswith(
         f"The container of {STANDIN} was removed by someone else while it ran; find"
     )
+
+
+def test_a_connection_that_ends_before_the_container(docker_client: docker.DockerClient) -> None:
+    program = "import time; print('{}', flush=True); time.sleep(2.5)"
+    with image_running(docker_client, program) as image, behind_port() as port:
+        client = docker.DockerClient(port.address)
+        with DockerRunner(image, client=client).start(SPEC) as process:
+            output = process.output()
+            assert next(piece for channel, piece in output if channel == "stdout") == b"{}\n"
+            port.cut()
+            assert {channel for channel, _ in output} == {"idle"}
+            assert process.wait() == ExitStatus(0, cut_off=True)
 
 
 # --- Another architecture

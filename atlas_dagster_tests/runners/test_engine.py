@@ -12,15 +12,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import docker
 import pytest
+import requests
 from engines import SOCKET, Certificates, behind_port
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.engine import connect, is_here
+from atlas_dagster.runners.engine import connect, place
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 CATALOG = {"streams": [{"stream": {"name": "events"}}]}
@@ -203,8 +205,37 @@ def test_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     with behind_port() as port:
         monkeypatch.setenv("DOCKER_HOST", port.address)
         client = connect()
-        assert is_here(client)
+        assert place(client) == "here"
         run_through(client)
+
+
+@pytest.mark.docker
+def test_the_place_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect()
+    assert place(client) == "here"
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")  # its socket is forwarded
+    assert place(client) == "elsewhere"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert place(client) == "virtual machine"
+
+
+@pytest.mark.docker
+def test_a_lost_engine_is_noticed_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atlas_dagster.runners.docker._ASK_AFTER", 1)
+    with behind_port() as port:
+        runner = DockerRunner(STANDIN, client=docker.DockerClient(port.address))
+        files = {"config": b'{"behaviour": "hang"}', "catalog": json.dumps(CATALOG).encode()}
+        command = ConnectorCommand("read", files, {CONNECTION_LABEL: "engine_test"})
+        with runner.start(command) as process:
+            output = process.output()
+            while next(output)[0] != "idle":
+                pass
+            inspect = runner._client.api.inspect_container
+            lost = requests.ConnectionError("No route to host")
+            monkeypatch.setattr(runner._client.api, "inspect_container", Mock(side_effect=lost))
+            with pytest.raises(RunnerUnavailableError, match="No route to host"):
+                next(output)
+            monkeypatch.setattr(runner._client.api, "inspect_container", inspect)
 
 
 @pytest.mark.docker

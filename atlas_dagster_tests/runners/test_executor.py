@@ -33,6 +33,7 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
     "wrong",
     [
         {"cpu_limit": 0},
+        {"cpu_limit": 0.005},
         {"cpu_limit": float("nan")},
         {"pids_limit": 0},
         {"network": ""},

@@ -29,3 +29,12 @@ def test_any_cut_gives_the_same_bytes(frames: list[tuple[str, bytes]], cuts: lis
             got[channel] += piece
     for channel, text in got.items():
         assert text == b"".join(payload for name, payload in frames if name == channel)
+    assert decoder.is_between_frames
+
+
+@given(FRAMES.filter(lambda frames: bool(frames and frames[-1][1])), st.integers(1, 8))
+def test_a_cut_frame_is_noticed(frames: list[tuple[str, bytes]], missing: int) -> None:
+    decoder = FrameDecoder()
+    for _ in decoder.feed(memoryview(encode(frames))[:-missing]):
+        pass
+    assert not decoder.is_between_frames

@@ -202,6 +202,14 @@ def test_no_network(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_an_installation_that_hangs(package: PackageMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = package()
+    monkeypatch.setattr(environment, "_UV_SECONDS", 0.001)
+    error = refusal(runner)
+    assert isinstance(error, RunnerUnavailableError)
+    assert "did not end within" in str(error)
+
+
 def test_a_cache_that_cannot_be_written(package: PackageMaker, caches: Path) -> None:
     runner = package()
     caches.parent.parent.mkdir()

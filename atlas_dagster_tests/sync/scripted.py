@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.secrets import Masker
-from atlas_dagster.runners.base import ConnectorCommand
+from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
@@ -181,13 +181,13 @@ class Lake:
     def prepare(
         self,
         streams: Collection[ConfiguredStream],
-        *output: bytes | int,
+        *output: bytes | int | ExitStatus,
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
         connector: Connector | None = None,
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
-        """A session about to read ``output``; an ``int`` in it is the exit code.
+        """A session about to read ``output``; an ``int`` in it is the exit.
 
         A ``connector`` of the caller's own, which logs elsewhere, is read instead.
         """
@@ -204,7 +204,7 @@ class Lake:
             run_id="run",
             notify=notices.append,
         )
-        runner = connector.runner if connector else FakeRunner(_script(output))
+        runner = connector.runner if connector else FakeRunner(lambda _: output)
         outcome = Outcome(plan, runner, notices=notices)
         connector = connector or Connector(
             runner,
@@ -218,7 +218,10 @@ class Lake:
         )
 
     def sync(
-        self, streams: Collection[ConfiguredStream], *output: bytes | int, **options: Any
+        self,
+        streams: Collection[ConfiguredStream],
+        *output: bytes | int | ExitStatus,
+        **options: Any,
     ) -> Outcome:
         session, outcome = self.prepare(streams, *output, **options)
         try:
@@ -308,7 +311,7 @@ class Warehouse(Lake):
         return self.ask(f'SELECT {columns} FROM c."{"__".join(names)}"')
 
     def versions(self) -> dict[str, int]:
-        if not self.ask("SELECT 1 FROM pg_class WHERE relname = '_atlas_state'").num_rows:
+        if not self.ask("SELECT 1 WHERE to_regclass('c._atlas_state') IS NOT NULL").num_rows:
             return {}
         found = self.ask("SELECT replace(path, '.', '/') AS path, seq FROM c._atlas_state")
         return {row["path"]: row["seq"] for row in found.to_pylist() if row["seq"]}
@@ -326,7 +329,3 @@ class Warehouse(Lake):
 
 def path(stream: StreamDescriptor) -> TablePath:
     return ("c", *([stream.namespace] if stream.namespace else []), stream.name)
-
-
-def _script(output: Iterable[bytes | int]) -> Callable[[ConnectorCommand], Iterable[bytes | int]]:
-    return lambda command: output

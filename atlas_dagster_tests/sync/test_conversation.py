@@ -47,24 +47,30 @@ def test_null_texts_are_texts_too() -> None:
 
 
 def test_secrets_are_masked_wherever_they_are_said() -> None:
-    error = {"message": "bad hunter2", "stack_trace": "at hunter2", "failure_type": "config_error"}
+    error = {
+        "message": "bad hunter2",
+        "internal_message": "401 for hunter2",
+        "stack_trace": "at hunter2\n",
+        "failure_type": "config_error",
+    }
+    log = {"level": "INFO", "message": "log hunter2", "stack_trace": "in hunter2"}
     talk, _, heard = converse(
         b"noise hunter2\n",
         ("stderr", b"err hunter2\n"),
-        line("LOG", log={"level": "INFO", "message": "log hunter2"}),
+        line("LOG", log=log),
         line("TRACE", trace={"type": "ERROR", "emitted_at": 1, "error": error}),
         1,
     )
     assert list(talk.messages(READ)) == [None, None, None]
     failure = talk.failure()
     assert str(failure) == f"src: bad {MASK}"
-    assert failure.stack_trace == f"at {MASK}"
+    assert failure.stack_trace == f"at {MASK}\n"
     assert failure.failure_type == "config_error"
     assert heard == [
         ("INFO", f"noise {MASK}"),
         ("WARN", f"err {MASK}"),
-        ("INFO", f"log {MASK}"),
-        ("ERROR", f"bad {MASK}"),
+        ("INFO", f"log {MASK}\nin {MASK}"),
+        ("ERROR", f"bad {MASK}\n401 for {MASK}\nat {MASK}"),
     ]
 
 

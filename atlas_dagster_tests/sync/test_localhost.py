@@ -8,7 +8,7 @@ import pytest
 
 from atlas_dagster.errors import CheckFailedError
 from atlas_dagster.protocol.secrets import Masker
-from atlas_dagster.runners.base import Runner
+from atlas_dagster.runners.base import EnginePlace, Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connector import Connector
@@ -40,7 +40,7 @@ from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
     ],
 )
 def test_values_that_say_localhost(value: str) -> None:
-    assert advice({"host": value}, network="bridge", engine_is_here=True) == (
+    assert advice({"host": value}, network="bridge", engine="here") == (
         "localhost in 'host' is the connector's own container; "
         "write host.docker.internal for this machine, or set executor: {network: host}"
     )
@@ -65,29 +65,33 @@ def test_values_that_say_localhost(value: str) -> None:
     ],
 )
 def test_values_that_do_not(value: Any) -> None:
-    assert advice({"host": value}, network="bridge", engine_is_here=True) is None
+    assert advice({"host": value}, network="bridge", engine="here") is None
 
 
 @pytest.mark.parametrize(
-    ("network", "engine_is_here", "said"),
+    ("network", "engine", "said"),
     [
-        ("host", True, None),
-        ("container:db", True, None),
-        ("bridge", True, "write host.docker.internal for this machine"),
-        ("backend", True, "or set executor: {network: host}"),
-        ("none", True, "without any network; set executor: {network: host}"),
-        ("host", False, "is the machine of the Docker engine, which is not this one"),
-        ("bridge", False, "write the name or address of the machine that is meant"),
+        ("host", "here", None),
+        ("container:db", "here", None),
+        ("bridge", "here", "write host.docker.internal for this machine"),
+        ("backend", "here", "or set executor: {network: host}"),
+        ("none", "here", "without any network; set executor: {network: host}"),
+        ("host", "elsewhere", "is the machine of the Docker engine, which is not this one"),
+        ("bridge", "elsewhere", "write the name or address of the machine that is meant"),
+        ("host", "virtual machine", "write host.docker.internal for this machine"),
+        ("bridge", "virtual machine", "write host.docker.internal for this machine"),
+        ("none", "virtual machine", "and set executor: {network: bridge}"),
+        ("container:db", "virtual machine", None),
     ],
 )
-def test_networks(network: str, engine_is_here: bool, said: str | None) -> None:
-    given = advice({"host": "localhost"}, network=network, engine_is_here=engine_is_here)
+def test_networks(network: str, engine: EnginePlace, said: str | None) -> None:
+    given = advice({"host": "localhost"}, network=network, engine=engine)
     assert given is None if said is None else said in (given or "")
 
 
 def test_fields_are_named_by_their_path() -> None:
     config = {"db": {"hosts": ["a", "localhost"]}, "url": "http://u:word@localhost", "port": 1}
-    given = advice(config, network="bridge", engine_is_here=True) or ""
+    given = advice(config, network="bridge", engine="here") or ""
     assert given.startswith("localhost in 'db.hosts' and 'url' is")
     assert "word" not in given
 
@@ -95,12 +99,12 @@ def test_fields_are_named_by_their_path() -> None:
 def test_behind_a_tunnel_localhost_is_the_bastion() -> None:
     tunnel = {"tunnel_method": "SSH_KEY_AUTH", "tunnel_host": "bastion"}
     config: dict[str, Any] = {"host": "localhost", "tunnel_method": tunnel}
-    assert advice(config, network="bridge", engine_is_here=True) is None
+    assert advice(config, network="bridge", engine="here") is None
     tunnel["tunnel_host"] = "localhost"
-    given = advice(config, network="bridge", engine_is_here=True) or ""
+    given = advice(config, network="bridge", engine="here") or ""
     assert "'tunnel_method.tunnel_host'" in given
     config["tunnel_method"] = {"tunnel_method": "NO_TUNNEL"}
-    assert "'host'" in (advice(config, network="bridge", engine_is_here=True) or "")
+    assert "'host'" in (advice(config, network="bridge", engine="here") or "")
 
 
 @pytest.mark.docker

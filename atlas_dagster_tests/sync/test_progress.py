@@ -45,7 +45,7 @@ def test_against_the_latest_estimate_of_each_stream(clock: Clock) -> None:
     told = Progress()
     told.estimate(Estimate(name="a", row_estimate=10))
     told.estimate(Estimate(name="a", row_estimate=60_000))
-    told.estimate(Estimate(name="b", row_estimate=100_000, byte_estimate=1))
+    told.estimate(Estimate(name="b", row_estimate=100_000))
     clock.now = 10
     assert told.due([reading("a", 4000), reading("b", 1000)]) == (
         "Records so far: a 4,000 of about 60,000, b 1,000 of about 100,000; 500 a second, "

@@ -14,6 +14,7 @@ from scripted import (
     status,
 )
 
+from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.sync.session import Checkpoint
 from atlas_dagster.sync.stream import ActiveStream
 
@@ -254,6 +255,18 @@ def test_what_makes_a_stream_complete(
     assert (done.failure is None) == (complete and 3 not in ending)
     if not complete:
         assert lake.staged() == set()
+
+
+def test_without_a_status_a_cut_off_output_is_not_complete(lake: Lake) -> None:
+    old, new, cut_off = full_refresh("a"), full_refresh("b"), ExitStatus(0, cut_off=True)
+    lake.sync([old], records("a", [1, 2]), status("a"))
+    done = lake.sync([old], records("a", [3]), cut_off)
+    assert lake.ids("a") == [1, 2]
+    assert "ended before its container did, so records may be lost" in str(done.failure)
+    assert done.failure is not None
+    assert done.failure.failure_type == "transient_error"
+    done = lake.sync([new], records("b", [4]), status("b"), cut_off)
+    assert (lake.ids("b"), done.failure) == ([4], None)
 
 
 def test_an_explicit_complete_swaps_to_empty(lake: Lake) -> None:

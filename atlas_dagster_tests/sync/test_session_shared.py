@@ -60,7 +60,11 @@ def test_the_count_is_of_all_streams(lake: Lake) -> None:
         global_state({"lsn": 2}, {}, count=1),
         BOTH,
     )
-    assert "its state says that 1 records came before it, but 2 did" in str(done.failure)
+    assert str(done.failure) == "2 of 2 streams did not complete. " + " ".join(
+        f"{name}: the state of all streams says that 1 records came before it, but 2 did; nothing "
+        "after the last agreement is kept."
+        for name in "ab"
+    )
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7])
     assert lsn(lake) == 1
 

@@ -1,0 +1,28 @@
+"""A new major version of a connector: allowed, and said."""
+
+import re
+from collections.abc import Collection, Iterator
+
+_VERSION = re.compile(r"[:=]v?((\d+)\.\d[\w.+-]*)")
+
+
+def major_change(before: Collection[str], now: str, docs_url: str | None) -> Iterator[str]:
+    """A sentence for each connector in ``before`` whose major version is not that of ``now``.
+
+    Both are what a runner's ``identity`` returns; one without a version is never compared.
+    """
+    found = _VERSION.search(_own_part(now))
+    for other in sorted(before) if found else ():
+        was = _VERSION.search(_own_part(other))
+        if was and found and was[2] != found[2]:
+            notes = f" ({docs_url})" if docs_url else ""
+            yield (
+                f"The connector went from version {was[1]} to {found[1]} since the last sync. "
+                "A new major version may change streams, keys or states: read its migration notes"
+                f"{notes}; where they ask for it, refresh the streams."
+            )
+
+
+def _own_part(identity: str) -> str:
+    """Without the runner of a manifest, which has a version of its own."""
+    return identity.partition(" (")[0]

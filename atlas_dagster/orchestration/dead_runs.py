@@ -1,0 +1,41 @@
+"""Runs whose process is gone without a word: killed, or its machine restarted.
+
+Dagster's default launcher cannot look after its run workers, and nobody looks after a command. Such
+a run would count as running for ever: its connection would never be synced again, and what it left
+behind never be removed.
+"""
+
+import multiprocessing
+import os
+
+import dagster as dg
+
+from atlas_dagster.orchestration.owner import identify, process_has_ended
+
+PROCESS_TAG = "atlas/process"
+_UNFINISHED = [
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
+
+def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Remember which process carries out the run that this step belongs to."""
+    # Dagster's executor gives each step a process; the run's own is its parent.
+    parent = multiprocessing.parent_process()
+    pid = os.getpid() if parent is None or parent.pid is None else parent.pid
+    instance.add_run_tags(run_id, {PROCESS_TAG: f"{run_id} {identify(pid)}"})
+
+
+def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Report the runs as failed whose process on this machine has ended; their ids."""
+    ended = []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
+        run = record.dagster_run
+        # A run that Dagster launches in place of another inherits its tags.
+        of_run, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
+        if of_run == run.run_id and process_has_ended(process):
+            instance.report_run_failed(run, "The process of this run has ended without a word.")
+            ended.append(run.run_id)
+    return ended

@@ -1,0 +1,45 @@
+"""Commits as Dagster's event log keeps them."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from atlas_dagster.orchestration.metadata import (
+    checkpoint_metadata,
+    is_shared,
+    shared_state_metadata,
+)
+from atlas_dagster.orchestration.translator import source_key
+from atlas_dagster.state.envelope import Action, Envelope, StreamCommit
+from atlas_dagster.sync.connection import Connection
+
+_TOLD: dict[Action, str] = {
+    "refresh": "Refresh: to be read again from the beginning.",
+    "clear": "Cleared: no rows, no state.",
+    "reset": "State reset: to be read from the beginning, rows kept.",
+    "set": "State set.",
+    "accept": "Accepted as someone else left it.",
+}
+
+
+def observations(connection: Connection, envelope: Envelope) -> Iterator[dg.AssetObservation]:
+    """The events that remember ``envelope``: one for each stream of it."""
+    if is_shared(envelope):
+        # First, for the events of its streams refer to it.
+        yield dg.AssetObservation(
+            asset_key=source_key(connection),
+            description=f"Checkpoint of {len(envelope.streams)} streams.",
+            metadata=shared_state_metadata(envelope),
+        )
+    state = envelope.connection_state
+    for commit in envelope.streams:
+        blob = state.streams.get(commit.stream) or state.shared
+        yield dg.AssetObservation(
+            asset_key=dg.AssetKey(list(commit.table)),
+            description=_told(envelope, commit),
+            metadata=checkpoint_metadata(envelope, blob),
+        )
+
+
+def _told(envelope: Envelope, commit: StreamCommit) -> str:
+    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed.")

@@ -1,0 +1,88 @@
+"""What a user does about state outside of a run: under the connection's lock, and recorded."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import dagster as dg
+
+from atlas_dagster.orchestration.event_log import EventLogStateStore
+from atlas_dagster.orchestration.recording import observations
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import source_key
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.standing import Standing, claim, look
+from atlas_dagster.sync.upkeep import Upkeep, find_streams
+
+
+class StateDesk:
+    """The stored state of one connection, as commands and requests reach it."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        discovered: Discovered,
+        *,
+        atlas: AtlasResource,
+        instance: dg.DagsterInstance,
+        explain: Callable[[str], None],
+    ) -> None:
+        self.connection = connection
+        self.streams = connection.configured(discovered.catalog)
+        self.tables = {s.descriptor: discovered.table_paths[s.descriptor] for s in self.streams}
+        self.store = EventLogStateStore(instance, source_key(connection))
+        self._atlas = atlas
+        self._instance = instance
+        self._explain = explain
+
+    def find(self, names: Collection[str]) -> list[StreamDescriptor]:
+        """The streams called ``names``, or all. Raises UnknownStreamError."""
+        return list(find_streams(self.connection.name, self.streams, names))
+
+    def standing(self) -> Standing:
+        """Where each stream stands now; a sync may be running."""
+        with closing(self._atlas.open_destination(self.connection)) as destination:
+            name = self.connection.name
+            return look(name, self.tables, destination=destination, store=self.store)
+
+    def apply(self, change: Callable[[Upkeep], Sequence[Envelope]]) -> Sequence[Envelope]:
+        """Do ``change`` once no sync is running, and record it.
+
+        Raises:
+            ConfigError: the tables are another deployment's.
+            AtlasError: what ``change`` raises.
+        """
+        with (
+            self._locked(),
+            closing(self._atlas.open_destination(self.connection)) as destination,
+        ):
+            claim(destination, self.connection.name, self._atlas.deployment)
+            upkeep = Upkeep(
+                self.connection.name,
+                self.streams,
+                tables=self.tables,
+                destination=destination,
+                store=self.store,
+            )
+            done = change(upkeep)
+            for envelope in done:
+                for observation in observations(self.connection, envelope):
+                    self._instance.report_runless_asset_event(observation)
+            return done
+
+    def adopt(self) -> str:
+        """Take the tables over from whichever deployment they belong to; the name of this one."""
+        with (
+            self._locked(),
+            closing(self._atlas.open_destination(self.connection)) as destination,
+        ):
+            destination.adopt(self.connection.name, self._atlas.deployment)
+        return self._atlas.deployment
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        caller = self._atlas.caller(self._instance, None, explain=self._explain)
+        with caller.configs.lock(self.connection.name, self._explain):
+            yield

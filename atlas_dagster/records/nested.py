@@ -1,0 +1,49 @@
+"""Columns for fields below the top of a record: nested keys and cursors.
+
+Their values are taken out of the JSON of the field above, row by row; that field keeps its own
+column as it is.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from atlas_dagster.records.changes import Misfit, Remarks
+from atlas_dagster.records.coerce import UNFIT, fit
+from atlas_dagster.records.types import Column, TableSchema
+
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_NULL = Raw(b"null")
+_NOTHING = (b"", bytes(_NULL))
+
+
+class NestedFields:
+    """Fills the nested columns of ``schema``."""
+
+    def __init__(self, schema: TableSchema) -> None:
+        places = {column.field: place for place, column in enumerate(schema.top_level)}
+        self._columns = [
+            (column, places[column.path[0]]) for column in schema.columns if column.path
+        ]
+
+    def __call__(self, lists: Sequence[Sequence[Any]], remarks: Remarks) -> list[Sequence[Any]]:
+        """The values of each nested column, from ``lists``, those of the top-level ones."""
+        return [
+            [
+                fit(column, _inner(column, parent, row, remarks), row, remarks)
+                for row, parent in enumerate(lists[place])
+            ]
+            for column, place in self._columns
+        ]
+
+
+def _inner(column: Column, value: Raw, row: int, remarks: Remarks) -> Raw | None:
+    for key in column.path[1:]:
+        try:
+            value = _NULL if bytes(value) in _NOTHING else _decode_fields(value).get(key, _NULL)
+        except UNFIT:  # no object, so nobody can say what the field is
+            remarks.misfit(row, column.field, Misfit.TYPE, value)
+            return None
+    return value

@@ -1,0 +1,86 @@
+"""Changes of a source that a table cannot follow: it must be read again.
+
+They are those of the Airbyte platform: the cursor's field is gone, a field of the key is gone, or
+the key is another one. New, missing and changed columns are no such thing.
+"""
+
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+
+from atlas_dagster.errors import BreakingChangeError, ConfigError
+from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
+from atlas_dagster.records.types import TableSchema, declares
+from atlas_dagster.state.envelope import Envelope
+
+_AGAIN = "refresh the stream to read it again"
+
+
+def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Collection[str]) -> None:
+    """Compare ``stream`` with its ``last`` commit and the fields its table ``held`` then.
+
+    Raises:
+        BreakingChangeError: it cannot go on from there.
+    """
+    name, schema = stream.descriptor, stream.stream.json_schema
+    cursor, key = stream.cursor_field, stream.primary_key
+    if stream.sync_mode == "incremental" and _is_gone(cursor, schema, held):
+        raise BreakingChangeError(
+            f"The source no longer has the field '{'.'.join(cursor)}', the cursor of stream "
+            f"'{name}', so it is not known where to continue; choose another cursor_field, or "
+            f"discover the source again if it is back, and {_AGAIN}."
+        )
+    if stream.destination_sync_mode != "append_dedup":
+        return
+    before = last.commit_of(name).primary_key
+    if before and set(before) != set(key):
+        raise BreakingChangeError(
+            f"Stream '{name}' has a new primary key, {_listed(key)} instead of {_listed(before)}, "
+            f"so new rows cannot be matched with those in the table; {_AGAIN}."
+        )
+    for path in key:
+        if _is_gone(path, schema, held):
+            raise BreakingChangeError(
+                f"The source no longer has the field '{'.'.join(path)}', which is in the primary "
+                f"key of stream '{name}', so new rows cannot be matched with those in the table; "
+                f"choose another primary_key and {_AGAIN}."
+            )
+
+
+def refuse_new_key_column(
+    stream: ConfiguredStream, schema: TableSchema, known: Mapping[tuple[str, pa.DataType], str]
+) -> None:
+    """See that the table has the columns of the key, if it has any: ``known``.
+
+    Raises:
+        BreakingChangeError: it lacks one, so its rows have no key.
+    """
+    fields = {column.name: column.field for column in schema.columns}
+    held = {field for field, _ in known}
+    for path in stream.primary_key:
+        column = column_at(schema, stream, path)
+        if known and column not in known.values():
+            new = "a new type for its key" if fields[column] in held else "the new key field"
+            raise BreakingChangeError(
+                f"Stream '{stream.descriptor}' has {new} '{'.'.join(path)}', so new rows cannot be "
+                f"matched with those in the table; {_AGAIN}."
+            )
+
+
+def column_at(schema: TableSchema, stream: ConfiguredStream, path: FieldPath) -> str:
+    """The column of a key or cursor. Raises ConfigError if there is none."""
+    try:
+        return schema.column_of(*path)
+    except KeyError:
+        raise ConfigError(
+            f"Stream '{stream.descriptor}' has no field '{'.'.join(path)}' to be its key or "
+            f"cursor; its fields are {', '.join(column.field for column in schema.top_level)}."
+        ) from None
+
+
+def _is_gone(path: FieldPath, schema: Mapping[str, object], held: Collection[str]) -> bool:
+    return bool(path) and path[0] in held and not declares(schema, path)
+
+
+def _listed(key: Collection[FieldPath]) -> str:
+    return ", ".join(f"'{'.'.join(path)}'" for path in key)

@@ -1,0 +1,140 @@
+"""Where the streams of a connection stand: what their tables hold and what is remembered."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.base import Destination, TablePath
+from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
+
+
+class StateStore(Protocol):
+    """Where envelopes are remembered outside the destination: Dagster's event log."""
+
+    def remembered(
+        self,
+        tables: Mapping[StreamDescriptor, TablePath],
+        committed: Mapping[StreamDescriptor, int | None],
+    ) -> Mapping[StreamDescriptor, Remembered]:
+        """What is known of each stream, all in one call.
+
+        ``committed`` is what the tables hold: only where the newest materialization says otherwise
+        need more be looked at.
+        """
+
+
+class Standing(Struct, frozen=True):
+    """What a sync, or a user's word about the state, starts from.
+
+    ``committed``: the ``seq`` each table holds. ``refused``: streams of which it is not known where
+    they stand, and why. ``changed``: those whose rows someone else changed, which matters unless
+    they are replaced. ``last_seq``: the newest commit so far, or one that came to nothing.
+    """
+
+    committed: Mapping[StreamDescriptor, int | None]
+    resumptions: Mapping[StreamDescriptor, Resumption]
+    refused: Mapping[StreamDescriptor, AtlasError]
+    changed: Mapping[StreamDescriptor, AtlasError]
+    last_seq: int
+
+    @property
+    def newest(self) -> Envelope | None:
+        """The newest commit that a stream continues from."""
+        envelopes = (r.envelope for r in self.resumptions.values() if r.envelope is not None)
+        return max(envelopes, key=lambda envelope: envelope.seq, default=None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one state covers all streams: GLOBAL or LEGACY."""
+        return self.newest is not None and self.newest.connection_state.type != "STREAM"
+
+    @property
+    def state(self) -> ConnectionState:
+        """What the connector would be sent if it were to read all streams."""
+        if self.newest is not None and self.is_whole:
+            return self.newest.connection_state
+        blobs = {name: stored_blob(r.envelope, name) for name, r in self.resumptions.items()}
+        return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})
+
+
+def look(
+    connection: str,
+    tables: Mapping[StreamDescriptor, TablePath],
+    *,
+    destination: Destination,
+    store: StateStore,
+) -> Standing:
+    """Find out where each stream of ``tables`` stands."""
+    refused: dict[StreamDescriptor, AtlasError] = {}
+    committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
+    for name, path in tables.items():
+        try:
+            committed[name] = destination.committed(connection, path)
+        except DestinationError as error:
+            refused[name] = error
+    remembered = store.remembered(tables, committed)
+    resumptions: dict[StreamDescriptor, Resumption] = {}
+    changed: dict[StreamDescriptor, AtlasError] = {}
+    for name in tables.keys() - refused.keys():
+        try:
+            change = destination.foreign_change(connection, tables[name])
+            if change is not None:
+                changed[name] = _changed(connection, name, change)
+            resumptions[name] = reconcile(
+                name,
+                remembered.get(name, Remembered()),
+                committed[name],
+                lambda seq: destination.envelope(connection, seq),
+            )
+        except AtlasError as error:
+            refused[name] = error
+    return Standing(
+        committed,
+        resumptions,
+        refused,
+        changed,
+        # Wiped streams count too: a table never goes back to a smaller number.
+        last_seq=max(
+            *(seq or 0 for seq in committed.values()),
+            *(known.envelope.seq for known in remembered.values() if known.envelope),
+            0,
+        ),
+    )
+
+
+def _changed(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
+    return DestinationError(
+        f"The table of stream '{name}' was changed by someone else ({change}), so its rows may "
+        "not be those that the stored state stands for: read it again with "
+        f"`atlas refresh {connection} --stream {name}`, or go on with it as it is with "
+        f"`atlas state accept {connection} --stream {name}`."
+    )
+
+
+def claim(destination: Destination, connection: str, deployment: str) -> None:
+    """Make sure that the tables of ``connection`` are this deployment's; take free ones.
+
+    Raises:
+        ConfigError: they are another's. Two that sync into the same tables would each continue
+            from states of their own.
+    """
+    owner = destination.claim(connection, deployment)
+    if owner != deployment:
+        raise ConfigError(
+            f"The tables of connection '{connection}' belong to the deployment '{owner}', and this "
+            f"one is '{deployment}': give this one another destination, or, if the other has "
+            f"ended, take them over with `atlas state adopt {connection}`."
+        )
+
+
+def stored_blob(envelope: Envelope | None, stream: StreamDescriptor) -> Raw | None:
+    """The part of a commit's state that is ``stream``'s, or what it shares with the others."""
+    if envelope is None:
+        return None
+    state = envelope.connection_state
+    return state.streams.get(stream) or state.shared

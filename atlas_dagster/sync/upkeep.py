@@ -1,0 +1,279 @@
+"""What a user does about state: refresh, clear, reset, set, accept.
+
+Each is a commit without rows: an envelope with the new state under a new ``seq``, taken by the
+tables it is about like any other commit. So it is durable, fenced against a sync that is still
+running, and reconciled at every later start; nothing else has to remember it.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+from msgspec import Raw
+
+from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
+from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.state.envelope import Action, Envelope, StreamCommit, next_seq, now
+from atlas_dagster.state.reconcile import Resumption
+from atlas_dagster.sync.plan import plan_stream
+from atlas_dagster.sync.standing import Standing, StateStore, look
+
+#: What becomes of a stream's part of the state.
+_Change = Callable[[ConfiguredStream, Resumption], StreamCommit]
+
+
+class Upkeep:
+    """The state of one connection's ``streams``, as it stands when this is made.
+
+    Every method returns the envelopes it committed, none for streams that were never synced, and
+    raises:
+        BreakingChangeError: the source keeps one state for all streams, and what is asked for
+            cannot be done for one of them alone.
+        DestinationError: a table and its state do not belong together; or a sync is running.
+    """
+
+    def __init__(
+        self,
+        connection: str,
+        streams: Collection[ConfiguredStream],
+        *,
+        tables: Mapping[StreamDescriptor, TablePath],
+        destination: Destination,
+        store: StateStore,
+        run_id: str | None = None,
+        root_run_id: str | None = None,
+    ) -> None:
+        self._connection = connection
+        self._streams = {stream.descriptor: stream for stream in streams}
+        self._tables = {name: tables[name] for name in self._streams}
+        self._destination = destination
+        self._run_id = run_id
+        self._root_run_id = root_run_id or run_id
+        destination.recover(connection)
+        self.standing: Standing = look(
+            connection, self._tables, destination=destination, store=store
+        )
+
+    def refresh(
+        self, selected: Collection[StreamDescriptor], *, keep_rows: bool
+    ) -> Sequence[Envelope]:
+        """Have streams read again from the beginning, as a new generation.
+
+        Their old rows go once that is complete, or stay. Streams that this root run has begun to
+        read from the beginning already are left alone, so a run that is tried again continues.
+        """
+        ours = self._root_run_id
+        resumptions = self.standing.resumptions
+        begun = {name for name, r in resumptions.items() if ours and r.begun_by == ours}
+
+        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+            return StreamCommit(
+                stream.descriptor,
+                self._tables[stream.descriptor],
+                resumption.generation_id + 1,
+                replaces=False,
+                primary_key=_key(stream, resumption),
+                restarts=not keep_rows,
+                begun_by=ours,
+            )
+
+        asked = [name for name in selected if name not in begun]
+        return self._commit("refresh", self._synced(asked), self._without(asked), part)
+
+    def clear(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
+        """Remove all rows of tables, and what is known of where their streams continue."""
+
+        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+            return StreamCommit(
+                stream.descriptor,
+                self._tables[stream.descriptor],
+                resumption.generation_id + 1,
+                replaces=True,
+            )
+
+        return self._commit("clear", self._synced(selected), self._without(selected), part)
+
+    def reset(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
+        """Forget where streams continue; rows and generation stay."""
+        self._raise_refused(selected)
+        names = self._synced(selected)
+        return self._commit("reset", names, self._without(selected), self._as_it_is)
+
+    def set(self, state: ConnectionState) -> Sequence[Envelope]:
+        """Have the next sync continue from ``state``; other streams keep theirs.
+
+        Tables that do not exist yet are made, for there is no other place to keep it.
+
+        Raises:
+            UnknownStreamError: ``state`` speaks of a stream that the connection does not sync.
+            ConfigError: it is of streams that are always read in full.
+        """
+        for name in state.streams.keys() - self._streams.keys():
+            raise UnknownStreamError(
+                f"The state is of a stream '{name}', which connection '{self._connection}' does "
+                f"not sync; it has {', '.join(map(str, self._streams))}."
+            )
+        asked = state.streams if state.type == "STREAM" else self._streams
+        names = [n for n in self._incremental if n in asked]
+        if self.standing.is_whole and set(names) != set(self._incremental):
+            raise self._cannot_divide(names)
+        if not names:
+            raise self._no_cursor()
+        self._raise_refused(names)
+        return self._commit("set", names, state, self._going_on)
+
+    def set_stream(self, name: StreamDescriptor, blob: Raw) -> Sequence[Envelope]:
+        """:meth:`set` the part of one stream, whatever the type of the stored state.
+
+        Raises:
+            ConfigError: the stream is always read in full.
+        """
+        current = self.standing.state
+        if current.type == "LEGACY":
+            raise self._cannot_divide([name])
+        if current.type == "STREAM":
+            return self.set(ConnectionState("STREAM", {name: blob}))
+        self._raise_refused([name])
+        if self._streams[name].sync_mode != "incremental":
+            raise self._no_cursor()
+        whole = msgspec.structs.replace(current, streams={**current.streams, name: blob})
+        return self._commit("set", [name], whole, self._going_on)
+
+    def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
+        """Go on with tables as someone else left them."""
+        return self._commit("accept", self._synced(selected), self.standing.state, self._as_it_is)
+
+    def _going_on(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+        """The rows stay, and the next ones belong to them."""
+        return StreamCommit(
+            stream.descriptor,
+            self._tables[stream.descriptor],
+            resumption.generation_id,
+            replaces=False,
+            primary_key=_key(stream, resumption),
+            begun_by=resumption.begun_by,
+        )
+
+    def _as_it_is(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+        part = self._going_on(stream, resumption)
+        return msgspec.structs.replace(part, restarts=resumption.replaces)
+
+    @property
+    def _incremental(self) -> list[StreamDescriptor]:
+        return [n for n, stream in self._streams.items() if stream.sync_mode == "incremental"]
+
+    def _synced(self, names: Iterable[StreamDescriptor]) -> list[StreamDescriptor]:
+        """Those of ``names`` that have a table; someone else may have changed it.
+
+        Raises AtlasError where it is not known what the table holds.
+        """
+        found = list(names)
+        for name in found:
+            if name not in self.standing.resumptions:
+                raise self.standing.refused[name]
+        return [name for name in found if self.standing.committed[name] is not None]
+
+    def _raise_refused(self, names: Iterable[StreamDescriptor]) -> None:
+        for name in names:
+            for reasons in (self.standing.refused, self.standing.changed):
+                if name in reasons:
+                    raise reasons[name]
+
+    def _without(self, names: Collection[StreamDescriptor]) -> ConnectionState:
+        """The state that forgets ``names``; raises where it cannot forget them alone."""
+        state = self.standing.state
+        kept = {name: blob for name, blob in state.streams.items() if name not in names}
+        if state.type == "STREAM":
+            return ConnectionState("STREAM", kept)
+        forgotten = [name for name in self._incremental if name in names]
+        if forgotten == self._incremental:
+            return ConnectionState()
+        if any(name not in state.streams for name in forgotten):
+            raise self._cannot_divide(forgotten)
+        return msgspec.structs.replace(state, streams=kept)
+
+    def _no_cursor(self) -> ConfigError:
+        return ConfigError(
+            f"The state is of no incremental stream of connection '{self._connection}'; the others "
+            "are read in full each time and continue from nowhere."
+        )
+
+    def _cannot_divide(self, names: Collection[StreamDescriptor]) -> BreakingChangeError:
+        which = ", ".join(f"'{name}'" for name in names)
+        return BreakingChangeError(
+            f"The source of connection '{self._connection}' keeps one state for all its streams "
+            f"({self.standing.state.type}), so this cannot be done for {which} alone; do it for "
+            "the whole connection."
+        )
+
+    def _commit(
+        self,
+        action: Action,
+        names: Sequence[StreamDescriptor],
+        state: ConnectionState,
+        part: _Change,
+    ) -> Sequence[Envelope]:
+        """Commit ``state``, in one envelope where it is, or was, of all streams together."""
+        together = self.standing.is_whole or state.type != "STREAM"
+        groups = [list(names)] if together else [[name] for name in names]
+        last = self.standing.last_seq
+        done: list[Envelope] = []
+        for group in filter(None, groups):
+            last = next_seq(last)
+            parts = [part(self._streams[n], self.standing.resumptions[n]) for n in group]
+            envelope = Envelope(
+                seq=last,
+                sync_id=int(now() * 1000),
+                connection=self._connection,
+                streams=tuple(parts),
+                state=Raw(state.only(group).to_file()),
+                prepared_at=now(),
+                run_id=self._run_id,
+                action=action,
+            )
+            # Opened even where there is nothing to write: what waits for its merge is merged then.
+            writers = [self._open(each) for each in parts]
+            if action in ("clear", "set"):
+                self._destination.commit(envelope, writers)
+                for writer in writers:
+                    writer.finish()
+            else:
+                since = {each.table: self.standing.committed[each.stream] for each in parts}
+                self._destination.mark(envelope, since)
+            done.append(envelope)
+        return done
+
+    def _open(self, part: StreamCommit) -> StreamWriter:
+        """A writer of no rows, with which the table is emptied, made, or stays as it is."""
+        stream = self._streams[part.stream]
+        if not part.replaces and stream.destination_sync_mode == "overwrite":
+            stream = msgspec.structs.replace(stream, destination_sync_mode="append")
+        resumption = Resumption(part.generation_id, replaces=part.replaces or part.restarts)
+        plan = plan_stream(stream, resumption, self._destination, self._tables)
+        spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
+        return self._destination.open(self._connection, spec)
+
+
+def _key(stream: ConfiguredStream, resumption: Resumption) -> tuple[tuple[str, ...], ...]:
+    """The key that the rows in the table have."""
+    last = resumption.envelope
+    return () if last is None else last.commit_of(stream.descriptor).primary_key
+
+
+def find_streams(
+    connection: str, streams: Collection[ConfiguredStream], names: Collection[str]
+) -> Iterator[StreamDescriptor]:
+    """The streams called ``names``, or all where there are none.
+
+    Raises:
+        UnknownStreamError: there is no stream of that name.
+    """
+    known = {str(stream.descriptor): stream.descriptor for stream in streams}
+    for name in names or known:
+        if name not in known:
+            raise UnknownStreamError(
+                f"Connection '{connection}' has no stream '{name}'; it has {', '.join(known)}."
+            )
+        yield known[name]

@@ -1,0 +1,50 @@
+"""Which deployment a connection's tables belong to, in every destination."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from stores import Database, Lake, Store, spec
+
+from atlas_dagster.destinations.base import Destination
+from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.postgres import PostgresDestination
+
+
+def another(store: Store) -> Destination:
+    """The same store, as another process sees it."""
+    if isinstance(store, Database):
+        return PostgresDestination(store.address)
+    assert isinstance(store, Lake)
+    return DeltaDestination(str(store.root))
+
+
+def test_the_first_to_claim_is_the_owner_until_another_adopts(store: Store) -> None:
+    assert store.destination.claim("c", "prod") == "prod"
+    assert store.destination.claim("c", "prod") == "prod"
+    with closing(another(store)) as dev:
+        assert dev.claim("c", "dev") == "prod"
+        assert dev.claim("other", "dev") == "dev"
+        dev.adopt("c", "dev")
+    assert store.destination.claim("c", "prod") == "dev"
+
+
+def test_adopting_what_has_no_owner(store: Store) -> None:
+    store.destination.adopt("c", "dev")
+    assert store.destination.claim("c", "prod") == "dev"
+
+
+def test_of_many_that_come_at_once_one_is_the_owner(store: Store) -> None:
+    def claim(name: str) -> str:
+        with closing(another(store)) as destination:
+            return destination.claim("c", name)
+
+    names = [f"deployment {n}" for n in range(6)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        owners = set(pool.map(claim, names))
+    assert len(owners) == 1
+
+
+def test_tables_without_an_owner_are_taken(store: Store) -> None:
+    store.sync(spec(), [{"id": 1}])
+    assert store.destination.claim("c", "prod") == "prod"
+    assert store.rows("id") == [(1,)]

@@ -1,0 +1,74 @@
+"""Runs whose process was killed, or whose machine was restarted."""
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from atlas_dagster.orchestration.dead_runs import PROCESS_TAG, end_dead_runs, note_process
+from atlas_dagster.orchestration.owner import identify, this_process
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def running(instance: dg.DagsterInstance, **tags: str) -> dg.DagsterRun:
+    return create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags=tags)
+
+
+def status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status.value
+
+
+def test_a_run_whose_process_is_gone_has_failed(instance: dg.DagsterInstance) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    run = running(instance)
+    tag = {PROCESS_TAG: f"{run.run_id} {identify(child.pid)}"}
+    instance.add_run_tags(run.run_id, tag)
+    retry = running(instance, **tag)
+    assert end_dead_runs(instance) == []
+    child.kill()
+    child.wait()
+
+    assert end_dead_runs(instance) == [run.run_id]
+
+    assert status(instance, run) == "FAILURE"
+    assert status(instance, retry) == "STARTED"
+    assert end_dead_runs(instance) == []
+
+
+@pytest.mark.parametrize("process", [None, this_process(), "command:another-host:1:1", "nonsense"])
+def test_other_runs_are_left_alone(instance: dg.DagsterInstance, process: str | None) -> None:
+    run = running(instance)
+    if process is not None:
+        instance.add_run_tags(run.run_id, {PROCESS_TAG: f"{run.run_id} {process}"})
+    assert end_dead_runs(instance) == []
+    assert status(instance, run) == "STARTED"
+
+
+def test_a_step_notes_the_process_of_its_run(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = running(instance)
+    note_process(instance, run.run_id)
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    assert found.tags[PROCESS_TAG] == f"{run.run_id} {this_process()}"
+
+    class Parent:
+        pid = 1
+
+    monkeypatch.setattr(multiprocessing, "parent_process", Parent)
+    note_process(instance, run.run_id)
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    assert found.tags[PROCESS_TAG] == f"{run.run_id} {identify(1)}"

@@ -1,0 +1,47 @@
+"""A whole sync of a recording, as ``workloads.py`` measures it: what Dagster would run, without Dagster."""
+
+from typing import Any
+
+from recording import RECORDINGS, catalog_streams
+
+from atlas_dagster.destinations.base import Destination
+from atlas_dagster.protocol.catalog import Catalog, configure
+from atlas_dagster.runners.base import Runner
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.plan import make_plan
+from atlas_dagster.sync.session import SyncSession
+
+
+class _NothingRemembered:
+    def remembered(self, tables: Any, committed: Any) -> dict[Any, Any]:
+        return {}
+
+
+def sync(runner: Runner, recording: str, mode: str, destination: Destination) -> int:
+    """Parse, type, stage, commit with state, merge for append_dedup; the tables' rows."""
+    labels = {"atlas.connection": "bench"}
+    connector = Connector(runner, name="bench", log=lambda *_: None, labels=labels)
+    # Without STATE nothing is incremental.
+    incremental = mode != "overwrite" and RECORDINGS[recording].states
+    streams = [
+        configure(
+            stream,
+            sync_mode="incremental" if incremental else "full_refresh",
+            destination_sync_mode=mode,  # type: ignore[arg-type]
+        )
+        for stream in Catalog.from_json(catalog_streams(recording)).streams
+    ]
+    names = [stream.descriptor for stream in streams]
+    plan = make_plan(
+        "bench",
+        streams,
+        selected=names,
+        tables={name: ("bench", name.name) for name in names},
+        destination=destination,
+        store=_NothingRemembered(),
+        run_id=None,
+        notify=print,
+    )
+    for _ in SyncSession(plan, connector=connector, destination=destination).run():
+        pass
+    return sum(destination.open("bench", each.table).describe().row_count for each in plan.streams)
