@@ -58,10 +58,13 @@ class AtPoints(Disturbance):
 
     def disturb(self, ledger: Ledger, reference: Outcome) -> bool:
         points = [p for p in reference.passed if not self.steps or p.step in self.steps]
-        point = min(points, key=lambda p: (self._tried[p], self.chance.random()))
-        self._tried[point] += 1
+        for point in points:
+            self.happened.setdefault(str(point), 0)
+        point = min(points, key=self._weight)
+        missed = self._tried[point] and not self.happened[str(point)]
         # Rather early: what was committed before the last disturbance does not come again.
-        nth = 1 + int(reference.passed[point] * self.chance.random() ** 2)
+        nth = 1 if missed else 1 + int(reference.passed[point] * self.chance.random() ** 2)
+        self._tried[point] += 1
         try:
             outcome = ledger.sync(Strike(point, nth, lambda: self.strike(ledger)))
         except KilledError:
@@ -70,6 +73,9 @@ class AtPoints(Disturbance):
         if outcome.struck:
             self.happened[str(point)] += 1
         return outcome.failure is None
+
+    def _weight(self, point: Point) -> tuple[float, float]:
+        return 2 * self.happened[str(point)] + self._tried[point], self.chance.random()
 
 
 class Kill(AtPoints):

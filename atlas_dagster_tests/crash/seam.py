@@ -67,7 +67,9 @@ class Seam:
         def streams(event: dg.EventLogEntry) -> list[str]:
             happened = event.dagster_event
             key = happened.asset_key if happened else None
-            return [key.path[-1]] if key else []
+            name = key.path[-1] if key else ""
+            # The asset of the source is named after the connection.
+            return ["source" if name.startswith("source_") else name] if name else []
 
         for kind, called in _EVENTS.items():
             self._watch(

@@ -4,6 +4,7 @@ Nothing but imports may have happened before the fork: neither Delta's nor Arrow
 one. So whatever looks at tables or event logs does it in a process of its own, too.
 """
 
+import faulthandler
 import functools
 import multiprocessing
 import os
@@ -71,6 +72,7 @@ def _child(
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    faulthandler.enable()
     try:
         answer = (False, function(*arguments))
     except BaseException:  # noqa: BLE001 - told to the parent
