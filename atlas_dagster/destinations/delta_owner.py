@@ -5,7 +5,7 @@ at the same time, one is refused.
 """
 
 import pyarrow as pa
-from deltalake import DeltaTable, Schema
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from atlas_dagster.destinations.store import unusable
@@ -26,8 +26,12 @@ def claim(uri: str, deployment: str) -> str:
         pass
     except OSError as error:
         raise unusable(uri, error) from error
+    # Tried once: told that another was faster, Delta would make the table a second time.
+    once = CommitProperties(max_commit_retries=0)
     try:
-        return _owner(DeltaTable.create(uri, _SCHEMA, mode="error", name=deployment))
+        return _owner(
+            DeltaTable.create(uri, _SCHEMA, mode="error", name=deployment, commit_properties=once)
+        )
     except DeltaError:
         return _owner(DeltaTable(uri))  # another was faster
 

@@ -114,8 +114,9 @@ class LakeTable:
             app_transactions=[Transaction(self.app_id, envelope.seq)],
             custom_metadata=note,
             # Delta lets files be removed that a compaction has just replaced, and rows would come
-            # twice; so nobody may have committed anything since they were listed.
-            max_commit_retries=0 if replaces or removals else None,
+            # twice; so nobody may have committed anything since they were listed. Nor does it see
+            # that another has just made the table, which would then be made twice.
+            max_commit_retries=0 if replaces or removals or not self.exists else None,
         )
         delta_schema = Schema.from_arrow(schema)
         try:

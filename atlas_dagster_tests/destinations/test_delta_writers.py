@@ -1,11 +1,15 @@
 """What Delta tables do in a way of their own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from stores import Lake, spec
 
-from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster.destinations.base import StreamWriter
+from atlas_dagster.errors import DestinationError
+from atlas_dagster.state.envelope import Envelope, WriteMode
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
 
@@ -33,6 +37,30 @@ def test_discard_leaves_alone_what_an_envelope_lists(lake: Lake, mode: WriteMode
     writer.commit(envelope)
     writer.finish()
     assert lake.rows("id") == [(1,)]
+
+
+def succeeds(writer: StreamWriter, envelope: Envelope) -> bool:
+    try:
+        writer.commit(envelope)
+    except DestinationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("mode", ["append", "append_dedup"])
+def test_of_first_commits_at_once_one_counts(lake: Lake, mode: WriteMode) -> None:
+    """Delta by itself makes the table twice, and takes the rows of both."""
+    for attempt in range(20):
+        wanted = spec(mode, table=("c", f"t{attempt}"))
+        writers = [lake.open(wanted) for _ in range(4)]
+        for number, writer in enumerate(writers):
+            lake.write(writer, [{"id": number}])
+        envelopes = [lake.prepare(writer) for writer in writers]
+        with ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(succeeds, writers, envelopes))
+        assert done.count(True) == 1
+        writers[done.index(True)].finish()
+        assert lake.rows("id", table=wanted.path) == [(done.index(True),)]
 
 
 def test_overwrite_swaps_in_one_version(lake: Lake) -> None:
