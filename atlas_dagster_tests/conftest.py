@@ -8,6 +8,7 @@ is missing. The environment variable ``ATLAS_REQUIRE`` names the parts that must
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -40,6 +41,10 @@ _IMAGES = (
 
 #: The label on every container that Atlas starts for a connection.
 CONTAINER_LABEL = "atlas.connection"
+
+
+# A script in the background ignores SIGINT, and so would we and all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # --- What a marker needs: each function answers with what is missing, or None.
