@@ -1,6 +1,7 @@
 """One stream while it is read: its rows on their way, its state, its verdict."""
 
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Raw
@@ -67,12 +68,12 @@ class ActiveStream:
         """Rows since the last commit."""
         return self.writer.staged_rows + len(self.builder)
 
-    def add(self, record: Record) -> None:
-        size = memoryview(record.data).nbytes
-        self.builder.append(record, size)
-        self.records += 1
-        self.records_since_state += 1
-        self.bytes += size
+    def add(self, records: Sequence[Record]) -> None:
+        before = self.builder.bytes
+        self.builder.extend(records)
+        self.bytes += self.builder.bytes - before
+        self.records += len(records)
+        self.records_since_state += len(records)
         if self.builder.bytes >= _BATCH_BYTES or len(self.builder) >= _BATCH_ROWS:
             self.flush()
 
