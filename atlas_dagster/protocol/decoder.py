@@ -3,8 +3,7 @@
 Lines end with the byte ``\\n`` only: U+2028 and friends are legal inside JSON strings. There is no
 limit on the length of a line. The fast path decodes the envelope; a line it refuses goes to a
 tolerant one, and only if that fails too is the line noise or, when it looks like a RECORD or STATE,
-:class:`Unreadable`. Records come out in batches, for nothing that is done with each of them alone is
-cheap.
+:class:`Unreadable`. Records come out in batches: nothing that is done with each alone is cheap.
 """
 
 import json
