@@ -44,6 +44,14 @@ class Record(Struct, gc=False):
     meta: Raw = ABSENT
 
 
+class Records(Struct):
+    """RECORD messages of one stream, in order; nothing but records came between them."""
+
+    stream: str
+    namespace: str | None
+    records: list[Record] = []
+
+
 class Stats(Struct):
     """Records of the stream since its previous STATE; a double on the wire."""
 
@@ -151,7 +159,10 @@ class Control(Struct):
 
 
 class Message(Struct):
-    """One line of a source's stdout; the field named by ``type`` is set."""
+    """One line of a source's stdout; the field named by ``type`` is set.
+
+    A RECORD never leaves the decoder as one: it is in a :class:`Records`.
+    """
 
     type: str
     record: Record | None = None

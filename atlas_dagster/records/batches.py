@@ -5,6 +5,7 @@ Columns are built from whole lists of values; no Python object per value survive
 
 import gc
 import itertools
+import operator
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, Tab
 _MILLISECONDS_FROM = 10**11
 #: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
 _FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
+_data, _meta, _emitted_at = map(operator.attrgetter, ("data", "meta", "emitted_at"))
 _TEMPORAL_PARSERS = {
     ColumnType.DATE: parse_dates,
     ColumnType.TIMESTAMP: parse_timestamps,
@@ -59,10 +61,9 @@ class BatchBuilder:
     def __len__(self) -> int:
         return len(self._records)
 
-    def append(self, record: Record, size: int) -> None:
-        """Add a record whose line had ``size`` bytes."""
-        self._records.append(record)
-        self.bytes += size
+    def extend(self, records: Sequence[Record]) -> None:
+        self._records += records
+        self.bytes += sum(map(len, map(_data, records)))
 
     def build(self) -> pa.RecordBatch:
         """The collected records as one batch; the builder is empty afterwards."""
@@ -93,9 +94,11 @@ class BatchBuilder:
     def _metadata_columns(self, records: list[Record], remarks: Remarks) -> list[pa.Array]:
         count = len(records)
         extracted_at = _extraction_times(records, remarks)
-        for row, record in enumerate(records):
-            if record.meta is not ABSENT and present(record.meta) is not None:
-                remarks.reported(row, record.meta)
+        metas = [*map(_meta, records)]
+        if metas.count(ABSENT) < count:
+            for row, meta in enumerate(metas):
+                if present(meta) is not None:
+                    remarks.reported(row, meta)
         extra = remarks.extra_column(count)
         return [
             random_uuids(count),
@@ -135,7 +138,7 @@ def random_uuids(count: int) -> pa.Array:
 def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
     """``emitted_at`` in UTC; what is no moment becomes now, which is not far off."""
     try:
-        times = np.fromiter((r.emitted_at for r in records), np.float64, len(records))
+        times = np.array([*map(_emitted_at, records)], np.float64)
     except OverflowError:  # an integer of hundreds of digits
         times = np.array([max(-1e300, min(r.emitted_at, 1e300)) for r in records], np.float64)
     times[np.abs(times) < _MILLISECONDS_FROM] *= 1000

@@ -27,6 +27,9 @@ _WORTH_A_PLACE = 10
 _MOST_UNDECLARED = 200
 
 
+_data = operator.attrgetter("data")
+
+
 class RowDecoder:
     """Decodes records of one stream."""
 
@@ -35,7 +38,7 @@ class RowDecoder:
         self._coerce = RowCoercer(schema)
         self._declared = {column.field for column in schema.top_level}
         self._undeclared: list[str] = []
-        self._decode: Callable[[Raw], Any] | None
+        self._decode: Callable[[Raw], Any]
         self._shape()
 
     def _shape(self) -> None:
@@ -56,7 +59,7 @@ class RowDecoder:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self._decode = msgspec.json.Decoder(self._row_type).decode if plain else None
+        self._decode = msgspec.json.Decoder(self._row_type).decode if plain else _refuse
         # attrgetter of one name gives a bare value, of several a tuple: a doubled first name
         # keeps the shape the same.
         self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
@@ -67,15 +70,15 @@ class RowDecoder:
         ``remarks`` takes what does not fit and what is not declared.
         """
         rows: list[Any] = []
-        decode, slow = self._decode, 0
-        for record in records:
+        slow = 0
+        decoded = map(self._decode, map(_data, records))
+        while len(rows) < len(records):
             try:
-                if decode is None:
-                    raise msgspec.DecodeError
-                rows.append(decode(record.data))
+                rows.extend(decoded)  # in C, as far as the next record that does not fit
             except UNFIT:
+                data = records[len(rows)].data
+                rows.append(self._row_type(*self._coerce(data, len(rows), remarks)))
                 slow += 1
-                rows.append(self._row_type(*self._coerce(record.data, len(rows), remarks)))
         width = len(self._schema.top_level)
         lists: list[Sequence[Any]] = [()] * width
         if rows and self._values is not None:
@@ -99,3 +102,7 @@ class RowDecoder:
         if often:
             self._undeclared += often
             self._shape()
+
+
+def _refuse(data: Raw) -> Any:
+    raise msgspec.DecodeError(f"{len(data)} bytes of a table that takes the slow way")

@@ -8,7 +8,7 @@ import msgspec
 
 from atlas_dagster.errors import ConnectorFailedError, FailureType
 from atlas_dagster.protocol.decoder import MessageDecoder
-from atlas_dagster.protocol.messages import Message, Noise, TraceError, Unreadable
+from atlas_dagster.protocol.messages import Message, Noise, Records, TraceError, Unreadable
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
 from atlas_dagster.sync.watchdog import Watchdog
@@ -66,7 +66,7 @@ class Conversation:
 
     def messages(
         self, command: ConnectorCommand
-    ) -> Generator[Message | Unreadable | None, None, None]:
+    ) -> Generator[Message | Records | Unreadable | None, None, None]:
         """Yield what the connector answers; None when all that came so far is dealt with.
 
         LOG, TRACE ERROR, CONTROL and text are dealt with here. The connector is stopped when the
@@ -150,9 +150,11 @@ class Conversation:
     def _mask(self, text: str) -> str:
         return readable(text, self._masker)
 
-    def _overheard(self, decoded: Message | Noise | Unreadable) -> bool:
+    def _overheard(self, decoded: Message | Records | Noise | Unreadable) -> bool:
         """Whether the message was for the log only."""
-        if type(decoded) is Message and (decoded.record is not None or decoded.state is not None):
+        if isinstance(decoded, Records) or (
+            isinstance(decoded, Message) and decoded.state is not None
+        ):
             self._watchdog.data()
             return False
         if isinstance(decoded, Noise):

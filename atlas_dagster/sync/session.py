@@ -19,7 +19,7 @@ from atlas_dagster.errors import (
 )
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
-    Record,
+    Records,
     State,
     StreamDescriptor,
     StreamStatus,
@@ -118,8 +118,8 @@ class SyncSession:
                         yield from self._commit_due()
                     elif isinstance(message, Unreadable):
                         self._on_unreadable(message)
-                    elif message.record is not None:
-                        self._on_record(message.record)
+                    elif isinstance(message, Records):
+                        self._on_records(message)
                     elif message.state is not None and is_whole(message.state):
                         yield from self._on_state(message.state)
                     elif message.trace is not None and message.trace.stream_status is not None:
@@ -163,8 +163,8 @@ class SyncSession:
             )
         return stream
 
-    def _on_record(self, record: Record) -> None:
-        stream = self._find(record.stream, record.namespace)
+    def _on_records(self, found: Records) -> None:
+        stream = self._find(found.stream, found.namespace)
         if stream is None:
             return
         if stream.phase == "finished":
@@ -173,7 +173,7 @@ class SyncSession:
         if stream.phase == "failed":
             return
         before = stream.builder.bytes
-        stream.add(record)
+        stream.add(found.records)
         self._buffered += stream.builder.bytes - before
         if self._buffered >= _BUFFERED_BYTES:
             for other in self._streams.values():

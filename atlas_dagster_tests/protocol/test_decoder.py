@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atlas_dagster.protocol.decoder import Decoded, MessageDecoder
-from atlas_dagster.protocol.messages import Message, Noise, Unreadable
+from atlas_dagster.protocol.messages import Message, Noise, Records, Unreadable
 
 
 def decode(*chunks: bytes) -> list[Decoded]:
@@ -20,7 +20,10 @@ def decode(*chunks: bytes) -> list[Decoded]:
 def rows(decoded: Iterable[Decoded]) -> list[Any]:
     """The data of all records."""
     return [
-        json.loads(bytes(m.record.data)) for m in decoded if isinstance(m, Message) and m.record
+        json.loads(bytes(each.data))
+        for batch in decoded
+        if isinstance(batch, Records)
+        for each in batch.records
     ]
 
 
@@ -79,6 +82,31 @@ def test_byte_by_byte() -> None:
     assert rows(decode(*(bytes([byte]) for byte in stream))) == [{"a": 1}, {"a": 2}]
 
 
+def test_records_come_in_batches_that_no_other_message_is_passed_by() -> None:
+    def of(stream: str, number: int, namespace: str = "null") -> bytes:
+        where = f'"stream":"{stream}","namespace":{namespace}'
+        return f'{{"type":"RECORD","record":{{{where},"data":{number},"emitted_at":1}}}}'.encode()
+
+    log = b'{"type":"LOG","log":{"level":"INFO","message":""}}'
+    lines = [of("a", 1), of("b", 2), of("a", 3), of("a", 4, '"n"'), of("b", 5)]
+    decoded = decode(b"\n".join([*lines, log, of("b", 6), b"noise", of("b", 7), of("a", 8)]))
+    assert [
+        (batch.stream, batch.namespace, rows([batch]))
+        if isinstance(batch, Records)
+        else type(batch)
+        for batch in decoded
+    ] == [
+        ("a", None, [1, 3]),
+        ("b", None, [2, 5]),
+        ("a", "n", [4]),
+        Message,
+        ("b", None, [6]),
+        Noise,
+        ("b", None, [7]),
+        ("a", None, [8]),
+    ]
+
+
 # Nasty lines that can be read
 
 BIG = b"9" * 30
@@ -112,8 +140,7 @@ def test_lines_that_can_be_read(line: bytes, data: Any) -> None:
 
 def test_a_lone_surrogate() -> None:
     (message,) = decode(record(b'{"a":"\\ud800"}'))
-    assert isinstance(message, Message)
-    assert message.record is not None
+    assert isinstance(message, Records)
     (message,) = decode(b'{"type":"LOG","log":{"level":"INFO","message":"a\\ud800b"}}')
     assert isinstance(message, Message)
     assert message.log is not None
@@ -147,7 +174,7 @@ def test_several_messages_on_one_line() -> None:
 def test_many_messages_on_one_line_take_time_in_proportion() -> None:
     def seconds(count: int) -> float:
         start = time.process_time()
-        assert len(decode(record(b'{"a":"%s"}' % (b"x" * 500)) * count)) == count
+        assert len(rows(decode(record(b'{"a":"%s"}' % (b"x" * 500)) * count))) == count
         return time.process_time() - start
 
     seconds(100)

@@ -38,9 +38,9 @@ def test_undeclared_fields_that_many_records_have() -> None:
     schema = TableSchema.from_json_schema({"properties": {"string": {"type": "string"}}})
     builder = BatchBuilder(schema, sync_id=7, generation_id=3)
     for _ in range(3):
-        for data in (b'{"string":"x","a":1.10}', b'{"a":null}', b'{"string":"y"}', b'{"b":{ }}',
-                     b'{"string":["z"],"a":"1","c\\"":2}', b'{"a":[1],"a":2}', b"5"):  # fmt: skip
-            builder.append(Record("s", Raw(data), 0), len(data))
+        data = (b'{"string":"x","a":1.10}', b'{"a":null}', b'{"string":"y"}', b'{"b":{ }}',
+                b'{"string":["z"],"a":"1","c\\"":2}', b'{"a":[1],"a":2}', b"5")  # fmt: skip
+        builder.extend([Record("s", Raw(each), 0) for each in data])
         rows = builder.build().to_pylist()
         assert [row["string"] for row in rows] == ["x", None, "y", None, '["z"]', None, None]
         assert [row["_airbyte_extra"] for row in rows] == [

@@ -6,7 +6,7 @@ import pytest
 from batch_rows import ROUNDED, SIZE, TYPE, changes
 from msgspec import Raw
 
-from atlas_dagster.protocol.messages import ABSENT, Record
+from atlas_dagster.protocol.messages import Record
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
@@ -34,8 +34,7 @@ def schema(*paths: tuple[str, ...], **properties: Any) -> TableSchema:
 
 def build(wanted: TableSchema, *data: bytes) -> list[Any]:
     builder = BatchBuilder(wanted, sync_id=7, generation_id=3)
-    for each in data:
-        builder.append(Record("s", Raw(each), 1_700_000_000_123, ABSENT), len(each))
+    builder.extend([Record("s", Raw(each), 1_700_000_000_123) for each in data])
     return list(builder.build().to_pylist())
 
 
