@@ -7,6 +7,7 @@ tolerant one, and only if that fails too is the line noise or, when it looks lik
 """
 
 import json
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,8 +26,14 @@ _RECORD_DATA = re.compile(r'"data"\s*:')
 _STREAM_NAME = re.compile(r'"stream"\s*:\s*("(?:[^"\\]|\\.)*")')
 _DESCRIBED_NAME = re.compile(r'"stream_descriptor"\s*:\s*\{[^{}]*?"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
+_data = operator.attrgetter("data")
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
+
+#: What msgspec raises for a line that is not a message as it should be.
+_REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+#: Records that are less of their block than this are copied out of it.
+_LEAST_SHARE = 1 / 4
 
 Decoded = Message | Records | Noise | Unreadable
 
@@ -46,7 +53,9 @@ class MessageDecoder:
     """Decodes one stdout. Feed chunks cut anywhere, then :meth:`flush` at the end."""
 
     def __init__(self) -> None:
-        self._decode = msgspec.json.Decoder(Message).decode
+        decoder = msgspec.json.Decoder(Message)
+        self._decode = decoder.decode
+        self._decode_lines = decoder.decode_lines
         self._partial: list[bytes] = []
 
     def feed(self, chunk: bytes) -> Iterator[Decoded]:
@@ -57,40 +66,49 @@ class MessageDecoder:
         if b"\n" not in chunk:
             self._partial.append(chunk)
             return
-        lines = chunk.split(b"\n")
+        block, _, tail = chunk.rpartition(b"\n")
         if self._partial:
-            lines[0] = b"".join([*self._partial, lines[0]])
-        tail = lines.pop()
+            block = b"".join([*self._partial, block])
         self._partial = [tail] if tail else []
-        decode = self._decode
         batches: dict[tuple[str, str | None], Records] = {}
         stream: str | None = None
         namespace: str | None = None
-        for line in lines:
-            found: Iterable[Decoded]
-            try:
-                found = (decode(line),)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                found = self._tolerant(line)
-            for message in found:
-                record = message.record if type(message) is Message else None
-                if record is None:
-                    yield from batches.values()
-                    batches, stream = {}, None
-                    yield message
-                    continue
-                if record.stream != stream or record.namespace != namespace:
-                    stream, namespace = record.stream, record.namespace
-                    key = (stream, namespace)
-                    append = batches.setdefault(key, Records(stream, namespace)).records.append
-                append(record)
-        yield from batches.values()
+        for message in self._messages(block):
+            record = message.record if type(message) is Message else None
+            if record is None:
+                yield from _counted(batches.values(), len(block))
+                batches, stream = {}, None
+                yield message
+                continue
+            if record.stream != stream or record.namespace != namespace:
+                stream, namespace = record.stream, record.namespace
+                key = (stream, namespace)
+                append = batches.setdefault(key, Records(stream, namespace)).records.append
+            append(record)
+        yield from _counted(batches.values(), len(block))
 
     def flush(self) -> Iterator[Decoded]:
         """Yield what the last line, cut off by the end of output, amounts to."""
         rest, self._partial = b"".join(self._partial), []
         if rest:
             yield from self.feed(rest + b"\n")
+
+    def _messages(self, block: bytes) -> Iterable[Decoded]:
+        """What the lines of ``block`` hold; all decoded at once where each is one message."""
+        try:
+            messages = self._decode_lines(block)
+        except _REFUSED:
+            return self._line_by_line(block)
+        # A message over several lines, or several on one, must not depend on where chunks are cut.
+        whole = len(messages) == block.count(b"\n") + 1
+        return messages if whole else self._line_by_line(block)
+
+    def _line_by_line(self, block: bytes) -> Iterator[Decoded]:
+        for line in block.split(b"\n"):
+            try:
+                yield self._decode(line)
+            except _REFUSED:
+                yield from self._tolerant(line)
 
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
         """What a refused line holds; several messages where threads of a connector collided."""
@@ -116,6 +134,16 @@ class MessageDecoder:
                 raise
             envelope = _decode_fields(_TOKEN.sub(_strict, text).encode("utf-8", "replace"))
             return self._decode(_encode(envelope | {"type": value["type"].upper()}))
+
+
+def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
+    """With their bytes; a few records do not keep a ``block`` of so many bytes in memory."""
+    for batch in batches:
+        batch.bytes = sum(map(len, map(_data, batch.records)))
+        if batch.bytes < block * _LEAST_SHARE:
+            for record in batch.records:
+                record.data, record.meta = record.data.copy(), record.meta.copy()
+        yield batch
 
 
 def _unreadable_or_noise(text: str, *, whole: bool) -> Decoded:

@@ -45,11 +45,15 @@ class Record(Struct, gc=False):
 
 
 class Records(Struct):
-    """RECORD messages of one stream, in order; nothing but records came between them."""
+    """RECORD messages of one stream, in order; nothing but records came between them.
+
+    ``bytes`` are those of their ``data``.
+    """
 
     stream: str
     namespace: str | None
     records: list[Record] = []
+    bytes: int = 0
 
 
 class Stats(Struct):

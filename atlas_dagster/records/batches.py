@@ -31,7 +31,7 @@ from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, Tab
 _MILLISECONDS_FROM = 10**11
 #: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
 _FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
-_data, _meta, _emitted_at = map(operator.attrgetter, ("data", "meta", "emitted_at"))
+_meta, _emitted_at = operator.attrgetter("meta"), operator.attrgetter("emitted_at")
 _TEMPORAL_PARSERS = {
     ColumnType.DATE: parse_dates,
     ColumnType.TIMESTAMP: parse_timestamps,
@@ -61,9 +61,10 @@ class BatchBuilder:
     def __len__(self) -> int:
         return len(self._records)
 
-    def extend(self, records: Sequence[Record]) -> None:
+    def extend(self, records: Sequence[Record], size: int) -> None:
+        """Add records whose ``data`` has ``size`` bytes."""
         self._records += records
-        self.bytes += sum(map(len, map(_data, records)))
+        self.bytes += size
 
     def build(self) -> pa.RecordBatch:
         """The collected records as one batch; the builder is empty afterwards."""

@@ -60,9 +60,7 @@ class RowDecoder:
             gc=False,
         )
         self._decode = msgspec.json.Decoder(self._row_type).decode if plain else _refuse
-        # attrgetter of one name gives a bare value, of several a tuple: a doubled first name
-        # keeps the shape the same.
-        self._values = operator.attrgetter(*(fields + fields[:1])) if fields else None
+        self._columns = [operator.attrgetter(field) for field in fields]
 
     def __call__(self, records: Sequence[Record], remarks: Remarks) -> list[Sequence[Any]]:
         """The values of each top-level column, of :mod:`atlas_dagster.records.coerce`'s types.
@@ -80,10 +78,8 @@ class RowDecoder:
                 rows.append(self._row_type(*self._coerce(data, len(rows), remarks)))
                 slow += 1
         width = len(self._schema.top_level)
-        lists: list[Sequence[Any]] = [()] * width
-        if rows and self._values is not None:
-            lists = list(zip(*map(self._values, rows), strict=True))
-        for field, values in zip(self._undeclared, lists[width:], strict=False):
+        lists: list[Sequence[Any]] = [[*map(values, rows)] for values in self._columns]
+        for field, values in zip(self._undeclared, lists[width:], strict=True):
             for row, value in enumerate(values):
                 if value is not ABSENT:
                     remarks.undeclared(row, field, value)

@@ -25,19 +25,27 @@ class FrameDecoder:
         return not self._header and self._left == 0
 
     def feed(self, data: memoryview) -> Iterator[tuple[Literal["stdout", "stderr"], bytes]]:
+        """Frames of one channel that follow each other come out as one piece: many are small."""
         position, end = 0, len(data)
+        pieces: list[memoryview] = []
+        of: Literal["stdout", "stderr"] = self._channel
         while position < end:
             if self._left == 0:
                 wanted = _HEADER - len(self._header)
                 self._header += bytes(data[position : position + wanted])
                 position += wanted
                 if len(self._header) < _HEADER:
-                    return
+                    break
                 self._channel = _CHANNELS.get(self._header[0], "stderr")
                 self._left = int.from_bytes(self._header[4:], "big")
                 self._header = b""
-            else:
-                piece = bytes(data[position : position + self._left])
-                position += len(piece)
-                self._left -= len(piece)
-                yield self._channel, piece
+                continue
+            if pieces and of != self._channel:
+                yield of, b"".join(pieces)
+                pieces.clear()
+            of = self._channel
+            pieces.append(data[position : position + self._left])
+            position += len(pieces[-1])
+            self._left -= len(pieces[-1])
+        if pieces:
+            yield of, b"".join(pieces)

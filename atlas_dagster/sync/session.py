@@ -37,7 +37,7 @@ from atlas_dagster.sync.stream import ActiveStream
 #: A STATE is committed when this much time has passed or data come since the last commit.
 COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
-#: Records buffered over all streams together, in bytes, before they are made into batches.
+#: Bytes of records after which all streams make batches of what they have, though it be little.
 _BUFFERED_BYTES = 16 * 1024 * 1024
 
 
@@ -172,9 +172,8 @@ class SyncSession:
             stream.phase = "failed"
         if stream.phase == "failed":
             return
-        before = stream.builder.bytes
-        stream.add(found.records)
-        self._buffered += stream.builder.bytes - before
+        stream.add(found)
+        self._buffered += found.bytes
         if self._buffered >= _BUFFERED_BYTES:
             for other in self._streams.values():
                 other.flush()

@@ -1,13 +1,12 @@
 """One stream while it is read: its rows on their way, its state, its verdict."""
 
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
-from atlas_dagster.protocol.messages import Record, StreamDescriptor, TraceError
+from atlas_dagster.protocol.messages import Records, StreamDescriptor, TraceError
 from atlas_dagster.protocol.state import same_blob
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.state.envelope import StreamCommit
@@ -70,12 +69,11 @@ class ActiveStream:
         """Rows since the last commit."""
         return self.writer.staged_rows + len(self.builder)
 
-    def add(self, records: Sequence[Record]) -> None:
-        before = self.builder.bytes
-        self.builder.extend(records)
-        self.bytes += self.builder.bytes - before
-        self.records += len(records)
-        self.records_since_state += len(records)
+    def add(self, found: Records) -> None:
+        self.builder.extend(found.records, found.bytes)
+        self.bytes += found.bytes
+        self.records += len(found.records)
+        self.records_since_state += len(found.records)
         if self.builder.bytes >= _BATCH_BYTES or len(self.builder) >= _BATCH_ROWS:
             self.flush()
 

@@ -74,7 +74,7 @@ class Store(ABC):
         builder = BatchBuilder(self._specs[id(writer)].schema, sync_id=1, generation_id=0)
         for row in rows:
             data = row if isinstance(row, Raw) else Raw(msgspec.json.encode(row))
-            builder.extend([Record("t", data, at)])
+            builder.extend([Record("t", data, at)], 1)
         writer.write(builder.build())
 
     def envelope(self, *writers: StreamWriter) -> Envelope:

@@ -56,7 +56,8 @@ def sync_table(lake: Path, table: TablePath, rows: Sequence[dict[str, Any]]) -> 
     destination = DeltaDestination(str(lake))
     spec = TableSpec(table, TableSchema.from_json_schema({"properties": COLUMNS}), "append")
     builder = BatchBuilder(spec.schema, sync_id=1, generation_id=0)
-    builder.extend([Record("t", Raw(msgspec.json.encode(row)), 1_700_000_000_000) for row in rows])
+    encoded = [Raw(msgspec.json.encode(row)) for row in rows]
+    builder.extend([Record("t", data, 1_700_000_000_000) for data in encoded], 1)
     writer = destination.open(table[0], spec)
     writer.write(builder.build())
     commit = StreamCommit(StreamDescriptor(table[-1]), table, 0, False, writer.stage())

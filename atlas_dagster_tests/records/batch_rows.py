@@ -37,7 +37,7 @@ def build(*data: bytes, columns: dict[str, Any] | None = None, **record: Any) ->
     builder = BatchBuilder(schema, sync_id=7, generation_id=3)
     for each in data:
         fields = {"emitted_at": 1_700_000_000_123, "meta": ABSENT} | record
-        builder.extend([Record("s", Raw(each), **fields)])
+        builder.extend([Record("s", Raw(each), **fields)], len(each))
     assert (len(builder), builder.bytes) == (len(data), sum(map(len, data)))
     batch = builder.build()
     assert (len(builder), builder.bytes) == (0, 0)

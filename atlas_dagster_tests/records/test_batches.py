@@ -40,7 +40,7 @@ def test_undeclared_fields_that_many_records_have() -> None:
     for _ in range(3):
         data = (b'{"string":"x","a":1.10}', b'{"a":null}', b'{"string":"y"}', b'{"b":{ }}',
                 b'{"string":["z"],"a":"1","c\\"":2}', b'{"a":[1],"a":2}', b"5")  # fmt: skip
-        builder.extend([Record("s", Raw(each), 0) for each in data])
+        builder.extend([Record("s", Raw(each), 0) for each in data], 1)
         rows = builder.build().to_pylist()
         assert [row["string"] for row in rows] == ["x", None, "y", None, '["z"]', None, None]
         assert [row["_airbyte_extra"] for row in rows] == [

@@ -34,7 +34,7 @@ def schema(*paths: tuple[str, ...], **properties: Any) -> TableSchema:
 
 def build(wanted: TableSchema, *data: bytes) -> list[Any]:
     builder = BatchBuilder(wanted, sync_id=7, generation_id=3)
-    builder.extend([Record("s", Raw(each), 1_700_000_000_123) for each in data])
+    builder.extend([Record("s", Raw(each), 1_700_000_000_123) for each in data], 1)
     return list(builder.build().to_pylist())
 
 
