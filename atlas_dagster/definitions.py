@@ -1,22 +1,12 @@
-"""The code location: every connection of ``connections/``, what they share, the reaper."""
+"""The code location: every connection of ``connections/``, and what they share."""
+
+from pathlib import Path
 
 import dagster as dg
 
-from atlas_dagster.components.loading import load_connections
-from atlas_dagster.orchestration.io_manager import common_resources
-from atlas_dagster.orchestration.reaping import reaper_sensor
-from atlas_dagster.orchestration.resource import AtlasResource
-
-CONNECTIONS = "atlas_dagster.connections"
-
-
-def common_defs() -> dg.Definitions:
-    """What all connections share."""
-    return dg.Definitions(
-        resources=common_resources(AtlasResource.from_environment()), sensors=[reaper_sensor]
-    )
+from atlas_dagster.components.loading import load_from_defs_folder
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return dg.Definitions.merge(*load_connections(CONNECTIONS), common_defs())
+    return load_from_defs_folder(path_within_project=Path(__file__).parent)

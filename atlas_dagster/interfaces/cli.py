@@ -18,8 +18,8 @@ from atlas_dagster.interfaces.cli_connections import (
     check_connection,
     declared_connections,
     discover_catalog,
-    discovered_or_told,
     find_declared,
+    preview_catalog,
 )
 from atlas_dagster.state.envelope import Envelope
 
@@ -63,9 +63,14 @@ def main() -> None:
 @main.command()
 @click.argument("connections", nargs=-1)
 @click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
+@click.option("--dry-run", is_flag=True, help="Show what has changed, and store nothing.")
 @_one_sentence
-def discover(connections: tuple[str, ...], missing: bool) -> None:
-    """Ask sources which streams they offer. All CONNECTIONS, unless some are named."""
+def discover(connections: tuple[str, ...], missing: bool, dry_run: bool) -> None:
+    """Ask sources which streams they offer. All CONNECTIONS, unless some are named.
+
+    All changes since the last time are taken, breaking ones too, and shown.
+    """
+    ask = preview_catalog if dry_run else discover_catalog
     declared = (
         [find_declared(name) for name in connections] if connections else declared_connections()
     )
@@ -75,15 +80,20 @@ def discover(connections: tuple[str, ...], missing: bool) -> None:
             if missing and connection.is_discovered:
                 continue
             with console.status(f"Discovering {connection.name} …"):
-                found = discover_catalog(connection, _say)
+                discovery = ask(connection, _say)
         except AtlasError as error:
             failed = True
             _complain(connection.name, error)
             continue
-        names = escape(", ".join(str(table.stream) for table in found.tables))
+        offered = [str(stream.descriptor) for stream in discovery.found.catalog.streams]
         console.print(
-            f"[bold green]{connection.name}[/] offers {_counted(len(found.tables))}: {names}"
+            f"[bold green]{connection.name}[/] offers {_counted(len(offered))}: "
+            + escape(", ".join(offered))
         )
+        for change in discovery.taken:
+            console.print(escape(f"  {'would take' if dry_run else 'took'} {change}"))
+        for change in discovery.found.pending:
+            console.print(escape(f"  cannot take {change}: the connection declares otherwise"))
     sys.exit(1 if failed else 0)
 
 
@@ -226,7 +236,7 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None) -> Non
     from atlas_dagster.interfaces.cli_sync import print_summary, sync_connection
 
     declared = find_declared(connection)
-    discovered_or_told(declared)
+    declared.defined()  # says what is wrong with it before anything is run
     _explain_runner(declared)
     with console.status(f"Syncing {connection} …"):
         outcome = sync_connection(declared, streams, refresh)

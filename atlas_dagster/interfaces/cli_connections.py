@@ -1,56 +1,49 @@
 """Declared connections, as the command line sees them."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 from dagster.components.utils.project_paths import get_local_state_path
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.components.loading import (
-    build_quietly,
-    component_tree,
-    connection_folders,
-    explain,
-    find_component,
-)
-from atlas_dagster.definitions import CONNECTIONS
+from atlas_dagster.components.explaining import explain
+from atlas_dagster.components.loading import ProjectTree, built_connections, find_project
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.orchestration.defined import DefinedConnection
+from atlas_dagster.orchestration.discovery import check_result, evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.source import Caller, connected
+from atlas_dagster.sync.discovered import Discovered, Discovery
+from atlas_dagster.sync.source import Caller, connected, discover
 
 Say = Callable[[str], None]
+#: A path within the project, where that is not the folder the command works in.
+PROJECT_VARIABLE = "ATLAS_PROJECT"
 
 
 @dataclass(frozen=True)
 class Declared:
-    """One connection of the project."""
+    """One connection of the project: the component, or why it cannot be loaded.
 
-    folder: Path
+    ``part`` of the project declares it; None where it is built in Python.
+    """
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @cached_property
-    def tree(self) -> dg.ComponentTree:
-        """Raises ConfigError where the folder cannot be a connection."""
-        return component_tree(CONNECTIONS, self.folder)
+    name: str
+    tree: ProjectTree
+    part: Path | None
+    loaded: AirbyteConnection | ConfigError
 
     @property
     def component(self) -> AirbyteConnection:
         """Raises ConfigError where the declaration cannot be loaded."""
-        with self._explained():
-            found = find_component(self.tree)
-        if found is None:
-            raise ConfigError(f"The folder {self.name} declares no AirbyteConnection.")
-        return found
+        if isinstance(self.loaded, ConfigError):
+            raise self.loaded
+        return self.loaded
 
     @property
     def connection(self) -> Connection:
@@ -58,10 +51,29 @@ class Declared:
         with self._explained():
             return self.component.connection
 
-    def definitions(self) -> dg.Definitions:
-        """Its assets alone. Raises ConfigError where the declaration is wrong."""
+    def defined(self) -> DefinedConnection:
+        """As Dagster knows it.
+
+        Raises:
+            ConfigError: the declaration is wrong, or the streams are not known yet.
+        """
+        discovered = self.discovered
+        if discovered is None:
+            raise ConfigError(
+                f"The streams of '{self.name}' are not known yet; run: atlas discover {self.name}"
+            )
         with self._explained():
-            return build_quietly(self.tree)
+            defined = self.component.define(discovered)
+        if defined.problem is not None:
+            raise ConfigError(defined.problem)
+        return defined
+
+    def definitions(self) -> dg.Definitions:
+        """Its assets, and what else is declared beside it. Raises ConfigError."""
+        with self._explained():
+            if self.part is not None:
+                return self.tree.build_defs(self.part)
+            return self.component.build_defs(self.tree.load_context)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -70,7 +82,7 @@ class Declared:
         except AtlasError:
             raise
         except Exception as error:
-            raise ConfigError(explain(error, self.folder)) from error
+            raise _explained(error, self.part or Path(self.name)) from error
 
     @property
     def discovered(self) -> Discovered | None:
@@ -87,53 +99,78 @@ class Declared:
 
 
 def declared_connections() -> list[Declared]:
-    return [Declared(folder) for folder in connection_folders(CONNECTIONS)]
+    """All of the project: in its defs folder, and those its definitions build in Python."""
+    tree = project()
+    declared = [each for part in tree.parts() for each in _in_part(tree, part)]
+    return declared + _in_python(tree)
 
 
 def find_declared(name: str) -> Declared:
     """Raises ConfigError, with the nearest names, where there is no such connection."""
+    tree = project()
+    # Most are named after their folder, and need not be looked for.
+    for part in (part for part in tree.parts() if part.stem == name):
+        for each in _in_part(tree, part):
+            if each.name == name:
+                return each
     declared = {connection.name: connection for connection in declared_connections()}
     if name in declared:
         return declared[name]
     near = difflib.get_close_matches(name, declared, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(declared) or 'none'}."
-    raise ConfigError(f"There is no connection '{name}' in atlas_dagster/connections; {hint}")
+    folder = tree.defs_module_name.replace(".", "/")
+    raise ConfigError(f"There is no connection '{name}' in {folder}; {hint}")
 
 
-def discover_catalog(declared: Declared, say: Say) -> Discovered:
-    """Run DISCOVER and store the catalog."""
+def project() -> ProjectTree:
+    """The project that the command works in. Raises ConfigError where there is none."""
+    return find_project(Path(os.environ.get(PROJECT_VARIABLE) or ".").absolute())
+
+
+def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:
+    try:
+        return [Declared(each.name or "", tree, part, each) for each in tree.connections(part)]
+    except Exception as error:  # noqa: BLE001 - whatever a user's file raises
+        return [Declared(part.stem, tree, part, _explained(error, part))]
+
+
+def _in_python(tree: ProjectTree) -> list[Declared]:
+    """Those that ``build_airbyte_assets`` builds where the project's definitions are."""
+    built = built_connections(tree)
+    return [Declared(name, tree, None, component) for name, component in built.items()]
+
+
+def _explained(error: Exception, part: Path) -> ConfigError:
+    return error if isinstance(error, ConfigError) else ConfigError(explain(error, part))
+
+
+def discover_catalog(declared: Declared, say: Say) -> Discovery:
+    """Run DISCOVER, store the catalog with all changes in it, and record what came of it."""
     _ = declared.connection  # says what is wrong with it before anything is run
-    with _caller(say) as caller:
-        declared.component.refresh_catalog(declared.tree.project_root, caller)
-    found = declared.discovered
-    assert found is not None
-    return found
+    with _caller(say) as (instance, caller):
+        discovery = declared.component.refresh_catalog(declared.tree.project_root, caller)
+        result = check_result(discovery)
+        instance.report_runless_asset_event(evaluation(declared.connection, result))
+    return discovery
 
 
-def discovered_or_told(declared: Declared) -> Discovered:
-    """Raises ConfigError where the streams are not known yet."""
-    discovered = declared.discovered
-    if discovered is None:
-        raise ConfigError(
-            f"The streams of '{declared.name}' are not known yet; "
-            f"run: atlas discover {declared.name}"
-        )
-    return discovered
+def preview_catalog(declared: Declared, say: Say) -> Discovery:
+    """Run DISCOVER and store nothing."""
+    with _caller(say) as (_, caller):
+        known, connection = declared.discovered, declared.connection
+        return Discovery.since(known, discover(connection, caller, known), connection)
 
 
 def check_connection(declared: Declared, say: Say) -> None:
     """Run CHECK. Raises AtlasError unless it passes."""
-    discovered = discovered_or_told(declared)
-    with (
-        _caller(say) as caller,
-        connected(declared.connection, caller, discovered.spec_schema) as connector,
-    ):
+    defined = declared.defined()
+    schema = defined.discovered.spec_schema
+    with _caller(say) as (_, caller), connected(defined.connection, caller, schema) as connector:
         connector.check()
 
 
 @contextmanager
-def _caller(say: Say) -> Iterator[Caller]:
+def _caller(say: Say) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
     with dg.DagsterInstance.get() as instance:
-        yield AtlasResource.from_environment().caller(
-            instance, None, explain=say, log=lambda *_: None
-        )
+        atlas = AtlasResource.from_environment()
+        yield instance, atlas.caller(instance, None, explain=say, log=lambda *_: None)

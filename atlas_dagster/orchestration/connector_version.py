@@ -23,6 +23,12 @@ def major_change(before: Collection[str], now: str, docs_url: str | None) -> Ite
             )
 
 
+def version_of(identity: str) -> str | None:
+    """The version in what a runner's ``identity`` returns, if it tells one."""
+    found = _VERSION.search(_own_part(identity))
+    return found and found[1]
+
+
 def _own_part(identity: str) -> str:
     """Without the runner of a manifest, which has a version of its own."""
     return identity.partition(" (")[0]

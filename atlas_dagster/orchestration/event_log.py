@@ -1,6 +1,6 @@
 """The state store in Dagster's event log: what materializations and observations carry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,6 +8,7 @@ import dagster as dg
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.orchestration.envelope_text import from_text
 from atlas_dagster.orchestration.metadata import AtlasMetadataSet, envelope_of
+from atlas_dagster.orchestration.translator import table_key
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
@@ -16,12 +17,19 @@ from atlas_dagster.state.reconcile import Remembered
 class EventLogStateStore:
     """Reads the newest envelope of each stream from its asset's events.
 
-    A state that covers several streams is written out once, on the asset of their source.
+    A state that covers several streams is written out once, on the asset of their ``source``.
+    ``key`` says which asset a table is.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        source: dg.AssetKey,
+        key: Callable[[TablePath], dg.AssetKey] = table_key,
+    ) -> None:
         self._instance = instance
         self._source = source
+        self._key = key
         #: The connectors that the newest materializations of the streams asked for name.
         self.connectors: set[str] = set()
 
@@ -30,13 +38,11 @@ class EventLogStateStore:
         tables: Mapping[StreamDescriptor, TablePath],
         committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, Remembered]:
-        """A table's path is its asset's key.
-
-        One query for all streams (and one for a state they share), and one more for each whose
+        """One query for all streams (and one for a state they share), and one more for each whose
         newest materialization is not of its table's last commit: a sync died after it, or somebody
         else reported one.
         """
-        keys = {dg.AssetKey(list(path)): name for name, path in tables.items()}
+        keys = {self._key(path): name for name, path in tables.items()}
         found: dict[StreamDescriptor, Remembered] = {}
         for record in self._instance.get_asset_records(list(keys)):
             entry = record.asset_entry
@@ -64,9 +70,7 @@ class EventLogStateStore:
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
         """The last commits to ``table``, newest first, each with its cursor as it is shown."""
         found = []
-        for event in self._instance.fetch_observations(
-            dg.AssetKey(list(table)), limit=limit
-        ).records:
+        for event in self._instance.fetch_observations(self._key(table), limit=limit).records:
             observation = event.asset_observation
             own = AtlasMetadataSet.extract(observation.metadata if observation else {})
             if own.envelope is not None:

@@ -9,10 +9,11 @@ import dagster as dg
 from pydantic import Field
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
 from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.metadata import materialization_metadata
@@ -20,12 +21,7 @@ from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.recording import observations
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, tag_failure
-from atlas_dagster.orchestration.translator import source_key
-from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.session import Checkpoint, SyncSession
 from atlas_dagster.sync.source import connected
@@ -54,8 +50,7 @@ class SyncConfig(dg.Config):
 
 def run_sync(
     context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
+    defined: DefinedConnection,
     atlas: AtlasResource,
     config: SyncConfig,
 ) -> Iterator[dg.MaterializeResult[None]]:
@@ -67,6 +62,8 @@ def run_sync(
         dagster.Failure: with the one sentence that says what failed and what to do.
     """
     with explained_failure():
+        if defined.problem is not None:
+            raise ConfigError(defined.problem)
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
         if reap_ended(context.instance, atlas):
@@ -76,7 +73,7 @@ def run_sync(
         patience = Patience()
         while True:
             try:
-                yield from _sync(context, connection, discovered, atlas, config, left, patience)
+                yield from _sync(context, defined, atlas, config, left, patience)
                 return
             except AtlasError as error:
                 wait = patience.wait_after(error)
@@ -89,14 +86,14 @@ def run_sync(
 
 def _sync(
     context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
+    defined: DefinedConnection,
     atlas: AtlasResource,
     config: SyncConfig,
     left: set[dg.AssetKey],
     patience: Patience,
 ) -> Iterator[dg.MaterializeResult[None]]:
     """Try once to sync the streams ``left``, which lacks those that are done afterwards."""
+    connection, discovered = defined.connection, defined.discovered
     caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
     with (
         connected(connection, caller, discovered.spec_schema) as connector,
@@ -105,9 +102,9 @@ def _sync(
         ensure_checked(context, connection, connector)
         claim(destination, connection.name, atlas.deployment)
         if config.refresh is not None:
-            _refresh(context, connection, discovered, destination, left, config.refresh)
-        store = EventLogStateStore(context.instance, source_key(connection))
-        plan = _plan(context, connection, discovered, destination, store, left)
+            _refresh(context, defined, destination, left, config.refresh)
+        store = EventLogStateStore(context.instance, defined.source_key, defined.key)
+        plan = _plan(context, defined, destination, store, left)
         identity = connector.runner.identity()
         for notice in major_change(store.connectors, identity, discovered.documentation_url):
             context.log.warning(notice)
@@ -115,10 +112,10 @@ def _sync(
         for event in session.run():
             patience.note_progress()
             if isinstance(event, Checkpoint):
-                _observe(context, connection, event.envelope)
+                _observe(context, defined, event.envelope)
                 continue
             metadata = materialization_metadata(event, connector=identity)
-            key = dg.AssetKey(list(event.plan.table.path))
+            key = defined.key(event.plan.table.path)
             if key in left:
                 left.remove(key)
                 version = dg.DataVersion(event.table.version)
@@ -129,49 +126,37 @@ def _sync(
 
 def _refresh(
     context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
+    defined: DefinedConnection,
     destination: Destination,
     left: Collection[dg.AssetKey],
     refresh: Refresh,
 ) -> None:
-    streams = connection.configured(discovered.catalog)
     upkeep = Upkeep(
-        connection.name,
-        streams,
-        tables=discovered.table_paths,
+        defined.connection.name,
+        defined.streams,
+        tables=defined.tables,
         destination=destination,
-        store=EventLogStateStore(context.instance, source_key(connection)),
+        store=EventLogStateStore(context.instance, defined.source_key, defined.key),
         run_id=context.run.run_id,
         root_run_id=context.run.root_run_id,
     )
-    asked = _selected(streams, discovered, left)
+    asked = defined.selected(left)
     for envelope in upkeep.refresh(asked, keep_rows=refresh is Refresh.retain):
-        _observe(context, connection, envelope)
-
-
-def _selected(
-    streams: Collection[ConfiguredStream], discovered: Discovered, left: Collection[dg.AssetKey]
-) -> list[StreamDescriptor]:
-    tables = discovered.table_paths
-    names = [stream.descriptor for stream in streams]
-    return [name for name in names if dg.AssetKey(list(tables[name])) in left]
+        _observe(context, defined, envelope)
 
 
 def _plan(
     context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
+    defined: DefinedConnection,
     destination: Destination,
     store: EventLogStateStore,
     left: Collection[dg.AssetKey],
 ) -> SyncPlan:
-    streams = connection.configured(discovered.catalog)
     plan = make_plan(
-        connection.name,
-        streams,
-        selected=_selected(streams, discovered, left),
-        tables=discovered.table_paths,
+        defined.connection.name,
+        defined.streams,
+        selected=defined.selected(left),
+        tables=defined.tables,
         destination=destination,
         store=store,
         run_id=context.run.run_id,
@@ -182,10 +167,12 @@ def _plan(
     # The processes that committed them died before they could say so.
     unrecorded = {envelope.seq: envelope for envelope in found if envelope is not None}
     for envelope in unrecorded.values():
-        _observe(context, connection, envelope)
+        _observe(context, defined, envelope)
     return plan
 
 
-def _observe(context: dg.AssetExecutionContext, connection: Connection, envelope: Envelope) -> None:
-    for observation in observations(connection, envelope):
+def _observe(
+    context: dg.AssetExecutionContext, defined: DefinedConnection, envelope: Envelope
+) -> None:
+    for observation in observations(defined, envelope):
         context.log_event(observation)

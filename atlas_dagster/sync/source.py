@@ -11,6 +11,13 @@ from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL
+from atlas_dagster.sync.catalog_changes import (
+    Change,
+    SchemaPolicy,
+    compare,
+    held_back,
+    merged,
+)
 from atlas_dagster.sync.choose import choose_runner
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
@@ -92,8 +99,16 @@ def connected(
         yield connector
 
 
-def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
+def discover(
+    connection: Connection,
+    caller: Caller,
+    previous: Discovered | None,
+    policy: SchemaPolicy | None = None,
+) -> Discovered:
     """Run SPEC and DISCOVER; table names given out in ``previous`` stay.
+
+    ``policy``: which changes since ``previous`` are taken; without one, all that the declaration
+    does not stand against, for somebody has asked. The others are pending.
 
     Raises:
         ConfigError: the config does not fit the SPEC, or a stream is declared that does not exist.
@@ -112,6 +127,10 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
     config = _resolved(connection, caller, schema)
     with _with_config(connection, caller, runner, config, schema) as connector:
         catalog = connector.discover()
+    pending: list[Change] = []
+    if previous is not None:
+        pending = held_back(compare(connection, previous.catalog, catalog), policy)
+        catalog = merged(previous.catalog, catalog, pending)
     connection.configured(catalog)
     return discovered(
         connection.name,
@@ -121,6 +140,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         catalog=catalog,
         reserved=source_key_part(connection),
         previous=previous,
+        pending=pending,
     )
 
 

@@ -6,10 +6,12 @@ import dagster as dg
 import pytest
 from by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
-from atlas_dagster.errors import ConfigError, UnknownStreamError
 from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscovered_defs
-from atlas_dagster.orchestration.io_manager import common_resources
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import stream_spec
+from atlas_dagster.sync.catalog_changes import SchemaPolicy
+from atlas_dagster.sync.discovered import Discovery
 from atlas_dagster.sync.source import Caller
 
 SOURCE = dg.AssetKey(["shop", "source_shop"])
@@ -24,16 +26,8 @@ OWN_COLUMNS = [
 ]
 
 
-def never(caller: Caller) -> None:
-    raise AssertionError("nobody asked for DISCOVER")
-
-
 def specs(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetSpec]:
     return {spec.key: spec for spec in defs.resolve_all_asset_specs()}
-
-
-def with_resource(defs: dg.Definitions) -> dg.Definitions:
-    return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(AtlasResource())))
 
 
 def columns(spec: dg.AssetSpec) -> list[tuple[str, str]]:
@@ -126,10 +120,9 @@ def test_check_discover_and_read_share_one_pool() -> None:
     defs = define(shop())
 
     assert defs.resolve_assets_def(USERS_KEY).op.pool == "airbyte_shop"
-    check = defs.resolve_asset_graph().get(SOURCE).check_keys
-    checks_def = next(iter(defs.asset_checks or []))
-    assert {key.name for key in check} == {"connection"}
-    assert checks_def.node_def.pool == "airbyte_shop"
+    checks = defs.resolve_asset_graph().get(SOURCE).check_keys
+    assert {key.name for key in checks} == {"connection", "schema_changes"}
+    assert {check.node_def.pool for check in defs.asset_checks or []} == {"airbyte_shop"}
     discovery = defs.resolve_job_def("shop__discover")
     assert [node.definition.pool for node in discovery.nodes] == ["airbyte_shop"]
 
@@ -137,11 +130,10 @@ def test_check_discover_and_read_share_one_pool() -> None:
 def test_check_blocks_what_is_downstream_in_the_run() -> None:
     graph = define(shop()).resolve_asset_graph()
 
-    (key,) = graph.asset_check_keys
-    check = graph.get_check_spec(key)
-    assert key == dg.AssetCheckKey(SOURCE, "connection")
+    check = graph.get_check_spec(dg.AssetCheckKey(SOURCE, "connection"))
     assert check.blocking
     assert check.description == "The connector's own CHECK: can source-shop reach its source?"
+    assert not graph.get_check_spec(dg.AssetCheckKey(SOURCE, "schema_changes")).blocking
 
 
 def test_the_streams_are_one_step_that_can_be_subset() -> None:
@@ -186,32 +178,26 @@ def test_only_declared_streams_become_assets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "sentence"),
+    ("changes", "sentence"),
     [
         (
             {"streams": [{"name": "user"}]},
-            UnknownStreamError,
             "The connector has no stream 'user'; did you mean users?",
         ),
         (
             {"config": {"host": "db", "prot": 1}},
-            ConfigError,
             "Connection 'shop': the connector has no config field 'prot'; did you mean 'port'?",
         ),
         (
             {"config": {}},
-            ConfigError,
             "Connection 'shop': config field 'host' is missing; the connector requires it.",
         ),
     ],
 )
-def test_a_wrong_declaration_is_one_sentence(
-    changes: dict[str, Any], error: type[Exception], sentence: str
-) -> None:
-    with pytest.raises(error) as raised:
-        define(shop(**changes), found(shop()))
+def test_a_wrong_declaration_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    defined = DefinedConnection.of(shop(**changes), found(shop()), stream_spec)
 
-    assert str(raised.value) == sentence
+    assert defined.problem == sentence
 
 
 @pytest.mark.parametrize("name", ["meta", "config", "class", "1st"])
@@ -231,8 +217,13 @@ def test_names_that_would_meet_when_joined_stay_apart() -> None:
 
 
 def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
-    asked: list[Caller] = []
-    defs = with_resource(build_undiscovered_defs(shop(), refresh=asked.append))
+    asked: list[tuple[Caller, SchemaPolicy | None]] = []
+
+    def refresh(*on_behalf: Any) -> Discovery:
+        asked.append(on_behalf)
+        return Discovery(found(shop()))
+
+    defs = build_undiscovered_defs(shop(), refresh=refresh)
 
     ((key, spec),) = specs(defs).items()
     assert key == dg.AssetKey(["shop", "discover"])
@@ -243,7 +234,7 @@ def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
     assert defs.resolve_assets_def(key).op.pool == "airbyte_shop"
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
-    assert [caller.owner for caller in asked] == [f"run:{result.run_id}"]
+    assert [(c.owner, policy) for c, policy in asked] == [(f"run:{result.run_id}", None)]
 
 
 def test_the_discovery_job_discovers() -> None:

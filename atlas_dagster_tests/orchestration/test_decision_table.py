@@ -21,7 +21,9 @@ from pyarrow import table as arrow_table
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.orchestration import sync
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import stream_spec
 from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
@@ -133,8 +135,7 @@ class Shop:
 
     def desk(self) -> StateDesk:
         return StateDesk(
-            self.connection,
-            self.discovered,
+            DefinedConnection.of(self.connection, self.discovered, stream_spec),
             atlas=self.atlas,
             instance=self.instance,
             explain=lambda _: None,

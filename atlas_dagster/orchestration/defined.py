@@ -1,0 +1,123 @@
+"""A connection as it is defined in Dagster: what its assets are made of, and which they are."""
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Self
+
+import dagster as dg
+from msgspec import Struct
+
+from atlas_dagster.destinations.address import destination_type
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.cron import Schedule
+from atlas_dagster.orchestration.io_manager import TABLE_ENTRY, io_manager_key
+from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import GetAssetSpec, StreamProps, source_key, table_key
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.config import validate
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered
+
+
+class DefinedConnection(Struct, frozen=True, dict=True):
+    """A connection, its streams, and their assets.
+
+    ``problem``: why it cannot be synced as it is declared, in one sentence; its streams are then
+    those that are known of it.
+    """
+
+    connection: Connection
+    discovered: Discovered
+    streams: tuple[ConfiguredStream, ...]
+    specs: tuple[dg.AssetSpec, ...]
+    schedule: Schedule | None = None
+    problem: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        discovered: Discovered,
+        get_asset_spec: GetAssetSpec,
+        *,
+        schedule: Schedule | None = None,
+        problem: str | None = None,
+    ) -> Self:
+        """Raises ConfigError where two streams would be the same asset."""
+        streams = []
+        try:
+            where = f"Connection '{connection.name}'"
+            validate(connection.config, schema=discovered.spec_schema, where=where)
+            streams = connection.configured(discovered.catalog)
+        except ConfigError as error:
+            problem = problem or str(error)
+        if problem:
+            streams = connection.configured_as_far_as_possible(discovered.catalog)
+        address = AtlasResource.from_environment().address(connection)
+        freshness = schedule.freshness() if schedule else None
+        paths = discovered.table_paths
+        specs = []
+        for stream in streams:
+            props = StreamProps(
+                connection,
+                stream,
+                paths[stream.descriptor],
+                discovered.documentation_url,
+                destination_type(address).kind,
+                freshness,
+            )
+            specs.append(_placed(get_asset_spec(props), props))
+        _refuse_to_meet(connection, streams, specs)
+        return cls(connection, discovered, tuple(streams), tuple(specs), schedule, problem)
+
+    @property
+    def source_key(self) -> dg.AssetKey:
+        return source_key(self.connection)
+
+    @property
+    def keys(self) -> list[dg.AssetKey]:
+        return [spec.key for spec in self.specs]
+
+    @property
+    def tables(self) -> Mapping[StreamDescriptor, TablePath]:
+        """Of every stream that was ever discovered."""
+        return self.discovered.table_paths
+
+    def key(self, table: TablePath) -> dg.AssetKey:
+        """The asset that ``table`` is."""
+        return self._translated.get(table) or table_key(table)
+
+    def selected(self, keys: Collection[dg.AssetKey]) -> list[StreamDescriptor]:
+        """The streams whose assets are among ``keys``."""
+        pairs = zip(self.streams, self.specs, strict=True)
+        return [stream.descriptor for stream, spec in pairs if spec.key in keys]
+
+    @cached_property
+    def _translated(self) -> Mapping[TablePath, dg.AssetKey]:
+        pairs = zip(self.streams, self.specs, strict=True)
+        return {self.tables[stream.descriptor]: spec.key for stream, spec in pairs}
+
+
+def _placed(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
+    """With what its reader needs to find the table."""
+    spec = spec.with_io_manager_key(io_manager_key(props.connection))
+    if tuple(spec.key.path) == props.table:
+        return spec
+    return spec.merge_attributes(metadata={TABLE_ENTRY: "/".join(props.table)})
+
+
+def _refuse_to_meet(
+    connection: Connection, streams: Collection[ConfiguredStream], specs: Collection[dg.AssetSpec]
+) -> None:
+    met: dict[dg.AssetKey, str] = {source_key(connection): "the source"}
+    for stream, spec in zip(streams, specs, strict=True):
+        name = f"stream '{stream.descriptor}'"
+        other = met.setdefault(spec.key, name)
+        if other != name:
+            raise ConfigError(
+                f"Connection '{connection.name}': its translation makes {other} and {name} the "
+                f"same asset, {spec.key.to_user_string()}; let the key tell them apart, as in "
+                'key: "raw/{{ props.table_name }}".'
+            )
