@@ -72,8 +72,9 @@ def _in_docker(
     image = connection.image or (entry.docker_image if entry else "")
     if own is not None:
         image = f"{IMAGE}:{_cdk_version(connection, own)}"
-    runner = DockerRunner(image, client=connect(), executor=executor)
-    runner.ensure_image(explain)
+    client = connect(executor.docker_host)
+    runner = DockerRunner(image, client=client, executor=executor, explain=explain)
+    runner.ensure_image()
     explain(f"{connection.source_name} runs in Docker, from the image {image}.")
     return runner if own is None else ManifestRunner(own, runner)
 
