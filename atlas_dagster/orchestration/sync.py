@@ -66,7 +66,7 @@ def run_sync(
             raise ConfigError(defined.problem)
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
-        if reap_ended(context.instance, atlas, connection):
+        if reap_ended(context.instance, atlas, defined.connection):
             # The step of a killed run may still be alive and commit what it had read; let it end.
             time.sleep(_SETTLE_SECONDS)
         left = set(context.selected_asset_keys)

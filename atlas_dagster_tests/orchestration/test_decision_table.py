@@ -23,7 +23,7 @@ from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.orchestration import sync
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import stream_spec
+from atlas_dagster.orchestration.translator import GetAssetSpec, StreamProps, stream_spec
 from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
@@ -90,6 +90,7 @@ class Shop:
         self.runner.script = self.source
         self.deployment = "tests"
         self.connection: Connection = shop(streams=[{"name": "events", **APPEND}])
+        self.get_asset_spec: GetAssetSpec = stream_spec
 
     @property
     def discovered(self) -> Discovered:
@@ -123,10 +124,17 @@ class Shop:
 
     @property
     def key(self) -> dg.AssetKey:
-        return dg.AssetKey([self.connection.name, "events"])
+        (key,) = self.defined.keys
+        return key
+
+    @property
+    def defined(self) -> DefinedConnection:
+        return DefinedConnection.of(self.connection, self.discovered, self.get_asset_spec)
 
     def _definitions(self) -> dg.Definitions:
-        made = define(self.connection, self.discovered, lake=self.lake)
+        made = define(
+            self.connection, self.discovered, lake=self.lake, get_asset_spec=self.get_asset_spec
+        )
         return dg.Definitions(
             assets=made.assets,
             resources={**(made.resources or {}), "atlas": self.atlas},
@@ -135,7 +143,7 @@ class Shop:
 
     def desk(self) -> StateDesk:
         return StateDesk(
-            DefinedConnection.of(self.connection, self.discovered, stream_spec),
+            self.defined,
             atlas=self.atlas,
             instance=self.instance,
             explain=lambda _: None,
@@ -372,6 +380,43 @@ def test_a_connection_that_is_renamed_starts_anew(it: Shop) -> None:
     assert it.run().success
     assert it.source.started_from == [None, None]
     assert (it.ids("shop"), it.ids("store")) == ([1, 2, 3], [1, 2, 3])
+
+
+def translated(props: StreamProps) -> dg.AssetSpec:
+    return stream_spec(props).replace_attributes(key=["raw", props.stream_name])
+
+
+@EITHER
+def test_a_stream_that_is_given_another_key_goes_on(it: Shop) -> None:
+    """Its events are another asset's; but the table knows its commit, and the lake the state."""
+    it.run()
+    it.get_asset_spec = translated
+    it.source.last = 4
+
+    assert it.run().success
+    assert it.run().success
+
+    assert it.key == dg.AssetKey(["raw", "events"])
+    assert it.source.started_from == [None, 3, 4]
+    assert it.ids() == [1, 2, 3, 4]
+    events = it.instance.fetch_materializations(it.key, limit=10).records
+    assert len(events) == 2
+
+
+@EITHER
+def test_a_stream_with_another_key_is_wiped_cleared_and_set_like_any(it: Shop) -> None:
+    it.get_asset_spec = translated
+    it.run()
+    it.instance.wipe_assets([it.key])
+    assert "was wiped" in it.run().warnings[0]
+    desk = it.desk()
+    names = desk.find(())
+    desk.apply(lambda upkeep: upkeep.clear(names))
+    history = desk.store.history(("shop", "events"), 10)
+    assert history[0][0].action == "clear"
+    assert it.run().success
+    assert it.source.started_from == [None, None, None]
+    assert it.ids() == [1, 2, 3]
 
 
 @EITHER
