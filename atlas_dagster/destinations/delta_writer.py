@@ -36,4 +36,4 @@ class DeltaWriter(StreamWriter):
         return self.table.exists
 
     def describe(self) -> TableInfo:
-        return TableInfo(self.table.uri, self.table.row_count, str(self.table.version))
+        return TableInfo(self.table.uri, self.table.row_count)

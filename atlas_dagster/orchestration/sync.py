@@ -6,6 +6,7 @@ from contextlib import closing
 from enum import Enum
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from pydantic import Field
 
 from atlas_dagster.destinations.base import Destination
@@ -115,13 +116,14 @@ def _sync(
                 _observe(context, defined, event.envelope)
                 continue
             metadata = materialization_metadata(event, connector=identity)
+            version = dg.DataVersion(event.data_version)
             key = defined.key(event.plan.table.path)
             if key in left:
                 left.remove(key)
-                version = dg.DataVersion(event.table.version)
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=version)
             else:
-                context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+                tags = {DATA_VERSION_TAG: version.value}
+                context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
 
 
 def _refresh(

@@ -41,6 +41,7 @@ class StreamCommit(Struct, frozen=True):
     ``replaces``: older rows of the table go. ``primary_key``: paths of the key that the table has
     one row for; none if it may have more. ``restarts``: older rows go later, once the stream, which
     is read from the beginning now, is complete. ``begun_by``: the root run that began that reading.
+    ``rows_of``: the ``seq`` of the commit that the rows are of, where this one leaves them alone.
     """
 
     stream: StreamDescriptor
@@ -51,6 +52,13 @@ class StreamCommit(Struct, frozen=True):
     primary_key: tuple[tuple[str, ...], ...] = ()
     restarts: bool = False
     begun_by: str | None = None
+    rows_of: int | None = None
+
+    def after(self, last: "Envelope | None") -> "StreamCommit":
+        """This commit as it follows ``last``, whose rows stay where it has none of its own."""
+        if self.files or self.replaces or last is None:
+            return self
+        return msgspec.structs.replace(self, rows_of=last.rows_of(self.stream))
 
     @property
     def rows(self) -> int:
@@ -76,6 +84,10 @@ class Envelope(Struct, frozen=True):
 
     def commit_of(self, stream: StreamDescriptor) -> StreamCommit:
         return next(commit for commit in self.streams if commit.stream == stream)
+
+    def rows_of(self, stream: StreamDescriptor) -> int:
+        """The ``seq`` of the last commit that changed the stream's rows."""
+        return self.commit_of(stream).rows_of or self.seq
 
     def commit_to(self, table: tuple[str, ...]) -> StreamCommit:
         return next(commit for commit in self.streams if commit.table == table)

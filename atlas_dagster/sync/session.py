@@ -66,6 +66,11 @@ class StreamFinished(Struct, frozen=True):
     table: TableInfo
     warnings: tuple[str, ...]
 
+    @property
+    def data_version(self) -> str:
+        """Another one than before if the table's rows may have changed."""
+        return str(self.envelope.rows_of(self.plan.descriptor) if self.envelope else 0)
+
 
 SyncEvent = Checkpoint | StreamFinished
 
@@ -355,7 +360,9 @@ class SyncSession:
             seq=self._seq,
             sync_id=self._plan.sync_id,
             connection=self._plan.connection,
-            streams=tuple(stream.stage() for stream in streams),
+            streams=tuple(
+                stream.stage().after(self._envelopes.get(stream.descriptor)) for stream in streams
+            ),
             state=Raw(self._state_of(streams).to_file()),
             prepared_at=now(),
             run_id=self._plan.run_id,

@@ -382,6 +382,20 @@ def test_a_connection_that_is_renamed_starts_anew(it: Shop) -> None:
     assert (it.ids("shop"), it.ids("store")) == ([1, 2, 3], [1, 2, 3])
 
 
+@EITHER
+def test_nothing_downstream_is_stale_while_the_source_brings_nothing(it: Shop) -> None:
+    versions = []
+    for last in (3, 3, 4):
+        it.source.last = last
+        it.run()
+        event = it.instance.get_latest_materialization_event(it.key)
+        assert event is not None
+        assert event.asset_materialization is not None
+        versions.append((event.asset_materialization.tags or {})["dagster/data_version"])
+
+    assert versions[0] == versions[1] != versions[2]
+
+
 def translated(props: StreamProps) -> dg.AssetSpec:
     return stream_spec(props).replace_attributes(key=["raw", props.stream_name])
 
