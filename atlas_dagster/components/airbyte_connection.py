@@ -21,6 +21,7 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 from pydantic import BaseModel
 
+from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
 from atlas_dagster.orchestration.cron import Schedule
@@ -44,6 +45,7 @@ def _state_on_disk() -> DefsStateConfigArgs:
     )
 
 
+@dg.scaffold_with(ConnectionScaffolder)
 @dataclass
 class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     """An Airbyte source and the streams to sync from it, each stream an asset.

@@ -3,7 +3,9 @@
 Dagster itself fails the whole code location when one component does.
 """
 
+import gc
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -66,9 +68,10 @@ def build_airbyte_assets(
         ConfigError: a connection is wrong, or there is no project.
     """
     context = find_project(path_within_project or Path.cwd()).load_context
-    BUILT.update({connection.name or "": connection for connection in connections})
     with _no_beta_warnings():
-        return dg.Definitions.merge(*(each.build_defs(context) for each in connections))
+        defs = dg.Definitions.merge(*(each.build_defs(context) for each in connections))
+    BUILT.update({connection.name or "": connection for connection in connections})
+    return defs
 
 
 def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
@@ -82,22 +85,38 @@ def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
         return {}
     try:
         for each in vars(importlib.import_module(name)).values():
-            if isinstance(each, LazyDefinitions):
+            if isinstance(each, LazyDefinitions) and not each.has_context_arg:
                 each()
     except Exception as error:
         raise ConfigError(f"{name} cannot be loaded: {error}") from error
     return BUILT
 
 
-def find_project(path_within_project: Path) -> "ProjectTree":
-    """The project around a path. Raises ConfigError where there is none."""
-    if discover_config_file(path_within_project) is None:
+def find_project(*paths_within_project: Path) -> "ProjectTree":
+    """The project around the first of some paths that is in one; its package can be imported.
+
+    Raises:
+        ConfigError: none of them is.
+    """
+    config = next(filter(None, map(discover_config_file, paths_within_project)), None)
+    if config is None:
         raise ConfigError(
-            f"There is no Dagster project around {path_within_project}, to declare connections in "
-            "and to keep what is discovered: add [tool.dg.project] to its pyproject.toml, with "
+            f"There is no Dagster project around {paths_within_project[0]}, to declare connections "
+            "in and to keep what is discovered: add [tool.dg.project] to its pyproject.toml, with "
             'root_module = "the name of your package".'
         )
-    return ProjectTree.for_project(path_within_project)
+    # As `dagster dev` does; a package need not be installed.
+    for folder in (config.parent / "src", config.parent):
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    try:
+        return ProjectTree.for_project(config.parent)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The Dagster project in {config.parent} has no package {error.name}, to declare "
+            "connections in and to keep what is discovered: make that folder, or name another one "
+            f"as defs_module under [tool.dg.project] in {config.name}."
+        ) from error
 
 
 class ProjectTree(ComponentTree):
@@ -115,15 +134,16 @@ class ProjectTree(ComponentTree):
                 self.declaration(loc)
             with _no_beta_warnings():
                 return super().build_defs(loc)
-        loaded = {part: self._contained(part, self.build_defs) for part in self.parts()}
-        whole = self._merged(list(loaded.values()))
-        try:
-            _validate(whole)
-        except Exception:  # noqa: BLE001 - whatever a user's definitions raise
-            # Definitions resolve lazily; which are to blame shows when each part is resolved alone.
-            loaded = {part: self._contained(part, self._validated) for part in loaded}
+        with _no_garbage():
+            loaded = {part: self._contained(part, self.build_defs) for part in self.parts()}
             whole = self._merged(list(loaded.values()))
-        return whole
+            try:
+                _validate(whole)
+            except Exception:  # noqa: BLE001 - whatever a user's definitions raise
+                # Definitions resolve lazily; whose fault it is shows when each is resolved alone.
+                loaded = {part: self._contained(part, self._validated) for part in loaded}
+                whole = self._merged(list(loaded.values()))
+            return whole
 
     def declaration(self, part: Path) -> ComponentDecl:  # type: ignore[type-arg]
         """What ``part`` declares, read but not loaded.
@@ -240,6 +260,24 @@ def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
 def _validate(defs: dg.Definitions) -> None:
     with _no_beta_warnings():
         dg.Definitions.validate_loadable(defs)
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """For a while that makes millions of objects which stay as long as the process.
+
+    The garbage collector would look at them again and again, then and ever after, which takes as
+    long as making them.
+    """
+    gc.unfreeze()  # those of a load before are garbage now
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @contextmanager

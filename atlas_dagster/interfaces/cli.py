@@ -15,6 +15,7 @@ from rich.markup import escape
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.interfaces.cli_connections import (
     Declared,
+    called_in,
     check_connection,
     declared_connections,
     discover_catalog,
@@ -263,9 +264,13 @@ def _explain_runner(declared: Declared) -> None:
 
 
 def _enter_project() -> None:
-    """Work from the folder of the nearest dagster.yaml, which Dagster's relative paths start at."""
+    """Work from the folder of the nearest dagster.yaml, which Dagster's relative paths start at.
+
+    The project may be elsewhere: it is the one around the folder the command was called in.
+    """
     here = Path.cwd()
     home = os.environ.get("DAGSTER_HOME")
+    called_in(here)
     for folder in [Path(home)] if home else [here, *here.parents]:
         if (folder / "dagster.yaml").exists():
             os.environ["DAGSTER_HOME"] = str(folder)

@@ -1,7 +1,6 @@
 """Declared connections, as the command line sees them."""
 
 import difflib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,7 @@ from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller, connected, discover
 
 Say = Callable[[str], None]
-#: A path within the project, where that is not the folder the command works in.
-PROJECT_VARIABLE = "ATLAS_PROJECT"
+_called_in = Path()
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,12 @@ class Declared:
         return get_local_state_path(key, self.tree.project_root)
 
 
+def called_in(folder: Path) -> None:
+    """Look for the project from there."""
+    global _called_in
+    _called_in = folder
+
+
 def declared_connections() -> list[Declared]:
     """All of the project: in its defs folder, and those its definitions build in Python."""
     tree = project()
@@ -123,8 +127,12 @@ def find_declared(name: str) -> Declared:
 
 
 def project() -> ProjectTree:
-    """The project that the command works in. Raises ConfigError where there is none."""
-    return find_project(Path(os.environ.get(PROJECT_VARIABLE) or ".").absolute())
+    """The project around the folder the command was called in, or else around DAGSTER_HOME.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return find_project(_called_in, Path.cwd())
 
 
 def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:

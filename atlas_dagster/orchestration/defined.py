@@ -11,7 +11,7 @@ from atlas_dagster.destinations.address import destination_type
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.cron import Schedule
-from atlas_dagster.orchestration.io_manager import TABLE_ENTRY, io_manager_key
+from atlas_dagster.orchestration.io_manager import TABLE_ENTRY, default_resources, io_manager_key
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.translator import GetAssetSpec, StreamProps, source_key, table_key
 from atlas_dagster.protocol.catalog import ConfiguredStream
@@ -55,7 +55,8 @@ class DefinedConnection(Struct, frozen=True, dict=True):
             problem = problem or str(error)
         if problem:
             streams = connection.configured_as_far_as_possible(discovered.catalog)
-        address = AtlasResource.from_environment().address(connection)
+        atlas: AtlasResource = default_resources()["atlas"]
+        storage_kind = destination_type(atlas.address(connection)).kind
         freshness = schedule.freshness() if schedule else None
         paths = discovered.table_paths
         specs = []
@@ -65,7 +66,7 @@ class DefinedConnection(Struct, frozen=True, dict=True):
                 stream,
                 paths[stream.descriptor],
                 discovered.documentation_url,
-                destination_type(address).kind,
+                storage_kind,
                 freshness,
             )
             specs.append(_placed(get_asset_spec(props), props))

@@ -4,6 +4,7 @@ Every stream's asset names this IO manager, so the asset that takes it need not.
 the argument says what it becomes; polars and DuckDB are imported only where it asks for them.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -97,12 +98,12 @@ def default_resources() -> dict[str, Any]:
     The same objects for the same environment: every connection brings them, and Dagster merges
     resources that are identical, and no others.
     """
-    return dict(_resources_of(AtlasResource.from_environment().model_dump_json()))
+    return _resources_of(*map(os.environ.get, AtlasResource.VARIABLES))
 
 
 @cache
-def _resources_of(atlas: str) -> dict[str, Any]:
-    return common_resources(AtlasResource.model_validate_json(atlas))
+def _resources_of(*_: str | None) -> dict[str, Any]:
+    return common_resources(AtlasResource.from_environment())
 
 
 def io_manager_key(connection: Connection) -> str:

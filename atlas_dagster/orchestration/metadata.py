@@ -1,5 +1,6 @@
 """What is shown and stored with each event of a stream."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,39 @@ from msgspec import Raw
 
 from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to_text
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
-from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
+from atlas_dagster.records.types import (
+    EXTRA,
+    EXTRACTED_AT,
+    GENERATION_ID,
+    METADATA_FIELDS,
+    Column,
+    ColumnType,
+    TableSchema,
+)
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.session import StreamFinished
 
-_METADATA_TYPES = {"_airbyte_extracted_at": "timestamp", "_airbyte_generation_id": "integer"}
+#: What a person calls a column's type.
+_SHOWN = {
+    ColumnType.TIMESTAMP: "timestamp (UTC)",
+    ColumnType.LOCAL_TIMESTAMP: "timestamp",
+    ColumnType.OBJECT: "object (JSON)",
+    ColumnType.ARRAY: "array (JSON)",
+    ColumnType.UNKNOWN: "any (JSON)",
+}
+_OWN_TYPES = {EXTRACTED_AT: "timestamp (UTC)", GENERATION_ID: "integer"}
+_NOT_NULL = dg.TableColumnConstraints(nullable=False)
+_KEY = dg.TableColumnConstraints(nullable=False, other=["primary key"])
+_ONLY_KEY = dg.TableColumnConstraints(nullable=False, unique=True, other=["primary key"])
+#: Airbyte's own columns, the same in every table.
+_OWN_COLUMNS = [
+    dg.TableColumn(
+        field.name,
+        _OWN_TYPES.get(field.name, "string"),
+        constraints=None if field.name == EXTRA else _NOT_NULL,
+    )
+    for field in METADATA_FIELDS
+]
 
 
 class AtlasMetadataSet(NamespacedMetadataSet):
@@ -93,26 +122,31 @@ def envelope_of(metadata: Any) -> Envelope | None:
 
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
-    """The table's columns as Dagster shows them."""
-    keys = set(stream.primary_key)
-    own = [
-        dg.TableColumn(field.name, _METADATA_TYPES.get(field.name, "string"))
-        for field in METADATA_FIELDS
-    ]
-    return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *own])
+    """The table's columns as Dagster shows them: with the source's own words on them.
+
+    Whether a column may be NULL is what the source says of its field. Every one can be in the
+    table: a value that does not fit is NULL there.
+    """
+    keys = {
+        path: _ONLY_KEY if len(stream.primary_key) == 1 else _KEY for path in stream.primary_key
+    }
+    return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *_OWN_COLUMNS])
 
 
-def _table_column(column: Column, keys: set[FieldPath]) -> dg.TableColumn:
-    kind = "string (JSON)" if column.type.is_json else column.type.value
-    if column.type is ColumnType.TIMESTAMP:
-        kind = "timestamp (UTC)"
-    is_key = (column.path or (column.field,)) in keys
-    renamed = f"Field '{column.field}'." if column.field != column.name else None
+def _table_column(
+    column: Column, keys: Mapping[FieldPath, dg.TableColumnConstraints]
+) -> dg.TableColumn:
+    described = column.description
+    if column.field != column.name:
+        described = (
+            f"{described} Field '{column.field}'." if described else f"Field '{column.field}'."
+        )
     return dg.TableColumn(
         column.name,
-        kind,
-        description=" ".join(filter(None, (column.description, renamed))) or None,
-        constraints=dg.TableColumnConstraints(other=["primary key"]) if is_key else None,
+        _SHOWN.get(column.type) or column.type.value,
+        description=described,
+        constraints=keys.get(column.path or (column.field,))
+        or (None if column.nullable else _NOT_NULL),
     )
 
 
