@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import dedup
 import engine
+import load
 import postgres
 import pyairbyte
 from measuring import Figures, per_record, ratios, run
@@ -71,7 +72,7 @@ WORKLOADS = {
     "tiny": Workload("append", "tiny"),
 }
 SHAPES = ("wide", "nested", "tiny")
-PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start")
+PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start", "load")
 
 
 def build_image(recording: str, records: int) -> None:
@@ -181,6 +182,8 @@ def main() -> None:
         keep(results, engine.decoder_speed(records // 5, runs), "decoder")
     if "start" in only:
         keep(results, engine.start_overhead(2 * runs), "start")
+    if "load" in only:
+        keep(results, load.measure(runs), "load")
 
 
 if __name__ == "__main__":

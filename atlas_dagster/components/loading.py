@@ -3,6 +3,7 @@
 Dagster itself fails the whole code location when one component does.
 """
 
+import atexit
 import gc
 import importlib.util
 import sys
@@ -270,6 +271,8 @@ def _no_garbage() -> Iterator[None]:
     long as making them.
     """
     gc.unfreeze()  # those of a load before are garbage now
+    # At the end of the process some libraries complain of what was not collected.
+    atexit.register(gc.unfreeze)
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -15,7 +15,6 @@ from rich.markup import escape
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.interfaces.cli_connections import (
     Declared,
-    called_in,
     check_connection,
     declared_connections,
     discover_catalog,
@@ -268,9 +267,8 @@ def _enter_project() -> None:
 
     The project may be elsewhere: it is the one around the folder the command was called in.
     """
-    here = Path.cwd()
+    here = click.get_current_context().obj = Path.cwd()
     home = os.environ.get("DAGSTER_HOME")
-    called_in(here)
     for folder in [Path(home)] if home else [here, *here.parents]:
         if (folder / "dagster.yaml").exists():
             os.environ["DAGSTER_HOME"] = str(folder)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import dagster as dg
 from dagster.components.utils.project_paths import get_local_state_path
 
@@ -21,7 +22,6 @@ from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller, connected, discover
 
 Say = Callable[[str], None]
-_called_in = Path()
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,6 @@ class Declared:
         return get_local_state_path(key, self.tree.project_root)
 
 
-def called_in(folder: Path) -> None:
-    """Look for the project from there."""
-    global _called_in
-    _called_in = folder
-
-
 def declared_connections() -> list[Declared]:
     """All of the project: in its defs folder, and those its definitions build in Python."""
     tree = project()
@@ -132,7 +126,9 @@ def project() -> ProjectTree:
     Raises:
         ConfigError: there is none.
     """
-    return find_project(_called_in, Path.cwd())
+    command = click.get_current_context(silent=True)
+    called_in = [command.find_root().obj] if command else []
+    return find_project(*called_in, Path.cwd())
 
 
 def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:

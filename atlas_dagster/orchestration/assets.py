@@ -35,10 +35,10 @@ def build_connection_defs(
 ) -> dg.Definitions:
     """The source asset, its checks, one asset per stream, the sensor and the jobs."""
     connection, times = defined.connection, defined.schedule
-    specs = defined.specs
+    specs = list(defined.specs.values())
     if tags := status_tags(defined):
         note = "\n\n".join(notes(defined)[:1])
-        specs = tuple(_noted(spec, note, tags) for spec in specs)
+        specs = [_noted(spec, note, tags) for spec in specs]
 
     @dg.multi_asset(
         name=f"{connection.name}__sync",
@@ -61,7 +61,7 @@ def build_connection_defs(
         build_discovery(connection, discovery or DiscoveryConfig(), refresh),
     ]
     if maintenance is not None:
-        tables = [defined.tables[stream.descriptor] for stream in defined.streams]
+        tables = [defined.tables[name] for name in defined.specs]
         parts.append(build_maintenance(connection, tables, maintenance))
     return dg.Definitions.merge(*parts)
 

@@ -1,6 +1,6 @@
 """A connection as it is defined in Dagster: what its assets are made of, and which they are."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Self
 
@@ -22,7 +22,7 @@ from atlas_dagster.sync.discovered import Discovered
 
 
 class DefinedConnection(Struct, frozen=True, dict=True):
-    """A connection, its streams, and their assets.
+    """A connection, its streams, and the ``specs`` of their assets.
 
     ``problem``: why it cannot be synced as it is declared, in one sentence; its streams are then
     those that are known of it.
@@ -30,8 +30,7 @@ class DefinedConnection(Struct, frozen=True, dict=True):
 
     connection: Connection
     discovered: Discovered
-    streams: tuple[ConfiguredStream, ...]
-    specs: tuple[dg.AssetSpec, ...]
+    specs: Mapping[StreamDescriptor, dg.AssetSpec]
     schedule: Schedule | None = None
     problem: str | None = None
 
@@ -46,20 +45,12 @@ class DefinedConnection(Struct, frozen=True, dict=True):
         problem: str | None = None,
     ) -> Self:
         """Raises ConfigError where two streams would be the same asset."""
-        streams = []
-        try:
-            where = f"Connection '{connection.name}'"
-            validate(connection.config, schema=discovered.spec_schema, where=where)
-            streams = connection.configured(discovered.catalog)
-        except ConfigError as error:
-            problem = problem or str(error)
-        if problem:
-            streams = connection.configured_as_far_as_possible(discovered.catalog)
+        streams, wrong = _configured(connection, discovered)
         atlas: AtlasResource = default_resources()["atlas"]
         storage_kind = destination_type(atlas.address(connection)).kind
         freshness = schedule.freshness() if schedule else None
         paths = discovered.table_paths
-        specs = []
+        specs = {}
         for stream in streams:
             props = StreamProps(
                 connection,
@@ -69,9 +60,14 @@ class DefinedConnection(Struct, frozen=True, dict=True):
                 storage_kind,
                 freshness,
             )
-            specs.append(_placed(get_asset_spec(props), props))
-        _refuse_to_meet(connection, streams, specs)
-        return cls(connection, discovered, tuple(streams), tuple(specs), schedule, problem)
+            specs[stream.descriptor] = _placed(get_asset_spec(props), props)
+        _refuse_to_meet(connection, specs)
+        return cls(connection, discovered, specs, schedule, problem or wrong)
+
+    @cached_property
+    def streams(self) -> Sequence[ConfiguredStream]:
+        """In order of the specs. Not kept from there: thousands of schemas are, and few used."""
+        return _configured(self.connection, self.discovered)[0]
 
     @property
     def source_key(self) -> dg.AssetKey:
@@ -79,7 +75,7 @@ class DefinedConnection(Struct, frozen=True, dict=True):
 
     @property
     def keys(self) -> list[dg.AssetKey]:
-        return [spec.key for spec in self.specs]
+        return [spec.key for spec in self.specs.values()]
 
     @property
     def tables(self) -> Mapping[StreamDescriptor, TablePath]:
@@ -92,13 +88,25 @@ class DefinedConnection(Struct, frozen=True, dict=True):
 
     def selected(self, keys: Collection[dg.AssetKey]) -> list[StreamDescriptor]:
         """The streams whose assets are among ``keys``."""
-        pairs = zip(self.streams, self.specs, strict=True)
-        return [stream.descriptor for stream, spec in pairs if spec.key in keys]
+        return [name for name, spec in self.specs.items() if spec.key in keys]
 
     @cached_property
     def _translated(self) -> Mapping[TablePath, dg.AssetKey]:
-        pairs = zip(self.streams, self.specs, strict=True)
-        return {self.tables[stream.descriptor]: spec.key for stream, spec in pairs}
+        tables = self.tables
+        return {tables[name]: spec.key for name, spec in self.specs.items()}
+
+
+def _configured(
+    connection: Connection, discovered: Discovered
+) -> tuple[Sequence[ConfiguredStream], str | None]:
+    """The streams to sync; with what is wrong, those that are known."""
+    catalog = discovered.catalog
+    try:
+        where = f"Connection '{connection.name}'"
+        validate(connection.config, schema=discovered.spec_schema, where=where)
+        return connection.configured(catalog), None
+    except ConfigError as error:
+        return connection.configured_as_far_as_possible(catalog), str(error)
 
 
 def _placed(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
@@ -109,12 +117,10 @@ def _placed(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
     return spec.merge_attributes(metadata={TABLE_ENTRY: "/".join(props.table)})
 
 
-def _refuse_to_meet(
-    connection: Connection, streams: Collection[ConfiguredStream], specs: Collection[dg.AssetSpec]
-) -> None:
+def _refuse_to_meet(connection: Connection, specs: Mapping[StreamDescriptor, dg.AssetSpec]) -> None:
     met: dict[dg.AssetKey, str] = {source_key(connection): "the source"}
-    for stream, spec in zip(streams, specs, strict=True):
-        name = f"stream '{stream.descriptor}'"
+    for stream, spec in specs.items():
+        name = f"stream '{stream}'"
         other = met.setdefault(spec.key, name)
         if other != name:
             raise ConfigError(

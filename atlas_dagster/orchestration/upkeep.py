@@ -28,7 +28,7 @@ class StateDesk:
     ) -> None:
         self.connection = defined.connection
         self.streams = defined.streams
-        self.tables = {s.descriptor: defined.tables[s.descriptor] for s in self.streams}
+        self.tables = {name: defined.tables[name] for name in defined.specs}
         self.store = EventLogStateStore(instance, defined.source_key, defined.key)
         self._defined = defined
         self._atlas = atlas

@@ -4,7 +4,6 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Mapping
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -28,7 +27,7 @@ class NamedTable(Struct, frozen=True):
     path: TablePath
 
 
-class Discovered(Struct, frozen=True, dict=True):
+class Discovered(Struct, frozen=True):
     """Cached result of SPEC and DISCOVER. Holds no secrets.
 
     ``config_hash`` is of the declaration, templates unreplaced; ``connector`` says what answered;
@@ -46,7 +45,7 @@ class Discovered(Struct, frozen=True, dict=True):
     pending: tuple[Change, ...] = ()
     version: int = VERSION
 
-    @cached_property
+    @property
     def catalog(self) -> Catalog:
         return Catalog.from_raw(self.streams)
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 from by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
@@ -19,7 +20,7 @@ USERS_KEY = dg.AssetKey(["shop", "users"])
 ORDERS_KEY = dg.AssetKey(["shop", "sales", "orders"])
 OWN_COLUMNS = [
     ("_airbyte_raw_id", "string"),
-    ("_airbyte_extracted_at", "timestamp"),
+    ("_airbyte_extracted_at", "timestamp (UTC)"),
     ("_airbyte_meta", "string"),
     ("_airbyte_generation_id", "integer"),
     ("_airbyte_extra", "string"),
@@ -84,13 +85,43 @@ def test_column_schema_has_types_descriptions_keys_and_our_own_columns() -> None
         ("id", "integer"),
         ("e_mail", "string"),
         ("born", "date"),
-        ("tags", "string (JSON)"),
+        ("tags", "array (JSON)"),
         *OWN_COLUMNS,
     ]
     by_name = {column.name: column for column in spec.metadata["dagster/column_schema"].columns}
     assert by_name["e_mail"].description == "Where to write to. Field 'e-mail'."
-    assert by_name["id"].constraints.other == ["primary key"]
-    assert by_name["e_mail"].constraints.other == []
+    only_key = dg.TableColumnConstraints(nullable=False, unique=True, other=["primary key"])
+    assert by_name["id"].constraints == only_key
+    assert by_name["e_mail"].constraints == dg.TableColumnConstraints()
+    assert not by_name["_airbyte_raw_id"].constraints.nullable
+    assert by_name["_airbyte_extra"].constraints.nullable
+
+
+def test_a_column_is_not_null_where_the_source_promises_that() -> None:
+    fields = {
+        "promised": {"type": "string"},
+        "or_null": {"type": ["string", "null"]},
+        "anything": {},
+        "maybe": {"type": "string"},
+    }
+    schema = {"properties": fields, "required": ["promised", "or_null", "anything"]}
+    stream = {"name": "users", "json_schema": schema}
+
+    spec = specs(define(shop(), found(shop(), [stream])))[USERS_KEY]
+
+    shown = spec.metadata["dagster/column_schema"].columns
+    assert [c.name for c in shown if not c.constraints.nullable and c.name in fields] == [
+        "promised"
+    ]
+
+
+def test_a_key_of_several_fields_is_unique_only_together() -> None:
+    both = {**USERS, "source_defined_primary_key": [["id"], ["born"]]}
+    spec = specs(define(shop(), found(shop(), [both])))[USERS_KEY]
+
+    by_name = {column.name: column for column in spec.metadata["dagster/column_schema"].columns}
+    assert not by_name["id"].constraints.unique
+    assert by_name["born"].constraints.other == ["primary key"]
 
 
 def test_a_stream_says_what_it_is_and_how_it_is_read() -> None:
@@ -114,6 +145,25 @@ def test_the_source_says_what_answered_and_links_its_docs() -> None:
     assert metadata["atlas/connector"] == "my/source-shop:1@sha256:abc"
     assert metadata["atlas/streams_offered"] == 2
     assert metadata["atlas/docs"] == dg.MetadataValue.url(DOCS)
+    assert "atlas/version" not in metadata  # 1 may be anything
+
+
+def test_the_source_says_the_version_of_its_connector() -> None:
+    known = msgspec.structs.replace(
+        found(shop()), connector="airbyte/source-faker:7.2.1@sha256:abc"
+    )
+
+    assert specs(define(shop(), known))[SOURCE].metadata["atlas/version"] == "7.2.1"
+
+
+def test_the_source_says_where_it_is_and_never_who_reads_it() -> None:
+    config = {"host": "db.example.com", "port": 5432, "password": "hunter22"}
+    plain = specs(define(shop(config=config), found(shop())))[SOURCE]
+    hidden = specs(define(shop(config={"host": "{{ env.DB_HOST }}"}), found(shop())))[SOURCE]
+
+    assert plain.metadata["dagster/uri"] == dg.MetadataValue.url("shop://db.example.com:5432")
+    assert "hunter22" not in repr(plain)
+    assert "dagster/uri" not in hidden.metadata
 
 
 def test_check_discover_and_read_share_one_pool() -> None:
