@@ -12,7 +12,7 @@ import requests
 from platformdirs import user_cache_dir
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.registry.entries import ConnectorEntry
+from atlas_dagster.registry.info import ConnectorInfo
 
 #: Where Airbyte publishes; the environment variable ATLAS_REGISTRY_URL names a mirror.
 REGISTRY_URL = "https://connectors.airbyte.com/files"
@@ -31,7 +31,7 @@ class PublishedManifest:
     components: bytes | None
 
 
-def published_manifest(entry: ConnectorEntry) -> PublishedManifest:
+def published_manifest(entry: ConnectorInfo) -> PublishedManifest:
     """The manifest of ``entry`` at its version.
 
     Raises:
@@ -74,7 +74,7 @@ def _keep(published: PublishedManifest, folder: Path) -> None:
                 raise
 
 
-def _fetch(entry: ConnectorEntry) -> PublishedManifest:
+def _fetch(entry: ConnectorInfo) -> PublishedManifest:
     title = f"{entry.name} {entry.tag}"
     root = os.environ.get("ATLAS_REGISTRY_URL") or REGISTRY_URL
     address = f"{root.rstrip('/')}/metadata/{entry.image}/{entry.tag}"

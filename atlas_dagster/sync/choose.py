@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.registry import ConnectorEntry, published_manifest
+from atlas_dagster.registry import ConnectorInfo, published_manifest
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.engine import connect
@@ -64,7 +64,7 @@ def choose_runner(
 
 def _in_docker(
     connection: Connection,
-    entry: ConnectorEntry | None,
+    entry: ConnectorInfo | None,
     own: Manifest | None,
     executor: ExecutorConfig,
     explain: Callable[[str], None],
@@ -78,7 +78,7 @@ def _in_docker(
     return runner if own is None else ManifestRunner(own, runner)
 
 
-def _runs_in_python(entry: ConnectorEntry | None, own: Manifest | None) -> bool:
+def _runs_in_python(entry: ConnectorInfo | None, own: Manifest | None) -> bool:
     if entry is None:
         return own is not None
     return entry.pypi_package is not None or entry.language == "manifest-only"
@@ -108,7 +108,7 @@ def _own_manifest(connection: Connection) -> Manifest | None:
         ) from error
 
 
-def _published(entry: ConnectorEntry | None) -> Manifest:
+def _published(entry: ConnectorInfo | None) -> Manifest:
     assert entry is not None  # a connection without a manifest of its own that runs in Python
     found = published_manifest(entry)
     return Manifest(f"{entry.name} {entry.tag}", found.manifest, found.components)

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
-from atlas_dagster.registry import PublishedManifest, published_manifest, resolve
+from atlas_dagster.registry import PublishedManifest, get_connector_info, published_manifest
 
 BASE = "/metadata/airbyte/source-pokeapi/1.2.3"
 
@@ -52,7 +52,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
 
 
 def fetch(version: str = "1.2.3") -> PublishedManifest:
-    return published_manifest(resolve("source-pokeapi").at(version))
+    return published_manifest(get_connector_info("source-pokeapi").at(version))
 
 
 def packed(name: str) -> bytes:
