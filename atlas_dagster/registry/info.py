@@ -5,6 +5,9 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
+#: In place of a version: the newest there is.
+LATEST = "latest"
+
 
 class ConnectorCategory(StrEnum):
     """What a source is used for."""
@@ -41,6 +44,12 @@ class BreakingChange(Struct, frozen=True, omit_defaults=True):
     message: str
     guide_url: str | None = None
     streams: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """In a sentence or two: what changed, for which streams, and where the guide is."""
+        streams = f" Streams: {', '.join(self.streams)}." if self.streams else ""
+        guide = f" Migration guide: {self.guide_url}" if self.guide_url else ""
+        return f"{self.version}: {self.message.rstrip('.')}.{streams}{guide}".rstrip()
 
 
 class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
