@@ -83,6 +83,9 @@ class DockerRunner(Runner):
             self._image = have_image(self._client, self.reference, self.executor.pull, explain)
         return self._image
 
+    def prepare(self) -> None:
+        self.ensure_image()
+
     @property
     def engine_place(self) -> EnginePlace:
         return place(self._client)

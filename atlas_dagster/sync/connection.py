@@ -127,6 +127,11 @@ class Connection(BaseModel):
         )
 
     @property
+    def where(self) -> str:
+        """How messages begin."""
+        return f"Connection '{self.name}'"
+
+    @property
     def source_name(self) -> str:
         """The connector's plain name, for people: ``source-faker``."""
         if self.connector is not None:
