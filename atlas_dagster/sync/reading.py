@@ -1,5 +1,6 @@
 """A READ whose records go to the caller instead of into tables."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
@@ -21,6 +22,7 @@ from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster.sync.progress import WATCHED_EVERY_SECONDS, sync_watcher
 
 #: As many as a sync takes at once, for the same reason; see ``sync/stream.py``.
 _BATCH_ROWS = 5_000
@@ -57,6 +59,8 @@ class Reading:
         self._configured = {stream.descriptor: stream for stream in streams}
         self._progress = {name: _Progress() for name in self._configured}
         self._strangers: set[str] = set()
+        self._started = time.monotonic()
+        self._told = 0.0
         #: Where the next reading continues: covers records that were handed out, and no others.
         #: Some of those may come again, as a source says its state only now and then.
         self.state = state or ConnectionState()
@@ -146,7 +150,15 @@ class Reading:
             progress.is_cut = True
             found = Records(found.stream, found.namespace, found.records[:room], found.bytes)
         progress.records += len(found.records)
+        self._tell()
         return found if found.records else None
+
+    def _tell(self) -> None:
+        now, watch = time.monotonic(), sync_watcher.get()
+        if watch is not None and now - self._told >= WATCHED_EVERY_SECONDS:
+            self._told = now
+            count = sum(self.counts.values())
+            watch(count, None, count / max(now - self._started, 1e-3))
 
     @property
     def _is_enough(self) -> bool:
