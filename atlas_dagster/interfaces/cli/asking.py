@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, FailureType
 from atlas_dagster.interfaces.cli.progress import pull_bar
 from atlas_dagster.interfaces.cli.source import opened, reached, source_options
 from atlas_dagster.interfaces.cli.terminal import (
-    EXIT_CODES,
     complain,
     console,
+    exit_code,
     json_option,
     note,
     one_sentence,
@@ -127,7 +127,7 @@ def discover(
 
     declared = [find_declared(name) for name in sources] if sources else declared_connections()
     answers: list[dict[str, Any]] = []
-    worst = 0
+    failures: list[FailureType] = []
     for connection in declared:
         try:
             if missing and connection.is_discovered:
@@ -135,7 +135,7 @@ def discover(
             with waiting(f"Discovering {connection.name} …"), pull_bar():
                 found = discover_catalog(connection, note if as_json else say)
         except AtlasError as error:
-            worst = EXIT_CODES[error.failure_type]
+            failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
             complain(connection.name, error)
             continue
@@ -147,7 +147,7 @@ def discover(
             )
     if as_json:
         print_json(answers)
-    sys.exit(worst)
+    sys.exit(exit_code(failures))
 
 
 @click.command()
@@ -171,14 +171,14 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
 
         sources = tuple(connection.name for connection in declared_connections())
     answers: list[dict[str, Any]] = []
-    worst = 0
+    failures: list[FailureType] = []
     for source in sources:
         try:
             with opened(source, runner=runner) as it, waiting(f"Fetching {source} …"), pull_bar():
                 chosen = choose_runner(it.connection, it.caller.executor, it.caller.explain)
                 chosen.prepare()
         except AtlasError as error:
-            worst = EXIT_CODES[error.failure_type]
+            failures.append(error.failure_type)
             answers.append({"source": source, "error": str(error)})
             complain(source, error)
             continue
@@ -187,7 +187,7 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
             console.print(f"[bold green]{escape(source)}[/] is ready: {escape(chosen.reference)}")
     if as_json:
         print_json(answers)
-    sys.exit(worst)
+    sys.exit(exit_code(failures))
 
 
 def counted(streams: int) -> str:
