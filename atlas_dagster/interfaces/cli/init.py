@@ -105,7 +105,7 @@ def _find_connector() -> str:
         query = click.prompt("Which source? (a name, or what it is like)")
         found = search_connectors(query)[:_FOUND]
         if not found:
-            console.print(f"Nothing is like {query}.", style="red", markup=False)
+            console.print(f"Nothing is like {query}.", style="red", markup=False, soft_wrap=True)
             continue
         for number, info in enumerate(found, 1):
             line = f"  {number}. {info.title}  {info.name}"
@@ -173,7 +173,9 @@ def _pick_streams(catalog: Catalog) -> list[str]:
         unknown = [name for name in picked if name not in names]
         if not unknown:
             return list(dict.fromkeys(picked))
-        console.print(f"There is no stream {', '.join(unknown)}.", style="red", markup=False)
+        console.print(
+            f"There is no stream {', '.join(unknown)}.", style="red", markup=False, soft_wrap=True
+        )
 
 
 def _tell(name: str, file: Path, secrets: Mapping[str, str], found: "Discovered | None") -> None:
