@@ -154,7 +154,8 @@ def _connection(
         return
     if not problems:
         count = len(connection.configured(subject.discovered.catalog))
-        yield Finding(about, "ok", f"{count} streams, into {destination.kind}")
+        streams = "1 stream" if count == 1 else f"{count} streams"
+        yield Finding(about, "ok", f"{streams}, into {destination.kind}")
 
 
 def _image(connection: Connection) -> str | None:
