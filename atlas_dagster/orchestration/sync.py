@@ -26,8 +26,9 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.session import Checkpoint, SyncSession
+from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.source import connected
 from atlas_dagster.sync.standing import claim
 from atlas_dagster.sync.upkeep import Upkeep

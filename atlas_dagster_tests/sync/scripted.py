@@ -23,8 +23,9 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
 from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncEvent, SyncSession
+from atlas_dagster.sync.session import SyncSession
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
