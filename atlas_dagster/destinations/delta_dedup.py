@@ -112,7 +112,7 @@ class DedupWriter(DeltaWriter):
 
     def _ranking(self, schema: pa.Schema) -> Ranking:
         # What an interrupted sync left may be from before there was this cursor.
-        order = [n for n in (self.spec.cursor, EXTRACTED_AT) if n in schema.names]
+        order = [name for name in (self.spec.cursor, EXTRACTED_AT) if name and name in schema.names]
         key = self.spec.primary_key
         return by_key(schema, key, self.spec.fields_of(key), order)
 

@@ -17,7 +17,6 @@ from atlas_dagster.errors import (
     FailureType,
     ReadFailedError,
 )
-from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Records,
     State,
@@ -79,7 +78,7 @@ class SyncSession:
             RunnerUnavailableError: the connector cannot be started.
         """
         conversation = self._connector.converse()
-        command = self._connector.command("read", self._files())
+        command = self._connector.command("read", self._plan.files())
         try:
             self._open()
             with closing(conversation.messages(command)) as messages:
@@ -108,13 +107,6 @@ class SyncSession:
                 stream.writer.discard()
         yield from self._failed()
         self._raise_failures(conversation)
-
-    def _files(self) -> dict[str, bytes]:
-        streams = [plan.configured for plan in self._plan.streams]
-        files = {"catalog": configured_catalog_json(streams, sync_id=self._plan.sync_id)}
-        if self._plan.state:
-            files["state"] = self._plan.state.to_file()
-        return files
 
     def _open(self) -> None:
         for plan in self._plan.streams:

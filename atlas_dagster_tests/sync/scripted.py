@@ -179,6 +179,26 @@ class Lake:
         self.destination: Destination = DeltaDestination(str(root))
         self.store = MemoryStore()
 
+    def plan(
+        self,
+        streams: Collection[ConfiguredStream],
+        *,
+        selected: Collection[str] | None = None,
+        **options: Any,
+    ) -> SyncPlan:
+        return make_plan(
+            "c",
+            streams,
+            selected=[
+                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
+            ],
+            tables={s.descriptor: path(s.descriptor) for s in streams},
+            destination=self.destination,
+            store=self.store,
+            run_id="run",
+            **{"notify": print, **options},
+        )
+
     def prepare(
         self,
         streams: Collection[ConfiguredStream],
@@ -193,18 +213,7 @@ class Lake:
         A ``connector`` of the caller's own, which logs elsewhere, is read instead.
         """
         notices: list[str] = []
-        plan = make_plan(
-            "c",
-            streams,
-            selected=[
-                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
-            ],
-            tables={s.descriptor: path(s.descriptor) for s in streams},
-            destination=self.destination,
-            store=self.store,
-            run_id="run",
-            notify=notices.append,
-        )
+        plan = self.plan(streams, selected=selected, notify=notices.append)
         runner = connector.runner if connector else FakeRunner(lambda _: output)
         outcome = Outcome(plan, runner, notices=notices)
         connector = connector or Connector(
