@@ -82,7 +82,14 @@ def build_connection_defs(
 
     sensors = []
     if schedule is not None:
-        sensors.append(build_schedule(connection, schedule, [spec.key for spec in specs]))
+        sensors.append(
+            build_schedule(
+                connection,
+                schedule,
+                [spec.key for spec in specs],
+                [check.key for check in check_specs],
+            )
+        )
     defs = dg.Definitions(
         assets=[_source_spec(connection, discovered), sync],
         asset_checks=[build_check(connection, discovered)],
