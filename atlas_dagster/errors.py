@@ -57,7 +57,14 @@ class CheckFailedError(ConfigError):
 
 
 class BreakingChangeError(ConfigError):
-    """The source changed in a way that only a refresh can follow."""
+    """The source changed in a way that only a refresh can follow.
+
+    ``stream``: the one whose fields or key did, by its name.
+    """
+
+    def __init__(self, message: str, *, stream: str | None = None) -> None:
+        super().__init__(message)
+        self.stream = stream
 
 
 class TransientError(AtlasError):
