@@ -97,7 +97,12 @@ class Books:
         self._write(lambda database: _put(database, tables.state, rows))
 
     def synced(
-        self, connection: str, stats: Sequence[SyncStats], *, run_id: str | None, connector: str
+        self,
+        connection: str,
+        stats: Sequence[SyncStats],
+        *,
+        run_id: str | None,
+        connector: str | None,
     ) -> None:
         """How some streams of a sync ended."""
         at = dt.datetime.now(dt.UTC)
@@ -143,9 +148,14 @@ class Books:
         ]
 
         def write(database: sa.Connection) -> None:
-            if database.scalar(sa.select(sa.func.min(table.c.listed_on))) != listing.date:
-                database.execute(sa.delete(table))
-                database.execute(sa.insert(table), rows)
+            if database.scalar(sa.select(sa.func.min(table.c.listed_on))) == listing.date:
+                return
+            if database.dialect.name == "postgresql":
+                # Of two at once the second would find the first one's rows in its way.
+                lock = sa.text(f"LOCK TABLE {tables.SCHEMA}.{table.name} IN EXCLUSIVE MODE")
+                database.execute(lock)
+            database.execute(sa.delete(table))
+            database.execute(sa.insert(table), rows)
 
         self._write(write)
 
@@ -192,7 +202,8 @@ def _plain(blob: Raw | None, mask: Callable[[str], str]) -> Any:
     """For SQL: here, and only here, a number may lose digits."""
     if blob is None:
         return None
-    text = mask(bytes(blob).decode(errors="replace"))
+    # Postgres's jsonb has no U+0000.
+    text = mask(bytes(blob).decode(errors="replace")).replace("\\u0000", "")
     try:
         return json.loads(text)
     except ValueError:

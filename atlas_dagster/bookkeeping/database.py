@@ -21,14 +21,13 @@ _PATIENCE = 5000
 
 
 def engine(url: sa.URL) -> sa.Engine:
-    """Connections are not kept: they are needed once in half a minute at most."""
+    """In Postgres one connection is kept, for a new one costs more than what is written."""
     if url.get_backend_name() == "postgresql":
         options = f"-c statement_timeout={_PATIENCE} -c lock_timeout={_PATIENCE}"
         arguments = {"connect_timeout": _PATIENCE // 1000, "options": options}
-        made = sa.create_engine(url, poolclass=NullPool, connect_args=arguments)
+        made = sa.create_engine(url, pool_size=1, pool_pre_ping=True, connect_args=arguments)
         return made.execution_options(schema_translate_map={None: SCHEMA})
-    arguments = {"timeout": _PATIENCE / 1000}
-    return sa.create_engine(url, poolclass=NullPool, connect_args=arguments)
+    return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": _PATIENCE / 1000})
 
 
 def bring_up_to_date(books: sa.Engine) -> None:

@@ -55,7 +55,7 @@ sync_stats = sa.Table(
     sa.Column("connection", sa.Text, nullable=False),
     sa.Column("stream_namespace", sa.Text, nullable=False),
     sa.Column("stream_name", sa.Text, nullable=False),
-    sa.Column("run_id", sa.Text, index=True),
+    sa.Column("run_id", sa.Text),
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("records", sa.BigInteger),
     sa.Column("bytes", sa.BigInteger),
@@ -64,6 +64,7 @@ sync_stats = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("connector", sa.Text),
     sa.Column("finished_at", _MOMENT, nullable=False),
+    sa.Index("airbyte_sync_stats_by_run", "run_id"),
     sa.Index("airbyte_sync_stats_by_connection", "connection", "finished_at"),
 )
 

@@ -6,9 +6,11 @@ from contextlib import closing
 from functools import partial
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
+from atlas_dagster.orchestration.bookkeeping import SyncBook, books_of
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
 from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
@@ -102,12 +104,24 @@ class _Step:
 
     def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
         """Try once to sync what is left."""
+        context = self._context
+        books = books_of(context.instance, context.log.warning)
+        book = SyncBook(books, self._connection.name, context.run.run_id)
+        try:
+            yield from self._attempt(patience, book)
+        except (Exception, DagsterExecutionInterruptedError) as error:
+            if not self._config.dry_run:
+                book.failed(self._selected, error)
+            raise
+
+    def _attempt(self, patience: Patience, book: SyncBook) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
         caller = self._atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
         with (
             connected(connection, caller, self._discovered.spec_schema) as connector,
             closing(self._atlas.open_destination(connection)) as destination,
         ):
+            book.connector = connector
             ensure_checked(context, connection, connector)
             reporter = Reporter(
                 context,
@@ -118,6 +132,7 @@ class _Step:
                 store=self._store,
                 left=self._left,
                 tally=self._tally,
+                book=book,
             )
             if self._config.dry_run:
                 self._rehearse(connector, destination, reporter)

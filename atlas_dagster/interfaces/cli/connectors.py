@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from atlas_dagster.interfaces.cli.project import enter_project, find_project
 from atlas_dagster.interfaces.cli.terminal import (
     console,
     json_option,
@@ -132,6 +133,11 @@ def refresh(as_json: bool) -> None:
     """
     with waiting("Fetching the registry …"):
         done = refresh_registry()
+        if find_project() is not None:
+            from atlas_dagster.interfaces.cli.declared import note_listing
+
+            enter_project()
+            note_listing()
     if as_json:
         print_json(_told(done))
         return

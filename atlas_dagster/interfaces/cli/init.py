@@ -46,11 +46,8 @@ def init(connector: str | None, name: str | None) -> None:
     import dagster as dg
 
     from atlas_dagster.components.writing import write_connection, write_secrets
-    from atlas_dagster.interfaces.cli.declared import (
-        Declared,
-        connections_folder,
-        enter_project,
-    )
+    from atlas_dagster.interfaces.cli.declared import Declared, connections_folder
+    from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.connection import Connection
     from atlas_dagster.sync.source import spec_of

@@ -29,7 +29,7 @@ def reap(as_json: bool) -> None:
     """
     import dagster as dg
 
-    from atlas_dagster.interfaces.cli.declared import enter_project
+    from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.dead_runs import end_dead_runs
     from atlas_dagster.orchestration.reaping import reap_ended
     from atlas_dagster.orchestration.resource import AtlasResource

@@ -58,7 +58,7 @@ def upgrade() -> None:
         sa.Column("finished_at", _MOMENT, nullable=False),
         schema=schema,
     )
-    op.create_index("ix_airbyte_sync_stats_run_id", "airbyte_sync_stats", ["run_id"], schema=schema)
+    op.create_index("airbyte_sync_stats_by_run", "airbyte_sync_stats", ["run_id"], schema=schema)
     op.create_index(
         "airbyte_sync_stats_by_connection",
         "airbyte_sync_stats",
