@@ -247,7 +247,7 @@ def test_a_failed_sync_ends_with_the_steps_sentence(
     assert result.stderr == (
         "Error: Connection 'shop': the environment variable SHOP_COUNT is not set; set it where "
         "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
-        "defs.yaml.\n"
+        "defs.yaml.\nMore: docs/troubleshooting.md#a-variable-is-not-set\n"
     )
     assert result.stdout == ""
 
@@ -291,7 +291,10 @@ def test_a_connector_that_fails_is_told_in_its_own_words(project: Project) -> No
     assert sentence == "Error: The stream did not complete. source-standin: upstream went away"
     assert "Reading events after id" in Path(log.removeprefix("The connector's log: ")).read_text()
     assert locked.stderr.startswith("Error: CHECK of source-standin failed: bad password\n")
-    assert checked.stderr == "Error: CHECK of source-standin failed: bad password\n"
+    assert checked.stderr == (
+        "Error: CHECK of source-standin failed: bad password\n"
+        "More: docs/troubleshooting.md#check-failed\n"
+    )
 
 
 def test_the_summary_shows_rows_as_they_are(

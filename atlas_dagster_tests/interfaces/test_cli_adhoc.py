@@ -124,7 +124,7 @@ def test_check_says_what_is_wrong_with_a_config() -> None:
     )
     failed = atlas("check", SOURCE_STANDIN_IMAGE, config={"fail_check": True})
     assert (failed.exit_code, failed.stdout) == (3, "")
-    assert failed.stderr.endswith("Error: CHECK of source-standin failed: bad password\n")
+    assert "Error: CHECK of source-standin failed: bad password\n" in failed.stderr
     passed = atlas("check", SOURCE_STANDIN_IMAGE, "--json", config={})
     assert json.loads(passed.stdout) == {"source": SOURCE_STANDIN_IMAGE, "status": "SUCCEEDED"}
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import AtlasError, FailureType
+from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
 from atlas_dagster.interfaces.cli.source import opened, reached, source_options
 from atlas_dagster.interfaces.cli.terminal import (
@@ -31,7 +32,7 @@ from atlas_dagster.sync.source import connected, introduced, spec_of
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.sources)
 @source_options
 @json_option
 @one_sentence
@@ -57,7 +58,7 @@ def spec(
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.sources)
 @source_options
 @json_option
 @one_sentence
@@ -89,7 +90,7 @@ def check(
 
 
 @click.command()
-@click.argument("sources", nargs=-1)
+@click.argument("sources", nargs=-1, shell_complete=completion.sources)
 @click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
 @source_options
 @json_option
@@ -151,7 +152,7 @@ def discover(
 
 
 @click.command()
-@click.argument("sources", nargs=-1)
+@click.argument("sources", nargs=-1, shell_complete=completion.sources)
 @click.option(
     "--runner",
     type=click.Choice(["auto", "docker", "python"]),

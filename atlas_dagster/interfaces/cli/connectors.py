@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.project import enter_project, find_project
 from atlas_dagster.interfaces.cli.terminal import (
     console,
@@ -86,7 +87,7 @@ def categories(as_json: bool) -> None:
 
 
 @connectors.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.connectors)
 @json_option
 @one_sentence
 def info(name: str, as_json: bool) -> None:

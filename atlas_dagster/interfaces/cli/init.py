@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
 from atlas_dagster.interfaces.cli.questions import Questions
 from atlas_dagster.interfaces.cli.terminal import complain, console, note, one_sentence, waiting
@@ -31,7 +32,7 @@ _FOUND = 9
 
 
 @click.command()
-@click.argument("connector", required=False)
+@click.argument("connector", required=False, shell_complete=completion.connectors)
 @click.option("--name", help="What to call the connection.")
 @one_sentence
 def init(connector: str | None, name: str | None) -> None:

@@ -42,6 +42,8 @@ def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
             if kwargs.get("as_json"):
                 print_json({"error": str(error), "failure_type": error.failure_type})
             complain("Error", error)
+            if error.topic is not None:
+                note(f"More: docs/troubleshooting.md#{error.topic}")
             sys.exit(EXIT_CODES[error.failure_type])
 
     return guarded
