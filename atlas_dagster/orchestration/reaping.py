@@ -1,6 +1,6 @@
 """When the owner of a connector has ended, as Dagster and this machine know it."""
 
-from contextlib import closing
+from contextlib import closing, suppress
 
 import dagster as dg
 
@@ -10,14 +10,18 @@ from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.owner import process_has_ended
 from atlas_dagster.runners.reaper import reap, reap_processes
+from atlas_dagster.sync.connection import Connection
 
 _EVERY_SECONDS = 60
 
 
-def reap_ended(instance: dg.DagsterInstance, atlas: AtlasResource) -> list[str]:
+def reap_ended(
+    instance: dg.DagsterInstance, atlas: AtlasResource, connection: Connection | None = None
+) -> list[str]:
     """Remove what ended runs, commands and requests left behind: processes, and containers.
 
-    Returns what was removed, in words. Where there is no Docker, there is no container.
+    Looked at is the deployment's Docker engine, and that of ``connection``. Returns what was
+    removed, in words. Where there is no Docker, there is no container.
     """
 
     def has_ended(owner: str) -> bool:
@@ -30,12 +34,12 @@ def reap_ended(instance: dg.DagsterInstance, atlas: AtlasResource) -> list[str]:
 
     deployment = atlas.deployment_label()
     removed = reap_processes(deployment=deployment, has_ended=has_ended)
-    try:
-        client = connect()
-    except AtlasError:
-        return removed
-    with closing(client):
-        return removed + reap(client, deployment=deployment, has_ended=has_ended)
+    executor = atlas.executor_defaults()
+    own = executor.overridden_by(connection.executor) if connection else executor
+    for engine in {executor.docker_host, own.docker_host}:
+        with suppress(AtlasError), closing(connect(engine)) as client:
+            removed += reap(client, deployment=deployment, has_ended=has_ended)
+    return removed
 
 
 @dg.sensor(

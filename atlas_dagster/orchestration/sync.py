@@ -61,7 +61,7 @@ def run_sync(
             )
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
-        if reap_ended(context.instance, atlas):
+        if reap_ended(context.instance, atlas, connection):
             # The step of a killed run may still be alive and commit what it had read; let it end.
             time.sleep(_SETTLE_SECONDS)
         step = _Step(context, connection, discovered, atlas, config)

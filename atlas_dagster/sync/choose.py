@@ -111,8 +111,9 @@ def _in_docker(
     if is_published and image.endswith(f":{LATEST}") and "pull" not in executor.model_fields_set:
         # As Kubernetes does, for the one that is there may be of another year.
         executor = executor.model_copy(update={"pull": "always"})
-    runner = DockerRunner(image, client=connect(), executor=executor)
-    runner.ensure_image(explain)
+    client = connect(executor.docker_host)
+    runner = DockerRunner(image, client=client, executor=executor, explain=explain)
+    runner.ensure_image()
     explain(f"{connection.source_name} runs in Docker, from the image {runner.described()}.")
     return runner if own is None else ManifestRunner(own, runner)
 

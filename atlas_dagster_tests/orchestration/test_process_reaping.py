@@ -52,7 +52,7 @@ time.sleep(100)
 def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtlasResource:
     """A deployment of its own, where there is no Docker."""
 
-    def refuse() -> None:
+    def refuse(_: str | None) -> None:
         raise RunnerUnavailableError("No Docker engine answers")
 
     monkeypatch.setattr(reaping, "connect", refuse)

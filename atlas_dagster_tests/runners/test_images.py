@@ -76,24 +76,24 @@ def test_a_private_registry(
     monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
     told: list[str] = []
     try:
-        runner = DockerRunner(image, client=client)
-        runner.ensure_image(told.append)
+        runner = DockerRunner(image, client=client, explain=told.append)
+        runner.ensure_image()
         assert told[0] == f"Pulling {image}."
         assert len(told) > 1
         assert re.fullmatch(rf"Pulling {image}: \d of 3 MB\.", told[-1])
         assert re.fullmatch(rf"{image}@sha256:[0-9a-f]{{64}}", runner.identity())
         told.clear()
         always = ExecutorConfig(pull="always")
-        DockerRunner(image, client=client, executor=always).ensure_image(told.append)
+        DockerRunner(image, client=client, executor=always, explain=told.append).ensure_image()
         assert told == [f"Pulling {image}."]
         registry.stop()
         told.clear()
         have_image(client, image, "missing", told.append)
         have_image(client, image, "never", told.append)
         assert told == []
-        runner = DockerRunner(image, client=client, executor=always)
-        runner.ensure_image(told.append)
-        runner.ensure_image(told.append)
+        runner = DockerRunner(image, client=client, executor=always, explain=told.append)
+        runner.ensure_image()
+        runner.ensure_image()
         assert told == [
             f"Pulling {image}.",
             f"The image {image} cannot be pulled: its registry cannot be reached; "

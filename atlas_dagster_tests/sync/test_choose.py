@@ -24,7 +24,7 @@ BECAUSE = "because Docker cannot be used here: No Docker engine answers."
 
 @pytest.fixture
 def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(_: str | None) -> None:
         raise RunnerUnavailableError("No Docker engine answers", "start Docker")
 
     monkeypatch.setattr(choose, "connect", refuse)
@@ -33,7 +33,7 @@ def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that has every image."""
-    monkeypatch.setattr(choose, "connect", lambda: None)
+    monkeypatch.setattr(choose, "connect", lambda _: None)
     monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda *_: {"Config": {}})
 
 
