@@ -11,6 +11,7 @@ from atlas_dagster.orchestration.summary import (
     Mask,
     bounded,
     changed_values,
+    counted,
     plain,
     preview,
     shown_cursor,
@@ -52,7 +53,7 @@ def _told(rehearsed: Rehearsed, mask: Mask) -> Iterator[str]:
     yield (
         f"A sync ({stream.sync_mode} | {stream.destination_sync_mode}) would {_would(plan, mask)}."
     )
-    count = f"{rehearsed.records:,} records were read and thrown away"
+    count = f"{counted(rehearsed.records, 'record')} read and thrown away"
     yield f"{count}; that is all there is." if rehearsed.complete else f"{count}; there are more."
     if rehearsed.keyless:
         yield f"**Warning:** {rehearsed.keyless:,} of them have nothing in a field of the key."

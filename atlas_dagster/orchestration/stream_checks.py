@@ -11,6 +11,7 @@ from dagster._core.definitions.asset_checks.asset_check_factories.schema_change_
     TableSchemaDiff,
 )
 
+from atlas_dagster.orchestration.summary import counted
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.types import ColumnType
 from atlas_dagster.sync.events import StreamFailed, StreamFinished
@@ -112,7 +113,7 @@ def _named(
 def _records(
     finished: StreamFinished, records: int, recent: Callable[[], Sequence[int]]
 ) -> dg.AssetCheckResult:
-    came = f"{records:,} records came"
+    came = f"{counted(records, 'record')} came"
     told = f"{came}, as the source counted." if finished.counted else f"{came}."
     # One that starts from the beginning is not like those before.
     continued = finished.plan.resumption.envelope is not None
