@@ -1,11 +1,11 @@
 """What a person reads first about a sync: a few lines of Markdown and a few rows."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import dagster as dg
-import msgspec
 import pyarrow as pa
 from msgspec import Raw
 
@@ -22,8 +22,8 @@ Mask = Callable[[str], str]
 _LONGEST = 999
 _LONGEST_CURSOR = 120
 _MOST_FIELDS = 5
-_MOST_COLUMNS = 8
-_LONGEST_VALUE = 40
+_MOST_COLUMNS = 6
+_LONGEST_VALUE = 32
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~]")
 
 
@@ -98,7 +98,8 @@ def shown_cursor(blob: Raw | None, mask: Mask) -> str:
     shown = shown_state(blob)
     if isinstance(shown, str):
         return shown
-    return code(cut(mask(msgspec.json.encode(shown).decode()), _LONGEST_CURSOR))
+    # With blanks, at which the page can break it.
+    return plain(cut(mask(json.dumps(shown, ensure_ascii=False)), _LONGEST_CURSOR))
 
 
 def counted(count: int, what: str) -> str:

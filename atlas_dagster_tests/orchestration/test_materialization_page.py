@@ -21,15 +21,14 @@ def test_what_was_read_and_from_where_to_where(runs: FakeRuns) -> None:
     told = ran.metadata["events"]["atlas/summary"]
     assert told.startswith("**1 record** in ")
     assert "incremental | append_dedup. The table has 3 rows." in told
-    assert 'Cursor: `` {"at":2} `` → `` {"at":3} ``' in told
+    assert r'Cursor: \{"at": 2\} → \{"at": 3\}' in told
 
 
 def test_a_sync_of_nothing_says_so(runs: FakeRuns) -> None:
     runs.run(records("events", [1]), state("events", {"at": 1}), DONE)
     found = runs.run(state("events", {"at": 1}), DONE).metadata["events"]
     assert found["atlas/summary"] == (
-        "**Nothing new**, incremental | append_dedup. The table has 1 row.\n\n"
-        'Cursor: `` {"at":1} ``'
+        '**Nothing new**, incremental | append_dedup. The table has 1 row.\n\nCursor: \\{"at": 1\\}'
     )
     assert "atlas/preview" not in found
     assert found["atlas/records_synced"] == 0
@@ -52,7 +51,7 @@ def test_the_last_rows_are_shown_cut_and_without_secrets(runs: FakeRuns) -> None
     shown = ran.metadata["events"]["atlas/preview"]
     rows = [dict(row.data) for row in shown.records]
     assert [row["id"] for row in rows] == ["6", "7", "8", "10", "11"]
-    assert [row["v"] for row in rows] == [*["x" * 39 + "…"] * 3, "my **********!", None]
+    assert [row["v"] for row in rows] == [*["x" * 31 + "…"] * 3, "my **********!", None]
     assert [column.name for column in shown.schema.columns] == ["id", "v"]
 
 
@@ -65,7 +64,7 @@ def test_a_wide_table_is_shown_in_part(runs: FakeRuns) -> None:
     row = line("RECORD", record={"stream": "events", "data": {"id": 1, **data}, "emitted_at": 1})
     found = runs.run(row, DONE).metadata["events"]
     (shown,) = found["atlas/preview"].records
-    assert len(shown.data) == 8
+    assert len(shown.data) == 6
     assert len(json.dumps(dict(shown.data))) < 1000
 
 

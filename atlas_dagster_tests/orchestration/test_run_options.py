@@ -179,7 +179,7 @@ def test_a_dry_run_says_where_it_would_go_on_and_leaves_all_as_it_is(runs: FakeR
 
     assert everything_in(runs.lake) == before
     told = ran.observations["events"]["atlas/dry_run"]
-    assert 'would read on from `` {"at":1} ``' in told
+    assert r'would read on from \{"at": 1\}' in told
     assert "there are more." in told
     after = runs.run(state("events", {"at": 1}), status("events"))
     assert after.metadata["events"]["atlas/cursor_before"] == {"at": 1}
@@ -190,7 +190,7 @@ def test_a_dry_run_says_where_it_would_go_on_and_leaves_all_as_it_is(runs: FakeR
     [
         ({"refresh": "remove"}, "read from the beginning, and replace the rows of the table once"),
         ({"refresh": "retain"}, "read from the beginning, and keep the newest row"),
-        ({"streams": {"events": {"state": {"at": 7}}}}, 'read on from `` {"at":7} ``'),
+        ({"streams": {"events": {"state": {"at": 7}}}}, r'read on from \{"at": 7\}'),
     ],
 )
 def test_a_dry_run_with_options_tells_what_they_would_do(

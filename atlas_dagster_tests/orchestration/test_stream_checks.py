@@ -250,15 +250,26 @@ def test_only_checks_that_were_asked_for_are_made(runs: FakeRuns) -> None:
     assert made == {"schema", "connection"}  # the latter by the sync itself
 
 
-def test_checks_alone_say_that_the_sync_makes_them(runs: FakeRuns) -> None:
+def test_checks_alone_say_what_the_last_sync_found(runs: FakeRuns) -> None:
     key = dg.AssetKey(["shop", "events"])
     job = dg.define_asset_job("some", dg.AssetSelection.checks_for_assets(key))
     defs = dg.Definitions.merge(runs.definitions, dg.Definitions(jobs=[job]))
-    result = defs.resolve_job_def("some").execute_in_process(
-        instance=runs.instance, raise_on_error=False
-    )
-    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
-    assert failure.user_failure_data.description == (
-        "The checks of a stream are made by its sync, of what came; materialize the stream."
-    )
-    assert runs.runner.commands == []
+
+    def execute() -> dict[str | None, tuple[bool, str | None]]:
+        result = defs.resolve_job_def("some").execute_in_process(instance=runs.instance)
+        assert result.success
+        made = result.get_asset_check_evaluations()
+        return {each.check_name: (each.passed, each.description) for each in made}
+
+    told = "There was no sync yet, and a sync makes it: materialize shop/events."
+    assert execute() == dict.fromkeys(("records", "primary_key", "schema"), (False, told))
+    runs.run(records("events", [1]), state("events", {}), records("events", [2]), DONE)
+    read = len(runs.runner.commands)
+    for _ in range(2):
+        found = execute()
+        assert found["schema"] == (
+            True,
+            "As of the last sync: There is no sync before to compare with.",
+        )
+        assert not found["records"][0]
+    assert len(runs.runner.commands) == read
