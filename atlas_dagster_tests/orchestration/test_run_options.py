@@ -180,7 +180,7 @@ def test_a_dry_run_says_where_it_would_go_on_and_leaves_all_as_it_is(runs: FakeR
     assert everything_in(runs.lake) == before
     told = ran.observations["events"]["atlas/dry_run"]
     assert r'would read on from \{"at": 1\}' in told
-    assert "there are more." in told
+    assert "there may be more." in told
     after = runs.run(state("events", {"at": 1}), status("events"))
     assert after.metadata["events"]["atlas/cursor_before"] == {"at": 1}
 
