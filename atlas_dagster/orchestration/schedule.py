@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.retries import next_try
+from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 
 _TICK_SECONDS = 30
@@ -58,11 +59,11 @@ def build_schedule(
 
     ``checks``: of the streams, made by their sync.
     """
-    check = check_key(connection)
 
     @dg.sensor(
         name=f"{connection.name}__schedule",
-        asset_selection=dg.AssetSelection.assets(*streams) | dg.AssetSelection.checks(check),
+        # With the source for its check, whose own selection the UI could only show as code.
+        asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Requests CHECK, then a sync of {connection.name}, at `{cron}` ({_TIMEZONE}).",
