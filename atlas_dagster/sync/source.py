@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atlas_dagster.bookkeeping import Books
 from atlas_dagster.protocol.config import require_variables, resolve, variables
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.protocol.secrets import Masker, secret_values
@@ -20,6 +19,10 @@ from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.discovered import Discovered, discovered
 from atlas_dagster.sync.live_config import ConfigStore, LiveConfig
+
+if TYPE_CHECKING:
+    # SQLAlchemy takes a while to import, and most callers keep no books.
+    from atlas_dagster.bookkeeping import Books
 
 
 class Caller:
@@ -46,7 +49,7 @@ class Caller:
         explain: Callable[[str], None],
         configs: ConfigStore,
         executor: ExecutorConfig | None = None,
-        books: Books | None = None,
+        books: "Books | None" = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -149,7 +152,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
     return found
 
 
-def _note(books: Books, connection: str, found: Discovered) -> None:
+def _note(books: "Books", connection: str, found: Discovered) -> None:
     books.discovered(
         connection,
         found.catalog,
