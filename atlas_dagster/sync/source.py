@@ -148,11 +148,12 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         previous=previous,
     )
     if caller.books is not None:
-        _note(caller.books, connection.name, found)
+        write_down(caller.books, connection.name, found)
     return found
 
 
-def _note(books: "Books", connection: str, found: Discovered) -> None:
+def write_down(books: "Books", connection: str, found: Discovered) -> None:
+    """What was discovered, and the list of connectors in use."""
     books.discovered(
         connection,
         found.catalog,
