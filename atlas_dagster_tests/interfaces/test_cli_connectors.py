@@ -1,9 +1,11 @@
 """``atlas connectors``: for people, for machines, and at once."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from msgspec.structs import replace
 
 from atlas_dagster.interfaces.cli import _VERBS, main
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
-from atlas_dagster.registry.listing import forget, shipped_listing
+from atlas_dagster.registry.listing import forget, listing, shipped_listing
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
 
 
@@ -31,6 +33,9 @@ def asked(*arguments: str) -> Any:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
+    # Outside of any project.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
     forget()
     yield
     forget()
@@ -157,6 +162,19 @@ def test_the_list_is_refreshed(registry: LiveRegistry) -> None:
     shown = atlas("connectors", "info", "source-faker").stdout
     assert "airbyte/source-faker:8.0.0" in shown
     assert "Breaking change 8.0.0: Users have another key." in shown
+
+
+def test_within_a_project_the_list_is_written_down_for_sql(
+    registry: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    registry.publish()
+    assert atlas("connectors", "refresh").exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "pipeline.db")) as books:
+        query = "SELECT count(*), min(listed_on) FROM airbyte_connector_registry"
+        assert books.execute(query).fetchone() == (591, listing().date)
 
 
 def test_a_refresh_that_fails_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
