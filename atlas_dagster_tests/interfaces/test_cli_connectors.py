@@ -1,6 +1,7 @@
 """``atlas connectors``: for people, for machines, and at once."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -182,3 +183,27 @@ def test_a_refresh_that_fails_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     result = atlas("connectors", "refresh")
     assert result.exit_code == 4
     assert "stays in use" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("atlas conn", "connectors"),
+        ("atlas connectors info source-postg", "source-postgres"),
+        ("atlas check de", "demo"),
+        ("atlas spec source-fak", "source-faker"),
+        ("atlas sync de", "demo"),
+    ],
+)
+def test_names_are_completed(words: str, completed: str) -> None:
+    environment = {
+        **os.environ,
+        "_ATLAS_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    script = "from atlas_dagster.interfaces.cli import main; main(prog_name='atlas')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [f"plain,{completed}"]
