@@ -2,9 +2,10 @@
 
 The pod's two containers share a folder. In the connector's runs :data:`AGENT`, a few lines of
 shell, as in Airbyte's own pods (``AIRBYTE_ENTRYPOINT`` is part of every image); each call has a
-folder of its own there, ``1``, ``2`` and so on:
+folder of its own there:
 
 - ``go``: the connector's words, a line each; it appears when all else is there;
+- ``begun``: appears when the agent takes the call; who was killed in one does not take it again;
 - ``environment``: ``NAME=value``, a line each;
 - the files that the words name;
 - ``stdout``, ``stderr``: FIFOs;
@@ -16,6 +17,7 @@ A FIFO carries three times as many bytes as Docker's API, and none of them throu
 
 import fcntl
 import os
+import secrets
 import selectors
 import shutil
 import sys
@@ -41,12 +43,17 @@ from atlas_dagster.runners.executor import ExecutorConfig
 #: What the connector's container runs, with ``ATLAS_FOLDER`` set: ``sh -c AGENT``.
 AGENT = """\
 cd "$ATLAS_FOLDER" || exit 1
-call=1
 while :; do
-    until [ -e "$call/go" ]; do
+    call=
+    for go in */go; do
+        [ -e "$go" ] && [ ! -e "${go%/go}/begun" ] && call=${go%/go}
+    done
+    if [ -z "$call" ]; then
         [ -e done ] && exit 0
         sleep 0.2
-    done
+        continue
+    fi
+    : >"$call/begun"
     (
         while IFS= read -r line; do export "$line"; done <"$call/environment"
         set --
@@ -65,7 +72,6 @@ while :; do
     echo "$?" >"$call/unfinished"
     mv "$call/unfinished" "$call/exit"
     kill "$watcher" 2>/dev/null
-    call=$((call + 1))
 done
 """.replace("GRACE", f"{STOP_GRACE_SECONDS:g}")
 PIPE_BYTES = 1024 * 1024
@@ -79,18 +85,16 @@ _KILLED = 137
 class FifoRunner(Runner):
     """Calls the connector of the agent that looks after ``folder``, one call at a time."""
 
-    kind = "pod"
+    kind = "kubernetes"
 
     def __init__(self, folder: Path, reference: str, executor: ExecutorConfig | None = None):
         """``reference``: the image of the connector's container."""
         self.reference = reference
         self.executor = executor or ExecutorConfig()
         self._folder = folder
-        self._calls = 0
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
-        self._calls += 1
-        call = self._folder / str(self._calls)
+        call = self._folder / secrets.token_hex(8)
         try:
             call.mkdir(mode=0o700)
             for option, content in command.files.items():
