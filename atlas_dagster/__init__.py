@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atlas_dagster.components.airbyte_connection import AirbyteConnection
     from atlas_dagster.components.loading import build_airbyte_assets, load_from_defs_folder
+    from atlas_dagster.orchestration.options import SyncConfig
     from atlas_dagster.orchestration.resource import AtlasResource
-    from atlas_dagster.orchestration.sync import SyncConfig
     from atlas_dagster.orchestration.translator import StreamProps
 
 __all__ = [
@@ -23,7 +23,7 @@ _MODULES = {
     "AirbyteConnection": "components.airbyte_connection",
     "AtlasResource": "orchestration.resource",
     "StreamProps": "orchestration.translator",
-    "SyncConfig": "orchestration.sync",
+    "SyncConfig": "orchestration.options",
     "build_airbyte_assets": "components.loading",
     "load_from_defs_folder": "components.loading",
 }

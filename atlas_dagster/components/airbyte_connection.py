@@ -28,8 +28,9 @@ from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.sync import SyncConfig, run_sync
+from atlas_dagster.orchestration.sync import run_sync
 from atlas_dagster.orchestration.translator import StreamProps, stream_spec
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.catalog_changes import SchemaPolicy
@@ -38,10 +39,14 @@ from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller, discover
 
 
-def _state_on_disk() -> DefsStateConfigArgs:
+def _default_state() -> DefsStateConfigArgs:
+    """In the project, unless ATLAS_DEFS_STATE says, in Dagster's words, to keep it elsewhere."""
     # Discovery runs a container, so it is asked for, never a side effect of loading.
     return DefsStateConfigArgs(
-        management_type=DefsStateManagementType.LOCAL_FILESYSTEM, refresh_if_dev=False
+        management_type=DefsStateManagementType(
+            os.environ.get("ATLAS_DEFS_STATE") or DefsStateManagementType.LOCAL_FILESYSTEM.value
+        ),
+        refresh_if_dev=False,
     )
 
 
@@ -167,7 +172,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def __post_init__(self) -> None:
         self.config = self.config or {}
-        self.defs_state = self.defs_state or _state_on_disk()
+        self.defs_state = self.defs_state or _default_state()
         self._folder = Path()
         self._asked: tuple[Caller, SchemaPolicy | None] | None = None
         self._defined: DefinedConnection | None = None
@@ -309,7 +314,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def execute(
         self, context: dg.AssetExecutionContext, atlas: AtlasResource, config: SyncConfig
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         """Sync the streams selected in ``context``. Override it to do more.
 
         Yields each stream's result the moment its rows are durable.

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from atlas_dagster.registry import resolve
+from atlas_dagster.registry import get_connector_info
 
 
 class ConnectionParams(BaseModel):
@@ -25,7 +25,7 @@ class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
     def scaffold(self, request: dg.ScaffoldRequest[ConnectionParams]) -> None:
         """Raises UnknownConnectorError, with the nearest names."""
         asked = request.params
-        attributes = {"connector": resolve(asked.connector).name}
+        attributes = {"connector": get_connector_info(asked.connector).name}
         if asked.version is not None:
             attributes["version"] = asked.version
         dg.scaffold_component(request, {**attributes, "config": {}})

@@ -15,10 +15,11 @@ from atlas_dagster.orchestration.discovery import (
 )
 from atlas_dagster.orchestration.io_manager import default_resources, io_resources
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
+from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
 from atlas_dagster.orchestration.source_asset import notes, source_spec, status_tags
-from atlas_dagster.orchestration.sync import SyncConfig
+from atlas_dagster.orchestration.stream_checks import stream_check_specs
 from atlas_dagster.sync.connection import Connection
 
 #: Syncs the streams selected in a step.
@@ -36,6 +37,11 @@ def build_connection_defs(
     """The source asset, its checks, one asset per stream, the sensor and the jobs."""
     connection, times = defined.connection, defined.schedule
     specs = list(defined.specs.values())
+    checks = [
+        check
+        for stream in defined.streams
+        for check in stream_check_specs(stream, defined.specs[stream.descriptor].key)
+    ]
     if tags := status_tags(defined):
         note = "\n\n".join(notes(defined)[:1])
         specs = [_noted(spec, note, tags) for spec in specs]
@@ -45,17 +51,22 @@ def build_connection_defs(
         specs=specs,
         can_subset=True,
         pool=pool(connection),
+        check_specs=checks,
     )
     def sync(
         context: dg.AssetExecutionContext, config: SyncConfig, atlas: AtlasResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         yield from execute(context, atlas, config)
 
+    sensors = []
+    if times is not None:
+        keys = [check.key for check in checks]
+        sensors.append(build_schedule(connection, times, defined.keys, keys))
     parts = [
         dg.Definitions(
             assets=[source_spec(defined), sync],
             asset_checks=[build_check(connection, defined.discovered)],
-            sensors=[build_schedule(connection, times, defined.keys)] if times else [],
+            sensors=sensors,
             resources=default_resources() | io_resources(connection),
         ),
         build_discovery(connection, discovery or DiscoveryConfig(), refresh),

@@ -90,8 +90,11 @@ class Catalog(Struct, frozen=True):
 
     @classmethod
     def from_json(cls, streams: Iterable[Any]) -> "Catalog":
-        """From the parsed JSON of each stream."""
+        """The inverse of :meth:`to_json`."""
         return cls.from_raw(Raw(json.dumps(stream).encode()) for stream in streams)
+
+    def to_json(self) -> list[Any]:
+        return [json.loads(bytes(stream.raw)) for stream in self.streams]
 
 
 class ConfiguredStream(Struct, frozen=True):

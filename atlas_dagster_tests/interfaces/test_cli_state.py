@@ -104,9 +104,9 @@ def test_a_users_day_with_state(project: Project, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setenv("ATLAS_DEPLOYMENT", "dev")
     refused = atlas("sync", "numbers")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 3
     assert "belong to the deployment 'atlas_dagster', and this one is 'dev'" in refused.stderr
-    assert atlas("clear", "numbers").exit_code == 1
+    assert atlas("clear", "numbers").exit_code == 3
     assert done("state", "adopt", "numbers") == (
         "The tables of numbers belong to the deployment 'dev' now.\n"
     )
@@ -132,14 +132,14 @@ def test_a_state_that_cannot_be_set(
 ) -> None:
     done("discover", "numbers")
     result = atlas("state", "set", "numbers", "-", *options, stdin=content)
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (3, "")
     assert sentence in result.stderr
 
 
 @pytest.mark.parametrize("command", [["clear"], ["refresh"], ["state", "show"], ["state", "adopt"]])
 def test_streams_must_be_known(project: Project, command: list[str]) -> None:
     result = atlas(*command, "numbers")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "Error: The streams of 'numbers' are not known yet; run: atlas discover numbers\n"
     )

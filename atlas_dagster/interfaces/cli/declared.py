@@ -1,12 +1,12 @@
 """Declared connections, as the command line sees them."""
 
 import difflib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import dagster as dg
 from dagster.components.utils.project_paths import get_local_state_path
 
@@ -14,14 +14,22 @@ from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
 from atlas_dagster.components.loading import ProjectTree, built_connections, find_project
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli.project import called_in, enter_project
+from atlas_dagster.interfaces.cli.terminal import note
+from atlas_dagster.orchestration.bookkeeping import books_of
+from atlas_dagster.orchestration.checkup import Subject
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import check_result, evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.registry.listing import listing
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered, Discovery
-from atlas_dagster.sync.source import Caller, connected, discover
+from atlas_dagster.sync.source import Caller, discover
 
 Say = Callable[[str], None]
+
+# What it says about loading is for servers.
+logging.getLogger("dagster").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,7 @@ class Declared:
         Raises:
             ConfigError: the declaration is wrong, or the streams are not known yet.
         """
-        discovered = self.discovered
-        if discovered is None:
-            raise ConfigError(
-                f"The streams of '{self.name}' are not known yet; run: atlas discover {self.name}"
-            )
+        discovered = known_or_told(self.name, self.discovered)
         with self._explained():
             defined = self.component.define(discovered)
         if defined.problem is not None:
@@ -91,16 +95,45 @@ class Declared:
     def is_discovered(self) -> bool:
         return self._catalog_path().exists()
 
+    def keep(self, found: Discovered) -> None:
+        """Cache what DISCOVER found."""
+        path = self._catalog_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(found.encode())
+
     def _catalog_path(self) -> Path:
         key = self.component.defs_state_config.key
         return get_local_state_path(key, self.tree.project_root)
 
 
 def declared_connections() -> list[Declared]:
-    """All of the project: in its defs folder, and those its definitions build in Python."""
+    """All of the project: in its defs folder, and those its definitions build in Python.
+
+    Raises:
+        ConfigError: there is no project.
+    """
     tree = project()
     declared = [each for part in tree.parts() for each in _in_part(tree, part)]
     return declared + _in_python(tree)
+
+
+def connections_folder() -> Path:
+    """Where connections are declared, a folder each."""
+    return project().defs_module_path
+
+
+def note_listing() -> None:
+    """Write the list of connectors down for SQL."""
+    with dg.DagsterInstance.get() as instance:
+        books_of(instance, note).listed(listing())
+
+
+def subject_of(declared: Declared) -> Subject:
+    """The connection as the doctor sees it."""
+    try:
+        return Subject(declared.name, declared.connection, declared.discovered)
+    except ConfigError as error:
+        return Subject(declared.name, None, wrong=str(error))
 
 
 def find_declared(name: str) -> Declared:
@@ -126,9 +159,8 @@ def project() -> ProjectTree:
     Raises:
         ConfigError: there is none.
     """
-    command = click.get_current_context(silent=True)
-    called_in = [command.find_root().obj] if command else []
-    return find_project(*called_in, Path.cwd())
+    enter_project()
+    return find_project(called_in(), Path.cwd())
 
 
 def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:
@@ -162,15 +194,15 @@ def preview_catalog(declared: Declared, say: Say) -> Discovery:
     """Run DISCOVER and store nothing."""
     with _caller(say) as (_, caller):
         known, connection = declared.discovered, declared.connection
+        caller.books = None
         return Discovery.since(known, discover(connection, caller, known), connection)
 
 
-def check_connection(declared: Declared, say: Say) -> None:
-    """Run CHECK. Raises AtlasError unless it passes."""
-    defined = declared.defined()
-    schema = defined.discovered.spec_schema
-    with _caller(say) as (_, caller), connected(defined.connection, caller, schema) as connector:
-        connector.check()
+def known_or_told(name: str, discovered: Discovered | None) -> Discovered:
+    """Raises ConfigError where the streams are not known yet."""
+    if discovered is None:
+        raise ConfigError(f"The streams of '{name}' are not known yet; run: atlas discover {name}")
+    return discovered
 
 
 @contextmanager
