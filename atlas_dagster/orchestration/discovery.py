@@ -15,6 +15,7 @@ from atlas_dagster.orchestration.check import pool
 from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.dead_runs import note_process
 from atlas_dagster.orchestration.failure import explained_failure
+from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.translator import source_key
@@ -175,15 +176,7 @@ def told(discovery: Discovery) -> str:
 
 def evaluation(connection: Connection, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     """``result`` as an event, for who is not the check itself."""
-    key = schema_check_key(connection)
-    return dg.AssetCheckEvaluation(
-        asset_key=key.asset_key,
-        check_name=key.name,
-        passed=result.passed,
-        severity=result.severity,
-        description=result.description,
-        metadata=result.metadata,
-    )
+    return check_evaluation(schema_check_key(connection), result)
 
 
 def as_markdown(changes: Sequence[Change]) -> str:

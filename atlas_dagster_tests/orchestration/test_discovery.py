@@ -146,11 +146,12 @@ def test_the_check_itself_can_be_run_in_the_ui() -> None:
 
 
 def test_runs_of_streams_do_not_discover() -> None:
-    """Nor do those of a job that selects everything."""
+    """Nor do those of a job that selects everything, nor do they CHECK twice."""
     graph = define(shop()).resolve_asset_graph()
 
     for selection in (dg.AssetSelection.all(), dg.AssetSelection.groups("shop")):
-        assert selection.resolve_checks(graph) == set()
+        made = {key.asset_key.to_user_string() for key in selection.resolve_checks(graph)}
+        assert made == {"shop/users", "shop/sales/orders"}
 
 
 def test_no_schedule_unless_one_is_asked_for() -> None:
