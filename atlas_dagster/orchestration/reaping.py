@@ -6,9 +6,9 @@ import dagster as dg
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import end_dead_runs
-from atlas_dagster.orchestration.owner import process_has_ended
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
+from atlas_dagster.runners.owner import process_has_ended
 from atlas_dagster.runners.reaper import reap, reap_processes
 from atlas_dagster.sync.connection import Connection
 

@@ -109,7 +109,8 @@ def _sync(
         store = EventLogStateStore(context.instance, source_key(connection))
         plan = _plan(context, connection, discovered, destination, store, left)
         identity = connector.runner.identity()
-        for notice in major_change(store.connectors, identity, discovered.documentation_url):
+        docs, published = discovered.documentation_url, connection.entry()
+        for notice in major_change(store.connectors, identity, docs, published):
             context.log.warning(notice)
         session = SyncSession(plan, connector=connector, destination=destination)
         for event in session.run():

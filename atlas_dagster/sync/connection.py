@@ -18,7 +18,7 @@ from atlas_dagster.protocol.catalog import (
     SyncMode,
     configure,
 )
-from atlas_dagster.registry import ConnectorEntry, resolve
+from atlas_dagster.registry import ConnectorInfo, get_connector_info
 from atlas_dagster.runners.executor import ExecutorConfig
 
 RunnerChoice = Literal["auto", "docker", "python"]
@@ -116,13 +116,20 @@ class Connection(BaseModel):
             raise ValueError("the command is empty; give a program and its words")
         return self
 
-    def entry(self) -> ConnectorEntry | None:
+    def entry(self) -> ConnectorInfo | None:
         """The registry's entry at the pinned version; None for a connector of one's own.
 
         Raises:
             UnknownConnectorError: the registry has no such connector.
         """
-        return None if self.connector is None else resolve(self.connector).at(self.version)
+        return (
+            None if self.connector is None else get_connector_info(self.connector).at(self.version)
+        )
+
+    @property
+    def where(self) -> str:
+        """How messages begin."""
+        return f"Connection '{self.name}'"
 
     @property
     def source_name(self) -> str:

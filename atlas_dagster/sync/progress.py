@@ -1,12 +1,20 @@
 """What is said while a READ runs: records so far, of how many, at what rate."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextvars import ContextVar
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
 from atlas_dagster.sync.stream import ActiveStream
 
 _EVERY_SECONDS = 10.0
+_WATCHED_EVERY_SECONDS = 0.2
+
+#: Is told the records so far, of about how many where the source says, and the rate per second.
+Watcher = Callable[[int, float | None, float], None]
+
+#: Who in this context draws the progress of a READ.
+sync_watcher: ContextVar[Watcher | None] = ContextVar("sync_watcher", default=None)
 
 
 class Progress:
@@ -21,6 +29,7 @@ class Progress:
         self._next = self._started + _EVERY_SECONDS
         self._streams: dict[StreamDescriptor, float] = {}
         self._sync: float | None = None
+        self._watched = 0.0
 
     def estimate(self, estimate: Estimate) -> None:
         rows = estimate.row_estimate
@@ -34,6 +43,10 @@ class Progress:
     def due(self, streams: Collection[ActiveStream]) -> str | None:
         """The sentence, when it is time for one."""
         now = time.monotonic()
+        if (watch := sync_watcher.get()) and now >= self._watched:
+            self._watched = now + _WATCHED_EVERY_SECONDS
+            count = sum(stream.records for stream in streams)
+            watch(count, self._expected(streams), count / max(now - self._started, 1e-3))
         if now < self._next:
             return None
         self._next = now + _EVERY_SECONDS
@@ -50,12 +63,17 @@ class Progress:
         return f"{count} of about {about:,.0f}" if about and about >= stream.records else count
 
     def _rest(self, streams: Collection[ActiveStream], rate: float) -> str:
-        if self._sync and self._streams:
-            return ""
-        expected = self._sync or sum(self._streams.get(s.descriptor, 0.0) for s in streams)
-        left = expected - sum(stream.records for stream in streams)
-        estimated = self._sync or all(s.descriptor in self._streams for s in streams)
-        if not estimated or left <= 0:
+        expected = self._expected(streams)
+        left = (expected or 0.0) - sum(stream.records for stream in streams)
+        if left <= 0:
             return ""
         minutes = left / rate / 60
         return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"
+
+    def _expected(self, streams: Collection[ActiveStream]) -> float | None:
+        """Records of all streams, where the source says so without contradiction."""
+        if self._sync and self._streams:
+            return None
+        if self._sync or not all(s.descriptor in self._streams for s in streams):
+            return self._sync
+        return sum(self._streams[s.descriptor] for s in streams)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from atlas_dagster.protocol.config import require_variables, resolve, variables
+from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.protocol.secrets import Masker, secret_values
 from atlas_dagster.records.names import assign
 from atlas_dagster.runners.base import Runner
@@ -71,7 +72,7 @@ def check_variables(connection: Connection, environ: Mapping[str, str]) -> None:
     Raises:
         MissingVariableError: a variable of the config is not set.
     """
-    require_variables(connection.config, environ=environ, where=_where(connection))
+    require_variables(connection.config, environ=environ, where=connection.where)
 
 
 @contextmanager
@@ -92,6 +93,32 @@ def connected(
         yield connector
 
 
+@contextmanager
+def introduced(connection: Connection, caller: Caller) -> Iterator[tuple[Connector, Spec]]:
+    """A connector with its config, checked against the SPEC it gives; see :func:`connected`.
+
+    Raises:
+        ConnectorFailedError: it gave no SPEC.
+    """
+    check_variables(connection, caller.environ)
+    runner = choose_runner(connection, caller.executor, caller.explain)
+    spec = _spec(connection, caller, runner)
+    schema = spec.connectionSpecification
+    config = _resolved(connection, caller, schema)
+    with _with_config(connection, caller, runner, config, schema) as connector:
+        yield connector, spec
+
+
+def spec_of(connection: Connection, caller: Caller) -> Spec:
+    """What config the connector takes; its own config is not looked at.
+
+    Raises:
+        RunnerUnavailableError: there is nothing to run the connector with.
+        ConnectorFailedError: it gave no SPEC.
+    """
+    return _spec(connection, caller, choose_runner(connection, caller.executor, caller.explain))
+
+
 def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
     """Run SPEC and DISCOVER; table names given out in ``previous`` stay.
 
@@ -100,22 +127,12 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
-    check_variables(connection, caller.environ)
-    runner = choose_runner(connection, caller.executor, caller.explain)
-    spec = Connector(
-        runner,
-        name=connection.source_name,
-        log=caller.log,
-        labels=caller.labels(connection.name),
-    ).spec()
-    schema = spec.connectionSpecification
-    config = _resolved(connection, caller, schema)
-    with _with_config(connection, caller, runner, config, schema) as connector:
+    with introduced(connection, caller) as (connector, spec):
         catalog = connector.discover()
     connection.configured(catalog)
     return discovered(
         connection.name,
-        connector=runner.identity(),
+        connector=connector.runner.identity(),
         config=connection.config,
         spec=spec,
         catalog=catalog,
@@ -124,16 +141,17 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
     )
 
 
+def _spec(connection: Connection, caller: Caller, runner: Runner) -> Spec:
+    labels = caller.labels(connection.name)
+    return Connector(runner, name=connection.source_name, log=caller.log, labels=labels).spec()
+
+
 def _resolved(
     connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
 ) -> dict[str, Any]:
     return resolve(
-        connection.config, schema=spec_schema, environ=caller.environ, where=_where(connection)
+        connection.config, schema=spec_schema, environ=caller.environ, where=connection.where
     )
-
-
-def _where(connection: Connection) -> str:
-    return f"Connection '{connection.name}'"
 
 
 @contextmanager
