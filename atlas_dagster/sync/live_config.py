@@ -5,7 +5,6 @@ them could spend the same single-use token.
 """
 
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +18,7 @@ from atlas_dagster.errors import BrokenError
 from atlas_dagster.protocol.config import property_schema
 from atlas_dagster.protocol.renewal import Renewal, merged
 from atlas_dagster.protocol.secrets import Masker, scalars, secret_values
+from atlas_dagster.runners.stopping import pause
 
 _POLL_SECONDS = 0.5
 
@@ -93,7 +93,7 @@ def wait_for(
     if not acquire():
         explain(f"Another run or command is using connection '{connection}'; waiting for its end.")
         while not acquire():
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
     yield
 
 
