@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def reap_adhoc() -> list[str]:
 def chosen_streams(
     connection: Connection,
     catalog: Catalog,
-    names: list[str],
+    names: Collection[str],
     *,
     incremental: bool,
     cursor_field: FieldPath | None = None,

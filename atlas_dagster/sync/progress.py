@@ -8,7 +8,8 @@ from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
 from atlas_dagster.sync.stream import ActiveStream
 
 _EVERY_SECONDS = 10.0
-_WATCHED_EVERY_SECONDS = 0.2
+#: Often enough for a moving bar.
+WATCHED_EVERY_SECONDS = 0.2
 
 #: Is told the records so far, of about how many where the source says, and the rate per second.
 Watcher = Callable[[int, float | None, float], None]
@@ -44,7 +45,7 @@ class Progress:
         """The sentence, when it is time for one."""
         now = time.monotonic()
         if (watch := sync_watcher.get()) and now >= self._watched:
-            self._watched = now + _WATCHED_EVERY_SECONDS
+            self._watched = now + WATCHED_EVERY_SECONDS
             count = sum(stream.records for stream in streams)
             watch(count, self._expected(streams), count / max(now - self._started, 1e-3))
         if now < self._next:

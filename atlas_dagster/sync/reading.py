@@ -22,6 +22,7 @@ from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster.sync.progress import WATCHED_EVERY_SECONDS, sync_watcher
 
 #: As many as a sync takes at once, for the same reason; see ``sync/stream.py``.
 _BATCH_ROWS = 5_000
@@ -77,6 +78,8 @@ class Reading:
         self._strangers: set[str] = set()
         self._is_incremental = any(stream.sync_mode == "incremental" for stream in streams)
         self._full_since: float | None = None
+        self._started = time.monotonic()
+        self._told = 0.0
         self._mark = _Mark(state or ConnectionState())
         #: Whether the source has said all it had to say.
         self.is_complete = False
@@ -199,7 +202,15 @@ class Reading:
             progress.is_cut = True
             found = Records(found.stream, found.namespace, found.records[:room], found.bytes)
         progress.records += len(found.records)
+        self._tell()
         return found if found.records else None
+
+    def _tell(self) -> None:
+        now, watch = time.monotonic(), sync_watcher.get()
+        if watch is not None and now - self._told >= WATCHED_EVERY_SECONDS:
+            self._told = now
+            count = sum(self.counts.values())
+            watch(count, None, count / max(now - self._started, 1e-3))
 
     @property
     def _is_enough(self) -> bool:
