@@ -55,7 +55,7 @@ class FileConfigStore(ConfigStore):
     @contextmanager
     def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
         self._create_folder()
-        lock = FileLock(self._folder / f"{connection}.lock", mode=0o600)
+        lock = FileLock(self._lock_path(connection), mode=0o600)
         with wait_for(connection, lambda: _acquired(lock), explain):
             try:
                 yield
@@ -80,6 +80,9 @@ class FileConfigStore(ConfigStore):
 
     def _create_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _lock_path(self, connection: str) -> Path:
+        return self._folder / f"{connection}.lock"
 
     def _path(self, connection: str) -> Path:
         return self._folder / f"{connection}.json"
