@@ -258,12 +258,18 @@ def _here() -> _Place:
     return threading.get_ident(), id(task)
 
 
-@atexit.register
-def _end_all() -> None:
-    """At the end of the process no connector is left at work."""
+def stop_all() -> list[Work[Any]]:
+    """Have all work of this process end soon, with a StoppedError; what that is."""
     works = list(_running)
     for work in works:
         work.stop()
+    return works
+
+
+@atexit.register
+def end_all() -> None:
+    """Stop all work of this process, and return when it has ended: no connector is left."""
+    works = stop_all()
     deadline = time.monotonic() + _END_SECONDS
     for work in works:
         work._thread.join(max(deadline - time.monotonic(), 0.0))

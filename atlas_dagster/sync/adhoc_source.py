@@ -5,7 +5,7 @@ streams moves on with what is read of it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pyarrow as pa
 from msgspec import Struct
@@ -55,6 +55,12 @@ class AdHocSource:
     @property
     def name(self) -> str:
         return self.connection.source_name
+
+    @property
+    def image(self) -> str:
+        """The connector's image, whether or not it runs from it."""
+        entry = self.connection.entry()
+        return (self.connection.image or "") if entry is None else entry.docker_image
 
     @property
     def is_discovered(self) -> bool:
@@ -123,15 +129,29 @@ class AdHocSource:
             yield Reading(connector, [stream], state=state, limit=limit, **options)
 
     def page(
-        self, stream: ConfiguredStream, *, state: ConnectionState, limit: int | None = None
+        self,
+        stream: ConfiguredStream,
+        *,
+        state: ConnectionState,
+        limit: int | None = None,
+        most_bytes: int | None = None,
     ) -> Page:
         """All that is new of ``stream``, or the first ``limit`` rows of it.
 
         Those end with the last one that a state covers, so that the next page brings the rest;
-        where the source says no state in time, they do not.
+        where the source says no state in time, they do not. They also end when they take more than
+        about ``most_bytes`` in memory.
         """
-        with self.reading(stream, state=state, limit=limit) as reading:
-            batches = [batch for _, batch in reading.batches()]
+        batches, size = [], 0
+        with (
+            self.reading(stream, state=state, limit=limit) as reading,
+            closing(reading.batches()) as found,
+        ):
+            for _, batch in found:
+                batches.append(batch)
+                size += batch.nbytes
+                if most_bytes is not None and size >= most_bytes:
+                    break
         rows = pa.Table.from_batches(batches, table_schema(stream.stream).arrow)
         repeats = reading.uncovered
         if not reading.is_complete and stream.sync_mode == "incremental" and repeats < len(rows):

@@ -1,7 +1,7 @@
 """A READ whose records go to the caller instead of into tables."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 import pyarrow as pa
@@ -103,7 +103,7 @@ class Reading:
         """Records handed out so far."""
         return {name: progress.records for name, progress in self._progress.items()}
 
-    def records(self) -> Iterator[Records]:
+    def records(self) -> Generator[Records, None, None]:
         """Records of one stream at a time, as the source wrote them.
 
         Raises:
@@ -118,21 +118,21 @@ class Reading:
             elif found is not None:
                 yield found
 
-    def batches(self) -> Iterator[tuple[StreamDescriptor, pa.RecordBatch]]:
+    def batches(self) -> Generator[tuple[StreamDescriptor, pa.RecordBatch], None, None]:
         """Typed batches, in the columns of the stream's table. Raises as :meth:`records` does.
 
         A batch ends where a state covers it, wherever the source says one in time: whoever takes
         it and then stops continues with the next record.
         """
         waiting = _Waiting(self._configured.values())
-        newest = self._mark
+        newest, is_covered = self._mark, False
         for found in self._read():
             if isinstance(found, Records):
                 waiting.add(found)
+                is_covered = False
             elif isinstance(found, _Mark):
-                newest = found
-            is_covered = isinstance(found, _Mark) or not self._is_incremental
-            if self._is_due(waiting, is_covered):
+                newest, is_covered = found, True
+            if self._is_due(waiting, is_covered or not self._is_incremental):
                 yield from self._hand_out(waiting, newest)
         yield from self._hand_out(waiting, newest)
 
