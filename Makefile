@@ -7,7 +7,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --extra http --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images bench crash lock clean
+.PHONY: help demo dev test lint format images docs bench crash lock clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,6 +37,9 @@ format: .venv ## format the code and mend what ruff can
 
 images: .venv ## build the connector images for the tests (needs Docker, and root the first time)
 	atlas_dagster_tests/connectors/build.sh
+
+docs: .venv ## build the documentation into build/docs, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
 
 bench: .venv ## measure records per second, CPU and memory (ARGS="--only append" for some)
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import dagster as dg
 import docker
@@ -19,6 +19,7 @@ from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.config import variables
 from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.engine import API_ERRORS, connect, reason
+from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
 
@@ -55,19 +56,54 @@ def examine(
     )
     yield _storage(instance)
     yield from _disks(instance, atlas)
-    client: docker.DockerClient | None = None
-    try:
-        client = connect()
-    except AtlasError as error:
-        needed = [s.name for s in subjects if s.connection and not _runs_without(s.connection)]
-        why = f" {', '.join(needed)} cannot run without it." if needed else ""
-        yield Finding("Docker", "error" if needed else "warning", f"{error}{why}")
-    else:
-        yield _engine(client)
-    for subject in subjects:
-        yield from _connection(subject, atlas, client)
-    if client is not None:
-        client.close()
+    with _Engines(atlas.executor_defaults()) as engines:
+        yield from engines.findings(subjects)
+        for subject in subjects:
+            yield from _connection(subject, atlas, engines)
+
+
+class _Engines:
+    """The Docker engines that connections run on, each connected to once."""
+
+    def __init__(self, defaults: ExecutorConfig) -> None:
+        self._defaults = defaults
+        self._found: dict[str | None, docker.DockerClient | AtlasError] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for found in self._found.values():
+            if not isinstance(found, AtlasError):
+                found.close()
+
+    def of(self, connection: Connection | None) -> docker.DockerClient | AtlasError:
+        host = self._host(connection)
+        if host not in self._found:
+            try:
+                self._found[host] = connect(host)
+            except AtlasError as error:
+                self._found[host] = error
+        return self._found[host]
+
+    def findings(self, subjects: Sequence[Subject]) -> Iterator[Finding]:
+        users: dict[str | None, list[Connection]] = {self._host(None): []}
+        for connection in (s.connection for s in subjects if s.connection is not None):
+            if connection.command is None and connection.runner != "python":
+                users.setdefault(self._host(connection), []).append(connection)
+        for host, connections in users.items():
+            about = f"Docker at {host}" if host else "Docker"
+            found = self.of(connections[0] if connections else None)
+            if isinstance(found, AtlasError):
+                needed = [each.name for each in connections if not _runs_without(each)]
+                why = f" {', '.join(needed)} cannot run without it." if needed else ""
+                yield Finding(about, "error" if needed else "warning", f"{found}{why}")
+            else:
+                yield _engine(about, found)
+
+    def _host(self, connection: Connection | None) -> str | None:
+        own = None if connection is None else connection.executor
+        return self._defaults.overridden_by(own).docker_host
 
 
 def _storage(instance: dg.DagsterInstance) -> Finding:
@@ -85,14 +121,16 @@ def _disks(instance: dg.DagsterInstance, atlas: AtlasResource) -> Iterator[Findi
     places = {"Dagster's files": instance.root_directory, "cache": user_cache_dir("atlas-dagster")}
     if "://" not in atlas.address():
         places["lake"] = atlas.address()
-    told: dict[tuple[int, int], list[str]] = {}
+    disks: dict[int, Path] = {}
+    told: dict[int, list[str]] = {}
     for what, place in places.items():
         path = Path(place).absolute()
         while not path.exists():
             path = path.parent
-        usage = shutil.disk_usage(path)
-        told.setdefault((usage.total, usage.free), []).append(f"{what} ({path})")
-    for (total, free), whats in told.items():
+        disks[path.stat().st_dev] = path
+        told.setdefault(path.stat().st_dev, []).append(f"{what} ({path})")
+    for disk, whats in told.items():
+        total, _, free = shutil.disk_usage(disks[disk])
         text = f"{free / _GIGABYTE:,.0f} of {total / _GIGABYTE:,.0f} GB free for {', '.join(whats)}"
         if free < _LITTLE:
             verdict: Literal["warning", "error"] = "error" if free < _TOO_LITTLE else "warning"
@@ -101,23 +139,21 @@ def _disks(instance: dg.DagsterInstance, atlas: AtlasResource) -> Iterator[Findi
             yield Finding("Disk", "ok", text)
 
 
-def _engine(client: docker.DockerClient) -> Finding:
+def _engine(about: str, client: docker.DockerClient) -> Finding:
     try:
-        about = client.info()
+        facts = client.info()
     except API_ERRORS as error:
-        return Finding("Docker", "error", f"The engine does not answer ({reason(error)}).")
-    memory = about.get("MemTotal", 0) / _GIGABYTE
+        return Finding(about, "error", f"The engine does not answer ({reason(error)}).")
+    memory = facts.get("MemTotal", 0) / _GIGABYTE
     return Finding(
-        "Docker",
+        about,
         "ok",
-        f"{about.get('ServerVersion')} on {about.get('OperatingSystem')}, "
-        f"{about.get('Architecture')}, {about.get('NCPU')} CPUs, {memory:,.0f} GB of memory",
+        f"{facts.get('ServerVersion')} on {facts.get('OperatingSystem')}, "
+        f"{facts.get('Architecture')}, {facts.get('NCPU')} CPUs, {memory:,.0f} GB of memory",
     )
 
 
-def _connection(
-    subject: Subject, atlas: AtlasResource, client: docker.DockerClient | None
-) -> Iterator[Finding]:
+def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> Iterator[Finding]:
     about, connection = f"Connection {subject.name}", subject.connection
     if connection is None:
         yield Finding(about, "error", subject.wrong or "It cannot be loaded.")
@@ -130,7 +166,8 @@ def _connection(
         text = f"{', '.join(missing)} is not set; set it in the environment or in .env."
         yield Finding(about, "error", text)
     image = _image(connection)
-    if image is not None and client is not None and connection.runner != "python":
+    client = engines.of(connection)
+    if image and not isinstance(client, AtlasError) and connection.runner != "python":
         try:
             client.images.get(image)
         except docker.errors.NotFound:
@@ -154,7 +191,8 @@ def _connection(
         return
     if not problems:
         count = len(connection.configured(subject.discovered.catalog))
-        yield Finding(about, "ok", f"{count} streams, into {destination.kind}")
+        streams = "1 stream" if count == 1 else f"{count} streams"
+        yield Finding(about, "ok", f"{streams}, into {destination.kind}")
 
 
 def _image(connection: Connection) -> str | None:

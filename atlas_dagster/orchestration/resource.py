@@ -10,6 +10,7 @@ from pydantic import Field
 
 from atlas_dagster.destinations.address import open_destination, shown
 from atlas_dagster.destinations.base import Destination
+from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.config_store import config_store
 from atlas_dagster.runners.executor import (
     ExecutorConfig,
@@ -104,6 +105,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             explain=explain,
             configs=config_store(instance),
             executor=self.executor_defaults(),
+            books=books_of(instance, explain),
         )
 
 

@@ -49,9 +49,15 @@ class ScheduleCursor(Struct):
 
 
 def build_schedule(
-    connection: Connection, cron: str, streams: Sequence[dg.AssetKey]
+    connection: Connection,
+    cron: str,
+    streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorDefinition:
-    """The sensor that keeps ``streams`` synced at the times ``cron`` says, in UTC."""
+    """The sensor that keeps ``streams`` synced at the times ``cron`` says, in UTC.
+
+    ``checks``: of the streams, made by their sync.
+    """
     check = check_key(connection)
 
     @dg.sensor(
@@ -63,7 +69,7 @@ def build_schedule(
         metadata={"atlas/cron": cron},
     )
     def schedule(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return _tick(context, connection, cron, streams)
+        return _tick(context, connection, cron, streams, checks)
 
     return schedule
 
@@ -73,6 +79,7 @@ def _tick(
     connection: Connection,
     cron: str,
     streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorResult:
     now = _now()
     due = get_latest_completed_cron_tick(cron, now, _TIMEZONE)
@@ -87,7 +94,7 @@ def _tick(
     retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
     if retry_at is None:
         if due <= dt.datetime.fromisoformat(cursor.handled):
-            return _again(context, connection, now, streams, cursor) or _skip(
+            return _again(context, connection, now, streams, checks, cursor) or _skip(
                 f"Not due; next at {_shown(following)}.", cursor
             )
     elif not passed and now < retry_at:
@@ -99,7 +106,7 @@ def _tick(
         request = dg.RunRequest(
             run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if retry_at else ""),
             asset_selection=list(streams),
-            asset_check_keys=[check_key(connection)],
+            asset_check_keys=[check_key(connection), *checks],
             tags=_tags(connection),
         )
         return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
@@ -121,6 +128,7 @@ def _again(
     connection: Connection,
     now: dt.datetime,
     streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
     cursor: ScheduleCursor,
 ) -> dg.SensorResult | None:
     """What to do about a sync that failed for a reason that may pass; None where nothing."""
@@ -146,11 +154,14 @@ def _again(
         and record.asset_entry.last_materialization
         and record.asset_entry.last_materialization.run_id == failed_run
     }
-    wanted = last.dagster_run.asset_selection or frozenset(streams)
+    wanted = (last.dagster_run.asset_selection or frozenset(streams)) - done
     request = dg.RunRequest(
         run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
-        asset_selection=[key for key in streams if key in wanted and key not in done],
-        asset_check_keys=[check_key(connection)],
+        asset_selection=[key for key in streams if key in wanted],
+        asset_check_keys=[
+            check_key(connection),
+            *(check for check in checks if check.asset_key in wanted),
+        ],
         tags={**_tags(connection), **following.tags},
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))

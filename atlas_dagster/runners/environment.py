@@ -116,7 +116,7 @@ class Environment:
         uv heeds only the lower bound of this, and would spend minutes compiling dependencies that
         have no wheels for a newer Python. So the bare package is looked at first.
         """
-        with _bare_package(self.reference, self._root) as package:
+        with bare_package(self.reference, self._root) as package:
             return "".join(package.metadata.get_all("Requires-Python", []))
 
     def _create(self, required: str) -> None:
@@ -152,14 +152,14 @@ def newest_version(package: str) -> str:
     root = _root()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _bare_package(package, root) as found:
+        with bare_package(package, root) as found:
             return found.version
     except (OSError, _UvError) as error:
         raise _refusal(str(error), package, root) from error
 
 
 @contextmanager
-def _bare_package(requirement: str, directory: Path) -> Iterator[Distribution]:
+def bare_package(requirement: str, directory: Path) -> Iterator[Distribution]:
     """A package without what it needs, for any Python."""
     with TemporaryDirectory() as bare:
         to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)

@@ -9,7 +9,12 @@ from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
 from atlas_dagster.errors import AtlasError, BreakingChangeError, DestinationError
-from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
+from atlas_dagster.protocol.catalog import (
+    CDC_DELETED_AT,
+    ConfiguredStream,
+    FieldPath,
+    configured_catalog_json,
+)
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.records.names import assign
@@ -45,6 +50,14 @@ class StreamPlan(Struct, frozen=True):
         return self.configured.primary_key if self.table.mode == "append_dedup" else ()
 
     @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns that hold the stream's primary key; none where one of them has no column."""
+        try:
+            return tuple(self.table.schema.column_of(*path) for path in self.configured.primary_key)
+        except KeyError:  # a field in an object gets a column where the key is merged by only
+            return ()
+
+    @property
     def descriptor(self) -> StreamDescriptor:
         return self.configured.descriptor
 
@@ -67,6 +80,14 @@ class SyncPlan(Struct, frozen=True):
     needed: frozenset[int] = frozenset()
     refused: Mapping[StreamDescriptor, AtlasError] = {}
 
+    def files(self) -> dict[str, bytes]:
+        """What READ is given beside the config."""
+        streams = [plan.configured for plan in self.streams]
+        files = {"catalog": configured_catalog_json(streams, sync_id=self.sync_id)}
+        if self.state:
+            files["state"] = self.state.to_file()
+        return files
+
 
 def make_plan(
     connection: str,
@@ -79,12 +100,14 @@ def make_plan(
     run_id: str | None,
     notify: Callable[[str], None],
     root_run_id: str | None = None,
+    as_if: Collection[Envelope] | None = None,
 ) -> SyncPlan:
     """Plan a sync of the ``selected`` of ``streams``.
 
     A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
     configured streams are planned. ``notify`` is told of anything unusual. ``root_run_id`` is that
-    of the run which this one tries again, by default its own.
+    of the run which this one tries again, by default its own. ``as_if``: a plan that is only
+    looked at, as if these had been committed; nothing is written.
 
     Raises, where there is no stream that could be read without the refused ones:
         DestinationError: a table and its state do not belong together, or a table cannot be
@@ -93,11 +116,13 @@ def make_plan(
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    try:
-        destination.recover(connection)
-    except OSError as error:
-        raise writing_failed(connection, error) from error
+    if as_if is None:
+        try:
+            destination.recover(connection)
+        except OSError as error:
+            raise writing_failed(connection, error) from error
     standing = look(connection, paths, destination=destination, store=store)
+    standing = standing.after(as_if or ())
     newest, whole = standing.newest, standing.is_whole
     resumptions, refused = standing.resumptions, dict(standing.refused)
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]

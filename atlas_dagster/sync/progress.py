@@ -5,9 +5,12 @@ from collections.abc import Callable, Collection
 from contextvars import ContextVar
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
+from atlas_dagster.sync.events import Progressed
 from atlas_dagster.sync.stream import ActiveStream
 
 _EVERY_SECONDS = 10.0
+#: Streams that are named, those with the most records first.
+_MOST_STREAMS = 8
 #: Often enough for a moving bar.
 WATCHED_EVERY_SECONDS = 0.2
 
@@ -41,8 +44,8 @@ class Progress:
         elif estimate.name is not None:
             self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
 
-    def due(self, streams: Collection[ActiveStream]) -> str | None:
-        """The sentence, when it is time for one."""
+    def due(self, streams: Collection[ActiveStream]) -> Progressed | None:
+        """What there is to say, when it is time."""
         now = time.monotonic()
         if (watch := sync_watcher.get()) and now >= self._watched:
             self._watched = now + WATCHED_EVERY_SECONDS
@@ -52,29 +55,34 @@ class Progress:
             return None
         self._next = now + _EVERY_SECONDS
         records = sum(stream.records for stream in streams)
+        expected = self._expected(streams)
         if not records:
-            return "No records so far."
+            return Progressed("No records so far.", 0, expected)
         rate = records / (now - self._started)
-        counts = ", ".join(self._of(stream) for stream in streams if stream.records)
-        return f"Records so far: {counts}; {rate:,.0f} a second{self._rest(streams, rate)}."
+        begun = sorted((s for s in streams if s.records), key=lambda s: s.records, reverse=True)
+        counts = [self._of(stream) for stream in begun[:_MOST_STREAMS]]
+        if len(begun) > _MOST_STREAMS:
+            counts.append(f"{len(begun) - _MOST_STREAMS} other streams")
+        told = f"Records so far: {', '.join(counts)}; {rate:,.0f} a second"
+        left = 0.0 if expected is None else expected - records
+        return Progressed(f"{told}{_rest(left, rate)}.", records, expected)
 
     def _of(self, stream: ActiveStream) -> str:
         about = None if self._sync else self._streams.get(stream.descriptor)
         count = f"{stream.descriptor} {stream.records:,}"
         return f"{count} of about {about:,.0f}" if about and about >= stream.records else count
 
-    def _rest(self, streams: Collection[ActiveStream], rate: float) -> str:
-        expected = self._expected(streams)
-        left = (expected or 0.0) - sum(stream.records for stream in streams)
-        if left <= 0:
-            return ""
-        minutes = left / rate / 60
-        return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"
-
     def _expected(self, streams: Collection[ActiveStream]) -> float | None:
-        """Records of all streams, where the source says so without contradiction."""
+        """Records of the whole sync, where the source estimates them and does not contradict."""
         if self._sync and self._streams:
             return None
-        if self._sync or not all(s.descriptor in self._streams for s in streams):
-            return self._sync
-        return sum(self._streams[s.descriptor] for s in streams)
+        if not self._sync and any(s.descriptor not in self._streams for s in streams):
+            return None
+        return self._sync or sum(self._streams[s.descriptor] for s in streams)
+
+
+def _rest(left: float, rate: float) -> str:
+    if left <= 0:
+        return ""
+    minutes = left / rate / 60
+    return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"

@@ -1,23 +1,22 @@
 """One READ: from the connector's messages to committed rows.
 
 Knows nothing of Dagster. :meth:`SyncSession.run` yields an event whenever something is durable, so
-that whoever drives it can record it at once.
+that whoever drives it can record it at once, and now and then how far it is.
 """
 
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from atlas_dagster.destinations.base import Destination, TableInfo
+from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import (
     AtlasError,
     ConnectorFailedError,
     FailureType,
     ReadFailedError,
 )
-from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Records,
     State,
@@ -30,7 +29,8 @@ from atlas_dagster.protocol.state import ConnectionState, is_whole, same_blob, s
 from atlas_dagster.state.envelope import Envelope, next_seq, now
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.plan import StreamPlan, SyncPlan, writing_failed
+from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
+from atlas_dagster.sync.plan import SyncPlan, writing_failed
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
 
@@ -39,35 +39,6 @@ COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
 #: Bytes of records after which all streams make batches of what they have, though it be little.
 _BUFFERED_BYTES = 16 * 1024 * 1024
-
-
-class Checkpoint(Struct, frozen=True):
-    """A commit is durable; its streams may not be complete yet."""
-
-    envelope: Envelope
-    plans: tuple[StreamPlan, ...]
-
-
-class StreamFinished(Struct, frozen=True):
-    """A stream is complete and all its rows are durable.
-
-    ``bytes`` are those of the records' JSON; ``seconds`` since the sync began. ``envelope`` is the
-    stream's last commit: an older sync's where this one brought nothing new.
-    """
-
-    plan: StreamPlan
-    records: int
-    bytes: int
-    seconds: float
-    checkpoints: int
-    cursor_before: Raw | None
-    cursor_after: Raw | None
-    envelope: Envelope | None
-    table: TableInfo
-    warnings: tuple[str, ...]
-
-
-SyncEvent = Checkpoint | StreamFinished
 
 
 class SyncSession:
@@ -98,7 +69,7 @@ class SyncSession:
         self._progress = Progress()
 
     def run(self) -> Iterator[SyncEvent]:
-        """Read, commit, and yield what became durable.
+        """Read, commit, and yield what became true.
 
         Raises:
             ReadFailedError: a stream did not complete, or the connector failed. Streams already
@@ -107,14 +78,14 @@ class SyncSession:
             RunnerUnavailableError: the connector cannot be started.
         """
         conversation = self._connector.converse()
-        command = self._connector.command("read", self._files())
+        command = self._connector.command("read", self._plan.files())
         try:
             self._open()
             with closing(conversation.messages(command)) as messages:
                 for message in messages:
                     if message is None:
-                        if said := self._progress.due(self._streams.values()):
-                            self._connector.log("INFO", said)
+                        if progressed := self._progress.due(self._streams.values()):
+                            yield progressed
                         yield from self._commit_due()
                     elif isinstance(message, Unreadable):
                         self._on_unreadable(message)
@@ -134,14 +105,8 @@ class SyncSession:
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
+        yield from self._failed()
         self._raise_failures(conversation)
-
-    def _files(self) -> dict[str, bytes]:
-        streams = [plan.configured for plan in self._plan.streams]
-        files = {"catalog": configured_catalog_json(streams, sync_id=self._plan.sync_id)}
-        if self._plan.state:
-            files["state"] = self._plan.state.to_file()
-        return files
 
     def _open(self) -> None:
         for plan in self._plan.streams:
@@ -191,6 +156,7 @@ class SyncSession:
             if not self._counts_agree([stream], counted):
                 return
             stream.adopt(present(state.stream.stream_state))
+            stream.counted = counted is not None
             self._state = self._state.apply(state)
             if not stream.plan.at_once and self._is_due(stream) and stream.has_news:
                 yield from self._commit([stream])
@@ -204,6 +170,7 @@ class SyncSession:
         for stream in self._streams.values():
             stream.records_since_state = 0
         for stream in streams:
+            stream.counted = counted is not None
             stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
         joint = [stream for stream in streams if not stream.plan.at_once]
         due = any(self._is_due(stream) for stream in joint)
@@ -227,6 +194,7 @@ class SyncSession:
             return True
         whose = "its state" if len(streams) == 1 else "the state of all streams"
         for stream in streams:
+            stream.miscounted = True
             stream.fault = (
                 f"{whose} says that {int(counted)} records came before it, but {came} did; "
                 "nothing after the last agreement is kept"
@@ -329,7 +297,16 @@ class SyncSession:
             envelope=self._envelopes.get(stream.descriptor),
             table=stream.writer.describe(),
             warnings=tuple(stream.warnings),
+            counted=stream.counted,
+            keyless=stream.keyless,
+            changes=stream.builder.changes,
+            sample=stream.sample,
         )
+
+    def _failed(self) -> Iterator[SyncEvent]:
+        for stream in self._streams.values():
+            if stream.phase != "finished":
+                yield StreamFailed(stream.plan, stream.reason, stream.miscounted)
 
     def _warn_of_uncovered(self, stream: ActiveStream) -> None:
         uncovered = stream.pending_rows - stream.covered_rows
@@ -362,10 +339,10 @@ class SyncSession:
         )
         self._destination.commit(envelope, [stream.writer for stream in streams])
         self._stored_state = self._state
+        sizes = tuple(stream.committed() for stream in streams)
         for stream in streams:
-            stream.committed()
             self._envelopes[stream.descriptor] = envelope
-        yield Checkpoint(envelope, tuple(stream.plan for stream in streams))
+        yield Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
         self._destination.forget(
             self._plan.connection,
             self._plan.needed | {kept.seq for kept in self._envelopes.values()},
@@ -429,7 +406,7 @@ def _failure_type(
 
 
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
-    said = {s.descriptor: s.fault or (s.error.message if s.error else None) for s in failed}
+    said = {s.descriptor: s.reason for s in failed}
     told = {name: reason for name, reason in said.items() if reason}
     text = " ".join(f"{name}: {reason.removesuffix('.')}." for name, reason in told.items())
     silent = [str(name) for name in said if name not in told]

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from atlas_dagster.bookkeeping import Books
 from atlas_dagster.protocol.config import require_variables, resolve, variables
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.protocol.secrets import Masker, secret_values
 from atlas_dagster.records.names import assign
+from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL
 from atlas_dagster.runners.executor import ExecutorConfig
@@ -35,6 +37,7 @@ class Caller:
         explain: receives Atlas's own sentences, such as where the connector runs and why.
         configs: where config renewals are kept.
         executor: limits of connectors whose connection does not say otherwise.
+        books: where discoveries are written down; nowhere, when None.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Caller:
         explain: Callable[[str], None],
         configs: ConfigStore,
         executor: ExecutorConfig | None = None,
+        books: Books | None = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -55,6 +59,7 @@ class Caller:
         self.explain = explain
         self.configs = configs
         self.executor = executor or ExecutorConfig()
+        self.books = books
 
     def labels(self, connection: str) -> dict[str, str]:
         return {
@@ -134,7 +139,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
     with introduced(connection, caller) as (connector, spec):
         catalog = connector.discover()
     connection.configured(catalog)
-    return discovered(
+    found = discovered(
         connection.name,
         connector=connector.runner.identity(),
         config=connection.config,
@@ -143,6 +148,20 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         reserved=source_key_part(connection),
         previous=previous,
     )
+    if caller.books is not None:
+        _note(caller.books, connection.name, found)
+    return found
+
+
+def _note(books: Books, connection: str, found: Discovered) -> None:
+    books.discovered(
+        connection,
+        found.catalog,
+        paths=found.table_paths,
+        connector=found.connector,
+        at=found.discovered_at,
+    )
+    books.listed(listing())
 
 
 def _spec(connection: Connection, caller: Caller, runner: Runner) -> Spec:

@@ -23,8 +23,9 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
 from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncEvent, SyncSession
+from atlas_dagster.sync.session import SyncSession
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
@@ -178,6 +179,26 @@ class Lake:
         self.destination: Destination = DeltaDestination(str(root))
         self.store = MemoryStore()
 
+    def plan(
+        self,
+        streams: Collection[ConfiguredStream],
+        *,
+        selected: Collection[str] | None = None,
+        **options: Any,
+    ) -> SyncPlan:
+        return make_plan(
+            "c",
+            streams,
+            selected=[
+                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
+            ],
+            tables={s.descriptor: path(s.descriptor) for s in streams},
+            destination=self.destination,
+            store=self.store,
+            run_id="run",
+            **{"notify": print, **options},
+        )
+
     def prepare(
         self,
         streams: Collection[ConfiguredStream],
@@ -192,18 +213,7 @@ class Lake:
         A ``connector`` of the caller's own, which logs elsewhere, is read instead.
         """
         notices: list[str] = []
-        plan = make_plan(
-            "c",
-            streams,
-            selected=[
-                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
-            ],
-            tables={s.descriptor: path(s.descriptor) for s in streams},
-            destination=self.destination,
-            store=self.store,
-            run_id="run",
-            notify=notices.append,
-        )
+        plan = self.plan(streams, selected=selected, notify=notices.append)
         runner = connector.runner if connector else FakeRunner(lambda _: output)
         outcome = Outcome(plan, runner, notices=notices)
         connector = connector or Connector(

@@ -9,13 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, FailureType
+from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
 from atlas_dagster.interfaces.cli.source import opened, reached, source_options
 from atlas_dagster.interfaces.cli.terminal import (
-    EXIT_CODES,
     complain,
     console,
+    exit_code,
     json_option,
     note,
     one_sentence,
@@ -31,7 +32,7 @@ from atlas_dagster.sync.source import connected, introduced, spec_of
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.sources)
 @source_options
 @json_option
 @one_sentence
@@ -57,7 +58,7 @@ def spec(
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.sources)
 @source_options
 @json_option
 @one_sentence
@@ -89,7 +90,7 @@ def check(
 
 
 @click.command()
-@click.argument("sources", nargs=-1)
+@click.argument("sources", nargs=-1, shell_complete=completion.sources)
 @click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
 @source_options
 @json_option
@@ -127,7 +128,7 @@ def discover(
 
     declared = [find_declared(name) for name in sources] if sources else declared_connections()
     answers: list[dict[str, Any]] = []
-    worst = 0
+    failures: list[FailureType] = []
     for connection in declared:
         try:
             if missing and connection.is_discovered:
@@ -135,7 +136,7 @@ def discover(
             with waiting(f"Discovering {connection.name} …"), pull_bar():
                 found = discover_catalog(connection, note if as_json else say)
         except AtlasError as error:
-            worst = EXIT_CODES[error.failure_type]
+            failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
             complain(connection.name, error)
             continue
@@ -147,11 +148,11 @@ def discover(
             )
     if as_json:
         print_json(answers)
-    sys.exit(worst)
+    sys.exit(exit_code(failures))
 
 
 @click.command()
-@click.argument("sources", nargs=-1)
+@click.argument("sources", nargs=-1, shell_complete=completion.sources)
 @click.option(
     "--runner",
     type=click.Choice(["auto", "docker", "python"]),
@@ -171,14 +172,14 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
 
         sources = tuple(connection.name for connection in declared_connections())
     answers: list[dict[str, Any]] = []
-    worst = 0
+    failures: list[FailureType] = []
     for source in sources:
         try:
             with opened(source, runner=runner) as it, waiting(f"Fetching {source} …"), pull_bar():
                 chosen = choose_runner(it.connection, it.caller.executor, it.caller.explain)
                 chosen.prepare()
         except AtlasError as error:
-            worst = EXIT_CODES[error.failure_type]
+            failures.append(error.failure_type)
             answers.append({"source": source, "error": str(error)})
             complain(source, error)
             continue
@@ -187,7 +188,7 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
             console.print(f"[bold green]{escape(source)}[/] is ready: {escape(chosen.reference)}")
     if as_json:
         print_json(answers)
-    sys.exit(worst)
+    sys.exit(exit_code(failures))
 
 
 def counted(streams: int) -> str:

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from atlas_dagster.interfaces.cli import completion
+from atlas_dagster.interfaces.cli.project import enter_project, find_project
 from atlas_dagster.interfaces.cli.terminal import (
     console,
     json_option,
@@ -85,7 +87,7 @@ def categories(as_json: bool) -> None:
 
 
 @connectors.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.connectors)
 @json_option
 @one_sentence
 def info(name: str, as_json: bool) -> None:
@@ -132,6 +134,11 @@ def refresh(as_json: bool) -> None:
     """
     with waiting("Fetching the registry …"):
         done = refresh_registry()
+        if find_project() is not None:
+            from atlas_dagster.interfaces.cli.declared import note_listing
+
+            enter_project()
+            note_listing()
     if as_json:
         print_json(_told(done))
         return

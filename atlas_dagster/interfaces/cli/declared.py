@@ -3,7 +3,6 @@
 import difflib
 import importlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import dagster as dg
 from dagster.components.utils.project_paths import get_local_state_path
-from dotenv import load_dotenv
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.loading import (
@@ -24,8 +22,12 @@ from atlas_dagster.components.loading import (
 )
 from atlas_dagster.definitions import CONNECTIONS
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli.project import enter_project
+from atlas_dagster.interfaces.cli.terminal import note
+from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.checkup import Subject
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.registry.listing import listing
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.source import Caller
@@ -100,27 +102,6 @@ class Declared:
         return get_local_state_path(key, self.tree.project_root)
 
 
-def enter_project() -> None:
-    """Work from the folder of the nearest dagster.yaml, which Dagster's relative paths start at.
-
-    Variables of its ``.env`` are taken, where they are not set already, as ``dagster dev`` does.
-
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    here = Path.cwd()
-    home = os.environ.get("DAGSTER_HOME")
-    for folder in [Path(home)] if home else [here, *here.parents]:
-        if (folder / "dagster.yaml").exists():
-            os.environ["DAGSTER_HOME"] = str(folder)
-            os.chdir(folder)
-            load_dotenv(folder / ".env")
-            return
-    raise ConfigError(
-        "There is no dagster.yaml here or above; run atlas in the project, or set DAGSTER_HOME."
-    )
-
-
 def declared_connections() -> list[Declared]:
     """In order of their names. Raises ConfigError outside of a project."""
     enter_project()
@@ -130,6 +111,12 @@ def declared_connections() -> list[Declared]:
 def connections_folder() -> Path:
     """Where connections are declared, a folder each."""
     return Path(next(iter(importlib.import_module(CONNECTIONS).__path__)))
+
+
+def note_listing() -> None:
+    """Write the list of connectors down for SQL."""
+    with dg.DagsterInstance.get() as instance:
+        books_of(instance, note).listed(listing())
 
 
 def subject_of(declared: Declared) -> Subject:

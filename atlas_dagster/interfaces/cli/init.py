@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
 from atlas_dagster.interfaces.cli.questions import Questions
 from atlas_dagster.interfaces.cli.terminal import complain, console, note, one_sentence, waiting
@@ -31,7 +32,7 @@ _FOUND = 9
 
 
 @click.command()
-@click.argument("connector", required=False)
+@click.argument("connector", required=False, shell_complete=completion.connectors)
 @click.option("--name", help="What to call the connection.")
 @one_sentence
 def init(connector: str | None, name: str | None) -> None:
@@ -46,11 +47,8 @@ def init(connector: str | None, name: str | None) -> None:
     import dagster as dg
 
     from atlas_dagster.components.writing import write_connection, write_secrets
-    from atlas_dagster.interfaces.cli.declared import (
-        Declared,
-        connections_folder,
-        enter_project,
-    )
+    from atlas_dagster.interfaces.cli.declared import Declared, connections_folder
+    from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.connection import Connection
     from atlas_dagster.sync.source import spec_of
@@ -105,7 +103,7 @@ def _find_connector() -> str:
         query = click.prompt("Which source? (a name, or what it is like)")
         found = search_connectors(query)[:_FOUND]
         if not found:
-            console.print(f"Nothing is like {query}.", style="red", markup=False)
+            console.print(f"Nothing is like {query}.", style="red", markup=False, soft_wrap=True)
             continue
         for number, info in enumerate(found, 1):
             line = f"  {number}. {info.title}  {info.name}"
@@ -173,7 +171,9 @@ def _pick_streams(catalog: Catalog) -> list[str]:
         unknown = [name for name in picked if name not in names]
         if not unknown:
             return list(dict.fromkeys(picked))
-        console.print(f"There is no stream {', '.join(unknown)}.", style="red", markup=False)
+        console.print(
+            f"There is no stream {', '.join(unknown)}.", style="red", markup=False, soft_wrap=True
+        )
 
 
 def _tell(name: str, file: Path, secrets: Mapping[str, str], found: "Discovered | None") -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -17,12 +18,14 @@ from atlas_dagster.interfaces.cli.terminal import errors
 from atlas_dagster.runners.images import pull_watcher
 from atlas_dagster.sync.progress import sync_watcher
 
+_ON_TERMINALS: Any = {"console": errors, "transient": True, "disable": not errors.is_terminal}
+
 
 @contextmanager
 def pull_bar() -> Iterator[None]:
     """Draws a bar as soon as an image is pulled."""
     columns = (SpinnerColumn(), TextColumn("Pulling"), BarColumn(), DownloadColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=errors, transient=True)
+    progress = Progress(*columns, TimeRemainingColumn(), **_ON_TERMINALS)
     task = progress.add_task("")
 
     def watch(have: int, total: int) -> None:
@@ -34,8 +37,7 @@ def pull_bar() -> Iterator[None]:
         yield
     finally:
         pull_watcher.reset(token)
-        if progress.live.is_started:
-            progress.stop()
+        progress.stop()
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def sync_bar(connection: str) -> Iterator[None]:
         BarColumn(bar_width=30),
         TextColumn("{task.fields[said]}"),
     )
-    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as progress:
+    with Progress(*columns, TimeElapsedColumn(), **_ON_TERMINALS) as progress:
         task = progress.add_task(connection, total=None, said="")
 
         def watch(records: int, expected: float | None, rate: float) -> None:

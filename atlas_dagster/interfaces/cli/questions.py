@@ -45,7 +45,7 @@ class Questions:
         names = {field.name: field for field in optional}
         console.print(f"\n[bold]Optional fields{where}[/]")
         for field in optional[:_SHOWN_OPTIONAL]:
-            default = "" if field.default in (None, "") else f" (default: {field.default})"
+            default = "" if field.default in (None, "") else f" (default: {_shown(field.default)})"
             line = f"  {field.name}{default}  {_short(field)}"
             console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
         chosen = ",".join(name for name in names if name in before)
@@ -59,7 +59,12 @@ class Questions:
             unknown = [name for name in wanted if name not in names]
             if not unknown:
                 return [names[name] for name in dict.fromkeys(wanted)]
-            console.print(f"There is no field {', '.join(unknown)}.", style="red", markup=False)
+            console.print(
+                f"There is no field {', '.join(unknown)}.",
+                style="red",
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _field(self, field: Field, before: Any, path: tuple[str, ...]) -> Any:
         console.print(f"\n[bold]{field.title}[/]" + ("" if field.required else " (optional)"))
@@ -100,7 +105,9 @@ class Questions:
                 try:
                     text = Path(text[1:]).expanduser().read_text(encoding="utf-8").strip()
                 except (OSError, UnicodeDecodeError):
-                    console.print(f"{text[1:]} cannot be read.", style="red", markup=False)
+                    console.print(
+                        f"{text[1:]} cannot be read.", style="red", markup=False, soft_wrap=True
+                    )
                     continue
             if text:
                 self.secrets[variable] = text
@@ -124,7 +131,7 @@ class Questions:
             try:
                 return parsed(field, text)
             except ValueError as error:
-                console.print(str(error), style="red", markup=False)
+                console.print(str(error), style="red", markup=False, soft_wrap=True)
 
 
 def parsed(field: Field, text: str) -> Any:
@@ -181,4 +188,4 @@ def _shown(value: Any) -> str:
 
 
 def _short(field: Field) -> str:
-    return field.title if field.title != field.name else field.description
+    return field.description or field.title

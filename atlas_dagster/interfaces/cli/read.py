@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.source import Source, opened, reached, source_options
 from atlas_dagster.interfaces.cli.terminal import console, note, one_sentence
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream
@@ -23,7 +24,7 @@ _ROWS_SHOWN = 20
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", shell_complete=completion.sources)
 @click.option("--stream", "streams", multiple=True, help="Only this stream; may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after N records of each stream.")
 @click.option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
+from atlas_dagster.interfaces.cli.completion import connections
 from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
 from atlas_dagster.interfaces.cli.terminal import (
     EXIT_CODES,
@@ -30,7 +31,7 @@ _STREAMS = click.option(
 
 
 @click.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @_STREAMS
 @json_option
 @one_sentence
@@ -40,7 +41,7 @@ def sync(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @_STREAMS
 @click.option("--keep-rows", is_flag=True, help="Leave the old rows beside the new ones.")
 @json_option
@@ -51,7 +52,7 @@ def refresh(connection: str, streams: tuple[str, ...], keep_rows: bool, as_json:
 
 
 @click.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @_STREAMS
 @json_option
 @one_sentence
@@ -71,7 +72,7 @@ def state() -> None:
 
 
 @state.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @_STREAMS
 @click.option("--history", default=0, help="The last N commits of each stream instead.")
 @json_option
@@ -96,7 +97,7 @@ def show(connection: str, streams: tuple[str, ...], history: int, as_json: bool)
 
 
 @state.command("set")
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @click.argument("file", type=click.File("rb"))
 @click.option("--stream", help="The file is the state of this stream alone.")
 @json_option
@@ -116,7 +117,7 @@ def set_(connection: str, file: BinaryIO, stream: str | None, as_json: bool) -> 
 
 
 @state.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @_STREAMS
 @json_option
 @one_sentence
@@ -131,7 +132,7 @@ def reset(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
 
 
 @state.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @_STREAMS
 @json_option
 @one_sentence
@@ -146,7 +147,7 @@ def accept(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
 
 
 @state.command()
-@click.argument("connection")
+@click.argument("connection", shell_complete=connections)
 @one_sentence
 def adopt(connection: str) -> None:
     """Take the tables of CONNECTION over from another deployment."""

@@ -1,7 +1,7 @@
 """What all verbs share: where they print, how they fail, and what they answer to machines."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -42,9 +42,17 @@ def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
             if kwargs.get("as_json"):
                 print_json({"error": str(error), "failure_type": error.failure_type})
             complain("Error", error)
+            if error.topic is not None:
+                note(f"More: docs/troubleshooting.md#{error.topic}")
             sys.exit(EXIT_CODES[error.failure_type])
 
     return guarded
+
+
+def exit_code(failures: Collection[FailureType]) -> int:
+    """Of several failures, what the user must change counts first, and what may pass last."""
+    order: tuple[FailureType, ...] = ("config_error", "system_error", "transient_error")
+    return next((EXIT_CODES[kind] for kind in order if kind in failures), 0)
 
 
 def complain(about: str, what: object) -> None:

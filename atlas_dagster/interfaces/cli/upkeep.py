@@ -30,7 +30,8 @@ def reap(as_json: bool) -> None:
     """
     import dagster as dg
 
-    from atlas_dagster.interfaces.cli.declared import enter_project
+    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
+    from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.dead_runs import end_dead_runs
     from atlas_dagster.orchestration.reaping import reap_ended
     from atlas_dagster.orchestration.resource import AtlasResource
@@ -39,7 +40,12 @@ def reap(as_json: bool) -> None:
     enter_project()
     with dg.DagsterInstance.get() as instance:
         ended = end_dead_runs(instance)
-        removed = reap_ended(instance, AtlasResource.from_environment()) + reap_adhoc()
+        atlas = AtlasResource.from_environment()
+        removed = reap_ended(instance, atlas) + reap_adhoc()
+        for subject in map(subject_of, declared_connections()):
+            connection = subject.connection
+            if connection and connection.executor and connection.executor.docker_host:
+                removed += reap_ended(instance, atlas, connection)
     if as_json:
         print_json({"removed": removed, "ended_runs": list(ended)})
         return
