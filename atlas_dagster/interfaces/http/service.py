@@ -117,19 +117,20 @@ class Service:
 
     def _connection(self, name: str, config: Mapping[str, Any]) -> AdHocConnection:
         allow = self._settings.allow
-        plain = name.partition(":")[0] if "/" not in name else name
-        if allow is not None and name not in allow and plain not in allow:
+        is_image = "/" in name
+        plain = name if is_image else name.partition(":")[0]
+        if allow is not None and not {name, plain} & allow:
             raise ProblemError(
                 "connector_not_allowed",
                 f"This server does not run {name}; it was started with a list of those it does.",
             )
-        if allow is None and "/" in name:
+        if allow is None and is_image:
             raise ProblemError(
                 "connector_not_allowed",
                 "This server runs connectors of the registry only, by their names; start it with "
                 "--allow for images.",
             )
-        if "/" not in name:
+        if allow is None:
             _require(plain)
         for field, value in config.items():
             if variables(value):
