@@ -32,7 +32,10 @@ class Places:
         Raises:
             ProblemError: all are taken, and too many wait for one or this one waited too long.
         """
-        if self._waiting >= self._limit:
+        # Known as long as somebody holds it or waits for it.
+        turn = None if alone is None else self._turns.setdefault(alone, asyncio.Lock())
+        has_to_wait = self._free.locked() or (turn is not None and turn.locked())
+        if has_to_wait and self._waiting >= self._limit:
             raise ProblemError(
                 "busy",
                 f"{self._count} connectors are at work and {self._waiting} requests wait for "
@@ -42,9 +45,7 @@ class Places:
             self._waiting += 1
             try:
                 async with asyncio.timeout(self._seconds):
-                    if alone is not None:
-                        # Known as long as somebody holds it or waits for it.
-                        turn = self._turns.setdefault(alone, asyncio.Lock())
+                    if turn is not None:
                         await held.enter_async_context(turn)
                     await held.enter_async_context(self._free)
             except TimeoutError:

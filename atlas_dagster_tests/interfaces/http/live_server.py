@@ -31,7 +31,7 @@ class Client(httpx.Client):
     """Asks a server for what is under its base path."""
 
     def __init__(self, port: int, **options: Any) -> None:
-        super().__init__(base_url=f"http://127.0.0.1:{port}{BASE}", timeout=180, **options)
+        super().__init__(base_url=f"http://127.0.0.1:{port}{BASE}", timeout=300, **options)
         self.port = port
 
     def ask(self, path: str, connector: str = SOURCE_STANDIN_IMAGE, **body: Any) -> httpx.Response:
@@ -41,6 +41,18 @@ class Client(httpx.Client):
     def read(self, config: Mapping[str, Any], **body: Any) -> httpx.Response:
         """Of source-standin."""
         return self.ask("/read", config=config, stream_name="events", **body)
+
+    def streamed(self, config: Mapping[str, Any], **body: Any) -> tuple[str, bytes, bool]:
+        """Content type and content of what source-standin streams, and whether that has an end."""
+        asked = {"connector_name": SOURCE_STANDIN_IMAGE, "stream_name": "events", "config": config}
+        content = b""
+        with self.stream("POST", "/read", json={**asked, **body}) as answer:
+            try:
+                for piece in answer.iter_bytes():
+                    content += piece
+            except httpx.RemoteProtocolError:
+                return answer.headers["content-type"], content, False
+            return answer.headers["content-type"], content, True
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import httpx
 import pyarrow as pa
 import pytest
 
@@ -15,19 +14,6 @@ NDJSON, ARROW = "application/x-ndjson", "application/vnd.apache.arrow.stream"
 
 def ids(answer: dict[str, Any]) -> list[int]:
     return [row["id"] for row in answer["data"]]
-
-
-def streamed(client: Client, config: dict[str, Any], **body: Any) -> tuple[str, bytes, bool]:
-    """Content type and content of a stream, and whether it came to its end."""
-    request = {"connector_name": "atlas-test/source-standin:2", "stream_name": "events"}
-    content = b""
-    with client.stream("POST", "/read", json={**request, "config": config, **body}) as answer:
-        try:
-            for piece in answer.iter_bytes():
-                content += piece
-        except httpx.RemoteProtocolError:
-            return answer.headers["content-type"], content, False
-    return answer.headers["content-type"], content, True
 
 
 def lines(content: bytes) -> tuple[list[int], list[Any]]:
@@ -122,7 +108,7 @@ def test_a_page_of_real_records(client: Client) -> None:
 @pytest.mark.parametrize("asked", [{"format": "ndjson"}, {}])
 def test_json_lines(client: Client, asked: dict[str, Any]) -> None:
     client.headers["Accept"] = f"text/html, {NDJSON};q=0.9" if not asked else "*/*"
-    kind, content, whole = streamed(client, {"count": 25}, **asked)
+    kind, content, whole = client.streamed({"count": 25}, **asked)
     client.headers["Accept"] = "*/*"
     rows, said = lines(content)
     assert (kind, whole, rows) == (NDJSON, True, list(range(1, 26)))
@@ -131,7 +117,7 @@ def test_json_lines(client: Client, asked: dict[str, Any]) -> None:
 
 
 def test_json_lines_say_the_state_of_the_rows_before(client: Client) -> None:
-    _, content, _ = streamed(client, {"count": 40, "rate": 12}, incremental=True, format="ndjson")
+    _, content, _ = client.streamed({"count": 40, "rate": 12}, incremental=True, format="ndjson")
     found = [json.loads(line) for line in content.splitlines()]
     last = 0
     states = 0
@@ -147,7 +133,7 @@ def test_json_lines_say_the_state_of_the_rows_before(client: Client) -> None:
 
 
 def test_an_arrow_stream(client: Client) -> None:
-    kind, content, _ = streamed(client, {"count": 25}, incremental=True, format="arrow")
+    kind, content, _ = client.streamed({"count": 25}, incremental=True, format="arrow")
     assert kind == ARROW
     reader = pa.ipc.open_stream(content)
     batches, said = [], []
@@ -167,20 +153,20 @@ def test_an_arrow_stream(client: Client) -> None:
 
 
 def test_an_empty_arrow_stream_has_its_columns(client: Client) -> None:
-    _, content, _ = streamed(client, {"count": 0}, format="arrow")
+    _, content, _ = client.streamed({"count": 0}, format="arrow")
     rows = pa.ipc.open_stream(content).read_all()
     assert (rows.num_rows, rows.column_names) == (0, ["id", "at", "note"])
 
 
 def test_a_stream_may_have_a_limit(client: Client) -> None:
-    _, content, _ = streamed(client, {"count": 100_000}, limit=12, format="ndjson")
+    _, content, _ = client.streamed({"count": 100_000}, limit=12, format="ndjson")
     rows, (end,) = lines(content)
     assert (len(rows), end["has_more"]) == (12, True)
 
 
 def test_json_lines_that_fail_say_why_and_break_off(client: Client) -> None:
     config = {"count": 60, "rate": 12, "behaviour": "die"}
-    _, content, whole = streamed(client, config, incremental=True, format="ndjson")
+    _, content, whole = client.streamed(config, incremental=True, format="ndjson")
     rows, said = lines(content)
     assert not whole
     assert rows == list(range(1, len(rows) + 1))
@@ -191,7 +177,7 @@ def test_json_lines_that_fail_say_why_and_break_off(client: Client) -> None:
 
 def test_an_arrow_stream_that_fails_has_no_end(client: Client) -> None:
     config = {"count": 60, "rate": 12, "behaviour": "die"}
-    _, content, whole = streamed(client, config, incremental=True, format="arrow")
+    _, content, whole = client.streamed(config, incremental=True, format="arrow")
     assert not whole
     assert not content.endswith(b"\xff\xff\xff\xff\x00\x00\x00\x00")
 
