@@ -69,16 +69,17 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(Guards, settings=settings, open_paths=_OPEN)
     answer_with_problems(app)
+    app.include_router(_health(service, settings), prefix=BASE)
+    # For the description: the guards have asked for it by then.
     bearer = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
-    app.include_router(_registry(service, settings), prefix=BASE, dependencies=bearer)
-    app.include_router(_connectors(service, settings), prefix=BASE, dependencies=bearer)
+    for router in (_registry(service), _connectors(service, settings)):
+        app.include_router(router, prefix=BASE, dependencies=bearer)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _registry(service: Service, settings: Settings) -> APIRouter:
-    """What is known without running anything."""
-    router = APIRouter(tags=["registry"], responses=documented("unauthorized", "wrong_host"))
+def _health(service: Service, settings: Settings) -> APIRouter:
+    router = APIRouter(tags=["registry"], responses=documented("wrong_host"))
 
     @router.get("/health")
     def health() -> Health:
@@ -91,6 +92,13 @@ def _registry(service: Service, settings: Settings) -> APIRouter:
             total_connectors=sum(map(service.allows, list_connectors())),
             execution_mode=settings.runner,
         )
+
+    return router
+
+
+def _registry(service: Service) -> APIRouter:
+    """What is known without running anything."""
+    router = APIRouter(tags=["registry"], responses=documented("unauthorized", "wrong_host"))
 
     @router.get("/connectors", responses=documented("invalid_request"))
     def connectors(
