@@ -48,8 +48,8 @@ crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an u
 	$(BIN)/python -m atlas_dagster_tests.crash --count $(KILLS) --seed $(SEED) $(ARGS)
 
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
-	$(LOCK) --output-file requirements.txt
-	$(LOCK) --group dev --output-file requirements-dev.txt
+	$(LOCK) --extra production --output-file requirements.txt
+	$(LOCK) --extra production --group dev --output-file requirements-dev.txt
 
 clean: ## remove the environment and caches; lake/ and .dagster/ stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

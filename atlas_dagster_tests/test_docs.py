@@ -67,3 +67,15 @@ def test_every_error_that_says_more_says_it() -> None:
     topics = {getattr(each, "topic", None) for each in classes} - {None}
     assert topics
     assert topics <= headings
+
+
+def test_the_sentences_that_are_explained_are_ones_atlas_says() -> None:
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    quoted = re.findall(r'"([^"]+)"', " ".join(re.findall(r'\*\*(".+?")\.?\*\*', page, re.DOTALL)))
+    assert len(quoted) > 12
+    files = (REPOSITORY / "atlas_dagster").rglob("*.py")
+    source = " ".join(re.sub(r'"\s*f?"', "", file.read_text()) for file in files)
+    spoken = re.sub(r"\{[^{}]*\}", "…", source)
+    for sentence in quoted:
+        for part in re.split(r"…|\d+", " ".join(sentence.split())):
+            assert part.strip(" .():") in spoken, sentence

@@ -77,7 +77,7 @@ def build_connection_defs(
     )
     def sync(
         context: dg.AssetExecutionContext, config: SyncConfig, atlas: AtlasResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         yield from run_sync(context, connection, discovered, atlas, config)
 
     sensors = []

@@ -6,6 +6,7 @@ import dagster as dg
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import note_process
+from atlas_dagster.orchestration.metadata import short_digest
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, tag_failure
@@ -86,7 +87,7 @@ def ensure_checked(
 
 
 def _passed(connector: Connector) -> dg.AssetCheckResult:
-    ran = connector.runner.identity()
+    ran = short_digest(connector.runner.identity())
     return dg.AssetCheckResult(
         passed=True,
         description=f"{connector.name} reached its source.",

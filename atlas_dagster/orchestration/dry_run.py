@@ -11,6 +11,7 @@ from atlas_dagster.orchestration.summary import (
     Mask,
     bounded,
     changed_values,
+    counted,
     plain,
     preview,
     shown_cursor,
@@ -52,8 +53,10 @@ def _told(rehearsed: Rehearsed, mask: Mask) -> Iterator[str]:
     yield (
         f"A sync ({stream.sync_mode} | {stream.destination_sync_mode}) would {_would(plan, mask)}."
     )
-    count = f"{rehearsed.records:,} records were read and thrown away"
-    yield f"{count}; that is all there is." if rehearsed.complete else f"{count}; there are more."
+    count = f"{counted(rehearsed.records, 'record')} read and thrown away"
+    yield (
+        f"{count}; that is all there is." if rehearsed.complete else f"{count}; there may be more."
+    )
     if rehearsed.keyless:
         yield f"**Warning:** {rehearsed.keyless:,} of them have nothing in a field of the key."
     yield from changed_values(rehearsed.changes)

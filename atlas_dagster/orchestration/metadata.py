@@ -1,5 +1,6 @@
 """What is shown and stored with each event of a stream."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,8 @@ from atlas_dagster.sync.events import StreamFinished
 
 #: Characters from which the UI shows JSON as a link.
 _LINKED_FROM = 1_000
+#: Of an image; as much of it as Docker shows.
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]+")
 _METADATA_TYPES = {"_airbyte_extracted_at": "timestamp", "_airbyte_generation_id": "integer"}
 
 
@@ -33,6 +36,7 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     """
 
     summary: dg.MetadataValue | None = None
+    dry_run: dg.MetadataValue | None = None
     preview: dg.MetadataValue | None = None
     records_synced: int | None = None
     bytes_synced: float | None = None
@@ -42,7 +46,6 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     cursor_after: dg.MetadataValue | None = None
     connector: str | None = None
     docs: dg.MetadataValue | None = None
-    dry_run: dg.MetadataValue | None = None
     envelope: dg.MetadataValue | None = None
 
     @classmethod
@@ -80,7 +83,7 @@ def materialization_metadata(
             checkpoints=counts.checkpoints,
             cursor_before=_cursor(counts.cursor_before),
             cursor_after=_cursor(finished.cursor_after),
-            connector=connector,
+            connector=short_digest(connector),
             docs=None if docs_url is None else dg.MetadataValue.url(docs_url),
         ),
         **TableMetadataSet(
@@ -155,6 +158,11 @@ def _cursor(blob: Raw | None) -> dg.MetadataValue:
 
 def _own(envelope: Envelope) -> Envelope:
     return envelope.reference() if is_shared(envelope) else envelope
+
+
+def short_digest(connector: str) -> str:
+    """What ran, in a length that fits on the page: the UI breaks no word."""
+    return _DIGEST.sub(r"\1", connector)
 
 
 def uri_value(address: str) -> dg.MetadataValue[Any]:

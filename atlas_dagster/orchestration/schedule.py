@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.retries import next_try
+from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 
 _TICK_SECONDS = 30
@@ -27,9 +28,18 @@ _LONGEST_BACKOFF = dt.timedelta(hours=6)
 #: Enough to grow from a second to the longest backoff.
 _MOST_DOUBLINGS = 16
 _TIMEZONE = "UTC"
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 #: On every run that uses a connection, as far as we start it; and on those of its schedule.
 CONNECTION_TAG = "atlas/connection"
 SCHEDULE_TAG = "atlas/schedule"
+#: On the runs of all schedules, so that other runs can be told from them without looking at each.
+_SCHEDULED = {"atlas/started_by": "schedule"}
 
 
 def is_cron(text: str) -> bool:
@@ -58,11 +68,11 @@ def build_schedule(
 
     ``checks``: of the streams, made by their sync.
     """
-    check = check_key(connection)
 
     @dg.sensor(
         name=f"{connection.name}__schedule",
-        asset_selection=dg.AssetSelection.assets(*streams) | dg.AssetSelection.checks(check),
+        # With the source for its check, whose own selection the UI could only show as code.
+        asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Requests CHECK, then a sync of {connection.name}, at `{cron}` ({_TIMEZONE}).",
@@ -90,14 +100,13 @@ def _tick(
         cursor = ScheduleCursor(handled=due.isoformat())
         return _skip(f"The schedule starts now; next at {_shown(following)}.", cursor)
     cursor = ScheduleCursor(**json.loads(context.cursor))
-    passed = _last_check_passed(context, connection)
     retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
-    if retry_at is None:
-        if due <= dt.datetime.fromisoformat(cursor.handled):
-            return _again(context, connection, now, streams, checks, cursor) or _skip(
-                f"Not due; next at {_shown(following)}.", cursor
-            )
-    elif not passed and now < retry_at:
+    if retry_at is None and due <= dt.datetime.fromisoformat(cursor.handled):
+        return _again(context, connection, now, streams, checks, cursor) or _skip(
+            f"Not due; next at {_shown(following)}.", cursor
+        )
+    passed = _last_check_passed(context, connection)
+    if retry_at is not None and not passed and now < retry_at:
         return _skip(f"The last CHECK failed; it is tried again at {_shown(retry_at)}.", cursor)
     if _is_busy(context, connection, streams):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
@@ -168,7 +177,7 @@ def _again(
 
 
 def _tags(connection: Connection) -> dict[str, str]:
-    return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name}
+    return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name, **_SCHEDULED}
 
 
 def _now() -> dt.datetime:
@@ -189,21 +198,27 @@ def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connecti
 def _is_busy(
     context: dg.SensorEvaluationContext, connection: Connection, streams: Sequence[dg.AssetKey]
 ) -> bool:
-    """Whether a run that uses the connection is queued or running, whoever started it."""
-    unfinished = dg.RunsFilter(
-        statuses=[
-            dg.DagsterRunStatus.QUEUED,
-            dg.DagsterRunStatus.NOT_STARTED,
-            dg.DagsterRunStatus.STARTING,
-            dg.DagsterRunStatus.STARTED,
-            dg.DagsterRunStatus.CANCELING,
-        ],
-    )
+    """Whether a run that uses the connection is queued or running, whoever started it.
+
+    A run's tags are indexed, what it selects is not. After midnight a hundred schedules are due and
+    their runs queued, so those are only counted by their tags; others, which a person or another
+    program started, are few, and looked at.
+    """
+    instance = context.instance
+    unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))
+    if not unfinished:
+        return False
+
+    def tagged(tags: Mapping[str, str]) -> set[str]:
+        return set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED, tags=tags)))
+
+    if tagged({CONNECTION_TAG: connection.name}):
+        return True
+    others = unfinished - tagged(_SCHEDULED)
     return any(
-        run.tags.get(CONNECTION_TAG) == connection.name
-        or not (run.asset_selection or frozenset()).isdisjoint(streams)
+        not (run.asset_selection or frozenset()).isdisjoint(streams)
         or check_key(connection) in (run.asset_check_selection or ())
-        for run in context.instance.get_runs(unfinished)
+        for run in (instance.get_runs(dg.RunsFilter(run_ids=list(others))) if others else ())
     )
 
 

@@ -3,14 +3,16 @@
 None of them reads a table twice, and one that cannot be made never fails a sync.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_factories.schema_change_checks import (
     TableSchemaDiff,
 )
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
+from atlas_dagster.orchestration.summary import counted
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.types import ColumnType
 from atlas_dagster.sync.events import StreamFailed, StreamFinished
@@ -25,6 +27,7 @@ _FEWEST_SYNCS = 7
 _FACTOR = 2.0
 _DEVIATIONS = 4.0
 _MAD_TO_DEVIATION = 1.4826
+_AS_BEFORE = "As of the last sync: "
 
 
 def stream_check_specs(stream: ConfiguredStream, key: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
@@ -91,12 +94,30 @@ def check_key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
 
 def miscounted(failed: StreamFailed, key: dg.AssetKey) -> dg.AssetCheckResult:
     """The result for a stream of which other records came than its source counted."""
-    return _result(False, f"Stopped, for {failed.reason}.", name=RECORDS, key=key)
+    return _failed(f"Stopped, for {failed.reason}.")._replace(check_name=RECORDS, asset_key=key)
 
 
 def broken_schema(sentence: str, key: dg.AssetKey) -> dg.AssetCheckResult:
     """The result for a stream that changed in a way only a refresh can follow."""
-    return _result(False, f"Breaking: {sentence}", name=SCHEMA, key=key)
+    return _failed(f"Breaking: {sentence}")._replace(check_name=SCHEMA, asset_key=key)
+
+
+def as_of_last_sync(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+    """The result of a check that is executed alone: it is about what came last."""
+    ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
+    history = instance.event_log_storage.get_asset_check_execution_history(
+        key, limit=1, status=ended
+    )
+    last = history[0].evaluation if history else None
+    if last is None:
+        stream = key.asset_key.to_user_string()
+        result = _warning(f"There was no sync yet, and a sync makes it: materialize {stream}.")
+    else:
+        told = f"{_AS_BEFORE}{(last.description or '').removeprefix(_AS_BEFORE)}"
+        result = dg.AssetCheckResult(
+            passed=last.passed, severity=last.severity, description=told, metadata=last.metadata
+        )
+    return result._replace(check_name=key.name, asset_key=key.asset_key)
 
 
 def _named(
@@ -112,13 +133,16 @@ def _named(
 def _records(
     finished: StreamFinished, records: int, recent: Callable[[], Sequence[int]]
 ) -> dg.AssetCheckResult:
-    came = f"{records:,} records came"
-    told = f"{came}, as the source counted." if finished.counted else f"{came}."
+    came = f"{counted(records, 'record')} came"
+    told = [f"{came}, as the source counted." if finished.counted else f"{came}."]
+    told += finished.warnings
     # One that starts from the beginning is not like those before.
     continued = finished.plan.resumption.envelope is not None
     odd = unusual(records, recent()) if continued else None
-    warnings = [*finished.warnings, *([odd] if odd else [])]
-    return _warning(" ".join([told, *warnings])) if warnings else _result(True, told)
+    told += [odd] if odd else []
+    numbers = {"atlas/records": records}
+    make = _warning if len(told) > 1 else _passed
+    return make(" ".join(told), numbers)
 
 
 def unusual(records: int, recent: Sequence[int]) -> str | None:
@@ -143,16 +167,19 @@ def _primary_key(
     stream = finished.plan.configured
     names = ", ".join(".".join(path) for path in stream.primary_key)
     if not records:
-        return _result(True, "Nothing new to check.")
-    if stream.destination_sync_mode == "overwrite" and (repeated := duplicates()):
-        return _result(
-            False,
+        return _passed("Nothing new to check.")
+    repeated = duplicates() if stream.destination_sync_mode == "overwrite" else 0
+    numbers = {"atlas/rows_without_key": finished.keyless, "atlas/rows_with_same_key": repeated}
+    if repeated:
+        return _failed(
             f"{_rows(repeated)} the primary key ({names}) of another row; with "
             "destination_sync_mode: append_dedup the newest of each is kept.",
+            numbers,
         )
     if finished.keyless:
-        return _warning(f"{_rows(finished.keyless)} nothing in a field of the key ({names}).")
-    return _result(True, f"All rows have a primary key ({names}).")
+        told = f"{_rows(finished.keyless)} nothing in a field of the key ({names})."
+        return _warning(told, numbers)
+    return _passed(f"All rows have a primary key ({names}).", numbers)
 
 
 def _rows(count: int) -> str:
@@ -161,10 +188,10 @@ def _rows(count: int) -> str:
 
 def _schema(before: dg.TableSchema | None, now: dg.TableSchema) -> dg.AssetCheckResult:
     if before is None:
-        return _result(True, "There is no sync before to compare with.")
+        return _passed("There is no sync before to compare with.")
     changes = list(schema_changes(before, now))
     if not changes:
-        return _result(True, "Nothing has changed since the last sync.")
+        return _passed("Nothing has changed since the last sync.")
     return _warning(f"Since the last sync, {'; '.join(changes)}. The table follows by itself.")
 
 
@@ -190,18 +217,14 @@ def _listed(columns: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in columns)
 
 
-def _warning(told: str) -> dg.AssetCheckResult:
-    return _result(False, told, severity=dg.AssetCheckSeverity.WARN)
+def _passed(told: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True, description=told, metadata=numbers)
 
 
-def _result(
-    passed: bool,
-    told: str,
-    *,
-    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
-    name: str | None = None,
-    key: dg.AssetKey | None = None,
-) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=passed, description=told, severity=severity, check_name=name, asset_key=key
-    )
+def _warning(told: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
+    warn = dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(passed=False, severity=warn, description=told, metadata=numbers)
+
+
+def _failed(told: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, description=told, metadata=numbers)

@@ -1,11 +1,11 @@
 """What a person reads first about a sync: a few lines of Markdown and a few rows."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import dagster as dg
-import msgspec
 import pyarrow as pa
 from msgspec import Raw
 
@@ -22,8 +22,8 @@ Mask = Callable[[str], str]
 _LONGEST = 999
 _LONGEST_CURSOR = 120
 _MOST_FIELDS = 5
-_MOST_COLUMNS = 8
-_LONGEST_VALUE = 40
+_MOST_COLUMNS = 6
+_LONGEST_VALUE = 32
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~]")
 
 
@@ -31,10 +31,12 @@ def summary(finished: StreamFinished, counts: Counts, seconds: float, mask: Mask
     """What was read, how fast, from where to where, and what is to be known about it."""
     stream = finished.plan.configured
     mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
-    rows = f"The table has {finished.table.row_count:,} rows."
+    rows = f"The table has {counted(finished.table.row_count, 'row')}."
     if counts.records:
         rate = counts.records / max(seconds, 0.001)
-        read = f"**{_records(counts.records)}** in {seconds:,.1f} s ({rate:,.0f} a second, "
+        read = (
+            f"**{counted(counts.records, 'record')}** in {seconds:,.1f} s ({rate:,.0f} a second, "
+        )
         read += f"{counts.bytes / 1e6:,.2f} MB), {mode}. {rows}"
     else:
         read = f"**Nothing new**, {mode}. {rows}"
@@ -96,11 +98,12 @@ def shown_cursor(blob: Raw | None, mask: Mask) -> str:
     shown = shown_state(blob)
     if isinstance(shown, str):
         return shown
-    return code(cut(mask(msgspec.json.encode(shown).decode()), _LONGEST_CURSOR))
+    # With blanks, at which the page can break it.
+    return plain(cut(mask(json.dumps(shown, ensure_ascii=False)), _LONGEST_CURSOR))
 
 
-def _records(count: int) -> str:
-    return "1 record" if count == 1 else f"{count:,} records"
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:

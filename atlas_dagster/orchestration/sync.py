@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
+from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.orchestration.bookkeeping import SyncBook, books_of
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
@@ -22,6 +22,7 @@ from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.reporting import Reporter
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, tag_failure
+from atlas_dagster.orchestration.stream_checks import as_of_last_sync
 from atlas_dagster.orchestration.tally import Tally
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -46,7 +47,7 @@ def run_sync(
     discovered: Discovered,
     atlas: AtlasResource,
     config: SyncConfig,
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Sync the streams selected in ``context``; yield each the moment it is durable.
 
     A failure that may pass is waited for a little and tried again, for the streams not done yet.
@@ -56,9 +57,9 @@ def run_sync(
     """
     with explained_failure():
         if not context.selected_asset_keys:
-            raise ConfigError(
-                "The checks of a stream are made by its sync, of what came; materialize the stream."
-            )
+            for check in context.selected_asset_check_keys:
+                yield as_of_last_sync(context.instance, check)
+            return
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
         if reap_ended(context.instance, atlas, connection):

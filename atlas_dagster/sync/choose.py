@@ -1,6 +1,8 @@
 """Where a connection's connector runs: Docker when it can, a process when it must."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.registry import (
@@ -14,6 +16,7 @@ from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.environment import newest_version
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.fifo import FifoRunner
 from atlas_dagster.runners.manifest import (
     CDK_PACKAGE,
     EXECUTABLE,
@@ -24,6 +27,9 @@ from atlas_dagster.runners.manifest import (
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.published_limits import published_limits
+
+#: Set in a pod that has the connector beside it: the folder they share.
+POD_FOLDER_VARIABLE = "ATLAS_POD_FOLDER"
 
 
 def choose_runner(
@@ -48,13 +54,15 @@ def choose_runner(
     entry = connection.entry()
     executor = said if entry is None else published_limits(entry).overridden_by(said)
     own = _own_manifest(connection)
+    if connection.runner == "kubernetes":
+        return _in_pod(connection, own, executor, explain)
     if connection.runner == "python":
         if not _runs_in_python(entry, own):
             raise ConfigError(f"{name} has no Python package; use runner: docker or auto.")
         why = "as its connection asks"
     else:
         try:
-            return _in_docker(connection, entry, own, executor, explain)
+            return _in_docker(connection, own, executor, explain)
         except (ConfigError, RunnerUnavailableError) as error:
             if connection.runner == "docker" or not _runs_in_python(entry, own):
                 raise
@@ -97,16 +105,31 @@ def _newest(entry: ConnectorInfo) -> str:
     return newest_version(package) if package is not None else published_version(entry)
 
 
-def _in_docker(
+def _in_pod(
     connection: Connection,
-    entry: ConnectorInfo | None,
     own: Manifest | None,
     executor: ExecutorConfig,
     explain: Callable[[str], None],
 ) -> Runner:
-    image = connection.image or (entry.docker_image if entry else "")
-    if own is not None:
-        image = f"{IMAGE}:{_cdk_version(connection, own)}"
+    folder = os.environ.get(POD_FOLDER_VARIABLE)
+    if folder is None:
+        raise ConfigError(
+            f"{connection.source_name} is to run with runner kubernetes, but this process is not "
+            "in a pod beside it: let Dagster start each step in a pod of its own (docs/"
+            "kubernetes.md), or choose runner docker."
+        )
+    runner = FifoRunner(Path(folder), image_of(connection), executor)
+    explain(f"{connection.source_name} runs in this step's pod, from the image {runner.reference}.")
+    return runner if own is None else ManifestRunner(own, runner)
+
+
+def _in_docker(
+    connection: Connection,
+    own: Manifest | None,
+    executor: ExecutorConfig,
+    explain: Callable[[str], None],
+) -> Runner:
+    image = image_of(connection)
     is_published = connection.image is None
     if is_published and image.endswith(f":{LATEST}") and "pull" not in executor.model_fields_set:
         # As Kubernetes does, for the one that is there may be of another year.
@@ -116,6 +139,20 @@ def _in_docker(
     runner.ensure_image()
     explain(f"{connection.source_name} runs in Docker, from the image {runner.described()}.")
     return runner if own is None else ManifestRunner(own, runner)
+
+
+def image_of(connection: Connection) -> str:
+    """The image that ``connection``'s connector is published as, or that runs its manifest.
+
+    Raises:
+        ConfigError: its manifest cannot be read.
+        UnknownConnectorError: the registry has no such connector.
+    """
+    own = _own_manifest(connection)
+    if own is not None:
+        return f"{IMAGE}:{_cdk_version(connection, own)}"
+    entry = connection.entry()
+    return connection.image or (entry.docker_image if entry else "")
 
 
 def _runs_in_python(entry: ConnectorInfo | None, own: Manifest | None) -> bool:

@@ -21,7 +21,7 @@ from atlas_dagster.protocol.catalog import (
 from atlas_dagster.registry import ConnectorInfo, get_connector_info
 from atlas_dagster.runners.executor import ExecutorConfig
 
-RunnerChoice = Literal["auto", "docker", "python"]
+RunnerChoice = Literal["auto", "docker", "python", "kubernetes"]
 
 
 class StreamSelection(BaseModel):
@@ -110,8 +110,10 @@ class Connection(BaseModel):
             raise ValueError("an image cannot run with runner python; use connector")
         if self.command is not None and self.version is not None:
             raise ValueError("version goes with connector or manifest; a command is what it is")
-        if self.command is not None and self.runner == "docker":
-            raise ValueError("a command cannot run with runner docker; build an image of it")
+        if self.command is not None and self.runner in ("docker", "kubernetes"):
+            raise ValueError(
+                f"a command cannot run with runner {self.runner}; build an image of it"
+            )
         if self.command is not None and not any(self.command[:1]):
             raise ValueError("the command is empty; give a program and its words")
         return self

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atlas_dagster.bookkeeping import Books
 from atlas_dagster.protocol.config import require_variables, resolve, variables
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.protocol.secrets import Masker, secret_values
@@ -20,6 +19,10 @@ from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.discovered import Discovered, discovered
 from atlas_dagster.sync.live_config import ConfigStore, LiveConfig
+
+if TYPE_CHECKING:
+    # SQLAlchemy takes a while to import, and most callers keep no books.
+    from atlas_dagster.bookkeeping import Books
 
 #: SPECs by the identity of the connector that gave them.
 _specs: dict[str, Spec] = {}
@@ -50,7 +53,7 @@ class Caller:
         explain: Callable[[str], None],
         configs: ConfigStore,
         executor: ExecutorConfig | None = None,
-        books: Books | None = None,
+        books: "Books | None" = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -149,11 +152,12 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         previous=previous,
     )
     if caller.books is not None:
-        _note(caller.books, connection.name, found)
+        write_down(caller.books, connection.name, found)
     return found
 
 
-def _note(books: Books, connection: str, found: Discovered) -> None:
+def write_down(books: "Books", connection: str, found: Discovered) -> None:
+    """What was discovered, and the list of connectors in use."""
     books.discovered(
         connection,
         found.catalog,

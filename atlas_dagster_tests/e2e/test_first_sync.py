@@ -69,6 +69,8 @@ def test_from_a_search_to_the_first_sync(project: Project) -> None:
     assert "source-standin" in seen
 
     terminal = Terminal(project, "init", "source-standin")
+    terminal.answer("Name of the connection [standin]: ", "my shop")
+    terminal.answer("Name of the connection [standin]: ", "demo")
     terminal.answer("Name of the connection [standin]: ", "shop")
     terminal.answer("Enter for none", "count, password, fail_check")
     terminal.answer("count", "12")
@@ -79,10 +81,14 @@ def test_from_a_search_to_the_first_sync(project: Project) -> None:
     terminal.answer("count", "")
     terminal.answer("Enter keeps $SHOP_PASSWORD", "")
     terminal.answer("Which streams?", "1")
-    terminal.answer("Schedule", "")
+    terminal.answer("Schedule", "hourly")
+    terminal.answer("Schedule", "0 * * * *")
     seen, code = terminal.end()
 
     assert code == 0
+    assert "'my shop' is no name" in seen
+    assert "There is a connection 'demo' already" in seen
+    assert "That is no cron expression" in seen
     assert "CHECK of source-standin failed: bad password" in seen
     assert "Next: " in seen
     assert SECRET not in seen
@@ -92,6 +98,7 @@ def test_from_a_search_to_the_first_sync(project: Project) -> None:
         "connector": "source-standin",
         "config": {"count": 12, "password": "{{ env.SHOP_PASSWORD }}"},
         "streams": [{"name": "events"}],
+        "schedule": "0 * * * *",
     }
     secrets = project.folder / ".env"
     assert SECRET in secrets.read_text()

@@ -385,3 +385,55 @@ def test_the_engine_does_not_import_dagster(module: str) -> None:
     )
 
     assert ran.stdout == "False\n"
+
+
+# read, pull, doctor, reap
+
+
+@pytest.mark.docker
+def test_a_declared_connection_is_read_without_its_tables(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare("standin", *STANDIN, "config: {count: 25}")
+    below = project.connections / "standin"
+
+    unknown = atlas("read", "standin", "--stream", "evnts")
+    piped = atlas("read", "standin", "--limit", "3")
+    monkeypatch.chdir(below)
+    filed = atlas("read", "standin", "--output", "rows.jsonl")
+
+    assert unknown.exit_code == 3
+    assert "has no stream 'evnts'; it has events." in unknown.stderr
+    assert [json.loads(line)["id"] for line in piped.stdout.splitlines()] == [1, 2, 3]
+    assert filed.exit_code == 0, filed.stderr
+    # Where the command was given, not where the project is.
+    assert len((below / "rows.jsonl").read_text().splitlines()) == 25
+    assert not (project.root / "lake").exists()
+
+
+@pytest.mark.docker
+def test_what_a_project_needs_is_fetched_and_examined(project: Project) -> None:
+    project.declare("standin", *STANDIN)
+    (ready,) = json.loads(atlas("pull", "--json").stdout)
+    assert ready["source"] == "standin"
+    assert ready["ready"].startswith(f"{SOURCE_STANDIN_IMAGE}@sha256:")
+
+    examined = atlas("doctor", "--json")
+    assert examined.exit_code == 0
+    findings = {each["about"]: each for each in json.loads(examined.stdout)}
+    assert findings["Docker"]["verdict"] == "ok"
+    assert findings["Connection standin"]["verdict"] == "warning"
+
+    project.declare("broken", "conector: source-faker")
+    examined = atlas("doctor")
+    assert examined.exit_code == 1
+    assert "there is no field 'conector'" in examined.stdout
+    reaped = atlas("reap", "--json")
+    assert reaped.exit_code == 0, reaped.stderr
+    assert json.loads(reaped.stdout)["ended_runs"] == []
+
+
+def test_a_declared_connection_has_its_own_config(shop: Project) -> None:
+    result = atlas("check", "shop", "--config", "{}")
+    assert result.exit_code == 3
+    assert "'shop' is a declared connection, which has its own config" in result.stderr

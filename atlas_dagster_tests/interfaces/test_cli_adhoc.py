@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from atlas_dagster.interfaces.cli import main
+from atlas_dagster.interfaces.cli.source import read_config
 from atlas_dagster.sync.adhoc import DEPLOYMENT, adhoc_connection, is_adhoc
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
 
@@ -90,7 +91,7 @@ def test_an_unknown_name_is_met_with_the_nearest() -> None:
             "nothing.json",
             "The config file nothing.json cannot be read (No such file or directory).",
         ),
-        ("{'secret-1234': }", "The config is neither JSON nor YAML."),
+        ("{secret-1234: [", "The config is neither JSON nor YAML."),
         ("list.yaml", "The config file list.yaml holds no object; write the fields that"),
     ],
 )
@@ -100,6 +101,12 @@ def test_a_config_that_cannot_be_read(given: str, why: str) -> None:
     assert result.exit_code == 3
     assert why in result.stderr
     assert "secret-1234" not in result.stderr
+
+
+def test_configs_are_json_or_yaml() -> None:
+    assert read_config('{"a": 1e5, "b": "2024-01-01"}') == {"a": 1e5, "b": "2024-01-01"}
+    assert read_config("{a: 1, b: 2024-01-01}") == {"a": 1, "b": "2024-01-01"}
+    assert read_config(None) == {}
 
 
 # A real connector

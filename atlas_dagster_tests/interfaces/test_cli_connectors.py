@@ -1,9 +1,12 @@
 """``atlas connectors``: for people, for machines, and at once."""
 
 import json
+import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from msgspec.structs import replace
 
 from atlas_dagster.interfaces.cli import _VERBS, main
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
-from atlas_dagster.registry.listing import forget, shipped_listing
+from atlas_dagster.registry.listing import forget, listing, shipped_listing
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
 
 
@@ -31,6 +34,9 @@ def asked(*arguments: str) -> Any:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
+    # Outside of any project.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
     forget()
     yield
     forget()
@@ -159,8 +165,45 @@ def test_the_list_is_refreshed(registry: LiveRegistry) -> None:
     assert "Breaking change 8.0.0: Users have another key." in shown
 
 
+def test_within_a_project_the_list_is_written_down_for_sql(
+    registry: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    registry.publish()
+    assert atlas("connectors", "refresh").exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "pipeline.db")) as books:
+        query = "SELECT count(*), min(listed_on) FROM airbyte_connector_registry"
+        assert books.execute(query).fetchone() == (591, listing().date)
+
+
 def test_a_refresh_that_fails_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATLAS_REGISTRY_URL", "http://127.0.0.1:9")
     result = atlas("connectors", "refresh")
     assert result.exit_code == 4
     assert "stays in use" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("atlas conn", "connectors"),
+        ("atlas connectors info source-postg", "source-postgres"),
+        ("atlas check de", "demo"),
+        ("atlas spec source-fak", "source-faker"),
+        ("atlas sync de", "demo"),
+    ],
+)
+def test_names_are_completed(words: str, completed: str) -> None:
+    environment = {
+        **os.environ,
+        "_ATLAS_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    script = "from atlas_dagster.interfaces.cli import main; main(prog_name='atlas')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [f"plain,{completed}"]

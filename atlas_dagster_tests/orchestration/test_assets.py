@@ -180,7 +180,7 @@ def test_a_schedule_is_a_running_sensor_over_streams_and_check() -> None:
     assert sensor.description == "Requests CHECK, then a sync of shop, at `0 3 * * *` (UTC)."
     graph = define(shop()).resolve_asset_graph()
     assert sensor.asset_selection is not None
-    assert sensor.asset_selection.resolve(graph) == {USERS_KEY, ORDERS_KEY}
+    assert sensor.asset_selection.resolve(graph) == {SOURCE, USERS_KEY, ORDERS_KEY}
     assert sensor.asset_selection.resolve_checks(graph) == graph.asset_check_keys
 
 

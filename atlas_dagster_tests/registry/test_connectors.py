@@ -172,6 +172,7 @@ def test_the_wheel_holds_the_data(tmp_path: Path) -> None:
     held = zipfile.ZipFile(wheel).namelist()
     assert "atlas_dagster/registry/connectors.json" in held
     assert "atlas_dagster/registry/unlisted.csv" in held
+    assert "atlas_dagster/bookkeeping/migrations/versions/v0001_first_tables.py" in held
 
 
 def test_the_registry_imports_nothing_heavy() -> None:

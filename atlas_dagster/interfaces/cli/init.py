@@ -51,51 +51,83 @@ def init(connector: str | None, name: str | None) -> None:
     from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.connection import Connection
-    from atlas_dagster.sync.source import spec_of
+    from atlas_dagster.sync.source import write_down
 
     enter_project()
-    parent = connections_folder()
-    name = name or click.prompt("Name of the connection", default=_default_name(chosen))
-    folder = parent / name
-    if folder.exists():
-        raise ConfigError(f"There is a connection '{name}' already; choose another --name.")
-    declared: dict[str, Any] = {"connector": chosen}
+    folder = _ask_name(name, chosen, connections_folder())
     with dg.DagsterInstance.get() as instance:
         atlas = AtlasResource.from_environment()
         caller = atlas.caller(instance, None, explain=note, log=lambda *_: None)
-        connection = Connection(name=name, connector=chosen)
-        with waiting(f"Asking {chosen} what it needs …"), pull_bar():
-            spec = spec_of(connection, caller)
-        if spec.documentationUrl:
-            note(f"Its documentation: {spec.documentationUrl}")
-        questions = Questions(name, os.environ)
-        fields = form(spec.connectionSpecification)
-        config: dict[str, Any] = {}
-        while True:
-            config = questions.ask(fields, config)
-            caller.environ = {**os.environ, **questions.secrets}
-            connection = Connection(name=name, connector=chosen, config=config)
-            if _is_good(connection, caller, spec.connectionSpecification):
-                break
+        # Nothing is written down of what may come to nothing.
+        books, caller.books = caller.books, None
+        connection, secrets = _ask_config(Connection(name=folder.name, connector=chosen), caller)
         with waiting("Asking which streams there are …"):
             found = _discover(connection, caller)
-    declared |= {"config": config} if config else {}
-    if found is not None:
-        streams = _pick_streams(found.catalog)
-        declared |= {"streams": [{"name": stream} for stream in streams]} if streams else {}
-    schedule = click.prompt(
-        'Schedule, as cron in UTC ("0 * * * *" is hourly; Enter for none)',
-        default="",
-        show_default=False,
-    )
-    declared |= {"schedule": schedule} if schedule else {}
-    if questions.secrets:
-        write_secrets(Path(".env"), questions.secrets)
-    file = write_connection(folder, declared, info.docs_url)
-    if found is not None:
-        importlib.invalidate_caches()
-        Declared(folder).keep(found)
-    _tell(name, file, questions.secrets, found)
+        declared: dict[str, Any] = {"connector": chosen, "config": connection.config}
+        picked = _pick_streams(found.catalog if found else None)
+        declared["streams"] = [{"name": stream} for stream in picked]
+        declared["schedule"] = _ask_schedule()
+        if secrets:
+            write_secrets(Path(".env"), secrets)
+        given = {field: value for field, value in declared.items() if value}
+        file = write_connection(folder, given, info.docs_url)
+        if found is not None:
+            importlib.invalidate_caches()
+            Declared(folder).keep(found)
+            if books is not None:
+                write_down(books, folder.name, found)
+    _tell(folder.name, file, secrets, found)
+
+
+def _ask_name(given: str | None, connector: str, parent: Path) -> Path:
+    """The folder of a connection that is not there yet."""
+    while True:
+        default = re.sub(r"\W+", "_", connector.removeprefix("source-"))
+        name = given or click.prompt("Name of the connection", default=default)
+        folder = parent / name
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+            wrong = f"'{name}' is no name: letters, digits and underscores only."
+        elif folder.exists():
+            wrong = f"There is a connection '{name}' already; choose another name."
+        else:
+            return folder
+        if given:
+            raise ConfigError(wrong)
+        console.print(wrong, style="red", markup=False, soft_wrap=True)
+
+
+def _ask_config(
+    connection: "Connection", caller: "Caller"
+) -> tuple["Connection", Mapping[str, str]]:
+    """The connection with a config that passes CHECK, or is kept as it is; and its secrets."""
+    from atlas_dagster.sync.source import spec_of
+
+    with waiting(f"Asking {connection.source_name} what it needs …"), pull_bar():
+        spec = spec_of(connection, caller)
+    if spec.documentationUrl:
+        note(f"Its documentation: {spec.documentationUrl}")
+    fields = form(spec.connectionSpecification)
+    questions = Questions(connection.name, os.environ)
+    while True:
+        config = questions.ask(fields, connection.config)
+        caller.environ = {**os.environ, **questions.secrets}
+        connection = connection.model_copy(update={"config": config})
+        if _is_good(connection, caller, spec.connectionSpecification):
+            return connection, questions.secrets
+
+
+def _ask_schedule() -> str:
+    from atlas_dagster.orchestration.schedule import is_cron
+
+    while True:
+        schedule: str = click.prompt(
+            'Schedule, as cron in UTC ("0 * * * *" is hourly; Enter for none)',
+            default="",
+            show_default=False,
+        )
+        if not schedule or is_cron(schedule):
+            return schedule
+        console.print("That is no cron expression; write five fields.", style="red")
 
 
 def _find_connector() -> str:
@@ -113,10 +145,6 @@ def _find_connector() -> str:
         )
         if number:
             return found[number - 1].name
-
-
-def _default_name(connector: str) -> str:
-    return re.sub(r"\W+", "_", connector.removeprefix("source-"))
 
 
 def _is_good(connection: "Connection", caller: "Caller", schema: Mapping[str, Any]) -> bool:
@@ -148,8 +176,10 @@ def _discover(connection: "Connection", caller: "Caller") -> "Discovered | None"
         return None
 
 
-def _pick_streams(catalog: Catalog) -> list[str]:
+def _pick_streams(catalog: Catalog | None) -> list[str]:
     """Names; empty for all, also those that come later."""
+    if catalog is None:
+        return []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "stream", "how"):
         table.add_column(heading)

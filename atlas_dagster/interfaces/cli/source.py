@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
+import msgspec
 import yaml
 
 from atlas_dagster.errors import ConfigError
@@ -118,13 +119,21 @@ def read_config(given: str | None) -> Mapping[str, Any]:
             reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise ConfigError(f"{where} cannot be read ({reason}).") from error
     try:
-        # JSON is YAML, all but for tabs and some numbers.
-        found = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        found = _parsed(text)
+    except yaml.YAMLError:
         raise ConfigError(f"{where} is neither JSON nor YAML.") from None
     if not isinstance(found, Mapping):
         raise ConfigError(f"{where} holds no object; write the fields that `atlas spec` names.")
     return found
+
+
+def _parsed(text: str) -> Any:
+    """JSON first, for YAML takes some of its numbers for text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        # A date without quotes is a text, too.
+        return msgspec.to_builtins(yaml.safe_load(text))
 
 
 def _print_log(level: str, text: str) -> None:
