@@ -1,8 +1,9 @@
-"""The pages about the Python door and the HTTP door: all that they show is run, on real connectors."""
+"""The pages about the Python and the HTTP door: all that they show is run, on real connectors."""
 
 import ast
 import asyncio
 import inspect
+import itertools
 import json
 import re
 import subprocess
@@ -72,9 +73,7 @@ def test_every_curl_call_is_answered(server: ServerProcess, tmp_path: Path) -> N
     curl() { command curl --fail-with-body -w '%{stderr}%{http_code} ' "$@" || true; }
     """
     shown = [(language, content) for language, content in blocks("http.md")]
-    assert ("sh", "json") in {
-        (one[0], other[0]) for one, other in zip(shown, shown[1:], strict=False)
-    }
+    assert ("sh", "json") in {(one[0], other[0]) for one, other in itertools.pairwise(shown)}
     base = next(line for line in shown[1][1].splitlines() if line.startswith("BASE="))
     for place, (language, content) in enumerate(shown):
         if language != "sh":
