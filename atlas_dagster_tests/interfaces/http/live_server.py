@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,23 @@ def served(settings: Settings, **options: Any) -> Iterator[Client]:
 
 
 class ServerProcess:
-    """``atlas serve``."""
+    """``atlas serve``, of what is ``allowed``: nothing else, or anything where that is empty."""
 
-    def __init__(self, folder: Path, *options: str, environment: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        environment: Mapping[str, str] = {},
+        allowed: Collection[str] = ALLOWED,
+    ) -> None:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             self.port = found.getsockname()[1]
         self.log = folder / "serve.log"
-        allowed = [word for name in sorted(ALLOWED) for word in ("--allow", name)]
+        allow = [word for name in sorted(allowed) for word in ("--allow", name)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*ATLAS, "serve", "--port", str(self.port), *allowed, *options],
+                [*ATLAS, "serve", "--port", str(self.port), *allow, *options],
                 stdout=log,
                 stderr=log,
                 cwd=folder,
