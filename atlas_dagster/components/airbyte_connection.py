@@ -30,10 +30,14 @@ from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.source import Caller, discover
 
 
-def _state_on_disk() -> DefsStateConfigArgs:
+def _default_state() -> DefsStateConfigArgs:
+    """In the project, unless ATLAS_DEFS_STATE says, in Dagster's words, to keep it elsewhere."""
     # Discovery runs a container, so it is asked for, never a side effect of loading.
     return DefsStateConfigArgs(
-        management_type=DefsStateManagementType.LOCAL_FILESYSTEM, refresh_if_dev=False
+        management_type=DefsStateManagementType(
+            os.environ.get("ATLAS_DEFS_STATE") or DefsStateManagementType.LOCAL_FILESYSTEM.value
+        ),
+        refresh_if_dev=False,
     )
 
 
@@ -141,7 +145,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def __post_init__(self) -> None:
         self.config = self.config or {}
-        self.defs_state = self.defs_state or _state_on_disk()
+        self.defs_state = self.defs_state or _default_state()
         self._name = ""
         self._folder = Path()
         self._known: Discovered | None = None

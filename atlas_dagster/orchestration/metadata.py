@@ -1,9 +1,9 @@
 """What is shown and stored with each event of a stream."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from dagster._core.definitions.metadata.metadata_set import (
@@ -55,6 +55,14 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     @classmethod
     def namespace(cls) -> str:
         return "atlas"
+
+    @classmethod
+    def extract(cls, metadata: Mapping[str, Any]) -> Self:
+        size = metadata.get("atlas/bytes_synced")
+        if isinstance(size, dg.IntMetadataValue) and size.value is not None:
+            # Events of older versions hold an integer.
+            metadata = {**metadata, "atlas/bytes_synced": dg.FloatMetadataValue(float(size.value))}
+        return super().extract(metadata)
 
 
 def materialization_metadata(

@@ -7,6 +7,7 @@ import dagster as dg
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import AtlasError, BreakingChangeError
+from atlas_dagster.orchestration.bookkeeping import SyncBook
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.metadata import column_schema, materialization_metadata
 from atlas_dagster.orchestration.recording import check_evaluation, observations
@@ -40,6 +41,7 @@ class Reporter:
     Args:
         left: the selected streams that are not materialized yet; those that are, leave it.
         tally: of the run, over all its tries.
+        book: of this try.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Reporter:
         store: EventLogStateStore,
         left: set[dg.AssetKey],
         tally: Tally,
+        book: SyncBook,
     ) -> None:
         self._context = context
         self._connection = connection
@@ -65,6 +68,7 @@ class Reporter:
         self._tables = {str(name): path for name, path in discovered.table_paths.items()}
         self._left = left
         self._tally = tally
+        self._book = book
         self._told_every = _FIRST_TOLD_SECONDS
         self._next_told = time.monotonic() + self._told_every
 
@@ -77,16 +81,19 @@ class Reporter:
             case Progressed():
                 self._tell(event)
             case StreamFailed():
+                self._book.ended(event)
                 if event.miscounted:
                     key = dg.AssetKey(list(event.plan.table.path))
                     self._evaluate(miscounted(event, key))
             case StreamFinished():
+                self._book.ended(event)
                 yield from self._materialize(event)
 
     def observe(self, envelope: Envelope) -> None:
         """Remember a commit."""
         for observation in observations(self._connection, envelope):
             self._context.log_event(observation)
+        self._book.committed(envelope)
 
     def refused(self, error: AtlasError) -> None:
         """A stream is not read at all."""

@@ -6,9 +6,11 @@ from contextlib import closing
 from functools import partial
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import AtlasError, BreakingChangeError
+from atlas_dagster.orchestration.bookkeeping import SyncBook, books_of
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
 from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
@@ -60,7 +62,7 @@ def run_sync(
             return
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
-        if reap_ended(context.instance, atlas):
+        if reap_ended(context.instance, atlas, connection):
             # The step of a killed run may still be alive and commit what it had read; let it end.
             time.sleep(_SETTLE_SECONDS)
         step = _Step(context, connection, discovered, atlas, config)
@@ -103,12 +105,24 @@ class _Step:
 
     def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
         """Try once to sync what is left."""
+        context = self._context
+        books = books_of(context.instance, context.log.warning)
+        book = SyncBook(books, self._connection.name, context.run.run_id)
+        try:
+            yield from self._attempt(patience, book)
+        except (Exception, DagsterExecutionInterruptedError) as error:
+            if not self._config.dry_run:
+                book.failed(self._selected, error)
+            raise
+
+    def _attempt(self, patience: Patience, book: SyncBook) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
         caller = self._atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
         with (
             connected(connection, caller, self._discovered.spec_schema) as connector,
             closing(self._atlas.open_destination(connection)) as destination,
         ):
+            book.connector = connector
             ensure_checked(context, connection, connector)
             reporter = Reporter(
                 context,
@@ -119,6 +133,7 @@ class _Step:
                 store=self._store,
                 left=self._left,
                 tally=self._tally,
+                book=book,
             )
             if self._config.dry_run:
                 self._rehearse(connector, destination, reporter)
@@ -198,6 +213,7 @@ class _Step:
         )
 
     def _warn_of_major_change(self, connector: Connector) -> None:
-        docs_url = self._discovered.documentation_url
-        for notice in major_change(self._store.connectors, connector.runner.identity(), docs_url):
+        identity, docs_url = connector.runner.identity(), self._discovered.documentation_url
+        published = self._connection.entry()
+        for notice in major_change(self._store.connectors, identity, docs_url, published):
             self._context.log.warning(notice)

@@ -23,6 +23,7 @@ from docker.types import LogConfig
 from docker.utils import parse_repository_tag
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.admission import MEMORY_LABEL, wait_for_turn
 from atlas_dagster.runners.base import (
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
@@ -41,6 +42,8 @@ from atlas_dagster.runners.images import Explain, have_image
 
 #: Every container of ours carries this label: the name of its connection.
 CONNECTION_LABEL = "atlas.connection"
+#: Airbyte's images carry this one: their version.
+_VERSION_LABEL = "io.airbyte.version"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
@@ -61,29 +64,45 @@ class DockerRunner(Runner):
     kind = "docker"
 
     def __init__(
-        self, image: str, *, client: docker.DockerClient, executor: ExecutorConfig | None = None
+        self,
+        image: str,
+        *,
+        client: docker.DockerClient,
+        executor: ExecutorConfig | None = None,
+        explain: Explain = lambda _: None,
     ) -> None:
+        """``explain`` is told how a pull gets on, and that a start has to wait."""
         self.reference = image
         self.executor = executor or ExecutorConfig()
         self._client = client
+        self._explain = explain
         self._image: Mapping[str, Any] | None = None
 
-    def ensure_image(self, explain: Explain = lambda _: None) -> Mapping[str, Any]:
+    def ensure_image(self) -> Mapping[str, Any]:
         """The engine's description of the image, had once as ``executor.pull`` says.
-
-        ``explain`` is told how a pull gets on.
 
         Raises:
             ConfigError: it cannot be had until someone changes something.
             RunnerUnavailableError: it cannot be had now.
         """
         if self._image is None:
-            self._image = have_image(self._client, self.reference, self.executor.pull, explain)
+            pull = self.executor.pull
+            self._image = have_image(self._client, self.reference, pull, self._explain)
         return self._image
+
+    def prepare(self) -> None:
+        self.ensure_image()
 
     @property
     def engine_place(self) -> EnginePlace:
         return place(self._client)
+
+    def described(self) -> str:
+        """The image reference, and the version behind it where its tag is not one."""
+        labels = self.ensure_image()["Config"].get("Labels") or {}
+        version = labels.get(_VERSION_LABEL)
+        is_latest = self.reference.endswith(":latest")
+        return f"{self.reference}={version}" if is_latest and version else self.reference
 
     def identity(self) -> str:
         image = self.ensure_image()
@@ -91,7 +110,7 @@ class DockerRunner(Runner):
         digests = dict(d.split("@") for d in image.get("RepoDigests") or [])
         # Of the repository it was asked from; the engine may know the image by others too.
         digest = digests.get(repository.removeprefix("docker.io/"))
-        return f"{self.reference}@{digest or next(iter(digests.values()), image['Id'])}"
+        return f"{self.described()}@{digest or next(iter(digests.values()), image['Id'])}"
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         container: str | None = None
@@ -103,6 +122,8 @@ class DockerRunner(Runner):
             user = image["Config"].get("User") or "0"
             folder = _tar(command.files, *self._owner(container, user))
             api.put_archive(container, "/", folder)
+            room = self._info["MemTotal"] - self.executor.memory_bytes
+            wait_for_turn(api, container, room, self._explain)
             stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
             api.start(container)
         except BaseException as error:
@@ -127,7 +148,7 @@ class DockerRunner(Runner):
             mem_limit=executor.memory_bytes,
             memswap_limit=executor.memory_bytes,
             # Docker refuses more CPUs than there are.
-            nano_cpus=int(min(executor.cpu_limit, self._cpus) * 1e9),
+            nano_cpus=int(min(executor.cpu_limit, self._info["NCPU"]) * 1e9),
             pids_limit=executor.pids_limit,
             cap_drop=["ALL"],
             cap_add=list(executor.cap_add),
@@ -143,7 +164,11 @@ class DockerRunner(Runner):
             image_id,
             command.arguments(f"/{_FOLDER}"),
             name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
-            labels={CONNECTION_LABEL: connection, **command.labels},
+            labels={
+                CONNECTION_LABEL: connection,
+                MEMORY_LABEL: str(executor.memory_bytes),
+                **command.labels,
+            },
             environment={
                 "DEPLOYMENT_MODE": "OSS",
                 "USE_STREAM_CAPABLE_STATE": "true",
@@ -159,8 +184,10 @@ class DockerRunner(Runner):
         return container
 
     @cached_property
-    def _cpus(self) -> float:
-        return float(self._client.info()["NCPU"])
+    def _info(self) -> Mapping[str, Any]:
+        """What the engine says of its machine."""
+        info: Mapping[str, Any] = self._client.info()
+        return info
 
     def _refusal(self, error: BaseException) -> AtlasError:
         """The error for what the engine said when it could not start a container."""

@@ -1,7 +1,8 @@
 """Finding the Docker engine and connecting to it.
 
-As the Docker CLI does: by ``DOCKER_HOST`` (``DOCKER_TLS_VERIFY``, ``DOCKER_CERT_PATH``), then the
-context named by ``DOCKER_CONTEXT``, the CLI's current context, the default socket.
+As the Docker CLI does, unless an engine is named: by ``DOCKER_HOST`` (``DOCKER_TLS_VERIFY``,
+``DOCKER_CERT_PATH``), then the context named by ``DOCKER_CONTEXT``, the CLI's current context, the
+default socket.
 """
 
 import hashlib
@@ -34,8 +35,11 @@ _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 API_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 
-def connect() -> docker.DockerClient:
-    """A client of the engine that the Docker CLI would use.
+def connect(engine: str | None = None) -> docker.DockerClient:
+    """A client of ``engine``, or of the one that the Docker CLI would use.
+
+    ``engine`` is an address, which takes TLS from the same variables as ``DOCKER_HOST``, or the
+    name of a Docker context, which may have certificates of its own.
 
     Raises:
         ConfigError: its address, its TLS or the permissions on its socket are wrong.
@@ -43,7 +47,7 @@ def connect() -> docker.DockerClient:
     """
     host = _DEFAULT_SOCKET
     try:
-        address = _address()
+        address = _address(engine)
         host = address.setdefault("base_url", host)
         if host.startswith("ssh://"):
             raise _not_by_ssh(host)
@@ -93,12 +97,14 @@ def _client(address: Mapping[str, Any], version: str, timeout: int) -> docker.Do
     return client
 
 
-def _address() -> dict[str, Any]:
+def _address(engine: str | None) -> dict[str, Any]:
     """``base_url`` and ``tls`` for docker-py; empty for the default socket."""
-    if os.environ.get("DOCKER_HOST"):
+    if engine is not None and "://" in engine:
+        return dict(kwargs_from_env({**os.environ, "DOCKER_HOST": engine}))
+    if engine is None and os.environ.get("DOCKER_HOST"):
         return dict(kwargs_from_env())
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
-    name = os.environ.get("DOCKER_CONTEXT") or _current_context(folder)
+    name = engine or os.environ.get("DOCKER_CONTEXT") or _current_context(folder)
     return {} if name == "default" else _context(folder, name)
 
 
@@ -120,7 +126,8 @@ def _context(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(
             f"There is no Docker context '{name}' in {folder}; `docker context ls` lists those "
-            "there are, and DOCKER_CONTEXT or `docker context use` chooses one."
+            "there are, and executor.docker_host, DOCKER_CONTEXT or `docker context use` chooses "
+            "one."
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(

@@ -49,6 +49,11 @@ class ExecutorConfig(BaseModel):
     )
     cpu_limit: float = Field(default=2.0, description="CPUs, in fractions too.")
     pids_limit: int = Field(default=1024, description="Processes and threads.")
+    docker_host: str | None = Field(
+        default=None,
+        description="Docker engine: an address such as tcp://10.0.0.5:2376, or the name of a "
+        "Docker context. By default the one that the Docker CLI uses.",
+    )
     network: str = Field(
         default="host",
         description="Docker network: host, bridge, none, or the name of one.",

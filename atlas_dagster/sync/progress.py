@@ -1,7 +1,8 @@
 """What is said while a READ runs: records so far, of how many, at what rate."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextvars import ContextVar
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
 from atlas_dagster.sync.events import Progressed
@@ -10,6 +11,14 @@ from atlas_dagster.sync.stream import ActiveStream
 _EVERY_SECONDS = 10.0
 #: Streams that are named, those with the most records first.
 _MOST_STREAMS = 8
+#: Often enough for a moving bar.
+WATCHED_EVERY_SECONDS = 0.2
+
+#: Is told the records so far, of about how many where the source says, and the rate per second.
+Watcher = Callable[[int, float | None, float], None]
+
+#: Who in this context draws the progress of a READ.
+sync_watcher: ContextVar[Watcher | None] = ContextVar("sync_watcher", default=None)
 
 
 class Progress:
@@ -24,6 +33,7 @@ class Progress:
         self._next = self._started + _EVERY_SECONDS
         self._streams: dict[StreamDescriptor, float] = {}
         self._sync: float | None = None
+        self._watched = 0.0
 
     def estimate(self, estimate: Estimate) -> None:
         rows = estimate.row_estimate
@@ -37,6 +47,10 @@ class Progress:
     def due(self, streams: Collection[ActiveStream]) -> Progressed | None:
         """What there is to say, when it is time."""
         now = time.monotonic()
+        if (watch := sync_watcher.get()) and now >= self._watched:
+            self._watched = now + WATCHED_EVERY_SECONDS
+            count = sum(stream.records for stream in streams)
+            watch(count, self._expected(streams), count / max(now - self._started, 1e-3))
         if now < self._next:
             return None
         self._next = now + _EVERY_SECONDS

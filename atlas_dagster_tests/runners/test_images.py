@@ -75,31 +75,36 @@ def test_a_private_registry(
         assert "its registry has no such image and tag; check both." in said
     monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
     told: list[str] = []
+    drawn: list[tuple[int, int]] = []
+    watched = images.pull_watcher.set(lambda have, total: drawn.append((have, total)))
     try:
-        runner = DockerRunner(image, client=client)
-        runner.ensure_image(told.append)
+        runner = DockerRunner(image, client=client, explain=told.append)
+        runner.ensure_image()
+        assert drawn == sorted(drawn)
+        assert drawn[-1][0] == drawn[-1][1] > 3_000_000
         assert told[0] == f"Pulling {image}."
         assert len(told) > 1
         assert re.fullmatch(rf"Pulling {image}: \d of 3 MB\.", told[-1])
         assert re.fullmatch(rf"{image}@sha256:[0-9a-f]{{64}}", runner.identity())
         told.clear()
         always = ExecutorConfig(pull="always")
-        DockerRunner(image, client=client, executor=always).ensure_image(told.append)
+        DockerRunner(image, client=client, executor=always, explain=told.append).ensure_image()
         assert told == [f"Pulling {image}."]
         registry.stop()
         told.clear()
         have_image(client, image, "missing", told.append)
         have_image(client, image, "never", told.append)
         assert told == []
-        runner = DockerRunner(image, client=client, executor=always)
-        runner.ensure_image(told.append)
-        runner.ensure_image(told.append)
+        runner = DockerRunner(image, client=client, executor=always, explain=told.append)
+        runner.ensure_image()
+        runner.ensure_image()
         assert told == [
             f"Pulling {image}.",
             f"The image {image} cannot be pulled: its registry cannot be reached; "
             "the one that is on the Docker engine is used.",
         ]
     finally:
+        images.pull_watcher.reset(watched)
         docker_client.images.remove(image)
     assert "its registry cannot be reached" in refusal(RunnerUnavailableError, client, image)
 

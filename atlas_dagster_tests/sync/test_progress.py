@@ -101,3 +101,18 @@ def test_of_many_streams_only_the_largest_are_named(clock: Clock) -> None:
         "Records so far: s11 1,100, s10 1,000, s9 900, s8 800, s7 700, s6 600, s5 500, s4 400, "
         "3 other streams; 660 a second."
     )
+
+
+def test_whoever_draws_it_is_told_often(clock: Clock) -> None:
+    drawn: list[tuple[int, float | None, float]] = []
+    watched = progress.sync_watcher.set(lambda *told: drawn.append(told))
+    try:
+        told = Progress()
+        for clock.now in (0.1, 0.15, 0.5):
+            assert said(told, [reading("a", 100)]) is None
+        told.estimate(Estimate(name="a", row_estimate=400))
+        clock.now = 1.0
+        assert said(told, [reading("a", 200)]) is None
+    finally:
+        progress.sync_watcher.reset(watched)
+    assert drawn == [(100, None, 1000.0), (100, None, 200.0), (200, 400, 200.0)]
