@@ -54,15 +54,14 @@ def measure(runs: int) -> dict[str, dict[str, float]]:
         server = stack.enter_context(postgres_server()).settings
         login = {**server, "scheme": "postgresql+psycopg2"}
         postgres = {"postgres": {"postgres_db": login}}
-        for log, storage in (
-            ("sqlite", {"sqlite": {"base_dir": "storage"}}),
-            ("postgres", postgres),
-        ):
+        for log in ("sqlite", "postgres"):
             for what in ("docker", "fifty"):
                 folder = Path(
                     stack.enter_context(tempfile.TemporaryDirectory(prefix="atlas-bench-"))
                 )
                 folder.chmod(0o755)  # the image has a user of its own
+                sqlite = {"sqlite": {"base_dir": str(folder / "storage")}}
+                storage = sqlite if log == "sqlite" else postgres
                 results[f"{log}_{what}"] = _measure(folder, {"storage": storage}, what, runs)
     return results
 
