@@ -30,8 +30,10 @@ from typing import Any, NamedTuple
 
 import dedup
 import engine
+import overhead
 import postgres
 import pyairbyte
+import tick
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS, image_name
 
@@ -71,7 +73,7 @@ WORKLOADS = {
     "tiny": Workload("append", "tiny"),
 }
 SHAPES = ("wide", "nested", "tiny")
-PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start")
+PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start", "overhead", "tick")
 
 
 def build_image(recording: str, records: int) -> None:
@@ -181,6 +183,10 @@ def main() -> None:
         keep(results, engine.decoder_speed(records // 5, runs), "decoder")
     if "start" in only:
         keep(results, engine.start_overhead(2 * runs), "start")
+    if "overhead" in only:
+        keep(results, overhead.measure(2 * runs), "overhead")
+    if "tick" in only:
+        keep(results, tick.measure(10_000, 10 * runs), "tick")
 
 
 if __name__ == "__main__":
