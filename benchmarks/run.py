@@ -31,8 +31,10 @@ from typing import Any, NamedTuple
 import dedup
 import engine
 import load
+import overhead
 import postgres
 import pyairbyte
+import tick
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS, image_name
 
@@ -72,7 +74,10 @@ WORKLOADS = {
     "tiny": Workload("append", "tiny"),
 }
 SHAPES = ("wide", "nested", "tiny")
-PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start", "load")
+PARTS = (
+    *(*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder"),
+    *("start", "load", "overhead", "tick"),
+)
 
 
 def build_image(recording: str, records: int) -> None:
@@ -184,6 +189,10 @@ def main() -> None:
         keep(results, engine.start_overhead(2 * runs), "start")
     if "load" in only:
         keep(results, load.measure(runs), "load")
+    if "overhead" in only:
+        keep(results, overhead.measure(2 * runs), "overhead")
+    if "tick" in only:
+        keep(results, tick.measure(10_000, 10 * runs), "tick")
 
 
 if __name__ == "__main__":
