@@ -82,11 +82,13 @@ class RealConnection:
         )
 
     def run_everything(self, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-        """CHECK on the source asset, then all streams."""
+        """CHECK on the source asset, then all streams and their checks."""
         keys = {dg.AssetKey(list(path)) for path in self.discovered.table_paths.values()}
         job = self.definitions().resolve_implicit_global_asset_job_def()
+        graph = self.definitions().resolve_asset_graph()
+        checks = {key for key in graph.asset_check_keys if key.asset_key in keys}
         with_check = job.get_subset(
-            asset_selection=keys, asset_check_selection={check_key(self.connection)}
+            asset_selection=keys, asset_check_selection={check_key(self.connection), *checks}
         )
         return with_check.execute_in_process(instance=instance, raise_on_error=False)
 
