@@ -6,8 +6,10 @@ whose handle has not seen another commit of the same application, and that refus
 against a second writer.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
@@ -55,6 +57,11 @@ class LakeTable:
     def file_names(self) -> list[str]:
         """Of the table's files, relative to it and sorted."""
         return sorted(self._files().column("path").to_pylist()) if self.exists else []
+
+    @property
+    def files(self) -> list[StagedFile]:
+        """As a commit lists them; it need not look into them again."""
+        return [_staged(row) for row in self._files().to_pylist()] if self.exists else []
 
     def files_near(self, other: "LakeTable", columns: Collection[str]) -> list[str]:
         """The files that may hold values of ``columns`` that ``other`` holds, too."""
@@ -152,6 +159,11 @@ class LakeTable:
                 "this one stops. Sync again once the other has ended."
             )
 
+    def refuse_others(self) -> None:
+        """Raise :class:`DestinationError` where another sync has committed to the table."""
+        if self.exists:
+            self.reload(self.seq)
+
     def clear(self) -> None:
         """Let go of all files."""
         assert self.handle is not None
@@ -200,3 +212,23 @@ class LakeTable:
                 TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
             )
             self.reload(seq)
+
+
+def _staged(row: Mapping[str, Any]) -> StagedFile:
+    """A file of a table, from the statistics it was listed with."""
+
+    def of(bound: str) -> dict[str, Any]:
+        return {
+            name.removeprefix(bound): value
+            for name, value in row.items()
+            if name.startswith(bound) and value is not None
+        }
+
+    statistics = {
+        "numRecords": row["num_records"],
+        "minValues": of("min."),
+        "maxValues": of("max."),
+        "nullCount": of("null_count."),
+    }
+    stats = msgspec.json.encode(statistics).decode()
+    return StagedFile(row["path"], row["size_bytes"], row["num_records"], stats)

@@ -14,7 +14,7 @@ from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.session import StreamFinished
+from atlas_dagster.sync.events import StreamFinished
 
 _METADATA_TYPES = {"_airbyte_extracted_at": "timestamp", "_airbyte_generation_id": "integer"}
 

@@ -42,4 +42,5 @@ def observations(connection: Connection, envelope: Envelope) -> Iterator[dg.Asse
 
 
 def _told(envelope: Envelope, commit: StreamCommit) -> str:
-    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed.")
+    shown = ", shown once the stream is complete" if commit.held else ""
+    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed{shown}.")

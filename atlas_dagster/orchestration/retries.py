@@ -19,6 +19,8 @@ FAILURE_TAG = "atlas/failure_type"
 PROGRESS_TAG = "atlas/progress"
 TRIES_TAG = "atlas/tries"
 IDLE_TRIES_TAG = "atlas/tries_without_progress"
+#: On a run that the schedule requests to try another one again: the first of them.
+ROOT_RUN_TAG = "atlas/root_run"
 
 _FIRST_SECONDS = 10.0
 _LONGEST_SECONDS = 30 * 60.0
@@ -65,6 +67,12 @@ def tag_failure(
     """Tell the schedule, which may try again later."""
     progress = "yes" if patience.progressed else "no"
     instance.add_run_tags(run_id, {FAILURE_TAG: error.failure_type, PROGRESS_TAG: progress})
+
+
+def root_run_id(run: dg.DagsterRun) -> str:
+    """The run that ``run`` tries again, whoever asked for that; its own where it is the first."""
+    # A run that Dagster tries again keeps its tags.
+    return run.tags.get(ROOT_RUN_TAG) or run.root_run_id or run.run_id
 
 
 class NextTry(Struct, frozen=True):

@@ -18,7 +18,7 @@ from dagster._utils.schedules import (
 from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
-from atlas_dagster.orchestration.retries import next_try
+from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, next_try, root_run_id
 from atlas_dagster.sync.connection import Connection
 
 _TICK_SECONDS = 30
@@ -151,7 +151,11 @@ def _again(
         run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
         asset_selection=[key for key in streams if key in wanted and key not in done],
         asset_check_keys=[check_key(connection)],
-        tags={**_tags(connection), **following.tags},
+        tags={
+            **_tags(connection),
+            **following.tags,
+            ROOT_RUN_TAG: root_run_id(last.dagster_run),
+        },
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
 

@@ -19,15 +19,16 @@ from atlas_dagster.orchestration.metadata import materialization_metadata
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.recording import observations
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.retries import Patience, tag_failure
+from atlas_dagster.orchestration.retries import Patience, root_run_id, tag_failure
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.session import Checkpoint, SyncSession
+from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.source import connected
 from atlas_dagster.sync.standing import claim
 from atlas_dagster.sync.upkeep import Upkeep
@@ -143,7 +144,7 @@ def _refresh(
         destination=destination,
         store=EventLogStateStore(context.instance, source_key(connection)),
         run_id=context.run.run_id,
-        root_run_id=context.run.root_run_id,
+        root_run_id=root_run_id(context.run),
     )
     asked = _selected(streams, discovered, left)
     for envelope in upkeep.refresh(asked, keep_rows=refresh is Refresh.retain):
@@ -175,7 +176,7 @@ def _plan(
         destination=destination,
         store=store,
         run_id=context.run.run_id,
-        root_run_id=context.run.root_run_id,
+        root_run_id=root_run_id(context.run),
         notify=context.log.warning,
     )
     found = [s.resumption.unrecorded for s in plan.streams]

@@ -8,66 +8,30 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
-from msgspec import Raw, Struct
-
-from atlas_dagster.destinations.base import Destination, TableInfo
-from atlas_dagster.errors import (
-    AtlasError,
-    ConnectorFailedError,
-    FailureType,
-    ReadFailedError,
-)
+from atlas_dagster.destinations.base import Destination
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Records,
     State,
-    StreamDescriptor,
     StreamStatus,
     Unreadable,
     present,
 )
-from atlas_dagster.protocol.state import ConnectionState, is_whole, same_blob, state_type
-from atlas_dagster.state.envelope import Envelope, next_seq, now
+from atlas_dagster.protocol.state import is_whole, state_type
+from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.plan import StreamPlan, SyncPlan, writing_failed
+from atlas_dagster.sync.events import StreamFinished, SyncEvent
+from atlas_dagster.sync.plan import SyncPlan, writing_failed
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
+from atlas_dagster.sync.verdict import failure_of, is_cut_off
 
 #: A STATE is committed when this much time has passed or data come since the last commit.
 COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
 #: Bytes of records after which all streams make batches of what they have, though it be little.
 _BUFFERED_BYTES = 16 * 1024 * 1024
-
-
-class Checkpoint(Struct, frozen=True):
-    """A commit is durable; its streams may not be complete yet."""
-
-    envelope: Envelope
-    plans: tuple[StreamPlan, ...]
-
-
-class StreamFinished(Struct, frozen=True):
-    """A stream is complete and all its rows are durable.
-
-    ``bytes`` are those of the records' JSON; ``seconds`` since the sync began. ``envelope`` is the
-    stream's last commit: an older sync's where this one brought nothing new.
-    """
-
-    plan: StreamPlan
-    records: int
-    bytes: int
-    seconds: float
-    checkpoints: int
-    cursor_before: Raw | None
-    cursor_after: Raw | None
-    envelope: Envelope | None
-    table: TableInfo
-    warnings: tuple[str, ...]
-
-
-SyncEvent = Checkpoint | StreamFinished
 
 
 class SyncSession:
@@ -84,14 +48,10 @@ class SyncSession:
     ) -> None:
         self._plan = plan
         self._connector = connector
-        self._destination = destination
         self._commit_seconds = commit_seconds
         self._commit_bytes = commit_bytes
-        self._seq = plan.last_seq
+        self._commits = Commits(plan, destination)
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
-        self._envelopes: dict[StreamDescriptor, Envelope] = {}
-        self._state = plan.state
-        self._stored_state = _stored_state(plan)
         self._statuses_seen = False
         self._strangers: set[str] = set()
         self._buffered = 0
@@ -134,24 +94,21 @@ class SyncSession:
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
-        self._raise_failures(conversation)
+        failure = failure_of(conversation, self._streams.values(), self._plan.refused)
+        if failure is not None:
+            raise failure
 
     def _files(self) -> dict[str, bytes]:
         streams = [plan.configured for plan in self._plan.streams]
         files = {"catalog": configured_catalog_json(streams, sync_id=self._plan.sync_id)}
-        if self._plan.state:
-            files["state"] = self._plan.state.to_file()
+        if self._plan.state or self._plan.beside:
+            files["state"] = self._plan.state.to_file(self._plan.beside)
         return files
 
     def _open(self) -> None:
         for plan in self._plan.streams:
-            writer = self._destination.open(self._plan.connection, plan.table)
-            stream = ActiveStream(
-                plan, writer, sync_id=self._plan.sync_id, root_run_id=self._plan.root_run_id
-            )
-            self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
-            if plan.resumption.envelope is not None:
-                self._envelopes[plan.descriptor] = plan.resumption.envelope
+            name = plan.descriptor
+            self._streams[name.namespace, name.name] = self._commits.open(plan)
 
     def _find(self, name: str, namespace: str | None) -> ActiveStream | None:
         """The active stream; one that was not asked for is ignored, as the protocol says."""
@@ -191,8 +148,9 @@ class SyncSession:
             if not self._counts_agree([stream], counted):
                 return
             stream.adopt(present(state.stream.stream_state))
-            self._state = self._state.apply(state)
-            if not stream.plan.at_once and self._is_due(stream) and stream.has_news:
+            if not stream.plan.full_refresh:
+                self._commits.state = self._commits.state.apply(state)
+            if self._is_due(stream) and stream.has_news:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
@@ -200,24 +158,23 @@ class SyncSession:
             list(self._streams.values()), counted
         ):
             return
-        self._state = self._state.apply(state)
+        whole = self._commits.state = self._commits.state.apply(state)
         for stream in self._streams.values():
             stream.records_since_state = 0
-        for stream in streams:
-            stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
-        joint = [stream for stream in streams if not stream.plan.at_once]
+        joint = [stream for stream in streams if self._commits.share_state(stream)]
+        for stream in joint:
+            stream.adopt(whole.streams.get(stream.descriptor) or whole.shared)
+        joint = [stream for stream in joint if stream.is_covered]
         due = any(self._is_due(stream) for stream in joint)
-        if due and (self._has_moved or any(stream.has_news for stream in joint)):
+        if due and (self._commits.state_has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
 
     def _commit_due(self) -> Iterator[SyncEvent]:
         """In a pause of the source: commit what its last STATE covers, if that is long ago."""
-        if self._state.type != "STREAM":
-            return
         for stream in self._streams.values():
-            covered = 0 < stream.covered_rows == stream.pending_rows
             sound = stream.phase == "reading" and not stream.fault
-            if covered and sound and not stream.plan.at_once and self._is_due(stream):
+            alone = not self._commits.share_state(stream)
+            if sound and alone and stream.pending_rows and self._is_due(stream):
                 yield from self._commit([stream])
 
     def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
@@ -242,8 +199,9 @@ class SyncSession:
         stream.status = status.status
         # A GLOBAL state may still come, or the stream's last one; where none matters, or it is
         # here already, the stream can finish now.
-        covered = stream.state_seen and stream.pending_rows == stream.covered_rows
-        settled = self._state.type == "STREAM" and (covered or stream.plan.at_once)
+        covered = stream.state_seen and stream.is_covered
+        alone = self._commits.state.type == "STREAM" or (stream.plan.full_refresh and covered)
+        settled = alone and (covered or stream.plan.full_refresh)
         if status.status == "COMPLETE" and settled and not stream.fault:
             yield from self._finish(stream)
 
@@ -268,12 +226,14 @@ class SyncSession:
         for stream in broken:
             stream.phase = "failed"
             stream.drop_uncovered()
-        kept = [s for s in broken if s.pending_rows and not s.plan.at_once]
-        if self._state.type == "STREAM":
-            for stream in kept:
+        kept = [s for s in broken if s.pending_rows]
+        for stream in kept:
+            if not self._commits.share_state(stream):
                 yield from self._commit([stream])
-        else:
-            yield from self._commit_jointly(kept, [s for s in whole if not s.plan.at_once])
+        yield from self._commit_jointly(
+            [s for s in kept if self._commits.share_state(s)],
+            [s for s in whole if self._commits.share_state(s)],
+        )
         for stream in broken:
             stream.writer.finish()
         for stream in whole:
@@ -283,16 +243,17 @@ class SyncSession:
         self, broken: Sequence[ActiveStream], whole: Sequence[ActiveStream]
     ) -> Iterator[SyncEvent]:
         """The last commit where one state covers all streams."""
+        whole = [stream for stream in whole if not stream.is_accidentally_empty]
         for stream in whole:
             if any(other.phase == "failed" for other in self._streams.values()):
                 # The state stays behind, so rows that it does not cover would come twice.
                 stream.drop_uncovered()
             self._warn_of_uncovered(stream)
-        news = [*broken, *(stream for stream in whole if stream.has_news)]
-        if not news and self._has_moved:
+        news = [*broken, *(s for s in whole if s.has_news or s.is_unshown)]
+        if not news and self._commits.state_has_moved:
             news = list(whole[:1])  # without rows; one table is enough
         if news:
-            yield from self._commit(news)
+            yield from self._commit(news, complete=whole)
 
     def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
         if stream.fault or stream.error is not None:
@@ -301,19 +262,18 @@ class SyncSession:
             return True
         # Old sources emit no statuses at all; their exit code is the only word, and none on output
         # that did not reach us.
-        return not (self._statuses_seen or conversation.failed or _is_cut_off(conversation))
+        return not (self._statuses_seen or conversation.failed or is_cut_off(conversation))
 
     def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
         """The source says the stream is complete: make all of it durable and visible."""
-        silent = stream.status != "COMPLETE"
-        if stream.plan.table.replaces and silent and not stream.records and stream.writer.exists():
+        if stream.is_accidentally_empty:
             stream.warnings.append(
                 "The source sent no records and no status; the rows of the last sync were kept."
             )
         else:
             self._warn_of_uncovered(stream)
-            if stream.has_news:
-                yield from self._commit([stream])
+            if stream.has_news or stream.is_unshown:
+                yield from self._commit([stream], complete=[stream])
         stream.writer.finish()
         stream.phase = "finished"
         for warning in stream.warnings:
@@ -326,7 +286,7 @@ class SyncSession:
             checkpoints=stream.checkpoints,
             cursor_before=stream.plan.state,
             cursor_after=stream.committed_state,
-            envelope=self._envelopes.get(stream.descriptor),
+            envelope=self._commits.last(stream),
             table=stream.writer.describe(),
             warnings=tuple(stream.warnings),
         )
@@ -340,102 +300,12 @@ class SyncSession:
                 "next sync may bring them again."
             )
 
-    @property
-    def _has_moved(self) -> bool:
-        """Whether the state of all streams together is another one than the last committed."""
-        return not same_blob(Raw(self._state.to_file()), Raw(self._stored_state.to_file()))
-
     def _is_due(self, stream: ActiveStream) -> bool:
-        return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
+        due = stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
+        return due and stream.is_covered
 
-    def _commit(self, streams: Sequence[ActiveStream]) -> Iterator[SyncEvent]:
-        """Commit what ``streams`` have staged, under one envelope."""
-        self._seq = next_seq(self._seq)
-        envelope = Envelope(
-            seq=self._seq,
-            sync_id=self._plan.sync_id,
-            connection=self._plan.connection,
-            streams=tuple(stream.stage() for stream in streams),
-            state=Raw(self._state_of(streams).to_file()),
-            prepared_at=now(),
-            run_id=self._plan.run_id,
-        )
-        self._destination.commit(envelope, [stream.writer for stream in streams])
-        self._stored_state = self._state
-        for stream in streams:
-            stream.committed()
-            self._envelopes[stream.descriptor] = envelope
-        yield Checkpoint(envelope, tuple(stream.plan for stream in streams))
-        self._destination.forget(
-            self._plan.connection,
-            self._plan.needed | {kept.seq for kept in self._envelopes.values()},
-        )
-
-    def _state_of(self, streams: Sequence[ActiveStream]) -> ConnectionState:
-        if self._state.type != "STREAM":
-            return self._state
-        return ConnectionState(
-            "STREAM", {s.descriptor: s.state for s in streams if s.state is not None}
-        )
-
-    def _raise_failures(self, conversation: Conversation) -> None:
-        failed = [s for s in self._streams.values() if s.phase != "finished"]
-        refused = self._plan.refused
-        if not failed and not refused and not conversation.failed:
-            return
-        cause: ConnectorFailedError | None = None
-        if conversation.failed:
-            cause = conversation.failure()
-        elif failed and _is_cut_off(conversation):
-            cause = ConnectorFailedError(
-                f"The connection to the output of {conversation.name} ended before its container "
-                "did, so records may be lost; see what lies between Atlas and the Docker engine "
-                "(a proxy, a tunnel), then sync again.",
-                failure_type="transient_error",
-            )
-        reasons = [f"{name}: {error}" for name, error in refused.items()]
-        reasons.append(_reasons(failed, cause))
-        finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
-        kept = f" Finished and kept: {', '.join(finished)}." if finished else ""
-        lost, total = len(failed) + len(refused), len(self._streams) + len(refused)
-        which = f"{lost} of {total} streams" if total > 1 else "The stream"
-        why = " ".join(filter(None, reasons))
-        raise ReadFailedError(
-            f"{which} did not complete. {why}{kept}"
-            if lost
-            else f"All streams completed, but {why}",
-            failure_type=_failure_type(cause, refused.values()),
-            stack_trace=cause.stack_trace if cause else None,
-        )
-
-
-def _is_cut_off(conversation: Conversation) -> bool:
-    return conversation.exit is not None and conversation.exit.cut_off
-
-
-def _stored_state(plan: SyncPlan) -> ConnectionState:
-    """The newest state that is committed, also of streams that start anew."""
-    envelopes = [p.resumption.envelope for p in plan.streams if p.resumption.envelope]
-    newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
-    return newest.connection_state if newest else ConnectionState()
-
-
-def _failure_type(
-    cause: ConnectorFailedError | None, refused: Collection[AtlasError]
-) -> FailureType:
-    if cause is not None:
-        return cause.failure_type
-    return next((error.failure_type for error in refused), "system_error")
-
-
-def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
-    said = {s.descriptor: s.fault or (s.error.message if s.error else None) for s in failed}
-    told = {name: reason for name, reason in said.items() if reason}
-    text = " ".join(f"{name}: {reason.removesuffix('.')}." for name, reason in told.items())
-    silent = [str(name) for name in said if name not in told]
-    if cause is not None:
-        known = any(reason in str(cause) for reason in told.values())
-        return text if known else f"{text} {cause}".strip()
-    if silent:
-        text += f" {', '.join(silent)}: the source ended without declaring it COMPLETE."
-    return text.strip()
+    def _commit(
+        self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
+    ) -> Iterator[SyncEvent]:
+        yield self._commits.commit(streams, complete=complete)
+        self._commits.forget()

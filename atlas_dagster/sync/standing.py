@@ -1,12 +1,13 @@
 """Where the streams of a connection stand: what their tables hold and what is remembered."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
+from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
@@ -34,6 +35,7 @@ class Standing(Struct, frozen=True):
     ``committed``: the ``seq`` each table holds. ``refused``: streams of which it is not known where
     they stand, and why. ``changed``: those whose rows someone else changed, which matters unless
     they are replaced. ``last_seq``: the newest commit so far, or one that came to nothing.
+    ``incremental``: the streams whose state outlives a sync.
     """
 
     committed: Mapping[StreamDescriptor, int | None]
@@ -41,12 +43,13 @@ class Standing(Struct, frozen=True):
     refused: Mapping[StreamDescriptor, AtlasError]
     changed: Mapping[StreamDescriptor, AtlasError]
     last_seq: int
+    incremental: Collection[StreamDescriptor]
 
     @property
     def newest(self) -> Envelope | None:
-        """The newest commit that a stream continues from."""
-        envelopes = (r.envelope for r in self.resumptions.values() if r.envelope is not None)
-        return max(envelopes, key=lambda envelope: envelope.seq, default=None)
+        """The newest commit that an incremental stream continues from."""
+        of = (r.envelope for name, r in self.resumptions.items() if name in self.incremental)
+        return max(filter(None, of), key=lambda envelope: envelope.seq, default=None)
 
     @property
     def is_whole(self) -> bool:
@@ -64,12 +67,13 @@ class Standing(Struct, frozen=True):
 
 def look(
     connection: str,
+    streams: Collection[ConfiguredStream],
     tables: Mapping[StreamDescriptor, TablePath],
     *,
     destination: Destination,
     store: StateStore,
 ) -> Standing:
-    """Find out where each stream of ``tables`` stands."""
+    """Find out where each of ``streams`` stands; ``tables`` are theirs."""
     refused: dict[StreamDescriptor, AtlasError] = {}
     committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
     for name, path in tables.items():
@@ -104,6 +108,7 @@ def look(
             *(known.envelope.seq for known in remembered.values() if known.envelope),
             0,
         ),
+        incremental={s.descriptor for s in streams if s.sync_mode == "incremental"},
     )
 
 

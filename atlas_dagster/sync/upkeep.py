@@ -17,8 +17,8 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Action, Envelope, StreamCommit, next_seq, now
 from atlas_dagster.state.reconcile import Resumption
-from atlas_dagster.sync.plan import plan_stream
 from atlas_dagster.sync.standing import Standing, StateStore, look
+from atlas_dagster.sync.stream_plan import plan_stream
 
 #: What becomes of a stream's part of the state.
 _Change = Callable[[ConfiguredStream, Resumption], StreamCommit]
@@ -53,7 +53,7 @@ class Upkeep:
         self._root_run_id = root_run_id or run_id
         destination.recover(connection)
         self.standing: Standing = look(
-            connection, self._tables, destination=destination, store=store
+            connection, streams, self._tables, destination=destination, store=store
         )
 
     def refresh(
@@ -73,9 +73,9 @@ class Upkeep:
                 stream.descriptor,
                 self._tables[stream.descriptor],
                 resumption.generation_id + 1,
-                replaces=False,
+                replaces=not keep_rows,
                 primary_key=_key(stream, resumption),
-                restarts=not keep_rows,
+                held=not keep_rows,
                 begun_by=ours,
             )
 
@@ -142,8 +142,13 @@ class Upkeep:
         return self._commit("set", [name], whole, self._going_on)
 
     def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
-        """Go on with tables as someone else left them."""
-        return self._commit("accept", self._synced(selected), self.standing.state, self._as_it_is)
+        """Go on with tables as someone else left them, where that is not so anyway."""
+        names = [
+            name
+            for name in self._synced(selected)
+            if name in self.standing.changed and not self.standing.resumptions[name].replaces
+        ]
+        return self._commit("accept", names, self.standing.state, self._going_on)
 
     def _going_on(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
         """The rows stay, and the next ones belong to them."""
@@ -157,8 +162,10 @@ class Upkeep:
         )
 
     def _as_it_is(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+        """The same, but rows that are to be replaced still are."""
         part = self._going_on(stream, resumption)
-        return msgspec.structs.replace(part, restarts=resumption.replaces)
+        replaces = resumption.replaces
+        return msgspec.structs.replace(part, replaces=replaces, held=replaces)
 
     @property
     def _incremental(self) -> list[StreamDescriptor]:
@@ -250,8 +257,9 @@ class Upkeep:
         stream = self._streams[part.stream]
         if not part.replaces and stream.destination_sync_mode == "overwrite":
             stream = msgspec.structs.replace(stream, destination_sync_mode="append")
-        resumption = Resumption(part.generation_id, replaces=part.replaces or part.restarts)
-        plan = plan_stream(stream, resumption, self._destination, self._tables)
+        resumption = Resumption(part.generation_id, replaces=part.replaces)
+        path = self._tables[part.stream]
+        plan = plan_stream(self._connection, stream, resumption, self._destination, path)
         spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
         return self._destination.open(self._connection, spec)
 

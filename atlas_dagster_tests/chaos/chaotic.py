@@ -13,8 +13,8 @@ from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.python import CommandRunner
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Log
+from atlas_dagster.sync.events import SyncEvent
 from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
-from atlas_dagster.sync.session import SyncEvent
 from atlas_dagster_tests.conftest import CONNECTORS
 from atlas_dagster_tests.sync.scripted import EAGER, Lake, Outcome, incremental
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_dagster.sync.session import Checkpoint
+from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster_tests.chaos.chaotic import Chaos
 
 MEGABYTE = 1_000_000

@@ -23,8 +23,9 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
 from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.session import Checkpoint, StreamFinished, SyncEvent, SyncSession
+from atlas_dagster.sync.session import SyncSession
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
@@ -103,13 +104,27 @@ def full_refresh(
     return _configured(name, "full_refresh", mode, namespace, columns)
 
 
+def resumable(name: str, mode: str = "overwrite", **columns: Any) -> ConfiguredStream:
+    """A full refresh that the source can go on with in its middle."""
+    return _configured(name, "full_refresh", mode, None, columns, is_resumable=True)
+
+
 def _configured(
-    name: str, sync_mode: Any, mode: Any, namespace: str | None, columns: Mapping[str, Any]
+    name: str,
+    sync_mode: Any,
+    mode: Any,
+    namespace: str | None,
+    columns: Mapping[str, Any],
+    *,
+    is_resumable: bool = False,
 ) -> ConfiguredStream:
+    properties = COLUMNS | dict(columns)
+    kept = {name: column for name, column in properties.items() if column is not None}
     offered = {
         "name": name,
         "namespace": namespace,
-        "json_schema": {"type": "object", "properties": COLUMNS | dict(columns)},
+        "json_schema": {"type": "object", "properties": kept},
+        "is_resumable": is_resumable,
         "supported_sync_modes": ["full_refresh", "incremental"],
         "source_defined_cursor": True,
         "default_cursor_field": ["id"],
@@ -185,11 +200,13 @@ class Lake:
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
         connector: Connector | None = None,
+        root: str = "run",
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
         """A session about to read ``output``; an ``int`` in it is the exit.
 
-        A ``connector`` of the caller's own, which logs elsewhere, is read instead.
+        A ``connector`` of the caller's own, which logs elsewhere, is read instead. ``root``: the
+        run that it tries again.
         """
         notices: list[str] = []
         plan = make_plan(
@@ -202,6 +219,7 @@ class Lake:
             destination=self.destination,
             store=self.store,
             run_id="run",
+            root_run_id=root,
             notify=notices.append,
         )
         runner = connector.runner if connector else FakeRunner(lambda _: output)

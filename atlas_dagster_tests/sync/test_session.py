@@ -15,7 +15,7 @@ from scripted import (
 )
 
 from atlas_dagster.runners.base import ExitStatus
-from atlas_dagster.sync.session import Checkpoint
+from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.stream import ActiveStream
 
 A, B = incremental("a"), incremental("b")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import pytest
+from atlas_dagster.destinations.delta_writer import DeltaWriter as AppendWriter
 from scripted import (
     EAGER,
     Lake,
@@ -19,7 +20,6 @@ from scripted import (
     status,
 )
 
-from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.errors import DestinationError
@@ -103,7 +103,7 @@ def test_anywhere_in_a_commit(
     assert lake.ids("a") == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("step", ["_merge_files", "_write_anew", "clear"])
+@pytest.mark.parametrize("step", ["_merge", "_write_anew", "clear"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("exists", [False, True], ids=["first load", "later merge"])
 def test_within_a_merge(

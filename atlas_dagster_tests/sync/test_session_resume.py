@@ -20,6 +20,7 @@ from scripted import (
 
 from atlas_dagster.errors import BreakingChangeError, DestinationError
 from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.state.envelope import now
 
 INTEGER, STRING, BOOLEAN = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
 A, B = incremental("a"), incremental("b")
@@ -35,13 +36,14 @@ def test_a_wiped_stream_is_read_again_and_replaced(lake: Lake) -> None:
         lake.sync([kind], records(name, [1, 2]) + state(name, {"at": 2}), status(name))
         # Dagster forgets all of a wiped asset's events.
         del lake.store.envelopes[kind.descriptor]
-        lake.store.wiped[kind.descriptor] = 4e9
+        lake.store.wiped[kind.descriptor] = now()
         failed = lake.sync([kind], records(name, [3]) + state(name, {"at": 3}), 1, **EAGER)
         assert failed.file("state") is None
+        assert "was wiped" in failed.notices[0]
         assert lake.ids(name) == [1, 2]
-        done = lake.sync([kind], records(name, [2, 5]) + state(name, {"at": 5}), status(name))
-        assert "was wiped" in done.notices[0]
-        assert lake.ids(name) == [2, 5]
+        done = lake.sync([kind], records(name, [5]) + state(name, {"at": 5}), status(name))
+        assert done.file("state")[0]["stream"]["stream_state"] == {"at": 3}
+        assert lake.ids(name) == [3, 5]
         assert done.file("catalog")["streams"][0]["generation_id"] == 1
 
 

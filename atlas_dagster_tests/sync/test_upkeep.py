@@ -79,14 +79,15 @@ def test_a_refresh_replaces_the_old_rows_once_it_is_complete(
     ]
     assert lake.ids("a") == [1, 2]
 
-    done = load(lake, stream, 2, 5)
+    done = load(lake, stream, 4, 5)
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 3}
     sent = done.file("catalog")["streams"][0]
     assert (sent["generation_id"], sent["minimum_generation_id"]) == (1, 1)
-    assert lake.ids("a") == [2, 5]
-    assert generations(lake) == [1, 1]
+    assert lake.ids("a") == [3, 4, 5]
+    assert generations(lake) == [1, 1, 1]
     again = load(lake, stream, 6)
     assert again.file("state")[0]["stream"]["stream_state"] == {"at": 5}
-    assert lake.ids("a") == [2, 5, 6]
+    assert lake.ids("a") == [3, 4, 5, 6]
 
 
 @KINDS
@@ -113,9 +114,8 @@ def test_a_run_that_is_tried_again_does_not_refresh_again(lake: Lake, keep_rows:
     done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
     assert not upkeep(lake, A, run="three", root="one").refresh([NAME], keep_rows=keep_rows)
 
-    # What replaces, replaces at once and starts over; the other goes on from its checkpoint.
-    assert done.file("state") is None or keep_rows
-    assert lake.ids("a") == ([1, 1, 2, 2] if keep_rows else [2])
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
+    assert lake.ids("a") == ([1, 1, 2, 2] if keep_rows else [1, 2])
     assert upkeep(lake, A, run="four").refresh([NAME], keep_rows=keep_rows)
 
 
