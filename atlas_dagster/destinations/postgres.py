@@ -43,8 +43,8 @@ class PostgresDestination(Destination):
         return f"{self._database.uri}/{state.schema}/{state.table}"
 
     def committed(self, connection: str, table: TablePath) -> int | None:  # noqa: ARG002
-        states = self._bookkeeping.find(table), self._bookkeeping.find_held(table)
-        return max((state.seq for state in states if state.exists), default=0) or None
+        state, held = self._bookkeeping.find(table), self._bookkeeping.find_held(table)
+        return max(state.seq, held.seq) or None if state.exists or held.exists else None
 
     def foreign_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
         """Rows changed by hand leave no trace here; of a table in the way, ``committed`` tells."""

@@ -199,7 +199,7 @@ def accept(connection: str, streams: tuple[str, ...]) -> None:
     with desk(connection, _say) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.accept(names))
-    _tell(done, "accepted as it is")
+    _tell(done, "accepted as it is", otherwise="nobody else changed a row that counts")
 
 
 @state.command()
@@ -214,12 +214,12 @@ def adopt(connection: str) -> None:
     _say(f"The tables of {connection} belong to the deployment '{deployment}' now.")
 
 
-def _tell(done: Sequence[Envelope], what: str) -> None:
+def _tell(done: Sequence[Envelope], what: str, otherwise: str = "nothing was synced yet") -> None:
     streams = [str(commit.stream) for envelope in done for commit in envelope.streams]
     for stream in streams:
         _say(f"{stream}: {what}.")
     if not streams:
-        _say("Nothing to do: nothing was synced yet.")
+        _say(f"Nothing to do: {otherwise}.")
 
 
 def _sync(connection: str, streams: tuple[str, ...], refresh: str | None) -> None:

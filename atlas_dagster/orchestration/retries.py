@@ -69,10 +69,17 @@ def tag_failure(
     instance.add_run_tags(run_id, {FAILURE_TAG: error.failure_type, PROGRESS_TAG: progress})
 
 
-def root_run_id(run: dg.DagsterRun) -> str:
-    """The run that ``run`` tries again, whoever asked for that; its own where it is the first."""
-    # A run that Dagster tries again keeps its tags.
-    return run.tags.get(ROOT_RUN_TAG) or run.root_run_id or run.run_id
+def root_run_id(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The first of the runs that ``run`` tries again, whoever asked for that; else its own.
+
+    A run that succeeded is not tried again but executed anew.
+    """
+    while run.parent_run_id is not None:
+        parent = instance.get_run_by_id(run.parent_run_id)
+        if parent is None or parent.is_success:
+            return run.run_id
+        run = parent
+    return run.tags.get(ROOT_RUN_TAG) or run.run_id
 
 
 class NextTry(Struct, frozen=True):

@@ -154,7 +154,7 @@ def _again(
         tags={
             **_tags(connection),
             **following.tags,
-            ROOT_RUN_TAG: root_run_id(last.dagster_run),
+            ROOT_RUN_TAG: root_run_id(context.instance, last.dagster_run),
         },
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))

@@ -144,7 +144,7 @@ def _refresh(
         destination=destination,
         store=EventLogStateStore(context.instance, source_key(connection)),
         run_id=context.run.run_id,
-        root_run_id=root_run_id(context.run),
+        root_run_id=root_run_id(context.instance, context.run),
     )
     asked = _selected(streams, discovered, left)
     for envelope in upkeep.refresh(asked, keep_rows=refresh is Refresh.retain):
@@ -176,7 +176,7 @@ def _plan(
         destination=destination,
         store=store,
         run_id=context.run.run_id,
-        root_run_id=root_run_id(context.run),
+        root_run_id=root_run_id(context.instance, context.run),
         notify=context.log.warning,
     )
     found = [s.resumption.unrecorded for s in plan.streams]

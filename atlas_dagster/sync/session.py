@@ -66,29 +66,13 @@ class SyncSession:
             DestinationError: a table refused a commit.
             RunnerUnavailableError: the connector cannot be started.
         """
-        conversation = self._connector.converse()
-        command = self._connector.command("read", self._files())
+        conversation = None
         try:
-            self._open()
-            with closing(conversation.messages(command)) as messages:
-                for message in messages:
-                    if message is None:
-                        if said := self._progress.due(self._streams.values()):
-                            self._connector.log("INFO", said)
-                        yield from self._commit_due()
-                    elif isinstance(message, Unreadable):
-                        self._on_unreadable(message)
-                    elif isinstance(message, Records):
-                        self._on_records(message)
-                    elif message.state is not None and is_whole(message.state):
-                        yield from self._on_state(message.state)
-                    elif message.trace is not None and message.trace.stream_status is not None:
-                        yield from self._on_status(message.trace.stream_status)
-                    elif message.trace is not None and message.trace.estimate is not None:
-                        self._progress.estimate(message.trace.estimate)
-                    elif message.type in ("RECORD", "STATE"):
-                        self._on_unreadable(Unreadable(message.type, "it holds nothing"))
-            yield from self._end(conversation)
+            yield from self._open()
+            if self._streams:
+                conversation = self._connector.converse()
+                yield from self._read(conversation)
+                yield from self._end(conversation)
         except OSError as error:
             raise writing_failed(self._plan.connection, error) from error
         finally:
@@ -98,17 +82,44 @@ class SyncSession:
         if failure is not None:
             raise failure
 
+    def _read(self, conversation: Conversation) -> Iterator[SyncEvent]:
+        command = self._connector.command("read", self._files())
+        with closing(conversation.messages(command)) as messages:
+            for message in messages:
+                if message is None:
+                    if said := self._progress.due(self._streams.values()):
+                        self._connector.log("INFO", said)
+                    yield from self._commit_due()
+                elif isinstance(message, Unreadable):
+                    self._on_unreadable(message)
+                elif isinstance(message, Records):
+                    self._on_records(message)
+                elif message.state is not None and is_whole(message.state):
+                    yield from self._on_state(message.state)
+                elif message.trace is not None and message.trace.stream_status is not None:
+                    yield from self._on_status(message.trace.stream_status)
+                elif message.trace is not None and message.trace.estimate is not None:
+                    self._progress.estimate(message.trace.estimate)
+                elif message.type in ("RECORD", "STATE"):
+                    self._on_unreadable(Unreadable(message.type, "it holds nothing"))
+
     def _files(self) -> dict[str, bytes]:
-        streams = [plan.configured for plan in self._plan.streams]
+        streams = [plan.configured for plan in self._plan.streams if not plan.done]
         files = {"catalog": configured_catalog_json(streams, sync_id=self._plan.sync_id)}
         if self._plan.state or self._plan.beside:
             files["state"] = self._plan.state.to_file(self._plan.beside)
         return files
 
-    def _open(self) -> None:
+    def _open(self) -> Iterator[SyncEvent]:
         for plan in self._plan.streams:
-            name = plan.descriptor
-            self._streams[name.namespace, name.name] = self._commits.open(plan)
+            stream = self._commits.open(plan)
+            if plan.done:
+                stream.warnings.append(
+                    "It was complete when this run failed, so it was not read again."
+                )
+                yield self._finished(stream)
+            else:
+                self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
 
     def _find(self, name: str, namespace: str | None) -> ActiveStream | None:
         """The active stream; one that was not asked for is ignored, as the protocol says."""
@@ -276,9 +287,12 @@ class SyncSession:
                 yield from self._commit([stream], complete=[stream])
         stream.writer.finish()
         stream.phase = "finished"
+        yield self._finished(stream)
+
+    def _finished(self, stream: ActiveStream) -> StreamFinished:
         for warning in stream.warnings:
             self._connector.log("WARN", f"{stream.descriptor}: {warning}")
-        yield StreamFinished(
+        return StreamFinished(
             plan=stream.plan,
             records=stream.records,
             bytes=stream.bytes,

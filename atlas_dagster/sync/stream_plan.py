@@ -20,7 +20,8 @@ class StreamPlan(Struct, frozen=True):
     """One stream of a sync.
 
     ``state`` is the blob its last commit stored, None at the start. ``continues``: the rows that
-    are held of it belong to this sync, too; otherwise they are dropped.
+    are held of it belong to this sync, too; otherwise they are dropped. ``done``: the run that this
+    one tries again has read all of it, so it is not read again.
     """
 
     configured: ConfiguredStream
@@ -28,6 +29,7 @@ class StreamPlan(Struct, frozen=True):
     resumption: Resumption
     state: Raw | None
     continues: bool = False
+    done: bool = False
 
     @property
     def full_refresh(self) -> bool:
@@ -80,7 +82,8 @@ def plan_stream(
     """
     known = destination.known_columns(path)
     continues = False
-    if resumption.held and _may_go_on(stream, resumption, root_run_id):
+    ours = _is_ours(stream, resumption, root_run_id)
+    if resumption.held and ours:
         held = destination.held_columns(connection, path)
         continues = held is not None and held.keys() <= _fields(stream)
         if continues and held is not None:
@@ -90,7 +93,8 @@ def plan_stream(
     full_refresh = stream.sync_mode == "full_refresh"
     overwrite = stream.destination_sync_mode == "overwrite"
     generation = resumption.generation_id
-    begins = (full_refresh or resumption.held) and not continues
+    done = full_refresh and ours and not resumption.held
+    begins = (full_refresh or resumption.held) and not (continues or done)
     if begins and resumption.envelope is not None:
         generation += 1
     if overwrite or (full_refresh and stream.destination_sync_mode == "append_dedup"):
@@ -121,15 +125,16 @@ def plan_stream(
     )
     given_up = resumption.held and not continues
     blob = None if given_up else stored_blob(resumption.envelope, stream.descriptor)
-    return StreamPlan(stream, table, resumption, blob, continues)
+    return StreamPlan(stream, table, resumption, blob, continues, done)
 
 
-def _may_go_on(stream: ConfiguredStream, resumption: Resumption, root_run_id: str | None) -> bool:
-    """Whether ``stream`` is still read in the way in which a reading that is held began.
+def _is_ours(stream: ConfiguredStream, resumption: Resumption, root_run_id: str | None) -> bool:
+    """Whether the last commit is of the same reading from the beginning as this sync.
 
-    A full refresh is a snapshot: only a run that tries the same once more goes on with it.
+    A full refresh is a snapshot: only a run that is tried again has a part in it.
     """
-    assert resumption.envelope is not None
+    if resumption.envelope is None:
+        return False
     last = resumption.envelope.commit_of(stream.descriptor)
     if stream.sync_mode == "incremental":
         return not last.full_refresh

@@ -142,7 +142,7 @@ class Upkeep:
         return self._commit("set", [name], whole, self._going_on)
 
     def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
-        """Go on with tables as someone else left them, where that is not so anyway."""
+        """Go on with tables as someone else left them, unless their rows are replaced anyway."""
         names = [
             name
             for name in self._synced(selected)

@@ -14,27 +14,28 @@ def is_cut_off(conversation: Conversation) -> bool:
 
 
 def failure_of(
-    conversation: Conversation,
+    conversation: Conversation | None,
     streams: Collection[ActiveStream],
     refused: Mapping[StreamDescriptor, AtlasError],
 ) -> ReadFailedError | None:
     """What to raise at the end of a READ; None where all is well.
 
-    ``refused``: streams that were not even asked for, and why.
+    ``refused``: streams that were not even asked for, and why. ``conversation``: None where there
+    was nothing to ask for.
     """
     failed = [s for s in streams if s.phase != "finished"]
-    if not failed and not refused and not conversation.failed:
-        return None
     cause: ConnectorFailedError | None = None
-    if conversation.failed:
+    if conversation is not None and conversation.failed:
         cause = conversation.failure()
-    elif failed and is_cut_off(conversation):
+    elif conversation is not None and failed and is_cut_off(conversation):
         cause = ConnectorFailedError(
             f"The connection to the output of {conversation.name} ended before its container "
             "did, so records may be lost; see what lies between Atlas and the Docker engine "
             "(a proxy, a tunnel), then sync again.",
             failure_type="transient_error",
         )
+    if not failed and not refused and cause is None:
+        return None
     reasons = [f"{name}: {error}" for name, error in refused.items()]
     reasons.append(_reasons(failed, cause))
     finished = [str(s.descriptor) for s in streams if s.phase == "finished"]

@@ -411,7 +411,8 @@ def test_a_refresh_asked_for_outlives_its_run(it: Shop) -> None:
     assert not it.run("remove").success
     assert it.ids() == [1, 2, 3]
     it.source.dies_after, it.source.last = None, 2
-    assert "is refreshed" in it.run().warnings[0]
+    assert "goes on where the try before ended" in it.run().warnings[0]
+    assert it.source.started_from == [None, None, 1]
     assert it.ids() == [1, 2]
 
 

@@ -26,6 +26,7 @@ from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.session import SyncSession
+from atlas_dagster.sync.upkeep import Upkeep
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
@@ -192,6 +193,7 @@ class Lake:
         self.root = root
         self.destination: Destination = DeltaDestination(str(root))
         self.store = MemoryStore()
+        self.runs = 0
 
     def prepare(
         self,
@@ -200,13 +202,13 @@ class Lake:
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
         connector: Connector | None = None,
-        root: str = "run",
+        root: str | None = None,
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
         """A session about to read ``output``; an ``int`` in it is the exit.
 
         A ``connector`` of the caller's own, which logs elsewhere, is read instead. ``root``: the
-        run that it tries again.
+        run that it tries again; by default the last one, if that failed.
         """
         notices: list[str] = []
         plan = make_plan(
@@ -219,7 +221,7 @@ class Lake:
             destination=self.destination,
             store=self.store,
             run_id="run",
-            root_run_id=root,
+            root_run_id=root or f"run {self.runs}",
             notify=notices.append,
         )
         runner = connector.runner if connector else FakeRunner(lambda _: output)
@@ -248,6 +250,8 @@ class Lake:
                 outcome.events.append(event)
         except AtlasError as failure:
             outcome.failure = failure
+        else:
+            self.runs += 1
         return outcome
 
     def table(self, *names: str) -> DeltaTable:
@@ -283,6 +287,12 @@ class Lake:
     def ids(self, *names: str) -> list[int]:
         return sorted(row[0] for row in self.rows(*names, columns="id"))
 
+    def untracked(self, name: str) -> set[Any]:
+        """Files in the folder of a table that were never files of it."""
+        folder = self.root / "c" / name
+        shown = "".join(log.read_text() for log in folder.glob("_delta_log/*.json"))
+        return {file for file in folder.glob("*.parquet") if file.name not in shown}
+
     def staged(self) -> set[Any]:
         """Rows written that belong to no table: Parquet files."""
         files = set(self.root.rglob("*.parquet"))
@@ -301,6 +311,7 @@ class Warehouse(Lake):
         place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
         self.destination = PostgresDestination(f"postgresql://{login}@{place}")
         self.store = MemoryStore()
+        self.runs = 0
         self.look = dbapi.connect(f"postgresql://{login}@{place}", autocommit=True)
         if empty:
             self.do("DROP SCHEMA IF EXISTS c CASCADE")
@@ -309,7 +320,7 @@ class Warehouse(Lake):
     def again(cls, dead: "Warehouse", server: Mapping[str, Any]) -> "Warehouse":
         """What the next process finds: the tables, and what the event log remembers."""
         warehouse = cls(server, empty=False)
-        warehouse.store = dead.store
+        warehouse.store, warehouse.runs = dead.store, dead.runs
         return warehouse
 
     def close(self) -> None:
@@ -343,6 +354,19 @@ class Warehouse(Lake):
 
     def lose_envelopes(self, of: str = "") -> None:
         self.do(f'DELETE FROM c._atlas_envelopes WHERE strpos(envelope, \'"name":"{of}\') > 0')
+
+
+def upkeep(lake: Lake, *streams: ConfiguredStream, run: str = "upkeep", root: str = "") -> Upkeep:
+    """What a user does about the state of ``streams``."""
+    return Upkeep(
+        "c",
+        streams,
+        tables={stream.descriptor: path(stream.descriptor) for stream in streams},
+        destination=lake.destination,
+        store=lake.store,
+        run_id=run,
+        root_run_id=root or run,
+    )
 
 
 def path(stream: StreamDescriptor) -> TablePath:

@@ -11,10 +11,10 @@ from scripted import (
     global_state,
     incremental,
     legacy_state,
-    path,
     records,
     state,
     status,
+    upkeep,
 )
 
 from atlas_dagster.destinations.delta import DeltaDestination
@@ -23,7 +23,6 @@ from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStream
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.upkeep import Upkeep
 
 A, B = incremental("a"), incremental("b")
 MERGED = incremental("a", "append_dedup")
@@ -34,18 +33,6 @@ KINDS = pytest.mark.parametrize("stream", [A, MERGED], ids=["append", "dedup"])
 
 class Crash(Exception):
     """In place of a kill."""
-
-
-def upkeep(lake: Lake, *streams: ConfiguredStream, run: str = "upkeep", root: str = "") -> Upkeep:
-    return Upkeep(
-        "c",
-        streams,
-        tables={stream.descriptor: path(stream.descriptor) for stream in streams},
-        destination=lake.destination,
-        store=lake.store,
-        run_id=run,
-        root_run_id=root or run,
-    )
 
 
 def load(lake: Lake, stream: ConfiguredStream, *ids: int) -> Any:
@@ -120,9 +107,9 @@ def test_a_run_that_is_tried_again_does_not_refresh_again(lake: Lake, keep_rows:
 
 
 def test_what_a_run_has_begun_itself_is_not_refreshed_by_it(lake: Lake) -> None:
-    assert not upkeep(lake, A, run="run").refresh([NAME], keep_rows=True)
+    assert not upkeep(lake, A, run="run 0").refresh([NAME], keep_rows=True)
     lake.sync([A], records("a", [1]) + state("a", {"at": 1}), 1, **EAGER)
-    assert not upkeep(lake, A, run="run").refresh([NAME], keep_rows=True)
+    assert not upkeep(lake, A, run="run 0").refresh([NAME], keep_rows=True)
     done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
     assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
 
@@ -165,9 +152,9 @@ def test_a_sync_that_is_running_meanwhile_stops(lake: Lake) -> None:
         load(lake, stream, 1, 2)
         session, _ = lake.prepare([stream], records("a", [3]) + state("a", 3), status("a"))
         events = session.run()
-        session._open()
+        list(session._open())
         upkeep(lake, stream).clear(name)
-        session._open = lambda: None  # type: ignore[method-assign]
+        session._open = lambda: iter(())  # type: ignore[method-assign]
         with pytest.raises(Exception, match=r"another sync of this connection|refused"):
             list(events)
         assert lake.ids("a") == []
