@@ -57,12 +57,15 @@ class StreamTables:
     def take(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
         """Commit ``part`` of ``envelope``, whose files have the columns of ``schema``.
 
+        One without rows makes a table that is not there yet: a log alone, without files that wait,
+        is what a dropped table leaves.
+
         Raises:
             DestinationError: another sync has committed to one of the tables meanwhile.
         """
         if envelope.action != "sync":
             self._mark(envelope, part, schema)
-        elif part.held or part.primary_key:
+        elif part.held or (part.primary_key and (part.files or self.exists)):
             if part.held:
                 self.main.refuse_others()
             self._put_aside(envelope, part, schema)
