@@ -165,12 +165,11 @@ class SyncSession:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
-        if any(s.fault for s in streams) or not self._counts_agree(
-            list(self._streams.values()), counted
-        ):
+        counting = self._counted_together(counted)
+        if any(s.fault for s in streams) or not self._counts_agree(counting, counted):
             return
         whole = self._commits.state = self._commits.state.apply(state)
-        for stream in self._streams.values():
+        for stream in counting:
             stream.records_since_state = 0
         joint = [stream for stream in streams if self._commits.share_state(stream)]
         for stream in joint:
@@ -187,6 +186,17 @@ class SyncSession:
             alone = not self._commits.share_state(stream)
             if sound and alone and stream.pending_rows and self._is_due(stream):
                 yield from self._commit([stream])
+
+    def _counted_together(self, counted: float | None) -> Sequence[ActiveStream]:
+        """The streams whose records a state of all counts.
+
+        A full refresh beside them may be counted there or have states of its own; which it is, is
+        known for certain only after its first.
+        """
+        streams = [s for s in self._streams.values() if not (s.plan.full_refresh and s.state_seen)]
+        sharing = [s for s in streams if not s.plan.full_refresh]
+        came = sum(stream.records_since_state for stream in sharing)
+        return sharing if sharing and came == counted else streams
 
     def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
         """Check the STATE's count against the records that came since the one before."""
@@ -233,6 +243,8 @@ class SyncSession:
                     stream.error = error
         still_open = [s for s in self._streams.values() if s.phase == "reading"]
         broken = [s for s in still_open if not self._is_complete(s, conversation)]
+        if broken or any(s.phase == "failed" for s in self._streams.values()):
+            broken += self._kept_back([s for s in still_open if s not in broken])
         whole = [s for s in still_open if s not in broken]
         for stream in broken:
             stream.phase = "failed"
@@ -249,6 +261,24 @@ class SyncSession:
             stream.writer.finish()
         for stream in whole:
             yield from self._finish(stream)
+
+    def _kept_back(self, complete: Sequence[ActiveStream]) -> list[ActiveStream]:
+        """Complete streams that others, which failed, keep from being shown.
+
+        The state of all stays behind, so what came after it comes again. Shown without, a table
+        would lose rows that it has now, until then.
+        """
+        found = [
+            stream
+            for stream in complete
+            if self._commits.share_state(stream) and stream.plan.held and not stream.is_covered
+        ]
+        for stream in found:
+            stream.fault = (
+                "it is complete, but its last rows came after the last state of all streams; they "
+                "come again, and its old rows are replaced then"
+            )
+        return found
 
     def _commit_jointly(
         self, broken: Sequence[ActiveStream], whole: Sequence[ActiveStream]
