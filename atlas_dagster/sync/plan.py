@@ -116,7 +116,7 @@ def make_plan(
         raise next(iter(refused.values()))
     stored = newest.connection_state if newest is not None else ConnectionState()
     if whole:
-        refuse_to_leave_out(connection, stored, plans)
+        refuse_to_leave_out(connection, stored, plans, resumptions)
     continued = {plan.descriptor for plan in plans if plan.resumption.envelope is not None}
     return SyncPlan(
         connection=connection,

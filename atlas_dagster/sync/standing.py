@@ -48,8 +48,9 @@ class Standing(Struct, frozen=True):
     @property
     def newest(self) -> Envelope | None:
         """The newest commit that an incremental stream continues from."""
-        of = (r.envelope for name, r in self.resumptions.items() if name in self.incremental)
-        return max(filter(None, of), key=lambda envelope: envelope.seq, default=None)
+        last = ((n, r.envelope) for n, r in self.resumptions.items() if n in self.incremental)
+        lasting = (each for name, each in last if each and not each.commit_of(name).full_refresh)
+        return max(lasting, key=lambda envelope: envelope.seq, default=None)
 
     @property
     def is_whole(self) -> bool:

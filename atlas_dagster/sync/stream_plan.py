@@ -80,6 +80,7 @@ def plan_stream(
         ConfigError: a declared key or cursor is not a column.
         BreakingChangeError: its table cannot follow the source.
     """
+    resumption = _changed_over(stream, resumption)
     known = destination.known_columns(path)
     continues = False
     ours = _is_ours(stream, resumption, root_run_id)
@@ -128,12 +129,34 @@ def plan_stream(
     return StreamPlan(stream, table, resumption, blob, continues, done)
 
 
+def _changed_over(stream: ConfiguredStream, resumption: Resumption) -> Resumption:
+    """``resumption``, unless the stream was read in full so far and is incremental from now on.
+
+    The state of a full refresh is none that an incremental read goes on from, so that brings all
+    rows; those of the last full refresh go, but not where each was appended to the ones before.
+    """
+    if resumption.envelope is None or resumption.held or stream.sync_mode == "full_refresh":
+        return resumption
+    last = resumption.envelope.commit_of(stream.descriptor)
+    if not last.full_refresh:
+        return resumption
+    rows = "its old rows are replaced once that is complete" if last.replaces else "its rows stay"
+    return Resumption(
+        generation_id=resumption.generation_id + 1,
+        replaces=last.replaces,
+        unrecorded=resumption.unrecorded,
+        notice=f"Stream '{stream.descriptor}' was read in full so far and is incremental now: it "
+        f"is read from the beginning, and {rows}.",
+    )
+
+
 def _is_ours(stream: ConfiguredStream, resumption: Resumption, root_run_id: str | None) -> bool:
     """Whether the last commit is of the same reading from the beginning as this sync.
 
-    A full refresh is a snapshot: only a run that is tried again has a part in it.
+    A full refresh is a snapshot: only a run that is tried again has a part in it. What a user said
+    about the state is part of no reading.
     """
-    if resumption.envelope is None:
+    if resumption.envelope is None or resumption.envelope.action != "sync":
         return False
     last = resumption.envelope.commit_of(stream.descriptor)
     if stream.sync_mode == "incremental":

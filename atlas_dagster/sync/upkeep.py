@@ -148,7 +148,15 @@ class Upkeep:
             for name in self._synced(selected)
             if name in self.standing.changed and not self.standing.resumptions[name].replaces
         ]
-        return self._commit("accept", names, self.standing.state, self._going_on)
+
+        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+            going_on = self._going_on(stream, resumption)
+            if resumption.envelope is None:
+                return going_on
+            last = resumption.envelope.commit_of(stream.descriptor)
+            return msgspec.structs.replace(going_on, full_refresh=last.full_refresh)
+
+        return self._commit("accept", names, self.standing.state, part)
 
     def _going_on(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
         """The rows stay, and the next ones belong to them."""

@@ -46,19 +46,25 @@ def left_behind(
 
 
 def refuse_to_leave_out(
-    connection: str, state: ConnectionState, plans: Collection[StreamPlan]
+    connection: str,
+    state: ConnectionState,
+    plans: Collection[StreamPlan],
+    resumptions: Mapping[StreamDescriptor, Resumption],
 ) -> None:
     """One stream cannot start over where the state says nothing of single streams.
 
-    The source would send it only what is new, and that would replace all its rows.
+    The source would send it only what is new, and that would replace all its rows. One that was
+    read in full so far is as good as new to a state that has parts for the others.
     """
     for plan in plans:
         starts_over = plan.resumption.notice or plan.resumption.held
         if plan.full_refresh or plan.goes_on or not starts_over:
             continue
-        if plan.descriptor not in state.streams:
+        last = resumptions[plan.descriptor].envelope
+        is_new = last is not None and last.commit_of(plan.descriptor).full_refresh
+        if plan.descriptor not in state.streams and not (is_new and state.streams):
             raise BreakingChangeError(
-                f"Stream '{plan.descriptor}' was wiped or its table deleted, but its source keeps "
-                "one state for all streams and cannot read this one alone from the beginning; "
-                f"to read all of them again, run `atlas refresh {connection}`."
+                f"Stream '{plan.descriptor}' was wiped, its table deleted or its mode changed, but "
+                "its source keeps one state for all streams and cannot read this one alone from "
+                f"the beginning; to read all of them again, run `atlas refresh {connection}`."
             )
