@@ -14,7 +14,8 @@ Figures are medians: records a second of the whole process, start-up and contain
 seconds and peak memory of that process alone. ``of_x`` is Atlas divided by x. All goes into
 ``results.json``, under its number of records, and leaves there what was not measured this time.
 The images of the recordings stay: 450 bytes a record in ``docker images atlas-bench/*``.
-Needs Docker, the base image of ``make images``, Postgres for ``postgres``, and PyPI for PyAirbyte.
+Needs Docker, the base image of ``make images``, Postgres for ``postgres`` and ``state``, and PyPI
+for PyAirbyte.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import dedup
 import engine
 import postgres
 import pyairbyte
+import state
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS, image_name
 
@@ -71,7 +73,7 @@ WORKLOADS = {
     "tiny": Workload("append", "tiny"),
 }
 SHAPES = ("wide", "nested", "tiny")
-PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start")
+PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start", "state")
 
 
 def build_image(recording: str, records: int) -> None:
@@ -181,6 +183,8 @@ def main() -> None:
         keep(results, engine.decoder_speed(records // 5, runs), "decoder")
     if "start" in only:
         keep(results, engine.start_overhead(2 * runs), "start")
+    if "state" in only:
+        keep(results, state.measure(runs), "state")
 
 
 if __name__ == "__main__":
