@@ -12,7 +12,6 @@ from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.breaking import refuse_new_key_column
 from atlas_dagster.sync.standing import StateStore, look
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
 from atlas_dagster.sync.whole_state import left_behind, refuse_to_leave_out
@@ -101,9 +100,6 @@ def make_plan(
             )
             if stream.descriptor in standing.changed and not plan.table.replaces:
                 raise standing.changed[stream.descriptor]
-            if plan.table.mode == "append_dedup" and not plan.table.replaces:
-                known = destination.known_columns(plan.table.path)
-                refuse_new_key_column(plan.configured, plan.table.schema, known)
         except AtlasError as error:
             if whole:
                 raise

@@ -1,6 +1,6 @@
 """What one sync will do with one stream: into which table, from which state."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import msgspec
 import pyarrow as pa
@@ -12,8 +12,10 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.names import assign
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.reconcile import Resumption
-from atlas_dagster.sync.breaking import column_at, refuse_breaking_change
+from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
 from atlas_dagster.sync.standing import stored_blob
+
+Fields = Set[tuple[str, pa.DataType]]
 
 
 class StreamPlan(Struct, frozen=True):
@@ -58,7 +60,7 @@ class StreamPlan(Struct, frozen=True):
     @property
     def key(self) -> tuple[FieldPath, ...]:
         """What the table has one row for."""
-        return self.configured.primary_key if self.table.mode == "append_dedup" else ()
+        return _key(self.configured)
 
     @property
     def descriptor(self) -> StreamDescriptor:
@@ -80,16 +82,20 @@ def plan_stream(
         ConfigError: a declared key or cursor is not a column.
         BreakingChangeError: its table cannot follow the source.
     """
+    is_synced = resumption.envelope is not None
     resumption = _changed_over(stream, resumption)
-    known = destination.known_columns(path)
-    continues = False
     ours = _is_ours(stream, resumption, root_run_id)
-    if resumption.held and ours:
-        held = destination.held_columns(connection, path)
-        continues = held is not None and held.keys() <= _fields(stream)
-        if continues and held is not None:
-            known = {**known, **held}
-        notice = _told(stream, gone=held is None, continues=continues)
+    known = destination.known_columns(path)
+    waiting = _waiting_columns(connection, stream, resumption, destination, path)
+    continues = False
+    if not resumption.held:
+        # Changes that wait for their merge are in the table before anything else is.
+        known = {**known, **(waiting or {})}
+    elif ours:
+        fields, of_key = _fields(stream)
+        if waiting is not None and of_key <= waiting.keys() <= fields:
+            continues, known = True, {**known, **waiting}
+        notice = _told(stream, gone=waiting is None, continues=continues)
         resumption = msgspec.structs.replace(resumption, notice=notice)
     full_refresh = stream.sync_mode == "full_refresh"
     overwrite = stream.destination_sync_mode == "overwrite"
@@ -106,27 +112,30 @@ def plan_stream(
         generation_id=generation,
         minimum_generation_id=generation if replaces else 0,
     )
-    if resumption.envelope is not None and not replaces:
-        fields = {field for field, _ in destination.known_columns(path)}
-        refuse_breaking_change(stream, resumption.envelope, fields)
     schema = _table_schema(stream, known)
+    if resumption.envelope is not None and not replaces:
+        refuse_breaking_change(stream, resumption.envelope, {field for field, _ in known})
+    if is_synced and not replaces:
+        refuse_new_key_column(stream, schema, known)
+    given_up = resumption.held and not continues
+    blob = None if given_up else stored_blob(resumption.envelope, stream.descriptor)
+    table = _table(stream, schema, path)
+    return StreamPlan(stream, table, resumption, blob, continues, done)
+
+
+def _table(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
     dedup = stream.destination_sync_mode == "append_dedup"
-    table = TableSpec(
+    keys = stream.primary_key if dedup else ()
+    cursor = stream.cursor_field if dedup else ()
+    return TableSpec(
         path=path,
         schema=schema,
         mode=stream.destination_sync_mode,
-        primary_key=tuple(column_at(schema, stream, key) for key in stream.primary_key)
-        if dedup
-        else (),
-        cursor=column_at(schema, stream, stream.cursor_field)
-        if dedup and stream.cursor_field
-        else None,
-        replaces=replaces,
+        primary_key=tuple(column_at(schema, stream, key) for key in keys),
+        cursor=column_at(schema, stream, cursor) if cursor else None,
+        replaces=stream.replaces,
         deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
     )
-    given_up = resumption.held and not continues
-    blob = None if given_up else stored_blob(resumption.envelope, stream.descriptor)
-    return StreamPlan(stream, table, resumption, blob, continues, done)
 
 
 def _changed_over(stream: ConfiguredStream, resumption: Resumption) -> Resumption:
@@ -150,6 +159,22 @@ def _changed_over(stream: ConfiguredStream, resumption: Resumption) -> Resumptio
     )
 
 
+def _waiting_columns(
+    connection: str,
+    stream: ConfiguredStream,
+    resumption: Resumption,
+    destination: Destination,
+    path: TablePath,
+) -> Mapping[tuple[str, pa.DataType], str] | None:
+    """The columns of rows that are held, or wait for their merge; None where there are none."""
+    if resumption.envelope is None:
+        return None
+    last = resumption.envelope.commit_of(stream.descriptor)
+    if not last.held and not last.primary_key:
+        return None
+    return destination.held_columns(connection, path)
+
+
 def _is_ours(stream: ConfiguredStream, resumption: Resumption, root_run_id: str | None) -> bool:
     """Whether the last commit is of the same reading from the beginning as this sync.
 
@@ -171,14 +196,22 @@ def _told(stream: ConfiguredStream, *, gone: bool, continues: bool) -> str:
             f"S{name[1:]} goes on where the try before ended; all its rows are shown at once when "
             "it is complete."
         )
-    why = f"What was held of {name} is gone" if gone else f"The columns of {name} changed meanwhile"
+    why = f"What was held of {name} is gone" if gone else f"The fields of {name} changed meanwhile"
     return f"{why}; it is read again from the beginning."
 
 
-def _fields(stream: ConfiguredStream) -> set[tuple[str, pa.DataType]]:
-    """The stream's fields as columns hold them."""
+def _key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
+    return stream.primary_key if stream.destination_sync_mode == "append_dedup" else ()
+
+
+def _fields(stream: ConfiguredStream) -> tuple[Fields, Fields]:
+    """The stream's fields as columns hold them, and those of its key."""
     schema = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
-    return {(column.field, column.type.arrow) for column in schema.columns}
+    fields = {
+        column.path or (column.field,): (column.field, column.type.arrow)
+        for column in schema.columns
+    }
+    return set(fields.values()), {fields[path] for path in _key(stream) if path in fields}
 
 
 def _table_schema(
