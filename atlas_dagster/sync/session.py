@@ -52,6 +52,7 @@ class SyncSession:
         self._commit_bytes = commit_bytes
         self._commits = Commits(plan, destination)
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
+        self._done: list[ActiveStream] = []
         self._statuses_seen = False
         self._strangers: set[str] = set()
         self._buffered = 0
@@ -78,7 +79,8 @@ class SyncSession:
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
-        failure = failure_of(conversation, self._streams.values(), self._plan.refused)
+        streams = [*self._done, *self._streams.values()]
+        failure = failure_of(conversation, streams, self._plan.refused)
         if failure is not None:
             raise failure
 
@@ -117,6 +119,8 @@ class SyncSession:
                 stream.warnings.append(
                     "It was complete when this run failed, so it was not read again."
                 )
+                stream.phase = "finished"
+                self._done.append(stream)
                 yield self._finished(stream)
             else:
                 self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
