@@ -223,7 +223,8 @@ def test_it_is_not_read_again_by_the_run_that_has_done_so(lake: Lake) -> None:
     a = done.finished["a"]
     assert (a.records, a.table.row_count) == (0, 1)
     assert a.warnings == ("It was complete when this run failed, so it was not read again.",)
-    assert a.envelope and a.envelope.seq == failed.checkpoints[0].envelope.seq
+    assert a.envelope is not None
+    assert a.envelope.seq == failed.checkpoints[0].envelope.seq
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
 
 
