@@ -170,6 +170,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             try:
                 schema = self._schema_of(self._file(commit.table, commit.files[0].path))
             except FileNotFoundError:
+                if not tables.main.exists:
+                    return  # dropped, and its files with it
                 raise DestinationError(
                     f"{tables.main.uri} lacks commit {envelope.seq}, which other tables of "
                     f"{envelope.connection} have, and its files are gone; refresh the connection."

@@ -169,13 +169,12 @@ class SyncSession:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
-        if any(s.fault for s in streams) or not self._counts_agree(
-            list(self._streams.values()), counted
-        ):
+        of = self._counted(counted)
+        if any(s.fault for s in streams) or not self._counts_agree(of, counted):
             return
-        whole = self._commits.state = self._commits.state.apply(state)
-        for stream in self._streams.values():
+        for stream in of:
             stream.records_since_state = 0
+        whole = self._commits.state = self._commits.state.apply(state)
         joint = [stream for stream in streams if self._commits.share_state(stream)]
         for stream in joint:
             stream.adopt(whole.streams.get(stream.descriptor) or whole.shared)
@@ -183,6 +182,19 @@ class SyncSession:
         due = any(self._is_due(stream) for stream in joint)
         if due and (self._commits.state_has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
+
+    def _counted(self, counted: float | None) -> list[ActiveStream]:
+        """The streams whose records a state of all streams counts.
+
+        Those of a full refresh beside it are in some sources, in others they have states, and
+        counts, of their own.
+        """
+        alone = [s for s in self._streams.values() if s.plan.full_refresh]
+        together = [s for s in self._streams.values() if s not in alone]
+        came = sum(stream.records_since_state for stream in together)
+        if counted is not None and int(counted) == came:
+            return together
+        return [*together, *(stream for stream in alone if not stream.state_seen)]
 
     def _commit_due(self) -> Iterator[SyncEvent]:
         """In a pause of the source: commit what its last STATE covers, if that is long ago."""

@@ -273,6 +273,30 @@ def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.Monke
     assert (lake.ids(A), lake.ids(B)) == ([1], [2])
 
 
+def test_between_two_tables_and_the_files_are_gone(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a refresh, which is the way out, was refused for the same reason."""
+    streams = [incremental(A), incremental(B)]
+    names = [stream.descriptor for stream in streams]
+    lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 1}, {}), BOTH)
+    output = records(A, [1]) + records(B, [2]), global_state({"lsn": 2}, {}), BOTH
+    with monkeypatch.context() as patch:
+        crash(patch, DeltaWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(streams, *output)
+    for file in lake.untracked(B):
+        file.unlink()
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        lake.sync(streams, BOTH)
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        upkeep(lake, *streams).reset(names)
+    upkeep(lake, *streams).refresh(names, keep_rows=False)
+    done = lake.sync(streams, records(A, [5]) + records(B, [6]), global_state({"lsn": 3}, {}), BOTH)
+    assert done.failure is None
+    assert (lake.ids(A), lake.ids(B)) == ([5], [6])
+
+
 def test_a_column_that_came_with_the_lost_commit(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

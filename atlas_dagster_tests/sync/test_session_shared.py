@@ -10,6 +10,7 @@ from scripted import (
     incremental,
     legacy_state,
     records,
+    resumable,
     state,
     status,
 )
@@ -79,6 +80,26 @@ def test_the_count_includes_streams_that_are_finished(lake: Lake) -> None:
     )
     assert done.failure is None
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
+
+
+def test_the_count_may_be_of_all_but_a_full_refresh_beside(lake: Lake) -> None:
+    """Where that has states of its own, they count its records."""
+    done = lake.sync(
+        [A, resumable("b")],
+        records("b", [7]) + records("a", [1]),
+        global_state({"lsn": 1}, {"a": {}}, count=1),
+        records("b", [8]) + state("b", {"at": 8}, count=2) + records("b", [9]),
+        records("a", [2]) + global_state({"lsn": 2}, {"a": {}}, count=1),
+        state("b", {"at": 9}, count=1) + BOTH,
+    )
+    assert done.failure is None
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7, 8, 9])
+
+
+def test_a_wrong_count_is_told_beside_a_full_refresh_too(lake: Lake) -> None:
+    output = records("b", [7, 8]) + records("a", [1]) + global_state({"lsn": 1}, {}, count=2)
+    done = lake.sync([A, full_refresh("b")], output, BOTH)
+    assert "says that 2 records came before it, but 3 did" in str(done.failure)
 
 
 def test_a_position_that_moves_without_rows_is_kept(lake: Lake) -> None:
