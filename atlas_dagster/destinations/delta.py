@@ -151,17 +151,19 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         except FileNotFoundError:
             return None
 
-    def recover(self, connection: str) -> None:
-        for seq in self._stored_seqs(connection):
-            envelope = self.envelope(connection, seq)
-            if envelope is None or len(envelope.streams) < 2:
+    def recover(self, connection: str) -> Sequence[Envelope]:
+        stored = [self.envelope(connection, seq) for seq in self._stored_seqs(connection)]
+        envelopes = [envelope for envelope in stored if envelope is not None]
+        for envelope in envelopes:
+            if len(envelope.streams) < 2:
                 continue  # one table: its transaction was all or nothing
             seqs = {c.table: self.committed(connection, c.table) or 0 for c in envelope.streams}
-            if seq not in seqs.values():
+            if envelope.seq not in seqs.values():
                 continue
             for commit in envelope.streams:
-                if seqs[commit.table] < seq:
+                if seqs[commit.table] < envelope.seq:
                     self._roll_forward(envelope, commit)
+        return envelopes
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
         tables = self._take_tables(envelope.connection, commit.table)

@@ -191,6 +191,13 @@ class Bookkeeping:
         )
         return Envelope.decode(rows[0]["envelope"]) if rows else None
 
+    def envelopes(self, connection: str) -> list[Envelope]:
+        schema = schema_name(connection)
+        if not self._is_kept(schema):
+            return []
+        rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
+        return [Envelope.decode(row["envelope"]) for row in rows]
+
     def forget(self, connection: str, keep: Collection[int]) -> None:
         schema = schema_name(connection)
         if keep and self._is_kept(schema):

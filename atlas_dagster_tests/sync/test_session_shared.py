@@ -4,6 +4,7 @@ import pytest
 from scripted import (
     EAGER,
     Lake,
+    Outcome,
     error,
     full_refresh,
     global_state,
@@ -209,3 +210,23 @@ def test_death_between_two_of_them(lake: Lake) -> None:
     lake.sync([A, B], *output, records("a", [4]), 1, **EAGER)
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [1, 2, 3])
     assert lake.sync([A, B]).file("state") == {"n": 3}
+
+
+def test_a_stream_may_be_left_out_for_a_while(lake: Lake) -> None:
+    """Regression: its last commit was forgotten, so it was not known any more where it stood."""
+    streams = [A, B, incremental("c")]
+
+    def sync(names: str, id: int) -> Outcome:
+        parts = {name: {"at": id} for name in names}
+        output = [*(records(name, [id]) for name in names), global_state({"at": id}, parts)]
+        chosen = [stream for stream in streams if stream.descriptor.name in names]
+        return lake.sync(chosen, *output, *map(status, names))
+
+    for id, names in enumerate(("abc", "ac", "ac")):
+        assert sync(names, id).failure is None
+    del lake.store.envelopes[B.descriptor]  # its event only refers to the state of all
+    done = sync("abc", 3)
+    assert done.failure is None
+    sent = done.file("state")[0]["global"]["stream_states"]
+    assert [each["stream_descriptor"]["name"] for each in sent] == ["a", "c"]
+    assert (lake.ids("a"), lake.ids("b"), lake.ids("c")) == ([0, 1, 2, 3], [0, 3], [0, 1, 2, 3])
