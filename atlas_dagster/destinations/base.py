@@ -186,10 +186,10 @@ class Destination(ABC):
         """The stored envelope of one commit."""
 
     @abstractmethod
-    def recover(self, connection: str) -> None:
+    def recover(self, connection: str) -> Sequence[Envelope]:
         """Finish commits that a dead process left half-way: some of their tables done, some not.
 
-        Where a commit is one transaction, there are none.
+        Where a commit is one transaction, there are none. Returns all envelopes that are stored.
         """
 
     @abstractmethod

@@ -151,17 +151,19 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         except FileNotFoundError:
             return None
 
-    def recover(self, connection: str) -> None:
-        for seq in self._stored_seqs(connection):
-            envelope = self.envelope(connection, seq)
-            if envelope is None or len(envelope.streams) < 2:
+    def recover(self, connection: str) -> Sequence[Envelope]:
+        stored = [self.envelope(connection, seq) for seq in self._stored_seqs(connection)]
+        envelopes = [envelope for envelope in stored if envelope is not None]
+        for envelope in envelopes:
+            if len(envelope.streams) < 2:
                 continue  # one table: its transaction was all or nothing
             seqs = {c.table: self.committed(connection, c.table) or 0 for c in envelope.streams}
-            if seq not in seqs.values():
+            if envelope.seq not in seqs.values():
                 continue
             for commit in envelope.streams:
-                if seqs[commit.table] < seq:
+                if seqs[commit.table] < envelope.seq:
                     self._roll_forward(envelope, commit)
+        return envelopes
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
         tables = self._take_tables(envelope.connection, commit.table)
@@ -170,6 +172,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             try:
                 schema = self._schema_of(self._file(commit.table, commit.files[0].path))
             except FileNotFoundError:
+                if not tables.main.exists:
+                    return  # dropped, and its files with it
                 raise DestinationError(
                     f"{tables.main.uri} lacks commit {envelope.seq}, which other tables of "
                     f"{envelope.connection} have, and its files are gone; refresh the connection."

@@ -6,6 +6,7 @@ whose handle has not seen another commit of the same application, and that refus
 against a second writer.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Trans
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from atlas_dagster.destinations.store import unusable
+from atlas_dagster.destinations.store import settle, unusable
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile, now
 
@@ -39,6 +40,7 @@ class LakeTable:
             self.handle = None
         except OSError as error:
             raise unusable(self.uri, error) from error
+        self._settled = self.version
 
     @property
     def exists(self) -> bool:
@@ -153,11 +155,25 @@ class LakeTable:
         """See our own commit, and make sure that it is still the last one of ours."""
         assert self.handle is not None
         self.handle.update_incremental()
+        self._settle()
         if self.seq != seq:
             raise DestinationError(
                 f"{self.uri} was written by another sync of this connection at the same time; "
                 "this one stops. Sync again once the other has ended."
             )
+
+    def _settle(self) -> None:
+        """Have new versions survive a loss of power, which Delta does not see to by itself.
+
+        It would leave a commit empty, and a table with such a commit cannot be read any more.
+        """
+        log = f"{self.uri}/_delta_log"
+        for version in range(self._settled + 1, self.version + 1):
+            self._settled = version
+            if "://" not in self.uri:
+                with contextlib.suppress(FileNotFoundError):  # others may have cleaned up theirs
+                    settle(f"{log}/{version:020}.json")
+                settle(log)
 
     def refuse_others(self) -> None:
         """Raise :class:`DestinationError` where another sync has committed to the table."""

@@ -99,8 +99,9 @@ class PostgresDestination(Destination):
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         return self._bookkeeping.envelope(connection, seq)
 
-    def recover(self, connection: str) -> None:
+    def recover(self, connection: str) -> Sequence[Envelope]:
         """A commit is one transaction: there are no halves."""
+        return self._bookkeeping.envelopes(connection)
 
     def forget(self, connection: str, keep: Collection[int]) -> None:
         self._bookkeeping.forget(connection, keep)

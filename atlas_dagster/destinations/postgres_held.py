@@ -65,6 +65,5 @@ class HeldRows:
         self._bookkeeping.advance_held(self._path, self.state)
 
     def drop(self) -> None:
-        if self.state.exists:
-            self._database.run(f"DROP TABLE {self.table}")
-            self.state = msgspec.structs.replace(self.state, exists=False)
+        self._bookkeeping.drop_held(self._path, self.state)
+        self.state = self.find()

@@ -147,13 +147,21 @@ class Bookkeeping:
     def mark(self, path: TablePath, seq: int) -> None:
         """Note a commit without rows, and let go of what is held."""
         state, held = self.find(path), self.find_held(path)
-        if held.exists and state.exists:
-            self._database.run(f"DROP TABLE {held.relation}")
+        if state.exists:
+            self.drop_held(path, held)
+            self.advance(path, msgspec.structs.replace(state, seq=seq))
         elif held.exists:
             self._database.run(f"TRUNCATE {held.relation}")
             self.advance_held(path, msgspec.structs.replace(held, seq=seq, row_count=0))
-        if state.exists:
-            self.advance(path, msgspec.structs.replace(state, seq=seq))
+
+    def drop_held(self, path: TablePath, held: TableState) -> None:
+        """Drop the rows held for a table, and forget that there were any."""
+        if held.exists:
+            self._database.run(f"DROP TABLE {held.relation}")
+        if held.table:
+            self._database.run(
+                f"DELETE FROM {_in(held.schema, _STATE)} WHERE path = $1", _held(path)
+            )
 
     def columns(self, state: TableState) -> dict[str, str]:
         """The table's columns and their types."""
@@ -182,6 +190,13 @@ class Bookkeeping:
             seq,
         )
         return Envelope.decode(rows[0]["envelope"]) if rows else None
+
+    def envelopes(self, connection: str) -> list[Envelope]:
+        schema = schema_name(connection)
+        if not self._is_kept(schema):
+            return []
+        rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
+        return [Envelope.decode(row["envelope"]) for row in rows]
 
     def forget(self, connection: str, keep: Collection[int]) -> None:
         schema = schema_name(connection)

@@ -24,9 +24,9 @@ class SyncPlan(Struct, frozen=True):
 
     ``beside``: states of full refreshes that go on beside a state of all other streams together.
     ``stored_state``: the newest that is committed, also of streams that start anew.
-    ``root_run_id``: of the run that this one tries again. ``needed``: the commits of tables whose
-    streams are not read now, or start over. ``refused``: streams that cannot be read, and why; the
-    others can.
+    ``root_run_id``: of the run that this one tries again. ``needed``: the commits of streams that
+    are not read now, be it that they are left out for a while, or that start over. ``refused``:
+    streams that cannot be read, and why; the others can.
     """
 
     connection: str
@@ -68,7 +68,7 @@ def make_plan(
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
     try:
-        destination.recover(connection)
+        stored = destination.recover(connection)
     except OSError as error:
         raise writing_failed(connection, error) from error
     standing = look(connection, streams, paths, destination=destination, store=store)
@@ -110,9 +110,9 @@ def make_plan(
             notify(plan.resumption.notice)
     if refused and not plans:
         raise next(iter(refused.values()))
-    stored = newest.connection_state if newest is not None else ConnectionState()
+    last_state = newest.connection_state if newest is not None else ConnectionState()
     if whole:
-        refuse_to_leave_out(connection, stored, plans, resumptions)
+        refuse_to_leave_out(connection, last_state, plans, resumptions)
     continued = {plan.descriptor for plan in plans if plan.resumption.envelope is not None}
     return SyncPlan(
         connection=connection,
@@ -120,13 +120,14 @@ def make_plan(
         run_id=run_id,
         root_run_id=root_run_id or run_id,
         streams=tuple(plans),
-        state=_state_to_send(plans, stored),
-        stored_state=stored,
+        state=_state_to_send(plans, last_state),
+        stored_state=last_state,
         beside=_blobs(plan for plan in plans if whole and plan.full_refresh),
         last_seq=standing.last_seq,
         needed=frozenset(
             seq for name, seq in standing.committed.items() if seq and name not in continued
-        ),
+        )
+        | {e.seq for e in stored if any(commit.stream not in paths for commit in e.streams)},
         refused=refused,
     )
 

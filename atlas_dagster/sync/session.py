@@ -52,6 +52,7 @@ class SyncSession:
         self._commit_bytes = commit_bytes
         self._commits = Commits(plan, destination)
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
+        self._done: list[ActiveStream] = []
         self._statuses_seen = False
         self._strangers: set[str] = set()
         self._buffered = 0
@@ -78,7 +79,8 @@ class SyncSession:
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
-        failure = failure_of(conversation, self._streams.values(), self._plan.refused)
+        streams = [*self._done, *self._streams.values()]
+        failure = failure_of(conversation, streams, self._plan.refused)
         if failure is not None:
             raise failure
 
@@ -117,6 +119,8 @@ class SyncSession:
                 stream.warnings.append(
                     "It was complete when this run failed, so it was not read again."
                 )
+                stream.phase = "finished"
+                self._done.append(stream)
                 yield self._finished(stream)
             else:
                 self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
@@ -165,12 +169,12 @@ class SyncSession:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
-        counting = self._counted_together(counted)
-        if any(s.fault for s in streams) or not self._counts_agree(counting, counted):
+        of = self._counted(counted)
+        if any(s.fault for s in streams) or not self._counts_agree(of, counted):
             return
-        whole = self._commits.state = self._commits.state.apply(state)
-        for stream in counting:
+        for stream in of:
             stream.records_since_state = 0
+        whole = self._commits.state = self._commits.state.apply(state)
         joint = [stream for stream in streams if self._commits.share_state(stream)]
         for stream in joint:
             stream.adopt(whole.streams.get(stream.descriptor) or whole.shared)
@@ -179,6 +183,19 @@ class SyncSession:
         if due and (self._commits.state_has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
 
+    def _counted(self, counted: float | None) -> list[ActiveStream]:
+        """The streams whose records a state of all streams counts.
+
+        Those of a full refresh beside it are in some sources, in others they have states, and
+        counts, of their own.
+        """
+        alone = [s for s in self._streams.values() if s.plan.full_refresh]
+        together = [s for s in self._streams.values() if s not in alone]
+        came = sum(stream.records_since_state for stream in together)
+        if counted is not None and int(counted) == came:
+            return together
+        return [*together, *(stream for stream in alone if not stream.state_seen)]
+
     def _commit_due(self) -> Iterator[SyncEvent]:
         """In a pause of the source: commit what its last STATE covers, if that is long ago."""
         for stream in self._streams.values():
@@ -186,17 +203,6 @@ class SyncSession:
             alone = not self._commits.share_state(stream)
             if sound and alone and stream.pending_rows and self._is_due(stream):
                 yield from self._commit([stream])
-
-    def _counted_together(self, counted: float | None) -> Sequence[ActiveStream]:
-        """The streams whose records a state of all counts.
-
-        A full refresh beside them may be counted there or have states of its own; which it is, is
-        known for certain only after its first.
-        """
-        streams = [s for s in self._streams.values() if not (s.plan.full_refresh and s.state_seen)]
-        sharing = [s for s in streams if not s.plan.full_refresh]
-        came = sum(stream.records_since_state for stream in sharing)
-        return sharing if sharing and came == counted else streams
 
     def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
         """Check the STATE's count against the records that came since the one before."""

@@ -11,7 +11,12 @@ import msgspec
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
-from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
+from atlas_dagster.errors import (
+    BreakingChangeError,
+    ConfigError,
+    DestinationError,
+    UnknownStreamError,
+)
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
@@ -51,7 +56,12 @@ class Upkeep:
         self._destination = destination
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
-        destination.recover(connection)
+        self._unrecovered: DestinationError | None = None
+        try:
+            destination.recover(connection)
+        except DestinationError as error:
+            # Reading all streams again is the way out of that.
+            self._unrecovered = error
         self.standing: Standing = look(
             connection, streams, self._tables, destination=destination, store=store
         )
@@ -231,6 +241,9 @@ class Upkeep:
         part: _Change,
     ) -> Sequence[Envelope]:
         """Commit ``state``, in one envelope where it is, or was, of all streams together."""
+        anew = action in ("refresh", "clear") and set(names) == set(self._synced(self._streams))
+        if self._unrecovered is not None and not anew:
+            raise self._unrecovered
         together = self.standing.is_whole or state.type != "STREAM"
         groups = [list(names)] if together else [[name] for name in names]
         last = self.standing.last_seq

@@ -208,6 +208,55 @@ def test_what_a_dying_source_had_covered_is_held_though_it_was_not_due(lake: Lak
     assert lake.ids("a") == [1, 2, 3]
 
 
+# ... that was complete
+
+
+def test_it_is_not_read_again_by_the_run_that_has_done_so(lake: Lake) -> None:
+    streams = [resumable("a", "append"), resumable("b", "append")]
+    failed = lake.sync(streams, records("a", [1]) + status("a") + records("b", [7]), 1)
+    assert list(failed.finished) == ["a"]
+
+    done = lake.sync(streams, records("b", [7, 8]) + status("b"))
+
+    assert done.failure is None
+    assert [each["stream"]["name"] for each in done.file("catalog")["streams"]] == ["b"]
+    a = done.finished["a"]
+    assert (a.records, a.table.row_count) == (0, 1)
+    assert a.warnings == ("It was complete when this run failed, so it was not read again.",)
+    assert a.envelope is not None
+    assert a.envelope.seq == failed.checkpoints[0].envelope.seq
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
+
+
+def test_nothing_is_asked_of_the_source_where_all_was_complete(lake: Lake) -> None:
+    stream = resumable("a", "append")
+    lake.sync([stream], records("a", [1]) + status("a"), 1)
+    done = lake.sync([stream], 1)
+    assert (done.failure, done.runner.commands) == (None, [])
+    assert list(done.finished) == ["a"]
+    assert lake.ids("a") == [1]
+
+
+def test_it_is_done_though_another_stream_cannot_be_read(lake: Lake) -> None:
+    streams = [resumable("a", "append"), B]
+    lake.sync([*streams], records("a", [1]) + records("b", [1]) + state("b", 1), BOTH, 1)
+    lake.store.envelopes.pop(OTHER)
+    lake.lose_envelopes(of="b")
+    done = lake.sync(streams, 1)
+    assert (list(done.finished), done.runner.commands) == (["a"], [])
+    assert str(done.failure).startswith("1 of 2 streams did not complete. b: The table of")
+    assert str(done.failure).endswith("Finished and kept: a.")
+
+
+def test_a_state_that_a_user_sets_or_resets_has_it_read_again(lake: Lake) -> None:
+    stream = resumable("a", "append")
+    lake.sync([stream], records("a", [1]) + status("a"), 1)
+    upkeep(lake, stream, root=f"run {lake.runs}").reset([NAME])
+    done = lake.sync([stream], records("a", [2]) + status("a"))
+    assert done.failure is None
+    assert lake.ids("a") == [1, 2]
+
+
 # An incremental stream that is read again
 
 

@@ -229,6 +229,31 @@ def test_between_two_tables(
     assert (lake.ids(A), lake.ids(B)) == ([*old, 1, 2], [*old, *rows])
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rows", [[7, 8], []], ids=["rows", "no rows"])
+@pytest.mark.parametrize("call", [1, 3, 5], ids=["first held", "next held", "shown"])
+def test_between_two_tables_of_a_refresh(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str, rows: list[int], call: int
+) -> None:
+    """Both are shown, or neither is."""
+    streams = [incremental(A, mode), incremental(B, mode)]
+    lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 0}, {}), BOTH)
+    upkeep(lake, *streams).refresh([s.descriptor for s in streams], keep_rows=False)
+    held = records(A, [1]) + records(B, rows) + global_state({"lsn": 1}, {})
+    held += records(A, [2]) + global_state({"lsn": 2}, {})
+    with monkeypatch.context() as patch:
+        crash(patch, DeltaWriter, "commit", after=True, call=call)
+        with pytest.raises(Crash):
+            lake.sync(streams, held, records(A, [3]), BOTH, **EAGER)
+    done = lake.sync(streams, records(A, [9]), global_state({"lsn": 9}, {}), BOTH)
+    assert done.failure is None
+    sent = done.file("state")[0]["global"]["shared_state"]
+    assert sent == {"lsn": 1 if call == 1 else 2}
+    # What came behind the last state comes again, unless it was told that this is all.
+    more = {1: [], 3: [2], 5: [2, 3]}[call]
+    assert (lake.ids(A), lake.ids(B)) == ([1, *more, 9], rows)
+
+
 def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = [incremental(A), incremental(B)]
     output = records(A, [1]) + records(B, [2]), global_state({"lsn": 2}, {}), BOTH
@@ -246,6 +271,30 @@ def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.Monke
             lake.sync(streams, BOTH)
     assert lake.sync(streams, BOTH).failure is None
     assert (lake.ids(A), lake.ids(B)) == ([1], [2])
+
+
+def test_between_two_tables_and_the_files_are_gone(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a refresh, which is the way out, was refused for the same reason."""
+    streams = [incremental(A), incremental(B)]
+    names = [stream.descriptor for stream in streams]
+    lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 1}, {}), BOTH)
+    output = records(A, [1]) + records(B, [2]), global_state({"lsn": 2}, {}), BOTH
+    with monkeypatch.context() as patch:
+        crash(patch, DeltaWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(streams, *output)
+    for file in lake.untracked(B):
+        file.unlink()
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        lake.sync(streams, BOTH)
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        upkeep(lake, *streams).reset(names)
+    upkeep(lake, *streams).refresh(names, keep_rows=False)
+    done = lake.sync(streams, records(A, [5]) + records(B, [6]), global_state({"lsn": 3}, {}), BOTH)
+    assert done.failure is None
+    assert (lake.ids(A), lake.ids(B)) == ([5], [6])
 
 
 def test_a_column_that_came_with_the_lost_commit(

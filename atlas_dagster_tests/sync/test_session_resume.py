@@ -14,6 +14,7 @@ from scripted import (
     legacy_state,
     line,
     records,
+    resumable,
     state,
     status,
 )
@@ -110,6 +111,40 @@ def test_one_stream_of_a_global_state_starts_over(lake: Lake) -> None:
     assert sent["shared_state"] == {"lsn": 1}
     assert [each["stream_descriptor"]["name"] for each in sent["stream_states"]] == ["b"]
     assert (lake.ids("a"), lake.ids("b")) == ([2, 3], [7, 8])
+
+
+def test_one_table_of_a_global_state_was_deleted(lake: Lake) -> None:
+    """Regression: its last commit was taken for one that it had never got, without any way out."""
+    snapshot = {"a": {"done": True}, "b": {"done": True}}
+    output = records("a", [1, 2]) + records("b", [7]), global_state({"lsn": 1}, snapshot), BOTH
+    lake.sync([A, B], *output)
+    lake.drop("b")
+    output = records("a", [3]) + records("b", [7, 8]), global_state({"lsn": 2}, snapshot), BOTH
+    done = lake.sync([A, B], *output)
+    assert done.failure is None
+    assert "is gone; it is read again" in done.notices[0]
+    sent = done.file("state")[0]["global"]
+    assert [each["stream_descriptor"]["name"] for each in sent["stream_states"]] == ["a"]
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [7, 8])
+
+
+def test_a_table_deleted_together_with_the_event_log(lake: Lake) -> None:
+    """Numbers begin anew, and nothing of the old ones must count."""
+    for kind in (A, incremental("a", "append_dedup"), resumable("a"), resumable("a", "append")):
+        lake.sync([kind], records("a", [1]) + state("a", {"at": 1}), status("a"))
+        for id in (2, 3):
+            lake.sync([kind], records("a", [id]) + state("a", {"at": id}), 1, **EAGER)
+        lake.drop("a")
+        lake.store.envelopes.clear()
+        lake.lose_envelopes()
+        if isinstance(lake, Warehouse):
+            lake.do('DROP TABLE IF EXISTS c."_atlas_held_a"')
+        for id in (5, 6):
+            done = lake.sync([kind], records("a", [id]) + state("a", {"at": id}), status("a"))
+            assert done.failure is None
+        assert lake.ids("a") == ([6] if kind.destination_sync_mode == "overwrite" else [5, 6])
+        lake.drop("a")
+        lake.store.envelopes.clear()
 
 
 # A schema that changes
