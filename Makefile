@@ -7,7 +7,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images bench crash lock clean
+.PHONY: help demo dev test lint format images docs bench crash lock clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,6 +38,9 @@ format: .venv ## format the code and mend what ruff can
 images: .venv ## build the connector images for the tests (needs Docker, and root the first time)
 	atlas_dagster_tests/connectors/build.sh
 
+docs: .venv ## build the documentation into build/docs, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
 bench: .venv ## measure records per second, CPU and memory (ARGS="--only append" for some)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
@@ -45,8 +48,8 @@ crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an u
 	$(BIN)/python -m atlas_dagster_tests.crash --count $(KILLS) --seed $(SEED) $(ARGS)
 
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
-	$(LOCK) --output-file requirements.txt
-	$(LOCK) --group dev --output-file requirements-dev.txt
+	$(LOCK) --extra production --output-file requirements.txt
+	$(LOCK) --extra production --group dev --output-file requirements-dev.txt
 
 clean: ## remove the environment and caches; lake/ and .dagster/ stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -32,6 +32,8 @@ class AtlasError(Exception):
     """Base of all errors Atlas raises on purpose. ``str(error)`` is fit to show to a user."""
 
     failure_type: FailureType = "system_error"
+    #: The part of ``docs/troubleshooting.md`` that says more, where a sentence is not enough.
+    topic: str | None = None
 
 
 class ConfigError(AtlasError):
@@ -51,13 +53,26 @@ class UnknownStreamError(ConfigError):
 class MissingVariableError(ConfigError):
     """``{{ env.X }}`` names a variable that is not set where the step runs."""
 
+    topic = "a-variable-is-not-set"
+
 
 class CheckFailedError(ConfigError):
     """The connector's CHECK answered FAILED; the message is the connector's own."""
 
+    topic = "check-failed"
+
 
 class BreakingChangeError(ConfigError):
-    """The source changed in a way that only a refresh can follow."""
+    """The source changed in a way that only a refresh can follow.
+
+    ``stream``: the one whose fields or key did, by its name.
+    """
+
+    topic = "breaking-change"
+
+    def __init__(self, message: str, *, stream: str | None = None) -> None:
+        super().__init__(message)
+        self.stream = stream
 
 
 class TransientError(AtlasError):
@@ -72,6 +87,8 @@ class RunnerUnavailableError(TransientError):
     ``reason`` is the message without the advice, for where Atlas itself finds another way.
     """
 
+    topic = "no-engine-image-or-package"
+
     def __init__(self, reason: str, advice: str | None = None) -> None:
         super().__init__(f"{reason}; {advice}." if advice else reason)
         self.reason = reason
@@ -85,6 +102,8 @@ class BrokenError(AtlasError):
 
 class ConnectorFailedError(AtlasError):
     """The connector crashed or reported an error; carries its own message and failure type."""
+
+    topic = "the-connector-failed"
 
     def __init__(
         self,
@@ -101,6 +120,8 @@ class ConnectorFailedError(AtlasError):
 class ProtocolError(BrokenError):
     """The connector's output cannot be understood."""
 
+    topic = "output-that-cannot-be-read"
+
 
 class ReadFailedError(ConnectorFailedError):
     """A READ ended with at least one stream not complete. Rows of finished streams are kept."""
@@ -108,3 +129,5 @@ class ReadFailedError(ConnectorFailedError):
 
 class DestinationError(BrokenError):
     """A table or its bookkeeping is not what the stored state says it is."""
+
+    topic = "a-table-is-not-what-its-state-says"

@@ -1,8 +1,9 @@
 """What the tests need from the machine, and what happens when it is not there.
 
-A test marked ``docker``, ``postgres`` or ``browser`` is skipped, with the reason, where that part
-is missing. The environment variable ``ATLAS_REQUIRE`` names the parts that must be there
-(``ATLAS_REQUIRE=docker,postgres,browser``, as in ``.ci/run``): a missing one then fails the test.
+A test marked ``docker``, ``postgres``, ``browser`` or ``pypi`` is skipped, with the reason, where
+that part is missing. The environment variable ``ATLAS_REQUIRE`` names the parts that must be there
+(``ATLAS_REQUIRE=docker,postgres,browser,pypi``, as in ``.ci/run``): a missing one then fails the
+test.
 """
 
 import os
@@ -19,6 +20,8 @@ from typing import Any
 import docker
 import pytest
 
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.runners.environment import newest_version
 from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
 
 CONNECTORS = Path(__file__).parent / "connectors"
@@ -79,10 +82,20 @@ def _missing_browser() -> str | None:
     return None if _chromium() else "no chromium or google-chrome in PATH"
 
 
+@cache
+def _missing_pypi() -> str | None:
+    try:
+        newest_version("airbyte-source-faker")
+    except AtlasError as error:
+        return f"PyPI cannot be reached: {error}"
+    return None
+
+
 _MISSING: dict[str, Callable[[], str | None]] = {
     "docker": _missing_docker,
     "postgres": _missing_postgres,
     "browser": _missing_browser,
+    "pypi": _missing_pypi,
 }
 
 

@@ -36,10 +36,9 @@ class TableSpec(Struct, frozen=True):
     replaces: bool = False
     deleted_at: str | None = None
 
-    @property
-    def key_fields(self) -> dict[str, str]:
-        """The source's name of each key column."""
-        return {c.name: c.field for c in self.schema.columns if c.name in self.primary_key}
+    def fields_of(self, columns: Collection[str]) -> dict[str, str]:
+        """The source's name of each of ``columns``."""
+        return {c.name: c.field for c in self.schema.columns if c.name in columns}
 
 
 class TableInfo(Struct, frozen=True):
@@ -206,6 +205,13 @@ class Destination(ABC):
 
         Raises:
             ConfigError: the table does not exist, or has no such column.
+        """
+
+    @abstractmethod
+    def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
+        """Rows beyond the first of each key; NULL equals NULL. One pass over the ``key`` columns.
+
+        ``spec``: of a table that exists. ``key``: columns of its schema.
         """
 
     @abstractmethod

@@ -29,6 +29,7 @@ from atlas_dagster.destinations.delta_maintenance import maintain
 from atlas_dagster.destinations.delta_stream import StreamTables, changes_path
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.delta_writer import DeltaWriter
+from atlas_dagster.destinations.newest_rows import by_key, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
 from atlas_dagster.destinations.store import Store, unusable
 from atlas_dagster.errors import ConfigError, DestinationError
@@ -222,6 +223,12 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             if commit.table == table
             for file in commit.files
         }
+
+    def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
+        names = LakeTable(self.table_uri(spec.path), connection="").file_names
+        files = [self._file(spec.path, name) for name in names]
+        stays = newest_rows([], files, by_key(spec.schema.arrow, key, spec.fields_of(key)))
+        return sum(int(mask.size - mask.sum()) for mask in stays)
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))

@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.destinations.exact_keys import EXACT
-from atlas_dagster.destinations.newest_rows import Mask, Ranking, newest_rows
+from atlas_dagster.destinations.newest_rows import Mask, Ranking, by_key, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.records.types import EXTRACTED_AT
 from atlas_dagster.state.envelope import Envelope, StagedFile
@@ -74,12 +73,9 @@ class DedupWriter(DeltaWriter):
 
     def _ranking(self, schema: pa.Schema) -> Ranking:
         # What an interrupted sync left may be from before there was this cursor.
-        order = [self.spec.cursor, EXTRACTED_AT]
-        return Ranking(
-            pa.schema([*(schema.field(name) for name in self.spec.primary_key), EXACT]),
-            pa.schema([schema.field(name) for name in order if name in schema.names]),
-            self.spec.key_fields,
-        )
+        order = [name for name in (self.spec.cursor, EXTRACTED_AT) if name and name in schema.names]
+        key = self.spec.primary_key
+        return by_key(schema, key, self.spec.fields_of(key), order)
 
     def _write_anew(
         self, files: Iterable[tuple[DataFile, Mask]], schema: pa.Schema

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from atlas_dagster.destinations.data_file import DataFile
-from atlas_dagster.destinations.exact_keys import exact_batches
+from atlas_dagster.destinations.exact_keys import EXACT, exact_batches
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
@@ -44,6 +44,17 @@ class Ranking(Struct, frozen=True):
     key: pa.Schema
     order: pa.Schema
     fields: Mapping[str, str] = {}
+
+
+def by_key(
+    schema: pa.Schema, key: Sequence[str], fields: Mapping[str, str], order: Sequence[str] = ()
+) -> Ranking:
+    """The ranking of rows with the columns of ``schema``."""
+    return Ranking(
+        pa.schema([*(schema.field(name) for name in key), EXACT]),
+        pa.schema([schema.field(name) for name in order]),
+        fields,
+    )
 
 
 def newest_rows(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> list[Mask]:

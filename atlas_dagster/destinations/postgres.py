@@ -15,8 +15,9 @@ from atlas_dagster.destinations.base import (
     TableSpec,
     read_columns,
 )
-from atlas_dagster.destinations.postgres_columns import quoted
+from atlas_dagster.destinations.postgres_columns import columns_of, quoted
 from atlas_dagster.destinations.postgres_connection import Database
+from atlas_dagster.destinations.postgres_merge import Merge
 from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
 from atlas_dagster.errors import ConfigError, DestinationError
@@ -114,6 +115,14 @@ class PostgresDestination(Destination):
         present = self.preview(table, 0).column_names
         chosen = ", ".join(quoted(c) for c in read_columns(columns, present=present, where=uri))
         return self._database.batches(f"SELECT {chosen} FROM {state.relation}")
+
+    def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
+        state = self._bookkeeping.find(spec.path)
+        columns = columns_of(spec.schema)
+        keys = [column for column in columns if column.logical in key]
+        merge = Merge(state.relation, "", columns, self._bookkeeping.columns(state), keys=keys)
+        (found,) = self._database.rows(merge.duplicates())
+        return int(found["duplicates"])
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         relation = self._bookkeeping.find(table).relation

@@ -40,9 +40,9 @@ class Merge:
         types: Mapping[str, str],
         *,
         keys: Sequence[Column],
-        cursor: Column | None,
-        deleted_at: Column | None,
-        gone: Sequence[str],
+        cursor: Column | None = None,
+        deleted_at: Column | None = None,
+        gone: Sequence[str] = (),
     ) -> None:
         self._relation = relation
         self._stage = stage
@@ -93,14 +93,21 @@ class Merge:
 
     def unduplication(self) -> str:
         """Deletes all but the newest row of each key from the table."""
-        keys = [self._comparable("", key) for key in self._keys]
-        keys += self._exact("", [True] * len(self._keys))
         return f"""
             DELETE FROM {self._relation} AS t USING (
                 SELECT ctid AS place, row_number() OVER (
-                    PARTITION BY {", ".join(keys)} ORDER BY {self._newest_first("ctid")}
+                    PARTITION BY {self._whole_key} ORDER BY {self._newest_first("ctid")}
                 ) AS rank FROM {self._relation}
             ) AS r WHERE t.ctid = r.place AND r.rank > 1
+        """
+
+    def duplicates(self) -> str:
+        """How many rows :meth:`unduplication` would delete, as ``duplicates``."""
+        return f"""
+            SELECT COALESCE(sum(rows - 1), 0)::bigint AS duplicates FROM (
+                SELECT count(*) AS rows FROM {self._relation}
+                GROUP BY {self._whole_key} HAVING count(*) > 1
+            ) AS repeated
         """
 
     def index(self, name: str) -> str:
@@ -130,6 +137,11 @@ class Merge:
             ),
             newest AS MATERIALIZED (SELECT * FROM ranked {wanted})
         """
+
+    @property
+    def _whole_key(self) -> str:
+        keys = [self._comparable("", key) for key in self._keys]
+        return ", ".join(keys + self._exact("", [True] * len(self._keys)))
 
     def _same_key(self, nulls: Sequence[bool]) -> str:
         conditions = []

@@ -11,9 +11,11 @@ from atlas_dagster.orchestration.check import build_check, pool
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.io_manager import io_manager_key, io_resources
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
+from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
-from atlas_dagster.orchestration.sync import SyncConfig, run_sync
+from atlas_dagster.orchestration.stream_checks import stream_check_specs
+from atlas_dagster.orchestration.sync import run_sync
 from atlas_dagster.orchestration.translator import AtlasTranslator, StreamProps, source_key
 from atlas_dagster.protocol.config import validate
 from atlas_dagster.sync.connection import Connection
@@ -58,6 +60,11 @@ def build_connection_defs(
         for stream in streams
     ]
     specs = [spec.with_io_manager_key(io_manager_key(connection)) for spec in specs]
+    check_specs = [
+        check
+        for stream, spec in zip(streams, specs, strict=True)
+        for check in stream_check_specs(stream, spec.key)
+    ]
     if discovered.config_hash != config_hash(connection.config):
         specs = [spec.merge_attributes(tags=_STALE) for spec in specs]
 
@@ -66,15 +73,23 @@ def build_connection_defs(
         specs=specs,
         can_subset=True,
         pool=pool(connection),
+        check_specs=check_specs,
     )
     def sync(
         context: dg.AssetExecutionContext, config: SyncConfig, atlas: AtlasResource
-    ) -> Iterator[dg.MaterializeResult[None]]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         yield from run_sync(context, connection, discovered, atlas, config)
 
     sensors = []
     if schedule is not None:
-        sensors.append(build_schedule(connection, schedule, [spec.key for spec in specs]))
+        sensors.append(
+            build_schedule(
+                connection,
+                schedule,
+                [spec.key for spec in specs],
+                [check.key for check in check_specs],
+            )
+        )
     defs = dg.Definitions(
         assets=[_source_spec(connection, discovered), sync],
         asset_checks=[build_check(connection, discovered)],

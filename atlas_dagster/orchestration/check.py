@@ -6,6 +6,8 @@ import dagster as dg
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import note_process
+from atlas_dagster.orchestration.metadata import short_digest
+from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, tag_failure
 from atlas_dagster.orchestration.translator import source_key
@@ -79,13 +81,13 @@ def ensure_checked(
     try:
         connector.check()
     except AtlasError as error:
-        _record(context, connection, _failed(error))
+        context.log_event(check_evaluation(check_key(connection), _failed(error)))
         raise
-    _record(context, connection, _passed(connector))
+    context.log_event(check_evaluation(check_key(connection), _passed(connector)))
 
 
 def _passed(connector: Connector) -> dg.AssetCheckResult:
-    ran = connector.runner.identity()
+    ran = short_digest(connector.runner.identity())
     return dg.AssetCheckResult(
         passed=True,
         description=f"{connector.name} reached its source.",
@@ -98,19 +100,4 @@ def _failed(error: AtlasError) -> dg.AssetCheckResult:
         passed=False,
         description=str(error),
         metadata={"atlas/message": str(error), "atlas/failure_type": error.failure_type},
-    )
-
-
-def _record(
-    context: dg.AssetExecutionContext, connection: Connection, result: dg.AssetCheckResult
-) -> None:
-    key = check_key(connection)
-    context.log_event(
-        dg.AssetCheckEvaluation(
-            asset_key=key.asset_key,
-            check_name=key.name,
-            passed=result.passed,
-            description=result.description,
-            metadata=result.metadata,
-        )
     )

@@ -10,7 +10,7 @@ import os
 
 import dagster as dg
 
-from atlas_dagster.orchestration.owner import identify, process_has_ended
+from atlas_dagster.runners.owner import identify, process_has_ended
 
 PROCESS_TAG = "atlas/process"
 _UNFINISHED = [

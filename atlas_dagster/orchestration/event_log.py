@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 
 from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.orchestration.envelope_text import from_text
 from atlas_dagster.orchestration.metadata import AtlasMetadataSet, envelope_of
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
+
+#: Observations that are not Atlas's, after its own newest one, and yet do not hide it.
+_OTHERS = 50
 
 
 class EventLogStateStore:
@@ -22,8 +25,10 @@ class EventLogStateStore:
     def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
         self._instance = instance
         self._source = source
-        #: The connectors that the newest materializations of the streams asked for name.
+        #: Of the newest materializations of the streams asked for: the connectors they name, and
+        #: the columns.
         self.connectors: set[str] = set()
+        self.columns: dict[TablePath, dg.TableSchema] = {}
 
     def remembered(
         self,
@@ -44,10 +49,9 @@ class EventLogStateStore:
             envelopes: list[Envelope | None] = []
             if entry.last_materialization is not None:
                 materialization = entry.last_materialization.asset_materialization
-                own = AtlasMetadataSet.extract(materialization.metadata if materialization else {})
-                envelopes.append(None if own.envelope is None else from_text(own.envelope))
-                if own.connector is not None:
-                    self.connectors.add(own.connector)
+                metadata = materialization.metadata if materialization else {}
+                envelopes.append(envelope_of(metadata))
+                self._note(tuple(entry.asset_key.path), metadata)
             stream = keys[entry.asset_key]
             if not any(known and known.seq == committed.get(stream) for known in envelopes):
                 envelopes.append(self._observed(entry.asset_key))
@@ -61,17 +65,29 @@ class EventLogStateStore:
             )
         return self._written_out(found)
 
+    def _note(self, table: TablePath, metadata: Mapping[str, Any]) -> None:
+        connector = AtlasMetadataSet.extract(metadata).connector
+        columns = TableMetadataSet.extract(metadata).column_schema
+        if connector is not None:
+            self.connectors.add(connector)
+            if columns is not None:
+                self.columns[table] = columns
+
+    def recent_records(self, table: TablePath, limit: int) -> Sequence[int]:
+        """How many records each of the last syncs brought, newest first."""
+        found = self._instance.fetch_materializations(dg.AssetKey(list(table)), limit=limit)
+        made = (event.asset_materialization for event in found.records)
+        counts = (AtlasMetadataSet.extract(m.metadata).records_synced for m in made if m)
+        return [count for count in counts if count is not None]
+
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
         """The last commits to ``table``, newest first, each with its cursor as it is shown."""
         found = []
-        for event in self._instance.fetch_observations(
-            dg.AssetKey(list(table)), limit=limit
-        ).records:
-            observation = event.asset_observation
-            own = AtlasMetadataSet.extract(observation.metadata if observation else {})
-            if own.envelope is not None:
-                cursor = own.cursor_after
-                found.append((from_text(own.envelope), cursor and cursor.value))
+        for metadata in self._observations(dg.AssetKey(list(table)), limit):
+            envelope = envelope_of(metadata)
+            if envelope is not None:
+                cursor = AtlasMetadataSet.extract(metadata).cursor_after
+                found.append((envelope, cursor and cursor.value))
         return found
 
     def _written_out(
@@ -88,8 +104,16 @@ class EventLogStateStore:
         return found
 
     def _observed(self, key: dg.AssetKey) -> Envelope | None:
-        """The envelope of the newest observation."""
-        for event in self._instance.fetch_observations(key, limit=1).records:
-            observation = event.asset_observation
-            return envelope_of(observation.metadata if observation else {})
+        """The newest envelope among the observations; the newest of them may be another's."""
+        for limit in (1, _OTHERS):
+            found = self._observations(key, limit)
+            envelopes = (envelope_of(metadata) for metadata in found)
+            envelope = next((each for each in envelopes if each is not None), None)
+            if envelope is not None or len(found) < limit:
+                return envelope
         return None
+
+    def _observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Metadata of the newest ones."""
+        events = self._instance.fetch_observations(key, limit=limit).records
+        return [o.metadata if (o := event.asset_observation) else {} for event in events]

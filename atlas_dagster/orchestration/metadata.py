@@ -1,7 +1,9 @@
 """What is shown and stored with each event of a stream."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 from dagster._core.definitions.metadata.metadata_set import (
@@ -11,11 +13,17 @@ from dagster._core.definitions.metadata.metadata_set import (
 from msgspec import Raw
 
 from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to_text
+from atlas_dagster.orchestration.summary import Mask, preview, summary
+from atlas_dagster.orchestration.tally import Counts
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.events import StreamFinished
 
+#: Characters from which the UI shows JSON as a link.
+_LINKED_FROM = 1_000
+#: Of an image; as much of it as Docker shows.
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]+")
 _METADATA_TYPES = {"_airbyte_extracted_at": "timestamp", "_airbyte_generation_id": "integer"}
 
 
@@ -23,39 +31,60 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     """Atlas's own entries. Numbers plot themselves in the UI.
 
     ``envelope`` is the exact text of the stream's last commit, state included: the cursor that the
-    next sync continues from. ``cursor_before`` and ``cursor_after`` are for people.
+    next sync continues from. ``cursor_before`` and ``cursor_after`` are for people. Counts are of
+    all tries of a run. ``bytes_synced`` is a float because the UI plots no integer beyond 32 bits.
     """
 
+    summary: dg.MetadataValue | None = None
+    dry_run: dg.MetadataValue | None = None
+    preview: dg.MetadataValue | None = None
     records_synced: int | None = None
-    bytes_synced: int | None = None
+    bytes_synced: float | None = None
     duration_seconds: float | None = None
     checkpoints: int | None = None
     cursor_before: dg.MetadataValue | None = None
     cursor_after: dg.MetadataValue | None = None
-    envelope: str | None = None
     connector: str | None = None
-    warnings: dg.MetadataValue | None = None
+    docs: dg.MetadataValue | None = None
+    envelope: dg.MetadataValue | None = None
 
     @classmethod
     def namespace(cls) -> str:
         return "atlas"
 
+    @classmethod
+    def extract(cls, metadata: Mapping[str, Any]) -> Self:
+        size = metadata.get("atlas/bytes_synced")
+        if isinstance(size, dg.IntMetadataValue) and size.value is not None:
+            # Events of older versions hold an integer.
+            metadata = {**metadata, "atlas/bytes_synced": dg.FloatMetadataValue(float(size.value))}
+        return super().extract(metadata)
 
-def materialization_metadata(finished: StreamFinished, *, connector: str) -> dict[str, Any]:
-    """Metadata of a stream that is complete."""
+
+def materialization_metadata(
+    finished: StreamFinished,
+    *,
+    counts: Counts,
+    seconds: float,
+    connector: str,
+    mask: Mask,
+    docs_url: str | None,
+) -> dict[str, Any]:
+    """Metadata of a stream that is complete: what people read first comes first."""
     spec = finished.plan.table
+    told = summary(finished, counts, seconds, mask)
     return {
         **AtlasMetadataSet(
-            records_synced=finished.records,
-            bytes_synced=finished.bytes,
-            duration_seconds=round(finished.seconds, 3),
-            checkpoints=finished.checkpoints,
-            cursor_before=_cursor(finished.cursor_before),
+            summary=dg.MetadataValue.md(told),
+            preview=preview(finished.sample, mask),
+            records_synced=counts.records,
+            bytes_synced=float(counts.bytes),
+            duration_seconds=round(seconds, 3),
+            checkpoints=counts.checkpoints,
+            cursor_before=_cursor(counts.cursor_before),
             cursor_after=_cursor(finished.cursor_after),
-            connector=connector,
-            warnings=dg.MetadataValue.md("\n".join(f"- {w}" for w in finished.warnings))
-            if finished.warnings
-            else None,
+            connector=short_digest(connector),
+            docs=None if docs_url is None else dg.MetadataValue.url(docs_url),
         ),
         **TableMetadataSet(
             column_schema=column_schema(spec.schema, finished.plan.configured),
@@ -63,22 +92,23 @@ def materialization_metadata(finished: StreamFinished, *, connector: str) -> dic
             table_name=".".join(spec.path),
         ),
         "dagster/uri": uri_value(finished.table.uri),
-        # Last, because it is long and for Atlas, not for people.
+        # Last, because it is for Atlas, not for people.
         **AtlasMetadataSet(
-            envelope=None if finished.envelope is None else to_text(_own(finished.envelope))
+            envelope=None if finished.envelope is None else envelope_value(_own(finished.envelope))
         ),
     }
 
 
 def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
     """Metadata of a commit in the middle of a stream."""
-    return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=to_text(_own(envelope)))}
+    own = envelope_value(_own(envelope))
+    return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=own)}
 
 
 def shared_state_metadata(envelope: Envelope) -> dict[str, Any]:
     """Metadata of the one place where a state that covers several streams is written out."""
     blob = envelope.connection_state.shared
-    return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=to_text(envelope))}
+    return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=envelope_value(envelope))}
 
 
 def is_shared(envelope: Envelope) -> bool:
@@ -88,8 +118,13 @@ def is_shared(envelope: Envelope) -> bool:
 
 def envelope_of(metadata: Any) -> Envelope | None:
     """The envelope an event carries; None for events that are not Atlas's."""
-    text = AtlasMetadataSet.extract(metadata).envelope
-    return None if text is None else from_text(text)
+    found = AtlasMetadataSet.extract(metadata).envelope
+    return None if found is None else from_text(str(found.value))
+
+
+def envelope_value(envelope: Envelope) -> dg.MetadataValue:
+    """The envelope's text as a JSON string: the UI shows a long one as a link, a text in full."""
+    return dg.MetadataValue.json(to_text(envelope).ljust(_LINKED_FROM))
 
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
@@ -123,6 +158,11 @@ def _cursor(blob: Raw | None) -> dg.MetadataValue:
 
 def _own(envelope: Envelope) -> Envelope:
     return envelope.reference() if is_shared(envelope) else envelope
+
+
+def short_digest(connector: str) -> str:
+    """What ran, in a length that fits on the page: the UI breaks no word."""
+    return _DIGEST.sub(r"\1", connector)
 
 
 def uri_value(address: str) -> dg.MetadataValue[Any]:

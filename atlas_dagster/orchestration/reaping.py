@@ -1,18 +1,22 @@
 """When the owner of a connector has ended, as Dagster and this machine know it."""
 
+import datetime as dt
 from contextlib import closing, suppress
 
 import dagster as dg
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import end_dead_runs
-from atlas_dagster.orchestration.owner import process_has_ended
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
+from atlas_dagster.runners.owner import process_has_ended
 from atlas_dagster.runners.reaper import reap, reap_processes
 from atlas_dagster.sync.connection import Connection
 
 _EVERY_SECONDS = 60
+#: Of the runs that ended lately.
+_LOOKED_AT = 100
 
 
 def reap_ended(
@@ -42,13 +46,33 @@ def reap_ended(
     return removed
 
 
+@dg.op(name="atlas_remove_left_over")
+def _remove_left_over(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
+    removed = reap_ended(context.instance, atlas)
+    context.log.info(f"Removed: {', '.join(removed) or 'nothing'}.")
+
+
+@dg.job(
+    name="atlas_reap",
+    description="Removes connectors whose run was killed before it could do so. Requested by "
+    "atlas_reaper where it cannot do that itself.",
+)
+def reap_job() -> None:
+    _remove_left_over()
+
+
 @dg.sensor(
     name="atlas_reaper",
+    job=reap_job,
     minimum_interval_seconds=_EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Removes connectors whose run was killed before it could do so.",
 )
-def reaper_sensor(context: dg.SensorEvaluationContext, atlas: AtlasResource) -> dg.SkipReason:
+def reaper_sensor(
+    context: dg.SensorEvaluationContext, atlas: AtlasResource
+) -> dg.SkipReason | dg.SensorResult:
+    if not isinstance(context.instance.run_launcher, DefaultRunLauncher):
+        return _leave_it_to_a_run(context)
     dead = end_dead_runs(context.instance)
     removed = reap_ended(context.instance, atlas)
     if dead:
@@ -56,3 +80,19 @@ def reaper_sensor(context: dg.SensorEvaluationContext, atlas: AtlasResource) -> 
     if removed:
         return dg.SkipReason(f"Removed left-over connectors: {', '.join(removed)}.")
     return dg.SkipReason("No left-over connectors.")
+
+
+def _leave_it_to_a_run(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Runs are elsewhere, in containers say, and so is their Docker engine.
+
+    One run that failed or was canceled is reason enough; those that succeed remove their own.
+    """
+    since = dt.datetime.fromisoformat(context.cursor) if context.cursor else None
+    now = dt.datetime.now(dt.UTC).isoformat()
+    ended = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED], updated_after=since
+    )
+    found = context.instance.get_runs(ended, limit=_LOOKED_AT) if since else []
+    if all(run.job_name == reap_job.name for run in found):
+        return dg.SensorResult(skip_reason="No run ended before its time.", cursor=now)
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now)], cursor=now)

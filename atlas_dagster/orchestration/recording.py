@@ -1,4 +1,4 @@
-"""Commits as Dagster's event log keeps them."""
+"""Commits, and checks outside of their step's own, as Dagster's event log keeps them."""
 
 from collections.abc import Iterator
 
@@ -39,6 +39,18 @@ def observations(connection: Connection, envelope: Envelope) -> Iterator[dg.Asse
             description=_told(envelope, commit),
             metadata=checkpoint_metadata(envelope, blob),
         )
+
+
+def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """The event that says ``result`` of a check that is no output of the step which made it."""
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
 
 
 def _told(envelope: Envelope, commit: StreamCommit) -> str:

@@ -12,9 +12,10 @@ from pydantic import Field, ValidationError
 from atlas_dagster.destinations.address import open_destination, shown
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.config_store import config_store
-from atlas_dagster.orchestration.owner import this_process
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.owner import this_process
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller
@@ -111,6 +112,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             explain=explain,
             configs=config_store(instance),
             executor=self.executor_defaults(),
+            books=books_of(instance, explain),
         )
 
 

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, next_try, root_run_id
+from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 
 _TICK_SECONDS = 30
@@ -27,9 +28,18 @@ _LONGEST_BACKOFF = dt.timedelta(hours=6)
 #: Enough to grow from a second to the longest backoff.
 _MOST_DOUBLINGS = 16
 _TIMEZONE = "UTC"
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 #: On every run that uses a connection, as far as we start it; and on those of its schedule.
 CONNECTION_TAG = "atlas/connection"
 SCHEDULE_TAG = "atlas/schedule"
+#: On the runs of all schedules, so that other runs can be told from them without looking at each.
+_SCHEDULED = {"atlas/started_by": "schedule"}
 
 
 def is_cron(text: str) -> bool:
@@ -49,21 +59,27 @@ class ScheduleCursor(Struct):
 
 
 def build_schedule(
-    connection: Connection, cron: str, streams: Sequence[dg.AssetKey]
+    connection: Connection,
+    cron: str,
+    streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorDefinition:
-    """The sensor that keeps ``streams`` synced at the times ``cron`` says, in UTC."""
-    check = check_key(connection)
+    """The sensor that keeps ``streams`` synced at the times ``cron`` says, in UTC.
+
+    ``checks``: of the streams, made by their sync.
+    """
 
     @dg.sensor(
         name=f"{connection.name}__schedule",
-        asset_selection=dg.AssetSelection.assets(*streams) | dg.AssetSelection.checks(check),
+        # With the source for its check, whose own selection the UI could only show as code.
+        asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Requests CHECK, then a sync of {connection.name}, at `{cron}` ({_TIMEZONE}).",
         metadata={"atlas/cron": cron},
     )
     def schedule(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return _tick(context, connection, cron, streams)
+        return _tick(context, connection, cron, streams, checks)
 
     return schedule
 
@@ -73,6 +89,7 @@ def _tick(
     connection: Connection,
     cron: str,
     streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorResult:
     now = _now()
     due = get_latest_completed_cron_tick(cron, now, _TIMEZONE)
@@ -83,14 +100,13 @@ def _tick(
         cursor = ScheduleCursor(handled=due.isoformat())
         return _skip(f"The schedule starts now; next at {_shown(following)}.", cursor)
     cursor = ScheduleCursor(**json.loads(context.cursor))
-    passed = _last_check_passed(context, connection)
     retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
-    if retry_at is None:
-        if due <= dt.datetime.fromisoformat(cursor.handled):
-            return _again(context, connection, now, streams, cursor) or _skip(
-                f"Not due; next at {_shown(following)}.", cursor
-            )
-    elif not passed and now < retry_at:
+    if retry_at is None and due <= dt.datetime.fromisoformat(cursor.handled):
+        return _again(context, connection, now, streams, checks, cursor) or _skip(
+            f"Not due; next at {_shown(following)}.", cursor
+        )
+    passed = _last_check_passed(context, connection)
+    if retry_at is not None and not passed and now < retry_at:
         return _skip(f"The last CHECK failed; it is tried again at {_shown(retry_at)}.", cursor)
     if _is_busy(context, connection, streams):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
@@ -99,7 +115,7 @@ def _tick(
         request = dg.RunRequest(
             run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if retry_at else ""),
             asset_selection=list(streams),
-            asset_check_keys=[check_key(connection)],
+            asset_check_keys=[check_key(connection), *checks],
             tags=_tags(connection),
         )
         return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
@@ -121,6 +137,7 @@ def _again(
     connection: Connection,
     now: dt.datetime,
     streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
     cursor: ScheduleCursor,
 ) -> dg.SensorResult | None:
     """What to do about a sync that failed for a reason that may pass; None where nothing."""
@@ -146,11 +163,14 @@ def _again(
         and record.asset_entry.last_materialization
         and record.asset_entry.last_materialization.run_id == failed_run
     }
-    wanted = last.dagster_run.asset_selection or frozenset(streams)
+    wanted = (last.dagster_run.asset_selection or frozenset(streams)) - done
     request = dg.RunRequest(
         run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
-        asset_selection=[key for key in streams if key in wanted and key not in done],
-        asset_check_keys=[check_key(connection)],
+        asset_selection=[key for key in streams if key in wanted],
+        asset_check_keys=[
+            check_key(connection),
+            *(check for check in checks if check.asset_key in wanted),
+        ],
         tags={
             **_tags(connection),
             **following.tags,
@@ -161,7 +181,7 @@ def _again(
 
 
 def _tags(connection: Connection) -> dict[str, str]:
-    return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name}
+    return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name, **_SCHEDULED}
 
 
 def _now() -> dt.datetime:
@@ -182,21 +202,27 @@ def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connecti
 def _is_busy(
     context: dg.SensorEvaluationContext, connection: Connection, streams: Sequence[dg.AssetKey]
 ) -> bool:
-    """Whether a run that uses the connection is queued or running, whoever started it."""
-    unfinished = dg.RunsFilter(
-        statuses=[
-            dg.DagsterRunStatus.QUEUED,
-            dg.DagsterRunStatus.NOT_STARTED,
-            dg.DagsterRunStatus.STARTING,
-            dg.DagsterRunStatus.STARTED,
-            dg.DagsterRunStatus.CANCELING,
-        ],
-    )
+    """Whether a run that uses the connection is queued or running, whoever started it.
+
+    A run's tags are indexed, what it selects is not. After midnight a hundred schedules are due and
+    their runs queued, so those are only counted by their tags; others, which a person or another
+    program started, are few, and looked at.
+    """
+    instance = context.instance
+    unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))
+    if not unfinished:
+        return False
+
+    def tagged(tags: Mapping[str, str]) -> set[str]:
+        return set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED, tags=tags)))
+
+    if tagged({CONNECTION_TAG: connection.name}):
+        return True
+    others = unfinished - tagged(_SCHEDULED)
     return any(
-        run.tags.get(CONNECTION_TAG) == connection.name
-        or not (run.asset_selection or frozenset()).isdisjoint(streams)
+        not (run.asset_selection or frozenset()).isdisjoint(streams)
         or check_key(connection) in (run.asset_check_selection or ())
-        for run in context.instance.get_runs(unfinished)
+        for run in (instance.get_runs(dg.RunsFilter(run_ids=list(others))) if others else ())
     )
 
 

@@ -3,31 +3,36 @@
 import time
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from enum import Enum
+from functools import partial
 
 import dagster as dg
-from pydantic import Field
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, BreakingChangeError
+from atlas_dagster.orchestration.bookkeeping import SyncBook, books_of
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
 from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.dry_run import refused_observation, rehearsed_observation
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
-from atlas_dagster.orchestration.metadata import materialization_metadata
+from atlas_dagster.orchestration.options import SyncConfig, orders
 from atlas_dagster.orchestration.reaping import reap_ended
-from atlas_dagster.orchestration.recording import observations
+from atlas_dagster.orchestration.reporting import Reporter
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, root_run_id, tag_failure
+from atlas_dagster.orchestration.stream_checks import as_of_last_sync
+from atlas_dagster.orchestration.tally import Tally
 from atlas_dagster.orchestration.translator import source_key
-from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.events import Checkpoint, StreamFinished
 from atlas_dagster.sync.plan import SyncPlan, make_plan
+from atlas_dagster.sync.rehearsal import rehearse
 from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.source import connected
 from atlas_dagster.sync.standing import claim
@@ -36,30 +41,13 @@ from atlas_dagster.sync.upkeep import Upkeep
 _SETTLE_SECONDS = 5.0
 
 
-class Refresh(Enum):
-    """What becomes of the old rows when streams are read again from the beginning."""
-
-    remove = "remove"
-    retain = "retain"
-
-
-class SyncConfig(dg.Config):
-    """Options of one run."""
-
-    refresh: Refresh | None = Field(
-        default=None,
-        description="Read the selected streams again from the beginning. remove: the old rows are "
-        "replaced once that is complete; retain: they stay.",
-    )
-
-
 def run_sync(
     context: dg.AssetExecutionContext,
     connection: Connection,
     discovered: Discovered,
     atlas: AtlasResource,
     config: SyncConfig,
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Sync the streams selected in ``context``; yield each the moment it is durable.
 
     A failure that may pass is waited for a little and tried again, for the streams not done yet.
@@ -68,16 +56,20 @@ def run_sync(
         dagster.Failure: with the one sentence that says what failed and what to do.
     """
     with explained_failure():
+        if not context.selected_asset_keys:
+            for check in context.selected_asset_check_keys:
+                yield as_of_last_sync(context.instance, check)
+            return
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
         if reap_ended(context.instance, atlas, connection):
             # The step of a killed run may still be alive and commit what it had read; let it end.
             time.sleep(_SETTLE_SECONDS)
-        left = set(context.selected_asset_keys)
+        step = _Step(context, connection, discovered, atlas, config)
         patience = Patience()
         while True:
             try:
-                yield from _sync(context, connection, discovered, atlas, config, left, patience)
+                yield from step.attempt(patience)
                 return
             except AtlasError as error:
                 wait = patience.wait_after(error)
@@ -88,105 +80,140 @@ def run_sync(
                 time.sleep(wait)
 
 
-def _sync(
-    context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
-    atlas: AtlasResource,
-    config: SyncConfig,
-    left: set[dg.AssetKey],
-    patience: Patience,
-) -> Iterator[dg.MaterializeResult[None]]:
-    """Try once to sync the streams ``left``, which lacks those that are done afterwards."""
-    caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
-    with (
-        connected(connection, caller, discovered.spec_schema) as connector,
-        closing(atlas.open_destination(connection)) as destination,
-    ):
-        ensure_checked(context, connection, connector)
-        claim(destination, connection.name, atlas.deployment)
-        if config.refresh is not None:
-            _refresh(context, connection, discovered, destination, left, config.refresh)
-        store = EventLogStateStore(context.instance, source_key(connection))
-        plan = _plan(context, connection, discovered, destination, store, left)
-        identity = connector.runner.identity()
-        for notice in major_change(store.connectors, identity, discovered.documentation_url):
-            context.log.warning(notice)
-        session = SyncSession(plan, connector=connector, destination=destination)
-        for event in session.run():
-            patience.note_progress()
-            if isinstance(event, Checkpoint):
-                _observe(context, connection, event.envelope)
-                continue
-            metadata = materialization_metadata(event, connector=identity)
-            key = dg.AssetKey(list(event.plan.table.path))
-            if key in left:
-                left.remove(key)
-                version = dg.DataVersion(event.table.version)
-                yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=version)
-            else:
-                context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+class _Step:
+    """The streams of one run that are not done yet, and the tries to do them."""
 
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        connection: Connection,
+        discovered: Discovered,
+        atlas: AtlasResource,
+        config: SyncConfig,
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._discovered = discovered
+        self._atlas = atlas
+        self._config = config
+        self._streams = connection.configured(discovered.catalog)
+        self._tables = discovered.table_paths
+        self._left = set(context.selected_asset_keys)
+        self._orders = orders(connection.name, self._streams, self._selected, config)
+        self._tally = Tally()
+        self._store = EventLogStateStore(context.instance, source_key(connection))
 
-def _refresh(
-    context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
-    destination: Destination,
-    left: Collection[dg.AssetKey],
-    refresh: Refresh,
-) -> None:
-    streams = connection.configured(discovered.catalog)
-    upkeep = Upkeep(
-        connection.name,
-        streams,
-        tables=discovered.table_paths,
-        destination=destination,
-        store=EventLogStateStore(context.instance, source_key(connection)),
-        run_id=context.run.run_id,
-        root_run_id=root_run_id(context.instance, context.run),
-    )
-    asked = _selected(streams, discovered, left)
-    for envelope in upkeep.refresh(asked, keep_rows=refresh is Refresh.retain):
-        _observe(context, connection, envelope)
+    def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
+        """Try once to sync what is left."""
+        context = self._context
+        books = books_of(context.instance, context.log.warning)
+        book = SyncBook(books, self._connection.name, context.run.run_id)
+        try:
+            yield from self._attempt(patience, book)
+        except (Exception, DagsterExecutionInterruptedError) as error:
+            if not self._config.dry_run:
+                book.failed(self._selected, error)
+            raise
 
+    def _attempt(self, patience: Patience, book: SyncBook) -> Iterator[dg.MaterializeResult[None]]:
+        context, connection = self._context, self._connection
+        caller = self._atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+        with (
+            connected(connection, caller, self._discovered.spec_schema) as connector,
+            closing(self._atlas.open_destination(connection)) as destination,
+        ):
+            book.connector = connector
+            ensure_checked(context, connection, connector)
+            reporter = Reporter(
+                context,
+                connection,
+                self._discovered,
+                connector=connector,
+                destination=destination,
+                store=self._store,
+                left=self._left,
+                tally=self._tally,
+                book=book,
+            )
+            if self._config.dry_run:
+                self._rehearse(connector, destination, reporter)
+                return
+            claim(destination, connection.name, self._atlas.deployment)
+            # Once for all tries of a run, and for its retries: what they did already is skipped.
+            for envelope in self._orders.carry_out(partial(self._upkeep, destination)):
+                reporter.observe(envelope)
+            plan = self._plan(destination, reporter)
+            self._warn_of_major_change(connector)
+            for event in SyncSession(plan, connector=connector, destination=destination).run():
+                if isinstance(event, Checkpoint | StreamFinished):
+                    patience.note_progress()
+                yield from reporter.take(event)
 
-def _selected(
-    streams: Collection[ConfiguredStream], discovered: Discovered, left: Collection[dg.AssetKey]
-) -> list[StreamDescriptor]:
-    tables = discovered.table_paths
-    names = [stream.descriptor for stream in streams]
-    return [name for name in names if dg.AssetKey(list(tables[name])) in left]
+    @property
+    def _selected(self) -> list[StreamDescriptor]:
+        names = [stream.descriptor for stream in self._streams]
+        return [name for name in names if dg.AssetKey(list(self._tables[name])) in self._left]
 
+    def _upkeep(self, destination: Destination, *, pretend: bool = False) -> Upkeep:
+        return Upkeep(
+            self._connection.name,
+            self._streams,
+            tables=self._tables,
+            destination=destination,
+            store=self._store,
+            run_id=self._context.run.run_id,
+            root_run_id=root_run_id(self._context.instance, self._context.run),
+            pretend=pretend,
+        )
 
-def _plan(
-    context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
-    destination: Destination,
-    store: EventLogStateStore,
-    left: Collection[dg.AssetKey],
-) -> SyncPlan:
-    streams = connection.configured(discovered.catalog)
-    plan = make_plan(
-        connection.name,
-        streams,
-        selected=_selected(streams, discovered, left),
-        tables=discovered.table_paths,
-        destination=destination,
-        store=store,
-        run_id=context.run.run_id,
-        root_run_id=root_run_id(context.instance, context.run),
-        notify=context.log.warning,
-    )
-    found = [s.resumption.unrecorded for s in plan.streams]
-    # The processes that committed them died before they could say so.
-    unrecorded = {envelope.seq: envelope for envelope in found if envelope is not None}
-    for envelope in unrecorded.values():
-        _observe(context, connection, envelope)
-    return plan
+    def _plan(
+        self,
+        destination: Destination,
+        reporter: Reporter,
+        as_if: Collection[Envelope] | None = None,
+    ) -> SyncPlan:
+        """What to do now. ``as_if``: for a dry run, as if these had been committed."""
+        try:
+            plan = make_plan(
+                self._connection.name,
+                self._streams,
+                selected=self._selected,
+                tables=self._tables,
+                destination=destination,
+                store=self._store,
+                run_id=self._context.run.run_id,
+                root_run_id=root_run_id(self._context.instance, self._context.run),
+                notify=self._context.log.warning,
+                as_if=as_if,
+            )
+        except BreakingChangeError as error:
+            reporter.refused(error)
+            raise
+        for refusal in plan.refused.values():
+            reporter.refused(refusal)
+        if as_if is None:
+            self._tally.begin(plan)
+            found = (stream.resumption.unrecorded for stream in plan.streams)
+            # The processes that committed them died before they could say so.
+            for envelope in {each.seq: each for each in found if each is not None}.values():
+                reporter.observe(envelope)
+        return plan
 
+    def _rehearse(self, connector: Connector, destination: Destination, reporter: Reporter) -> None:
+        """Tell what would be done, in the log and on the streams' pages."""
+        pretended = self._orders.carry_out(partial(self._upkeep, destination, pretend=True))
+        plan = self._plan(destination, reporter, pretended)
+        told = [rehearsed_observation(each, connector.mask) for each in rehearse(plan, connector)]
+        told += [refused_observation(self._tables[n], e) for n, e in plan.refused.items()]
+        for observation in told:
+            self._context.log_event(observation)
+        streams = ", ".join(observation.asset_key.path[-1] for observation in told)
+        self._context.log.info(
+            f"Dry run: nothing was written. What a sync would do is told on the pages of {streams}."
+        )
 
-def _observe(context: dg.AssetExecutionContext, connection: Connection, envelope: Envelope) -> None:
-    for observation in observations(connection, envelope):
-        context.log_event(observation)
+    def _warn_of_major_change(self, connector: Connector) -> None:
+        identity, docs_url = connector.runner.identity(), self._discovered.documentation_url
+        published = self._connection.entry()
+        for notice in major_change(self._store.connectors, identity, docs_url, published):
+            self._context.log.warning(notice)

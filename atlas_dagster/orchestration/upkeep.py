@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 
 import dagster as dg
 
+from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.recording import observations
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -67,9 +68,11 @@ class StateDesk:
                 store=self.store,
             )
             done = change(upkeep)
+            books = books_of(self._instance, self._explain)
             for envelope in done:
                 for observation in observations(self.connection, envelope):
                     self._instance.report_runless_asset_event(observation)
+                books.committed(envelope)
             return done
 
     def adopt(self) -> str:

@@ -7,6 +7,7 @@ import gc
 import itertools
 import operator
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT, Record, present
-from atlas_dagster.records.changes import Misfit, Remarks, utf8
+from atlas_dagster.records.changes import Change, Misfit, Remarks, utf8
 from atlas_dagster.records.coerce import STRICT_TYPES
 from atlas_dagster.records.nested import NestedFields
 from atlas_dagster.records.numbers import parse_numbers
@@ -29,6 +30,8 @@ from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, Tab
 
 #: Smaller than this, ``emitted_at`` must be seconds: old connectors and fixtures send those.
 _MILLISECONDS_FROM = 10**11
+#: Different changes that are counted; a source may report any number of its own.
+_MOST_CHANGES = 1_000
 #: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
 _FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
 _meta, _emitted_at = operator.attrgetter("meta"), operator.attrgetter("emitted_at")
@@ -55,6 +58,8 @@ class BatchBuilder:
         self._generation_id = generation_id
         self._records: list[Record] = []
         self.bytes = 0
+        #: How often each change was noted in a row, in all batches so far.
+        self.changes: Counter[Change] = Counter()
         self._decode = RowDecoder(schema)
         self._nested = NestedFields(schema)
 
@@ -78,6 +83,8 @@ class BatchBuilder:
         lists += self._nested(lists, remarks)
         arrays = self._columns(lists, remarks)
         arrays += self._metadata_columns(records, remarks)
+        if len(self.changes) < _MOST_CHANGES:
+            self.changes.update(itertools.chain.from_iterable(remarks.changes.values()))
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 
     def _columns(self, lists: list[Sequence[Any]], remarks: Remarks) -> list[pa.Array]:

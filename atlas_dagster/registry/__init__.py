@@ -1,6 +1,31 @@
 """Which connectors exist, and where each is published."""
 
-from atlas_dagster.registry.entries import ConnectorEntry, entries, resolve
-from atlas_dagster.registry.manifests import PublishedManifest, published_manifest
+from atlas_dagster.registry.connectors import (
+    get_connector_image,
+    get_connector_info,
+    list_connectors,
+)
+from atlas_dagster.registry.info import BreakingChange, ConnectorCategory, ConnectorInfo
+from atlas_dagster.registry.manifests import (
+    PublishedManifest,
+    published_manifest,
+    published_version,
+)
+from atlas_dagster.registry.refresh import Refreshed, Upgrade, refresh_registry
+from atlas_dagster.registry.search import search_connectors
 
-__all__ = ["ConnectorEntry", "PublishedManifest", "entries", "published_manifest", "resolve"]
+__all__ = [
+    "BreakingChange",
+    "ConnectorCategory",
+    "ConnectorInfo",
+    "PublishedManifest",
+    "Refreshed",
+    "Upgrade",
+    "get_connector_image",
+    "get_connector_info",
+    "list_connectors",
+    "published_manifest",
+    "published_version",
+    "refresh_registry",
+    "search_connectors",
+]

@@ -1,22 +1,22 @@
 """Manifests that Airbyte publishes, fetched once for each version and kept."""
 
 import io
-import os
 import re
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import requests
+from msgspec import Struct
 from platformdirs import user_cache_dir
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.registry.entries import ConnectorEntry
+from atlas_dagster.registry.info import LATEST, ConnectorInfo
+from atlas_dagster.registry.live import get_file, registry_url
 
-#: Where Airbyte publishes; the environment variable ATLAS_REGISTRY_URL names a mirror.
-REGISTRY_URL = "https://connectors.airbyte.com/files"
-_TIMEOUT_SECONDS = 30.0
+_DEFINITION = "oss.json"
 _MANIFEST = "manifest.yaml"
 _COMPONENTS = "components.py"
 #: The components come packed (PyAirbyte ``_executors/util.py``).
@@ -31,24 +31,24 @@ class PublishedManifest:
     components: bytes | None
 
 
-def published_manifest(entry: ConnectorEntry) -> PublishedManifest:
-    """The manifest of ``entry`` at its version.
+def published_manifest(info: ConnectorInfo) -> PublishedManifest:
+    """The manifest of ``info`` at its version.
 
     Raises:
         ConfigError: this version has no manifest, or the cache cannot be written.
         RunnerUnavailableError: the registry cannot be reached.
     """
-    if not re.fullmatch(r"\d[\w.+-]*", entry.tag):
+    if not re.fullmatch(r"\d[\w.+-]*", info.tag):
         raise ConfigError(
-            f'"{entry.tag}" is not a version of {entry.name}; give an exact one, such as 1.2.3.'
+            f'"{info.tag}" is not a version of {info.name}; give an exact one, such as 1.2.3.'
         )
-    kept = Path(user_cache_dir("atlas-dagster")) / "manifests" / f"{entry.name}-{entry.tag}"
+    kept = Path(user_cache_dir("atlas-dagster")) / "manifests" / f"{info.name}-{info.tag}"
     if not kept.exists():
         try:
-            _keep(_fetch(entry), kept)
+            _keep(_fetch(info), kept)
         except OSError as error:
             raise ConfigError(
-                f"The manifest of {entry.name} {entry.tag} cannot be kept in {kept.parent} "
+                f"The manifest of {info.name} {info.tag} cannot be kept in {kept.parent} "
                 f"({error.strerror}); set XDG_CACHE_HOME to a directory that can be written."
             ) from error
     components = kept / _COMPONENTS
@@ -56,6 +56,37 @@ def published_manifest(entry: ConnectorEntry) -> PublishedManifest:
         (kept / _MANIFEST).read_bytes(),
         components.read_bytes() if components.exists() else None,
     )
+
+
+def published_version(info: ConnectorInfo) -> str:
+    """The version that is the newest in Airbyte's registry at the moment.
+
+    Raises:
+        ConfigError: the registry has no such connector.
+        RunnerUnavailableError: the registry cannot be reached.
+    """
+    newest = info.at(LATEST)
+    root = registry_url()
+    try:
+        found = get_file(f"{_address(newest)}/{_DEFINITION}")
+    except requests.RequestException as error:
+        raise RunnerUnavailableError(
+            f"The newest version of {info.name} cannot be looked up at {root}",
+            "check the network, or name a version instead of latest",
+        ) from error
+    if found is None:
+        raise ConfigError(f"There is no {info.name} at {root}; name a version instead of latest.")
+    try:
+        return msgspec.json.decode(found, type=_Definition).dockerImageTag
+    except msgspec.MsgspecError as error:
+        raise RunnerUnavailableError(
+            f"What {root} says of {info.name} cannot be read ({error})",
+            "try again later, or name a version instead of latest",
+        ) from error
+
+
+class _Definition(Struct):
+    dockerImageTag: str  # noqa: N815 - as on the wire
 
 
 def _keep(published: PublishedManifest, folder: Path) -> None:
@@ -74,13 +105,13 @@ def _keep(published: PublishedManifest, folder: Path) -> None:
                 raise
 
 
-def _fetch(entry: ConnectorEntry) -> PublishedManifest:
-    title = f"{entry.name} {entry.tag}"
-    root = os.environ.get("ATLAS_REGISTRY_URL") or REGISTRY_URL
-    address = f"{root.rstrip('/')}/metadata/{entry.image}/{entry.tag}"
+def _fetch(info: ConnectorInfo) -> PublishedManifest:
+    title = f"{info.name} {info.tag}"
+    root = registry_url()
+    address = _address(info)
     try:
-        manifest = _get(f"{address}/{_MANIFEST}")
-        packed = None if manifest is None else _get(f"{address}/{_PACKED_COMPONENTS}")
+        manifest = get_file(f"{address}/{_MANIFEST}")
+        packed = None if manifest is None else get_file(f"{address}/{_PACKED_COMPONENTS}")
     except requests.RequestException as error:
         raise RunnerUnavailableError(
             f"The manifest of {title} cannot be fetched from {root}",
@@ -101,13 +132,8 @@ def _fetch(entry: ConnectorEntry) -> PublishedManifest:
         ) from error
 
 
-def _get(address: str) -> bytes | None:
-    """None where there is no such file."""
-    answer = requests.get(address, timeout=_TIMEOUT_SECONDS)
-    if answer.status_code == requests.codes.not_found:
-        return None
-    answer.raise_for_status()
-    return answer.content
+def _address(info: ConnectorInfo) -> str:
+    return f"metadata/{info.image}/{info.tag}"
 
 
 def _unpacked(packed: bytes | None) -> bytes | None:

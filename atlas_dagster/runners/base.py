@@ -124,6 +124,14 @@ class Runner(ABC):
             RunnerUnavailableError: the engine, image or package cannot be had now.
         """
 
+    def prepare(self) -> None:  # noqa: B027 - a command of the user's own needs nothing
+        """Have at hand what is needed to start at once: an image, an environment.
+
+        Raises:
+            ConfigError: it cannot be had until someone changes something.
+            RunnerUnavailableError: it cannot be had now.
+        """
+
     @property
     def engine_place(self) -> EnginePlace | None:
         """Where the engine of the connector's container runs.

@@ -42,6 +42,8 @@ from atlas_dagster.runners.images import Explain, have_image
 
 #: Every container of ours carries this label: the name of its connection.
 CONNECTION_LABEL = "atlas.connection"
+#: Airbyte's images carry this one: their version.
+_VERSION_LABEL = "io.airbyte.version"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
@@ -88,9 +90,19 @@ class DockerRunner(Runner):
             self._image = have_image(self._client, self.reference, pull, self._explain)
         return self._image
 
+    def prepare(self) -> None:
+        self.ensure_image()
+
     @property
     def engine_place(self) -> EnginePlace:
         return place(self._client)
+
+    def described(self) -> str:
+        """The image reference, and the version behind it where its tag is not one."""
+        labels = self.ensure_image()["Config"].get("Labels") or {}
+        version = labels.get(_VERSION_LABEL)
+        is_latest = self.reference.endswith(":latest")
+        return f"{self.reference}={version}" if is_latest and version else self.reference
 
     def identity(self) -> str:
         image = self.ensure_image()
@@ -98,7 +110,7 @@ class DockerRunner(Runner):
         digests = dict(d.split("@") for d in image.get("RepoDigests") or [])
         # Of the repository it was asked from; the engine may know the image by others too.
         digest = digests.get(repository.removeprefix("docker.io/"))
-        return f"{self.reference}@{digest or next(iter(digests.values()), image['Id'])}"
+        return f"{self.described()}@{digest or next(iter(digests.values()), image['Id'])}"
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         container: str | None = None

@@ -11,7 +11,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import distributions
+from functools import cache
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,7 +54,7 @@ class Environment:
         self.reference = f"{package}=={version}"
         self._package = package
         self._title = f"{package} {version}"
-        self._root = Path(user_cache_dir("atlas-dagster")) / "connectors"
+        self._root = _root()
         self._environment = self._root / f"{package}-{version}"
 
     def ensure(self, executable: str) -> Path:
@@ -72,7 +73,7 @@ class Environment:
                     if not self._is_complete():
                         self._build()
         except (OSError, _UvError) as error:
-            raise self._refusal(str(error)) from error
+            raise _refusal(str(error), self.reference, self._root) from error
         path = self._environment / "bin" / executable
         if not path.exists():
             raise ConfigError(
@@ -115,10 +116,7 @@ class Environment:
         uv heeds only the lower bound of this, and would spend minutes compiling dependencies that
         have no wheels for a newer Python. So the bare package is looked at first.
         """
-        with TemporaryDirectory() as bare:
-            to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
-            self._install("--no-deps", "--target", bare, *to_any)
-            (package,) = distributions(path=[bare])
+        with bare_package(self.reference, self._root) as package:
             return "".join(package.metadata.get_all("Requires-Python", []))
 
     def _create(self, required: str) -> None:
@@ -138,34 +136,66 @@ class Environment:
     def _install(self, *options: str) -> None:
         _uv("pip", "install", *options, self.reference, directory=self._root)
 
-    def _refusal(self, complaint: str) -> AtlasError:
-        """The error that says in our words why the environment could not be built."""
-        if f"no version of {self.reference}" in complaint:
-            return ConfigError(f"There is no version {self._title} on PyPI; choose another one.")
-        if f"{self._package} was not found" in complaint:
-            return ConfigError(
-                f"There is no package {self._package} on PyPI; run this connector with Docker."
-            )
-        if _DISK_FULL.search(complaint):
-            return RunnerUnavailableError(
-                f"{self._title} cannot be installed because the disk of {self._root} is full; "
-                "free some space."
-            )
-        if _FORBIDDEN.search(complaint):
-            return ConfigError(
-                f"{self._title} cannot be installed because {self._root} cannot be written; "
-                "set XDG_CACHE_HOME to a directory that can."
-            )
-        if _UNREACHABLE.search(complaint):
-            return RunnerUnavailableError(
-                f"{self._title} cannot be downloaded; "
-                "check the network and, if there is one, the proxy."
-            )
-        short = len(complaint) <= _COMPLAINT_CHARACTERS
-        reason = complaint.rstrip(".") if short else f'"uv pip install {self.reference}" says why'
-        return RunnerUnavailableError(
-            f"{self._title} cannot be installed here; run it with Docker ({reason})."
+
+def _root() -> Path:
+    return Path(user_cache_dir("atlas-dagster")) / "connectors"
+
+
+@cache
+def newest_version(package: str) -> str:
+    """The newest version of ``package`` on PyPI; asked for once in the life of a process.
+
+    Raises:
+        ConfigError: no such package.
+        RunnerUnavailableError: PyPI cannot be reached.
+    """
+    root = _root()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with bare_package(package, root) as found:
+            return found.version
+    except (OSError, _UvError) as error:
+        raise _refusal(str(error), package, root) from error
+
+
+@contextmanager
+def bare_package(requirement: str, directory: Path) -> Iterator[Distribution]:
+    """A package without what it needs, for any Python."""
+    with TemporaryDirectory() as bare:
+        to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
+        options = ("--no-deps", "--target", bare, *to_any)
+        _uv("pip", "install", *options, requirement, directory=directory)
+        (package,) = distributions(path=[bare])
+        yield package
+
+
+def _refusal(complaint: str, requirement: str, root: Path) -> AtlasError:
+    """The error that says in our words why ``requirement`` cannot be installed."""
+    package, title = requirement.partition("==")[0], requirement.replace("==", " ")
+    if f"no version of {requirement}" in complaint:
+        return ConfigError(f"There is no version {title} on PyPI; choose another one.")
+    if f"{package} was not found" in complaint:
+        return ConfigError(
+            f"There is no package {package} on PyPI; run this connector with Docker."
         )
+    if _DISK_FULL.search(complaint):
+        return RunnerUnavailableError(
+            f"{title} cannot be installed because the disk of {root} is full; free some space."
+        )
+    if _FORBIDDEN.search(complaint):
+        return ConfigError(
+            f"{title} cannot be installed because {root} cannot be written; "
+            "set XDG_CACHE_HOME to a directory that can."
+        )
+    if _UNREACHABLE.search(complaint):
+        return RunnerUnavailableError(
+            f"{title} cannot be downloaded; check the network and, if there is one, the proxy."
+        )
+    short = len(complaint) <= _COMPLAINT_CHARACTERS
+    reason = complaint.rstrip(".") if short else f'"uv pip install {requirement}" says why'
+    return RunnerUnavailableError(
+        f"{title} cannot be installed here; run it with Docker ({reason})."
+    )
 
 
 class _UvError(Exception):

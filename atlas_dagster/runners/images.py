@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import docker
@@ -14,6 +15,11 @@ from atlas_dagster.runners.engine import API_ERRORS, reason
 from atlas_dagster.runners.executor import PullPolicy
 
 Explain = Callable[[str], None]
+#: Is told the bytes that are there and those of the whole image, as far as they are known.
+Watcher = Callable[[int, int], None]
+
+#: Who in this context draws pulls.
+pull_watcher: ContextVar[Watcher | None] = ContextVar("pull_watcher", default=None)
 
 _PROGRESS_SECONDS = 5.0
 _MEGABYTE = 1_000_000
@@ -181,10 +187,13 @@ class _Progress:
             self._bytes[layer] = (detail.get("current", 0), detail["total"])
         elif line.get("status") == "Download complete" and layer in self._bytes:
             self._bytes[layer] = (self._bytes[layer][1],) * 2
+        if not self._bytes:
+            return
+        have, total = map(sum, zip(*self._bytes.values(), strict=True))
+        if watch := pull_watcher.get():
+            watch(have, total)
         now = time.monotonic()
-        if self._bytes and now - self._told >= _PROGRESS_SECONDS:
+        if now - self._told >= _PROGRESS_SECONDS:
             self._told = now
-            have, total = (
-                sum(part) // _MEGABYTE for part in zip(*self._bytes.values(), strict=True)
-            )
-            self._explain(f"Pulling {self._reference}: {have} of {total} MB.")
+            megabytes = f"{have // _MEGABYTE} of {total // _MEGABYTE} MB"
+            self._explain(f"Pulling {self._reference}: {megabytes}.")

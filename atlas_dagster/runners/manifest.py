@@ -79,6 +79,9 @@ class ManifestRunner(Runner):
         self._manifest = manifest
         self._runner = runner
 
+    def prepare(self) -> None:
+        self._runner.prepare()
+
     @property
     def engine_place(self) -> EnginePlace | None:
         return self._runner.engine_place

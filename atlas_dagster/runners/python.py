@@ -39,6 +39,9 @@ class PythonRunner(Runner):
         """Start ``command``; the first time this builds the environment, see :meth:`ensure`."""
         return start_process([str(self.ensure())], command, executor=self.executor)
 
+    def prepare(self) -> None:
+        self.ensure()
+
     def ensure(self) -> Path:
         """The executable, its environment built if need be; see :meth:`Environment.ensure`."""
         return self._environment.ensure(self._executable)

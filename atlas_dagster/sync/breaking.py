@@ -28,7 +28,8 @@ def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Colle
         raise BreakingChangeError(
             f"The source no longer has the field '{'.'.join(cursor)}', the cursor of stream "
             f"'{name}', so it is not known where to continue; choose another cursor_field, or "
-            f"discover the source again if it is back, and {_AGAIN}."
+            f"discover the source again if it is back, and {_AGAIN}.",
+            stream=str(name),
         )
     if stream.destination_sync_mode != "append_dedup":
         return
@@ -36,14 +37,16 @@ def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Colle
     if before and set(before) != set(key):
         raise BreakingChangeError(
             f"Stream '{name}' has a new primary key, {_listed(key)} instead of {_listed(before)}, "
-            f"so new rows cannot be matched with those in the table; {_AGAIN}."
+            f"so new rows cannot be matched with those in the table; {_AGAIN}.",
+            stream=str(name),
         )
     for path in key:
         if _is_gone(path, schema, held):
             raise BreakingChangeError(
                 f"The source no longer has the field '{'.'.join(path)}', which is in the primary "
                 f"key of stream '{name}', so new rows cannot be matched with those in the table; "
-                f"choose another primary_key and {_AGAIN}."
+                f"choose another primary_key and {_AGAIN}.",
+                stream=str(name),
             )
 
 
@@ -65,7 +68,8 @@ def refuse_new_key_column(
             new = "a new type for its key" if fields[column] in held else "the new key field"
             raise BreakingChangeError(
                 f"Stream '{stream.descriptor}' has {new} '{'.'.join(path)}', so new rows cannot be "
-                f"matched with those in the table; {_AGAIN}."
+                f"matched with those in the table; {_AGAIN}.",
+                stream=str(stream.descriptor),
             )
 
 

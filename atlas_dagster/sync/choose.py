@@ -1,13 +1,22 @@
 """Where a connection's connector runs: Docker when it can, a process when it must."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.registry import ConnectorEntry, published_manifest
+from atlas_dagster.registry import (
+    ConnectorInfo,
+    published_manifest,
+    published_version,
+)
+from atlas_dagster.registry.info import LATEST
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.engine import connect
+from atlas_dagster.runners.environment import newest_version
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.fifo import FifoRunner
 from atlas_dagster.runners.manifest import (
     CDK_PACKAGE,
     EXECUTABLE,
@@ -17,6 +26,10 @@ from atlas_dagster.runners.manifest import (
 )
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.published_limits import published_limits
+
+#: Set in a pod that has the connector beside it: the folder they share.
+POD_FOLDER_VARIABLE = "ATLAS_POD_FOLDER"
 
 
 def choose_runner(
@@ -24,62 +37,125 @@ def choose_runner(
 ) -> Runner:
     """The runner for ``connection``; ``explain`` is told which one and why, in one sentence.
 
-    ``defaults`` hold for what the connection's own ``executor`` does not say.
+    ``defaults`` hold for what the connection's own ``executor`` does not say, and what the
+    connector's publisher gives it for what neither says.
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package or manifest is to be had.
         ConfigError: Python was asked for and the connector has neither, a file is not there, or
             Docker cannot be used until someone changes something.
     """
-    executor = defaults.overridden_by(connection.executor)
+    said = defaults.overridden_by(connection.executor)
     name = connection.source_name
     if connection.command is not None:
-        command = CommandRunner(connection.command, directory=connection.folder, executor=executor)
+        command = CommandRunner(connection.command, directory=connection.folder, executor=said)
         explain(f"{name} runs as a process, by the command {command.reference}.")
         return command
     entry = connection.entry()
+    executor = said if entry is None else published_limits(entry).overridden_by(said)
     own = _own_manifest(connection)
+    if connection.runner == "kubernetes":
+        return _in_pod(connection, own, executor, explain)
     if connection.runner == "python":
         if not _runs_in_python(entry, own):
             raise ConfigError(f"{name} has no Python package; use runner: docker or auto.")
         why = "as its connection asks"
     else:
         try:
-            return _in_docker(connection, entry, own, executor, explain)
+            return _in_docker(connection, own, executor, explain)
         except (ConfigError, RunnerUnavailableError) as error:
             if connection.runner == "docker" or not _runs_in_python(entry, own):
                 raise
             reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
             why = f"because Docker cannot be used here: {reason.rstrip('.')}"
+    return _in_python(connection, entry, own, executor, why, explain)
+
+
+def _in_python(
+    connection: Connection,
+    entry: ConnectorInfo | None,
+    own: Manifest | None,
+    executor: ExecutorConfig,
+    why: str,
+    explain: Callable[[str], None],
+) -> Runner:
+    name = connection.source_name
+    newest = ""
+    if entry is not None and entry.tag == LATEST:
+        entry, newest = entry.at(_newest(entry)), ", the newest"
     if entry is not None and entry.pypi_package is not None:
         package = PythonRunner(entry.pypi_package, entry.tag, entry.name, executor=executor)
-        explain(f"{name} runs from its Python package {entry.pypi_package} {entry.tag}, {why}.")
+        explain(
+            f"{name} runs from its Python package {entry.pypi_package} {entry.tag}{newest}, {why}."
+        )
         return package
     manifest = own or _published(entry)
     version = _cdk_version(connection, manifest)
+    if version == LATEST:
+        version = newest_version(CDK_PACKAGE)
     runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=executor)
-    explain(f"{name} runs from its manifest with the Python package {runner.reference}, {why}.")
+    of = f" of version {entry.tag}{newest}," if entry is not None and newest else ""
+    explain(f"{name} runs from its manifest{of} with the Python package {runner.reference}, {why}.")
     return ManifestRunner(manifest, runner)
 
 
-def _in_docker(
+def _newest(entry: ConnectorInfo) -> str:
+    """What ``latest`` means without Docker."""
+    package = entry.pypi_package
+    return newest_version(package) if package is not None else published_version(entry)
+
+
+def _in_pod(
     connection: Connection,
-    entry: ConnectorEntry | None,
     own: Manifest | None,
     executor: ExecutorConfig,
     explain: Callable[[str], None],
 ) -> Runner:
-    image = connection.image or (entry.docker_image if entry else "")
-    if own is not None:
-        image = f"{IMAGE}:{_cdk_version(connection, own)}"
-    client = connect(executor.docker_host)
-    runner = DockerRunner(image, client=client, executor=executor, explain=explain)
-    runner.ensure_image()
-    explain(f"{connection.source_name} runs in Docker, from the image {image}.")
+    folder = os.environ.get(POD_FOLDER_VARIABLE)
+    if folder is None:
+        raise ConfigError(
+            f"{connection.source_name} is to run with runner kubernetes, but this process is not "
+            "in a pod beside it: let Dagster start each step in a pod of its own (docs/"
+            "kubernetes.md), or choose runner docker."
+        )
+    runner = FifoRunner(Path(folder), image_of(connection), executor)
+    explain(f"{connection.source_name} runs in this step's pod, from the image {runner.reference}.")
     return runner if own is None else ManifestRunner(own, runner)
 
 
-def _runs_in_python(entry: ConnectorEntry | None, own: Manifest | None) -> bool:
+def _in_docker(
+    connection: Connection,
+    own: Manifest | None,
+    executor: ExecutorConfig,
+    explain: Callable[[str], None],
+) -> Runner:
+    image = image_of(connection)
+    is_published = connection.image is None
+    if is_published and image.endswith(f":{LATEST}") and "pull" not in executor.model_fields_set:
+        # As Kubernetes does, for the one that is there may be of another year.
+        executor = executor.model_copy(update={"pull": "always"})
+    client = connect(executor.docker_host)
+    runner = DockerRunner(image, client=client, executor=executor, explain=explain)
+    runner.ensure_image()
+    explain(f"{connection.source_name} runs in Docker, from the image {runner.described()}.")
+    return runner if own is None else ManifestRunner(own, runner)
+
+
+def image_of(connection: Connection) -> str:
+    """The image that ``connection``'s connector is published as, or that runs its manifest.
+
+    Raises:
+        ConfigError: its manifest cannot be read.
+        UnknownConnectorError: the registry has no such connector.
+    """
+    own = _own_manifest(connection)
+    if own is not None:
+        return f"{IMAGE}:{_cdk_version(connection, own)}"
+    entry = connection.entry()
+    return connection.image or (entry.docker_image if entry else "")
+
+
+def _runs_in_python(entry: ConnectorInfo | None, own: Manifest | None) -> bool:
     if entry is None:
         return own is not None
     return entry.pypi_package is not None or entry.language == "manifest-only"
@@ -109,7 +185,7 @@ def _own_manifest(connection: Connection) -> Manifest | None:
         ) from error
 
 
-def _published(entry: ConnectorEntry | None) -> Manifest:
+def _published(entry: ConnectorInfo | None) -> Manifest:
     assert entry is not None  # a connection without a manifest of its own that runs in Python
     found = published_manifest(entry)
     return Manifest(f"{entry.name} {entry.tag}", found.manifest, found.components)

@@ -73,9 +73,9 @@ class Commits:
         for stream in streams:
             if self.share_state(stream):
                 self._committed_state = self.state
-            stream.committed(envelope.commit_of(stream.descriptor))
             self._last[stream.descriptor] = envelope
-        return Checkpoint(envelope, tuple(stream.plan for stream in streams))
+        sizes = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
+        return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
 
     def forget(self) -> None:
         """Let go of the stored envelopes that are nobody's last any more."""

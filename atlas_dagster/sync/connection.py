@@ -18,10 +18,10 @@ from atlas_dagster.protocol.catalog import (
     SyncMode,
     configure,
 )
-from atlas_dagster.registry import ConnectorEntry, resolve
+from atlas_dagster.registry import ConnectorInfo, get_connector_info
 from atlas_dagster.runners.executor import ExecutorConfig
 
-RunnerChoice = Literal["auto", "docker", "python"]
+RunnerChoice = Literal["auto", "docker", "python", "kubernetes"]
 
 
 class StreamSelection(BaseModel):
@@ -110,19 +110,28 @@ class Connection(BaseModel):
             raise ValueError("an image cannot run with runner python; use connector")
         if self.command is not None and self.version is not None:
             raise ValueError("version goes with connector or manifest; a command is what it is")
-        if self.command is not None and self.runner == "docker":
-            raise ValueError("a command cannot run with runner docker; build an image of it")
+        if self.command is not None and self.runner in ("docker", "kubernetes"):
+            raise ValueError(
+                f"a command cannot run with runner {self.runner}; build an image of it"
+            )
         if self.command is not None and not any(self.command[:1]):
             raise ValueError("the command is empty; give a program and its words")
         return self
 
-    def entry(self) -> ConnectorEntry | None:
+    def entry(self) -> ConnectorInfo | None:
         """The registry's entry at the pinned version; None for a connector of one's own.
 
         Raises:
             UnknownConnectorError: the registry has no such connector.
         """
-        return None if self.connector is None else resolve(self.connector).at(self.version)
+        return (
+            None if self.connector is None else get_connector_info(self.connector).at(self.version)
+        )
+
+    @property
+    def where(self) -> str:
+        """How messages begin."""
+        return f"Connection '{self.name}'"
 
     @property
     def source_name(self) -> str:

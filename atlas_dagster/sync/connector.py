@@ -48,7 +48,11 @@ class Connector:
         self._labels = labels or {}
 
     def log(self, level: str, text: str) -> None:
-        self._log(level, readable(text, self._masker))
+        self._log(level, self.mask(text))
+
+    def mask(self, text: str) -> str:
+        """``text`` without secret values."""
+        return readable(text, self._masker)
 
     def spec(self) -> Spec:
         """What config the connector takes.

@@ -2,16 +2,17 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.errors import AtlasError, DestinationError
-from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.standing import StateStore, look
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
 from atlas_dagster.sync.whole_state import left_behind, refuse_to_leave_out
@@ -41,6 +42,14 @@ class SyncPlan(Struct, frozen=True):
     needed: frozenset[int] = frozenset()
     refused: Mapping[StreamDescriptor, AtlasError] = {}
 
+    def files(self) -> dict[str, bytes]:
+        """What READ is given beside the config."""
+        streams = [plan.configured for plan in self.streams if not plan.done]
+        files = {"catalog": configured_catalog_json(streams, sync_id=self.sync_id)}
+        if self.state or self.beside:
+            files["state"] = self.state.to_file(self.beside)
+        return files
+
 
 def make_plan(
     connection: str,
@@ -53,12 +62,14 @@ def make_plan(
     run_id: str | None,
     notify: Callable[[str], None],
     root_run_id: str | None = None,
+    as_if: Collection[Envelope] | None = None,
 ) -> SyncPlan:
     """Plan a sync of the ``selected`` of ``streams``.
 
     A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
     configured streams are planned. ``notify`` is told of anything unusual. ``root_run_id`` is that
-    of the run which this one tries again, by default its own.
+    of the run which this one tries again, by default its own. ``as_if``: a plan that is only
+    looked at, as if these had been committed; nothing is written.
 
     Raises, where there is no stream that could be read without the refused ones:
         DestinationError: a table and its state do not belong together, or a table cannot be
@@ -67,11 +78,14 @@ def make_plan(
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    try:
-        stored = destination.recover(connection)
-    except OSError as error:
-        raise writing_failed(connection, error) from error
+    stored: Sequence[Envelope] = ()
+    if as_if is None:
+        try:
+            stored = destination.recover(connection)
+        except OSError as error:
+            raise writing_failed(connection, error) from error
     standing = look(connection, streams, paths, destination=destination, store=store)
+    standing = standing.after(as_if or ())
     newest, whole = standing.newest, standing.is_whole
     resumptions, refused = standing.resumptions, dict(standing.refused)
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]

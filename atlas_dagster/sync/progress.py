@@ -1,12 +1,24 @@
 """What is said while a READ runs: records so far, of how many, at what rate."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextvars import ContextVar
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
+from atlas_dagster.sync.events import Progressed
 from atlas_dagster.sync.stream import ActiveStream
 
 _EVERY_SECONDS = 10.0
+#: Streams that are named, those with the most records first.
+_MOST_STREAMS = 8
+#: Often enough for a moving bar.
+WATCHED_EVERY_SECONDS = 0.2
+
+#: Is told the records so far, of about how many where the source says, and the rate per second.
+Watcher = Callable[[int, float | None, float], None]
+
+#: Who in this context draws the progress of a READ.
+sync_watcher: ContextVar[Watcher | None] = ContextVar("sync_watcher", default=None)
 
 
 class Progress:
@@ -21,6 +33,7 @@ class Progress:
         self._next = self._started + _EVERY_SECONDS
         self._streams: dict[StreamDescriptor, float] = {}
         self._sync: float | None = None
+        self._watched = 0.0
 
     def estimate(self, estimate: Estimate) -> None:
         rows = estimate.row_estimate
@@ -31,31 +44,45 @@ class Progress:
         elif estimate.name is not None:
             self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
 
-    def due(self, streams: Collection[ActiveStream]) -> str | None:
-        """The sentence, when it is time for one."""
+    def due(self, streams: Collection[ActiveStream]) -> Progressed | None:
+        """What there is to say, when it is time."""
         now = time.monotonic()
+        if (watch := sync_watcher.get()) and now >= self._watched:
+            self._watched = now + WATCHED_EVERY_SECONDS
+            count = sum(stream.records for stream in streams)
+            watch(count, self._expected(streams), count / max(now - self._started, 1e-3))
         if now < self._next:
             return None
         self._next = now + _EVERY_SECONDS
         records = sum(stream.records for stream in streams)
+        expected = self._expected(streams)
         if not records:
-            return "No records so far."
+            return Progressed("No records so far.", 0, expected)
         rate = records / (now - self._started)
-        counts = ", ".join(self._of(stream) for stream in streams if stream.records)
-        return f"Records so far: {counts}; {rate:,.0f} a second{self._rest(streams, rate)}."
+        begun = sorted((s for s in streams if s.records), key=lambda s: s.records, reverse=True)
+        counts = [self._of(stream) for stream in begun[:_MOST_STREAMS]]
+        if len(begun) > _MOST_STREAMS:
+            counts.append(f"{len(begun) - _MOST_STREAMS} other streams")
+        told = f"Records so far: {', '.join(counts)}; {rate:,.0f} a second"
+        left = 0.0 if expected is None else expected - records
+        return Progressed(f"{told}{_rest(left, rate)}.", records, expected)
 
     def _of(self, stream: ActiveStream) -> str:
         about = None if self._sync else self._streams.get(stream.descriptor)
         count = f"{stream.descriptor} {stream.records:,}"
         return f"{count} of about {about:,.0f}" if about and about >= stream.records else count
 
-    def _rest(self, streams: Collection[ActiveStream], rate: float) -> str:
+    def _expected(self, streams: Collection[ActiveStream]) -> float | None:
+        """Records of the whole sync, where the source estimates them and does not contradict."""
         if self._sync and self._streams:
-            return ""
-        expected = self._sync or sum(self._streams.get(s.descriptor, 0.0) for s in streams)
-        left = expected - sum(stream.records for stream in streams)
-        estimated = self._sync or all(s.descriptor in self._streams for s in streams)
-        if not estimated or left <= 0:
-            return ""
-        minutes = left / rate / 60
-        return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"
+            return None
+        if not self._sync and any(s.descriptor not in self._streams for s in streams):
+            return None
+        return self._sync or sum(self._streams[s.descriptor] for s in streams)
+
+
+def _rest(left: float, rate: float) -> str:
+    if left <= 0:
+        return ""
+    minutes = left / rate / 60
+    return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"

@@ -1,7 +1,7 @@
 """One READ: from the connector's messages to committed rows.
 
 Knows nothing of Dagster. :meth:`SyncSession.run` yields an event whenever something is durable, so
-that whoever drives it can record it at once.
+that whoever drives it can record it at once, and now and then how far it is.
 """
 
 import time
@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Records,
     State,
@@ -21,7 +20,7 @@ from atlas_dagster.protocol.state import is_whole, state_type
 from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.events import StreamFinished, SyncEvent
+from atlas_dagster.sync.events import StreamFailed, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, writing_failed
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
@@ -59,7 +58,7 @@ class SyncSession:
         self._progress = Progress()
 
     def run(self) -> Iterator[SyncEvent]:
-        """Read, commit, and yield what became durable.
+        """Read, commit, and yield what became true.
 
         Raises:
             ReadFailedError: a stream did not complete, or the connector failed. Streams already
@@ -79,18 +78,21 @@ class SyncSession:
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
+        for stream in self._streams.values():
+            if stream.phase != "finished":
+                yield StreamFailed(stream.plan, stream.reason, stream.miscounted)
         streams = [*self._done, *self._streams.values()]
         failure = failure_of(conversation, streams, self._plan.refused)
         if failure is not None:
             raise failure
 
     def _read(self, conversation: Conversation) -> Iterator[SyncEvent]:
-        command = self._connector.command("read", self._files())
+        command = self._connector.command("read", self._plan.files())
         with closing(conversation.messages(command)) as messages:
             for message in messages:
                 if message is None:
-                    if said := self._progress.due(self._streams.values()):
-                        self._connector.log("INFO", said)
+                    if progressed := self._progress.due(self._streams.values()):
+                        yield progressed
                     yield from self._commit_due()
                 elif isinstance(message, Unreadable):
                     self._on_unreadable(message)
@@ -104,13 +106,6 @@ class SyncSession:
                     self._progress.estimate(message.trace.estimate)
                 elif message.type in ("RECORD", "STATE"):
                     self._on_unreadable(Unreadable(message.type, "it holds nothing"))
-
-    def _files(self) -> dict[str, bytes]:
-        streams = [plan.configured for plan in self._plan.streams if not plan.done]
-        files = {"catalog": configured_catalog_json(streams, sync_id=self._plan.sync_id)}
-        if self._plan.state or self._plan.beside:
-            files["state"] = self._plan.state.to_file(self._plan.beside)
-        return files
 
     def _open(self) -> Iterator[SyncEvent]:
         for plan in self._plan.streams:
@@ -163,6 +158,7 @@ class SyncSession:
             if not self._counts_agree([stream], counted):
                 return
             stream.adopt(present(state.stream.stream_state))
+            stream.counted = counted is not None
             if not stream.plan.full_refresh:
                 self._commits.state = self._commits.state.apply(state)
             if self._is_due(stream) and stream.has_news:
@@ -174,6 +170,7 @@ class SyncSession:
             return
         for stream in of:
             stream.records_since_state = 0
+            stream.counted = counted is not None
         whole = self._commits.state = self._commits.state.apply(state)
         joint = [stream for stream in streams if self._commits.share_state(stream)]
         for stream in joint:
@@ -211,6 +208,7 @@ class SyncSession:
             return True
         whose = "its state" if len(streams) == 1 else "the state of all streams"
         for stream in streams:
+            stream.miscounted = True
             stream.fault = (
                 f"{whose} says that {int(counted)} records came before it, but {came} did; "
                 "nothing after the last agreement is kept"
@@ -339,6 +337,10 @@ class SyncSession:
             envelope=self._commits.last(stream),
             table=stream.writer.describe(),
             warnings=tuple(stream.warnings),
+            counted=stream.counted,
+            keyless=stream.keyless,
+            changes=stream.builder.changes,
+            sample=stream.sample,
         )
 
     def _warn_of_uncovered(self, stream: ActiveStream) -> None:

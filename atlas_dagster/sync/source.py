@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atlas_dagster.protocol.config import require_variables, resolve, variables
+from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.protocol.secrets import Masker, secret_values
 from atlas_dagster.records.names import assign
+from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL
 from atlas_dagster.runners.executor import ExecutorConfig
@@ -17,6 +19,10 @@ from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.discovered import Discovered, discovered
 from atlas_dagster.sync.live_config import ConfigStore, LiveConfig
+
+if TYPE_CHECKING:
+    # SQLAlchemy takes a while to import, and most callers keep no books.
+    from atlas_dagster.bookkeeping import Books
 
 
 class Caller:
@@ -30,6 +36,7 @@ class Caller:
         explain: receives Atlas's own sentences, such as where the connector runs and why.
         configs: where config renewals are kept.
         executor: limits of connectors whose connection does not say otherwise.
+        books: where discoveries are written down; nowhere, when None.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class Caller:
         explain: Callable[[str], None],
         configs: ConfigStore,
         executor: ExecutorConfig | None = None,
+        books: "Books | None" = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -50,6 +58,7 @@ class Caller:
         self.explain = explain
         self.configs = configs
         self.executor = executor or ExecutorConfig()
+        self.books = books
 
     def labels(self, connection: str) -> dict[str, str]:
         return {
@@ -71,7 +80,7 @@ def check_variables(connection: Connection, environ: Mapping[str, str]) -> None:
     Raises:
         MissingVariableError: a variable of the config is not set.
     """
-    require_variables(connection.config, environ=environ, where=_where(connection))
+    require_variables(connection.config, environ=environ, where=connection.where)
 
 
 @contextmanager
@@ -92,6 +101,32 @@ def connected(
         yield connector
 
 
+@contextmanager
+def introduced(connection: Connection, caller: Caller) -> Iterator[tuple[Connector, Spec]]:
+    """A connector with its config, checked against the SPEC it gives; see :func:`connected`.
+
+    Raises:
+        ConnectorFailedError: it gave no SPEC.
+    """
+    check_variables(connection, caller.environ)
+    runner = choose_runner(connection, caller.executor, caller.explain)
+    spec = _spec(connection, caller, runner)
+    schema = spec.connectionSpecification
+    config = _resolved(connection, caller, schema)
+    with _with_config(connection, caller, runner, config, schema) as connector:
+        yield connector, spec
+
+
+def spec_of(connection: Connection, caller: Caller) -> Spec:
+    """What config the connector takes; its own config is not looked at.
+
+    Raises:
+        RunnerUnavailableError: there is nothing to run the connector with.
+        ConnectorFailedError: it gave no SPEC.
+    """
+    return _spec(connection, caller, choose_runner(connection, caller.executor, caller.explain))
+
+
 def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
     """Run SPEC and DISCOVER; table names given out in ``previous`` stay.
 
@@ -100,40 +135,46 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: the connector gave no answer.
     """
-    check_variables(connection, caller.environ)
-    runner = choose_runner(connection, caller.executor, caller.explain)
-    spec = Connector(
-        runner,
-        name=connection.source_name,
-        log=caller.log,
-        labels=caller.labels(connection.name),
-    ).spec()
-    schema = spec.connectionSpecification
-    config = _resolved(connection, caller, schema)
-    with _with_config(connection, caller, runner, config, schema) as connector:
+    with introduced(connection, caller) as (connector, spec):
         catalog = connector.discover()
     connection.configured(catalog)
-    return discovered(
+    found = discovered(
         connection.name,
-        connector=runner.identity(),
+        connector=connector.runner.identity(),
         config=connection.config,
         spec=spec,
         catalog=catalog,
         reserved=source_key_part(connection),
         previous=previous,
     )
+    if caller.books is not None:
+        write_down(caller.books, connection.name, found)
+    return found
+
+
+def write_down(books: "Books", connection: str, found: Discovered) -> None:
+    """What was discovered, and the list of connectors in use."""
+    books.discovered(
+        connection,
+        found.catalog,
+        paths=found.table_paths,
+        connector=found.connector,
+        at=found.discovered_at,
+    )
+    books.listed(listing())
+
+
+def _spec(connection: Connection, caller: Caller, runner: Runner) -> Spec:
+    labels = caller.labels(connection.name)
+    return Connector(runner, name=connection.source_name, log=caller.log, labels=labels).spec()
 
 
 def _resolved(
     connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
 ) -> dict[str, Any]:
     return resolve(
-        connection.config, schema=spec_schema, environ=caller.environ, where=_where(connection)
+        connection.config, schema=spec_schema, environ=caller.environ, where=connection.where
     )
-
-
-def _where(connection: Connection) -> str:
-    return f"Connection '{connection.name}'"
 
 
 @contextmanager

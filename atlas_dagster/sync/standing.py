@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
+import msgspec
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath
@@ -64,6 +65,16 @@ class Standing(Struct, frozen=True):
             return self.newest.connection_state
         blobs = {name: stored_blob(r.envelope, name) for name, r in self.resumptions.items()}
         return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})
+
+    def after(self, envelopes: Collection[Envelope]) -> "Standing":
+        """How it would be once ``envelopes``, which are without rows, were committed."""
+        resumptions = dict(self.resumptions)
+        for envelope in envelopes:
+            for commit in envelope.streams:
+                resumptions[commit.stream] = reconcile(
+                    commit.stream, Remembered(envelope), envelope.seq, lambda _: None
+                )
+        return msgspec.structs.replace(self, resumptions=resumptions)
 
 
 def look(

@@ -1,8 +1,12 @@
 """One stream while it is read: its rows on their way, its state, its verdict."""
 
+import functools
 import time
+from collections.abc import Sequence
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
@@ -16,6 +20,7 @@ from atlas_dagster.sync.stream_plan import StreamPlan
 #: four times as many, a sync takes a third more CPU time.
 _BATCH_ROWS = 5_000
 _BATCH_BYTES = 4 * 1024 * 1024
+_SAMPLE_ROWS = 5
 
 Phase = Literal["reading", "finished", "failed"]
 
@@ -50,6 +55,9 @@ class ActiveStream:
         #: Why its state must not advance any more.
         self.fault: str | None = None
         self.error: TraceError | None = None
+        #: Whether a STATE told another number of records than came, and whether the last told one.
+        self.miscounted = False
+        self.counted = False
         self.records = 0
         self.bytes = 0
         self.checkpoints = 0
@@ -60,6 +68,9 @@ class ActiveStream:
         self.state: Raw | None = plan.state
         self.committed_state: Raw | None = plan.state
         self.warnings: list[str] = []
+        #: Rows without a value in a key column, and the last few of all.
+        self.keyless = 0
+        self.sample: pa.RecordBatch | None = None
         self._last_commit = time.monotonic()
         self._bytes_at_commit = 0
         self.started = time.monotonic()
@@ -67,6 +78,11 @@ class ActiveStream:
     @property
     def descriptor(self) -> StreamDescriptor:
         return self.plan.descriptor
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, as far as that is known of this stream alone."""
+        return self.fault or (self.error.message if self.error else None)
 
     @property
     def pending_rows(self) -> int:
@@ -83,8 +99,14 @@ class ActiveStream:
 
     def flush(self) -> None:
         """Turn the buffered records into staged rows."""
-        if len(self.builder):
-            self.writer.write(self.builder.build())
+        if not len(self.builder):
+            return
+        batch = self.builder.build()
+        self.keyless += _rows_with_null(batch, self.plan.key_columns)
+        # Copied, or it would hold the whole batch in memory.
+        last = range(max(batch.num_rows - _SAMPLE_ROWS, 0), batch.num_rows)
+        self.sample = batch.take(pa.array(last, pa.int64()))
+        self.writer.write(batch)
 
     def adopt(self, state: Raw | None) -> None:
         """Take ``state`` as covering every row so far, if it can be gone on from."""
@@ -155,8 +177,9 @@ class ActiveStream:
             begun_by=self._begun_by,
         )
 
-    def committed(self, part: StreamCommit) -> None:
-        """Note that everything staged is durable."""
+    def committed(self, part: StreamCommit) -> int:
+        """Note that everything staged is durable; the bytes of its records."""
+        size = self.bytes - self._bytes_at_commit
         self.committed_state = self.state
         self.covered_rows = 0
         self.checkpoints += 1
@@ -164,3 +187,10 @@ class ActiveStream:
         self._shown = not part.held
         self._last_commit = time.monotonic()
         self._bytes_at_commit = self.bytes
+        return size
+
+
+def _rows_with_null(batch: pa.RecordBatch, columns: Sequence[str]) -> int:
+    arrays = [batch.column(name) for name in columns]
+    holed = [array.is_null() for array in arrays if array.null_count]
+    return pc.sum(functools.reduce(pc.or_, holed)).as_py() if holed else 0

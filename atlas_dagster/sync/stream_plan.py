@@ -63,6 +63,14 @@ class StreamPlan(Struct, frozen=True):
         return _key(self.configured)
 
     @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns that hold the stream's primary key; none where one of them has no column."""
+        try:
+            return tuple(self.table.schema.column_of(*path) for path in self.configured.primary_key)
+        except KeyError:  # a field in an object gets a column where the key is merged by only
+            return ()
+
+    @property
     def descriptor(self) -> StreamDescriptor:
         return self.configured.descriptor
 

@@ -32,8 +32,8 @@ _Change = Callable[[ConfiguredStream, Resumption], StreamCommit]
 class Upkeep:
     """The state of one connection's ``streams``, as it stands when this is made.
 
-    Every method returns the envelopes it committed, none for streams that were never synced, and
-    raises:
+    With ``pretend``, nothing is committed. Every method returns the envelopes it committed, or
+    would commit, none for streams that were never synced, and raises:
         BreakingChangeError: the source keeps one state for all streams, and what is asked for
             cannot be done for one of them alone.
         DestinationError: a table and its state do not belong together; or a sync is running.
@@ -49,6 +49,7 @@ class Upkeep:
         store: StateStore,
         run_id: str | None = None,
         root_run_id: str | None = None,
+        pretend: bool = False,
     ) -> None:
         self._connection = connection
         self._streams = {stream.descriptor: stream for stream in streams}
@@ -56,9 +57,11 @@ class Upkeep:
         self._destination = destination
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
+        self._pretend = pretend
         self._unrecovered: DestinationError | None = None
         try:
-            destination.recover(connection)
+            if not pretend:
+                destination.recover(connection)
         except DestinationError as error:
             # Reading all streams again is the way out of that.
             self._unrecovered = error
@@ -74,9 +77,7 @@ class Upkeep:
         Their old rows go once that is complete, or stay. Streams that this root run has begun to
         read from the beginning already are left alone, so a run that is tried again continues.
         """
-        ours = self._root_run_id
-        resumptions = self.standing.resumptions
-        begun = {name for name, r in resumptions.items() if ours and r.begun_by == ours}
+        begun = self._begun()
 
         def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
             return StreamCommit(
@@ -86,7 +87,7 @@ class Upkeep:
                 replaces=not keep_rows,
                 primary_key=_key(stream, resumption),
                 held=not keep_rows,
-                begun_by=ours,
+                begun_by=self._root_run_id,
             )
 
         asked = [name for name in selected if name not in begun]
@@ -114,7 +115,8 @@ class Upkeep:
     def set(self, state: ConnectionState) -> Sequence[Envelope]:
         """Have the next sync continue from ``state``; other streams keep theirs.
 
-        Tables that do not exist yet are made, for there is no other place to keep it.
+        Streams that this root run has set already are left alone, so a run that is tried again
+        continues. Tables that do not exist yet are made, for there is no other place to keep it.
 
         Raises:
             UnknownStreamError: ``state`` speaks of a stream that the connection does not sync.
@@ -131,8 +133,7 @@ class Upkeep:
             raise self._cannot_divide(names)
         if not names:
             raise self._no_cursor()
-        self._raise_refused(names)
-        return self._commit("set", names, state, self._going_on)
+        return self._set(names, state)
 
     def set_stream(self, name: StreamDescriptor, blob: Raw) -> Sequence[Envelope]:
         """:meth:`set` the part of one stream, whatever the type of the stored state.
@@ -145,11 +146,26 @@ class Upkeep:
             raise self._cannot_divide([name])
         if current.type == "STREAM":
             return self.set(ConnectionState("STREAM", {name: blob}))
-        self._raise_refused([name])
         if self._streams[name].sync_mode != "incremental":
             raise self._no_cursor()
         whole = msgspec.structs.replace(current, streams={**current.streams, name: blob})
-        return self._commit("set", [name], whole, self._going_on)
+        return self._set([name], whole)
+
+    def _set(self, names: Sequence[StreamDescriptor], state: ConnectionState) -> Sequence[Envelope]:
+        if self._begun().issuperset(names):
+            return []
+        self._raise_refused(names)
+
+        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+            begun_by = self._root_run_id or resumption.begun_by
+            return msgspec.structs.replace(self._going_on(stream, resumption), begun_by=begun_by)
+
+        return self._commit("set", names, state, part)
+
+    def _begun(self) -> frozenset[StreamDescriptor]:
+        """The streams whose beginning this root run has set."""
+        ours, resumptions = self._root_run_id, self.standing.resumptions
+        return frozenset(n for n, r in resumptions.items() if ours and r.begun_by == ours)
 
     def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Go on with tables as someone else left them, unless their rows are replaced anyway."""
@@ -261,6 +277,9 @@ class Upkeep:
                 run_id=self._run_id,
                 action=action,
             )
+            done.append(envelope)
+            if self._pretend:
+                continue
             # Opened even where there is nothing to write: what waits for its merge is merged then.
             writers = [self._open(each) for each in parts]
             if action in ("clear", "set"):
@@ -270,7 +289,6 @@ class Upkeep:
             else:
                 since = {each.table: self.standing.committed[each.stream] for each in parts}
                 self._destination.mark(envelope, since)
-            done.append(envelope)
         return done
 
     def _open(self, part: StreamCommit) -> StreamWriter:

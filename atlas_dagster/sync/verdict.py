@@ -59,7 +59,7 @@ def _failure_type(
 
 
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
-    said = {s.descriptor: s.fault or (s.error.message if s.error else None) for s in failed}
+    said = {s.descriptor: s.reason for s in failed}
     told = {name: reason for name, reason in said.items() if reason}
     text = " ".join(f"{name}: {reason.removesuffix('.')}." for name, reason in told.items())
     silent = [str(name) for name in said if name not in told]

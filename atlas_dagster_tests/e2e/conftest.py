@@ -23,6 +23,8 @@ def server(
     project.declare_standin("standin_scheduled", count=25, schedule=f"{due.minute} * * * *")
     for name in ("standin_stopped", "standin_killed_step", "standin_killed_run"):
         project.declare_standin(name, count=1500, rate=12)
+    project.declare_standin("standin_watched", count=6000, rate=25, password="hunter2")
+    project.declare_standin("standin_wiped", count=30)
     project.declare_standin("standin_denied", fail_check=True, password="hunter2")
     project.declare_standin("standin_dying", behaviour="die", count=105)
     project.declare_standin("standin_waiting", behaviour="die", count=20)

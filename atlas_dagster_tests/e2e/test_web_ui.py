@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from e2e.dev_server import DevServer
+from e2e.containers import containers_of
+from e2e.dev_server import DevServer, wait_until
 from e2e.project import Project
 
 pytestmark = [pytest.mark.browser, pytest.mark.docker]
@@ -16,7 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.docker]
 STREAMS = ("users", "products", "purchases")
 SIZE = {"width": 1440, "height": 900}
 #: Tall enough for all metadata of a materialization.
-TALL = {"width": 1440, "height": 1150}
+TALL = {"width": 1440, "height": 1350}
 SECONDS = 1000  # Playwright counts in milliseconds
 
 expect.set_options(timeout=30 * SECONDS)  # the default of 5 is short on a busy machine
@@ -50,9 +52,26 @@ def node(page: Page, asset: str) -> Locator:
 
 
 def metadata(page: Page) -> dict[str, str]:
-    """The page's metadata table."""
-    rows = [row.inner_text().split("\n", 1) for row in page.locator("tr").all()]
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+    """The page's metadata table; that of a preview is within one of its cells."""
+    found = {}
+    for row in page.locator("tr").all():
+        cells = [cell.inner_text().strip() for cell in row.locator(":scope > td").all()]
+        if len(cells) >= 2:
+            found[cells[0]] = cells[1]
+    return found
+
+
+def materialize_button(page: Page) -> Locator:
+    return page.locator("button").filter(has_text=re.compile(r"^\s*Materialize\s*$"))
+
+
+def launched(page: Page) -> str:
+    """The run that a click has launched; its page is open."""
+    page.get_by_text("View", exact=True).or_(page.get_by_text("Re-execute all")).first.wait_for()
+    if "/runs/" not in page.url:  # the launchpad goes there by itself
+        page.get_by_text("View", exact=True).click()
+    page.wait_for_url("**/runs/**")
+    return page.url.partition("/runs/")[2].partition("?")[0]
 
 
 def test_one_stream_is_materialized(
@@ -67,11 +86,8 @@ def test_one_stream_is_materialized(
         expect(node(page, stream)).to_contain_text("Never materialized")
 
     page.goto(f"{server.url}/assets/demo/users")
-    page.locator("button").filter(has_text=re.compile(r"^\s*Materialize\s*$")).click()
-    expect(page.get_by_text("Launched run")).to_be_visible()
-    page.get_by_text("View", exact=True).click()
-    page.wait_for_url("**/runs/**")
-    run = page.url.partition("/runs/")[2].partition("?")[0]
+    materialize_button(page).click()
+    run = launched(page)
     expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=90 * SECONDS)
     assert server.wait(run, seconds=5) == "SUCCESS"
 
@@ -81,6 +97,11 @@ def test_one_stream_is_materialized(
     expect(page.get_by_text("atlas/records_synced")).to_be_visible()
     shown = metadata(page)
     page.screenshot(path=screenshots / "materialization.png")
+    assert shown["atlas/summary"].startswith("1,000 records in ")
+    assert "The table has 1,000 rows." in shown["atlas/summary"]
+    assert shown["atlas/envelope"] == "[Show JSON]"
+    for column in ("id", "created_at"):
+        expect(page.locator("th").filter(has_text=re.compile(f"^{column}$"))).to_be_visible()
     page.set_viewport_size(SIZE)
     assert shown["atlas/records_synced"] == "1000"
     assert shown["dagster/row_count"] == "1000"
@@ -94,6 +115,7 @@ def test_one_stream_is_materialized(
     assert project.ids("demo/users") == [*range(1, 1001)]
     page.goto(graph)
     expect(node(page, "users")).to_contain_text("Materialized")
+    expect(node(page, "users")).to_contain_text("3 / 3 Passed")
     expect(node(page, "source_faker")).to_contain_text("1 / 1 Passed")
     for stream in ("products", "purchases"):
         expect(node(page, stream)).to_contain_text("Never materialized")
@@ -118,3 +140,108 @@ def test_a_failed_sync_shows_the_connectors_message(
     expect(page.get_by_text("upstream went away").last).to_be_visible()
     page.wait_for_timeout(2 * SECONDS)  # the chart is drawn a moment later
     page.screenshot(path=screenshots / "failed-sync.png")
+
+
+def test_a_stream_has_its_checks(server: DevServer, page: Page, screenshots: Path) -> None:
+    page.goto(f"{server.url}/assets/demo/users?view=checks")
+    for name in ("records", "primary_key", "schema"):
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    page.get_by_text("records", exact=True).first.click()
+    expect(page.get_by_text("as the source counted").first).to_be_visible()
+    page.wait_for_timeout(2 * SECONDS)
+    page.screenshot(path=screenshots / "checks.png")
+
+
+def test_a_dry_run_from_the_launchpad_changes_nothing(
+    server: DevServer, project: Project, page: Page, screenshots: Path
+) -> None:
+    before = project.table("demo/users").stat().st_mtime_ns
+    page.goto(f"{server.url}/assets/demo/users")
+    materialize_button(page).click(modifiers=["Shift"])
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_text("dry_run")).to_be_visible()
+    dialog.locator(".CodeMirror").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(
+        "{ops: {demo__sync: {config: {dry_run: true, streams: {users: {refresh: remove}}}}}}"
+    )
+    expect(dialog.get_by_text("No errors")).to_be_visible()
+    dialog.get_by_role("button", name="Materialize").click()
+    run = launched(page)
+    assert server.wait(run) == "SUCCESS", server.failures(run)
+
+    assert project.table("demo/users").stat().st_mtime_ns == before
+    [users] = server.events(run, "ObservationEvent")
+    page.goto(f"{server.url}/assets/demo/users?view=events")
+    page.get_by_text("Observed in run").or_(
+        page.get_by_text("Materialized in run")
+    ).first.wait_for()
+    told = metadata(page)["atlas/dry_run"]
+    assert told.startswith("Dry run: nothing was written.")
+    assert "read from the beginning, and replace the rows of the table" in told
+    assert "1,000 records read and thrown away; there may be more." in told
+    page.screenshot(path=screenshots / "dry-run.png")
+    materializations = server.asset("demo/users")["assetMaterializations"]
+    assert run not in [each["runId"] for each in materializations]
+    assert users["metadataEntries"]
+
+
+def test_terminate_stops_the_connector_in_the_middle_of_a_read(
+    server: DevServer,
+    project: Project,
+    docker_client: docker.DockerClient,
+    page: Page,
+    screenshots: Path,
+) -> None:
+    run = server.launch("standin_watched/events")
+    page.goto(f"{server.url}/runs/{run}")
+    expect(page.get_by_text("Records so far: events").first).to_be_visible(timeout=90 * SECONDS)
+    assert containers_of(docker_client, project, "standin_watched")
+    page.screenshot(path=screenshots / "progress.png")
+    page.get_by_text("stdout", exact=True).click()
+    page.get_by_placeholder("Select a step").click()
+    page.get_by_text("standin_watched__sync", exact=True).last.click()
+    expect(page.get_by_text("Reading events after id 0")).to_be_visible()
+
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    wait_until("the run is canceled", lambda: server.status(run) == "CANCELED", seconds=15)
+    expect(page.get_by_text("Canceled", exact=True).first).to_be_visible()
+    assert not containers_of(docker_client, project, "standin_watched")
+    assert "hunter2" not in page.content()
+
+
+def test_a_wiped_stream_is_read_again(
+    server: DevServer, project: Project, page: Page, screenshots: Path
+) -> None:
+    server.materialize("standin_wiped/events")
+    page.goto(f"{server.url}/assets/standin_wiped/events")
+    materialize_button(page).locator("xpath=following::button[1]").click()
+    page.get_by_text("Wipe materializations").click()
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("Wipe")).click()
+    node = lambda: server.asset("standin_wiped/events") or {}  # noqa: E731
+    wait_until("it is wiped", lambda: node()["assetMaterializations"] == [], seconds=30)
+
+    page.goto(f"{server.url}/assets/standin_wiped/events")
+    materialize_button(page).click()
+    run = launched(page)
+    assert server.wait(run) == "SUCCESS", server.failures(run)
+    assert project.ids("standin_wiped/events") == [*range(1, 31)]
+    page.goto(f"{server.url}/assets/standin_wiped/events?view=events")
+    expect(page.get_by_text("Materialized in run")).to_be_visible()
+    page.screenshot(path=screenshots / "wiped.png")
+    assert metadata(page)["atlas/summary"].startswith("30 records in ")
+
+
+def test_a_scheduled_sync_arrives(server: DevServer, page: Page, screenshots: Path) -> None:
+    sensor = "standin_scheduled__schedule"
+    runs = lambda: [run for tick in server.sensor(sensor)["ticks"] for run in tick["runIds"]]  # noqa: E731
+    [run] = wait_until("the schedule is due", runs, seconds=180)
+    assert server.wait(run) == "SUCCESS"
+    page.goto(f"{server.url}/locations/atlas_dagster/sensors/{sensor}")
+    expect(
+        page.get_by_text("Requests CHECK, then a sync of standin_scheduled").first
+    ).to_be_visible()
+    expect(page.get_by_text(run[:8]).first).to_be_visible()
+    page.wait_for_timeout(2 * SECONDS)
+    page.screenshot(path=screenshots / "schedule.png")

@@ -20,9 +20,10 @@ from rich.console import Console
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.errors import RunnerUnavailableError
-from atlas_dagster.interfaces import cli, cli_connections
-from atlas_dagster.interfaces.cli_connections import find_declared
-from atlas_dagster.interfaces.cli_sync import Outcome, print_summary
+from atlas_dagster.interfaces import cli
+from atlas_dagster.interfaces.cli import declared
+from atlas_dagster.interfaces.cli.declared import find_declared
+from atlas_dagster.interfaces.cli.syncing import Outcome, print_summary
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import TableSchema
@@ -48,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("ATLAS_LAKE", raising=False)
     monkeypatch.delenv("ATLAS_DESTINATION", raising=False)
-    monkeypatch.setattr(cli_connections, "CONNECTIONS", f"{project.package}.connections")
+    monkeypatch.setattr(declared, "CONNECTIONS", f"{project.package}.connections")
     yield project
     for module in [name for name in sys.modules if name.startswith(project.package)]:
         del sys.modules[module]
@@ -91,7 +92,7 @@ def answer(streams: str) -> Discovered:
 def test_an_unknown_connection_is_met_with_the_nearest(shop: Project, command: str) -> None:
     result = atlas(command, "shpo")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stdout == ""
     assert result.stderr == (
         "Error: There is no connection 'shpo' in atlas_dagster/connections; did you mean 'shop'?\n"
@@ -107,7 +108,7 @@ def test_an_unknown_connection_like_no_other_is_met_with_all(shop: Project) -> N
 def test_an_unknown_stream_is_met_with_all(shop: Project) -> None:
     result = atlas("sync", "shop", "--stream", "customers")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "Error: Connection 'shop' has no stream 'customers'; it has users, orders.\n"
     )
@@ -119,7 +120,7 @@ def test_streams_must_be_known(project: Project, command: str) -> None:
 
     result = atlas(command, "new")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "Error: The streams of 'new' are not known yet; run: atlas discover new\n"
     )
@@ -132,7 +133,7 @@ def test_a_wrong_declaration_is_one_sentence(project: Project, command: str) -> 
 
     result = atlas(command, "shop")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr.endswith(
         ": shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
         "image), manifest (a declarative manifest's file) and command (a program of your own).\n"
@@ -148,7 +149,7 @@ def test_outside_a_project_it_says_where_to_run_it(
 
     result = atlas("sync", "shop")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert words(result.stderr) == (
         "Error: There is no dagster.yaml here or above; "
         "run atlas in the project, or set DAGSTER_HOME."
@@ -203,7 +204,7 @@ def test_discover_without_names_asks_all(shop: Project, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("options", [[], ["--missing"]])
-def test_discover_goes_on_after_a_failure_and_ends_with_1(
+def test_discover_goes_on_after_a_failure_and_ends_with_the_gravest(
     project: Project, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     def discover(connection: Connection, *_: object) -> Discovered:
@@ -218,7 +219,7 @@ def test_discover_goes_on_after_a_failure_and_ends_with_1(
 
     result = atlas("discover", *options)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "a_broken: a_broken/defs.yaml, line 3: there is no field 'conector'; "
         "did you mean 'connector'?\n"
@@ -230,7 +231,7 @@ def test_discover_goes_on_after_a_failure_and_ends_with_1(
 # sync
 
 
-def test_a_failed_sync_ends_with_1_and_the_steps_sentence(
+def test_a_failed_sync_ends_with_the_steps_sentence(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SHOP_COUNT", raising=False)
@@ -242,11 +243,11 @@ def test_a_failed_sync_ends_with_1_and_the_steps_sentence(
 
     result = atlas("sync", "shop", "--stream", "users")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "Error: Connection 'shop': the environment variable SHOP_COUNT is not set; set it where "
         "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
-        "defs.yaml.\n"
+        "defs.yaml.\nMore: docs/troubleshooting.md#a-variable-is-not-set\n"
     )
     assert result.stdout == ""
 
@@ -274,7 +275,7 @@ def test_discover_check_and_two_syncs_of_a_real_connector(project: Project) -> N
 
 
 @pytest.mark.docker
-def test_a_connector_that_fails_ends_with_1_in_its_own_words(project: Project) -> None:
+def test_a_connector_that_fails_is_told_in_its_own_words(project: Project) -> None:
     project.declare("standin", *STANDIN, "config: {count: 40, behaviour: die}")
     project.declare("locked", *STANDIN, "config: {fail_check: true}")
     assert atlas("discover").exit_code == 0
@@ -285,12 +286,15 @@ def test_a_connector_that_fails_ends_with_1_in_its_own_words(project: Project) -
         atlas("check", "locked"),
     )
 
-    assert [run.exit_code for run in (died, locked, checked)] == [1, 1, 1]
+    assert [run.exit_code for run in (died, locked, checked)] == [4, 3, 3]
     sentence, log = died.stderr.splitlines()
     assert sentence == "Error: The stream did not complete. source-standin: upstream went away"
     assert "Reading events after id" in Path(log.removeprefix("The connector's log: ")).read_text()
     assert locked.stderr.startswith("Error: CHECK of source-standin failed: bad password\n")
-    assert checked.stderr == "Error: CHECK of source-standin failed: bad password\n"
+    assert checked.stderr == (
+        "Error: CHECK of source-standin failed: bad password\n"
+        "More: docs/troubleshooting.md#check-failed\n"
+    )
 
 
 def test_the_summary_shows_rows_as_they_are(
@@ -381,3 +385,55 @@ def test_the_engine_does_not_import_dagster(module: str) -> None:
     )
 
     assert ran.stdout == "False\n"
+
+
+# read, pull, doctor, reap
+
+
+@pytest.mark.docker
+def test_a_declared_connection_is_read_without_its_tables(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare("standin", *STANDIN, "config: {count: 25}")
+    below = project.connections / "standin"
+
+    unknown = atlas("read", "standin", "--stream", "evnts")
+    piped = atlas("read", "standin", "--limit", "3")
+    monkeypatch.chdir(below)
+    filed = atlas("read", "standin", "--output", "rows.jsonl")
+
+    assert unknown.exit_code == 3
+    assert "has no stream 'evnts'; it has events." in unknown.stderr
+    assert [json.loads(line)["id"] for line in piped.stdout.splitlines()] == [1, 2, 3]
+    assert filed.exit_code == 0, filed.stderr
+    # Where the command was given, not where the project is.
+    assert len((below / "rows.jsonl").read_text().splitlines()) == 25
+    assert not (project.root / "lake").exists()
+
+
+@pytest.mark.docker
+def test_what_a_project_needs_is_fetched_and_examined(project: Project) -> None:
+    project.declare("standin", *STANDIN)
+    (ready,) = json.loads(atlas("pull", "--json").stdout)
+    assert ready["source"] == "standin"
+    assert ready["ready"].startswith(f"{SOURCE_STANDIN_IMAGE}@sha256:")
+
+    examined = atlas("doctor", "--json")
+    assert examined.exit_code == 0
+    findings = {each["about"]: each for each in json.loads(examined.stdout)}
+    assert findings["Docker"]["verdict"] == "ok"
+    assert findings["Connection standin"]["verdict"] == "warning"
+
+    project.declare("broken", "conector: source-faker")
+    examined = atlas("doctor")
+    assert examined.exit_code == 1
+    assert "there is no field 'conector'" in examined.stdout
+    reaped = atlas("reap", "--json")
+    assert reaped.exit_code == 0, reaped.stderr
+    assert json.loads(reaped.stdout)["ended_runs"] == []
+
+
+def test_a_declared_connection_has_its_own_config(shop: Project) -> None:
+    result = atlas("check", "shop", "--config", "{}")
+    assert result.exit_code == 3
+    assert "'shop' is a declared connection, which has its own config" in result.stderr

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from deltalake import DeltaTable
 
-from atlas_dagster.interfaces import cli, cli_connections
+from atlas_dagster.interfaces import cli
+from atlas_dagster.interfaces.cli import declared
 from atlas_dagster_tests.components.connections_project import Project
 
 #: Sends the numbers after its state, up to ``last``, in one state.
@@ -46,7 +47,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     for name in ("ATLAS_LAKE", "ATLAS_DESTINATION", "ATLAS_DEPLOYMENT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cli_connections, "CONNECTIONS", f"{project.package}.connections")
+    monkeypatch.setattr(declared, "CONNECTIONS", f"{project.package}.connections")
     command = json.dumps([sys.executable, "source.py"])
     project.declare("numbers", f"command: {command}", "config: {}")
     (project.connections / "numbers" / "source.py").write_text(SOURCE)
@@ -105,9 +106,9 @@ def test_a_users_day_with_state(project: Project, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setenv("ATLAS_DEPLOYMENT", "dev")
     refused = atlas("sync", "numbers")
-    assert refused.exit_code == 1
+    assert refused.exit_code == 3
     assert "belong to the deployment 'atlas_dagster', and this one is 'dev'" in refused.stderr
-    assert atlas("clear", "numbers").exit_code == 1
+    assert atlas("clear", "numbers").exit_code == 3
     assert done("state", "adopt", "numbers") == (
         "The tables of numbers belong to the deployment 'dev' now.\n"
     )
@@ -137,14 +138,14 @@ def test_a_state_that_cannot_be_set(
 ) -> None:
     done("discover", "numbers")
     result = atlas("state", "set", "numbers", "-", *options, stdin=content)
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (3, "")
     assert sentence in result.stderr
 
 
 @pytest.mark.parametrize("command", [["clear"], ["refresh"], ["state", "show"], ["state", "adopt"]])
 def test_streams_must_be_known(project: Project, command: list[str]) -> None:
     result = atlas(*command, "numbers")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "Error: The streams of 'numbers' are not known yet; run: atlas discover numbers\n"
     )

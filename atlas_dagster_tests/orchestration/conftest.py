@@ -1,4 +1,4 @@
-"""Connections that need no connector, on an event log of either kind."""
+"""Runs without Docker: of what becomes of tables and event log, and of what a run records."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from decisions import Shop
+from fake_runs import FakeRuns
 from postgres_instance import postgres_instance
 
 from atlas_dagster.orchestration import sync
@@ -30,3 +31,14 @@ def it(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(source, "choose_runner", lambda *_: runner)
     monkeypatch.setattr(sync, "reap_ended", lambda *_: [])
     return Shop(tmp_path / "lake", instance, runner)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRuns]:
+    runner = FakeRunner(lambda _: [])
+    monkeypatch.setattr(source, "choose_runner", lambda *_: runner)
+    monkeypatch.setattr(sync, "reap_ended", lambda *_: [])
+    with dg.instance_for_test() as instance:
+        runs = FakeRuns(tmp_path / "lake", instance, runner)
+        runner.script = runs.script
+        yield runs

@@ -137,11 +137,26 @@ def test_check_discover_and_read_share_one_pool() -> None:
 def test_check_blocks_what_is_downstream_in_the_run() -> None:
     graph = define(shop()).resolve_asset_graph()
 
-    (key,) = graph.asset_check_keys
-    check = graph.get_check_spec(key)
-    assert key == dg.AssetCheckKey(SOURCE, "connection")
+    check = graph.get_check_spec(dg.AssetCheckKey(SOURCE, "connection"))
     assert check.blocking
     assert check.description == "The connector's own CHECK: can source-shop reach its source?"
+
+
+def test_each_stream_has_checks_that_its_sync_makes() -> None:
+    nested = {**USERS, "name": "nested", "source_defined_primary_key": [["address", "id"]]}
+    nested["supported_sync_modes"] = ["full_refresh"]
+    graph = define(shop(), found(shop(), [USERS, ORDERS, nested])).resolve_asset_graph()
+
+    checks: dict[str, list[tuple[str, bool]]] = {}
+    for key in graph.asset_check_keys - {dg.AssetCheckKey(SOURCE, "connection")}:
+        blocking = graph.get_check_spec(key).blocking
+        checks.setdefault(key.asset_key.path[-1], []).append((key.name, blocking))
+    assert {stream: sorted(each) for stream, each in checks.items()} == {
+        "users": [("primary_key", True), ("records", True), ("schema", False)],
+        # Without a key, or with one that has no column of its own.
+        "orders": [("records", True), ("schema", False)],
+        "nested": [("records", True), ("schema", False)],
+    }
 
 
 def test_the_streams_are_one_step_that_can_be_subset() -> None:
@@ -165,8 +180,8 @@ def test_a_schedule_is_a_running_sensor_over_streams_and_check() -> None:
     assert sensor.description == "Requests CHECK, then a sync of shop, at `0 3 * * *` (UTC)."
     graph = define(shop()).resolve_asset_graph()
     assert sensor.asset_selection is not None
-    assert sensor.asset_selection.resolve(graph) == {USERS_KEY, ORDERS_KEY}
-    assert sensor.asset_selection.resolve_checks(graph) == {dg.AssetCheckKey(SOURCE, "connection")}
+    assert sensor.asset_selection.resolve(graph) == {SOURCE, USERS_KEY, ORDERS_KEY}
+    assert sensor.asset_selection.resolve_checks(graph) == graph.asset_check_keys
 
 
 def test_streams_are_stale_once_the_config_differs_from_the_discovered_one() -> None:

@@ -14,6 +14,7 @@ from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.metadata import (
     AtlasMetadataSet,
     checkpoint_metadata,
+    envelope_value,
     shared_state_metadata,
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -55,8 +56,8 @@ def observe(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor = U
 
 
 def materialize(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor = USERS) -> None:
-    text = envelope(seq, stream).without_files().encode().decode()
-    metadata = {**AtlasMetadataSet(records_synced=1, envelope=text)}
+    value = envelope_value(envelope(seq, stream))
+    metadata = {**AtlasMetadataSet(records_synced=1, envelope=value)}
     instance.report_runless_asset_event(dg.AssetMaterialization(key_of(stream), metadata=metadata))
 
 
@@ -127,6 +128,38 @@ def test_events_of_others_alone_say_nothing(instance: dg.DagsterInstance) -> Non
     instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS)))
 
     assert remembered(instance) == Remembered(envelope=None, wiped_at=None)
+
+
+def test_observations_by_others_do_not_hide_a_newer_checkpoint(
+    instance: dg.DagsterInstance,
+) -> None:
+    materialize(instance, 4)
+    observe(instance, 6)
+    for _ in range(3):
+        instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS), metadata=FOREIGN))
+
+    assert seq_of(instance) == 6
+
+
+def test_what_the_last_syncs_brought_and_its_columns(instance: dg.DagsterInstance) -> None:
+    columns = dg.TableSchema([dg.TableColumn("id", "integer")])
+    for count in (1, 2, 3):
+        metadata = {
+            **AtlasMetadataSet(records_synced=count, connector="c:1"),
+            "dagster/column_schema": columns,
+        }
+        event = dg.AssetMaterialization(key_of(USERS), metadata=metadata)
+        instance.report_runless_asset_event(event)
+    instance.report_runless_asset_event(dg.AssetMaterialization(key_of(USERS), metadata=FOREIGN))
+
+    store = EventLogStateStore(instance, SOURCE)
+    assert store.recent_records(TABLES[USERS], 3) == [3, 2]
+    assert store.recent_records(TABLES[ORDERS], 3) == []
+    store.remembered(TABLES, {})
+    assert (store.connectors, store.columns) == (set(), {})
+    instance.report_runless_asset_event(event)
+    store.remembered(TABLES, {})
+    assert (store.connectors, store.columns) == ({"c:1"}, {TABLES[USERS]: columns})
 
 
 def test_each_stream_has_its_own(instance: dg.DagsterInstance) -> None:
@@ -212,7 +245,7 @@ def test_two_hundred_streams_that_agree_with_their_tables_are_one_call(
     for name in names:
         commit = StreamCommit(name, tables[name], 0, False)
         whole = Envelope(5, 1, "shop", (commit,), Raw(b"[]"), prepared_at=1.0)
-        metadata = {**AtlasMetadataSet(envelope=whole.encode().decode())}
+        metadata = {**AtlasMetadataSet(envelope=envelope_value(whole))}
         event = dg.AssetMaterialization(dg.AssetKey(list(tables[name])), metadata=metadata)
         instance.report_runless_asset_event(event)
     asked: list[str] = []

@@ -10,18 +10,19 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
-from atlas_dagster.orchestration import owner, reaping
-from atlas_dagster.orchestration.owner import process_has_ended, this_process
+from atlas_dagster.orchestration import reaping
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.runners import owner
 from atlas_dagster.runners.marks import marked
+from atlas_dagster.runners.owner import process_has_ended, this_process
 
 HOST = socket.gethostname()
 
 #: Starts a connector whose child leaves the group and holds the FIFO, then waits to be killed.
 PARENT = """
 import sys, time
-from atlas_dagster.orchestration.owner import this_process
+from atlas_dagster.runners.owner import this_process
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.process import start_process

@@ -23,7 +23,13 @@ from atlas_dagster.orchestration.check import check_key
 
 QUARTERLY = "*/15 * * * *"
 CHECK = check_key(shop())
-STREAMS = {dg.AssetKey(["shop", "users"]), dg.AssetKey(["shop", "sales", "orders"])}
+USERS, ORDERS = dg.AssetKey(["shop", "users"]), dg.AssetKey(["shop", "sales", "orders"])
+STREAMS = {USERS, ORDERS}
+CHECKS = {
+    CHECK,
+    *(dg.AssetCheckKey(USERS, name) for name in ("records", "primary_key", "schema")),
+    *(dg.AssetCheckKey(ORDERS, name) for name in ("records", "schema")),
+}
 UNFINISHED = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
 #: Dagster queues no run without knowing where its job comes from.
 ORIGIN = RemoteJobOrigin(
@@ -90,7 +96,8 @@ def is_check_alone(request: dg.RunRequest) -> bool:
 
 
 def is_sync(request: dg.RunRequest) -> bool:
-    return set(request.asset_selection or ()) == STREAMS and request.asset_check_keys == [CHECK]
+    checks = set(request.asset_check_keys or ())
+    return set(request.asset_selection or ()) == STREAMS and checks == CHECKS
 
 
 def test_the_first_tick_starts_nothing(ticking: Ticking) -> None:
@@ -111,8 +118,7 @@ def test_nothing_before_the_time(started: Ticking) -> None:
 def test_at_the_time_check_and_sync_are_one_run(started: Ticking) -> None:
     request = only(started.tick(at("12:15")))
 
-    assert set(request.asset_selection or ()) == STREAMS
-    assert request.asset_check_keys == [CHECK]
+    assert is_sync(request)
     assert request.run_key == "shop:2024-05-01T12:15:00+00:00"
     assert request.tags["atlas/connection"] == "shop"
     again = started.tick(at("12:16"))
@@ -321,6 +327,7 @@ def test_streams_that_the_failed_run_finished_are_not_done_again(ticking: Tickin
     request = only(ticking.tick(ticking.now + dt.timedelta(seconds=91)))
 
     assert set(request.asset_selection or ()) == STREAMS - {finished}
+    assert set(request.asset_check_keys or ()) == {c for c in CHECKS if c.asset_key != finished}
 
 
 def test_a_failure_that_will_not_pass_waits_for_the_next_time(ticking: Ticking) -> None:

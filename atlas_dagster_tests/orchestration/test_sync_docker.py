@@ -199,9 +199,11 @@ def test_check_in_the_same_run_is_enough(
 
     assert result.success
     assert verbs == {"check": 1, "read": 1}
-    (evaluation,) = result.get_asset_check_evaluations()
-    assert evaluation.passed
-    assert evaluation.description == "source-standin reached its source."
+    evaluations = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert list(evaluations) == ["connection", "records", "primary_key", "schema"]
+    assert all(each.passed for each in evaluations.values())
+    assert evaluations["connection"].description == "source-standin reached its source."
+    assert evaluations["records"].description == "35 records came, as the source counted."
 
 
 def test_a_check_is_as_old_as_its_answer_however_long_its_run_was_queued(
@@ -339,7 +341,9 @@ def test_a_failure_that_passes_is_tried_again_inside_the_run(
     assert result.success
     assert 10 in waits
     found = metadata(result, "events")
-    assert found["atlas/cursor_before"] == {"id": 20}
+    # Of both tries, the first of which committed 20.
+    assert (found["atlas/cursor_before"], found["atlas/records_synced"]) == ("none", 50)
+    assert found["atlas/checkpoints"] == 2
     assert ids(standin) == list(range(1, 51))
     assert "atlas/failure_type" not in (instance.get_run_by_id(result.run_id) or run_is_gone()).tags
 

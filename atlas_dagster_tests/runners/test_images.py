@@ -75,9 +75,13 @@ def test_a_private_registry(
         assert "its registry has no such image and tag; check both." in said
     monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
     told: list[str] = []
+    drawn: list[tuple[int, int]] = []
+    watched = images.pull_watcher.set(lambda have, total: drawn.append((have, total)))
     try:
         runner = DockerRunner(image, client=client, explain=told.append)
         runner.ensure_image()
+        assert drawn == sorted(drawn)
+        assert drawn[-1][0] == drawn[-1][1] > 3_000_000
         assert told[0] == f"Pulling {image}."
         assert len(told) > 1
         assert re.fullmatch(rf"Pulling {image}: \d of 3 MB\.", told[-1])
@@ -100,6 +104,7 @@ def test_a_private_registry(
             "the one that is on the Docker engine is used.",
         ]
     finally:
+        images.pull_watcher.reset(watched)
         docker_client.images.remove(image)
     assert "its registry cannot be reached" in refusal(RunnerUnavailableError, client, image)
 

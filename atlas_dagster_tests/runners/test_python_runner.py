@@ -13,6 +13,7 @@ from uv import find_uv_bin
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners import environment
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
+from atlas_dagster.runners.environment import newest_version
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
 
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -44,27 +45,29 @@ def package(tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     monkeypatch.setenv("UV_FIND_LINKS", str(shelf))
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
 
-    def make(requires_python: str = "", requires: str = "") -> PythonRunner:
-        metadata = "Metadata-Version: 2.1\nName: airbyte-source-tiny\nVersion: 1.0.0\n"
+    def make(requires_python: str = "", requires: str = "", version: str = "1.0.0") -> PythonRunner:
+        metadata = f"Metadata-Version: 2.1\nName: airbyte-source-tiny\nVersion: {version}\n"
         metadata += f"Requires-Python: {requires_python}\n" if requires_python else ""
         metadata += f"Requires-Dist: {requires}\n" if requires else ""
         main = "import platform, sys\ndef run(): print(platform.python_version(), sys.argv[1])\n"
         files = {
             "source_tiny.py": main,
-            "airbyte_source_tiny-1.0.0.dist-info/METADATA": metadata,
-            "airbyte_source_tiny-1.0.0.dist-info/WHEEL": (
+            f"airbyte_source_tiny-{version}.dist-info/METADATA": metadata,
+            f"airbyte_source_tiny-{version}.dist-info/WHEEL": (
                 "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
             ),
-            "airbyte_source_tiny-1.0.0.dist-info/entry_points.txt": (
+            f"airbyte_source_tiny-{version}.dist-info/entry_points.txt": (
                 "[console_scripts]\nsource-tiny = source_tiny:run\n"
             ),
         }
-        record = "airbyte_source_tiny-1.0.0.dist-info/RECORD"
+        record = f"airbyte_source_tiny-{version}.dist-info/RECORD"
         files[record] = "".join(f"{name},,\n" for name in [*files, record])
-        with zipfile.ZipFile(shelf / "airbyte_source_tiny-1.0.0-py3-none-any.whl", "w") as wheel:
+        with zipfile.ZipFile(
+            shelf / f"airbyte_source_tiny-{version}-py3-none-any.whl", "w"
+        ) as wheel:
             for name, text in files.items():
                 wheel.writestr(name, text)
-        return PythonRunner("airbyte-source-tiny", "1.0.0", "source-tiny")
+        return PythonRunner("airbyte-source-tiny", version, "source-tiny")
 
     return make
 
@@ -130,6 +133,7 @@ def test_two_processes_build_once(package: PackageMaker) -> None:
     package()
     script = """
 import logging
+from atlas_dagster.runners.environment import newest_version
 from atlas_dagster.runners.python import PythonRunner
 logging.basicConfig(level="INFO")
 PythonRunner("airbyte-source-tiny", "1.0.0", "source-tiny").ensure()
@@ -292,3 +296,20 @@ def test_a_command_that_is_not_there(tmp_path: Path, program: str) -> None:
         f"There is no program {program} to run; name one that is in PATH, or an executable file "
         f"by its path from {tmp_path}."
     )
+
+
+def test_the_newest_version_whatever_python_it_needs(package: PackageMaker) -> None:
+    newest_version.cache_clear()
+    package(version="1.9.0")
+    package(version="1.10.0", requires_python=">=3.6,<3.8")
+    package(version="2.0.0rc1")
+    assert newest_version("airbyte-source-tiny") == "1.10.0"
+    package(version="1.11.0")
+    # Asked for once: all verbs of a run are to be of one version.
+    assert newest_version("airbyte-source-tiny") == "1.10.0"
+
+
+def test_there_is_no_newest_version(caches: Path, package: PackageMaker) -> None:
+    with pytest.raises(ConfigError, match="There is no package airbyte-source-huge on PyPI"):
+        newest_version("airbyte-source-huge")
+    assert list(caches.iterdir()) == []

@@ -195,6 +195,28 @@ class Lake:
         self.store = MemoryStore()
         self.runs = 0
 
+    def plan(
+        self,
+        streams: Collection[ConfiguredStream],
+        *,
+        selected: Collection[str] | None = None,
+        root: str | None = None,
+        **options: Any,
+    ) -> SyncPlan:
+        return make_plan(
+            "c",
+            streams,
+            selected=[
+                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
+            ],
+            tables={s.descriptor: path(s.descriptor) for s in streams},
+            destination=self.destination,
+            store=self.store,
+            run_id="run",
+            root_run_id=root or f"run {self.runs}",
+            **{"notify": print, **options},
+        )
+
     def prepare(
         self,
         streams: Collection[ConfiguredStream],
@@ -211,19 +233,7 @@ class Lake:
         run that it tries again; by default the last one, if that failed.
         """
         notices: list[str] = []
-        plan = make_plan(
-            "c",
-            streams,
-            selected=[
-                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
-            ],
-            tables={s.descriptor: path(s.descriptor) for s in streams},
-            destination=self.destination,
-            store=self.store,
-            run_id="run",
-            root_run_id=root or f"run {self.runs}",
-            notify=notices.append,
-        )
+        plan = self.plan(streams, selected=selected, notify=notices.append, root=root)
         runner = connector.runner if connector else FakeRunner(lambda _: output)
         outcome = Outcome(plan, runner, notices=notices)
         connector = connector or Connector(
@@ -356,7 +366,13 @@ class Warehouse(Lake):
         self.do(f'DELETE FROM c._atlas_envelopes WHERE strpos(envelope, \'"name":"{of}\') > 0')
 
 
-def upkeep(lake: Lake, *streams: ConfiguredStream, run: str = "upkeep", root: str = "") -> Upkeep:
+def upkeep(
+    lake: Lake,
+    *streams: ConfiguredStream,
+    run: str = "upkeep",
+    root: str = "",
+    pretend: bool = False,
+) -> Upkeep:
     """What a user does about the state of ``streams``."""
     return Upkeep(
         "c",
@@ -366,6 +382,7 @@ def upkeep(lake: Lake, *streams: ConfiguredStream, run: str = "upkeep", root: st
         store=lake.store,
         run_id=run,
         root_run_id=root or run,
+        pretend=pretend,
     )
 
 

@@ -34,7 +34,7 @@ def no_docker(monkeypatch: pytest.MonkeyPatch) -> None:
 def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that has every image."""
     monkeypatch.setattr(choose, "connect", lambda _: None)
-    monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda *_: None)
+    monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda *_: {"Config": {}})
 
 
 def chosen(**fields: Any) -> tuple[Runner, str]:
@@ -75,6 +75,52 @@ def test_without_an_engine_or_package_the_published_manifest_is_taken(
         f"source-pokeapi runs from its manifest with the Python package airbyte-cdk=={CDK_VERSION},"
         f" {BECAUSE}"
     )
+
+
+def test_latest_is_pulled_unless_the_user_says_otherwise(pulled: None) -> None:
+    runner, said = chosen(connector="source-faker", version="latest")
+    assert said == "source-faker runs in Docker, from the image airbyte/source-faker:latest."
+    assert runner.executor.pull == "always"
+    runner, _ = chosen(
+        connector="source-faker", version="latest", executor=ExecutorConfig(pull="never")
+    )
+    assert runner.executor.pull == "never"
+    runner, _ = chosen(image="my/own:latest")
+    assert runner.executor.pull == "missing"
+
+
+def test_the_version_behind_latest_is_said(pulled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = {"Config": {"Labels": {"io.airbyte.version": "7.2.1"}}, "Id": "sha256:abc"}
+    monkeypatch.setattr(choose.DockerRunner, "ensure_image", lambda *_: image)
+    runner, said = chosen(connector="source-faker", version="latest")
+    assert said == "source-faker runs in Docker, from the image airbyte/source-faker:latest=7.2.1."
+    assert runner.identity() == "airbyte/source-faker:latest=7.2.1@sha256:abc"
+
+
+def test_latest_without_an_engine_is_the_newest_that_is_published(
+    no_docker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "newest_version", lambda package: "9.9.0")
+    runner, said = chosen(connector="source-faker", version="latest")
+    assert runner.reference == "airbyte-source-faker==9.9.0"
+    assert said.startswith(
+        "source-faker runs from its Python package airbyte-source-faker 9.9.0, the newest, because"
+    )
+    published = PublishedManifest(MANIFEST, None)
+    monkeypatch.setattr(choose, "published_manifest", lambda entry: published)
+    monkeypatch.setattr(choose, "published_version", lambda entry: "3.2.1")
+    runner, said = chosen(connector="source-pokeapi", version="latest")
+    assert runner.reference == f"source-pokeapi 3.2.1 (airbyte-cdk=={CDK_VERSION})"
+    assert said.startswith("source-pokeapi runs from its manifest of version 3.2.1, the newest, ")
+
+
+def test_latest_of_ones_own_manifest_is_the_newest_cdk(
+    no_docker: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own.yaml").write_bytes(MANIFEST)
+    monkeypatch.setattr(choose, "newest_version", lambda package: "99.0.0")
+    runner, _ = chosen(manifest="own.yaml", folder=tmp_path, version="latest")
+    assert runner.reference == "own.yaml (airbyte-cdk==99.0.0)"
 
 
 def test_a_connector_in_another_language_needs_an_engine(no_docker: None) -> None:

@@ -72,8 +72,8 @@ def test_rows_changed_by_someone_else_stop_the_stream(
         upkeep(delta_lake, stream).reset([NAME])
     assert delta_lake.ids("a") == left
     upkeep(delta_lake, stream).accept([NAME])
-    session, _ = delta_lake.prepare([stream])
-    assert b'{"at": 3}' in session._files()["state"]
+    _, outcome = delta_lake.prepare([stream])
+    assert b'{"at": 3}' in outcome.plan.files()["state"]
     assert load(delta_lake, stream, 9) is None
     assert delta_lake.ids("a") == sorted([*left, 9])
 

@@ -28,17 +28,22 @@ def reading(name: str, records: int) -> Any:
     return SimpleNamespace(descriptor=StreamDescriptor(name), records=records)
 
 
+def said(progress: Progress, streams: list[Any]) -> str | None:
+    due = progress.due(streams)
+    return due and due.told
+
+
 def test_every_ten_seconds_and_not_sooner(clock: Clock) -> None:
     told = Progress()
     clock.now = 9
-    assert told.due([reading("a", 5)]) is None
+    assert said(told, [reading("a", 5)]) is None
     clock.now = 10
-    assert told.due([reading("a", 5000), reading("b", 0)]) == (
+    assert said(told, [reading("a", 5000), reading("b", 0)]) == (
         "Records so far: a 5,000; 500 a second."
     )
-    assert told.due([reading("a", 5)]) is None
+    assert said(told, [reading("a", 5)]) is None
     clock.now = 20
-    assert told.due([reading("a", 0)]) == "No records so far."
+    assert said(told, [reading("a", 0)]) == "No records so far."
 
 
 def test_against_the_latest_estimate_of_each_stream(clock: Clock) -> None:
@@ -47,7 +52,7 @@ def test_against_the_latest_estimate_of_each_stream(clock: Clock) -> None:
     told.estimate(Estimate(name="a", row_estimate=60_000))
     told.estimate(Estimate(name="b", row_estimate=100_000))
     clock.now = 10
-    assert told.due([reading("a", 4000), reading("b", 1000)]) == (
+    assert said(told, [reading("a", 4000), reading("b", 1000)]) == (
         "Records so far: a 4,000 of about 60,000, b 1,000 of about 100,000; 500 a second, "
         "about 5 minutes left."
     )
@@ -57,7 +62,7 @@ def test_against_an_estimate_of_the_whole(clock: Clock) -> None:
     told = Progress()
     told.estimate(Estimate(type="SYNC", row_estimate=6000))
     clock.now = 10
-    assert told.due([reading("a", 4000), reading("b", 1000)]) == (
+    assert said(told, [reading("a", 4000), reading("b", 1000)]) == (
         "Records so far: a 4,000, b 1,000; 500 a second, almost done."
     )
 
@@ -69,11 +74,45 @@ def test_estimates_that_contradict_each_other_or_say_nothing_do_not_count(clock:
     told.estimate(Estimate(name="a", row_estimate=None))
     told.estimate(Estimate(row_estimate=5))
     clock.now = 10
-    assert told.due([reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
+    assert said(told, [reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
 
 
 def test_an_estimate_that_was_exceeded_is_not_mentioned(clock: Clock) -> None:
     told = Progress()
     told.estimate(Estimate(name="a", row_estimate=100))
     clock.now = 10
-    assert told.due([reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
+    assert said(told, [reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
+
+
+def test_the_numbers_come_along(clock: Clock) -> None:
+    progress = Progress()
+    progress.estimate(Estimate(name="a", row_estimate=6000))
+    clock.now = 10
+    due = progress.due([reading("a", 4000)])
+    assert due is not None
+    assert (due.records, due.expected) == (4000, 6000)
+
+
+def test_of_many_streams_only_the_largest_are_named(clock: Clock) -> None:
+    progress = Progress()
+    clock.now = 10
+    streams = [reading(f"s{number}", number * 100) for number in range(12)]
+    assert said(progress, streams) == (
+        "Records so far: s11 1,100, s10 1,000, s9 900, s8 800, s7 700, s6 600, s5 500, s4 400, "
+        "3 other streams; 660 a second."
+    )
+
+
+def test_whoever_draws_it_is_told_often(clock: Clock) -> None:
+    drawn: list[tuple[int, float | None, float]] = []
+    watched = progress.sync_watcher.set(lambda *told: drawn.append(told))
+    try:
+        told = Progress()
+        for clock.now in (0.1, 0.15, 0.5):
+            assert said(told, [reading("a", 100)]) is None
+        told.estimate(Estimate(name="a", row_estimate=400))
+        clock.now = 1.0
+        assert said(told, [reading("a", 200)]) is None
+    finally:
+        progress.sync_watcher.reset(watched)
+    assert drawn == [(100, None, 1000.0), (100, None, 200.0), (200, 400, 200.0)]

@@ -22,7 +22,7 @@ BOTH = status("a") + status("b")
 
 def lsn(lake: Lake) -> int | None:
     """The position that the next sync starts from."""
-    files = lake.prepare([A, B])[0]._files()
+    files = lake.prepare([A, B])[1].plan.files()
     sent = lake.sync([A, B], BOTH).file("state") if "state" in files else None
     return None if sent is None else int(sent[0]["global"]["shared_state"]["lsn"])
 

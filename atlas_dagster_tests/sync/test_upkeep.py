@@ -276,9 +276,39 @@ def test_a_state_that_is_set_is_where_the_next_sync_continues(
     given = ConnectionState("STREAM", {NAME: Raw(b'{"at": 1.50}')})
     upkeep(lake, stream).set(given)
 
-    session, _ = lake.prepare([stream])
-    assert b'"stream_state":{"at": 1.50}' in session._files()["state"]
+    _, outcome = lake.prepare([stream])
+    assert b'"stream_state":{"at": 1.50}' in outcome.plan.files()["state"]
     assert lake.ids("a") == [1, 2]
+
+
+@KINDS
+def test_a_run_that_is_tried_again_goes_on_from_where_it_is_not_from_the_state_it_set(
+    lake: Lake, stream: ConfiguredStream
+) -> None:
+    load(lake, stream, 1, 2)
+    given = Raw(b'{"at": 1}')
+    upkeep(lake, stream, run="first").set_stream(NAME, given)
+    done = lake.sync([stream], records("a", [2]), state("a", {"at": 2}), 1)
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
+
+    assert upkeep(lake, stream, run="again", root="first").set_stream(NAME, given) == []
+    done = lake.sync([stream], status("a"))
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 2}
+    assert upkeep(lake, stream, run="another").set_stream(NAME, given) != []
+
+
+@KINDS
+def test_what_is_pretended_changes_nothing(lake: Lake, stream: ConfiguredStream) -> None:
+    load(lake, stream, 1, 2)
+    before = lake.versions(), lake.rows("a"), lake.prepare([stream])[1].plan.state
+    pretending = upkeep(lake, stream, pretend=True)
+    (asked,) = pretending.refresh([NAME], keep_rows=False)
+    (given,) = pretending.set_stream(NAME, Raw(b'{"at": 1}'))
+
+    assert (lake.versions(), lake.rows("a"), lake.prepare([stream])[1].plan.state) == before
+    afresh, continued = (lake.plan([stream], as_if=[each]) for each in (asked, given))
+    assert (afresh.state.streams, afresh.streams[0].table.replaces) == ({}, True)
+    assert bytes(continued.state.streams[NAME]) == b'{"at": 1}'
 
 
 @KINDS
@@ -363,7 +393,7 @@ def test_one_stream_of_a_global_state_is_refreshed(lake: Lake, keep_rows: bool) 
 def test_a_global_state_is_set(lake: Lake) -> None:
     given = ConnectionState("GLOBAL", {NAME: Raw(b'{"n":1}')}, Raw(b'{"lsn":5}'))
     upkeep(lake, A, B).set(given)
-    upkeep(lake, A, B).set_stream(NAME, Raw(b'{"n":2}'))
+    upkeep(lake, A, B, run="another").set_stream(NAME, Raw(b'{"n":2}'))
     done = lake.sync([A, B], BOTH)
     sent = done.file("state")[0]["global"]
     assert sent["shared_state"] == {"lsn": 5}

@@ -1,6 +1,8 @@
 """Declared connections, as the command line sees them."""
 
 import difflib
+import importlib
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +22,20 @@ from atlas_dagster.components.loading import (
 )
 from atlas_dagster.definitions import CONNECTIONS
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli.project import enter_project
+from atlas_dagster.interfaces.cli.terminal import note
+from atlas_dagster.orchestration.bookkeeping import books_of
+from atlas_dagster.orchestration.checkup import Subject
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.registry.listing import listing
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.source import Caller, connected
+from atlas_dagster.sync.source import Caller
 
 Say = Callable[[str], None]
+
+# What it says about loading is for servers.
+logging.getLogger("dagster").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -81,13 +91,40 @@ class Declared:
     def is_discovered(self) -> bool:
         return self._catalog_path().exists()
 
+    def keep(self, found: Discovered) -> None:
+        """Cache what DISCOVER found."""
+        path = self._catalog_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(found.encode())
+
     def _catalog_path(self) -> Path:
         key = self.component.defs_state_config.key
         return get_local_state_path(key, self.tree.project_root)
 
 
 def declared_connections() -> list[Declared]:
+    """In order of their names. Raises ConfigError outside of a project."""
+    enter_project()
     return [Declared(folder) for folder in connection_folders(CONNECTIONS)]
+
+
+def connections_folder() -> Path:
+    """Where connections are declared, a folder each."""
+    return Path(next(iter(importlib.import_module(CONNECTIONS).__path__)))
+
+
+def note_listing() -> None:
+    """Write the list of connectors down for SQL."""
+    with dg.DagsterInstance.get() as instance:
+        books_of(instance, note).listed(listing())
+
+
+def subject_of(declared: Declared) -> Subject:
+    """The connection as the doctor sees it."""
+    try:
+        return Subject(declared.name, declared.connection, declared.discovered)
+    except ConfigError as error:
+        return Subject(declared.name, None, wrong=str(error))
 
 
 def find_declared(name: str) -> Declared:
@@ -112,23 +149,14 @@ def discover_catalog(declared: Declared, say: Say) -> Discovered:
 
 def discovered_or_told(declared: Declared) -> Discovered:
     """Raises ConfigError where the streams are not known yet."""
-    discovered = declared.discovered
+    return known_or_told(declared.name, declared.discovered)
+
+
+def known_or_told(name: str, discovered: Discovered | None) -> Discovered:
+    """Raises ConfigError where there is nothing known."""
     if discovered is None:
-        raise ConfigError(
-            f"The streams of '{declared.name}' are not known yet; "
-            f"run: atlas discover {declared.name}"
-        )
+        raise ConfigError(f"The streams of '{name}' are not known yet; run: atlas discover {name}")
     return discovered
-
-
-def check_connection(declared: Declared, say: Say) -> None:
-    """Run CHECK. Raises AtlasError unless it passes."""
-    discovered = discovered_or_told(declared)
-    with (
-        _caller(say) as caller,
-        connected(declared.connection, caller, discovered.spec_schema) as connector,
-    ):
-        connector.check()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import msgspec
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.cli_connections import Say, discovered_or_told, find_declared
+from atlas_dagster.interfaces.cli.declared import Say, discovered_or_told, find_declared
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -60,6 +61,25 @@ def read_blob(content: bytes) -> Raw:
     except msgspec.MsgspecError as error:
         raise ConfigError(f"The file holds no JSON: {error}.") from error
     return Raw(content.strip())
+
+
+def history_of(
+    it: StateDesk, names: Collection[StreamDescriptor], commits: int
+) -> list[dict[str, Any]]:
+    """The last commits of each stream, newest first, for machines."""
+    return [
+        {
+            "stream": str(name),
+            "action": envelope.action,
+            "at": envelope.prepared_at,
+            "run_id": envelope.run_id,
+            "generation_id": envelope.commit_of(name).generation_id,
+            "seq": envelope.seq,
+            "cursor": cursor,
+        }
+        for name in names
+        for envelope, cursor in it.store.history(it.tables[name], commits)
+    ]
 
 
 def print_state(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 from dagster._core.execution.plan.objects import StepFailureData
@@ -20,8 +20,10 @@ from rich.text import Text
 from atlas_dagster.definitions import common_defs
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
-from atlas_dagster.interfaces.cli_connections import Declared
+from atlas_dagster.errors import FailureType
+from atlas_dagster.interfaces.cli.declared import Declared
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.retries import FAILURE_TAG
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.sync.upkeep import find_streams
@@ -40,6 +42,7 @@ class Outcome:
         default_factory=dict
     )
     failures: list[str] = field(default_factory=list)
+    failure_type: FailureType = "system_error"
     #: What the connector said.
     log: Path = Path()
 
@@ -81,6 +84,8 @@ def sync_connection(
             # Nobody but the user runs it again.
             tags={CONNECTION_TAG: declared.name, MAX_RETRIES_TAG: "0"},
         )
+        run = instance.get_run_by_id(result.run_id)
+        outcome.failure_type = _failure_type(run.tags if run else {})
     for event in result.all_events:
         if event.is_step_failure:
             outcome.failures.append(_failure_sentence(event.step_failure_data))
@@ -88,6 +93,11 @@ def sync_connection(
         done = materialization.materialization
         outcome.streams[tuple(done.asset_key.path)] = done.metadata
     return outcome
+
+
+def _failure_type(tags: Mapping[str, str]) -> FailureType:
+    found = tags.get(FAILURE_TAG)
+    return next((kind for kind in get_args(FailureType) if kind == found), "system_error")
 
 
 def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
@@ -104,6 +114,28 @@ def _failure_sentence(failure: StepFailureData) -> str:
     while error is not None and error.cause is not None:
         error = error.cause
     return "The step failed." if error is None else error.message.strip()
+
+
+def summary(declared: Declared, outcome: Outcome) -> dict[str, Any]:
+    """What a sync did, for machines."""
+    atlas = AtlasResource.from_environment()
+    with closing(atlas.open_destination(declared.connection)) as destination:
+        return {
+            "connection": declared.name,
+            "streams": [
+                {
+                    "stream": ".".join(path[1:]),
+                    "table": destination.table_uri(path),
+                    "records": metadata["atlas/records_synced"].value,
+                    "rows": metadata["dagster/row_count"].value,
+                    "seconds": metadata["atlas/duration_seconds"].value,
+                    "cursor": metadata["atlas/cursor_after"].value,
+                }
+                for path, metadata in outcome.streams.items()
+            ],
+            "failures": outcome.failures,
+            "log": str(outcome.log),
+        }
 
 
 def print_summary(console: Console, declared: Declared, outcome: Outcome) -> None:

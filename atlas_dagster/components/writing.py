@@ -1,0 +1,50 @@
+"""Writing a new connection into a project: its ``defs.yaml``, and secrets into ``.env``."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dotenv
+import yaml
+
+from atlas_dagster.errors import ConfigError
+
+
+def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str | None) -> Path:
+    """Declare the connection that ``folder`` is named after; the file it is in.
+
+    Raises:
+        ConfigError: there is such a folder already, or it cannot be written.
+    """
+    file = folder / "defs.yaml"
+    declared = {"type": "atlas_dagster.AirbyteConnection", "attributes": dict(attributes)}
+    text = yaml.safe_dump(declared, sort_keys=False, allow_unicode=True, width=100)
+    head = f"# What config takes: {docs_url}\n" if docs_url else ""
+    try:
+        # At once, so that no code location ever sees a folder without its file.
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as unfinished:
+            complete = Path(unfinished) / folder.name
+            complete.mkdir()
+            (complete / file.name).write_text(head + text, encoding="utf-8")
+            if folder.exists():
+                raise ConfigError(
+                    f"There is a folder {folder.name} already; choose another name, or edit "
+                    f"{folder.name}/{file.name}."
+                )
+            complete.rename(folder)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error
+    return file
+
+
+def write_secrets(file: Path, values: Mapping[str, str]) -> None:
+    """Set variables in a ``.env``, which nobody else may read. Raises ConfigError."""
+    try:
+        if not file.exists():
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
+        for name, value in values.items():
+            dotenv.set_key(file, name, value)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error

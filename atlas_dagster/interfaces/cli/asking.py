@@ -1,0 +1,245 @@
+"""``atlas spec``, ``check``, ``discover`` and ``pull``: what a connector answers."""
+
+import sys
+from typing import Any
+
+import click
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from atlas_dagster.errors import AtlasError, FailureType
+from atlas_dagster.interfaces.cli import completion
+from atlas_dagster.interfaces.cli.progress import pull_bar
+from atlas_dagster.interfaces.cli.source import opened, reached, source_options
+from atlas_dagster.interfaces.cli.terminal import (
+    complain,
+    console,
+    exit_code,
+    json_option,
+    note,
+    one_sentence,
+    print_json,
+    say,
+    waiting,
+)
+from atlas_dagster.protocol.catalog import Catalog, Stream
+from atlas_dagster.protocol.spec import Field, form
+from atlas_dagster.sync.adhoc import is_adhoc
+from atlas_dagster.sync.connection import RunnerChoice
+from atlas_dagster.sync.source import connected, introduced, spec_of
+
+
+@click.command()
+@click.argument("source", shell_complete=completion.sources)
+@source_options
+@json_option
+@one_sentence
+def spec(
+    source: str, config: str | None, runner: RunnerChoice | None, logs: bool, as_json: bool
+) -> None:
+    """Say what config SOURCE takes: a connection, a connector (source-postgres) or an image."""
+    with opened(source, config=config, runner=runner, logs=logs) as it, pull_bar():
+        found = spec_of(it.connection, it.caller)
+        name = it.connection.source_name
+    if as_json:
+        print_json(
+            {
+                "connectionSpecification": found.connectionSpecification,
+                "documentationUrl": found.documentationUrl,
+            }
+        )
+        return
+    console.print(f"[bold green]{escape(name)}[/] takes:")
+    _print_fields(found.connectionSpecification)
+    if found.documentationUrl:
+        note(found.documentationUrl)
+
+
+@click.command()
+@click.argument("source", shell_complete=completion.sources)
+@source_options
+@json_option
+@one_sentence
+def check(
+    source: str, config: str | None, runner: RunnerChoice | None, logs: bool, as_json: bool
+) -> None:
+    """Ask SOURCE's connector whether it can reach its source.
+
+    SOURCE is a declared connection, or with --config a connector (source-postgres) or an image.
+    """
+    explain = note if as_json or is_adhoc(source) else say
+    with (
+        opened(source, config=config, runner=runner, logs=logs, explain=explain) as it,
+        pull_bar(),
+    ):
+        if is_adhoc(source):
+            with introduced(it.connection, it.caller) as (connector, _):
+                connector.check()
+        else:
+            from atlas_dagster.interfaces.cli.declared import known_or_told
+
+            known = known_or_told(source, it.discovered)
+            with connected(it.connection, it.caller, known.spec_schema) as connector:
+                connector.check()
+    if as_json:
+        print_json({"source": source, "status": "SUCCEEDED"})
+        return
+    console.print(f"[bold green]{escape(source)}[/] reached its source.")
+
+
+@click.command()
+@click.argument("sources", nargs=-1, shell_complete=completion.sources)
+@click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
+@source_options
+@json_option
+@one_sentence
+def discover(
+    sources: tuple[str, ...],
+    missing: bool,
+    config: str | None,
+    runner: RunnerChoice | None,
+    logs: bool,
+    as_json: bool,
+) -> None:
+    """Ask sources which streams they offer.
+
+    Of declared connections, all of them unless some are named, the answer is kept. A connector
+    (source-postgres) or an image may be asked too, with --config.
+    """
+    if len(sources) == 1 and is_adhoc(sources[0]):
+        with (
+            opened(sources[0], config=config, runner=runner, logs=logs) as it,
+            pull_bar(),
+            reached(it) as (_, catalog),
+        ):
+            pass
+        if as_json:
+            print_json({"source": sources[0], "streams": catalog.to_json()})
+        else:
+            _print_streams(sources[0], catalog)
+        return
+    from atlas_dagster.interfaces.cli.declared import (
+        declared_connections,
+        discover_catalog,
+        find_declared,
+    )
+
+    declared = [find_declared(name) for name in sources] if sources else declared_connections()
+    answers: list[dict[str, Any]] = []
+    failures: list[FailureType] = []
+    for connection in declared:
+        try:
+            if missing and connection.is_discovered:
+                continue
+            with waiting(f"Discovering {connection.name} …"), pull_bar():
+                found = discover_catalog(connection, note if as_json else say)
+        except AtlasError as error:
+            failures.append(error.failure_type)
+            answers.append({"source": connection.name, "error": str(error)})
+            complain(connection.name, error)
+            continue
+        answers.append({"source": connection.name, "streams": found.streams})
+        if not as_json:
+            names = escape(", ".join(str(table.stream) for table in found.tables))
+            console.print(
+                f"[bold green]{connection.name}[/] offers {counted(len(found.tables))}: {names}"
+            )
+    if as_json:
+        print_json(answers)
+    sys.exit(exit_code(failures))
+
+
+@click.command()
+@click.argument("sources", nargs=-1, shell_complete=completion.sources)
+@click.option(
+    "--runner",
+    type=click.Choice(["auto", "docker", "python"]),
+    help="Where a connector is to run that is not declared.",
+)
+@json_option
+@one_sentence
+def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -> None:
+    """Fetch what SOURCES run from: images, Python packages, manifests.
+
+    SOURCES are declared connections (all of them by default), connectors or images.
+    """
+    from atlas_dagster.sync.choose import choose_runner
+
+    if not sources:
+        from atlas_dagster.interfaces.cli.declared import declared_connections
+
+        sources = tuple(connection.name for connection in declared_connections())
+    answers: list[dict[str, Any]] = []
+    failures: list[FailureType] = []
+    for source in sources:
+        try:
+            with opened(source, runner=runner) as it, waiting(f"Fetching {source} …"), pull_bar():
+                chosen = choose_runner(it.connection, it.caller.executor, it.caller.explain)
+                chosen.prepare()
+        except AtlasError as error:
+            failures.append(error.failure_type)
+            answers.append({"source": source, "error": str(error)})
+            complain(source, error)
+            continue
+        answers.append({"source": source, "runner": chosen.kind, "ready": chosen.identity()})
+        if not as_json:
+            console.print(f"[bold green]{escape(source)}[/] is ready: {escape(chosen.reference)}")
+    if as_json:
+        print_json(answers)
+    sys.exit(exit_code(failures))
+
+
+def counted(streams: int) -> str:
+    return "1 stream" if streams == 1 else f"{streams} streams"
+
+
+def _print_streams(source: str, catalog: Catalog) -> None:
+    console.print(f"[bold green]{escape(source)}[/] offers {counted(len(catalog.streams))}:")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("stream", "fields", "primary key", "cursor", "sync modes"):
+        table.add_column(heading, overflow="fold")
+    for stream in catalog.streams:
+        table.add_row(*(Text(cell) for cell in _cells(stream)))
+    console.print(table)
+
+
+def _cells(stream: Stream) -> tuple[str, ...]:
+    properties = stream.json_schema.get("properties")
+    key = ", ".join(".".join(path) for path in stream.source_defined_primary_key)
+    return (
+        str(stream.descriptor),
+        str(len(properties)) if isinstance(properties, dict) else "",
+        key,
+        ".".join(stream.default_cursor_field),
+        ", ".join(stream.supported_sync_modes),
+    )
+
+
+def _print_fields(schema: dict[str, Any]) -> None:
+    """The top level of a SPEC, and what each choice is between; all of it is in ``--json``."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("field", "type", "", "what"):
+        table.add_column(heading, overflow="fold")
+    for field in form(schema):
+        marks = (("required", field.required), ("secret", field.secret))
+        table.add_row(
+            Text(field.name, style="bold"),
+            Text(_kind(field)),
+            ", ".join(word for word, is_so in marks if is_so),
+            Text(_about(field)),
+        )
+    console.print(table)
+
+
+def _kind(field: Field) -> str:
+    if field.options:
+        return f"one of: {', '.join(option.title for option in field.options)}"
+    return f"list of {field.item}" if field.kind == "array" else field.kind
+
+
+def _about(field: Field) -> str:
+    values = f" One of: {', '.join(map(str, field.values))}." if field.values else ""
+    default = f" Default: {field.default}." if field.default not in (None, "") else ""
+    return f"{field.description or field.title}{values}{default}"

@@ -1,0 +1,191 @@
+"""Asks for a config, field by field, as the connector's SPEC has it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atlas_dagster.interfaces.cli.terminal import console
+from atlas_dagster.protocol.spec import Field, Option
+
+_SHOWN_OPTIONAL = 30
+
+
+class Questions:
+    """Asks, and keeps secrets apart: the config names a variable, ``secrets`` holds its value.
+
+    ``prefix`` begins the variables' names; those in ``environ`` need not be asked for.
+    """
+
+    def __init__(self, prefix: str, environ: Mapping[str, str]) -> None:
+        self._prefix = prefix
+        self._environ = environ
+        self.secrets: dict[str, str] = {}
+
+    def ask(
+        self, fields: Sequence[Field], before: Mapping[str, Any], path: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """A config of ``fields``; what ``before`` says is offered again."""
+        required = [field for field in fields if field.required]
+        optional = [field for field in fields if not field.required]
+        answers = {f.name: self._field(f, before.get(f.name), (*path, f.name)) for f in required}
+        for field in self._wanted(optional, before, path):
+            answers[field.name] = self._field(field, before.get(field.name), (*path, field.name))
+        return answers
+
+    def _wanted(
+        self, optional: Sequence[Field], before: Mapping[str, Any], path: tuple[str, ...]
+    ) -> list[Field]:
+        if not optional:
+            return []
+        where = f" of {'.'.join(path)}" if path else ""
+        names = {field.name: field for field in optional}
+        console.print(f"\n[bold]Optional fields{where}[/]")
+        for field in optional[:_SHOWN_OPTIONAL]:
+            default = "" if field.default in (None, "") else f" (default: {_shown(field.default)})"
+            line = f"  {field.name}{default}  {_short(field)}"
+            console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
+        chosen = ",".join(name for name in names if name in before)
+        while True:
+            text = click.prompt(
+                "Set any? Names, separated by commas; Enter for none",
+                default=chosen,
+                show_default=bool(chosen),
+            )
+            wanted = [word for word in re.split(r"[\s,]+", text) if word]
+            unknown = [name for name in wanted if name not in names]
+            if not unknown:
+                return [names[name] for name in dict.fromkeys(wanted)]
+            console.print(
+                f"There is no field {', '.join(unknown)}.",
+                style="red",
+                markup=False,
+                soft_wrap=True,
+            )
+
+    def _field(self, field: Field, before: Any, path: tuple[str, ...]) -> Any:
+        console.print(f"\n[bold]{field.title}[/]" + ("" if field.required else " (optional)"))
+        if field.description:
+            console.print(field.description, markup=False, style="dim")
+        if field.options:
+            return self._choice(field, before, path)
+        if field.kind == "object" and field.fields:
+            return self.ask(field.fields, before if isinstance(before, Mapping) else {}, path)
+        if field.secret:
+            return self._secret(field, path)
+        return self._plain(field, before)
+
+    def _choice(self, field: Field, before: Any, path: tuple[str, ...]) -> dict[str, Any]:
+        before = before if isinstance(before, Mapping) else {}
+        for number, option in enumerate(field.options, 1):
+            about = f"  {option.description}" if option.description else ""
+            console.print(f"  {number}. {option.title}", markup=False, end="")
+            console.print(about, markup=False, style="dim", overflow="ellipsis", no_wrap=True)
+        preset = next((n for n, o in enumerate(field.options, 1) if _is(o, before)), 1)
+        numbers = click.IntRange(1, len(field.options))
+        option = field.options[click.prompt("Which", default=preset, type=numbers) - 1]
+        return option.constants | self.ask(option.fields, before, path)
+
+    def _secret(self, field: Field, path: tuple[str, ...]) -> str:
+        variable = re.sub(r"\W+", "_", "_".join((self._prefix, *path))).upper()
+        known = variable in self.secrets or variable in self._environ
+        hint = "hidden; @file reads it from a file"
+        keep = f"; Enter keeps ${variable}" if known else ""
+        while True:
+            text = click.prompt(
+                f"{field.name} ({hint}{keep})",
+                hide_input=True,
+                default="" if known else None,
+                show_default=False,
+            )
+            if text.startswith("@"):
+                try:
+                    text = Path(text[1:]).expanduser().read_text(encoding="utf-8").strip()
+                except (OSError, UnicodeDecodeError):
+                    console.print(
+                        f"{text[1:]} cannot be read.", style="red", markup=False, soft_wrap=True
+                    )
+                    continue
+            if text:
+                self.secrets[variable] = text
+            return f"{{{{ env.{variable} }}}}"
+
+    def _plain(self, field: Field, before: Any) -> Any:
+        default = field.default if before is None else before
+        if field.values:
+            console.print(f"One of: {', '.join(map(str, field.values))}", markup=False)
+        elif field.examples:
+            console.print(f"Such as: {_shown(field.examples[0])}", markup=False)
+        hint = {
+            "array": " (separated by commas)" if field.item != "object" else " (a JSON list)",
+            "object": " (JSON)",
+            "boolean": " (true or false)",
+        }.get(field.kind, "")
+        while True:
+            text = click.prompt(
+                f"{field.name}{hint}", default=None if default is None else _shown(default)
+            )
+            try:
+                return parsed(field, text)
+            except ValueError as error:
+                console.print(str(error), style="red", markup=False, soft_wrap=True)
+
+
+def parsed(field: Field, text: str) -> Any:
+    """``text`` as the value of ``field``. Raises ValueError, saying what it should be."""
+    text = text.strip()
+    if field.kind == "array" and field.item != "object" and not text.startswith("["):
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        items = [_scalar(field.item, part, field.name) for part in parts]
+        for item in items:
+            _see_allowed(field, item)
+        return items
+    if field.kind in ("array", "object"):
+        wanted = list if field.kind == "array" else dict
+        try:
+            value = json.loads(text)
+        except ValueError:
+            raise ValueError(f"{field.name} is to be JSON.") from None
+        if not isinstance(value, wanted):
+            raise ValueError(f"{field.name} is to be a JSON {field.kind}.")
+        return value
+    value = _scalar(field.kind, text, field.name)
+    _see_allowed(field, value)
+    return value
+
+
+def _scalar(kind: str, text: str, name: str) -> Any:
+    try:
+        if kind == "integer":
+            return int(text)
+        if kind == "number":
+            return float(text)
+    except ValueError:
+        raise ValueError(f"{name} is to be a number.") from None
+    if kind == "boolean":
+        if text.lower() not in ("true", "false", "yes", "no"):
+            raise ValueError(f"{name} is to be true or false.")
+        return text.lower() in ("true", "yes")
+    return text
+
+
+def _see_allowed(field: Field, value: Any) -> None:
+    if field.values and value not in field.values:
+        raise ValueError(f"{field.name} is to be one of {', '.join(map(str, field.values))}.")
+
+
+def _is(option: Option, answers: Mapping[str, Any]) -> bool:
+    return bool(answers) and all(answers.get(k) == v for k, v in option.constants.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _short(field: Field) -> str:
+    return field.description or field.title

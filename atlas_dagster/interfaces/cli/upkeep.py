@@ -1,0 +1,103 @@
+"""``atlas reap``, ``atlas doctor`` and ``atlas serve``."""
+
+import importlib
+import sys
+
+import click
+from rich.text import Text
+
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.interfaces.cli.terminal import (
+    FAILED,
+    console,
+    json_option,
+    one_sentence,
+    print_json,
+    say,
+)
+
+_MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
+
+
+@click.command()
+@json_option
+@one_sentence
+def reap(as_json: bool) -> None:
+    """Remove connectors that killed runs and commands left behind; those at work stay.
+
+    Every sync and the sensor atlas_reaper do so, too.
+    """
+    import dagster as dg
+
+    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
+    from atlas_dagster.interfaces.cli.project import enter_project
+    from atlas_dagster.orchestration.dead_runs import end_dead_runs
+    from atlas_dagster.orchestration.reaping import reap_ended
+    from atlas_dagster.orchestration.resource import AtlasResource
+    from atlas_dagster.sync.adhoc import reap_adhoc
+
+    enter_project()
+    with dg.DagsterInstance.get() as instance:
+        ended = end_dead_runs(instance)
+        atlas = AtlasResource.from_environment()
+        removed = reap_ended(instance, atlas) + reap_adhoc()
+        for subject in map(subject_of, declared_connections()):
+            connection = subject.connection
+            if connection and connection.executor and connection.executor.docker_host:
+                removed += reap_ended(instance, atlas, connection)
+    if as_json:
+        print_json({"removed": removed, "ended_runs": list(ended)})
+        return
+    for what in removed:
+        say(f"Removed {what}.")
+    for run in ended:
+        say(f"Reported run {run} as failed: its process is gone.")
+    if not removed and not ended:
+        say("Nothing was left behind.")
+
+
+@click.command()
+@json_option
+@one_sentence
+def doctor(as_json: bool) -> None:
+    """Look for what will stop a sync: Docker, images, variables, storage, disk, versions."""
+    import dagster as dg
+
+    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
+    from atlas_dagster.orchestration.checkup import examine
+    from atlas_dagster.orchestration.resource import AtlasResource
+
+    subjects = [subject_of(declared) for declared in declared_connections()]
+    with dg.DagsterInstance.get() as instance:
+        findings = list(examine(instance, AtlasResource.from_environment(), subjects))
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            line = Text(f" {finding.about}: ", style="bold")
+            console.print(_MARKS[finding.verdict], end="")
+            console.print(line.append(finding.message, style="not bold"), soft_wrap=True)
+    if any(finding.verdict == "error" for finding in findings):
+        sys.exit(FAILED)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--token",
+    envvar="ATLAS_TOKEN",
+    show_envvar=True,
+    help="What clients must show (Authorization: Bearer …); needed beyond this machine.",
+)
+@one_sentence
+def serve(host: str, port: int, token: str | None) -> None:
+    """Serve connectors over HTTP."""
+    try:
+        http = importlib.import_module("atlas_dagster.interfaces.http")
+    except ImportError as error:
+        raise ConfigError(
+            f"The HTTP server is an extra ({error.name or error} is missing); "
+            "install it: pip install 'atlas-dagster[http]'"
+        ) from error
+    http.serve(host=host, port=port, token=token)

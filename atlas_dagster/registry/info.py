@@ -1,0 +1,103 @@
+"""What is known of a connector without running it."""
+
+from enum import StrEnum
+
+import msgspec
+from msgspec import Struct
+
+#: In place of a version: the newest there is.
+LATEST = "latest"
+
+
+class ConnectorCategory(StrEnum):
+    """What a source is used for."""
+
+    ANALYTICS = "analytics"
+    COMMUNICATION = "communication"
+    CRM = "crm"
+    DATABASE = "database"
+    DEVELOPMENT = "development"
+    ECOMMERCE = "ecommerce"
+    EVENTS = "events"
+    FINANCE = "finance"
+    HR = "hr"
+    MARKETING = "marketing"
+    OTHER = "other"
+    PRODUCTIVITY = "productivity"
+    PROJECT_MANAGEMENT = "project_management"
+    STORAGE = "storage"
+    SUPPORT = "support"
+
+    @property
+    def label(self) -> str:
+        """As people write it: ``Project management``, ``CRM``."""
+        return self.upper() if self in ("crm", "hr") else self.replace("_", " ").capitalize()
+
+
+class BreakingChange(Struct, frozen=True, omit_defaults=True):
+    """What users must know before they go to ``version`` or a later one.
+
+    ``streams`` are those that must be read again; empty where the publisher names none.
+    """
+
+    version: str
+    message: str
+    guide_url: str | None = None
+    streams: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """In a sentence or two: what changed, for which streams, and where the guide is."""
+        streams = f" Streams: {', '.join(self.streams)}." if self.streams else ""
+        guide = f" Migration guide: {self.guide_url}" if self.guide_url else ""
+        return f"{self.version}: {self.message.rstrip('.')}.{streams}{guide}".rstrip()
+
+
+class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One connector at one version.
+
+    ``tag`` is the version, both of the image and of the package. ``kind`` is what it reads: an
+    ``api``, a ``database`` or a ``file``. ``language`` is ``python``, ``java``, ``manifest-only``,
+    or empty where the publisher does not say. ``pypi_package`` is None where there is none. From
+    ``breaking_changes`` on, only a registry that was refreshed knows (its fields are those of
+    ``oss_registry.json``): ``allowed_hosts`` are the hosts it talks to, ``memory_limit`` and
+    ``cpu_limit`` what its publisher gives it for a READ, ``max_seconds_between_messages`` how long
+    a READ may bring nothing.
+    """
+
+    name: str
+    title: str
+    image: str
+    tag: str
+    category: ConnectorCategory
+    kind: str
+    support_level: str
+    docs_url: str
+    definition_id: str
+    language: str = ""
+    pypi_package: str | None = None
+    breaking_changes: tuple[BreakingChange, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    memory_limit: str | None = None
+    cpu_limit: float | None = None
+    max_seconds_between_messages: float | None = None
+
+    @property
+    def docker_image(self) -> str:
+        """The image reference, such as ``airbyte/source-faker:7.2.1``."""
+        return f"{self.image}:{self.tag}"
+
+    def at(self, version: str | None) -> "ConnectorInfo":
+        """This connector at the pinned ``version``; at the registry's own when None."""
+        return self if version is None else msgspec.structs.replace(self, tag=version)
+
+    def breaking_changes_between(self, before: str, now: str) -> tuple[BreakingChange, ...]:
+        """Those that come with going from version ``before`` to ``now``, oldest first."""
+        first, last = release(before), release(now)
+        passed = (c for c in self.breaking_changes if first < release(c.version) <= last)
+        return tuple(sorted(passed, key=lambda change: release(change.version)))
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version, for comparing; those of a text without any come first."""
+    numbers = version.partition("-")[0].partition("+")[0].removeprefix("v").split(".")
+    return tuple(int(number) for number in numbers if number.isdecimal())

@@ -1,0 +1,282 @@
+"""The list of connectors, made anew from Airbyte's registry.
+
+Fields are those of ``oss_registry.json`` (platform ``ConnectorRegistrySourceDefinition``). What it
+does not say, the categories, is taken from the list before.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+
+import msgspec
+import requests
+from msgspec import Raw, Struct
+
+from atlas_dagster.errors import ConfigError, TransientError
+from atlas_dagster.registry.info import (
+    BreakingChange,
+    ConnectorCategory,
+    ConnectorInfo,
+    release,
+)
+from atlas_dagster.registry.listing import (
+    Listing,
+    forget,
+    keep,
+    listing,
+    refreshed_path,
+    shipped_listing,
+)
+from atlas_dagster.registry.live import get, registry_url
+
+_PATH = "registries/v0/oss_registry.json"
+#: Of the connectors known before; a download with fewer is taken for a broken one.
+_LEAST_SHARE = 0.5
+_CATEGORY_OF_KIND = {"database": ConnectorCategory.DATABASE, "file": ConnectorCategory.STORAGE}
+_KINDS = ("api", "database", "file")
+
+
+class Upgrade(Struct, frozen=True):
+    """A connector whose version changed; ``breaking`` is what to know first, oldest first."""
+
+    before: ConnectorInfo
+    now: ConnectorInfo
+    breaking: tuple[BreakingChange, ...]
+
+
+class Refreshed(Struct, frozen=True):
+    """What a refresh brought. ``unreadable`` entries stayed as they were before."""
+
+    listing: Listing
+    added: tuple[ConnectorInfo, ...] = ()
+    removed: tuple[ConnectorInfo, ...] = ()
+    upgrades: tuple[Upgrade, ...] = ()
+    unreadable: int = 0
+
+
+def refresh_registry() -> Refreshed:
+    """Take the list of connectors from Airbyte's registry, and keep it.
+
+    Where that fails, the list stays as it was.
+
+    Raises:
+        TransientError: the registry cannot be reached, or what it sends is broken.
+        ConfigError: there is no registry at that address, or the list cannot be kept.
+    """
+    forget()
+    before, source = listing(), registry_url()
+    known = before.etag if before.source == source else None
+    try:
+        answer = get(_PATH, known)
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if answer.status_code == requests.codes.not_modified:
+            refreshed = Refreshed(msgspec.structs.replace(before, date=now))
+        elif answer.status_code == requests.codes.not_found:
+            raise ConfigError(
+                f"There is no registry at {source}/{_PATH}; mend ATLAS_REGISTRY_URL, or unset it."
+            )
+        else:
+            answer.raise_for_status()
+            etag = answer.headers.get("ETag")
+            refreshed = _compared(before, _read(answer.content, before), now, source, etag)
+    except requests.RequestException as error:
+        raise TransientError(
+            f"The registry cannot be fetched from {source}; check the network. The list of "
+            f"{before.date[:10]} stays in use."
+        ) from error
+    try:
+        keep(refreshed.listing)
+    except OSError as error:
+        raise ConfigError(
+            f"The list of connectors cannot be kept in {refreshed_path().parent} "
+            f"({error.strerror}); set XDG_CACHE_HOME to a directory that can be written."
+        ) from error
+    return refreshed
+
+
+class _Found(Struct):
+    connectors: dict[str, ConnectorInfo]
+    #: Those that are no longer published.
+    withdrawn: set[str]
+    unreadable: int = 0
+
+
+def _read(content: bytes, before: Listing) -> _Found:
+    """Raises TransientError where it is broken."""
+    try:
+        document = msgspec.json.decode(content, type=_Document)
+    except msgspec.MsgspecError as error:
+        raise _broken(before, str(error)) from error
+    categories = {
+        info.name: info.category for info in (*shipped_listing().connectors, *before.connectors)
+    }
+    found = _Found({}, set())
+    for raw in document.sources:
+        try:
+            entry = msgspec.json.decode(raw, type=_Entry, strict=False)
+        except msgspec.MsgspecError:
+            found.unreadable += 1
+            continue
+        if entry.tombstone:
+            found.withdrawn.add(entry.name)
+        else:
+            found.connectors[entry.name] = entry.info(categories.get(entry.name))
+    if len(found.connectors) < _LEAST_SHARE * len(before.connectors):
+        raise _broken(before, f"it has {len(found.connectors)} connectors that can be read")
+    return found
+
+
+def _broken(before: Listing, why: str) -> TransientError:
+    return TransientError(
+        f"The registry that {registry_url()} sent is broken ({why}); try again later. The list of "
+        f"{before.date[:10]} stays in use."
+    )
+
+
+def _compared(before: Listing, found: _Found, now: str, source: str, etag: str | None) -> Refreshed:
+    """Those that only the list before knows, such as Airbyte's enterprise connectors, stay."""
+    known = {info.name: info for info in before.connectors}
+    kept = {name: info for name, info in known.items() if name not in found.withdrawn}
+    connectors = kept | found.connectors
+    upgrades = [
+        Upgrade(known[name], info, info.breaking_changes_between(known[name].tag, info.tag))
+        for name, info in sorted(found.connectors.items())
+        if name in known and known[name].tag != info.tag
+    ]
+    return Refreshed(
+        Listing(now, tuple(connectors[name] for name in sorted(connectors)), source, etag),
+        added=tuple(info for name, info in sorted(found.connectors.items()) if name not in known),
+        removed=tuple(info for name, info in sorted(known.items()) if name in found.withdrawn),
+        upgrades=tuple(upgrades),
+        unreadable=found.unreadable,
+    )
+
+
+# --- The wire. Nearly every object of it is open, and most fields may be absent or null.
+
+
+class _Document(Struct):
+    sources: list[Raw]
+
+
+class _Impact(Struct, rename="camel"):
+    scope_type: str | None = None
+    impacted_scopes: list[str] | None = None
+
+
+class _Breaking(Struct, rename="camel"):
+    message: str
+    migration_documentation_url: str | None = None
+    scoped_impact: list[_Impact] | None = None
+
+    def change(self, version: str) -> BreakingChange:
+        impacts = [i for i in self.scoped_impact or () if i.scope_type == "stream"]
+        return BreakingChange(
+            version,
+            " ".join(self.message.split()),
+            self.migration_documentation_url,
+            tuple(scope for impact in impacts for scope in impact.impacted_scopes or ()),
+        )
+
+
+class _Releases(Struct, rename="camel"):
+    breaking_changes: dict[str, _Breaking] | None = None
+
+
+class _Hosts(Struct):
+    hosts: list[str] | None = None
+
+
+class _Limits(Struct):
+    memory_limit: str | None = None
+    cpu_limit: str | None = None
+
+
+class _Job(Struct, rename="camel"):
+    job_type: str | None = None
+    resource_requirements: _Limits | None = None
+
+
+class _Resources(Struct, rename="camel"):
+    default: _Limits | None = None
+    job_specific: list[_Job] | None = None
+
+    def of_sync(self, limit: str) -> str | None:
+        jobs = [
+            job.resource_requirements for job in self.job_specific or () if job.job_type == "sync"
+        ]
+        given = [getattr(limits, limit) for limits in (*jobs, self.default) if limits is not None]
+        return next(filter(None, given), None)
+
+
+class _PyPi(Struct, rename="camel"):
+    enabled: bool = False
+    package_name: str | None = None
+
+
+class _RemoteRegistries(Struct):
+    pypi: _PyPi | None = None
+
+
+class _Entry(Struct, rename="camel"):
+    name_: str = msgspec.field(name="name")
+    docker_repository: str
+    docker_image_tag: str
+    source_definition_id: str
+    documentation_url: str
+    source_type: str | None = None
+    support_level: str | None = None
+    tombstone: bool | None = None
+    language: str | None = None
+    tags: list[str] | None = None
+    allowed_hosts: _Hosts | None = None
+    max_seconds_between_messages: float | None = None
+    releases: _Releases | None = None
+    resource_requirements: _Resources | None = None
+    remote_registries: _RemoteRegistries | None = None
+
+    @property
+    def name(self) -> str:
+        return self.docker_repository.rpartition("/")[2]
+
+    def info(self, category: ConnectorCategory | None) -> ConnectorInfo:
+        """A connector that is new goes by its kind into a category."""
+        kind = self.source_type if self.source_type in _KINDS else "api"
+        resources = self.resource_requirements or _Resources()
+        breaking = (self.releases and self.releases.breaking_changes) or {}
+        pypi = self.remote_registries and self.remote_registries.pypi
+        return ConnectorInfo(
+            name=self.name,
+            title=self.name_,
+            image=self.docker_repository,
+            tag=self.docker_image_tag,
+            category=category or _CATEGORY_OF_KIND.get(kind, ConnectorCategory.OTHER),
+            kind=kind,
+            support_level=self.support_level or "community",
+            docs_url=self.documentation_url,
+            definition_id=self.source_definition_id,
+            language=self.language or _tagged("language:", self.tags or ()),
+            pypi_package=pypi.package_name if pypi and pypi.enabled else None,
+            breaking_changes=tuple(_changes(breaking)),
+            allowed_hosts=tuple((self.allowed_hosts and self.allowed_hosts.hosts) or ()),
+            memory_limit=resources.of_sync("memory_limit"),
+            cpu_limit=_cpus(resources.of_sync("cpu_limit")),
+            max_seconds_between_messages=self.max_seconds_between_messages,
+        )
+
+
+def _changes(breaking: Mapping[str, _Breaking]) -> Iterable[BreakingChange]:
+    return (breaking[version].change(version) for version in sorted(breaking, key=release))
+
+
+def _tagged(prefix: str, tags: Iterable[str]) -> str:
+    """``python`` of the tag ``language:python``; empty where there is none such."""
+    return next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), "")
+
+
+def _cpus(text: str | None) -> float | None:
+    """As Kubernetes writes them: ``2``, ``0.5``, ``500m``. None where it is no number."""
+    try:
+        number = float((text or "").removesuffix("m"))
+    except ValueError:
+        return None
+    return number / 1000 if text and text.endswith("m") else number

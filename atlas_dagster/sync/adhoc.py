@@ -1,0 +1,137 @@
+"""Connectors used without a declaration: by their name or image, with a config as it is given."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_state_dir
+
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, FieldPath, configure
+from atlas_dagster.records.names import assign
+from atlas_dagster.runners.engine import connect
+from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.owner import process_has_ended, this_process
+from atlas_dagster.runners.reaper import reap, reap_processes
+from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
+from atlas_dagster.sync.conversation import Log
+from atlas_dagster.sync.live_config import FileConfigStore
+from atlas_dagster.sync.source import Caller
+
+#: What such connectors run under; there is no deployment.
+DEPLOYMENT = "adhoc"
+#: ``source-x`` or ``source-x:1.2.3``: a connector of the registry. Anything else is an image.
+_NAME = re.compile(r"(?P<name>[^/:@]+)(?::(?P<version>[^/:@]+))?")
+_REGISTRY_NAME = re.compile(r"[^/:@]*-[^/:@]*")
+
+
+class AdHocConnection(Connection):
+    """A connection that is not declared anywhere."""
+
+    @property
+    def where(self) -> str:
+        return f"The config of {self.source_name}"
+
+
+def is_adhoc(source: str) -> bool:
+    """Whether ``source`` names a connector or an image; a declared connection's name is plain."""
+    return not re.fullmatch(r"[A-Za-z0-9_]+", source)
+
+
+def adhoc_connection(
+    source: str, config: Mapping[str, Any], runner: RunnerChoice = "auto"
+) -> AdHocConnection:
+    """What ``source`` says: ``source-x``, ``source-x:1.2.3``, ``source-x:latest`` or an image.
+
+    Raises:
+        UnknownConnectorError: it looks like a connector's name, and there is none such.
+    """
+    found = _NAME.fullmatch(source)
+    by_name = found is not None and _REGISTRY_NAME.fullmatch(found["name"])
+    connection = AdHocConnection(
+        name=_identity(source, config),
+        connector=found["name"] if found and by_name else None,
+        image=None if by_name else source,
+        version=found["version"] if found and by_name else None,
+        config=dict(config),
+        runner=runner,
+    )
+    connection.entry()
+    return connection
+
+
+def adhoc_caller(explain: Callable[[str], None], log: Log) -> Caller:
+    """On behalf of this process; what dead ones left behind is removed first."""
+    return Caller(
+        deployment=DEPLOYMENT,
+        owner=this_process(),
+        environ=os.environ,
+        log=log,
+        explain=explain,
+        # Single-use tokens that a connector renewed must be there the next time.
+        configs=FileConfigStore(Path(user_state_dir("atlas-dagster")) / "renewals"),
+        executor=ExecutorConfig(),
+    )
+
+
+def reap_adhoc() -> list[str]:
+    """Remove what killed commands left behind; returns what, in words."""
+    removed = reap_processes(deployment=DEPLOYMENT, has_ended=process_has_ended)
+    try:
+        client = connect()
+    except AtlasError:
+        return removed
+    with closing(client):
+        return removed + reap(client, deployment=DEPLOYMENT, has_ended=process_has_ended)
+
+
+def chosen_streams(
+    connection: Connection,
+    catalog: Catalog,
+    names: Collection[str],
+    *,
+    incremental: bool,
+    cursor_field: FieldPath | None = None,
+) -> list[ConfiguredStream]:
+    """The streams of ``catalog`` called ``names``, or all, for a READ outside of a sync.
+
+    ``incremental``: where the source can, and says by which cursor or ``cursor_field`` does.
+
+    Raises:
+        UnknownStreamError: there is no such stream.
+        ConfigError: a stream cannot be read like that.
+    """
+    if names:
+        selections = [StreamSelection.model_validate({"name": name}) for name in names]
+        connection = connection.model_copy(update={"streams": selections})
+        picked = {stream.descriptor for stream in connection.configured(catalog)}
+    else:
+        picked = {stream.descriptor for stream in catalog.streams}
+    chosen = []
+    for stream in catalog.streams:
+        if stream.descriptor not in picked:
+            continue
+        can = "incremental" in stream.supported_sync_modes
+        cursor = cursor_field or stream.default_cursor_field or stream.source_defined_cursor
+        by_cursor = incremental and can and bool(cursor)
+        chosen.append(
+            configure(
+                stream,
+                sync_mode="incremental" if by_cursor else None,
+                destination_sync_mode="append",
+                cursor_field=cursor_field if by_cursor else None,
+            )
+        )
+    return chosen
+
+
+def _identity(source: str, config: Mapping[str, Any]) -> str:
+    """Locks and renewals are kept under it: one for each connector and config."""
+    content = json.dumps([source, config], sort_keys=True).encode()
+    name = source.rpartition("/")[2].partition(":")[0].partition("@")[0]
+    return f"{assign([name])[name].lstrip('_')}_{hashlib.sha256(content).hexdigest()[:8]}"

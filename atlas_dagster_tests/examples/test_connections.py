@@ -1,0 +1,86 @@
+"""The examples in ``examples/connections`` fit their connectors' SPECs and load as they are."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from atlas_dagster.components.loading import component_tree, find_component
+from atlas_dagster.protocol.config import resolve, variables
+from atlas_dagster.protocol.secrets import secret_values
+from atlas_dagster.registry import get_connector_info
+from atlas_dagster.runners.environment import bare_package
+from atlas_dagster.runners.manifest import Manifest
+from atlas_dagster.sync.connection import Connection
+from atlas_dagster_tests.components.connections_project import Project
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "connections"
+NAMES = sorted(folder.name for folder in EXAMPLES.iterdir())
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    project = Project(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]
+
+
+def declared(project: Project, name: str) -> Connection:
+    """The example as Atlas loads it."""
+    project.write(name, (EXAMPLES / name / "defs.yaml").read_text())
+    tree = component_tree(project.connections_package, project.connections / name)
+    component = find_component(tree)
+    assert component is not None
+    return component.connection
+
+
+def spec(name: str, tmp_path: Path) -> dict[str, Any]:
+    """What the connector's package says; for one in Java its documented fields."""
+    written = Path(__file__).parent / "specs" / f"{name}.json"
+    if written.exists():
+        return json.loads(written.read_text())
+    with bare_package(f"airbyte-source-{name}", tmp_path) as package:
+        for file in package.files or ():
+            if file.name == "spec.yaml":
+                found = yaml.safe_load(Path(str(package.locate_file(file))).read_text())
+                return found["connectionSpecification"]
+        for file in package.files or ():
+            if file.name == "manifest.yaml":
+                content = Path(str(package.locate_file(file))).read_bytes()
+                return Manifest(name, content).spec["connectionSpecification"]
+    raise AssertionError(f"airbyte-source-{name} holds no SPEC")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("mysql", "postgres") else pytest.mark.pypi)
+        for name in NAMES
+    ],
+)
+def test_an_example_fits_its_connectors_spec(project: Project, name: str, tmp_path: Path) -> None:
+    connection = declared(project, name)
+    assert connection.connector == f"source-{name}"
+    assert get_connector_info(connection.connector)
+    schema = spec(name, tmp_path)
+    needed = variables(connection.config)
+    assert needed
+    environ = {variable: f"value of {variable}" for variable in needed}
+
+    config = resolve(connection.config, schema=schema, environ=environ, where=name)
+
+    # Nothing but secrets is in variables, and no secret is written out.
+    secrets = set(secret_values(config, schema))
+    assert secrets <= set(environ.values())
+    assert connection.streams
+
+
+def test_every_example_is_in_the_docs() -> None:
+    page = (EXAMPLES.parents[1] / "docs" / "examples.md").read_text()
+    assert all(f"examples/connections/{name}/defs.yaml" in page for name in NAMES)

@@ -1,0 +1,209 @@
+"""``atlas connectors``: for people, for machines, and at once."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from msgspec.structs import replace
+
+from atlas_dagster.interfaces.cli import _VERBS, main
+from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
+from atlas_dagster.registry.listing import forget, listing, shipped_listing
+from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
+
+
+def atlas(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def asked(*arguments: str) -> Any:
+    result = atlas(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    # Outside of any project.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    forget()
+    yield
+    forget()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveRegistry]:
+    with serving(LiveRegistry()) as registry:
+        monkeypatch.setenv("ATLAS_REGISTRY_URL", registry.url)
+        yield registry
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["connectors", "search", "postgres"]])
+def test_dagster_is_not_imported_for_it(arguments: list[str]) -> None:
+    script = (
+        "import sys\n"
+        "from atlas_dagster.interfaces.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "print('imported', {'dagster', 'pyarrow', 'docker', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("imported set()\n")
+
+
+@pytest.mark.parametrize("name", _VERBS)
+def test_every_verb_is_there_and_says_what_it_is(name: str) -> None:
+    result = atlas(name, "--help")
+    assert result.exit_code == 0
+    # The line in `atlas --help` is written apart, so that nothing is imported for it.
+    assert _VERBS[name].help.split()[0] in result.stdout.split()
+
+
+def test_all_connectors_are_listed() -> None:
+    listed = asked("connectors", "list")
+    assert [each["name"] for each in listed] == [info.name for info in list_connectors()]
+    (postgres,) = [each for each in listed if each["name"] == "source-postgres"]
+    assert postgres["docker_image"] == f"airbyte/source-postgres:{postgres['tag']}"
+    assert postgres["category"] == "database"
+    assert postgres["pypi_package"] is None
+
+
+def test_one_category_is_listed() -> None:
+    result = atlas("connectors", "list", "--category", "crm")
+    assert "source-hubspot" in result.stdout
+    assert "source-postgres" not in result.stdout
+    assert {each["category"] for each in asked("connectors", "list", "--category", "crm")} == {
+        "crm"
+    }
+
+
+def test_the_best_are_found_first() -> None:
+    found = asked("connectors", "search", "gogle", "analytics")
+    assert found[0]["name"] == "source-google-analytics-data-api"
+    result = atlas("connectors", "search", "crm", "--limit", "2")
+    assert "36 more; see them with --limit 0." in result.stderr
+    assert "Try one: atlas spec source-" in result.stderr
+
+
+def test_what_is_found_by_a_detour_is_explained() -> None:
+    result = atlas("connectors", "search", "neo4j")
+    assert result.exit_code == 0
+    assert "Airbyte publishes no connector for Neo4j." in result.stderr
+    assert "source-mongodb-v2" in result.stdout
+    assert atlas("connectors", "search", "postgres").stderr.startswith("Try one")
+
+
+def test_nothing_found_is_no_failure() -> None:
+    result = atlas("connectors", "search", "zzzzzz")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert asked("connectors", "search", "zzzzzz") == []
+
+
+def test_the_categories_are_counted() -> None:
+    told = asked("connectors", "categories")
+    assert [each["id"] for each in told] == list(ConnectorCategory)
+    assert sum(each["count"] for each in told) == len(list_connectors())
+    assert {"id": "crm", "name": "CRM", "count": len(list_connectors("crm"))} in told
+
+
+def test_what_is_known_of_one() -> None:
+    faker = get_connector_info("source-faker")
+    shown = atlas("connectors", "info", "source-faker").stdout
+    assert faker.docker_image in shown
+    assert f"airbyte-source-faker=={faker.tag}" in shown
+    assert asked("connectors", "info", "source-faker")["definition_id"] == faker.definition_id
+
+
+def test_an_unknown_one_is_an_error_for_people_and_machines() -> None:
+    result = atlas("connectors", "info", "posgres", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout) == {
+        "error": 'There is no connector "posgres"; did you mean source-postgres?',
+        "failure_type": "config_error",
+    }
+    assert result.stderr.startswith("Error: There is no connector")
+
+
+def test_the_list_is_refreshed(registry: LiveRegistry) -> None:
+    faker = next(info for info in shipped_listing().connectors if info.name == "source-faker")
+    breaking = {
+        "8.0.0": {
+            "message": "Users have another key.",
+            "migrationDocumentationUrl": "https://example.com/guide",
+            "scopedImpact": [{"scopeType": "stream", "impactedScopes": ["users"]}],
+        }
+    }
+    newer = wire(replace(faker, tag="8.0.0"), releases={"breakingChanges": breaking})
+    registry.publish(newer)
+
+    result = atlas("connectors", "refresh")
+
+    assert result.exit_code == 0
+    assert "591 connectors, as of 20" in result.stdout
+    assert f"source-faker {faker.tag} → 8.0.0 is a breaking change" in result.stdout
+    assert f"`version: {faker.tag}` in defs.yaml keeps the old one." in result.stdout
+    assert (
+        "8.0.0: Users have another key. Streams: users. Migration guide: https://example.com/guide"
+        in result.stdout
+    )
+    again = asked("connectors", "refresh")
+    assert (again["total_connectors"], again["upgrades"]) == (591, [])
+    shown = atlas("connectors", "info", "source-faker").stdout
+    assert "airbyte/source-faker:8.0.0" in shown
+    assert "Breaking change 8.0.0: Users have another key." in shown
+
+
+def test_within_a_project_the_list_is_written_down_for_sql(
+    registry: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    registry.publish()
+    assert atlas("connectors", "refresh").exit_code == 0
+    with closing(sqlite3.connect(tmp_path / "pipeline.db")) as books:
+        query = "SELECT count(*), min(listed_on) FROM airbyte_connector_registry"
+        assert books.execute(query).fetchone() == (591, listing().date)
+
+
+def test_a_refresh_that_fails_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATLAS_REGISTRY_URL", "http://127.0.0.1:9")
+    result = atlas("connectors", "refresh")
+    assert result.exit_code == 4
+    assert "stays in use" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("atlas conn", "connectors"),
+        ("atlas connectors info source-postg", "source-postgres"),
+        ("atlas check de", "demo"),
+        ("atlas spec source-fak", "source-faker"),
+        ("atlas sync de", "demo"),
+    ],
+)
+def test_names_are_completed(words: str, completed: str) -> None:
+    environment = {
+        **os.environ,
+        "_ATLAS_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    script = "from atlas_dagster.interfaces.cli import main; main(prog_name='atlas')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [f"plain,{completed}"]

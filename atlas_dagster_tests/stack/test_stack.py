@@ -1,0 +1,193 @@
+"""The whole of docker-compose.yml on a real engine, used as its users would."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import requests
+
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.e2e.dev_server import DevServer, wait_until
+from atlas_dagster_tests.stack.compose import SERVICES, Stack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+APPEND = [{"name": "events", "sync_mode": "incremental", "destination_sync_mode": "append"}]
+COUNT = 240
+SECRET = "hunter2-of-the-stack"
+
+
+class Web(DevServer):
+    """The stack's webserver."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.url = stack.url
+
+    def graphql(self, query: str, **variables: Any) -> Any:
+        """Asked again where the database was gone: its connections notice at their next use."""
+        for _ in range(10):
+            try:
+                return super().graphql(query, **variables)
+            except AssertionError as error:
+                if "OperationalError" not in str(error):
+                    raise
+            except requests.ConnectionError:  # the webserver itself is being restarted
+                time.sleep(1)
+        return super().graphql(query, **variables)
+
+
+#: Services that are restarted while one sync runs, by the name of its connection.
+RESTARTED = {
+    "slow_ui": ("code", "webserver", "daemon"),
+    "slow_db": ("postgres",),
+    "slow_engine": ("docker",),
+}
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, docker_client: docker.DockerClient
+) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("stack").resolve()
+    stack = Stack(folder, f"atlas_stack_{os.getpid()}", docker_client)
+    stack.secret("SLOW_PASSWORD", SECRET)
+    for connection in RESTARTED:
+        config = {"count": COUNT, "rate": 12, "password": "{{ env.SLOW_PASSWORD }}"}
+        stack.declare(connection, image=STANDIN, config=config, streams=APPEND)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down()
+    assert stack.left_over() == []
+
+
+@pytest.fixture(scope="module")
+def web(stack: Stack) -> Web:
+    """With the streams of all connections known."""
+    web = Web(stack)
+    web.materialize(*(f"{connection}/discover" for connection in RESTARTED), seconds=180)
+    web.reload()
+    return web
+
+
+def ids(stack: Stack, connection: str) -> list[int]:
+    rows = stack.query(f"{connection}/events", "SELECT id FROM rows ORDER BY id")
+    return [row["id"] for row in rows]
+
+
+def connectors(stack: Stack, connection: str) -> list[Any]:
+    labels = [f"atlas.connection={connection}", "atlas.verb=read"]
+    return stack.client.containers.list(filters={"label": labels})  # type: ignore[no-any-return]
+
+
+def test_a_connection_added_later_needs_no_new_image(stack: Stack, web: Web) -> None:
+    stack.declare(
+        "faker",
+        connector="source-faker",
+        config={"count": 100, "seed": 1, "parallelism": 1},
+        streams=[{"name": "users"}, {"name": "products"}],
+    )
+    web.reload()
+    web.materialize("faker/discover", seconds=180)
+    web.reload()
+    web.materialize("faker/users", "faker/products", seconds=180)
+    assert stack.query("faker/users", "SELECT count(*) AS n FROM rows") == [{"n": 100}]
+
+
+@pytest.mark.parametrize("connection", RESTARTED)
+def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connection: str) -> None:
+    run = web.launch(f"{connection}/events")
+    wait_until("the connector runs", lambda: connectors(stack, connection), seconds=120)
+    stack.compose("restart", *RESTARTED[connection])
+    stack.wait_healthy(*SERVICES)
+    ended = web.wait(run, seconds=180)
+    wait_until("no connector is left", lambda: not connectors(stack, connection), seconds=120)
+    if ended != "SUCCESS":
+        web.materialize(f"{connection}/events", seconds=180)
+    assert ids(stack, connection) == [*range(1, COUNT + 1)]
+
+
+def test_each_service_has_no_more_than_it_needs(stack: Stack) -> None:
+    inspected = {service: stack.containers(service)[0].attrs for service in SERVICES}
+    sockets, secrets, roots, powerful = set(), set(), set(), set()
+    for service, attrs in inspected.items():
+        sources = [mount["Source"] for mount in attrs["Mounts"]]
+        variables = dict(v.split("=", 1) for v in attrs["Config"]["Env"])
+        if any(source.endswith("docker.sock") for source in sources):
+            sockets.add(service)
+        if any("secrets" in source for source in sources) or SECRET in json.dumps(attrs):
+            secrets.add(service)
+        if attrs["Config"]["User"] in ("", "root", "0"):
+            roots.add(service)
+        if attrs["HostConfig"]["CapDrop"] != ["ALL"] or attrs["HostConfig"]["CapAdd"]:
+            powerful.add(service)
+        assert attrs["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
+        assert attrs["HostConfig"]["Memory"] > 0
+        assert attrs["HostConfig"]["LogConfig"]["Config"]["max-size"]
+        if service == "code":
+            assert "DOCKER_HOST" not in variables
+            assert "ATLAS_SECRET_KEY" not in variables
+    assert sockets == {"docker"}
+    assert secrets == set()
+    assert roots == {"docker", "postgres"}
+    assert powerful == {"postgres"}
+
+
+ASK = """
+import sys, urllib.request as u, urllib.error as e
+method, path = sys.argv[1:]
+try:
+    answer = u.urlopen(u.Request("http://docker:2375" + path, method=method), timeout=10)
+except e.HTTPError as error:
+    answer = error
+print(answer.status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/_ping", 200),
+        ("GET", "/v1.41/containers/json?all=1", 200),
+        ("GET", "/v1.41/images/no-such-image/json", 404),
+        ("POST", "/v1.41/containers/nobody/stop", 404),
+        ("POST", "/v1.41/containers/nobody/exec", 403),
+        ("POST", "/v1.41/build", 403),
+        ("GET", "/v1.41/containers/nobody/logs", 403),
+        ("POST", "/v1.41/containers/nobody/update", 403),
+        ("GET", "/v1.41/volumes", 403),
+        ("POST", "/v1.41/volumes/create", 403),
+        ("GET", "/v1.41/secrets", 403),
+        ("POST", "/v1.41/images/some/push", 403),
+        ("DELETE", "/v1.41/images/some", 403),
+        ("POST", "/v1.41/containers/prune", 403),
+        ("GET", "/v1.41/containers/../volumes", 403),
+        ("GET", "/v1.41/swarm", 403),
+    ],
+)
+def test_the_proxy_passes_what_atlas_asks_for_only(
+    stack: Stack, method: str, path: str, status: int
+) -> None:
+    said = stack.compose("exec", "-T", "webserver", "python", "-c", ASK, method, path)
+    assert said.split() == [str(status)]
+
+
+def test_a_secret_is_nowhere_but_in_its_file(stack: Stack, tmp_path: Path) -> None:
+    """After everything above has used it."""
+    dump = stack.compose("exec", "-T", "postgres", "pg_dump", "-U", "atlas", "atlas")
+    assert "slow_ui" in dump
+    texts = {"database": dump, "logs": stack.compose("logs")}
+    for container in stack.client.containers.list():
+        texts[container.name] = json.dumps(container.attrs)
+    for path in stack.volume("data").rglob("*"):
+        if path.is_file():
+            texts[str(path)] = path.read_bytes().decode(errors="replace")
+    image = stack.client.images.get(stack.settings["ATLAS_IMAGE"])
+    texts["image"] = json.dumps([image.attrs, image.history()])
+    assert [name for name, text in texts.items() if SECRET in text] == []

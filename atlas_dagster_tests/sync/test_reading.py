@@ -1,0 +1,185 @@
+"""A READ whose records are handed out, and the state that goes with them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from scripted import (
+    error,
+    full_refresh,
+    global_state,
+    incremental,
+    line,
+    record,
+    records,
+    state,
+    status,
+)
+
+from atlas_dagster.errors import ConnectorFailedError, ProtocolError, ReadFailedError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.runners.base import ExitStatus
+from atlas_dagster.runners.fake import FakeRunner
+from atlas_dagster.sync import reading as module
+from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.reading import Reading
+
+USERS = StreamDescriptor("users")
+
+
+def reading(
+    *output: bytes | int | ExitStatus,
+    streams: Sequence[ConfiguredStream] = (incremental("users"),),
+    **options: Any,
+) -> tuple[Reading, FakeRunner]:
+    runner = FakeRunner(lambda _: output)
+    connector = Connector(runner, name="source-x", log=lambda *_: None)
+    return Reading(connector, list(streams), **options), runner
+
+
+def ids(it: Reading) -> list[int]:
+    return [id for _, batch in it.batches() for id in batch["id"].to_pylist()]
+
+
+def said(it: Reading) -> Any:
+    return {str(name): json.loads(bytes(blob)) for name, blob in it.state.streams.items()}
+
+
+def test_records_come_as_the_source_wrote_them() -> None:
+    it, _ = reading(record("users", 1, "a"), record("users", 2), status("users"))
+    data = [json.loads(bytes(each.data)) for found in it.records() for each in found.records]
+    assert data == [{"id": 1, "v": "a"}, {"id": 2, "v": None}]
+    assert it.counts == {USERS: 2}
+
+
+def test_batches_have_the_columns_of_a_table() -> None:
+    it, _ = reading(records("users", range(3)), status("users"))
+    ((name, batch),) = it.batches()
+    assert name == USERS
+    assert batch.schema.names[:3] == ["id", "v", "_airbyte_raw_id"]
+    assert batch["id"].to_pylist() == [0, 1, 2]
+
+
+def test_the_state_goes_in_and_comes_out() -> None:
+    before = ConnectionState.from_file(
+        b'[{"type": "STREAM", "stream": {"stream_descriptor": {"name": "users"}, '
+        b'"stream_state": {"id": 2}}}]'
+    )
+    it, runner = reading(record("users", 3), state("users", {"id": 3}, count=1), state=before)
+    assert ids(it) == [3]
+    assert said(it) == {"users": {"id": 3}}
+    assert runner.commands[0].files["state"] == before.to_file()
+    catalog = json.loads(runner.commands[0].files["catalog"])
+    assert catalog["streams"][0]["sync_mode"] == "incremental"
+
+
+def test_a_state_never_covers_what_was_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BATCH_ROWS", 2)
+    it, runner = reading(
+        records("users", [1, 2]),
+        state("users", {"id": 2}),
+        record("users", 3),
+        state("users", {"id": 3}),
+        record("users", 4),
+    )
+    batches = it.batches()
+    next(batches)
+    assert said(it) == {}
+    next(batches)  # takes 3 and 4, and so says that 1 and 2 are done with
+    batches.close()  # type: ignore[attr-defined]
+    assert said(it) in ({}, {"users": {"id": 2}})
+    assert runner.closed == 1
+
+
+def test_a_limit_stops_the_connector_and_the_state() -> None:
+    it, runner = reading(
+        records("users", [1, 2]),
+        state("users", {"id": 2}),
+        records("users", [3, 4]),
+        state("users", {"id": 4}),
+        error("never reached"),
+        1,
+        limit=3,
+    )
+    assert ids(it) == [1, 2, 3]
+    assert said(it) == {"users": {"id": 2}}
+    assert runner.closed == 1
+
+
+def test_a_limit_is_one_for_each_stream() -> None:
+    streams = [incremental("users"), incremental("orders")]
+    it, _ = reading(
+        records("users", range(5)),
+        state("users", {"id": 5}),
+        records("orders", range(2)),
+        state("orders", {"id": 2}),
+        status("users"),
+        status("orders"),
+        streams=streams,
+        limit=3,
+    )
+    assert sum(len(found.records) for found in it.records()) == 5
+    assert it.counts == {USERS: 3, StreamDescriptor("orders"): 2}
+    assert said(it) == {"orders": {"id": 2}}
+
+
+def test_a_state_of_all_streams_does_not_cover_what_was_left_out() -> None:
+    streams = [incremental("users"), incremental("orders")]
+    it, _ = reading(
+        records("users", range(5)),
+        global_state({"lsn": 1}, {"users": {"id": 5}}, count=5),
+        record("orders", 1),
+        global_state({"lsn": 2}, {"users": {"id": 5}}, count=1),
+        streams=streams,
+        limit=3,
+    )
+    assert sum(len(found.records) for found in it.records()) == 4
+    assert not it.state
+
+
+def test_records_of_other_streams_are_left_out() -> None:
+    it, _ = reading(record("others", 1), record("users", 2), state("others", {"id": 1}))
+    assert ids(it) == [2]
+    assert said(it) == {}
+
+
+def test_missing_records_are_no_small_thing() -> None:
+    it, _ = reading(record("users", 1), state("users", {"id": 2}, count=2))
+    with pytest.raises(ProtocolError, match="2 records came before its state, but 1 did"):
+        ids(it)
+
+
+def test_an_unreadable_record_is_one_neither() -> None:
+    it, _ = reading(b'{"type": "RECORD", "record": {"stream": "users", "data": nonsense}}\n')
+    with pytest.raises(ProtocolError, match="A RECORD of source-x cannot be read"):
+        ids(it)
+
+
+def test_a_failure_is_in_the_connectors_own_words() -> None:
+    it, _ = reading(record("users", 1), error("The key is wrong.", "config_error"), 1)
+    with pytest.raises(ConnectorFailedError, match=r"source-x: The key is wrong\.") as caught:
+        ids(it)
+    assert caught.value.failure_type == "config_error"
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        (record("users", 1), status("users", "INCOMPLETE")),
+        (record("users", 1), status("users", "RUNNING")),
+        (record("users", 1), ExitStatus(0, cut_off=True)),
+    ],
+)
+def test_half_a_stream_is_said(output: tuple[Any, ...]) -> None:
+    it, _ = reading(*output, streams=[full_refresh("users")])
+    with pytest.raises(ReadFailedError, match="source-x did not complete users"):
+        ids(it)
+
+
+def test_an_old_source_without_statuses_is_complete_when_it_ends_well() -> None:
+    it, _ = reading(record("users", 1), line("STATE", state={"data": {"id": 1}}))
+    assert ids(it) == [1]
+    assert it.state.type == "LEGACY"
