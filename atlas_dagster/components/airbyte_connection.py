@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
-from dagster._core.storage.defs_state.base import DefsStateStorage
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.utils.defs_state import (
     DefsStateConfig,
@@ -31,15 +30,15 @@ from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.source import Caller, discover
 
 
-def _kept_by_instance() -> DefsStateConfigArgs:
-    """In the ``defs_state_storage`` of Dagster's instance where it has one, else in the project."""
+def _default_state() -> DefsStateConfigArgs:
+    """In the project, unless ATLAS_DEFS_STATE says, in Dagster's words, to keep it elsewhere."""
     # Discovery runs a container, so it is asked for, never a side effect of loading.
-    kind = (
-        DefsStateManagementType.VERSIONED_STATE_STORAGE
-        if DefsStateStorage.get() is not None
-        else DefsStateManagementType.LOCAL_FILESYSTEM
+    return DefsStateConfigArgs(
+        management_type=DefsStateManagementType(
+            os.environ.get("ATLAS_DEFS_STATE") or DefsStateManagementType.LOCAL_FILESYSTEM.value
+        ),
+        refresh_if_dev=False,
     )
-    return DefsStateConfigArgs(management_type=kind, refresh_if_dev=False)
 
 
 @dataclass
@@ -146,7 +145,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def __post_init__(self) -> None:
         self.config = self.config or {}
-        self.defs_state = self.defs_state or _kept_by_instance()
+        self.defs_state = self.defs_state or _default_state()
         self._name = ""
         self._folder = Path()
         self._known: Discovered | None = None

@@ -81,7 +81,8 @@ WRONG_FIELDS = {
     ),
     "unknown runner": (
         [HEALTHY, "runner: dokcer"],
-        "shop/defs.yaml: field 'runner': input should be 'auto', 'docker' or 'python'.",
+        "shop/defs.yaml: field 'runner': input should be 'auto', 'docker', 'python' or "
+        "'kubernetes'.",
     ),
     "no connector": (
         ["config: {}"],
