@@ -31,9 +31,11 @@ from typing import Any, NamedTuple
 
 import dedup
 import engine
+import overhead
 import postgres
 import pyairbyte
 import state
+import tick
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS, image_name
 
@@ -73,7 +75,10 @@ WORKLOADS = {
     "tiny": Workload("append", "tiny"),
 }
 SHAPES = ("wide", "nested", "tiny")
-PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start", "state")
+PARTS = (
+    *(*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder"),
+    *("start", "state", "overhead", "tick"),
+)
 
 
 def build_image(recording: str, records: int) -> None:
@@ -185,6 +190,10 @@ def main() -> None:
         keep(results, engine.start_overhead(2 * runs), "start")
     if "state" in only:
         keep(results, state.measure(runs), "state")
+    if "overhead" in only:
+        keep(results, overhead.measure(2 * runs), "overhead")
+    if "tick" in only:
+        keep(results, tick.measure(10_000, 10 * runs), "tick")
 
 
 if __name__ == "__main__":
