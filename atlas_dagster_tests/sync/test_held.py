@@ -486,7 +486,7 @@ def test_a_state_that_is_set_ends_a_refresh(lake: Lake, stream: ConfiguredStream
     end(lake, stream, 1)
     upkeep(lake, stream).refresh([NAME], keep_rows=False)
     begin(lake, stream, 2)
-    upkeep(lake, stream).set_stream(NAME, Raw(b'{"at": 7}'))
+    upkeep(lake, stream, root="another").set_stream(NAME, Raw(b'{"at": 7}'))
     assert held(lake) == []
     done = end(lake, stream, 8)
     assert (sent(done), generation(done)) == ({"at": 7}, (1, 0))
