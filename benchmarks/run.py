@@ -14,7 +14,8 @@ Figures are medians: records a second of the whole process, start-up and contain
 seconds and peak memory of that process alone. ``of_x`` is Atlas divided by x. All goes into
 ``results.json``, under its number of records, and leaves there what was not measured this time.
 The images of the recordings stay: 450 bytes a record in ``docker images atlas-bench/*``.
-Needs Docker, the base image of ``make images``, Postgres for ``postgres``, and PyPI for PyAirbyte.
+Needs Docker, the base image of ``make images``, Postgres for ``postgres`` and ``state``, and PyPI
+for PyAirbyte.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import load
 import overhead
 import postgres
 import pyairbyte
+import state
 import tick
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS, image_name
@@ -76,7 +78,7 @@ WORKLOADS = {
 SHAPES = ("wide", "nested", "tiny")
 PARTS = (
     *(*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder"),
-    *("start", "load", "overhead", "tick"),
+    *("start", "load", "state", "overhead", "tick"),
 )
 
 
@@ -189,6 +191,8 @@ def main() -> None:
         keep(results, engine.start_overhead(2 * runs), "start")
     if "load" in only:
         keep(results, load.measure(runs), "load")
+    if "state" in only:
+        keep(results, state.measure(runs), "state")
     if "overhead" in only:
         keep(results, overhead.measure(2 * runs), "overhead")
     if "tick" in only:

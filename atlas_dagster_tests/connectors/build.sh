@@ -13,7 +13,7 @@ set -euo pipefail
 FAKER_VERSION=7.2.1
 STANDIN_VERSION=2
 CHAOS_VERSION=1
-LEDGER_VERSION=1
+LEDGER_VERSION=2
 # Of the CDK, as in atlas_dagster/runners/manifest.py.
 MANIFEST_VERSION=7.39.1
 # The newest whose dependencies can be installed.
