@@ -66,7 +66,7 @@ class Stack:
             "ATLAS_BASE_IMAGE": BASE_IMAGE,
             "ATLAS_BUILD_NETWORK": "host",
             "ATLAS_DEPLOYMENT": name,
-            "ATLAS_POSTGRES_IMAGE": "atlas-test/postgres:1",
+            "ATLAS_POSTGRES_IMAGE": "atlas-test/postgres:2",
             "ATLAS_DOCKER_PROXY_IMAGE": "atlas-test/haproxy:1",
             "ATLAS_PG_PASSWORD": "stack-pg-secret",
             "ATLAS_PG_PORT": str(_free_port()),

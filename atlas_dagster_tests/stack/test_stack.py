@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
-from atlas_dagster_tests.e2e.dev_server import DevServer, wait_until
+from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
 from atlas_dagster_tests.stack.compose import SERVICES, Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -22,23 +22,27 @@ COUNT = 240
 SECRET = "hunter2-of-the-stack"
 
 
-class Web(DevServer):
-    """The stack's webserver."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.url = stack.url
+class Web(WebServer):
+    """The stack's, which is restarted, and its database, too."""
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """Asked again where the database was gone: its connections notice at their next use."""
-        for _ in range(10):
-            try:
-                return super().graphql(query, **variables)
-            except AssertionError as error:
-                if "OperationalError" not in str(error):
-                    raise
-            except requests.ConnectionError:  # the webserver itself is being restarted
-                time.sleep(1)
-        return super().graphql(query, **variables)
+        return _patiently(lambda: super(Web, self).graphql(query, **variables))
+
+    def launch(self, *assets: str, **options: Any) -> str:
+        return _patiently(lambda: super(Web, self).launch(*assets, **options))
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Again while a service is away; its clients' connections notice at their next use."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except (AssertionError, requests.ConnectionError) as error:
+            away = isinstance(error, requests.ConnectionError) or "OperationalError" in str(error)
+            if not away or time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 #: Services that are restarted while one sync runs, by the name of its connection.
@@ -70,7 +74,7 @@ def stack(
 @pytest.fixture(scope="module")
 def web(stack: Stack) -> Web:
     """With the streams of all connections known."""
-    web = Web(stack)
+    web = Web(stack.url)
     web.materialize(*(f"{connection}/discover" for connection in RESTARTED), seconds=180)
     web.reload()
     return web
