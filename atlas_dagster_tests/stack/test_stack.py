@@ -134,6 +134,8 @@ def test_each_service_has_no_more_than_it_needs(stack: Stack) -> None:
         assert attrs["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
         assert attrs["HostConfig"]["Memory"] > 0
         assert attrs["HostConfig"]["LogConfig"]["Config"]["max-size"]
+        if service in ("code", "api"):
+            assert not any("secrets" in name for name in sources)
         if service == "code":
             assert "DOCKER_HOST" not in variables
             assert "ATLAS_SECRET_KEY" not in variables
@@ -141,6 +143,15 @@ def test_each_service_has_no_more_than_it_needs(stack: Stack) -> None:
     assert secrets == set()
     assert roots == {"docker", "postgres"}
     assert powerful == {"postgres"}
+
+
+def test_the_http_door_is_for_those_with_the_token(stack: Stack) -> None:
+    url = f"http://127.0.0.1:{stack.api_port}/atlas-intelligence/docker/check"
+    asked = {"connector_name": "source-faker", "config": {"count": 5}}
+    assert requests.post(url, json=asked, timeout=60).status_code == 401
+    token = {"Authorization": f"Bearer {stack.settings['ATLAS_TOKEN']}"}
+    answer = requests.post(url, json=asked, headers=token, timeout=180)
+    assert answer.json()["success"], answer.text
 
 
 ASK = """
