@@ -25,7 +25,7 @@ _COPIED = (
     *("pyproject.toml", "requirements.txt", "README.md", "atlas_dagster"),
 )
 #: What is running after `up`.
-SERVICES = ("postgres", "docker", "code", "webserver", "daemon")
+SERVICES = ("postgres", "docker", "code", "webserver", "daemon", "api")
 
 
 def compose_program() -> list[str]:
@@ -59,18 +59,20 @@ class Stack:
         shutil.copy(REPOSITORY / "atlas_dagster/connections/__init__.py", self.connections)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, folder / "ca.crt")
-        self.port = _free_port()
+        self.port, self.api_port = _free_port(), _free_port()
         self.settings = {
             "ATLAS_STACK": name,
             "ATLAS_IMAGE": f"atlas-test/{name}",
             "ATLAS_BASE_IMAGE": BASE_IMAGE,
             "ATLAS_BUILD_NETWORK": "host",
             "ATLAS_DEPLOYMENT": name,
-            "ATLAS_POSTGRES_IMAGE": "atlas-test/postgres:1",
+            "ATLAS_POSTGRES_IMAGE": "atlas-test/postgres:2",
             "ATLAS_DOCKER_PROXY_IMAGE": "atlas-test/haproxy:1",
             "ATLAS_PG_PASSWORD": "stack-pg-secret",
             "ATLAS_PG_PORT": str(_free_port()),
             "ATLAS_PORT": str(self.port),
+            "ATLAS_API_PORT": str(self.api_port),
+            "ATLAS_TOKEN": "stack-api-token",
             "ATLAS_SECRET_KEY": Fernet.generate_key().decode(),
         }
         lines = [f"{key}={value}\n" for key, value in self.settings.items()]
