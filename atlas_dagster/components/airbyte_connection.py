@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
+from dagster._core.storage.defs_state.base import DefsStateStorage
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.core.defs_module import ComponentLoc, ComponentPath
 from dagster.components.utils.defs_state import (
@@ -176,6 +178,8 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self._folder = Path()
         self._asked: tuple[Caller, SchemaPolicy | None] | None = None
         self._defined: DefinedConnection | None = None
+        self._known: Discovered | None = None
+        self._found: Discovered | None = None
         self._discovery: Discovery | None = None
 
     @classmethod
@@ -234,24 +238,43 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         Raises:
             AtlasError: it failed; what was known stays.
         """
+        # One that cannot be read is what discovering again mends.
+        with contextlib.suppress(ConfigError):
+            self._known = self.known(project_root)
         self._asked = caller, policy
         asyncio.run(self.refresh_state(project_root))
         assert self._discovery is not None
         return self._discovery
 
+    def known(self, project_root: Path) -> Discovered | None:
+        """What was discovered last, wherever Dagster keeps it; None before the first time.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        if self._defined is not None:
+            return self._defined.discovered
+        context, config = DefinitionsLoadContext.get(), self.defs_state_config
+        with context.state_path(config, DefsStateStorage.get(), project_root) as path:
+            found = path is not None and path.exists()
+            return Discovered.decode(path.read_bytes()) if path and found else None
+
+    def keep(self, found: Discovered, project_root: Path) -> None:
+        """Store what somebody else has discovered."""
+        self._found = found
+        asyncio.run(self.refresh_state(project_root))
+        self._found = None
+
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
-        known = self._defined.discovered if self._defined else None
-        if known is None and state_path.exists():
-            # One that cannot be read is what discovering again mends.
-            with contextlib.suppress(ConfigError):
-                known = Discovered.decode(state_path.read_bytes())
-        with contextlib.ExitStack() as stack:
-            if self._asked is None:
-                instance = stack.enter_context(dg.DagsterInstance.get())
-                atlas = AtlasResource.from_environment()
-                self._asked = atlas.caller(instance, None, explain=print), None
-            found = discover(self.connection, self._asked[0], known, self._asked[1])
+        known, found = self._known, self._found
+        if found is None:
+            with contextlib.ExitStack() as stack:
+                if self._asked is None:
+                    instance = stack.enter_context(dg.DagsterInstance.get())
+                    atlas = AtlasResource.from_environment()
+                    self._asked = atlas.caller(instance, None, explain=print), None
+                found = discover(self.connection, self._asked[0], known, self._asked[1])
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)

@@ -97,8 +97,8 @@ def test_a_connection_added_later_needs_no_new_image(stack: Stack, web: Web) -> 
         config={"count": 100, "seed": 1, "parallelism": 1},
         streams=[{"name": "users"}, {"name": "products"}],
     )
-    web.reload()
-    web.materialize("faker/discover", seconds=180)
+    said = stack.compose("run", "--rm", "-T", "atlas", "discover", "faker")
+    assert "faker offers 3 streams" in said
     web.reload()
     web.materialize("faker/users", "faker/products", seconds=180)
     assert stack.query("faker/users", "SELECT count(*) AS n FROM rows") == [{"n": 100}]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from dagster.components.utils.project_paths import get_local_state_path
+from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
@@ -72,7 +72,7 @@ class Declared:
 
     def definitions(self) -> dg.Definitions:
         """Its assets, and what else is declared beside it. Raises ConfigError."""
-        with self._explained():
+        with self._explained(), self._state_storage():
             if self.part is not None:
                 return self.tree.build_defs(self.part)
             return self.component.build_defs(self.tree.load_context)
@@ -88,22 +88,27 @@ class Declared:
 
     @property
     def discovered(self) -> Discovered | None:
-        path = self._catalog_path()
-        return Discovered.decode(path.read_bytes()) if path.exists() else None
+        with self._state_storage():
+            return self.component.known(self.tree.project_root)
 
     @property
     def is_discovered(self) -> bool:
-        return self._catalog_path().exists()
+        return self.discovered is not None
 
     def keep(self, found: Discovered) -> None:
         """Cache what DISCOVER found."""
-        path = self._catalog_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(found.encode())
+        with self._state_storage():
+            self.component.keep(found, self.tree.project_root)
 
-    def _catalog_path(self) -> Path:
-        key = self.component.defs_state_config.key
-        return get_local_state_path(key, self.tree.project_root)
+    @contextmanager
+    def _state_storage(self) -> Iterator[None]:
+        """With Dagster's own, where catalogs are kept there; it comes with its instance."""
+        config = self.component.defs_state_config
+        if config.management_type is DefsStateManagementType.LOCAL_FILESYSTEM:
+            yield
+        else:
+            with dg.DagsterInstance.get():
+                yield
 
 
 def declared_connections() -> list[Declared]:
