@@ -31,12 +31,14 @@ from msgspec import Raw
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.envelope_text import to_text
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.recording import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope, StreamCommit, now
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.discovered import Discovered
 
 sys.path.append(str(Path(__file__).parent.parent / "atlas_dagster_tests"))
 
@@ -46,7 +48,11 @@ _ROWS = 10_000
 _CHECKPOINTS = 20
 _STREAMS = 200
 _SPEC = dedup.table("append", text_keys=False)
-_CONNECTION = Connection(name="bench", command=["true"])
+_DEFINED = DefinedConnection(
+    Connection(name="bench", command=["true"]),
+    Discovered("bench:1", "", 0.0, {}, None, streams=(), tables=()),
+    specs={},
+)
 _SOURCE = dg.AssetKey(["bench", "source"])
 Milliseconds = dict[str, float]
 
@@ -170,7 +176,7 @@ def _envelope(seq: int, part: StreamCommit) -> Envelope:
 
 
 def _observe(instance: dg.DagsterInstance, envelope: Envelope) -> None:
-    for observation in observations(_CONNECTION, envelope):
+    for observation in observations(_DEFINED, envelope):
         instance.report_runless_asset_event(observation)
 
 

@@ -21,7 +21,9 @@ import dagster as dg
 
 from atlas_dagster.orchestration import retries
 from atlas_dagster.orchestration import sync as orchestration
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import stream_spec
 from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
@@ -132,8 +134,7 @@ def refresh(
     with dg.DagsterInstance.from_config(str(home)) as instance:
         bury(instance)
         desk = StateDesk(
-            connection,
-            discovered,
+            DefinedConnection.of(connection, discovered, stream_spec),
             atlas=AtlasResource(destination=str(lake)),
             instance=instance,
             explain=lambda _: None,
