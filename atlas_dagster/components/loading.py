@@ -179,14 +179,18 @@ class ProjectTree(ComponentTree):
         return found
 
     def _get_filesystem_decl(self) -> ComponentDecl:  # type: ignore[type-arg]
-        # Dagster's own reads all files, and none if one of them cannot be read.
+        # Dagster's own reads all files, and none if one of them cannot be read. The code server
+        # loads the components of what is listed here, so those that cannot be loaded are not.
         root = self.defs_module_path
         if find_defs_or_component_yaml(root):
             return self.declaration(root)
         readable = {}
         for part in self.parts():
             with suppress(Exception):  # said by the asset that stands for it
-                readable[part] = self.declaration(part)
+                declared = self.declaration(part)
+                for each, _ in declared.iterate_loc_component_decl_pairs():
+                    self.load_component(each)
+                readable[part] = declared
         loc = ComponentPath.from_path(root)
         return DefsFolderDecl(
             context=self.decl_load_context.for_component_loc(loc),

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from connections_project import Project
+from dagster._core.remote_representation.external_data import RepositorySnap
 
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
@@ -39,6 +40,8 @@ def only_broken(project: Project) -> str:
     assert "Traceback" not in sentence
     assert "\n" not in sentence
     assert str(project.root) not in sentence
+    # What the code server sends to the web server: it lists the components, too.
+    RepositorySnap.from_def(project.definitions().get_repository_def())
     return sentence
 
 
