@@ -22,18 +22,18 @@ BROKEN = {
         f"{DECLARATION}  image: [unclosed\n  config: {{}}\n",
         ["broken_yaml/defs.yaml", "line 4", "not valid YAML"],
     ),
-    # Discovered while it was right.
-    "standin_renamed": (
-        f"{DECLARATION}  image: {STANDIN_IMAGE}\n  streams: [{{name: evnts}}]\n",
-        ["The connector has no stream 'evnts'", "did you mean events?"],
-    ),
 }
+
+
+#: Discovered while it was right.
+RENAMED = f"{DECLARATION}  image: {STANDIN_IMAGE}\n  streams: [{{name: evnts}}]\n"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _broken(server: DevServer, project: Project) -> None:
     for connection, (declaration, _) in BROKEN.items():
         project.declare(connection, declaration)
+    project.declare("standin_renamed", RENAMED)
     server.reload()
 
 
@@ -45,6 +45,14 @@ def test_placeholder_says_what_is_wrong(server: DevServer, connection: str) -> N
     for part in BROKEN[connection][1]:
         assert part in placeholder["description"]
     assert server.asset(f"{connection}/events") is None
+
+
+def test_what_no_longer_fits_the_source_is_said_on_the_source(server: DevServer) -> None:
+    source = server.asset("standin_renamed/source_standin")
+    assert source is not None
+    assert "Cannot be synced as it is declared now" in source["description"]
+    assert "The connector has no stream 'evnts'; did you mean events?" in source["description"]
+    assert server.asset("standin_renamed/broken") is None
 
 
 def test_the_others_still_load(server: DevServer) -> None:
