@@ -35,7 +35,7 @@ format: .venv ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
-images: .venv ## build the connector images for the tests (needs Docker, and root the first time)
+images: .venv ## build the images for the tests (needs Docker, and root the first time)
 	atlas_dagster_tests/connectors/build.sh
 
 docs: .venv ## build the documentation into build/docs, every link checked

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the connector images that the tests run, without pulling anything: a Debian base made by
-# debootstrap, on it real connectors from their PyPI packages, and our own source-standin,
-# source-chaos and source-ledger.
+# debootstrap, on it real connectors from their PyPI packages, our own source-standin, source-chaos
+# and source-ledger, and Debian's Postgres and HAProxy for the stack of docker-compose.yml.
 #
 # Does nothing, quickly, when all is built already. An image is built again when what it is made of
 # changes; one of the same name that was not built here (a pulled airbyte/source-faker) is kept.
@@ -14,6 +14,8 @@ FAKER_VERSION=7.2.1
 STANDIN_VERSION=2
 CHAOS_VERSION=1
 LEDGER_VERSION=1
+POSTGRES_VERSION=1
+HAPROXY_VERSION=1
 # Of the CDK, as in atlas_dagster/runners/manifest.py.
 MANIFEST_VERSION=7.39.1
 # The newest whose dependencies can be installed.
@@ -26,6 +28,8 @@ FILE_IMAGE=airbyte/source-file:$FILE_VERSION
 STANDIN_IMAGE=atlas-test/source-standin:$STANDIN_VERSION
 CHAOS_IMAGE=atlas-test/source-chaos:$CHAOS_VERSION
 LEDGER_IMAGE=atlas-test/source-ledger:$LEDGER_VERSION
+POSTGRES_IMAGE=atlas-test/postgres:$POSTGRES_VERSION
+HAPROXY_IMAGE=atlas-test/haproxy:$HAPROXY_VERSION
 INPUTS_LABEL=test-image-inputs
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -90,10 +94,12 @@ build_base() {
         docker import - "$BASE" >/dev/null
 }
 
-# build IMAGE INPUTS CONTEXT DOCKERFILE
+# build IMAGE INPUTS CONTEXT DOCKERFILE [NETWORK]
 build() {
-    docker build --quiet --network none --force-rm --build-arg "BASE=$BASE" \
-        --label "$INPUTS_LABEL=$2" --tag "$1" --file "$4" "$3" >/dev/null
+    docker build --quiet --network "${5:-none}" --force-rm --build-arg "BASE=$BASE" \
+        --label "$POSTGRES_IMAGE=atlas-test/postgres:$POSTGRES_VERSION
+HAPROXY_IMAGE=atlas-test/haproxy:$HAPROXY_VERSION
+INPUTS_LABEL=$2" --tag "$1" --file "$4" "$3" >/dev/null
 }
 
 # build_pypi IMAGE MODULE PACKAGE==VERSION [UV OPTION...]: a connector started by MODULE's run().
@@ -120,6 +126,15 @@ build_own() {
     build "$1" "$digest" "$folder" "$folder/Dockerfile"
 }
 
+# build_service IMAGE FOLDER: a service of the stack, from Debian's packages.
+build_service() {
+    local digest folder=$here/../stack/$2
+    digest=$(inputs "$BASE" "${1##*:}" -- "$folder"/*)
+    current "$1" "$digest" && return
+    say "Building $1"
+    build "$1" "$digest" "$folder" "$folder/Dockerfile" host
+}
+
 docker version >/dev/null 2>&1 || die "No Docker engine answers: start one, or see .ci/run."
 build_base
 build_pypi "$FAKER_IMAGE" source_faker.run "airbyte-source-faker==$FAKER_VERSION"
@@ -129,4 +144,7 @@ build_pypi "$FILE_IMAGE" source_file.run "airbyte-source-file==$FILE_VERSION" --
 build_own "$STANDIN_IMAGE" source-standin
 build_own "$CHAOS_IMAGE" source-chaos
 build_own "$LEDGER_IMAGE" source-ledger
-say "Images: $FAKER_IMAGE $MANIFEST_IMAGE $FILE_IMAGE $STANDIN_IMAGE $CHAOS_IMAGE $LEDGER_IMAGE"
+build_service "$POSTGRES_IMAGE" postgres
+build_service "$HAPROXY_IMAGE" haproxy
+say "Images: $FAKER_IMAGE $MANIFEST_IMAGE $FILE_IMAGE $STANDIN_IMAGE $CHAOS_IMAGE $LEDGER_IMAGE" \
+    "$POSTGRES_IMAGE $HAPROXY_IMAGE"

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import requests
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.e2e.dev_server import DevServer, wait_until
-from atlas_dagster_tests.stack.compose import SERVICES, Stack
+from atlas_dagster_tests.stack.compose import ANSWERING, SERVICES, Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -30,15 +30,24 @@ class Web(DevServer):
 
     def graphql(self, query: str, **variables: Any) -> Any:
         """Asked again where the database was gone: its connections notice at their next use."""
-        for _ in range(10):
-            try:
-                return super().graphql(query, **variables)
-            except AssertionError as error:
-                if "OperationalError" not in str(error):
-                    raise
-            except requests.ConnectionError:  # the webserver itself is being restarted
-                time.sleep(1)
-        return super().graphql(query, **variables)
+        return _patiently(lambda: super(Web, self).graphql(query, **variables))
+
+    def launch(self, *assets: str, checks: Collection[tuple[str, str]] | None = None) -> str:
+        return _patiently(lambda: super(Web, self).launch(*assets, checks=checks))
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return ask()
+        except AssertionError as error:
+            if "OperationalError" not in str(error) or time.monotonic() > deadline:
+                raise
+        except requests.ConnectionError:  # the webserver itself is being restarted
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 #: Services that are restarted while one sync runs, by the name of its connection.
@@ -105,7 +114,7 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     run = web.launch(f"{connection}/events")
     wait_until("the connector runs", lambda: connectors(stack, connection), seconds=120)
     stack.compose("restart", *RESTARTED[connection])
-    stack.wait_healthy(*SERVICES)
+    stack.wait_healthy(*ANSWERING)
     ended = web.wait(run, seconds=180)
     wait_until("no connector is left", lambda: not connectors(stack, connection), seconds=120)
     if ended != "SUCCESS":
@@ -113,7 +122,8 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     assert ids(stack, connection) == [*range(1, COUNT + 1)]
 
 
-def test_each_service_has_no_more_than_it_needs(stack: Stack) -> None:
+def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> None:
+    stack.wait_healthy(*SERVICES)
     inspected = {service: stack.containers(service)[0].attrs for service in SERVICES}
     sockets, secrets, roots, powerful = set(), set(), set(), set()
     for service, attrs in inspected.items():
@@ -178,9 +188,13 @@ def test_the_proxy_passes_what_atlas_asks_for_only(
     assert said.split() == [str(status)]
 
 
+#: The password is put in by the container's shell: on no command line.
+DUMP = 'PGPASSWORD=$POSTGRES_PASSWORD exec pg_dump -U "$POSTGRES_USER" "$POSTGRES_DB"'
+
+
 def test_a_secret_is_nowhere_but_in_its_file(stack: Stack, tmp_path: Path) -> None:
     """After everything above has used it."""
-    dump = stack.compose("exec", "-T", "postgres", "pg_dump", "-U", "atlas", "atlas")
+    dump = stack.compose("exec", "-T", "postgres", "sh", "-c", DUMP)
     assert "slow_ui" in dump
     texts = {"database": dump, "logs": stack.compose("logs")}
     for container in stack.client.containers.list():
