@@ -7,12 +7,15 @@
     │   ├── UnknownConnectorError
     │   ├── UnknownStreamError
     │   ├── MissingVariableError
+    │   ├── InvalidConfigError a config does not fit the connector's SPEC
     │   ├── CheckFailedError   the connector's CHECK said FAILED
     │   └── BreakingChangeError
     ├── TransientError         may pass by itself; a retry is reasonable
     │   └── RunnerUnavailableError   no Docker engine, image or package to be had now
     ├── ConnectorFailedError   the connector crashed or reported an error; the family it says
+    │   ├── ConnectorTimeoutError    it exceeded one of its time limits and was stopped
     │   └── ReadFailedError          one or more streams did not complete
+    ├── StoppedError           whoever asked for it wants it no longer
     └── BrokenError            something is broken: the connector's output, a table
         ├── ProtocolError            output that cannot be understood
         └── DestinationError         a table is not what its state says
@@ -54,6 +57,14 @@ class MissingVariableError(ConfigError):
     """``{{ env.X }}`` names a variable that is not set where the step runs."""
 
     topic = "a-variable-is-not-set"
+
+
+class InvalidConfigError(ConfigError):
+    """A config does not fit the connector's SPEC; ``field`` says where, dots between its keys."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class CheckFailedError(ConfigError):
@@ -115,6 +126,14 @@ class ConnectorFailedError(AtlasError):
         super().__init__(message)
         self.failure_type = failure_type
         self.stack_trace = stack_trace
+
+
+class ConnectorTimeoutError(ConnectorFailedError):
+    """The connector exceeded one of its time limits and was stopped."""
+
+
+class StoppedError(AtlasError):
+    """Whoever had asked for it wants it no longer: a caller that left, an adapter that closed."""
 
 
 class ProtocolError(BrokenError):

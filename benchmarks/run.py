@@ -14,7 +14,8 @@ Figures are medians: records a second of the whole process, start-up and contain
 seconds and peak memory of that process alone. ``of_x`` is Atlas divided by x. All goes into
 ``results.json``, under its number of records, and leaves there what was not measured this time.
 The images of the recordings stay: 450 bytes a record in ``docker images atlas-bench/*``.
-Needs Docker, the base image of ``make images``, Postgres for ``postgres``, and PyPI for PyAirbyte.
+Needs Docker, the base image of ``make images``, Postgres for ``postgres`` and ``state``, and PyPI
+for PyAirbyte.
 """
 
 import argparse
@@ -30,8 +31,11 @@ from typing import Any, NamedTuple
 
 import dedup
 import engine
+import overhead
 import postgres
 import pyairbyte
+import state
+import tick
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS, image_name
 
@@ -71,7 +75,10 @@ WORKLOADS = {
     "tiny": Workload("append", "tiny"),
 }
 SHAPES = ("wide", "nested", "tiny")
-PARTS = (*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder", "start")
+PARTS = (
+    *(*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder"),
+    *("start", "state", "overhead", "tick"),
+)
 
 
 def build_image(recording: str, records: int) -> None:
@@ -181,6 +188,12 @@ def main() -> None:
         keep(results, engine.decoder_speed(records // 5, runs), "decoder")
     if "start" in only:
         keep(results, engine.start_overhead(2 * runs), "start")
+    if "state" in only:
+        keep(results, state.measure(runs), "state")
+    if "overhead" in only:
+        keep(results, overhead.measure(2 * runs), "overhead")
+    if "tick" in only:
+        keep(results, tick.measure(10_000, 10 * runs), "tick")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,19 @@ def _tables(results: dict[str, Any]) -> Iterator[str]:
                 f"| {each['copy']['records_per_s']:,} | {each['of_copy']['records_per_s']:.2f} |"
             )
         yield ""
+    if state := results.get("state"):
+        yield "| A checkpoint of 10,000 rows | envelope | commit | held | event | of a bare append |"
+        yield "|---|---|---|---|---|---|"
+        for name, each in state["checkpoint"].items():
+            cells = [f"{each[part]} ms" for part in ("prepare", "commit", "held", "event")]
+            yield f"| {name} | {' | '.join(cells)} | {each['of_bare']} |"
+        yield ""
+        yield "| The state of 200 streams | in one call | one by one | after a death, in one call |"
+        yield "|---|---|---|---|"
+        for name, each in state["200 streams"].items():
+            cells = [f"{each[part]:,.0f} ms" for part in ("batched", "one_by_one", "died_batched")]
+            yield f"| event log in {name} | {' | '.join(cells)} |"
+        yield ""
     when = results.get("date", "earlier")
     yield f"Measured {when}: {results['machine']}, medians of {results['runs']}."
 

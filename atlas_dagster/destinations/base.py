@@ -3,6 +3,9 @@
 A :class:`Destination` opens one :class:`StreamWriter` per stream. Rows are staged as they come and
 stay invisible; :meth:`Destination.commit` makes those of one or more streams part of their tables
 together with the envelope's ``seq``, in one transaction per table or one for all.
+
+The envelope may say that the rows of a stream are held: they are durable then, beside their table,
+and the first commit that is not held and continues them shows all of them at once.
 """
 
 from abc import ABC, abstractmethod
@@ -51,6 +54,8 @@ class StreamWriter(ABC):
 
     #: Rows staged since the last commit.
     staged_rows: int = 0
+    #: Rows of earlier commits that are not shown yet.
+    held_rows: int = 0
 
     @abstractmethod
     def write(self, batch: pa.RecordBatch) -> None:
@@ -80,7 +85,7 @@ class StreamWriter(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Bring everything committed into the table that readers see (dedup merges here)."""
+        """Bring all that is committed and not held into the table that readers see (a merge)."""
 
     @abstractmethod
     def discard(self) -> None:
@@ -140,6 +145,12 @@ class Destination(ABC):
         """Column names an existing table uses, by the field they hold and their type."""
 
     @abstractmethod
+    def held_columns(
+        self, connection: str, table: TablePath
+    ) -> Mapping[tuple[str, pa.DataType], str] | None:
+        """:meth:`known_columns` of the rows held for a table; None where some of them are gone."""
+
+    @abstractmethod
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
         """A writer for one stream."""
 
@@ -174,10 +185,10 @@ class Destination(ABC):
         """The stored envelope of one commit."""
 
     @abstractmethod
-    def recover(self, connection: str) -> None:
+    def recover(self, connection: str) -> Sequence[Envelope]:
         """Finish commits that a dead process left half-way: some of their tables done, some not.
 
-        Where a commit is one transaction, there are none.
+        Where a commit is one transaction, there are none. Returns all envelopes that are stored.
         """
 
     @abstractmethod

@@ -5,6 +5,7 @@ Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atl
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -22,11 +23,12 @@ from atlas_dagster.destinations.base import (
 )
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained, StoresTables
 from atlas_dagster.destinations.data_file import DataFile
-from atlas_dagster.destinations.delta_append import AppendWriter
-from atlas_dagster.destinations.delta_dedup import WAITING, DedupWriter
+from atlas_dagster.destinations.delta_dedup import DedupWriter
 from atlas_dagster.destinations.delta_history import foreign_change
 from atlas_dagster.destinations.delta_maintenance import maintain
+from atlas_dagster.destinations.delta_stream import StreamTables, changes_path
 from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.destinations.newest_rows import by_key, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
 from atlas_dagster.destinations.store import Store, unusable
@@ -48,7 +50,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         self.root = self._store.root
         self._waiting = Waiting()
         # Opened when a sync was planned, for its writers: what comes between is refused, too.
-        self._planned: dict[TablePath, tuple[LakeTable, LakeTable]] = {}
+        self._planned: dict[TablePath, StreamTables] = {}
 
     def table_uri(self, table: TablePath) -> str:
         return "/".join((self.root, *table))
@@ -78,20 +80,17 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         return TableInfo(uri, stored.row_count, str(stored.version))
 
     def committed(self, connection: str, table: TablePath) -> int | None:
-        main, changes = self._planned[table] = self._tables(connection, table)
-        if not main.exists and not self._has_waiting(table, changes):
-            # Without files waiting to be merged, a change log alone is what a dropped table left.
-            return None
-        return max(main.seq, changes.seq) or None
+        tables = self._planned[table] = self._tables(connection, table)
+        return tables.seq or None if tables.exists else None
 
     def foreign_change(self, connection: str, table: TablePath) -> str | None:
-        main, changes = self._planned.get(table) or self._tables(connection, table)
-        if main.exists and not max(main.seq, changes.seq):
+        tables = self._planned.get(table) or self._tables(connection, table)
+        if tables.main.exists and not tables.seq:
             raise DestinationError(
-                f"{main.uri} is a table that Atlas did not make for connection '{connection}': "
-                "move or delete it, and the stream is read from the beginning."
+                f"{tables.main.uri} is a table that Atlas did not make for connection "
+                f"'{connection}': move or delete it, and the stream is read from the beginning."
             )
-        return foreign_change(main, self._store.filesystem, self._store.path(*table))
+        return foreign_change(tables.main, self._store.filesystem, self._store.path(*table))
 
     def claim(self, connection: str, deployment: str) -> str:
         return delta_owner.claim(self._owner_uri(connection), deployment)
@@ -104,32 +103,31 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
 
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
         planned = self._planned.get(table)
-        main = planned[0] if planned else LakeTable(self.table_uri(table), connection="")
-        known = {}
-        for field in main.arrow_schema or ():
-            original = (field.metadata or {}).get(SOURCE_NAME_KEY.encode())
-            if original is not None:
-                known[original.decode(), field.type] = field.name
-        return known
+        main = planned.main if planned else LakeTable(self.table_uri(table), connection="")
+        return _columns(main.arrow_schema)
+
+    def held_columns(
+        self, connection: str, table: TablePath
+    ) -> Mapping[tuple[str, pa.DataType], str] | None:
+        tables = self._planned.get(table) or self._tables(connection, table)
+        if not tables.is_behind:
+            return None
+        folder = pafs.FileSelector(self._store.path(*table), allow_not_found=True)
+        there = {info.base_name for info in self._store.filesystem.get_file_info(folder)}
+        if not there.issuperset(tables.changes.file_names):
+            return None
+        return _columns(tables.changes.arrow_schema)
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
-        main, changes = self._take_tables(connection, spec.path)
-        if spec.mode == "append_dedup":
-            return DedupWriter(
-                spec,
-                table=main,
-                changes=changes,
-                stage=self._stage(spec.path, spec.schema.arrow, prefix=WAITING),
-                open_stage=lambda schema: self._stage(spec.path, schema),
-                open_file=lambda name: self._file(spec.path, name),
-                find_envelope=lambda seq: self.envelope(connection, seq),
-            )
-        if not spec.replaces and self._has_waiting(spec.path, changes):
-            raise DestinationError(
-                f"{self.table_uri(spec.path)} has rows of an interrupted append_dedup sync that "
-                "are not merged yet; run it once more as append_dedup before changing its mode."
-            )
-        return AppendWriter(spec, table=main, stage=self._stage(spec.path, spec.schema.arrow))
+        tables = self._take_tables(connection, spec.path)
+        parts: dict[str, Any] = {
+            "tables": tables,
+            "stage": self._stage(spec.path, spec.schema.arrow, after=tables.changes.file_names),
+            "find_envelope": lambda seq: self.envelope(connection, seq),
+        }
+        if spec.mode != "append_dedup":
+            return DeltaWriter(spec, **parts)
+        return DedupWriter(spec, open_stage=lambda schema: self._stage(spec.path, schema), **parts)
 
     def prepare(self, envelope: Envelope) -> None:
         folder = self._envelope_folder(envelope.connection)
@@ -145,10 +143,6 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
                     "meanwhile; once that has ended, do it again."
                 )
             self._roll_forward(envelope, commit)
-            main, _ = self._tables(envelope.connection, commit.table)
-            if main.seq < envelope.seq and main.arrow_schema is not None:
-                # A dedup table takes it, too, so that its log shows a commit of ours.
-                main.add((), envelope, main.arrow_schema, replaces=False)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
@@ -158,36 +152,35 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         except FileNotFoundError:
             return None
 
-    def recover(self, connection: str) -> None:
-        for seq in self._stored_seqs(connection):
-            envelope = self.envelope(connection, seq)
-            if envelope is None or len(envelope.streams) < 2:
+    def recover(self, connection: str) -> Sequence[Envelope]:
+        stored = [self.envelope(connection, seq) for seq in self._stored_seqs(connection)]
+        envelopes = [envelope for envelope in stored if envelope is not None]
+        for envelope in envelopes:
+            if len(envelope.streams) < 2:
                 continue  # one table: its transaction was all or nothing
             seqs = {c.table: self.committed(connection, c.table) or 0 for c in envelope.streams}
-            if seq not in seqs.values():
+            if envelope.seq not in seqs.values():
                 continue
             for commit in envelope.streams:
-                if seqs[commit.table] < seq:
+                if seqs[commit.table] < envelope.seq:
                     self._roll_forward(envelope, commit)
+        return envelopes
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
-        main, changes = self._take_tables(envelope.connection, commit.table)
-        if not commit.files:
-            # Where a stream's syncs commit to, so that one which is running is refused.
-            table = changes if changes.exists else main
-            if table.arrow_schema is not None:
-                table.add((), envelope, table.arrow_schema, replaces=commit.replaces)
-            return
-        table = changes if commit.files[0].path.startswith(WAITING) else main
-        try:
-            schema = self._schema_of(self._file(commit.table, commit.files[0].path))
-        except FileNotFoundError:
-            raise DestinationError(
-                f"{main.uri} lacks commit {envelope.seq}, which other tables of "
-                f"{envelope.connection} have, and its files are gone; refresh the connection."
-            ) from None
-        table.widen(schema)
-        table.add(commit.files, envelope, schema, replaces=False)
+        tables = self._take_tables(envelope.connection, commit.table)
+        schema = tables.arrow_schema
+        if commit.files:
+            try:
+                schema = self._schema_of(self._file(commit.table, commit.files[0].path))
+            except FileNotFoundError:
+                if not tables.main.exists:
+                    return  # dropped, and its files with it
+                raise DestinationError(
+                    f"{tables.main.uri} lacks commit {envelope.seq}, which other tables of "
+                    f"{envelope.connection} have, and its files are gone; refresh the connection."
+                ) from None
+        if schema is not None:
+            tables.take(envelope, commit, schema)
 
     def _schema_of(self, file: DataFile) -> pa.Schema:
         """The columns a staged file was written with."""
@@ -205,20 +198,18 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
                     f"{self._envelope_folder(connection)}/{seq}.json"
                 )
 
-    def _has_waiting(self, table: TablePath, changes: LakeTable) -> bool:
-        """Whether rows of an interrupted dedup sync are there to be merged."""
-        return any(self._file(table, name).exists() for name in changes.file_names)
-
-    def _take_tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
+    def _take_tables(self, connection: str, path: TablePath) -> StreamTables:
         """The tables to write to, as they were when the sync was planned."""
         return self._planned.pop(path, None) or self._tables(connection, path)
 
     def maintain(self, connection: str, table: TablePath, *, retain_hours: int) -> Maintained:
-        main, changes = self._tables(connection, table)
-        # Rows that wait for their merge are files of this folder, listed in the log of changes.
-        keep = self._uncommitted_files(connection, table).union(changes.file_names)
+        tables = self._tables(connection, table)
+        # Changes that wait are files of this folder, listed in their log only.
+        keep = self._uncommitted_files(connection, table).union(tables.changes.file_names)
         folder = self._store.path(*table)
-        return maintain(main, self._store.filesystem, folder, retain_hours=retain_hours, keep=keep)
+        return maintain(
+            tables.main, self._store.filesystem, folder, retain_hours=retain_hours, keep=keep
+        )
 
     def _uncommitted_files(self, connection: str, table: TablePath) -> set[str]:
         """Files that stored envelopes list for ``table``, whose commit it has not taken yet."""
@@ -246,16 +237,18 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
     def close(self) -> None:
         """Nothing is held open."""
 
-    def _tables(self, connection: str, path: TablePath) -> tuple[LakeTable, LakeTable]:
-        """The table readers see and the one its changes wait in."""
-        return (
+    def _tables(self, connection: str, path: TablePath) -> StreamTables:
+        return StreamTables(
             LakeTable(self.table_uri(path), connection),
-            LakeTable(self.table_uri(changes_path(path)), connection),
+            LakeTable(self.table_uri(changes_path(BOOKKEEPING, path)), connection),
+            lambda name: self._file(path, name),
         )
 
-    def _stage(self, table: TablePath, schema: pa.Schema, *, prefix: str = "part") -> ParquetStage:
+    def _stage(
+        self, table: TablePath, schema: pa.Schema, *, after: Collection[str] = ()
+    ) -> ParquetStage:
         folder = self._store.path(*table)
-        return ParquetStage(self._store, folder, schema, waiting=self._waiting, prefix=prefix)
+        return ParquetStage(self._store, folder, schema, waiting=self._waiting, after=after)
 
     def _file(self, table: TablePath, name: str) -> DataFile:
         return DataFile(self._store.filesystem, self._store.path(*table), name)
@@ -274,7 +267,11 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
-def changes_path(table: TablePath) -> TablePath:
-    """Where the changes of a dedup table wait for their merge."""
-    connection, *rest = table
-    return (BOOKKEEPING, connection, "changes", *rest)
+def _columns(schema: pa.Schema | None) -> dict[tuple[str, pa.DataType], str]:
+    """The columns that hold a field of the source."""
+    known = {}
+    for field in schema or ():
+        original = (field.metadata or {}).get(SOURCE_NAME_KEY.encode())
+        if original is not None:
+            known[original.decode(), field.type] = field.name
+    return known

@@ -6,15 +6,18 @@ whose handle has not seen another commit of the same application, and that refus
 against a second writer.
 """
 
-from collections.abc import Collection, Iterable
+import contextlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from atlas_dagster.destinations.store import unusable
+from atlas_dagster.destinations.store import settle, unusable
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile, now
 
@@ -37,6 +40,7 @@ class LakeTable:
             self.handle = None
         except OSError as error:
             raise unusable(self.uri, error) from error
+        self._settled = self.version
 
     @property
     def exists(self) -> bool:
@@ -55,6 +59,11 @@ class LakeTable:
     def file_names(self) -> list[str]:
         """Of the table's files, relative to it and sorted."""
         return sorted(self._files().column("path").to_pylist()) if self.exists else []
+
+    @property
+    def files(self) -> list[StagedFile]:
+        """As a commit lists them; it need not look into them again."""
+        return [_staged(row) for row in self._files().to_pylist()] if self.exists else []
 
     def files_near(self, other: "LakeTable", columns: Collection[str]) -> list[str]:
         """The files that may hold values of ``columns`` that ``other`` holds, too."""
@@ -146,11 +155,30 @@ class LakeTable:
         """See our own commit, and make sure that it is still the last one of ours."""
         assert self.handle is not None
         self.handle.update_incremental()
+        self._settle()
         if self.seq != seq:
             raise DestinationError(
                 f"{self.uri} was written by another sync of this connection at the same time; "
                 "this one stops. Sync again once the other has ended."
             )
+
+    def _settle(self) -> None:
+        """Have new versions survive a loss of power, which Delta does not see to by itself.
+
+        It would leave a commit empty, and a table with such a commit cannot be read any more.
+        """
+        log = f"{self.uri}/_delta_log"
+        for version in range(self._settled + 1, self.version + 1):
+            self._settled = version
+            if "://" not in self.uri:
+                with contextlib.suppress(FileNotFoundError):  # others may have cleaned up theirs
+                    settle(f"{log}/{version:020}.json")
+                settle(log)
+
+    def refuse_others(self) -> None:
+        """Raise :class:`DestinationError` where another sync has committed to the table."""
+        if self.exists:
+            self.reload(self.seq)
 
     def clear(self) -> None:
         """Let go of all files."""
@@ -200,3 +228,23 @@ class LakeTable:
                 TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
             )
             self.reload(seq)
+
+
+def _staged(row: Mapping[str, Any]) -> StagedFile:
+    """A file of a table, from the statistics it was listed with."""
+
+    def of(bound: str) -> dict[str, Any]:
+        return {
+            name.removeprefix(bound): value
+            for name, value in row.items()
+            if name.startswith(bound) and value is not None
+        }
+
+    statistics = {
+        "numRecords": row["num_records"],
+        "minValues": of("min."),
+        "maxValues": of("max."),
+        "nullCount": of("null_count."),
+    }
+    stats = msgspec.json.encode(statistics).decode()
+    return StagedFile(row["path"], row["size_bytes"], row["num_records"], stats)

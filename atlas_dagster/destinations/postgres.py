@@ -6,7 +6,6 @@ Atlas itself keeps there (:mod:`~atlas_dagster.destinations.postgres_state`).
 
 from collections.abc import Collection, Mapping, Sequence
 
-import msgspec
 import pyarrow as pa
 
 from atlas_dagster.destinations.base import (
@@ -19,7 +18,7 @@ from atlas_dagster.destinations.base import (
 from atlas_dagster.destinations.postgres_columns import columns_of, quoted
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_merge import Merge
-from atlas_dagster.destinations.postgres_state import Bookkeeping
+from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
 from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
@@ -45,8 +44,8 @@ class PostgresDestination(Destination):
         return f"{self._database.uri}/{state.schema}/{state.table}"
 
     def committed(self, connection: str, table: TablePath) -> int | None:  # noqa: ARG002
-        state = self._bookkeeping.find(table)
-        return state.seq or None if state.exists else None
+        state, held = self._bookkeeping.find(table), self._bookkeeping.find_held(table)
+        return max(state.seq, held.seq) or None if state.exists or held.exists else None
 
     def foreign_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
         """Rows changed by hand leave no trace here; of a table in the way, ``committed`` tells."""
@@ -59,13 +58,15 @@ class PostgresDestination(Destination):
         self._bookkeeping.adopt(connection, deployment)
 
     def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
-        state = self._bookkeeping.find(table)
-        if not state.exists:
-            return {}
-        return {
-            (field.metadata[SOURCE_NAME_KEY.encode()].decode(), field.type): field.name
-            for field in state.fields
-        }
+        return _columns(self._bookkeeping.find(table))
+
+    def held_columns(
+        self,
+        connection: str,  # noqa: ARG002
+        table: TablePath,
+    ) -> Mapping[tuple[str, pa.DataType], str] | None:
+        held = self._bookkeeping.find_held(table)
+        return _columns(held) if held.exists else None
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:  # noqa: ARG002
         self._opened += 1
@@ -89,19 +90,19 @@ class PostgresDestination(Destination):
             self.prepare(envelope)
             for commit in envelope.streams:
                 state = self._bookkeeping.find(commit.table, lock=True)
-                if not state.exists or state.seq != since[commit.table]:
+                if self.committed(envelope.connection, commit.table) != since[commit.table]:
                     raise DestinationError(
                         f"{state.relation} was written by a sync of this connection, or dropped, "
                         "meanwhile; do it again."
                     )
-                marked = msgspec.structs.replace(state, seq=envelope.seq)
-                self._bookkeeping.advance(commit.table, marked)
+                self._bookkeeping.mark(commit.table, envelope.seq)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         return self._bookkeeping.envelope(connection, seq)
 
-    def recover(self, connection: str) -> None:
+    def recover(self, connection: str) -> Sequence[Envelope]:
         """A commit is one transaction: there are no halves."""
+        return self._bookkeeping.envelopes(connection)
 
     def forget(self, connection: str, keep: Collection[int]) -> None:
         self._bookkeeping.forget(connection, keep)
@@ -129,3 +130,11 @@ class PostgresDestination(Destination):
 
     def close(self) -> None:
         self._database.close()
+
+
+def _columns(state: TableState) -> dict[tuple[str, pa.DataType], str]:
+    """The columns that hold a field of the source."""
+    return {
+        (field.metadata[SOURCE_NAME_KEY.encode()].decode(), field.type): field.name
+        for field in (state.fields if state.exists else ())
+    }

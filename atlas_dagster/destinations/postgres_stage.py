@@ -8,36 +8,7 @@ import pyarrow.compute as pc
 from atlas_dagster.destinations.postgres_columns import ARRIVAL, Column, quoted
 from atlas_dagster.destinations.postgres_connection import Database, ValueRefusedError
 from atlas_dagster.records.changes import Change, Misfit
-from atlas_dagster.records.types import EXTRA, META
-
-#: Within a JSON text: the character that jsonb refuses, beside an escaped backslash, which is kept.
-_NUL_ESCAPE = r"(\\\\)|\\u0000"
-#: What can become jsonb of a text: itself, else without that character, else nothing.
-_MEND_FUNCTION = f"""
-    CREATE OR REPLACE FUNCTION pg_temp._atlas_json(value text) RETURNS text
-    LANGUAGE plpgsql AS $$
-    DECLARE cleaned text;
-    BEGIN
-        BEGIN
-            PERFORM value::jsonb;
-            RETURN value;
-        EXCEPTION WHEN OTHERS THEN
-            cleaned := regexp_replace(value, '{_NUL_ESCAPE}', '\\1', 'g');
-        END;
-        BEGIN
-            PERFORM cleaned::jsonb;
-            RETURN cleaned;
-        EXCEPTION WHEN OTHERS THEN
-            RETURN NULL;
-        END;
-    END $$
-"""
-#: ... and what to note of it, as one entry of ``changes``; ``$1`` is the field.
-_CHANGE = (
-    "jsonb_build_object('field', $1::text, "
-    f"'change', CASE WHEN m.mended IS NULL THEN '{Misfit.TYPE.value[0]}' "
-    f"ELSE '{Misfit.MENDED.value[0]}' END, 'reason', '{Misfit.TYPE.value[1]}')"
-)
+from atlas_dagster.records.types import META
 
 
 class TemporaryStage:
@@ -89,41 +60,6 @@ class TemporaryStage:
         if self._exists:
             self._database.run(f"DROP TABLE IF EXISTS {self.table}")
         self._exists, self.rows = False, 0
-
-    def mend_json(self) -> None:
-        """Make every JSON text one that jsonb takes, and note it in ``_airbyte_meta``.
-
-        Where nothing can be made of it, ``_airbyte_extra`` keeps it, as text. The server decides,
-        value by value, so this is only for when it has refused one.
-        """
-        self._database.run(_MEND_FUNCTION)
-        of = {column.logical: column for column in self._columns if column.is_json}
-        meta, extra = of.pop(META), of.pop(EXTRA)
-        self._database.run(
-            f"UPDATE {self.table} SET {meta.quoted} = pg_temp._atlas_json({meta.quoted})"
-        )
-        noted = (
-            f"{meta.quoted} = jsonb_set(s.{meta.quoted}::jsonb, '{{changes}}', "
-            f"s.{meta.quoted}::jsonb -> 'changes' || {_CHANGE})::text"
-        )
-        kept = "jsonb_build_object($1::text, m.original)"
-        self._mend(extra, f"{noted}, {extra.quoted} = COALESCE(m.mended, {kept}::text)")
-        held = f"COALESCE(s.{extra.quoted}::jsonb, '{{}}')"
-        for column in of.values():
-            self._mend(
-                column,
-                f"{noted}, {column.quoted} = m.mended, {extra.quoted} = CASE "
-                f"WHEN m.mended IS NULL THEN ({kept} || {held})::text ELSE s.{extra.quoted} END",
-            )
-
-    def _mend(self, column: Column, assignments: str) -> None:
-        self._database.run(
-            f"UPDATE {self.table} AS s SET {assignments} FROM ("
-            f"SELECT {ARRIVAL} AS row, {column.quoted} AS original, "
-            f"pg_temp._atlas_json({column.quoted}) AS mended FROM {self.table}"
-            f") AS m WHERE m.row = s.{ARRIVAL} AND m.mended IS DISTINCT FROM m.original",
-            column.source.replace("\0", ""),
-        )
 
     def _without_nuls(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Without U+0000, the one character that Postgres text cannot hold; noted as changes."""

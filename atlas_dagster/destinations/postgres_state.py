@@ -1,9 +1,10 @@
 """What Atlas keeps in Postgres: beside the tables of a connection, in its schema.
 
-``_atlas_state`` has a row for each table, with the ``seq`` of its last commit; ``_atlas_envelopes``
-the envelopes. Both change in the transaction that changes the rows. ``relation`` tells a table of
-ours from one that someone has put in its place; as a ``regclass`` it survives dump and restore.
-``_atlas_owner`` names the deployment that the tables belong to.
+``_atlas_state`` has a row for each table, with the ``seq`` of its last commit, and one for the rows
+that are held for it, in a table of their own; ``_atlas_envelopes`` has the envelopes. Both change
+in the transaction that changes the rows. ``relation`` tells a table of ours from one that someone
+has put in its place; as a ``regclass`` it survives dump and restore. ``_atlas_owner`` names the
+deployment that the tables belong to.
 """
 
 from collections.abc import Collection
@@ -16,6 +17,7 @@ from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.postgres_columns import quoted, schema_name, table_name
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.errors import DestinationError
+from atlas_dagster.records.names import assign
 from atlas_dagster.state.envelope import Envelope
 
 _STATE = "_atlas_state"
@@ -56,17 +58,58 @@ class Bookkeeping:
             DestinationError: a table that is not Atlas's stands in its place.
         """
         schema = schema_name(path[0])
+        known = self._known(schema, ".".join(path), lock=lock)
+        if known is None:
+            known = TableState(schema, table_name(path, self._taken(schema))), None
+        return self._checked(*known, path)
+
+    def find_held(self, path: TablePath) -> TableState:
+        """The state of the rows held for a table, which :meth:`find` locks, too."""
+        schema = schema_name(path[0])
+        known = self._known(schema, _held(path))
+        if known is None:
+            return TableState(schema, "")
+        return self._checked(*known, path)
+
+    def register(self, path: TablePath) -> TableState:
+        """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
+        state = self.find(path)
+        if not self._is_kept(state.schema):
+            self._create(state.schema)
+        self._enter(".".join(path), state)
+        return state
+
+    def register_held(self, path: TablePath) -> TableState:
+        """Make the row for what is held of a table, where it is missing."""
+        state = self.find_held(path)
+        if not state.table:
+            schema, taken = state.schema, self._taken(state.schema)
+            name = f"_atlas_held_{'__'.join(path[1:])}"
+            state = TableState(schema, assign([name], reserved=taken)[name])
+            self._enter(_held(path), state)
+        return state
+
+    def _enter(self, key: str, state: TableState) -> None:
+        self._database.run(
+            f"INSERT INTO {_in(state.schema, _STATE)} (path, table_name) VALUES ($1, $2) "
+            "ON CONFLICT (path) DO NOTHING",
+            key,
+            state.table,
+        )
+
+    def _known(
+        self, schema: str, key: str, *, lock: bool = False
+    ) -> tuple[TableState, int | None] | None:
+        """What is noted of a table, and its ``relation`` then."""
         if not self._is_kept(schema):
-            return self._checked(TableState(schema, table_name(path, ())), None, path)
+            return None
         found = self._database.rows(
             "SELECT table_name, seq, row_count, fields, relation::oid::bigint AS held "
             f"FROM {_in(schema, _STATE)} WHERE path = $1" + (" FOR UPDATE" if lock else ""),
-            ".".join(path),
+            key,
         )
         if not found:
-            taken = self._database.rows(f"SELECT table_name FROM {_in(schema, _STATE)}")
-            name = table_name(path, [row["table_name"] for row in taken])
-            return self._checked(TableState(schema, name), None, path)
+            return None
         (row,) = found
         fields = _NO_COLUMNS
         if row["fields"] is not None:
@@ -74,23 +117,23 @@ class Bookkeeping:
         state = TableState(
             schema, row["table_name"], seq=row["seq"], row_count=row["row_count"], fields=fields
         )
-        return self._checked(state, row["held"], path)
+        return state, row["held"]
 
-    def register(self, path: TablePath) -> TableState:
-        """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
-        state = self.find(path)
-        if not self._is_kept(state.schema):
-            self._create(state.schema)
-        self._database.run(
-            f"INSERT INTO {_in(state.schema, _STATE)} (path, table_name) VALUES ($1, $2) "
-            "ON CONFLICT (path) DO NOTHING",
-            ".".join(path),
-            state.table,
-        )
-        return state
+    def _taken(self, schema: str) -> list[str]:
+        if not self._is_kept(schema):
+            return []
+        rows = self._database.rows(f"SELECT table_name FROM {_in(schema, _STATE)}")
+        return [row["table_name"] for row in rows]
 
     def advance(self, path: TablePath, state: TableState) -> None:
         """Note ``state`` as the table's own."""
+        self._note(".".join(path), state)
+
+    def advance_held(self, path: TablePath, state: TableState) -> None:
+        """Note ``state`` as that of the rows held for the table."""
+        self._note(_held(path), state)
+
+    def _note(self, key: str, state: TableState) -> None:
         self._database.run(
             f"UPDATE {_in(state.schema, _STATE)} SET relation = $1::text::regclass, "
             "seq = $2, row_count = $3, fields = $4 WHERE path = $5",
@@ -98,8 +141,27 @@ class Bookkeeping:
             state.seq,
             state.row_count,
             state.fields.serialize().to_pybytes(),
-            ".".join(path),
+            key,
         )
+
+    def mark(self, path: TablePath, seq: int) -> None:
+        """Note a commit without rows, and let go of what is held."""
+        state, held = self.find(path), self.find_held(path)
+        if state.exists:
+            self.drop_held(path, held)
+            self.advance(path, msgspec.structs.replace(state, seq=seq))
+        elif held.exists:
+            self._database.run(f"TRUNCATE {held.relation}")
+            self.advance_held(path, msgspec.structs.replace(held, seq=seq, row_count=0))
+
+    def drop_held(self, path: TablePath, held: TableState) -> None:
+        """Drop the rows held for a table, and forget that there were any."""
+        if held.exists:
+            self._database.run(f"DROP TABLE {held.relation}")
+        if held.table:
+            self._database.run(
+                f"DELETE FROM {_in(held.schema, _STATE)} WHERE path = $1", _held(path)
+            )
 
     def columns(self, state: TableState) -> dict[str, str]:
         """The table's columns and their types."""
@@ -128,6 +190,13 @@ class Bookkeeping:
             seq,
         )
         return Envelope.decode(rows[0]["envelope"]) if rows else None
+
+    def envelopes(self, connection: str) -> list[Envelope]:
+        schema = schema_name(connection)
+        if not self._is_kept(schema):
+            return []
+        rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
+        return [Envelope.decode(row["envelope"]) for row in rows]
 
     def forget(self, connection: str, keep: Collection[int]) -> None:
         schema = schema_name(connection)
@@ -212,6 +281,11 @@ class Bookkeeping:
             "deployment text NOT NULL, is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only))"
         )
         self._kept.add(schema)
+
+
+def _held(path: TablePath) -> str:
+    """Under which path the rows held for a table are noted; no table has such a path."""
+    return f"{'.'.join(path)} (held)"
 
 
 def _in(schema: str, table: str) -> str:

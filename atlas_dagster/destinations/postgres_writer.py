@@ -8,15 +8,19 @@ import pyarrow as pa
 from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
 from atlas_dagster.destinations.postgres_columns import Column, columns_of, index_name, listed
 from atlas_dagster.destinations.postgres_connection import Database, ValueRefusedError
+from atlas_dagster.destinations.postgres_held import HeldRows
+from atlas_dagster.destinations.postgres_json import mend_json
 from atlas_dagster.destinations.postgres_merge import Merge
 from atlas_dagster.destinations.postgres_stage import TemporaryStage
 from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState
 from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
+_NONE = pa.schema([])
+
 
 class PostgresWriter(StreamWriter):
-    """Stages rows in a temporary table; a commit moves them, in the mode's own way.
+    """Stages rows in a temporary table; a commit moves them, in the mode's own way, or holds them.
 
     A replacing commit deletes and inserts in the table itself, instead of putting another in its
     place: readers see the old rows until it is done and never wait, and views, grants and indexes
@@ -39,10 +43,15 @@ class PostgresWriter(StreamWriter):
         self._bookkeeping = bookkeeping
         self._columns = columns_of(spec.schema)
         self._stage = TemporaryStage(database, stage_name, self._columns)
+        self._held = HeldRows(spec.path, self._columns, database=database, bookkeeping=bookkeeping)
 
     @property
     def staged_rows(self) -> int:  # type: ignore[override]
         return self._stage.rows
+
+    @property
+    def held_rows(self) -> int:  # type: ignore[override]
+        return self._held.rows
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._stage.write(batch)
@@ -57,15 +66,32 @@ class PostgresWriter(StreamWriter):
 
     def commit(self, envelope: Envelope) -> None:
         """Part of the transaction of :meth:`PostgresDestination.commit`."""
+        part = envelope.commit_to(self.spec.path)
         state = self._locked_state()
+        if not part.continues:
+            self._held.drop()
+        if part.held:
+            fields = _united(self._held.state.fields if part.continues else _NONE, self._columns)
+            self._held.take(self._stage, seq=envelope.seq, fields=fields)
+        else:
+            self._show(envelope, state)
+        self._stage.clear()
+
+    def _show(self, envelope: Envelope, state: TableState) -> None:
+        """Bring the staged rows into the table, and with them those that were held."""
+        source, rows = self._stage.table, self._stage.rows
+        if self._held.rows:
+            self._held.take(self._stage, seq=envelope.seq, fields=self._held.state.fields)
+            source, rows = self._held.table, self._held.rows
         row_count = 0 if self.spec.replaces else state.row_count
         if self.spec.replaces and state.exists:
             self._database.run(f"DELETE FROM {state.relation}")
         types = self._fit_table(state)
         if not self._is_unique(envelope, state):
-            row_count -= self._database.run(self._merge(state, types).unduplication())
-        if self._stage.rows:
-            row_count += self._move(state, types)
+            row_count -= self._database.run(self._merge(source, state, types).unduplication())
+        if rows:
+            row_count += self._move(source, state, types)
+        self._held.drop()
         self._state = msgspec.structs.replace(
             state,
             exists=True,
@@ -74,7 +100,6 @@ class PostgresWriter(StreamWriter):
             fields=_united(state.fields, self._columns),
         )
         self._bookkeeping.advance(self.spec.path, self._state)
-        self._stage.clear()
 
     def finish(self) -> None:
         """Everything committed is visible already."""
@@ -101,7 +126,7 @@ class PostgresWriter(StreamWriter):
     def _locked_state(self) -> TableState:
         """The table's state, which nobody else can change until the commit."""
         state = self._bookkeeping.find(self.spec.path, lock=True)
-        if state.seq != self._state.seq:
+        if (state.seq, self._held.find().seq) != (self._state.seq, self._held.state.seq):
             raise DestinationError(
                 f"{state.relation} was written by another sync of this connection at the same "
                 "time; this one stops. Sync again once the other has ended."
@@ -139,23 +164,27 @@ class PostgresWriter(StreamWriter):
                 run(f"ALTER TABLE {state.relation} {', '.join(changes)}")
             types = wanted | types
         if self.spec.primary_key:
-            run(self._merge(state, types).index(index_name(state.table, self.spec.primary_key)))
+            run(
+                self._merge(self._stage.table, state, types).index(
+                    index_name(state.table, self.spec.primary_key)
+                )
+            )
         return types
 
-    def _move(self, state: TableState, types: dict[str, str]) -> int:
-        """Bring the staged rows into the table; the number of rows it has more."""
+    def _move(self, source: str, state: TableState, types: dict[str, str]) -> int:
+        """Bring the rows of ``source`` into the table; the number of rows it has more."""
         try:
             with self._database.savepoint():
-                return self._insert(state, types)
+                return self._insert(source, state, types)
         except ValueRefusedError:
-            self._stage.mend_json()
-            return self._insert(state, types)
+            mend_json(self._database, source, self._columns)
+            return self._insert(source, state, types)
 
-    def _insert(self, state: TableState, types: dict[str, str]) -> int:
+    def _insert(self, source: str, state: TableState, types: dict[str, str]) -> int:
         if self.spec.primary_key:
-            # No vacuum ever looks at a temporary table, so nothing is known of it yet.
-            self._database.run(f"ANALYZE {self._stage.table}")
-            merge = self._merge(state, types)
+            # Nothing is known yet of a table that no vacuum ever looks at, or not yet.
+            self._database.run(f"ANALYZE {source}")
+            merge = self._merge(source, state, types)
             more = 0
             for pattern in self._database.rows(merge.null_patterns()):
                 nulls = list(pattern.values())
@@ -166,15 +195,15 @@ class PostgresWriter(StreamWriter):
         names = listed([column.name for column in self._columns])
         values = ", ".join(column.moved(types[column.name]) for column in self._columns)
         return self._database.run(
-            f"INSERT INTO {state.relation} ({names}) SELECT {values} FROM {self._stage.table}"
+            f"INSERT INTO {state.relation} ({names}) SELECT {values} FROM {source}"
         )
 
-    def _merge(self, state: TableState, types: dict[str, str]) -> Merge:
+    def _merge(self, source: str, state: TableState, types: dict[str, str]) -> Merge:
         by_logical = {column.logical: column for column in self._columns}
         ours = {column.name for column in self._columns}
         return Merge(
             state.relation,
-            self._stage.table,
+            source,
             self._columns,
             types,
             keys=[by_logical[key] for key in self.spec.primary_key],

@@ -2,6 +2,7 @@
 
 import contextlib
 import uuid
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,7 +40,7 @@ class Waiting:
 class ParquetStage:
     """Stages batches of one table as Parquet files in the table's own folder.
 
-    Their names begin with ``prefix`` and sort in the order in which they were written.
+    Their names sort in the order in which they were written, and behind the files ``after``.
     """
 
     def __init__(
@@ -49,14 +50,13 @@ class ParquetStage:
         schema: pa.Schema,
         *,
         waiting: Waiting,
-        prefix: str = "part",
+        after: Iterable[str] = (),
     ) -> None:
         self._store = store
         self._folder = folder
         self._schema = schema
-        self._prefix = prefix
         self._waiting = waiting
-        self._begun = 0
+        self._begun = max((int(name.split("-")[1]) for name in after), default=0)
         self._files: list[StagedFile] = []
         self._writer: pq.ParquetWriter | None = None
         self._file: DataFile
@@ -124,7 +124,7 @@ class ParquetStage:
             return
         if self._writer is None:
             self._begun += 1
-            self._file = self._open(f"{self._prefix}-{self._begun:06}-{uuid.uuid4()}.zstd.parquet")
+            self._file = self._open(f"part-{self._begun:06}-{uuid.uuid4()}.zstd.parquet")
             self._store.make_folder(self._folder)
             self._writer = pq.ParquetWriter(
                 self._file.path,

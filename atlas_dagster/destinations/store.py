@@ -66,11 +66,16 @@ class Store:
     def settle(self, path: str) -> None:
         """Make sure that a local file or folder survives a loss of power as it is now."""
         if self.is_local:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            settle(path)
+
+
+def settle(path: str) -> None:
+    """Make sure that a file or folder survives a loss of power as it is now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def unusable(uri: str, error: OSError) -> AtlasError:

@@ -16,8 +16,8 @@ from atlas_dagster.orchestration.summary import (
     preview,
     shown_cursor,
 )
-from atlas_dagster.sync.plan import StreamPlan
 from atlas_dagster.sync.rehearsal import Rehearsed
+from atlas_dagster.sync.stream_plan import StreamPlan
 
 _NOTHING = "**Dry run: nothing was written.**"
 

@@ -25,10 +25,11 @@ class EventLogStateStore:
     def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
         self._instance = instance
         self._source = source
-        #: Of the newest materializations of the streams asked for: the connectors they name, and
-        #: the columns.
+        #: Of the newest materializations of the streams asked for: the connectors they name, the
+        #: columns, and how many records each of the last syncs brought, newest first.
         self.connectors: set[str] = set()
         self.columns: dict[TablePath, dg.TableSchema] = {}
+        self.recent_records: dict[TablePath, list[int]] = {}
 
     def remembered(
         self,
@@ -66,19 +67,15 @@ class EventLogStateStore:
         return self._written_out(found)
 
     def _note(self, table: TablePath, metadata: Mapping[str, Any]) -> None:
-        connector = AtlasMetadataSet.extract(metadata).connector
+        own = AtlasMetadataSet.extract(metadata)
         columns = TableMetadataSet.extract(metadata).column_schema
-        if connector is not None:
-            self.connectors.add(connector)
+        if own.connector is not None:
+            self.connectors.add(own.connector)
+        if own.records_synced is not None:
+            before = map(int, (own.records_before or "").split())
+            self.recent_records[table] = [own.records_synced, *before]
             if columns is not None:
                 self.columns[table] = columns
-
-    def recent_records(self, table: TablePath, limit: int) -> Sequence[int]:
-        """How many records each of the last syncs brought, newest first."""
-        found = self._instance.fetch_materializations(dg.AssetKey(list(table)), limit=limit)
-        made = (event.asset_materialization for event in found.records)
-        counts = (AtlasMetadataSet.extract(m.metadata).records_synced for m in made if m)
-        return [count for count in counts if count is not None]
 
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
         """The last commits to ``table``, newest first, each with its cursor as it is shown."""

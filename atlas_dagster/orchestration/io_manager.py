@@ -19,6 +19,7 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.metadata import uri_value
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.records.dataframe import to_pandas
 from atlas_dagster.sync.connection import Connection
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ _READABLE = (
     "pandas.DataFrame, polars.DataFrame, polars.LazyFrame, pyarrow.Table, "
     "pyarrow.RecordBatchReader or duckdb.DuckDBPyRelation"
 )
-#: A NULL turns neither an integer into a float nor a boolean into an object.
-_NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
 class TableIOManager(dg.IOManager):
@@ -153,8 +152,7 @@ def _loader(annotation: Any, key: dg.AssetKey) -> Callable[[_Rows], Any]:
 
 
 def _to_pandas(rows: _Rows) -> pd.DataFrame:
-    frame: pd.DataFrame = rows.reader().read_pandas(types_mapper=_NULLABLE.get)
-    return frame
+    return to_pandas(rows.reader())
 
 
 def _to_polars(rows: _Rows) -> "pl.DataFrame":

@@ -1,7 +1,7 @@
 """What is shown and stored with each event of a stream."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, Tab
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.events import StreamFinished
 
+#: Syncs whose counts are kept, to compare a new one with.
+RECENT_SYNCS = 20
 #: Characters from which the UI shows JSON as a link.
 _LINKED_FROM = 1_000
 #: Of an image; as much of it as Docker shows.
@@ -32,13 +34,15 @@ class AtlasMetadataSet(NamespacedMetadataSet):
 
     ``envelope`` is the exact text of the stream's last commit, state included: the cursor that the
     next sync continues from. ``cursor_before`` and ``cursor_after`` are for people. Counts are of
-    all tries of a run. ``bytes_synced`` is a float because the UI plots no integer beyond 32 bits.
+    all tries of a run; ``records_before`` are those of the syncs before, newest first, so that
+    nobody need look for them. ``bytes_synced`` is a float: the UI plots no integer beyond 32 bits.
     """
 
     summary: dg.MetadataValue | None = None
     dry_run: dg.MetadataValue | None = None
     preview: dg.MetadataValue | None = None
     records_synced: int | None = None
+    records_before: str | None = None
     bytes_synced: float | None = None
     duration_seconds: float | None = None
     checkpoints: int | None = None
@@ -68,6 +72,7 @@ def materialization_metadata(
     seconds: float,
     connector: str,
     mask: Mask,
+    recent: Sequence[int],
     docs_url: str | None,
 ) -> dict[str, Any]:
     """Metadata of a stream that is complete: what people read first comes first."""
@@ -78,6 +83,7 @@ def materialization_metadata(
             summary=dg.MetadataValue.md(told),
             preview=preview(finished.sample, mask),
             records_synced=counts.records,
+            records_before=" ".join(map(str, recent[:RECENT_SYNCS])) or None,
             bytes_synced=float(counts.bytes),
             duration_seconds=round(seconds, 3),
             checkpoints=counts.checkpoints,

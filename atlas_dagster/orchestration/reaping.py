@@ -12,6 +12,7 @@ from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.owner import process_has_ended
 from atlas_dagster.runners.reaper import reap, reap_processes
+from atlas_dagster.sync.adhoc import reap_adhoc
 from atlas_dagster.sync.connection import Connection
 
 _EVERY_SECONDS = 60
@@ -74,7 +75,7 @@ def reaper_sensor(
     if not isinstance(context.instance.run_launcher, DefaultRunLauncher):
         return _leave_it_to_a_run(context)
     dead = end_dead_runs(context.instance)
-    removed = reap_ended(context.instance, atlas)
+    removed = reap_ended(context.instance, atlas) + reap_adhoc()
     if dead:
         return dg.SkipReason(f"Reported as failed, for their process is gone: {', '.join(dead)}.")
     if removed:

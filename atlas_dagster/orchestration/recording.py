@@ -54,4 +54,5 @@ def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.A
 
 
 def _told(envelope: Envelope, commit: StreamCommit) -> str:
-    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed.")
+    shown = ", shown once the stream is complete" if commit.held else ""
+    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed{shown}.")

@@ -12,7 +12,6 @@ from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.metadata import column_schema, materialization_metadata
 from atlas_dagster.orchestration.recording import check_evaluation, observations
 from atlas_dagster.orchestration.stream_checks import (
-    RECENT_SYNCS,
     broken_schema,
     check_key_of,
     check_results,
@@ -106,12 +105,14 @@ class Reporter:
         table = finished.plan.table.path
         key = dg.AssetKey(list(table))
         counts = self._tally.of(table)
+        recent = self._store.recent_records.get(table, [])
         metadata = materialization_metadata(
             finished,
             counts=counts,
             seconds=self._tally.seconds,
             connector=self._identity,
             mask=self._connector.mask,
+            recent=recent,
             docs_url=self._docs_url,
         )
         columns = column_schema(finished.plan.table.schema, finished.plan.configured)
@@ -120,7 +121,7 @@ class Reporter:
             key,
             records=counts.records,
             columns=(self._store.columns.get(table), columns),
-            recent=lambda: self._store.recent_records(table, RECENT_SYNCS),
+            recent=recent,
             duplicates=lambda: self._destination.count_duplicates(
                 finished.plan.table, finished.plan.key_columns
             ),

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atlas_dagster.destinations.address import open_destination, shown
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.config_store import config_store
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.executor import (
+    ExecutorConfig,
+    declared_defaults,
+    executor_defaults,
+)
 from atlas_dagster.runners.owner import this_process
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.conversation import Log
@@ -51,22 +53,13 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """With what ATLAS_EXECUTOR and ATLAS_DEPLOYMENT say, if they do."""
         # Not with the destination: Dagster shows what a resource is configured with.
         return cls(
-            executor=yaml.safe_load(os.environ.get("ATLAS_EXECUTOR") or "{}"),
+            executor=declared_defaults(os.environ),
             deployment=os.environ.get("ATLAS_DEPLOYMENT") or DEFAULT_DEPLOYMENT,
         )
 
     def executor_defaults(self) -> ExecutorConfig:
         """Raises ConfigError where a limit is wrong."""
-        try:
-            return ExecutorConfig(**self.executor)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            why = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(
-                f"The executor's default {field} is wrong: {why}; mend it in "
-                "ATLAS_EXECUTOR, written like {memory_limit: 4g, network: bridge}."
-            ) from error
+        return executor_defaults(self.executor)
 
     def address(self, connection: Connection | None = None) -> str:
         """Where ``connection``'s rows land, as declared: variables are not replaced."""

@@ -19,6 +19,8 @@ FAILURE_TAG = "atlas/failure_type"
 PROGRESS_TAG = "atlas/progress"
 TRIES_TAG = "atlas/tries"
 IDLE_TRIES_TAG = "atlas/tries_without_progress"
+#: On a run that the schedule requests to try another one again: the first of them.
+ROOT_RUN_TAG = "atlas/root_run"
 
 _FIRST_SECONDS = 10.0
 _LONGEST_SECONDS = 30 * 60.0
@@ -65,6 +67,19 @@ def tag_failure(
     """Tell the schedule, which may try again later."""
     progress = "yes" if patience.progressed else "no"
     instance.add_run_tags(run_id, {FAILURE_TAG: error.failure_type, PROGRESS_TAG: progress})
+
+
+def root_run_id(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The first of the runs that ``run`` tries again, whoever asked for that; else its own.
+
+    A run that succeeded is not tried again but executed anew.
+    """
+    while run.parent_run_id is not None:
+        parent = instance.get_run_by_id(run.parent_run_id)
+        if parent is None or parent.is_success:
+            return run.run_id
+        run = parent
+    return run.tags.get(ROOT_RUN_TAG) or run.run_id
 
 
 class NextTry(Struct, frozen=True):

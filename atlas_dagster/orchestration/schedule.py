@@ -18,7 +18,7 @@ from dagster._utils.schedules import (
 from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
-from atlas_dagster.orchestration.retries import next_try
+from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, next_try, root_run_id
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 
@@ -171,7 +171,11 @@ def _again(
             check_key(connection),
             *(check for check in checks if check.asset_key in wanted),
         ],
-        tags={**_tags(connection), **following.tags},
+        tags={
+            **_tags(connection),
+            **following.tags,
+            ROOT_RUN_TAG: root_run_id(context.instance, last.dagster_run),
+        },
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
 

@@ -19,8 +19,7 @@ from atlas_dagster.sync.events import StreamFailed, StreamFinished
 
 RECORDS, PRIMARY_KEY, SCHEMA = "records", "primary_key", "schema"
 
-#: Syncs that a new one is compared with, and how many there must be.
-RECENT_SYNCS = 20
+#: Syncs there must be, to compare a new one with.
 _FEWEST_SYNCS = 7
 #: Unusual is at most half or at least twice the median, outside of all that came lately, and this
 #: many median absolute deviations away, each brought to the scale of a standard deviation.
@@ -63,7 +62,7 @@ def check_results(
     *,
     records: int,
     columns: tuple[dg.TableSchema | None, dg.TableSchema],
-    recent: Callable[[], Sequence[int]],
+    recent: Sequence[int],
     duplicates: Callable[[], int],
 ) -> list[dg.AssetCheckResult]:
     """The results for a stream that is complete.
@@ -130,15 +129,13 @@ def _named(
     return made._replace(check_name=name, asset_key=key)
 
 
-def _records(
-    finished: StreamFinished, records: int, recent: Callable[[], Sequence[int]]
-) -> dg.AssetCheckResult:
+def _records(finished: StreamFinished, records: int, recent: Sequence[int]) -> dg.AssetCheckResult:
     came = f"{counted(records, 'record')} came"
     told = [f"{came}, as the source counted." if finished.counted else f"{came}."]
     told += finished.warnings
     # One that starts from the beginning is not like those before.
     continued = finished.plan.resumption.envelope is not None
-    odd = unusual(records, recent()) if continued else None
+    odd = unusual(records, recent) if continued else None
     told += [odd] if odd else []
     numbers = {"atlas/records": records}
     make = _warning if len(told) > 1 else _passed

@@ -21,7 +21,7 @@ from atlas_dagster.orchestration.options import SyncConfig, orders
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.reporting import Reporter
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.retries import Patience, tag_failure
+from atlas_dagster.orchestration.retries import Patience, root_run_id, tag_failure
 from atlas_dagster.orchestration.stream_checks import as_of_last_sync
 from atlas_dagster.orchestration.tally import Tally
 from atlas_dagster.orchestration.translator import source_key
@@ -162,7 +162,7 @@ class _Step:
             destination=destination,
             store=self._store,
             run_id=self._context.run.run_id,
-            root_run_id=self._context.run.root_run_id,
+            root_run_id=root_run_id(self._context.instance, self._context.run),
             pretend=pretend,
         )
 
@@ -182,7 +182,7 @@ class _Step:
                 destination=destination,
                 store=self._store,
                 run_id=self._context.run.run_id,
-                root_run_id=self._context.run.root_run_id,
+                root_run_id=root_run_id(self._context.instance, self._context.run),
                 notify=self._context.log.warning,
                 as_if=as_if,
             )

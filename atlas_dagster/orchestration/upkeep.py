@@ -46,7 +46,7 @@ class StateDesk:
         """Where each stream stands now; a sync may be running."""
         with closing(self._atlas.open_destination(self.connection)) as destination:
             name = self.connection.name
-            return look(name, self.tables, destination=destination, store=self.store)
+            return look(name, self.streams, self.tables, destination=destination, store=self.store)
 
     def apply(self, change: Callable[[Upkeep], Sequence[Envelope]]) -> Sequence[Envelope]:
         """Do ``change`` once no sync is running, and record it.

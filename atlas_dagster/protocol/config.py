@@ -16,7 +16,7 @@ from jsonschema import Draft7Validator, TypeChecker
 from jsonschema.exceptions import UndefinedTypeCheck, ValidationError, best_match
 from jsonschema.validators import extend
 
-from atlas_dagster.errors import ConfigError, MissingVariableError
+from atlas_dagster.errors import InvalidConfigError, MissingVariableError
 
 _TEMPLATE = re.compile(r"\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 #: Keys the CDK takes besides its SPEC (CDK ``schema_helpers.py``, internal config keys).
@@ -91,7 +91,7 @@ def resolve(
 
     Raises:
         MissingVariableError: a variable is not set.
-        ConfigError: the result does not fit the SPEC.
+        InvalidConfigError: the result does not fit the SPEC.
     """
     require_variables(config, environ=environ, where=where)
     resolved = _substitute(dict(config), schema, environ)
@@ -107,7 +107,7 @@ def validate(config: Mapping[str, Any], *, schema: Mapping[str, Any], where: str
     will judge. Secret values never enter the message.
 
     Raises:
-        ConfigError: naming the field, what is wrong with it and what is allowed.
+        InvalidConfigError: naming the field, what is wrong with it and what is allowed.
     """
     instance = {key: value for key, value in config.items() if key not in _INTERNAL_KEYS}
     _refuse_unknown_fields(instance, schema, where)
@@ -121,7 +121,8 @@ def validate(config: Mapping[str, Any], *, schema: Mapping[str, Any], where: str
         errors = [error for error in errors if not variables(error.instance)]
     worst = best_match(errors)
     if worst is not None:
-        raise ConfigError(f"{where}: {_sentence(worst)}")
+        field = _field(worst)
+        raise InvalidConfigError(f"{where}: {_sentence(worst, field)}", field)
 
 
 def _refuse_unknown_fields(
@@ -137,19 +138,27 @@ def _refuse_unknown_fields(
         if field not in properties:
             near = difflib.get_close_matches(field, list(properties), n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(properties)}."
-            raise ConfigError(f"{where}: the connector has no config field '{field}'; {hint}")
+            raise InvalidConfigError(
+                f"{where}: the connector has no config field '{field}'; {hint}", str(field)
+            )
 
 
-def _sentence(error: ValidationError) -> str:
-    field = ".".join(str(part) for part in error.absolute_path)
+def _field(error: ValidationError) -> str:
+    """Where it is; empty for the config as a whole."""
+    path = [str(part) for part in error.absolute_path]
+    if error.validator == "required":
+        rule: Any = error.validator_value
+        instance: Any = error.instance
+        path.append(next(name for name in rule if name not in instance))
+    return ".".join(path)
+
+
+def _sentence(error: ValidationError, field: str) -> str:
     subject = f"config field '{field}'" if field else "config"
     rule: Any = error.validator_value
-    instance: Any = error.instance
     match error.validator:
         case "required":
-            missing = next(name for name in rule if name not in instance)
-            path = f"{field}.{missing}" if field else missing
-            return f"config field '{path}' is missing; the connector requires it."
+            return f"{subject} is missing; the connector requires it."
         case "type":
             wanted = rule if isinstance(rule, str) else " or ".join(rule)
             return f"{subject} must be of type {wanted}, not {_type_name(error.instance)}."

@@ -141,10 +141,17 @@ class ConnectionStatus(Struct):
 
 
 class Spec(Struct):
-    """The answer to SPEC; ``connectionSpecification`` is a JSON schema of the config."""
+    """The answer to SPEC; ``connectionSpecification`` is a JSON schema of the config.
+
+    What comes after ``documentationUrl`` is only handed on.
+    """
 
     connectionSpecification: dict[str, Any]  # noqa: N815
     documentationUrl: str | None = None  # noqa: N815
+    changelogUrl: Any = None  # noqa: N815
+    protocol_version: Any = None
+    supportsIncremental: Any = None  # noqa: N815
+    advanced_auth: Any = None
 
 
 class CatalogMessage(Struct):

@@ -91,15 +91,15 @@ class ConnectionState(Struct, frozen=True):
             "STREAM", {name: blob for name, blob in self.streams.items() if name in streams}
         )
 
-    def to_file(self) -> bytes:
-        """The ``--state`` file, blobs as the source wrote them."""
+    def to_file(self, beside: Mapping[StreamDescriptor, Raw] | None = None) -> bytes:
+        """The ``--state`` file, blobs as the source wrote them.
+
+        ``beside`` a GLOBAL state, streams that it does not cover have states of their own.
+        """
         if self.bare and self.shared is not None:
             return bytes(self.shared)
         messages: list[Mapping[str, object]]
-        per_stream = [
-            {"stream_descriptor": _descriptor(name), "stream_state": blob}
-            for name, blob in self.streams.items()
-        ]
+        per_stream = _entries(self.streams)
         match self.type:
             case "STREAM":
                 messages = [{"type": "STREAM", "stream": entry} for entry in per_stream]
@@ -108,7 +108,17 @@ class ConnectionState(Struct, frozen=True):
                 messages = [{"type": "GLOBAL", "global": whole}]
             case "LEGACY":
                 messages = [{"type": "LEGACY", "data": self.shared}]
+        messages += [{"type": "STREAM", "stream": entry} for entry in _entries(beside or {})]
         return msgspec.json.encode(messages)
+
+
+def is_position(blob: Raw | None) -> bool:
+    """Whether a source that is given ``blob`` goes on from there.
+
+    Python sources (airbyte-cdk ``FinalStateCursor``) end a stream without a cursor with a state
+    that only says so, and read it from the beginning all the same.
+    """
+    return blob is not None and b'"__ab_no_cursor_state_message"' not in bytes(blob)
 
 
 def same_blob(one: Raw | None, other: Raw | None) -> bool:
@@ -130,6 +140,13 @@ def _is_object(blob: bytes | Raw) -> bool:
 def _blobs(states: list[StreamState]) -> dict[StreamDescriptor, Raw]:
     blobs = {state.stream_descriptor: present(state.stream_state) for state in states}
     return {name: blob for name, blob in blobs.items() if blob is not None}
+
+
+def _entries(blobs: Mapping[StreamDescriptor, Raw]) -> list[Mapping[str, object]]:
+    return [
+        {"stream_descriptor": _descriptor(name), "stream_state": blob}
+        for name, blob in blobs.items()
+    ]
 
 
 def _descriptor(name: StreamDescriptor) -> dict[str, str]:

@@ -58,6 +58,11 @@ class ColumnType(Enum):
         return _ARROW.get(self, pa.string())
 
     @property
+    def sql(self) -> str:
+        """What people call it, in words of SQL; ``JSON`` is text, as the source wrote it."""
+        return _SQL[self]
+
+    @property
     def is_json(self) -> bool:
         return self in (ColumnType.OBJECT, ColumnType.ARRAY, ColumnType.UNKNOWN)
 
@@ -69,6 +74,20 @@ _ARROW = {
     ColumnType.DATE: pa.date32(),
     ColumnType.TIMESTAMP: _UTC_TIMESTAMP,
     ColumnType.LOCAL_TIMESTAMP: pa.timestamp("us"),
+}
+
+_SQL = {
+    ColumnType.STRING: "VARCHAR",
+    ColumnType.BOOLEAN: "BOOLEAN",
+    ColumnType.INTEGER: "INTEGER",
+    ColumnType.NUMBER: "DOUBLE",
+    ColumnType.DATE: "DATE",
+    ColumnType.TIMESTAMP: "TIMESTAMP WITH TIME ZONE",
+    ColumnType.LOCAL_TIMESTAMP: "TIMESTAMP",
+    ColumnType.TIME: "TIME",
+    ColumnType.OBJECT: "JSON",
+    ColumnType.ARRAY: "JSON",
+    ColumnType.UNKNOWN: "JSON",
 }
 
 _WELL_KNOWN = {

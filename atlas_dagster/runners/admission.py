@@ -5,11 +5,12 @@ take, and started when those before it leave enough. So the order holds for ever
 engine, from whichever machine, and who dies while waiting leaves no more than the reaper removes.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import docker
+
+from atlas_dagster.runners.stopping import pause
 
 #: Bytes that the container may take.
 MEMORY_LABEL = "atlas.memory"
@@ -31,7 +32,7 @@ def wait_for_turn(
                 f"this one: {len(before)}); lower executor.memory_limit to run more at once."
             )
             told = True
-        time.sleep(_POLL_SECONDS)
+        pause(_POLL_SECONDS)
 
 
 def _before(api: docker.APIClient, container: str) -> list[int]:

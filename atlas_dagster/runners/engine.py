@@ -59,6 +59,15 @@ def connect(engine: str | None = None) -> docker.DockerClient:
         raise _refusal(host, error) from error
 
 
+def problem(engine: str | None = None) -> str | None:
+    """Why :func:`connect` gives no client; None where it does."""
+    try:
+        connect(engine).close()
+    except AtlasError as error:
+        return str(error)
+    return None
+
+
 def place(client: docker.DockerClient) -> EnginePlace:
     """Where the engine runs, seen from this machine."""
     url = urlsplit(client.api.base_url)

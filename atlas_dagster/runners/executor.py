@@ -2,9 +2,16 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from atlas_dagster.errors import ConfigError
+
+#: The environment variable with the limits of connectors whose connection does not say otherwise.
+DEFAULTS_VARIABLE = "ATLAS_EXECUTOR"
 
 PullPolicy = Literal["missing", "always", "never"]
 
@@ -122,3 +129,23 @@ class ExecutorConfig(BaseModel):
             return self
         changes: dict[str, Any] = {name: getattr(other, name) for name in other.model_fields_set}
         return self.model_copy(update=changes)
+
+
+def declared_defaults(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment says, as it is written."""
+    declared = yaml.safe_load(environ.get(DEFAULTS_VARIABLE) or "{}")
+    return dict(declared)
+
+
+def executor_defaults(declared: Mapping[str, Any]) -> ExecutorConfig:
+    """Raises ConfigError where a limit is wrong."""
+    try:
+        return ExecutorConfig(**declared)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        why = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(
+            f"The executor's default {field} is wrong: {why}; mend it in {DEFAULTS_VARIABLE}, "
+            "written like {memory_limit: 4g, network: bridge}."
+        ) from error

@@ -13,6 +13,7 @@ import urllib3.exceptions
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.engine import API_ERRORS, reason
 from atlas_dagster.runners.executor import PullPolicy
+from atlas_dagster.runners.stopping import raise_if_stopped
 
 Explain = Callable[[str], None]
 #: Is told the bytes that are there and those of the whole image, as far as they are known.
@@ -146,6 +147,7 @@ def _pull(client: docker.DockerClient, reference: str, explain: Explain) -> None
         for line in client.api.pull(reference, stream=True, decode=True):
             if "error" in line:
                 raise _refusal(reference, " ".join(str(line["error"]).split()))
+            raise_if_stopped()
             progress.hear(line)
     except docker.errors.DockerException as error:
         raise _refusal(reference, reason(error)) from error

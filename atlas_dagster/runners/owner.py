@@ -3,17 +3,18 @@
 import os
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-_KINDS = ("command", "request")
+Kind = Literal["command", "request"]
+_KINDS = get_args(Kind)
 
 
-def this_process(kind: Literal["command", "request"] = "command") -> str:
+def this_process(kind: Kind = "command") -> str:
     """The owner of what this process starts itself."""
     return identify(os.getpid(), kind)
 
 
-def identify(pid: int, kind: Literal["command", "request"] = "command") -> str:
+def identify(pid: int, kind: Kind = "command") -> str:
     """``<kind>:<host>:<pid>:<start>``; the start tells two processes with one pid apart."""
     return f"{kind}:{socket.gethostname()}:{pid}:{_start(pid)}"
 

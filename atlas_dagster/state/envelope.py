@@ -38,9 +38,12 @@ class StagedFile(Struct, frozen=True):
 class StreamCommit(Struct, frozen=True):
     """One stream's part of a commit.
 
-    ``replaces``: older rows of the table go. ``primary_key``: paths of the key that the table has
-    one row for; none if it may have more. ``restarts``: older rows go later, once the stream, which
-    is read from the beginning now, is complete. ``begun_by``: the root run that began that reading.
+    ``replaces``: older rows of the table go; where this one is ``held``, once the stream is
+    complete. ``primary_key``: paths of the key that the table has one row for; none if it may have
+    more. ``held``: its rows are not shown yet, for the stream is read from the beginning and not
+    complete. ``continues``: what is held, or waits for its merge, from commits before belongs to
+    it; otherwise that goes. ``full_refresh``: the stream was read in full, so its state is none
+    that an incremental read could go on from. ``begun_by``: the root run that began that reading.
     """
 
     stream: StreamDescriptor
@@ -49,7 +52,9 @@ class StreamCommit(Struct, frozen=True):
     replaces: bool
     files: tuple[StagedFile, ...] = ()
     primary_key: tuple[tuple[str, ...], ...] = ()
-    restarts: bool = False
+    held: bool = False
+    continues: bool = False
+    full_refresh: bool = False
     begun_by: str | None = None
 
     @property

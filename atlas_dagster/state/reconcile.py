@@ -28,13 +28,15 @@ class Resumption(Struct, frozen=True):
 
     ``envelope`` is its last commit, None when it starts from the beginning. ``replaces``: rows the
     table still holds belong to a past that was given up and go when the stream is complete.
-    ``begun_by``: the root run that began to read it from the beginning. ``unrecorded``: the table's
-    last commit, where the event log lacks it. ``notice`` tells a user of anything unusual.
+    ``held``: the last commit is of a reading that is not complete and not shown yet. ``begun_by``:
+    the root run that began to read it from the beginning. ``unrecorded``: the table's last commit,
+    where the event log lacks it. ``notice`` tells a user of anything unusual.
     """
 
     generation_id: int = 0
     envelope: Envelope | None = None
     replaces: bool = False
+    held: bool = False
     begun_by: str | None = None
     unrecorded: Envelope | None = None
     notice: str | None = None
@@ -85,7 +87,7 @@ def reconcile(
             notice=f"Stream '{stream}' was wiped in Dagster; it is read again from the beginning "
             "and its old rows are replaced once that is complete.",
         )
-    if last_commit.restarts:
+    if last_commit.held and envelope.action != "sync":
         return Resumption(
             generation_id=generation,
             replaces=True,
@@ -97,6 +99,8 @@ def reconcile(
     return Resumption(
         generation_id=generation,
         envelope=envelope,
+        replaces=last_commit.held and last_commit.replaces,
+        held=last_commit.held,
         begun_by=last_commit.begun_by,
         unrecorded=unrecorded,
     )

@@ -4,19 +4,20 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_state_dir
 
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, FieldPath, configure
 from atlas_dagster.records.names import assign
 from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.owner import process_has_ended, this_process
+from atlas_dagster.runners.executor import ExecutorConfig, declared_defaults, executor_defaults
+from atlas_dagster.runners.owner import Kind, process_has_ended, this_process
 from atlas_dagster.runners.reaper import reap, reap_processes
 from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
 from atlas_dagster.sync.conversation import Log
@@ -65,17 +66,57 @@ def adhoc_connection(
     return connection
 
 
-def adhoc_caller(explain: Callable[[str], None], log: Log) -> Caller:
-    """On behalf of this process; what dead ones left behind is removed first."""
+class AdHocConfigStore(FileConfigStore):
+    """Single-use tokens that a connector renewed must be there the next time.
+
+    There may be ever new configs, so of one without renewals nothing stays.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Path(user_state_dir("atlas-dagster")) / "renewals")
+
+    @contextmanager
+    def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
+        """Raises ConfigError where the folder cannot be written."""
+        with super().lock(connection, explain):
+            try:
+                yield
+            finally:
+                if self.load(connection) is None:
+                    # Who waits for this very file finds that it has no name any more (filelock).
+                    self._lock_path(connection).unlink(missing_ok=True)
+
+    def _create_folder(self) -> None:
+        try:
+            super()._create_folder()
+        except OSError as error:
+            raise ConfigError(
+                f"{self._folder}, where renewed credentials are kept, cannot be written "
+                f"({error.strerror}); set XDG_STATE_HOME to a folder that can."
+            ) from error
+
+
+def adhoc_caller(
+    explain: Callable[[str], None],
+    log: Log,
+    *,
+    kind: Kind = "command",
+    environ: Mapping[str, str] = os.environ,
+    executor: ExecutorConfig | None = None,
+) -> Caller:
+    """On behalf of this process. By default the limits are those of ATLAS_EXECUTOR.
+
+    Raises:
+        ConfigError: one of these is wrong.
+    """
     return Caller(
         deployment=DEPLOYMENT,
-        owner=this_process(),
-        environ=os.environ,
+        owner=this_process(kind),
+        environ=environ,
         log=log,
         explain=explain,
-        # Single-use tokens that a connector renewed must be there the next time.
-        configs=FileConfigStore(Path(user_state_dir("atlas-dagster")) / "renewals"),
-        executor=ExecutorConfig(),
+        configs=AdHocConfigStore(),
+        executor=executor or executor_defaults(declared_defaults(os.environ)),
     )
 
 
@@ -88,6 +129,12 @@ def reap_adhoc() -> list[str]:
         return removed
     with closing(client):
         return removed + reap(client, deployment=DEPLOYMENT, has_ended=process_has_ended)
+
+
+@cache
+def reap_adhoc_once() -> None:
+    """:func:`reap_adhoc`, the first time in the life of a process."""
+    reap_adhoc()
 
 
 def chosen_streams(

@@ -58,6 +58,8 @@ def refuse_new_key_column(
     Raises:
         BreakingChangeError: it lacks one, so its rows have no key.
     """
+    if stream.destination_sync_mode != "append_dedup":
+        return
     fields = {column.name: column.field for column in schema.columns}
     held = {field for field, _ in known}
     for path in stream.primary_key:

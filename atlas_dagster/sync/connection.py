@@ -178,11 +178,12 @@ def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
             f"Stream '{selection.name}' is in several namespaces ({spaces}); add namespace to it."
         )
     raise UnknownStreamError(
-        _no_stream(selection.name, {s.descriptor.name for s in catalog.streams})
+        no_stream(selection.name, {s.descriptor.name for s in catalog.streams})
     )
 
 
-def _no_stream(name: str, known: Collection[str]) -> str:
+def no_stream(name: str, known: Collection[str]) -> str:
+    """The sentence that says there is no stream ``name``, and which is near it."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(known))}."
     return f"The connector has no stream '{name}'; {hint}"

@@ -69,12 +69,23 @@ class Connector:
             CheckFailedError: the connector says that it cannot; the message is its own.
             ConnectorFailedError: it crashed instead of answering.
         """
-        status = self._ask("check", lambda message: message.connectionStatus)
+        status = self.status()
         if status.status != "SUCCEEDED":
-            reason = self._masker(status.message or "it gave no reason").strip()
-            if hint := self._advice_on_localhost():
-                reason = f"{reason.rstrip('.')}; {hint}."
-            raise CheckFailedError(f"CHECK of {self.name} failed: {reason}")
+            raise CheckFailedError(f"CHECK of {self.name} failed: {status.message}")
+
+    def status(self) -> ConnectionStatus:
+        """The answer to CHECK, its message fit to show; of FAILED it is never empty.
+
+        Raises:
+            ConnectorFailedError: the connector crashed instead of answering.
+        """
+        status = self._ask("check", lambda message: message.connectionStatus)
+        if status.status == "SUCCEEDED":
+            return status
+        reason = self._masker(status.message or "it gave no reason").strip()
+        if hint := self._advice_on_localhost():
+            reason = f"{reason.rstrip('.')}; {hint}."
+        return ConnectionStatus(status.status, reason)
 
     def discover(self) -> Catalog:
         """The streams the source offers with this config.

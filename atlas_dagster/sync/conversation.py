@@ -6,11 +6,12 @@ from typing import Any
 
 import msgspec
 
-from atlas_dagster.errors import ConnectorFailedError, FailureType
+from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError, FailureType
 from atlas_dagster.protocol.decoder import MessageDecoder
 from atlas_dagster.protocol.messages import Message, Noise, Records, TraceError, Unreadable
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
+from atlas_dagster.runners.stopping import raise_if_stopped
 from atlas_dagster.sync.watchdog import Watchdog
 
 #: Takes a level (DEBUG … FATAL) and a text without secrets.
@@ -75,12 +76,14 @@ class Conversation:
 
         Raises:
             RunnerUnavailableError: the connector cannot be started, or was lost.
+            StoppedError: whoever asked for it wants it no longer.
         """
         decoder = MessageDecoder()
         self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
         with self.runner.start(command) as process:
             watchdog.back()
             for channel, piece in process.output():
+                raise_if_stopped()
                 watchdog.waited(output=channel != "idle")
                 if channel == "stdout":
                     for decoded in decoder.feed(piece):
@@ -114,7 +117,7 @@ class Conversation:
         """
         before = f" Before, it said: {self.errors[0].message}" if self.errors else ""
         if self._stopped is not None:
-            return ConnectorFailedError(
+            return ConnectorTimeoutError(
                 f"{self.name} {self._stopped}{before}", failure_type="transient_error"
             )
         if self.exit is not None and self.exit.oom_killed:

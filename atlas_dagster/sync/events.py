@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from atlas_dagster.destinations.base import TableInfo
 from atlas_dagster.records.changes import Change
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.plan import StreamPlan
+from atlas_dagster.sync.stream_plan import StreamPlan
 
 
 class Checkpoint(Struct, frozen=True):

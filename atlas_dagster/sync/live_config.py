@@ -5,7 +5,6 @@ them could spend the same single-use token.
 """
 
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +18,7 @@ from atlas_dagster.errors import BrokenError
 from atlas_dagster.protocol.config import property_schema
 from atlas_dagster.protocol.renewal import Renewal, merged
 from atlas_dagster.protocol.secrets import Masker, scalars, secret_values
+from atlas_dagster.runners.stopping import pause
 
 _POLL_SECONDS = 0.5
 
@@ -55,7 +55,7 @@ class FileConfigStore(ConfigStore):
     @contextmanager
     def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
         self._create_folder()
-        lock = FileLock(self._folder / f"{connection}.lock", mode=0o600)
+        lock = FileLock(self._lock_path(connection), mode=0o600)
         with wait_for(connection, lambda: _acquired(lock), explain):
             try:
                 yield
@@ -81,6 +81,9 @@ class FileConfigStore(ConfigStore):
     def _create_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def _lock_path(self, connection: str) -> Path:
+        return self._folder / f"{connection}.lock"
+
     def _path(self, connection: str) -> Path:
         return self._folder / f"{connection}.json"
 
@@ -93,7 +96,7 @@ def wait_for(
     if not acquire():
         explain(f"Another run or command is using connection '{connection}'; waiting for its end.")
         while not acquire():
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
     yield
 
 

@@ -2,72 +2,32 @@
 
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
 
-from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
-from atlas_dagster.errors import AtlasError, BreakingChangeError, DestinationError
-from atlas_dagster.protocol.catalog import (
-    CDC_DELETED_AT,
-    ConfiguredStream,
-    FieldPath,
-    configured_catalog_json,
-)
+from atlas_dagster.destinations.base import Destination, TablePath
+from atlas_dagster.errors import AtlasError, DestinationError
+from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.records.names import assign
-from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.state.reconcile import Resumption
-from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
-from atlas_dagster.sync.standing import StateStore, look, stored_blob
+from atlas_dagster.sync.standing import StateStore, look
+from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
+from atlas_dagster.sync.whole_state import left_behind, refuse_to_leave_out
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class StreamPlan(Struct, frozen=True):
-    """One stream of a sync. ``state`` is the blob its last commit stored, None at the start."""
-
-    configured: ConfiguredStream
-    table: TableSpec
-    resumption: Resumption
-    state: Raw | None
-
-    @property
-    def at_once(self) -> bool:
-        """Whether its rows land in one commit, when the stream is complete.
-
-        A full refresh always starts from the beginning, so half of one must never be appended.
-        """
-        snapshot = self.configured.sync_mode == "full_refresh" and self.table.mode == "append"
-        return self.table.replaces or snapshot
-
-    @property
-    def key(self) -> tuple[FieldPath, ...]:
-        """What the table has one row for."""
-        return self.configured.primary_key if self.table.mode == "append_dedup" else ()
-
-    @property
-    def key_columns(self) -> tuple[str, ...]:
-        """The columns that hold the stream's primary key; none where one of them has no column."""
-        try:
-            return tuple(self.table.schema.column_of(*path) for path in self.configured.primary_key)
-        except KeyError:  # a field in an object gets a column where the key is merged by only
-            return ()
-
-    @property
-    def descriptor(self) -> StreamDescriptor:
-        return self.configured.descriptor
 
 
 class SyncPlan(Struct, frozen=True):
     """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far.
 
-    ``root_run_id``: of the run that this one tries again. ``needed``: the commits of tables whose
-    streams are not read now, or start over. ``refused``: streams that cannot be read, and why; the
-    others can.
+    ``beside``: states of full refreshes that go on beside a state of all other streams together.
+    ``stored_state``: the newest that is committed, also of streams that start anew.
+    ``root_run_id``: of the run that this one tries again. ``needed``: the commits of streams that
+    are not read now, be it that they are left out for a while, or that start over. ``refused``:
+    streams that cannot be read, and why; the others can.
     """
 
     connection: str
@@ -76,16 +36,18 @@ class SyncPlan(Struct, frozen=True):
     root_run_id: str | None
     streams: tuple[StreamPlan, ...]
     state: ConnectionState
+    stored_state: ConnectionState
     last_seq: int
+    beside: Mapping[StreamDescriptor, Raw] = {}
     needed: frozenset[int] = frozenset()
     refused: Mapping[StreamDescriptor, AtlasError] = {}
 
     def files(self) -> dict[str, bytes]:
         """What READ is given beside the config."""
-        streams = [plan.configured for plan in self.streams]
+        streams = [plan.configured for plan in self.streams if not plan.done]
         files = {"catalog": configured_catalog_json(streams, sync_id=self.sync_id)}
-        if self.state:
-            files["state"] = self.state.to_file()
+        if self.state or self.beside:
+            files["state"] = self.state.to_file(self.beside)
         return files
 
 
@@ -116,22 +78,21 @@ def make_plan(
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
+    stored: Sequence[Envelope] = ()
     if as_if is None:
         try:
-            destination.recover(connection)
+            stored = destination.recover(connection)
         except OSError as error:
             raise writing_failed(connection, error) from error
-    standing = look(connection, paths, destination=destination, store=store)
+    standing = look(connection, streams, paths, destination=destination, store=store)
     standing = standing.after(as_if or ())
     newest, whole = standing.newest, standing.is_whole
     resumptions, refused = standing.resumptions, dict(standing.refused)
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
     if newest is not None:
-        refused |= _switched(connection, newest, chosen, resumptions)
-    if newest is not None and whole:
-        if refused:
-            raise next(iter(refused.values()))
-        _refuse_to_leave_out(connection, newest.connection_state, chosen, resumptions)
+        refused |= left_behind(connection, newest, chosen, resumptions)
+    if whole and refused:
+        raise next(iter(refused.values()))
     if len(chosen) > len(set(selected)):
         notify(
             f"The state of {connection} covers all its streams together, so all "
@@ -143,12 +104,16 @@ def make_plan(
         if stream.descriptor in refused:
             continue
         try:
-            plan = plan_stream(stream, resumptions[stream.descriptor], destination, paths)
+            plan = plan_stream(
+                connection,
+                stream,
+                resumptions[stream.descriptor],
+                destination,
+                paths[stream.descriptor],
+                root_run_id=root_run_id or run_id,
+            )
             if stream.descriptor in standing.changed and not plan.table.replaces:
                 raise standing.changed[stream.descriptor]
-            if plan.table.mode == "append_dedup" and not plan.table.replaces:
-                known = destination.known_columns(plan.table.path)
-                refuse_new_key_column(plan.configured, plan.table.schema, known)
         except AtlasError as error:
             if whole:
                 raise
@@ -159,6 +124,9 @@ def make_plan(
             notify(plan.resumption.notice)
     if refused and not plans:
         raise next(iter(refused.values()))
+    last_state = newest.connection_state if newest is not None else ConnectionState()
+    if whole:
+        refuse_to_leave_out(connection, last_state, plans, resumptions)
     continued = {plan.descriptor for plan in plans if plan.resumption.envelope is not None}
     return SyncPlan(
         connection=connection,
@@ -166,11 +134,14 @@ def make_plan(
         run_id=run_id,
         root_run_id=root_run_id or run_id,
         streams=tuple(plans),
-        state=_state_to_send(plans, newest if whole else None),
+        state=_state_to_send(plans, last_state),
+        stored_state=last_state,
+        beside=_blobs(plan for plan in plans if whole and plan.full_refresh),
         last_seq=standing.last_seq,
         needed=frozenset(
             seq for name, seq in standing.committed.items() if seq and name not in continued
-        ),
+        )
+        | {e.seq for e in stored if any(commit.stream not in paths for commit in e.streams)},
         refused=refused,
     )
 
@@ -185,142 +156,17 @@ def writing_failed(connection: str, error: OSError) -> DestinationError:
     )
 
 
-def _switched(
-    connection: str,
-    newest: Envelope,
-    streams: Collection[ConfiguredStream],
-    resumptions: Mapping[StreamDescriptor, Resumption],
-) -> dict[StreamDescriptor, AtlasError]:
-    """Streams left behind when the source went over from one state for all to one for each.
-
-    Or the other way round. Their own last state means nothing to the source any more.
-    """
-    refused: dict[StreamDescriptor, AtlasError] = {}
-    now = newest.connection_state
-    for stream in streams:
-        name = stream.descriptor
-        last = resumptions[name].envelope if name in resumptions else None
-        if last is None or stream.sync_mode != "incremental":
-            continue
-        was = last.connection_state
-        if now.type == "STREAM" and was.type != "STREAM":
-            refused[name] = BreakingChangeError(
-                f"The source now keeps a state for each stream, but the last one stored for "
-                f"'{name}' is of all streams together ({was.type}), so it is not known where to "
-                f"continue; run `atlas refresh {connection} --stream {name}`."
-            )
-        own = was.type == "STREAM" and name in was.streams
-        if own and now.type != "STREAM" and name not in now.streams:
-            refused[name] = BreakingChangeError(
-                f"The source now keeps one state for all streams ({now.type}), but the one stored "
-                f"is without '{name}', so it is not known where to continue; "
-                f"run `atlas refresh {connection}`."
-            )
-    return refused
+def _state_to_send(plans: Collection[StreamPlan], stored: ConnectionState) -> ConnectionState:
+    """The state file, without what streams that begin anew have stored."""
+    if stored.type == "STREAM":
+        return ConnectionState("STREAM", _blobs(plans))
+    incremental = {plan.descriptor for plan in plans if plan.goes_on and not plan.full_refresh}
+    kept = {name: blob for name, blob in stored.streams.items() if name in incremental}
+    return msgspec.structs.replace(stored, streams=kept)
 
 
-def _refuse_to_leave_out(
-    connection: str,
-    state: ConnectionState,
-    streams: Collection[ConfiguredStream],
-    resumptions: Mapping[StreamDescriptor, Resumption],
-) -> None:
-    """One stream cannot start over where the state says nothing of single streams.
-
-    The source would send it only what is new, and that would replace all its rows.
-    """
-    for stream in streams:
-        name = stream.descriptor
-        if (
-            stream.sync_mode == "incremental"
-            and resumptions[name].notice
-            and name not in state.streams
-        ):
-            raise BreakingChangeError(
-                f"Stream '{name}' was wiped or its table deleted, but its source keeps one state "
-                "for all streams and cannot read this one alone from the beginning; "
-                f"to read all of them again, run `atlas refresh {connection}`."
-            )
-
-
-def plan_stream(
-    stream: ConfiguredStream,
-    resumption: Resumption,
-    destination: Destination,
-    paths: Mapping[StreamDescriptor, TablePath],
-) -> StreamPlan:
-    """What a sync that continues ``stream`` from ``resumption`` will do.
-
-    Raises:
-        ConfigError: a declared key or cursor is not a column.
-    """
-    full_refresh = stream.sync_mode == "full_refresh"
-    overwrite = stream.destination_sync_mode == "overwrite"
-    generation = resumption.generation_id
-    if full_refresh and resumption.envelope is not None:
-        generation += 1
-    if overwrite or (full_refresh and stream.destination_sync_mode == "append_dedup"):
-        generation = max(generation, 1)
-    replaces = resumption.replaces or overwrite
-    stream = msgspec.structs.replace(
-        stream,
-        generation_id=generation,
-        minimum_generation_id=generation if replaces else 0,
-    )
-    path = paths[stream.descriptor]
-    if resumption.envelope is not None and not replaces:
-        held = {field for field, _ in destination.known_columns(path)}
-        refuse_breaking_change(stream, resumption.envelope, held)
-    schema = _table_schema(stream, path, destination)
-    dedup = stream.destination_sync_mode == "append_dedup"
-    table = TableSpec(
-        path=path,
-        schema=schema,
-        mode=stream.destination_sync_mode,
-        primary_key=tuple(column_at(schema, stream, key) for key in stream.primary_key)
-        if dedup
-        else (),
-        cursor=column_at(schema, stream, stream.cursor_field)
-        if dedup and stream.cursor_field
-        else None,
-        replaces=replaces,
-        deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
-    )
-    blob = stored_blob(resumption.envelope, stream.descriptor)
-    return StreamPlan(stream, table, resumption, blob)
-
-
-def _table_schema(
-    stream: ConfiguredStream, path: TablePath, destination: Destination
-) -> TableSchema:
-    """The stream's columns under the names the table already uses.
-
-    A field whose type changed gets a new column named after the type: Delta cannot change one.
-    """
-    wanted = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
-    known = destination.known_columns(path)
-    held = {field: column for (field, _), column in known.items()}
-    names = {}
-    for field, kind in ((column.field, column.type) for column in wanted.columns):
-        if (field, kind.arrow) in known:
-            names[field] = known[field, kind.arrow]
-        elif field in held and not stream.replaces:
-            name = f"{held[field]}_{kind.value}"
-            names[field] = assign([name], reserved=known.values())[name]
-    return TableSchema.from_json_schema(
-        stream.stream.json_schema, nested=stream.nested_fields, known_names=names
-    )
-
-
-def _state_to_send(plans: Collection[StreamPlan], newest: Envelope | None) -> ConnectionState:
-    """The state file. Full-refresh streams start anew each time, so theirs is left out."""
-    incremental = {p.descriptor for p in plans if p.configured.sync_mode == "incremental"}
-    continued = {p.descriptor for p in plans if p.resumption.envelope} & incremental
-    if newest is not None:
-        state = newest.connection_state
-        kept = {name: blob for name, blob in state.streams.items() if name in continued}
-        return msgspec.structs.replace(state, streams=kept)
-    return ConnectionState(
-        "STREAM",
-        {p.descriptor: p.state for p in plans if p.descriptor in continued and p.state is not None},
-    )
+def _blobs(plans: Iterable[StreamPlan]) -> dict[StreamDescriptor, Raw]:
+    """The states of streams that go on."""
+    return {
+        plan.descriptor: plan.state for plan in plans if plan.goes_on and plan.state is not None
+    }

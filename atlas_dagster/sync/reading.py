@@ -1,7 +1,7 @@
 """A READ whose records go to the caller instead of into tables."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 import pyarrow as pa
@@ -27,6 +27,20 @@ from atlas_dagster.sync.progress import WATCHED_EVERY_SECONDS, sync_watcher
 #: As many as a sync takes at once, for the same reason; see ``sync/stream.py``.
 _BATCH_ROWS = 5_000
 _BATCH_BYTES = 4 * 1024 * 1024
+#: Rows that wait for a state which covers them: so many times a batch at most, and so long.
+_MOST_BATCHES = 2
+_WAIT_SECONDS = 30.0
+#: However few they are, rows are handed out after this time.
+_HAND_OUT_SECONDS = 1.0
+#: How long a state may lag behind the last record that is asked for.
+_LAST_STATE_SECONDS = 2.0
+
+
+class _Mark(Struct, frozen=True):
+    """A state, and how many records of each stream it covers."""
+
+    state: ConnectionState
+    counts: Mapping[StreamDescriptor, int] = {}
 
 
 class _Progress(Struct):
@@ -53,24 +67,43 @@ class Reading:
         *,
         state: ConnectionState | None = None,
         limit: int | None = None,
+        batch_rows: int = _BATCH_ROWS,
     ) -> None:
+        """``batch_rows``: about as many come in one batch; a few more where a state follows."""
         self._connector = connector
         self._limit = limit
+        self._batch_rows = batch_rows
         self._configured = {stream.descriptor: stream for stream in streams}
         self._progress = {name: _Progress() for name in self._configured}
         self._strangers: set[str] = set()
+        self._is_incremental = any(stream.sync_mode == "incremental" for stream in streams)
+        self._full_since: float | None = None
         self._started = time.monotonic()
         self._told = 0.0
-        #: Where the next reading continues: covers records that were handed out, and no others.
-        #: Some of those may come again, as a source says its state only now and then.
-        self.state = state or ConnectionState()
+        self._mark = _Mark(state or ConnectionState())
+        #: Whether the source has said all it had to say.
+        self.is_complete = False
+
+    @property
+    def state(self) -> ConnectionState:
+        """Where the next reading continues: covers records that were handed out, and no others.
+
+        Some of those may come again, as a source says its state only now and then: the last
+        :attr:`uncovered` ones.
+        """
+        return self._mark.state
+
+    @property
+    def uncovered(self) -> int:
+        """Records handed out since :attr:`state`; counts while a batch is handed out, too."""
+        return sum(self.counts.values()) - sum(self._mark.counts.values())
 
     @property
     def counts(self) -> dict[StreamDescriptor, int]:
         """Records handed out so far."""
         return {name: progress.records for name, progress in self._progress.items()}
 
-    def records(self) -> Iterator[Records]:
+    def records(self) -> Generator[Records, None, None]:
         """Records of one stream at a time, as the source wrote them.
 
         Raises:
@@ -80,40 +113,56 @@ class Reading:
             RunnerUnavailableError: the connector cannot be started.
         """
         for found in self._read():
-            if isinstance(found, Records):
+            if isinstance(found, _Mark):
+                self._mark = found
+            elif found is not None:
                 yield found
-            else:
-                self.state = found
 
-    def batches(self) -> Iterator[tuple[StreamDescriptor, pa.RecordBatch]]:
-        """Typed batches, in the columns of the stream's table. Raises as :meth:`records` does."""
-        builders = {name: _builder(stream) for name, stream in self._configured.items()}
-        rows = size = 0
-        newest = self.state
+    def batches(self) -> Generator[tuple[StreamDescriptor, pa.RecordBatch], None, None]:
+        """Typed batches, in the columns of the stream's table. Raises as :meth:`records` does.
+
+        A batch ends where a state covers it, wherever the source says one in time: whoever takes
+        it and then stops continues with the next record.
+        """
+        waiting = _Waiting(self._configured.values())
+        newest, is_covered = self._mark, False
         for found in self._read():
-            if not isinstance(found, Records):
-                newest = found
-                continue
-            builders[StreamDescriptor(found.stream, found.namespace)].extend(
-                found.records, found.bytes
-            )
-            rows += len(found.records)
-            size += found.bytes
-            if rows >= _BATCH_ROWS or size >= _BATCH_BYTES:
-                yield from _built(builders)
-                self.state = newest
-                rows = size = 0
-        yield from _built(builders)
-        self.state = newest
+            if isinstance(found, Records):
+                waiting.add(found)
+                is_covered = False
+            elif isinstance(found, _Mark):
+                newest, is_covered = found, True
+            if self._is_due(waiting, is_covered or not self._is_incremental):
+                yield from self._hand_out(waiting, newest)
+        yield from self._hand_out(waiting, newest)
 
-    def _read(self) -> Iterator[Records | ConnectionState]:
-        """Records, and each state that covers all before it."""
+    def _is_due(self, waiting: "_Waiting", is_covered: bool) -> bool:
+        """``is_covered``: nothing better comes from waiting."""
+        patience = 1 if is_covered else _MOST_BATCHES
+        return bool(waiting.rows) and (
+            waiting.rows >= self._batch_rows * patience
+            or waiting.bytes >= _BATCH_BYTES * patience
+            or waiting.seconds >= (_HAND_OUT_SECONDS if is_covered else _WAIT_SECONDS)
+        )
+
+    def _hand_out(
+        self, waiting: "_Waiting", mark: _Mark
+    ) -> Iterator[tuple[StreamDescriptor, pa.RecordBatch]]:
+        batches = waiting.take()
+        for place, batch in enumerate(batches, 1):
+            if place == len(batches):
+                self._mark = mark
+            yield batch
+        self._mark = mark
+
+    def _read(self) -> Iterator[Records | _Mark | None]:
+        """Records, and each state that covers all before it; None in a pause."""
         conversation = self._connector.converse()
         catalog = configured_catalog_json(list(self._configured.values()), sync_id=0)
         files = {"catalog": catalog}
-        if self.state:
-            files["state"] = self.state.to_file()
         newest = self.state
+        if newest:
+            files["state"] = newest.to_file()
         command = self._connector.command("read", files)
         with closing(conversation.messages(command)) as messages:
             for message in messages:
@@ -121,8 +170,8 @@ class Reading:
                     found = self._taken(message)
                     if found is not None:
                         yield found
-                    if self._is_enough:
-                        return
+                elif message is None:
+                    yield None
                 elif isinstance(message, Unreadable):
                     raise ProtocolError(
                         f"A {message.kind} of {self._connector.name} cannot be read "
@@ -132,8 +181,11 @@ class Reading:
                     self._note(message)
                     if message.state is not None and self._counts(message.state):
                         newest = newest.apply(message.state)
-                        yield newest
+                        yield _Mark(newest, self.counts)
+                if self._is_enough:
+                    return
         self._judge(conversation)
+        self.is_complete = True
 
     def _taken(self, found: Records) -> Records | None:
         """What of ``found`` is asked for."""
@@ -162,8 +214,14 @@ class Reading:
 
     @property
     def _is_enough(self) -> bool:
-        limit = self._limit
-        return limit is not None and all(p.records >= limit for p in self._progress.values())
+        """Whether all that is asked for came, and the state after it if that is near."""
+        progresses = self._progress.values()
+        if self._limit is None or any(p.records < self._limit for p in progresses):
+            return False
+        if not self._is_incremental or any(p.is_cut or not p.since_state for p in progresses):
+            return True
+        self._full_since = self._full_since or time.monotonic()
+        return time.monotonic() - self._full_since >= _LAST_STATE_SECONDS
 
     def _note(self, message: Message) -> None:
         status: StreamStatus | None = message.trace.stream_status if message.trace else None
@@ -208,14 +266,42 @@ class Reading:
             )
 
 
+class _Waiting:
+    """Records that are to be handed out, made into batches as they come."""
+
+    def __init__(self, streams: Iterable[ConfiguredStream]) -> None:
+        self._builders = {stream.descriptor: _builder(stream) for stream in streams}
+        self._built: dict[StreamDescriptor, list[pa.RecordBatch]] = {}
+        self.rows = 0
+        self.bytes = 0
+        self._since = time.monotonic()
+
+    def add(self, found: Records) -> None:
+        name = StreamDescriptor(found.stream, found.namespace)
+        builder = self._builders[name]
+        builder.extend(found.records, found.bytes)
+        self.rows += len(found.records)
+        self.bytes += found.bytes
+        if len(builder) >= _BATCH_ROWS or builder.bytes >= _BATCH_BYTES:
+            self._built.setdefault(name, []).append(builder.build())
+
+    @property
+    def seconds(self) -> float:
+        """Since records were handed out."""
+        return time.monotonic() - self._since
+
+    def take(self) -> list[tuple[StreamDescriptor, pa.RecordBatch]]:
+        """One batch for each stream that has any records."""
+        for name, builder in self._builders.items():
+            if len(builder):
+                self._built.setdefault(name, []).append(builder.build())
+        batches = [(name, pa.concat_batches(built)) for name, built in self._built.items()]
+        self._built = {}
+        self.rows = self.bytes = 0
+        self._since = time.monotonic()
+        return batches
+
+
 def _builder(stream: ConfiguredStream) -> BatchBuilder:
     schema = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
     return BatchBuilder(schema, sync_id=0, generation_id=stream.generation_id)
-
-
-def _built(
-    builders: dict[StreamDescriptor, BatchBuilder],
-) -> Iterator[tuple[StreamDescriptor, pa.RecordBatch]]:
-    for name, builder in builders.items():
-        if len(builder):
-            yield name, builder.build()

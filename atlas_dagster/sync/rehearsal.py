@@ -12,8 +12,9 @@ from atlas_dagster.protocol.messages import Message, Records
 from atlas_dagster.records.changes import Change
 from atlas_dagster.state.envelope import Envelope, StagedFile
 from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.plan import StreamPlan, SyncPlan
+from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.stream import ActiveStream
+from atlas_dagster.sync.stream_plan import StreamPlan
 
 #: Records of each stream, and seconds in all, after which it is enough.
 RECORDS = 1_000

@@ -8,31 +8,23 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 
-from msgspec import Raw
-
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.errors import (
-    AtlasError,
-    ConnectorFailedError,
-    FailureType,
-    ReadFailedError,
-)
 from atlas_dagster.protocol.messages import (
     Records,
     State,
-    StreamDescriptor,
     StreamStatus,
     Unreadable,
     present,
 )
-from atlas_dagster.protocol.state import ConnectionState, is_whole, same_blob, state_type
-from atlas_dagster.state.envelope import Envelope, next_seq, now
+from atlas_dagster.protocol.state import is_whole, state_type
+from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
+from atlas_dagster.sync.events import StreamFailed, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, writing_failed
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
+from atlas_dagster.sync.verdict import failure_of, is_cut_off
 
 #: A STATE is committed when this much time has passed or data come since the last commit.
 COMMIT_SECONDS = 30.0
@@ -55,14 +47,11 @@ class SyncSession:
     ) -> None:
         self._plan = plan
         self._connector = connector
-        self._destination = destination
         self._commit_seconds = commit_seconds
         self._commit_bytes = commit_bytes
-        self._seq = plan.last_seq
+        self._commits = Commits(plan, destination)
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
-        self._envelopes: dict[StreamDescriptor, Envelope] = {}
-        self._state = plan.state
-        self._stored_state = _stored_state(plan)
+        self._done: list[ActiveStream] = []
         self._statuses_seen = False
         self._strangers: set[str] = set()
         self._buffered = 0
@@ -77,46 +66,59 @@ class SyncSession:
             DestinationError: a table refused a commit.
             RunnerUnavailableError: the connector cannot be started.
         """
-        conversation = self._connector.converse()
-        command = self._connector.command("read", self._plan.files())
+        conversation = None
         try:
-            self._open()
-            with closing(conversation.messages(command)) as messages:
-                for message in messages:
-                    if message is None:
-                        if progressed := self._progress.due(self._streams.values()):
-                            yield progressed
-                        yield from self._commit_due()
-                    elif isinstance(message, Unreadable):
-                        self._on_unreadable(message)
-                    elif isinstance(message, Records):
-                        self._on_records(message)
-                    elif message.state is not None and is_whole(message.state):
-                        yield from self._on_state(message.state)
-                    elif message.trace is not None and message.trace.stream_status is not None:
-                        yield from self._on_status(message.trace.stream_status)
-                    elif message.trace is not None and message.trace.estimate is not None:
-                        self._progress.estimate(message.trace.estimate)
-                    elif message.type in ("RECORD", "STATE"):
-                        self._on_unreadable(Unreadable(message.type, "it holds nothing"))
-            yield from self._end(conversation)
+            yield from self._open()
+            if self._streams:
+                conversation = self._connector.converse()
+                yield from self._read(conversation)
+                yield from self._end(conversation)
         except OSError as error:
             raise writing_failed(self._plan.connection, error) from error
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
-        yield from self._failed()
-        self._raise_failures(conversation)
+        for stream in self._streams.values():
+            if stream.phase != "finished":
+                yield StreamFailed(stream.plan, stream.reason, stream.miscounted)
+        streams = [*self._done, *self._streams.values()]
+        failure = failure_of(conversation, streams, self._plan.refused)
+        if failure is not None:
+            raise failure
 
-    def _open(self) -> None:
+    def _read(self, conversation: Conversation) -> Iterator[SyncEvent]:
+        command = self._connector.command("read", self._plan.files())
+        with closing(conversation.messages(command)) as messages:
+            for message in messages:
+                if message is None:
+                    if progressed := self._progress.due(self._streams.values()):
+                        yield progressed
+                    yield from self._commit_due()
+                elif isinstance(message, Unreadable):
+                    self._on_unreadable(message)
+                elif isinstance(message, Records):
+                    self._on_records(message)
+                elif message.state is not None and is_whole(message.state):
+                    yield from self._on_state(message.state)
+                elif message.trace is not None and message.trace.stream_status is not None:
+                    yield from self._on_status(message.trace.stream_status)
+                elif message.trace is not None and message.trace.estimate is not None:
+                    self._progress.estimate(message.trace.estimate)
+                elif message.type in ("RECORD", "STATE"):
+                    self._on_unreadable(Unreadable(message.type, "it holds nothing"))
+
+    def _open(self) -> Iterator[SyncEvent]:
         for plan in self._plan.streams:
-            writer = self._destination.open(self._plan.connection, plan.table)
-            stream = ActiveStream(
-                plan, writer, sync_id=self._plan.sync_id, root_run_id=self._plan.root_run_id
-            )
-            self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
-            if plan.resumption.envelope is not None:
-                self._envelopes[plan.descriptor] = plan.resumption.envelope
+            stream = self._commits.open(plan)
+            if plan.done:
+                stream.warnings.append(
+                    "It was complete when this run failed, so it was not read again."
+                )
+                stream.phase = "finished"
+                self._done.append(stream)
+                yield self._finished(stream)
+            else:
+                self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
 
     def _find(self, name: str, namespace: str | None) -> ActiveStream | None:
         """The active stream; one that was not asked for is ignored, as the protocol says."""
@@ -157,34 +159,46 @@ class SyncSession:
                 return
             stream.adopt(present(state.stream.stream_state))
             stream.counted = counted is not None
-            self._state = self._state.apply(state)
-            if not stream.plan.at_once and self._is_due(stream) and stream.has_news:
+            if not stream.plan.full_refresh:
+                self._commits.state = self._commits.state.apply(state)
+            if self._is_due(stream) and stream.has_news:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
-        if any(s.fault for s in streams) or not self._counts_agree(
-            list(self._streams.values()), counted
-        ):
+        of = self._counted(counted)
+        if any(s.fault for s in streams) or not self._counts_agree(of, counted):
             return
-        self._state = self._state.apply(state)
-        for stream in self._streams.values():
+        for stream in of:
             stream.records_since_state = 0
-        for stream in streams:
             stream.counted = counted is not None
-            stream.adopt(self._state.streams.get(stream.descriptor) or self._state.shared)
-        joint = [stream for stream in streams if not stream.plan.at_once]
+        whole = self._commits.state = self._commits.state.apply(state)
+        joint = [stream for stream in streams if self._commits.share_state(stream)]
+        for stream in joint:
+            stream.adopt(whole.streams.get(stream.descriptor) or whole.shared)
+        joint = [stream for stream in joint if stream.is_covered]
         due = any(self._is_due(stream) for stream in joint)
-        if due and (self._has_moved or any(stream.has_news for stream in joint)):
+        if due and (self._commits.state_has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
+
+    def _counted(self, counted: float | None) -> list[ActiveStream]:
+        """The streams whose records a state of all streams counts.
+
+        Those of a full refresh beside it are in some sources, in others they have states, and
+        counts, of their own.
+        """
+        alone = [s for s in self._streams.values() if s.plan.full_refresh]
+        together = [s for s in self._streams.values() if s not in alone]
+        came = sum(stream.records_since_state for stream in together)
+        if counted is not None and int(counted) == came:
+            return together
+        return [*together, *(stream for stream in alone if not stream.state_seen)]
 
     def _commit_due(self) -> Iterator[SyncEvent]:
         """In a pause of the source: commit what its last STATE covers, if that is long ago."""
-        if self._state.type != "STREAM":
-            return
         for stream in self._streams.values():
-            covered = 0 < stream.covered_rows == stream.pending_rows
             sound = stream.phase == "reading" and not stream.fault
-            if covered and sound and not stream.plan.at_once and self._is_due(stream):
+            alone = not self._commits.share_state(stream)
+            if sound and alone and stream.pending_rows and self._is_due(stream):
                 yield from self._commit([stream])
 
     def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
@@ -210,8 +224,9 @@ class SyncSession:
         stream.status = status.status
         # A GLOBAL state may still come, or the stream's last one; where none matters, or it is
         # here already, the stream can finish now.
-        covered = stream.state_seen and stream.pending_rows == stream.covered_rows
-        settled = self._state.type == "STREAM" and (covered or stream.plan.at_once)
+        covered = stream.state_seen and stream.is_covered
+        alone = self._commits.state.type == "STREAM" or (stream.plan.full_refresh and covered)
+        settled = alone and (covered or stream.plan.full_refresh)
         if status.status == "COMPLETE" and settled and not stream.fault:
             yield from self._finish(stream)
 
@@ -232,35 +247,58 @@ class SyncSession:
                     stream.error = error
         still_open = [s for s in self._streams.values() if s.phase == "reading"]
         broken = [s for s in still_open if not self._is_complete(s, conversation)]
+        if broken or any(s.phase == "failed" for s in self._streams.values()):
+            broken += self._kept_back([s for s in still_open if s not in broken])
         whole = [s for s in still_open if s not in broken]
         for stream in broken:
             stream.phase = "failed"
             stream.drop_uncovered()
-        kept = [s for s in broken if s.pending_rows and not s.plan.at_once]
-        if self._state.type == "STREAM":
-            for stream in kept:
+        kept = [s for s in broken if s.pending_rows]
+        for stream in kept:
+            if not self._commits.share_state(stream):
                 yield from self._commit([stream])
-        else:
-            yield from self._commit_jointly(kept, [s for s in whole if not s.plan.at_once])
+        yield from self._commit_jointly(
+            [s for s in kept if self._commits.share_state(s)],
+            [s for s in whole if self._commits.share_state(s)],
+        )
         for stream in broken:
             stream.writer.finish()
         for stream in whole:
             yield from self._finish(stream)
 
+    def _kept_back(self, complete: Sequence[ActiveStream]) -> list[ActiveStream]:
+        """Complete streams that others, which failed, keep from being shown.
+
+        The state of all stays behind, so what came after it comes again. Shown without, a table
+        would lose rows that it has now, until then.
+        """
+        found = [
+            stream
+            for stream in complete
+            if self._commits.share_state(stream) and stream.plan.held and not stream.is_covered
+        ]
+        for stream in found:
+            stream.fault = (
+                "it is complete, but its last rows came after the last state of all streams; they "
+                "come again, and its old rows are replaced then"
+            )
+        return found
+
     def _commit_jointly(
         self, broken: Sequence[ActiveStream], whole: Sequence[ActiveStream]
     ) -> Iterator[SyncEvent]:
         """The last commit where one state covers all streams."""
+        whole = [stream for stream in whole if not stream.is_accidentally_empty]
         for stream in whole:
             if any(other.phase == "failed" for other in self._streams.values()):
                 # The state stays behind, so rows that it does not cover would come twice.
                 stream.drop_uncovered()
             self._warn_of_uncovered(stream)
-        news = [*broken, *(stream for stream in whole if stream.has_news)]
-        if not news and self._has_moved:
+        news = [*broken, *(s for s in whole if s.has_news or s.is_unshown)]
+        if not news and self._commits.state_has_moved:
             news = list(whole[:1])  # without rows; one table is enough
         if news:
-            yield from self._commit(news)
+            yield from self._commit(news, complete=whole)
 
     def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
         if stream.fault or stream.error is not None:
@@ -269,24 +307,26 @@ class SyncSession:
             return True
         # Old sources emit no statuses at all; their exit code is the only word, and none on output
         # that did not reach us.
-        return not (self._statuses_seen or conversation.failed or _is_cut_off(conversation))
+        return not (self._statuses_seen or conversation.failed or is_cut_off(conversation))
 
     def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
         """The source says the stream is complete: make all of it durable and visible."""
-        silent = stream.status != "COMPLETE"
-        if stream.plan.table.replaces and silent and not stream.records and stream.writer.exists():
+        if stream.is_accidentally_empty:
             stream.warnings.append(
                 "The source sent no records and no status; the rows of the last sync were kept."
             )
         else:
             self._warn_of_uncovered(stream)
-            if stream.has_news:
-                yield from self._commit([stream])
+            if stream.has_news or stream.is_unshown:
+                yield from self._commit([stream], complete=[stream])
         stream.writer.finish()
         stream.phase = "finished"
+        yield self._finished(stream)
+
+    def _finished(self, stream: ActiveStream) -> StreamFinished:
         for warning in stream.warnings:
             self._connector.log("WARN", f"{stream.descriptor}: {warning}")
-        yield StreamFinished(
+        return StreamFinished(
             plan=stream.plan,
             records=stream.records,
             bytes=stream.bytes,
@@ -294,7 +334,7 @@ class SyncSession:
             checkpoints=stream.checkpoints,
             cursor_before=stream.plan.state,
             cursor_after=stream.committed_state,
-            envelope=self._envelopes.get(stream.descriptor),
+            envelope=self._commits.last(stream),
             table=stream.writer.describe(),
             warnings=tuple(stream.warnings),
             counted=stream.counted,
@@ -302,11 +342,6 @@ class SyncSession:
             changes=stream.builder.changes,
             sample=stream.sample,
         )
-
-    def _failed(self) -> Iterator[SyncEvent]:
-        for stream in self._streams.values():
-            if stream.phase != "finished":
-                yield StreamFailed(stream.plan, stream.reason, stream.miscounted)
 
     def _warn_of_uncovered(self, stream: ActiveStream) -> None:
         uncovered = stream.pending_rows - stream.covered_rows
@@ -317,102 +352,12 @@ class SyncSession:
                 "next sync may bring them again."
             )
 
-    @property
-    def _has_moved(self) -> bool:
-        """Whether the state of all streams together is another one than the last committed."""
-        return not same_blob(Raw(self._state.to_file()), Raw(self._stored_state.to_file()))
-
     def _is_due(self, stream: ActiveStream) -> bool:
-        return stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
+        due = stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)
+        return due and stream.is_covered
 
-    def _commit(self, streams: Sequence[ActiveStream]) -> Iterator[SyncEvent]:
-        """Commit what ``streams`` have staged, under one envelope."""
-        self._seq = next_seq(self._seq)
-        envelope = Envelope(
-            seq=self._seq,
-            sync_id=self._plan.sync_id,
-            connection=self._plan.connection,
-            streams=tuple(stream.stage() for stream in streams),
-            state=Raw(self._state_of(streams).to_file()),
-            prepared_at=now(),
-            run_id=self._plan.run_id,
-        )
-        self._destination.commit(envelope, [stream.writer for stream in streams])
-        self._stored_state = self._state
-        sizes = tuple(stream.committed() for stream in streams)
-        for stream in streams:
-            self._envelopes[stream.descriptor] = envelope
-        yield Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
-        self._destination.forget(
-            self._plan.connection,
-            self._plan.needed | {kept.seq for kept in self._envelopes.values()},
-        )
-
-    def _state_of(self, streams: Sequence[ActiveStream]) -> ConnectionState:
-        if self._state.type != "STREAM":
-            return self._state
-        return ConnectionState(
-            "STREAM", {s.descriptor: s.state for s in streams if s.state is not None}
-        )
-
-    def _raise_failures(self, conversation: Conversation) -> None:
-        failed = [s for s in self._streams.values() if s.phase != "finished"]
-        refused = self._plan.refused
-        if not failed and not refused and not conversation.failed:
-            return
-        cause: ConnectorFailedError | None = None
-        if conversation.failed:
-            cause = conversation.failure()
-        elif failed and _is_cut_off(conversation):
-            cause = ConnectorFailedError(
-                f"The connection to the output of {conversation.name} ended before its container "
-                "did, so records may be lost; see what lies between Atlas and the Docker engine "
-                "(a proxy, a tunnel), then sync again.",
-                failure_type="transient_error",
-            )
-        reasons = [f"{name}: {error}" for name, error in refused.items()]
-        reasons.append(_reasons(failed, cause))
-        finished = [str(s.descriptor) for s in self._streams.values() if s.phase == "finished"]
-        kept = f" Finished and kept: {', '.join(finished)}." if finished else ""
-        lost, total = len(failed) + len(refused), len(self._streams) + len(refused)
-        which = f"{lost} of {total} streams" if total > 1 else "The stream"
-        why = " ".join(filter(None, reasons))
-        raise ReadFailedError(
-            f"{which} did not complete. {why}{kept}"
-            if lost
-            else f"All streams completed, but {why}",
-            failure_type=_failure_type(cause, refused.values()),
-            stack_trace=cause.stack_trace if cause else None,
-        )
-
-
-def _is_cut_off(conversation: Conversation) -> bool:
-    return conversation.exit is not None and conversation.exit.cut_off
-
-
-def _stored_state(plan: SyncPlan) -> ConnectionState:
-    """The newest state that is committed, also of streams that start anew."""
-    envelopes = [p.resumption.envelope for p in plan.streams if p.resumption.envelope]
-    newest = max(envelopes, key=lambda envelope: envelope.seq, default=None)
-    return newest.connection_state if newest else ConnectionState()
-
-
-def _failure_type(
-    cause: ConnectorFailedError | None, refused: Collection[AtlasError]
-) -> FailureType:
-    if cause is not None:
-        return cause.failure_type
-    return next((error.failure_type for error in refused), "system_error")
-
-
-def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
-    said = {s.descriptor: s.reason for s in failed}
-    told = {name: reason for name, reason in said.items() if reason}
-    text = " ".join(f"{name}: {reason.removesuffix('.')}." for name, reason in told.items())
-    silent = [str(name) for name in said if name not in told]
-    if cause is not None:
-        known = any(reason in str(cause) for reason in told.values())
-        return text if known else f"{text} {cause}".strip()
-    if silent:
-        text += f" {', '.join(silent)}: the source ended without declaring it COMPLETE."
-    return text.strip()
+    def _commit(
+        self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
+    ) -> Iterator[SyncEvent]:
+        yield self._commits.commit(streams, complete=complete)
+        self._commits.forget()

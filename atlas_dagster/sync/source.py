@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     # SQLAlchemy takes a while to import, and most callers keep no books.
     from atlas_dagster.bookkeeping import Books
 
+#: SPECs by the identity of the connector that gave them.
+_specs: dict[str, Spec] = {}
+_MOST_SPECS = 200
+
 
 class Caller:
     """On whose behalf connectors run.
@@ -165,8 +169,18 @@ def write_down(books: "Books", connection: str, found: Discovered) -> None:
 
 
 def _spec(connection: Connection, caller: Caller, runner: Runner) -> Spec:
+    """Asked for once in the life of a process, unless the user may change the connector's code."""
+    identity = runner.identity()
+    known = _specs.get(identity)
+    if known is not None:
+        return known
     labels = caller.labels(connection.name)
-    return Connector(runner, name=connection.source_name, log=caller.log, labels=labels).spec()
+    spec = Connector(runner, name=connection.source_name, log=caller.log, labels=labels).spec()
+    if runner.kind in ("docker", "python"):
+        if len(_specs) >= _MOST_SPECS:
+            _specs.pop(next(iter(_specs)), None)
+        _specs[identity] = spec
+    return spec
 
 
 def _resolved(

@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
+from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
@@ -35,6 +36,7 @@ class Standing(Struct, frozen=True):
     ``committed``: the ``seq`` each table holds. ``refused``: streams of which it is not known where
     they stand, and why. ``changed``: those whose rows someone else changed, which matters unless
     they are replaced. ``last_seq``: the newest commit so far, or one that came to nothing.
+    ``incremental``: the streams whose state outlives a sync.
     """
 
     committed: Mapping[StreamDescriptor, int | None]
@@ -42,12 +44,14 @@ class Standing(Struct, frozen=True):
     refused: Mapping[StreamDescriptor, AtlasError]
     changed: Mapping[StreamDescriptor, AtlasError]
     last_seq: int
+    incremental: Collection[StreamDescriptor]
 
     @property
     def newest(self) -> Envelope | None:
-        """The newest commit that a stream continues from."""
-        envelopes = (r.envelope for r in self.resumptions.values() if r.envelope is not None)
-        return max(envelopes, key=lambda envelope: envelope.seq, default=None)
+        """The newest commit that an incremental stream continues from."""
+        last = ((n, r.envelope) for n, r in self.resumptions.items() if n in self.incremental)
+        lasting = (each for name, each in last if each and not each.commit_of(name).full_refresh)
+        return max(lasting, key=lambda envelope: envelope.seq, default=None)
 
     @property
     def is_whole(self) -> bool:
@@ -75,12 +79,13 @@ class Standing(Struct, frozen=True):
 
 def look(
     connection: str,
+    streams: Collection[ConfiguredStream],
     tables: Mapping[StreamDescriptor, TablePath],
     *,
     destination: Destination,
     store: StateStore,
 ) -> Standing:
-    """Find out where each stream of ``tables`` stands."""
+    """Find out where each of ``streams`` stands; ``tables`` are theirs."""
     refused: dict[StreamDescriptor, AtlasError] = {}
     committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
     for name, path in tables.items():
@@ -115,6 +120,7 @@ def look(
             *(known.envelope.seq for known in remembered.values() if known.envelope),
             0,
         ),
+        incremental={s.descriptor for s in streams if s.sync_mode == "incremental"},
     )
 
 

@@ -11,10 +11,10 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
 from atlas_dagster.protocol.messages import Records, StreamDescriptor, TraceError
-from atlas_dagster.protocol.state import same_blob
+from atlas_dagster.protocol.state import is_position, same_blob
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.state.envelope import StreamCommit
-from atlas_dagster.sync.plan import StreamPlan
+from atlas_dagster.sync.stream_plan import StreamPlan
 
 #: A batch is small enough for its rows, as Python objects, to stay in the processor's cache: with
 #: four times as many, a sync takes a third more CPU time.
@@ -37,9 +37,13 @@ class ActiveStream:
     ) -> None:
         self.plan = plan
         # A stream that starts from the beginning without having been asked to begins here.
-        continued = plan.resumption.begun_by or plan.resumption.envelope
-        self._begun_by = plan.resumption.begun_by if continued else root_run_id
+        resumption = plan.resumption
+        begins = plan.full_refresh or not (resumption.begun_by or resumption.envelope)
+        self._begun_by = root_run_id if begins else resumption.begun_by
         self.writer = writer
+        #: Whether rows of earlier commits wait to be shown together with the next ones.
+        self._waits = plan.continues
+        self._shown = False
         self.builder = BatchBuilder(
             plan.table.schema,
             sync_id=sync_id,
@@ -105,14 +109,17 @@ class ActiveStream:
         self.writer.write(batch)
 
     def adopt(self, state: Raw | None) -> None:
-        """Take ``state`` as covering every row so far."""
+        """Take ``state`` as covering every row so far, if it can be gone on from."""
         self.state = state
         self.state_seen = True
-        self.cover()
-
-    def cover(self) -> None:
-        self.covered_rows = self.pending_rows
         self.records_since_state = 0
+        if not self.plan.held or (self.plan.resumable and is_position(state)):
+            self.covered_rows = self.pending_rows
+
+    @property
+    def is_covered(self) -> bool:
+        """Whether a state covers every row so far."""
+        return self.covered_rows == self.pending_rows
 
     def is_due(self, *, seconds: float, size: int) -> bool:
         """Whether enough time has passed or data come since the last commit."""
@@ -126,31 +133,58 @@ class ActiveStream:
             self.writer.rewind(self.covered_rows)
 
     @property
+    def held_rows(self) -> int:
+        """Rows of earlier commits that are shown together with the next ones."""
+        return self.writer.held_rows if self._waits else 0
+
+    @property
     def has_news(self) -> bool:
         """Whether there is anything to commit."""
-        if self.pending_rows or not self.writer.exists() or self.plan.table.replaces:
+        moved = not same_blob(self.state, self.committed_state)
+        if self.pending_rows:
             return True
-        return not same_blob(self.state, self.committed_state)
+        if self.plan.held:
+            # Never a position alone: it would hide that nothing came before it.
+            return moved and self.held_rows > 0
+        return moved or not (self._waits or self.writer.exists())
 
-    def stage(self) -> StreamCommit:
+    @property
+    def is_unshown(self) -> bool:
+        """Whether its end is to be committed even without news."""
+        waits = self.plan.table.replaces or (self.plan.held and self._waits)
+        return not self._shown and (waits or not self.writer.exists())
+
+    @property
+    def is_accidentally_empty(self) -> bool:
+        """Whether old rows would go for nothing, and the source has not said that this is right."""
+        came = self.status == "COMPLETE" or self.records or self.held_rows
+        return self.plan.table.replaces and self.writer.exists() and not came
+
+    def stage(self, *, complete: bool) -> StreamCommit:
         """Finish what is pending, ready for the envelope."""
         self.flush()
+        held = self.plan.held and not complete
         return StreamCommit(
             stream=self.descriptor,
             table=self.plan.table.path,
             generation_id=self.plan.configured.generation_id,
-            replaces=self.plan.table.replaces,
+            replaces=self.plan.resumption.replaces if held else self.plan.table.replaces,
             files=self.writer.stage(),
             primary_key=self.plan.key,
+            held=held,
+            continues=self._waits,
+            full_refresh=self.plan.full_refresh,
             begun_by=self._begun_by,
         )
 
-    def committed(self) -> int:
+    def committed(self, part: StreamCommit) -> int:
         """Note that everything staged is durable; the bytes of its records."""
         size = self.bytes - self._bytes_at_commit
         self.committed_state = self.state
         self.covered_rows = 0
         self.checkpoints += 1
+        self._waits = part.held or bool(part.primary_key)
+        self._shown = not part.held
         self._last_commit = time.monotonic()
         self._bytes_at_commit = self.bytes
         return size

@@ -11,14 +11,19 @@ import msgspec
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
-from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
+from atlas_dagster.errors import (
+    BreakingChangeError,
+    ConfigError,
+    DestinationError,
+    UnknownStreamError,
+)
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Action, Envelope, StreamCommit, next_seq, now
 from atlas_dagster.state.reconcile import Resumption
-from atlas_dagster.sync.plan import plan_stream
 from atlas_dagster.sync.standing import Standing, StateStore, look
+from atlas_dagster.sync.stream_plan import plan_stream
 
 #: What becomes of a stream's part of the state.
 _Change = Callable[[ConfiguredStream, Resumption], StreamCommit]
@@ -53,10 +58,15 @@ class Upkeep:
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
         self._pretend = pretend
-        if not pretend:
-            destination.recover(connection)
+        self._unrecovered: DestinationError | None = None
+        try:
+            if not pretend:
+                destination.recover(connection)
+        except DestinationError as error:
+            # Reading all streams again is the way out of that.
+            self._unrecovered = error
         self.standing: Standing = look(
-            connection, self._tables, destination=destination, store=store
+            connection, streams, self._tables, destination=destination, store=store
         )
 
     def refresh(
@@ -74,9 +84,9 @@ class Upkeep:
                 stream.descriptor,
                 self._tables[stream.descriptor],
                 resumption.generation_id + 1,
-                replaces=False,
+                replaces=not keep_rows,
                 primary_key=_key(stream, resumption),
-                restarts=not keep_rows,
+                held=not keep_rows,
                 begun_by=self._root_run_id,
             )
 
@@ -158,8 +168,21 @@ class Upkeep:
         return frozenset(n for n, r in resumptions.items() if ours and r.begun_by == ours)
 
     def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
-        """Go on with tables as someone else left them."""
-        return self._commit("accept", self._synced(selected), self.standing.state, self._as_it_is)
+        """Go on with tables as someone else left them, unless their rows are replaced anyway."""
+        names = [
+            name
+            for name in self._synced(selected)
+            if name in self.standing.changed and not self.standing.resumptions[name].replaces
+        ]
+
+        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+            going_on = self._going_on(stream, resumption)
+            if resumption.envelope is None:
+                return going_on
+            last = resumption.envelope.commit_of(stream.descriptor)
+            return msgspec.structs.replace(going_on, full_refresh=last.full_refresh)
+
+        return self._commit("accept", names, self.standing.state, part)
 
     def _going_on(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
         """The rows stay, and the next ones belong to them."""
@@ -173,8 +196,10 @@ class Upkeep:
         )
 
     def _as_it_is(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+        """The same, but rows that are to be replaced still are."""
         part = self._going_on(stream, resumption)
-        return msgspec.structs.replace(part, restarts=resumption.replaces)
+        replaces = resumption.replaces
+        return msgspec.structs.replace(part, replaces=replaces, held=replaces)
 
     @property
     def _incremental(self) -> list[StreamDescriptor]:
@@ -232,6 +257,9 @@ class Upkeep:
         part: _Change,
     ) -> Sequence[Envelope]:
         """Commit ``state``, in one envelope where it is, or was, of all streams together."""
+        anew = action in ("refresh", "clear") and set(names) == set(self._synced(self._streams))
+        if self._unrecovered is not None and not anew:
+            raise self._unrecovered
         together = self.standing.is_whole or state.type != "STREAM"
         groups = [list(names)] if together else [[name] for name in names]
         last = self.standing.last_seq
@@ -268,8 +296,9 @@ class Upkeep:
         stream = self._streams[part.stream]
         if not part.replaces and stream.destination_sync_mode == "overwrite":
             stream = msgspec.structs.replace(stream, destination_sync_mode="append")
-        resumption = Resumption(part.generation_id, replaces=part.replaces or part.restarts)
-        plan = plan_stream(stream, resumption, self._destination, self._tables)
+        resumption = Resumption(part.generation_id, replaces=part.replaces)
+        path = self._tables[part.stream]
+        plan = plan_stream(self._connection, stream, resumption, self._destination, path)
         spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
         return self._destination.open(self._connection, spec)
 

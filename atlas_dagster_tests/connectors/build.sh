@@ -13,7 +13,7 @@ set -euo pipefail
 FAKER_VERSION=7.2.1
 STANDIN_VERSION=2
 CHAOS_VERSION=1
-LEDGER_VERSION=1
+LEDGER_VERSION=2
 POSTGRES_VERSION=1
 HAPROXY_VERSION=1
 # Of the CDK, as in atlas_dagster/runners/manifest.py.

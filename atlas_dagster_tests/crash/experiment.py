@@ -1,5 +1,6 @@
 """Disturbs syncs at random and at each named point, lets them finish, and compares."""
 
+import dataclasses
 import errno
 import os
 import random
@@ -10,13 +11,24 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from pathlib import Path
 
-from atlas_dagster_tests.crash.laboratory import ROUND, Difference, Ledger, Place, Setup
+from atlas_dagster_tests.crash.laboratory import (
+    ROUND,
+    Difference,
+    Ledger,
+    Place,
+    Setup,
+    source_ledger,
+)
 from atlas_dagster_tests.crash.leftovers import leftovers
 from atlas_dagster_tests.crash.seam import Point, Strike
 from atlas_dagster_tests.crash.victim import KilledError, Outcome, forked
 
+_JOURNAL = source_ledger.JOURNAL
 #: Disturbances in one round, until a sync is left alone.
 _MOST_IN_A_ROUND = 4
+#: How often a disturbed run is given up, so that the next one is another; and how often a round
+#: begins with a refresh, which then may be killed as well.
+_GIVEN_UP, _REFRESHED, _KILLED_THEN = 0.2, 0.4, 0.3
 
 
 class Disturbance(ABC):
@@ -177,14 +189,22 @@ class Experiment:
         started = time.monotonic()
         undisturbed = self._ledger(setup, "undisturbed")
         disturbed = self._ledger(setup, "disturbed")
-        reference = undisturbed.sync()
+        reference = self._reference(undisturbed)
         syncs, enough = 0, self.total + count
+        chance = self._disturbance.chance
         while self.total < enough:
-            most = min(enough - self.total, self._disturbance.chance.randint(1, _MOST_IN_A_ROUND))
+            if disturbed.succeeded and chance.random() < _REFRESHED:
+                self._refresh(disturbed)
+            most = min(enough - self.total, chance.randint(1, _MOST_IN_A_ROUND))
             for _ in range(most):
                 syncs += 1
-                if self._disturbance.disturb(disturbed, reference):
+                finished = self._disturbance.disturb(disturbed, reference)
+                halves = forked(disturbed.log, disturbed.halves)
+                assert not halves, f"{setup}: {halves}"
+                if finished:
                     break
+                if chance.random() < _GIVEN_UP:
+                    disturbed.give_up()
             else:
                 syncs += 1
                 _succeed(disturbed)
@@ -209,6 +229,23 @@ class Experiment:
             f"for maintenance: {left.files} files, {left.envelopes} envelopes; "
             f"a commit took {commit}, its event {event}"
         )
+
+    def _reference(self, ledger: Ledger) -> Outcome:
+        """How a first sync goes, and one of a refresh, whose rows are held."""
+        first = ledger.sync()
+        ledger.refresh(_JOURNAL)
+        second = ledger.sync()
+        return dataclasses.replace(first, passed=first.passed | second.passed)
+
+    def _refresh(self, ledger: Ledger) -> None:
+        """Rows that are read again are the same, so nothing changes in the end."""
+        chance = self._disturbance.chance
+        streams = chance.sample(_JOURNAL, chance.randint(1, len(_JOURNAL)))
+        dies = isinstance(self._disturbance, Kill) and chance.random() < _KILLED_THEN
+        try:
+            ledger.refresh(streams, kill_after=chance.uniform(0, 1) if dies else None)
+        except KilledError:
+            self._disturbance.happened["at random, in a refresh"] += 1
 
     def _ledger(self, setup: Setup, which: str) -> Ledger:
         lake = self._place.root / which / str(setup)

@@ -1,12 +1,15 @@
 """Where connections are disturbed, and each compared with one that was not."""
 
+import importlib.util
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from adbc_driver_postgresql import dbapi
 from deltalake import DeltaTable
@@ -15,11 +18,18 @@ from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_LEDGER_IMAGE
 from atlas_dagster_tests.crash.seam import Strike
-from atlas_dagster_tests.crash.victim import Outcome, forked, sync
+from atlas_dagster_tests.crash.victim import Outcome, forked, refresh, sync
 from atlas_dagster_tests.orchestration.real_connectors import discover_really
 from atlas_dagster_tests.postgres_server import PostgresServer
 
 _LEDGER = CONNECTORS / "source-ledger" / "source_ledger.py"
+_SPEC = importlib.util.spec_from_file_location("source_ledger", _LEDGER)
+assert _SPEC is not None
+assert _SPEC.loader is not None
+source_ledger = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(source_ledger)
+#: Of a table that does not exist.
+_NOTHING = pa.table({})
 #: Positions of the source's journal that each round adds.
 ROUND = 125
 #: Different in every sync that is done again, as it must be.
@@ -96,6 +106,9 @@ class Ledger:
     until: int = ROUND
     deaths: int = 0
     discovered: Discovered | None = None
+    #: Runs begun and those that succeeded, all tries of one counted as one.
+    runs: int = 1
+    succeeded: int = 0
 
     @property
     def connection(self) -> Connection:
@@ -112,6 +125,11 @@ class Ledger:
                 {"name": "appended", "sync_mode": "incremental"},
                 {"name": "deduped"},
                 {"name": "overwritten"},
+                {
+                    "name": "snapshots",
+                    "sync_mode": "full_refresh",
+                    "destination_sync_mode": "append",
+                },
             ],
             destination=self.place.database if self.setup.destination == "postgres" else None,
             folder=self.place.root,
@@ -136,11 +154,31 @@ class Ledger:
         return self.place.root / f"{self.name}.log"
 
     def sync(self, strike: Strike | None = None, kill_after: float | None = None) -> Outcome:
+        """Try the current run once more, or the next one where it succeeded.
+
+        Raises :class:`KilledError`.
+        """
+        root = f"{self.name} {self.runs}"
+        arguments = (*self._what, root, strike)
+        outcome = forked(self.log, sync, *arguments, kill_after=kill_after)
+        if outcome.failure is None:
+            self.succeeded += 1
+            self.runs += 1
+        return outcome
+
+    def give_up(self) -> None:
+        """Nobody tries the current run again."""
+        self.runs += 1
+
+    def refresh(self, streams: Sequence[str], kill_after: float | None = None) -> None:
         """Raises :class:`KilledError`."""
+        forked(self.log, refresh, *self._what, list(streams), kill_after=kill_after)
+
+    @property
+    def _what(self) -> tuple[Path, Path, Connection, Discovered]:
         if self.discovered is None:
             self.discovered = forked(self.log, discover_really, self.connection)
-        arguments = (self.home, self.lake, self.connection, self.discovered, strike)
-        return forked(self.log, sync, *arguments, kill_after=kill_after)
+        return self.home, self.lake, self.connection, self.discovered
 
     def rows(self) -> dict[str, Counter[Any]]:
         """Of each table, its rows without what is different each time. In a child only."""
@@ -152,10 +190,36 @@ class Ledger:
 
     def _table(self, path: tuple[str, ...]) -> Any:
         if self.setup.destination == "delta":
+            if not self.lake.joinpath(*path, "_delta_log").exists():
+                return _NOTHING
             return DeltaTable(str(self.lake.joinpath(*path))).to_pyarrow_table()
         with dbapi.connect(self.place.database) as connection, connection.cursor() as cursor:
+            cursor.execute(f'SELECT to_regclass(\'"{path[0]}"."{path[1]}"\') IS NULL')
+            if cursor.fetchall() == [(True,)]:
+                return _NOTHING
             cursor.execute(f'SELECT * FROM "{path[0]}"."{path[1]}"')
             return cursor.fetch_arrow_table()
+
+    def halves(self) -> list[str]:
+        """What readers see now and should never see. In a child only."""
+        assert self.discovered
+        tables = {path[-1]: self._table(path) for path in self.discovered.table_paths.values()}
+        found = []
+        positions = sorted(tables["appended"].to_pydict().get("position", []))
+        if positions != list(range(1, len(positions) + 1)):
+            found.append(f"appended has {positions}")
+        overwritten = tables["overwritten"].to_pydict()
+        rates = sorted(zip(overwritten.get("row", []), overwritten.get("rate", []), strict=True))
+        if rates not in ([], self._listed(self.until), self._listed(self.until - ROUND)):
+            found.append(f"overwritten has {rates}")
+        times = Counter(tables["snapshots"].to_pydict().get("row", []))
+        if len({times[row] for row in range(1, source_ledger.LISTED_ROWS + 1)}) > 1:
+            found.append(f"snapshots has {times}")
+        return found
+
+    def _listed(self, until: int) -> list[tuple[int, float]]:
+        rows = range(1, source_ledger.LISTED_ROWS + 1)
+        return [(row, source_ledger.listed(self.seed, until, row)["rate"]) for row in rows]
 
 
 def _comparable(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -175,6 +239,10 @@ class Difference:
     @classmethod
     def between(cls, disturbed: Ledger, undisturbed: Ledger) -> "Difference":
         is_, should_be = disturbed.rows(), undisturbed.rows()
+        # One snapshot for each run; for those that were given up, as many as there are of any row.
+        there = max(is_["snapshots"].values(), default=0)
+        times = min(max(there, disturbed.succeeded), disturbed.runs - 1)
+        should_be["snapshots"] = Counter(dict.fromkeys(should_be["snapshots"], times))
         return cls(
             {name: rows.total() for name, rows in should_be.items()},
             lost=sum((should_be[name] - is_[name]).total() for name in should_be),

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import dagster as dg
 
 from atlas_dagster.destinations.base import Destination, StreamWriter
+from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.state.envelope import Envelope
 
 Side = Literal["before", "after"]
@@ -59,9 +60,20 @@ class Seam:
         )
 
     def _watch_writer(self, writer: StreamWriter, stream: str) -> None:
+        def held(envelope: Envelope) -> bool:
+            return next(commit.held for commit in envelope.streams if commit.table[-1] == stream)
+
         for step in ("write", "stage", "finish"):
             self._watch(writer, step, lambda *_: [stream])
-        self._watch(writer, "commit", lambda _: [stream], called="table's commit")
+        for called, which in (("table's commit", False), ("table's held commit", True)):
+            self._watch(
+                writer,
+                "commit",
+                lambda envelope, which=which: [stream] if held(envelope) is which else [],
+                called=called,
+            )
+        if isinstance(writer, DeltaWriter):
+            self._watch(writer.tables, "tidy", lambda: [stream])
 
     def watch_event_log(self, instance: dg.DagsterInstance) -> None:
         def streams(event: dg.EventLogEntry) -> list[str]:

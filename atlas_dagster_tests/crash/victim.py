@@ -22,6 +22,7 @@ import dagster as dg
 from atlas_dagster.orchestration import retries
 from atlas_dagster.orchestration import sync as orchestration
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.session import SyncSession
@@ -93,9 +94,17 @@ class Outcome:
 
 
 def sync(
-    home: Path, lake: Path, connection: Connection, discovered: Discovered, strike: Strike | None
+    home: Path,
+    lake: Path,
+    connection: Connection,
+    discovered: Discovered,
+    root: str,
+    strike: Strike | None,
 ) -> Outcome:
-    """Materialize all streams of ``connection``, with a commit at every STATE."""
+    """Materialize all streams of ``connection``, with a commit at every STATE.
+
+    Tries of one ``root`` are one run to Atlas, as those of a schedule are.
+    """
     started = time.monotonic()
     seam = Seam(strike)
     patch(seam)
@@ -104,11 +113,32 @@ def sync(
         seam.watch_event_log(instance)
         job = define(connection, discovered, lake=lake).resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey(list(path)) for path in discovered.table_paths.values()]
-        ran = job.execute_in_process(instance=instance, asset_selection=keys, raise_on_error=False)
+        ran = job.execute_in_process(
+            instance=instance,
+            asset_selection=keys,
+            raise_on_error=False,
+            tags={retries.ROOT_RUN_TAG: root},
+        )
     failures = [event.step_failure_data for event in ran.all_events if event.is_step_failure]
     told = [failure.error_display_string for failure in failures if failure]
     failure = None if ran.success else "\n".join(told) or "the run failed"
     return Outcome(failure, seam.struck, seam.passed, seam.seconds, time.monotonic() - started)
+
+
+def refresh(
+    home: Path, lake: Path, connection: Connection, discovered: Discovered, streams: list[str]
+) -> None:
+    """Ask for ``streams`` to be read again from the beginning, as the command does."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        bury(instance)
+        desk = StateDesk(
+            connection,
+            discovered,
+            atlas=AtlasResource(destination=str(lake)),
+            instance=instance,
+            explain=lambda _: None,
+        )
+        desk.apply(lambda upkeep: upkeep.refresh(desk.find(streams), keep_rows=False))
 
 
 def patch(seam: Seam) -> None:

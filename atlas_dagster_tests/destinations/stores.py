@@ -63,10 +63,15 @@ class Store(ABC):
     def __init__(self) -> None:
         self.seq = 10
         self._specs: dict[int, TableSpec] = {}
+        self._continues: set[int] = set()
 
-    def open(self, wanted: TableSpec) -> StreamWriter:
+    def open(self, wanted: TableSpec, *, continues: bool = False) -> StreamWriter:
+        """A writer; what is held already ``continues`` with it, or goes at its first commit."""
         writer = self.destination.open("c", wanted)
         self._specs[id(writer)] = wanted
+        self._continues.discard(id(writer))
+        if continues:
+            self._continues.add(id(writer))
         return writer
 
     def write(self, writer: StreamWriter, rows: Rows, *, at: int = T0) -> None:
@@ -77,7 +82,7 @@ class Store(ABC):
             builder.extend([Record("t", data, at)], 1)
         writer.write(builder.build())
 
-    def envelope(self, *writers: StreamWriter) -> Envelope:
+    def envelope(self, *writers: StreamWriter, held: bool = False) -> Envelope:
         """The envelope of a commit of ``writers``, which are staged for it."""
         self.seq += 10
         commits = [
@@ -88,15 +93,19 @@ class Store(ABC):
                 wanted.replaces,
                 writer.stage(),
                 tuple((column,) for column in wanted.primary_key),
+                held=held,
+                continues=id(writer) in self._continues,
             )
             for writer in writers
             for wanted in [self._specs[id(writer)]]
         ]
+        waiting = {id(w) for w in writers if held or self._specs[id(w)].primary_key}
+        self._continues = self._continues.difference(map(id, writers)) | waiting
         connection = commits[0].table[0]
         return Envelope(self.seq, 1, connection, tuple(commits), Raw(b"[]"), now())
 
-    def commit(self, *writers: StreamWriter) -> Envelope:
-        envelope = self.envelope(*writers)
+    def commit(self, *writers: StreamWriter, held: bool = False) -> Envelope:
+        envelope = self.envelope(*writers, held=held)
         self.destination.commit(envelope, writers)
         return envelope
 

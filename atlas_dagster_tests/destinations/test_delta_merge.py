@@ -132,7 +132,7 @@ def test_a_compaction_in_the_middle_of_a_merge(lake: Lake, monkeypatch: pytest.M
     writer = lake.open(PLAIN)
     lake.write(writer, keys(2, 5, "new"))
     lake.commit(writer)
-    original = type(writer.table).files_near  # type: ignore[attr-defined]
+    original = type(writer.tables.main).files_near  # type: ignore[attr-defined]
 
     def compacting(*arguments: object) -> list[str]:
         found = original(*arguments)
@@ -140,7 +140,7 @@ def test_a_compaction_in_the_middle_of_a_merge(lake: Lake, monkeypatch: pytest.M
         return list(found)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(writer.table), "files_near", compacting)  # type: ignore[attr-defined]
+        patch.setattr(type(writer.tables.main), "files_near", compacting)  # type: ignore[attr-defined]
         with pytest.raises(DestinationError, match="refused the commit"):
             writer.finish()
     lake.open(PLAIN)

@@ -1,6 +1,7 @@
 """What Delta tables do in a way of their own."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -79,3 +80,25 @@ def test_statistics_let_readers_skip_files(lake: Lake) -> None:
     (file,) = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     assert (file["num_records"], file["min.id"], file["max.id"]) == (3, -3, 7)
     assert (file["null_count.id"], file["null_count.v"]) == (1, 2)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_commit_survives_a_loss_of_power(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: WriteMode
+) -> None:
+    """Regression: Delta left it to the operating system when its log reaches the disk."""
+    settled: list[Path] = []
+    for module in ("store", "delta_table"):
+        monkeypatch.setattr(
+            f"atlas_dagster.destinations.{module}.settle", lambda path: settled.append(Path(path))
+        )
+    for held in (True, False):
+        writer = lake.open(spec(mode), continues=not held)
+        lake.write(writer, [{"id": 1}])
+        envelope = lake.commit(writer, held=held)
+        writer.finish()
+        assert lake.root / "_atlas/c" in settled
+        assert {file.path for file in envelope.streams[0].files} <= {p.name for p in settled}
+    commits = {*lake.root.glob("**/_delta_log/*.json")}
+    assert len(commits) >= 3
+    assert commits <= {*settled}

@@ -1,15 +1,36 @@
-"""Runs without Docker, for the tests of what a run records."""
+"""Runs without Docker: of what becomes of tables and event log, and of what a run records."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from decisions import Shop
 from fake_runs import FakeRuns
+from postgres_instance import postgres_instance
 
 from atlas_dagster.orchestration import sync
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync import source
+
+
+@pytest.fixture
+def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
+    """On SQLite, unless a test asks for Postgres."""
+    if getattr(request, "param", "sqlite") == "postgres":
+        with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
+            yield instance
+    else:
+        with dg.instance_for_test() as instance:
+            yield instance
+
+
+@pytest.fixture
+def it(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    runner = FakeRunner(lambda _: [])
+    monkeypatch.setattr(source, "choose_runner", lambda *_: runner)
+    monkeypatch.setattr(sync, "reap_ended", lambda *_: [])
+    return Shop(tmp_path / "lake", instance, runner)
 
 
 @pytest.fixture

@@ -143,23 +143,21 @@ def test_observations_by_others_do_not_hide_a_newer_checkpoint(
 
 def test_what_the_last_syncs_brought_and_its_columns(instance: dg.DagsterInstance) -> None:
     columns = dg.TableSchema([dg.TableColumn("id", "integer")])
-    for count in (1, 2, 3):
-        metadata = {
-            **AtlasMetadataSet(records_synced=count, connector="c:1"),
-            "dagster/column_schema": columns,
-        }
-        event = dg.AssetMaterialization(key_of(USERS), metadata=metadata)
-        instance.report_runless_asset_event(event)
+    metadata = {
+        **AtlasMetadataSet(records_synced=3, records_before="2 1", connector="c:1"),
+        "dagster/column_schema": columns,
+    }
+    event = dg.AssetMaterialization(key_of(USERS), metadata=metadata)
+    instance.report_runless_asset_event(event)
     instance.report_runless_asset_event(dg.AssetMaterialization(key_of(USERS), metadata=FOREIGN))
 
     store = EventLogStateStore(instance, SOURCE)
-    assert store.recent_records(TABLES[USERS], 3) == [3, 2]
-    assert store.recent_records(TABLES[ORDERS], 3) == []
     store.remembered(TABLES, {})
-    assert (store.connectors, store.columns) == (set(), {})
+    assert (store.connectors, store.columns, store.recent_records) == (set(), {}, {})
     instance.report_runless_asset_event(event)
     store.remembered(TABLES, {})
     assert (store.connectors, store.columns) == ({"c:1"}, {TABLES[USERS]: columns})
+    assert store.recent_records == {TABLES[USERS]: [3, 2, 1]}
 
 
 def test_each_stream_has_its_own(instance: dg.DagsterInstance) -> None:

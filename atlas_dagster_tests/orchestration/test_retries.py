@@ -1,9 +1,11 @@
 """How often and when a failed sync is tried again."""
 
+import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, TransientError
-from atlas_dagster.orchestration.retries import Patience, next_try
+from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, Patience, next_try, root_run_id
 
 PASSING = TransientError("the network is down")
 
@@ -67,3 +69,41 @@ def test_a_run_that_got_somewhere_is_followed_sooner() -> None:
 @pytest.mark.parametrize("tags", [{}, {"atlas/failure_type": "config_error"}])
 def test_other_failures_are_not_followed(tags: dict[str, str]) -> None:
     assert next_try(tags) is None
+
+
+# What belongs together
+
+
+def again(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, status: dg.DagsterRunStatus, **tags: str
+) -> dg.DagsterRun:
+    """``run`` executed once more, as Dagster does it: with its tags."""
+    return create_run_for_test(
+        instance,
+        status=status,
+        parent_run_id=run.run_id,
+        root_run_id=run.root_run_id or run.run_id,
+        tags={**run.tags, **tags},
+    )
+
+
+def test_the_first_of_the_runs_that_are_one() -> None:
+    failed, succeeded = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = create_run_for_test(instance, status=failed)
+        second = again(instance, first, failed)
+        third = again(instance, second, succeeded)
+        assert {root_run_id(instance, run) for run in (first, second, third)} == {first.run_id}
+
+        fourth = again(instance, third, failed)
+        fifth = again(instance, fourth, succeeded)
+        assert {root_run_id(instance, run) for run in (fourth, fifth)} == {fourth.run_id}
+
+        scheduled = create_run_for_test(instance, status=failed, tags={ROOT_RUN_TAG: first.run_id})
+        sixth = again(instance, scheduled, succeeded)
+        assert {root_run_id(instance, run) for run in (scheduled, sixth)} == {first.run_id}
+        seventh = again(instance, sixth, failed)
+        assert root_run_id(instance, seventh) == seventh.run_id
+
+        instance.delete_run(second.run_id)
+        assert root_run_id(instance, third) == third.run_id

@@ -287,7 +287,7 @@ def yearly(ticking: Ticking) -> Ticking:
 
 
 def test_a_sync_that_failed_for_a_while_is_tried_again_before_its_time(ticking: Ticking) -> None:
-    failed_sync(yearly(ticking))
+    failed = failed_sync(yearly(ticking))
     ended = ticking.now
 
     waiting = ticking.tick(ended + dt.timedelta(seconds=60))
@@ -297,6 +297,7 @@ def test_a_sync_that_failed_for_a_while_is_tried_again_before_its_time(ticking: 
     request = only(ticking.tick(ended + dt.timedelta(seconds=91)))
     assert is_sync(request)
     assert request.tags["atlas/tries_without_progress"] == "1"
+    assert request.tags["atlas/root_run"] == failed.run_id
     assert request.run_key == f"shop:{ended.isoformat()}:try1"
 
 

@@ -26,6 +26,7 @@ from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.session import SyncSession
+from atlas_dagster.sync.upkeep import Upkeep
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
@@ -104,13 +105,27 @@ def full_refresh(
     return _configured(name, "full_refresh", mode, namespace, columns)
 
 
+def resumable(name: str, mode: str = "overwrite", **columns: Any) -> ConfiguredStream:
+    """A full refresh that the source can go on with in its middle."""
+    return _configured(name, "full_refresh", mode, None, columns, is_resumable=True)
+
+
 def _configured(
-    name: str, sync_mode: Any, mode: Any, namespace: str | None, columns: Mapping[str, Any]
+    name: str,
+    sync_mode: Any,
+    mode: Any,
+    namespace: str | None,
+    columns: Mapping[str, Any],
+    *,
+    is_resumable: bool = False,
 ) -> ConfiguredStream:
+    properties = COLUMNS | dict(columns)
+    kept = {name: column for name, column in properties.items() if column is not None}
     offered = {
         "name": name,
         "namespace": namespace,
-        "json_schema": {"type": "object", "properties": COLUMNS | dict(columns)},
+        "json_schema": {"type": "object", "properties": kept},
+        "is_resumable": is_resumable,
         "supported_sync_modes": ["full_refresh", "incremental"],
         "source_defined_cursor": True,
         "default_cursor_field": ["id"],
@@ -178,12 +193,14 @@ class Lake:
         self.root = root
         self.destination: Destination = DeltaDestination(str(root))
         self.store = MemoryStore()
+        self.runs = 0
 
     def plan(
         self,
         streams: Collection[ConfiguredStream],
         *,
         selected: Collection[str] | None = None,
+        root: str | None = None,
         **options: Any,
     ) -> SyncPlan:
         return make_plan(
@@ -196,6 +213,7 @@ class Lake:
             destination=self.destination,
             store=self.store,
             run_id="run",
+            root_run_id=root or f"run {self.runs}",
             **{"notify": print, **options},
         )
 
@@ -206,14 +224,16 @@ class Lake:
         selected: Collection[str] | None = None,
         secrets: Collection[str] = (),
         connector: Connector | None = None,
+        root: str | None = None,
         **options: Any,
     ) -> tuple[SyncSession, Outcome]:
         """A session about to read ``output``; an ``int`` in it is the exit.
 
-        A ``connector`` of the caller's own, which logs elsewhere, is read instead.
+        A ``connector`` of the caller's own, which logs elsewhere, is read instead. ``root``: the
+        run that it tries again; by default the last one, if that failed.
         """
         notices: list[str] = []
-        plan = self.plan(streams, selected=selected, notify=notices.append)
+        plan = self.plan(streams, selected=selected, notify=notices.append, root=root)
         runner = connector.runner if connector else FakeRunner(lambda _: output)
         outcome = Outcome(plan, runner, notices=notices)
         connector = connector or Connector(
@@ -240,6 +260,8 @@ class Lake:
                 outcome.events.append(event)
         except AtlasError as failure:
             outcome.failure = failure
+        else:
+            self.runs += 1
         return outcome
 
     def table(self, *names: str) -> DeltaTable:
@@ -275,6 +297,12 @@ class Lake:
     def ids(self, *names: str) -> list[int]:
         return sorted(row[0] for row in self.rows(*names, columns="id"))
 
+    def untracked(self, name: str) -> set[Any]:
+        """Files in the folder of a table that were never files of it."""
+        folder = self.root / "c" / name
+        shown = "".join(log.read_text() for log in folder.glob("_delta_log/*.json"))
+        return {file for file in folder.glob("*.parquet") if file.name not in shown}
+
     def staged(self) -> set[Any]:
         """Rows written that belong to no table: Parquet files."""
         files = set(self.root.rglob("*.parquet"))
@@ -293,6 +321,7 @@ class Warehouse(Lake):
         place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
         self.destination = PostgresDestination(f"postgresql://{login}@{place}")
         self.store = MemoryStore()
+        self.runs = 0
         self.look = dbapi.connect(f"postgresql://{login}@{place}", autocommit=True)
         if empty:
             self.do("DROP SCHEMA IF EXISTS c CASCADE")
@@ -301,7 +330,7 @@ class Warehouse(Lake):
     def again(cls, dead: "Warehouse", server: Mapping[str, Any]) -> "Warehouse":
         """What the next process finds: the tables, and what the event log remembers."""
         warehouse = cls(server, empty=False)
-        warehouse.store = dead.store
+        warehouse.store, warehouse.runs = dead.store, dead.runs
         return warehouse
 
     def close(self) -> None:
@@ -335,6 +364,26 @@ class Warehouse(Lake):
 
     def lose_envelopes(self, of: str = "") -> None:
         self.do(f'DELETE FROM c._atlas_envelopes WHERE strpos(envelope, \'"name":"{of}\') > 0')
+
+
+def upkeep(
+    lake: Lake,
+    *streams: ConfiguredStream,
+    run: str = "upkeep",
+    root: str = "",
+    pretend: bool = False,
+) -> Upkeep:
+    """What a user does about the state of ``streams``."""
+    return Upkeep(
+        "c",
+        streams,
+        tables={stream.descriptor: path(stream.descriptor) for stream in streams},
+        destination=lake.destination,
+        store=lake.store,
+        run_id=run,
+        root_run_id=root or run,
+        pretend=pretend,
+    )
 
 
 def path(stream: StreamDescriptor) -> TablePath:

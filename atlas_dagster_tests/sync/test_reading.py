@@ -76,22 +76,69 @@ def test_the_state_goes_in_and_comes_out() -> None:
     assert catalog["streams"][0]["sync_mode"] == "incremental"
 
 
-def test_a_state_never_covers_what_was_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BATCH_ROWS", 2)
+def test_a_batch_ends_where_a_state_covers_it() -> None:
     it, runner = reading(
         records("users", [1, 2]),
         state("users", {"id": 2}),
         record("users", 3),
-        state("users", {"id": 3}),
         record("users", 4),
+        state("users", {"id": 4}),
+        record("users", 5),
+        batch_rows=2,
     )
     batches = it.batches()
-    next(batches)
-    assert said(it) == {}
-    next(batches)  # takes 3 and 4, and so says that 1 and 2 are done with
+    _, first = next(batches)
+    assert (first["id"].to_pylist(), said(it)) == ([1, 2], {"users": {"id": 2}})
+    assert it.uncovered == 0
+    _, second = next(batches)
+    assert (second["id"].to_pylist(), said(it)) == ([3, 4], {"users": {"id": 4}})
     batches.close()  # type: ignore[attr-defined]
-    assert said(it) in ({}, {"users": {"id": 2}})
+    assert said(it) == {"users": {"id": 4}}
     assert runner.closed == 1
+
+
+def test_rows_do_not_wait_for_a_state_for_ever() -> None:
+    it, _ = reading(
+        record("users", 1),
+        state("users", {"id": 1}),
+        *(record("users", id) for id in range(2, 7)),
+        state("users", {"id": 6}),
+        batch_rows=2,
+    )
+    batches = it.batches()
+    _, first = next(batches)
+    assert first["id"].to_pylist() == [1, 2, 3, 4]
+    assert (said(it), it.uncovered) == ({"users": {"id": 1}}, 3)
+    assert [batch["id"].to_pylist() for _, batch in batches] == [[5, 6]]
+    assert (said(it), it.uncovered) == ({"users": {"id": 6}}, 0)
+
+
+def test_few_rows_are_handed_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HAND_OUT_SECONDS", 0.0)
+    it, _ = reading(record("users", 1), state("users", {"id": 1}), record("users", 2))
+    assert [batch["id"].to_pylist() for _, batch in it.batches()] == [[1], [2]]
+    it, _ = reading(record("users", 1), record("users", 2), streams=[full_refresh("users")])
+    assert [batch["id"].to_pylist() for _, batch in it.batches()] == [[1], [2]]
+
+
+def test_the_state_right_after_the_last_record_belongs_to_it() -> None:
+    it, runner = reading(
+        records("users", [1, 2]),
+        state("users", {"id": 2}),
+        records("users", [3]),
+        limit=2,
+    )
+    assert ids(it) == [1, 2]
+    assert (said(it), it.uncovered) == ({"users": {"id": 2}}, 0)
+    assert not it.is_complete
+    assert runner.closed == 1
+
+
+def test_a_state_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LAST_STATE_SECONDS", 0.0)
+    it, _ = reading(records("users", [1, 2]), error("never reached"), 1, limit=2)
+    assert ids(it) == [1, 2]
+    assert (said(it), it.uncovered) == ({}, 2)
 
 
 def test_a_limit_stops_the_connector_and_the_state() -> None:

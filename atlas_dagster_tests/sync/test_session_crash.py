@@ -12,16 +12,19 @@ import pytest
 from scripted import (
     EAGER,
     Lake,
+    Outcome,
     global_state,
     incremental,
     records,
+    resumable,
     state,
     status,
+    upkeep,
 )
 
-from atlas_dagster.destinations.delta_append import AppendWriter
 from atlas_dagster.destinations.delta_dedup import DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 
@@ -63,7 +66,7 @@ def source(first: int, last: int) -> list[bytes]:
     return [*each, status("a")]
 
 
-def resume(lake: Lake, stream: ConfiguredStream, last: int) -> None:
+def resume(lake: Lake, stream: ConfiguredStream, last: int) -> Outcome:
     """Sync as a real source would: from the state it is given."""
     session, outcome = lake.prepare([stream])
     sent = outcome.plan.state.to_file()
@@ -73,6 +76,7 @@ def resume(lake: Lake, stream: ConfiguredStream, last: int) -> None:
     done = lake.sync([stream], *source(at, last), **EAGER)
     assert done.failure is None
     assert outcome.plan.state.to_file() == sent
+    return done
 
 
 STEPS = [
@@ -82,28 +86,59 @@ STEPS = [
     pytest.param("add", True, id="within the commit, after the transaction"),
     pytest.param("reload", False, id="after the transaction, before it is seen"),
 ]
+KINDS = {
+    "append": incremental("a"),
+    "append_dedup": incremental("a", "append_dedup"),
+    "refreshed append": incremental("a"),
+    "refreshed append_dedup": incremental("a", "append_dedup"),
+    "overwrite": resumable("a"),
+    "full refresh append": resumable("a", "append"),
+    "full refresh append_dedup": resumable("a", "append_dedup"),
+}
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("call", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("old", [False, True], ids=["first sync", "later sync"])
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize(("step", "after"), STEPS)
 def test_anywhere_in_a_commit(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str, step: str, after: bool, call: int
+    lake: Lake,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    old: bool,
+    step: str,
+    after: bool,
+    call: int,
 ) -> None:
-    stream = incremental("a", mode)
-    owners: dict[str, type] = {
-        "prepare": type(lake.destination),
-        "commit": AppendWriter if mode == "append" else DedupWriter,
-    }
+    stream = KINDS[kind]
+    refreshed = kind.startswith("refreshed")
+    if old or refreshed:
+        lake.sync([stream], *source(-1, 0))
+    if refreshed:
+        upkeep(lake, stream).refresh([stream.descriptor], keep_rows=False)
+    owner = {"prepare": type(lake.destination), "commit": DeltaWriter}.get(step, LakeTable)
+    replaced = refreshed or kind == "overwrite"
+    before = [0] if old or refreshed else []
+    complete = [1, 2, 3] if replaced else [*before, 1, 2, 3]
     with monkeypatch.context() as patch:
-        crash(patch, owners.get(step, LakeTable), step, call=call, after=after)
-        with pytest.raises(Crash):
+        crash(patch, owner, step, call=call, after=after)
+        try:
             lake.sync([stream], *source(0, 3), **EAGER)
-    resume(lake, stream, 5)
-    assert lake.ids("a") == [1, 2, 3, 4, 5]
+        except Crash:
+            pass
+        else:  # it has not as many commits
+            assert lake.ids("a") == complete
+            return
+    if refreshed or stream.sync_mode == "full_refresh":
+        exists = (lake.root / "c/a/_delta_log").exists()
+        assert (lake.ids("a") if exists else []) in (before, complete)
+    done = resume(lake, stream, 5)
+    # A full refresh that was complete is not read again by the same run.
+    assert lake.ids("a") == (complete if done.plan.streams[0].done else [*complete, 4, 5])
+    assert call > 3 or not done.plan.streams[0].done
 
 
-@pytest.mark.parametrize("step", ["_merge_files", "_write_anew", "clear"])
+@pytest.mark.parametrize("step", ["_merge", "_write_anew", "clear"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("exists", [False, True], ids=["first load", "later merge"])
 def test_within_a_merge(
@@ -131,7 +166,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
         raise full
 
     with monkeypatch.context() as patch:
-        patch.setattr(LakeTable if step == "add" else AppendWriter, step, refuse)
+        patch.setattr(LakeTable if step == "add" else DeltaWriter, step, refuse)
         failed = lake.sync([stream], *source(0, 3), **EAGER)
     assert str(failed.failure) == (
         "Writing the tables of c failed ([Errno 28] No space left on device); free space or mend "
@@ -184,7 +219,7 @@ def test_between_two_tables(
         lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 1}, {}), BOTH)
     output = records(A, [1]) + records(B, rows), global_state({"lsn": 2}, {}), BOTH
     with monkeypatch.context() as patch:
-        crash(patch, AppendWriter if mode == "append" else DedupWriter, "commit", after=True)
+        crash(patch, DeltaWriter if mode == "append" else DedupWriter, "commit", after=True)
         with pytest.raises(Crash):
             lake.sync(streams, *output)
     done = lake.sync(streams, records(A, [2]), global_state({"lsn": 3}, {}), BOTH)
@@ -194,11 +229,36 @@ def test_between_two_tables(
     assert (lake.ids(A), lake.ids(B)) == ([*old, 1, 2], [*old, *rows])
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("rows", [[7, 8], []], ids=["rows", "no rows"])
+@pytest.mark.parametrize("call", [1, 3, 5], ids=["first held", "next held", "shown"])
+def test_between_two_tables_of_a_refresh(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str, rows: list[int], call: int
+) -> None:
+    """Both are shown, or neither is."""
+    streams = [incremental(A, mode), incremental(B, mode)]
+    lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 0}, {}), BOTH)
+    upkeep(lake, *streams).refresh([s.descriptor for s in streams], keep_rows=False)
+    held = records(A, [1]) + records(B, rows) + global_state({"lsn": 1}, {})
+    held += records(A, [2]) + global_state({"lsn": 2}, {})
+    with monkeypatch.context() as patch:
+        crash(patch, DeltaWriter, "commit", after=True, call=call)
+        with pytest.raises(Crash):
+            lake.sync(streams, held, records(A, [3]), BOTH, **EAGER)
+    done = lake.sync(streams, records(A, [9]), global_state({"lsn": 9}, {}), BOTH)
+    assert done.failure is None
+    sent = done.file("state")[0]["global"]["shared_state"]
+    assert sent == {"lsn": 1 if call == 1 else 2}
+    # What came behind the last state comes again, unless it was told that this is all.
+    more = {1: [], 3: [2], 5: [2, 3]}[call]
+    assert (lake.ids(A), lake.ids(B)) == ([1, *more, 9], rows)
+
+
 def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = [incremental(A), incremental(B)]
     output = records(A, [1]) + records(B, [2]), global_state({"lsn": 2}, {}), BOTH
     with monkeypatch.context() as patch:
-        crash(patch, AppendWriter, "commit", after=True)
+        crash(patch, DeltaWriter, "commit", after=True)
         with pytest.raises(Crash):
             lake.sync(streams, *output)
 
@@ -213,6 +273,30 @@ def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.Monke
     assert (lake.ids(A), lake.ids(B)) == ([1], [2])
 
 
+def test_between_two_tables_and_the_files_are_gone(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a refresh, which is the way out, was refused for the same reason."""
+    streams = [incremental(A), incremental(B)]
+    names = [stream.descriptor for stream in streams]
+    lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 1}, {}), BOTH)
+    output = records(A, [1]) + records(B, [2]), global_state({"lsn": 2}, {}), BOTH
+    with monkeypatch.context() as patch:
+        crash(patch, DeltaWriter, "commit", after=True)
+        with pytest.raises(Crash):
+            lake.sync(streams, *output)
+    for file in lake.untracked(B):
+        file.unlink()
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        lake.sync(streams, BOTH)
+    with pytest.raises(DestinationError, match="its files are gone; refresh the connection"):
+        upkeep(lake, *streams).reset(names)
+    upkeep(lake, *streams).refresh(names, keep_rows=False)
+    done = lake.sync(streams, records(A, [5]) + records(B, [6]), global_state({"lsn": 3}, {}), BOTH)
+    assert done.failure is None
+    assert (lake.ids(A), lake.ids(B)) == ([5], [6])
+
+
 def test_a_column_that_came_with_the_lost_commit(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +304,7 @@ def test_a_column_that_came_with_the_lost_commit(
     wider = [incremental(A), incremental(B, w={"type": "string"})]
     row = b'{"type":"RECORD","record":{"stream":"b","data":{"id":7,"w":"new"},"emitted_at":1}}\n'
     with monkeypatch.context() as patch:
-        crash(patch, AppendWriter, "commit", after=True)
+        crash(patch, DeltaWriter, "commit", after=True)
         with pytest.raises(Crash):
             lake.sync(wider, records(A, [1]), row, global_state({"lsn": 2}, {}), BOTH)
     lake.sync(wider, BOTH)
@@ -236,7 +320,7 @@ def test_a_stream_that_was_dedup_before(lake: Lake, monkeypatch: pytest.MonkeyPa
     )
     streams = [incremental(A), incremental(B)]
     with monkeypatch.context() as patch:
-        crash(patch, AppendWriter, "commit", after=True)
+        crash(patch, DeltaWriter, "commit", after=True)
         with pytest.raises(Crash):
             lake.sync(
                 streams, records(A, [1]) + records(B, [7]), global_state({"lsn": 2}, {}), BOTH

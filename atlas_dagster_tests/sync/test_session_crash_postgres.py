@@ -10,7 +10,17 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from scripted import EAGER, Warehouse, global_state, incremental, record, state, status
+from scripted import (
+    EAGER,
+    Warehouse,
+    global_state,
+    incremental,
+    record,
+    resumable,
+    state,
+    status,
+    upkeep,
+)
 
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.errors import TransientError
@@ -95,7 +105,29 @@ def sync(warehouse: Warehouse, streams: Sequence[ConfiguredStream]) -> None:
 CASES = [
     pytest.param("a", "append_dedup", id="one row per key"),
     pytest.param("ab", "append", id="one state for two streams"),
+    pytest.param("a", "overwrite", id="a full refresh"),
+    pytest.param("a", "snapshots", id="full refreshes added"),
+    pytest.param("a", "refresh append_dedup", id="a refresh by key"),
+    pytest.param("ab", "refresh append", id="a refresh of two streams with one state"),
 ]
+ALL = [(1, "version 1"), (1, "version 2"), (1, None), (2, None)]
+NEWEST = [(1, "version 2"), (2, None)]
+A, B = [(1, "version 1"), (1, "version 2")], [(1, None), (2, None)]
+#: The rows of each table in the end.
+WANTED = {
+    ("a", "append_dedup"): [NEWEST],
+    ("ab", "append"): [A, B],
+    ("a", "overwrite"): [ALL],
+    ("a", "snapshots"): [[(0, None), *ALL]],
+    ("a", "refresh append_dedup"): [NEWEST],
+    ("ab", "refresh append"): [A, B],
+}
+
+
+def of_mode(name: str, mode: str) -> ConfiguredStream:
+    if mode in ("overwrite", "snapshots"):
+        return resumable(name, "append" if mode == "snapshots" else mode)
+    return incremental(name, mode.rpartition(" ")[2])
 
 
 @pytest.mark.parametrize(("names", "mode"), CASES)
@@ -124,21 +156,31 @@ def disturbed(
     mode: str,
     killer: Killer,
 ) -> str | None:
-    """Sync, die, sync again, compare; the statement it died at, None where it did not."""
-    streams = [incremental(name, mode) for name in names]
+    """Sync, die, sync again, compare; the statement it died at, None where it did not.
+
+    What is held back until its stream is complete is not seen before.
+    """
+    streams = [of_mode(name, mode) for name in names]
+    wanted = WANTED[names, mode]
     with closing(Warehouse(server)) as first:
+        if held := mode not in ("append", "append_dedup"):
+            old = b"".join(record(name, 0) for name in names)
+            blob = global_state({"at": 0}, {}) if len(names) > 1 else state("a", {"at": 0})
+            first.sync(streams, old, blob, *map(status, names))
+        if mode.startswith("refresh"):
+            upkeep(first, *streams).refresh([s.descriptor for s in streams], keep_rows=False)
+        before = [[(0, None)] for _ in names]
         try:
             with killer.patched(monkeypatch, first):
                 sync(first, streams)
         except Crash:
             with closing(Warehouse.again(first, server)) as second:
+                if held:
+                    for name, *allowed in zip(names, before, wanted, strict=True):
+                        assert second.rows(name) in allowed, f"died at {killer.died_at}"
                 sync(second, streams)
                 rows = [second.rows(name) for name in names]
-            wanted = {
-                ("a", "append_dedup"): [[(1, "version 2"), (2, None)]],
-                ("ab", "append"): [[(1, "version 1"), (1, "version 2")], [(1, None), (2, None)]],
-            }
-            assert rows == wanted[names, mode], f"died at {killer.died_at}"
+            assert rows == wanted, f"died at {killer.died_at}"
             return killer.died_at
     return None
 

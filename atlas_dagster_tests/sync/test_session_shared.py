@@ -4,12 +4,14 @@ import pytest
 from scripted import (
     EAGER,
     Lake,
+    Outcome,
     error,
     full_refresh,
     global_state,
     incremental,
     legacy_state,
     records,
+    resumable,
     state,
     status,
 )
@@ -79,6 +81,26 @@ def test_the_count_includes_streams_that_are_finished(lake: Lake) -> None:
     )
     assert done.failure is None
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
+
+
+def test_the_count_may_be_of_all_but_a_full_refresh_beside(lake: Lake) -> None:
+    """Where that has states of its own, they count its records."""
+    done = lake.sync(
+        [A, resumable("b")],
+        records("b", [7]) + records("a", [1]),
+        global_state({"lsn": 1}, {"a": {}}, count=1),
+        records("b", [8]) + state("b", {"at": 8}, count=2) + records("b", [9]),
+        records("a", [2]) + global_state({"lsn": 2}, {"a": {}}, count=1),
+        state("b", {"at": 9}, count=1) + BOTH,
+    )
+    assert done.failure is None
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7, 8, 9])
+
+
+def test_a_wrong_count_is_told_beside_a_full_refresh_too(lake: Lake) -> None:
+    output = records("b", [7, 8]) + records("a", [1]) + global_state({"lsn": 1}, {}, count=2)
+    done = lake.sync([A, full_refresh("b")], output, BOTH)
+    assert "says that 2 records came before it, but 3 did" in str(done.failure)
 
 
 def test_a_position_that_moves_without_rows_is_kept(lake: Lake) -> None:
@@ -188,3 +210,23 @@ def test_death_between_two_of_them(lake: Lake) -> None:
     lake.sync([A, B], *output, records("a", [4]), 1, **EAGER)
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [1, 2, 3])
     assert lake.sync([A, B]).file("state") == {"n": 3}
+
+
+def test_a_stream_may_be_left_out_for_a_while(lake: Lake) -> None:
+    """Regression: its last commit was forgotten, so it was not known any more where it stood."""
+    streams = [A, B, incremental("c")]
+
+    def sync(names: str, id: int) -> Outcome:
+        parts = {name: {"at": id} for name in names}
+        output = [*(records(name, [id]) for name in names), global_state({"at": id}, parts)]
+        chosen = [stream for stream in streams if stream.descriptor.name in names]
+        return lake.sync(chosen, *output, *map(status, names))
+
+    for id, names in enumerate(("abc", "ac", "ac")):
+        assert sync(names, id).failure is None
+    del lake.store.envelopes[B.descriptor]  # its event only refers to the state of all
+    done = sync("abc", 3)
+    assert done.failure is None
+    sent = done.file("state")[0]["global"]["stream_states"]
+    assert [each["stream_descriptor"]["name"] for each in sent] == ["a", "c"]
+    assert (lake.ids("a"), lake.ids("b"), lake.ids("c")) == ([0, 1, 2, 3], [0, 3], [0, 1, 2, 3])

@@ -11,10 +11,10 @@ from scripted import (
     global_state,
     incremental,
     legacy_state,
-    path,
     records,
     state,
     status,
+    upkeep,
 )
 
 from atlas_dagster.destinations.delta import DeltaDestination
@@ -23,7 +23,6 @@ from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStream
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.upkeep import Upkeep
 
 A, B = incremental("a"), incremental("b")
 MERGED = incremental("a", "append_dedup")
@@ -34,18 +33,6 @@ KINDS = pytest.mark.parametrize("stream", [A, MERGED], ids=["append", "dedup"])
 
 class Crash(Exception):
     """In place of a kill."""
-
-
-def upkeep(lake: Lake, *streams: ConfiguredStream, run: str = "upkeep", root: str = "") -> Upkeep:
-    return Upkeep(
-        "c",
-        streams,
-        tables={stream.descriptor: path(stream.descriptor) for stream in streams},
-        destination=lake.destination,
-        store=lake.store,
-        run_id=run,
-        root_run_id=root or run,
-    )
 
 
 def load(lake: Lake, stream: ConfiguredStream, *ids: int) -> Any:
@@ -79,14 +66,15 @@ def test_a_refresh_replaces_the_old_rows_once_it_is_complete(
     ]
     assert lake.ids("a") == [1, 2]
 
-    done = load(lake, stream, 2, 5)
+    done = load(lake, stream, 4, 5)
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 3}
     sent = done.file("catalog")["streams"][0]
     assert (sent["generation_id"], sent["minimum_generation_id"]) == (1, 1)
-    assert lake.ids("a") == [2, 5]
-    assert generations(lake) == [1, 1]
+    assert lake.ids("a") == [3, 4, 5]
+    assert generations(lake) == [1, 1, 1]
     again = load(lake, stream, 6)
     assert again.file("state")[0]["stream"]["stream_state"] == {"at": 5}
-    assert lake.ids("a") == [2, 5, 6]
+    assert lake.ids("a") == [3, 4, 5, 6]
 
 
 @KINDS
@@ -113,16 +101,15 @@ def test_a_run_that_is_tried_again_does_not_refresh_again(lake: Lake, keep_rows:
     done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
     assert not upkeep(lake, A, run="three", root="one").refresh([NAME], keep_rows=keep_rows)
 
-    # What replaces, replaces at once and starts over; the other goes on from its checkpoint.
-    assert done.file("state") is None or keep_rows
-    assert lake.ids("a") == ([1, 1, 2, 2] if keep_rows else [2])
+    assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
+    assert lake.ids("a") == ([1, 1, 2, 2] if keep_rows else [1, 2])
     assert upkeep(lake, A, run="four").refresh([NAME], keep_rows=keep_rows)
 
 
 def test_what_a_run_has_begun_itself_is_not_refreshed_by_it(lake: Lake) -> None:
-    assert not upkeep(lake, A, run="run").refresh([NAME], keep_rows=True)
+    assert not upkeep(lake, A, run="run 0").refresh([NAME], keep_rows=True)
     lake.sync([A], records("a", [1]) + state("a", {"at": 1}), 1, **EAGER)
-    assert not upkeep(lake, A, run="run").refresh([NAME], keep_rows=True)
+    assert not upkeep(lake, A, run="run 0").refresh([NAME], keep_rows=True)
     done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
     assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
 
@@ -165,9 +152,9 @@ def test_a_sync_that_is_running_meanwhile_stops(lake: Lake) -> None:
         load(lake, stream, 1, 2)
         session, _ = lake.prepare([stream], records("a", [3]) + state("a", 3), status("a"))
         events = session.run()
-        session._open()
+        list(session._open())
         upkeep(lake, stream).clear(name)
-        session._open = lambda: None  # type: ignore[method-assign]
+        session._open = lambda: iter(())  # type: ignore[method-assign]
         with pytest.raises(Exception, match=r"another sync of this connection|refused"):
             list(events)
         assert lake.ids("a") == []
@@ -314,14 +301,7 @@ def test_a_run_that_is_tried_again_goes_on_from_where_it_is_not_from_the_state_i
 def test_what_is_pretended_changes_nothing(lake: Lake, stream: ConfiguredStream) -> None:
     load(lake, stream, 1, 2)
     before = lake.versions(), lake.rows("a"), lake.prepare([stream])[1].plan.state
-    pretending = Upkeep(
-        "c",
-        [stream],
-        tables={NAME: path(NAME)},
-        destination=lake.destination,
-        store=lake.store,
-        pretend=True,
-    )
+    pretending = upkeep(lake, stream, pretend=True)
     (asked,) = pretending.refresh([NAME], keep_rows=False)
     (given,) = pretending.set_stream(NAME, Raw(b'{"at": 1}'))
 

@@ -143,7 +143,8 @@ def accept(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
     with desk(connection, note) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.accept(names))
-    _tell(done, "accepted as it is", as_json)
+    nothing = "nobody else changed a row that counts"
+    _tell(done, "accepted as it is", as_json, otherwise=nothing)
 
 
 @state.command()
@@ -158,7 +159,12 @@ def adopt(connection: str) -> None:
     say(f"The tables of {connection} belong to the deployment '{deployment}' now.")
 
 
-def _tell(done: Sequence["Envelope"], what: str, as_json: bool) -> None:
+def _tell(
+    done: Sequence["Envelope"],
+    what: str,
+    as_json: bool,
+    otherwise: str = "nothing was synced yet",
+) -> None:
     streams = [str(commit.stream) for envelope in done for commit in envelope.streams]
     if as_json:
         print_json({"streams": streams, "done": what})
@@ -166,7 +172,7 @@ def _tell(done: Sequence["Envelope"], what: str, as_json: bool) -> None:
     for stream in streams:
         say(f"{stream}: {what}.")
     if not streams:
-        say("Nothing to do: nothing was synced yet.")
+        say(f"Nothing to do: {otherwise}.")
 
 
 def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:

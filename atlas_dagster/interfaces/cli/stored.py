@@ -127,12 +127,14 @@ def _table(*more: str) -> Table:
 
 
 def _cells(name: StreamDescriptor, envelope: Envelope) -> list[str]:
+    commit = envelope.commit_of(name)
+    held = commit.held and envelope.action == "sync"
     when = dt.datetime.fromtimestamp(envelope.prepared_at, dt.UTC)
     return [
         str(name),
-        envelope.action,
+        f"{envelope.action}, held" if held else envelope.action,
         f"{when:%Y-%m-%d %H:%M:%S}",
         (envelope.run_id or "")[:8],
-        str(envelope.commit_of(name).generation_id),
+        str(commit.generation_id),
         str(envelope.seq),
     ]

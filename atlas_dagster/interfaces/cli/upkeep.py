@@ -15,6 +15,7 @@ from atlas_dagster.interfaces.cli.terminal import (
     print_json,
     say,
 )
+from atlas_dagster.sync.connection import RunnerChoice
 
 _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
@@ -90,9 +91,34 @@ def doctor(as_json: bool) -> None:
     show_envvar=True,
     help="What clients must show (Authorization: Bearer …); needed beyond this machine.",
 )
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="CONNECTOR",
+    help="Only this connector or image; may be repeated. All of the registry by default.",
+)
+@click.option(
+    "--runner",
+    type=click.Choice(["docker", "auto", "python"]),
+    default="docker",
+    show_default=True,
+    help="Where connectors run.",
+)
+@click.option(
+    "--containers",
+    type=click.IntRange(min=1),
+    help="Connectors at once; as many as there are processors by default, and at least 4.",
+)
 @one_sentence
-def serve(host: str, port: int, token: str | None) -> None:
-    """Serve connectors over HTTP."""
+def serve(
+    host: str,
+    port: int,
+    token: str | None,
+    allow: tuple[str, ...],
+    runner: RunnerChoice,
+    containers: int | None,
+) -> None:
+    """Serve connectors over HTTP, to programs in any language; see http://HOST:PORT/docs."""
     try:
         http = importlib.import_module("atlas_dagster.interfaces.http")
     except ImportError as error:
@@ -100,4 +126,4 @@ def serve(host: str, port: int, token: str | None) -> None:
             f"The HTTP server is an extra ({error.name or error} is missing); "
             "install it: pip install 'atlas-dagster[http]'"
         ) from error
-    http.serve(host=host, port=port, token=token)
+    http.serve(host, port, token, allow=allow, runner=runner, containers=containers)

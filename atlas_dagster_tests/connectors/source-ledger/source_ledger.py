@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
 """A source connector whose every record follows from its config, for comparing tables row by row.
 
-It has a journal of the positions 1 to ``until``, read in three streams: ``appended`` (each position
-once), ``deduped`` (accounts; a position changes one of them, mostly one that was there before) and
-``overwritten`` (a list that is another one for each ``until``). It goes on after the position of
-any STATE it has sent, and sends one after every few records, ``kind`` STREAM or GLOBAL.
+It has a journal of the positions 1 to ``until``, read in two streams: ``appended`` (each position
+once) and ``deduped`` (accounts; a position changes one of them, mostly one that was there before).
+Beside it are lists to be read in full: ``overwritten``, which is another one for each ``until``,
+and ``snapshots``, which always is the same.
+
+It goes on after the position of any STATE it has sent, and sends one after every few records,
+``kind`` STREAM or GLOBAL. In a GLOBAL one are the streams of the journal only; ``overwritten`` has
+its own beside it, ``snapshots`` then has none.
 
 As long as the file ``deaths_file`` has fewer bytes than ``deaths``, a READ adds one and dies
 somewhere: with an error that may pass, with nothing but exit code 1, or of SIGKILL.
@@ -20,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 POSITIONS_PER_STATE = 25
-OVERWRITTEN_ROWS = 100
+LISTED_ROWS = 100
 FIRST_EMITTED_AT = 1_700_000_000_000
 
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -37,12 +41,16 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "position": {"type": "integer"},
     },
     "overwritten": {"row": {"type": "integer"}, "rate": {"type": "number"}},
+    "snapshots": {"row": {"type": "integer"}, "rate": {"type": "number"}},
 }
+JOURNAL = ("appended", "deduped")
 INCREMENTAL = {
     "supported_sync_modes": ["full_refresh", "incremental"],
     "source_defined_cursor": True,
     "is_resumable": True,
 }
+FULL = {"supported_sync_modes": ["full_refresh"], "is_resumable": True}
+COMPLETE = "__ab_full_refresh_sync_complete"
 MORE: dict[str, dict[str, Any]] = {
     "appended": {**INCREMENTAL, "default_cursor_field": ["position"]},
     # Several positions share an hour, so that the cursor alone does not decide.
@@ -51,7 +59,8 @@ MORE: dict[str, dict[str, Any]] = {
         "default_cursor_field": ["hour"],
         "source_defined_primary_key": [["account"]],
     },
-    "overwritten": {"supported_sync_modes": ["full_refresh"]},
+    "overwritten": FULL,
+    "snapshots": FULL,
 }
 CATALOG = {
     "streams": [
@@ -161,7 +170,7 @@ def deduped(seed: int, position: int) -> dict[str, Any]:
     }
 
 
-def overwritten(seed: int, until: int, row: int) -> dict[str, Any]:
+def listed(seed: int, until: int, row: int) -> dict[str, Any]:
     return {"row": row, "rate": random.Random(f"{seed} {until} {row}").randint(0, 10**6) / 8}
 
 
@@ -169,12 +178,16 @@ def read(config: dict[str, Any], catalog: dict[str, Any], states: list[dict[str,
     kind, seed, until = config["kind"], config["seed"], config["until"]
     asked = [item["stream"]["name"] for item in catalog["streams"]]
     at = dict.fromkeys(COLUMNS, 0) | positions(states)
+    left = {name: range(at[name] + 1, LISTED_ROWS + 1) for name in COLUMNS}
+    left |= {name: range(at[name] + 1, until + 1) for name in JOURNAL}
     rows = {
-        "appended": [appended(seed, n) for n in range(at["appended"] + 1, until + 1)],
-        "deduped": [deduped(seed, n) for n in range(at["deduped"] + 1, until + 1)],
-        "overwritten": [overwritten(seed, until, n) for n in range(1, OVERWRITTEN_ROWS + 1)],
+        "appended": [appended(seed, n) for n in left["appended"]],
+        "deduped": [deduped(seed, n) for n in left["deduped"]],
+        "overwritten": [listed(seed, until, n) for n in left["overwritten"]],
+        "snapshots": [listed(seed, 0, n) for n in left["snapshots"]],
     }
     rows = {name: rows[name] for name in asked}
+    alone = [name for name in asked if kind == "STREAM" or name == "overwritten"]
     death = Death(config, sum(map(len, rows.values())))
     say([status(name, "STARTED") for name in asked])
     first = 0
@@ -184,24 +197,22 @@ def read(config: dict[str, Any], catalog: dict[str, Any], states: list[dict[str,
         for name, piece in pieces.items():
             lines = [record(name, data, at[name] + n) for n, data in enumerate(piece, start=1)]
             at[name] += len(piece)
-            if piece and kind == "STREAM" and name != "overwritten":
-                blob = {"position": at[name]}
-                lines.append(state(kind, stream_state(name, blob), len(piece)))
+            if piece and name in alone:
+                own = stream_state(name, {"position": at[name]})
+                lines.append(state("STREAM", own, len(piece)))
             say(death.after(lines))
         if kind == "GLOBAL":
             shared = {
-                "shared_state": {"lsn": max(at["appended"], at["deduped"])},
+                "shared_state": {"lsn": max(at[name] for name in JOURNAL)},
                 "stream_states": [
-                    stream_state(name, {"position": at[name]})
-                    for name in asked
-                    if name != "overwritten"
+                    stream_state(name, {"position": at[name]}) for name in asked if name in JOURNAL
                 ],
             }
-            say(death.after([state(kind, shared, sum(map(len, pieces.values())))]))
+            counted = sum(len(piece) for name, piece in pieces.items() if name not in alone)
+            say(death.after([state(kind, shared, counted)]))
     for name in asked:
-        if kind == "STREAM" and name == "overwritten":
-            done = stream_state(name, {"__ab_full_refresh_sync_complete": True})
-            say([state(kind, done, len(rows[name]))])
+        if name in alone and name not in JOURNAL:
+            say([state("STREAM", stream_state(name, {COMPLETE: True}), 0)])
         say(death.after([status(name, "COMPLETE")]))
 
 
@@ -211,7 +222,10 @@ def positions(states: list[dict[str, Any]]) -> dict[str, int]:
     for each in states:
         found += each["global"]["stream_states"] if "global" in each else [each["stream"]]
     return {
-        each["stream_descriptor"]["name"]: each["stream_state"].get("position", 0) for each in found
+        each["stream_descriptor"]["name"]: LISTED_ROWS
+        if COMPLETE in each["stream_state"]
+        else each["stream_state"]["position"]
+        for each in found
     }
 
 

@@ -1,0 +1,90 @@
+"""What was read becomes durable, together with the state that covers it."""
+
+from collections.abc import Collection, Sequence
+
+from msgspec import Raw
+
+from atlas_dagster.destinations.base import Destination
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState, same_blob
+from atlas_dagster.state.envelope import Envelope, next_seq, now
+from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.plan import SyncPlan
+from atlas_dagster.sync.stream import ActiveStream
+from atlas_dagster.sync.stream_plan import StreamPlan
+
+
+class Commits:
+    """The commits of one sync, and the last one of each of its streams.
+
+    A full refresh stands alone, whatever its source does with others: its state, if it has any,
+    is of no use once it is complete, and is part of no state of several streams.
+    """
+
+    def __init__(self, plan: SyncPlan, destination: Destination) -> None:
+        self._plan = plan
+        self._destination = destination
+        self._seq = plan.last_seq
+        self._last: dict[StreamDescriptor, Envelope] = {}
+        #: The newest state of all streams together, or of each, and the newest committed.
+        self.state = plan.state
+        self._committed_state = plan.stored_state
+
+    def open(self, plan: StreamPlan) -> ActiveStream:
+        if plan.resumption.envelope is not None:
+            self._last[plan.descriptor] = plan.resumption.envelope
+        return ActiveStream(
+            plan,
+            self._destination.open(self._plan.connection, plan.table),
+            sync_id=self._plan.sync_id,
+            root_run_id=self._plan.root_run_id,
+        )
+
+    def last(self, stream: ActiveStream) -> Envelope | None:
+        return self._last.get(stream.descriptor)
+
+    def share_state(self, stream: ActiveStream) -> bool:
+        """Whether ``stream`` has its state together with others (GLOBAL, LEGACY)."""
+        return self.state.type != "STREAM" and not stream.plan.full_refresh
+
+    @property
+    def state_has_moved(self) -> bool:
+        """Whether the state of all streams together is another one than the last committed."""
+        return not same_blob(Raw(self.state.to_file()), Raw(self._committed_state.to_file()))
+
+    def commit(
+        self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
+    ) -> Checkpoint:
+        """Commit what ``streams`` have staged, under one envelope.
+
+        Those that are ``complete`` are shown, if they were held so far.
+        """
+        self._seq = next_seq(self._seq)
+        envelope = Envelope(
+            seq=self._seq,
+            sync_id=self._plan.sync_id,
+            connection=self._plan.connection,
+            streams=tuple(stream.stage(complete=stream in complete) for stream in streams),
+            state=Raw(self._state_of(streams).to_file()),
+            prepared_at=now(),
+            run_id=self._plan.run_id,
+        )
+        self._destination.commit(envelope, [stream.writer for stream in streams])
+        for stream in streams:
+            if self.share_state(stream):
+                self._committed_state = self.state
+            self._last[stream.descriptor] = envelope
+        sizes = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
+        return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
+
+    def forget(self) -> None:
+        """Let go of the stored envelopes that are nobody's last any more."""
+        kept = self._plan.needed | {envelope.seq for envelope in self._last.values()}
+        self._destination.forget(self._plan.connection, kept)
+
+    def _state_of(self, streams: Sequence[ActiveStream]) -> ConnectionState:
+        if any(map(self.share_state, streams)):
+            return self.state
+        return ConnectionState(
+            "STREAM", {s.descriptor: s.state for s in streams if s.state is not None}
+        )

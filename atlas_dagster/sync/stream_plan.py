@@ -1,0 +1,243 @@
+"""What one sync will do with one stream: into which table, from which state."""
+
+from collections.abc import Mapping, Set
+
+import msgspec
+import pyarrow as pa
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
+from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.records.names import assign
+from atlas_dagster.records.types import TableSchema
+from atlas_dagster.state.reconcile import Resumption
+from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
+from atlas_dagster.sync.standing import stored_blob
+
+Fields = Set[tuple[str, pa.DataType]]
+
+
+class StreamPlan(Struct, frozen=True):
+    """One stream of a sync.
+
+    ``state`` is the blob its last commit stored, None at the start. ``continues``: the rows that
+    are held of it belong to this sync, too; otherwise they are dropped. ``done``: the run that this
+    one tries again has read all of it, so it is not read again.
+    """
+
+    configured: ConfiguredStream
+    table: TableSpec
+    resumption: Resumption
+    state: Raw | None
+    continues: bool = False
+    done: bool = False
+
+    @property
+    def full_refresh(self) -> bool:
+        return self.configured.sync_mode == "full_refresh"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the source is to go on from the last commit."""
+        if self.full_refresh or self.resumption.held:
+            return self.continues
+        return self.resumption.envelope is not None
+
+    @property
+    def held(self) -> bool:
+        """Whether its rows are shown only once it is complete.
+
+        So that no table ever shows half of what is to replace its rows, or half a full refresh.
+        """
+        return self.table.replaces or self.full_refresh
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the source goes on from its states."""
+        return not self.full_refresh or self.configured.stream.is_resumable
+
+    @property
+    def key(self) -> tuple[FieldPath, ...]:
+        """What the table has one row for."""
+        return _key(self.configured)
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """The columns that hold the stream's primary key; none where one of them has no column."""
+        try:
+            return tuple(self.table.schema.column_of(*path) for path in self.configured.primary_key)
+        except KeyError:  # a field in an object gets a column where the key is merged by only
+            return ()
+
+    @property
+    def descriptor(self) -> StreamDescriptor:
+        return self.configured.descriptor
+
+
+def plan_stream(
+    connection: str,
+    stream: ConfiguredStream,
+    resumption: Resumption,
+    destination: Destination,
+    path: TablePath,
+    *,
+    root_run_id: str | None = None,
+) -> StreamPlan:
+    """What a sync that continues ``stream`` from ``resumption`` will do.
+
+    Raises:
+        ConfigError: a declared key or cursor is not a column.
+        BreakingChangeError: its table cannot follow the source.
+    """
+    is_synced = resumption.envelope is not None
+    resumption = _changed_over(stream, resumption)
+    ours = _is_ours(stream, resumption, root_run_id)
+    known = destination.known_columns(path)
+    waiting = _waiting_columns(connection, stream, resumption, destination, path)
+    continues = False
+    if not resumption.held:
+        # Changes that wait for their merge are in the table before anything else is.
+        known = {**known, **(waiting or {})}
+    elif ours:
+        fields, of_key = _fields(stream)
+        if waiting is not None and of_key <= waiting.keys() <= fields:
+            continues, known = True, {**known, **waiting}
+        notice = _told(stream, gone=waiting is None, continues=continues)
+        resumption = msgspec.structs.replace(resumption, notice=notice)
+    full_refresh = stream.sync_mode == "full_refresh"
+    overwrite = stream.destination_sync_mode == "overwrite"
+    generation = resumption.generation_id
+    done = full_refresh and ours and not resumption.held
+    begins = (full_refresh or resumption.held) and not (continues or done)
+    if begins and resumption.envelope is not None:
+        generation += 1
+    if overwrite or (full_refresh and stream.destination_sync_mode == "append_dedup"):
+        generation = max(generation, 1)
+    replaces = resumption.replaces or overwrite
+    stream = msgspec.structs.replace(
+        stream,
+        generation_id=generation,
+        minimum_generation_id=generation if replaces else 0,
+    )
+    schema = _table_schema(stream, known)
+    if resumption.envelope is not None and not replaces:
+        refuse_breaking_change(stream, resumption.envelope, {field for field, _ in known})
+    if is_synced and not replaces:
+        refuse_new_key_column(stream, schema, known)
+    given_up = resumption.held and not continues
+    blob = None if given_up else stored_blob(resumption.envelope, stream.descriptor)
+    table = _table(stream, schema, path)
+    return StreamPlan(stream, table, resumption, blob, continues, done)
+
+
+def _table(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
+    dedup = stream.destination_sync_mode == "append_dedup"
+    keys = stream.primary_key if dedup else ()
+    cursor = stream.cursor_field if dedup else ()
+    return TableSpec(
+        path=path,
+        schema=schema,
+        mode=stream.destination_sync_mode,
+        primary_key=tuple(column_at(schema, stream, key) for key in keys),
+        cursor=column_at(schema, stream, cursor) if cursor else None,
+        replaces=stream.replaces,
+        deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
+    )
+
+
+def _changed_over(stream: ConfiguredStream, resumption: Resumption) -> Resumption:
+    """``resumption``, unless the stream was read in full so far and is incremental from now on.
+
+    The state of a full refresh is none that an incremental read goes on from, so that brings all
+    rows; those of the last full refresh go, but not where each was appended to the ones before.
+    """
+    if resumption.envelope is None or resumption.held or stream.sync_mode == "full_refresh":
+        return resumption
+    last = resumption.envelope.commit_of(stream.descriptor)
+    if not last.full_refresh:
+        return resumption
+    rows = "its old rows are replaced once that is complete" if last.replaces else "its rows stay"
+    return Resumption(
+        generation_id=resumption.generation_id + 1,
+        replaces=last.replaces,
+        unrecorded=resumption.unrecorded,
+        notice=f"Stream '{stream.descriptor}' was read in full so far and is incremental now: it "
+        f"is read from the beginning, and {rows}.",
+    )
+
+
+def _waiting_columns(
+    connection: str,
+    stream: ConfiguredStream,
+    resumption: Resumption,
+    destination: Destination,
+    path: TablePath,
+) -> Mapping[tuple[str, pa.DataType], str] | None:
+    """The columns of rows that are held, or wait for their merge; None where there are none."""
+    if resumption.envelope is None:
+        return None
+    last = resumption.envelope.commit_of(stream.descriptor)
+    if not last.held and not last.primary_key:
+        return None
+    return destination.held_columns(connection, path)
+
+
+def _is_ours(stream: ConfiguredStream, resumption: Resumption, root_run_id: str | None) -> bool:
+    """Whether the last commit is of the same reading from the beginning as this sync.
+
+    A full refresh is a snapshot: only a run that is tried again has a part in it. What a user said
+    about the state is part of no reading.
+    """
+    if resumption.envelope is None or resumption.envelope.action != "sync":
+        return False
+    last = resumption.envelope.commit_of(stream.descriptor)
+    if stream.sync_mode == "incremental":
+        return not last.full_refresh
+    return last.full_refresh and root_run_id is not None and last.begun_by == root_run_id
+
+
+def _told(stream: ConfiguredStream, *, gone: bool, continues: bool) -> str:
+    name = f"stream '{stream.descriptor}'"
+    if continues:
+        return (
+            f"S{name[1:]} goes on where the try before ended; all its rows are shown at once when "
+            "it is complete."
+        )
+    why = f"What was held of {name} is gone" if gone else f"The fields of {name} changed meanwhile"
+    return f"{why}; it is read again from the beginning."
+
+
+def _key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
+    return stream.primary_key if stream.destination_sync_mode == "append_dedup" else ()
+
+
+def _fields(stream: ConfiguredStream) -> tuple[Fields, Fields]:
+    """The stream's fields as columns hold them, and those of its key."""
+    schema = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
+    fields = {
+        column.path or (column.field,): (column.field, column.type.arrow)
+        for column in schema.columns
+    }
+    return set(fields.values()), {fields[path] for path in _key(stream) if path in fields}
+
+
+def _table_schema(
+    stream: ConfiguredStream, known: Mapping[tuple[str, pa.DataType], str]
+) -> TableSchema:
+    """The stream's columns under the names that are ``known``: those the table already uses.
+
+    A field whose type changed gets a new column named after the type: Delta cannot change one.
+    """
+    wanted = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
+    columns = {field: column for (field, _), column in known.items()}
+    names = {}
+    for field, kind in ((column.field, column.type) for column in wanted.columns):
+        if (field, kind.arrow) in known:
+            names[field] = known[field, kind.arrow]
+        elif field in columns and not stream.replaces:
+            name = f"{columns[field]}_{kind.value}"
+            names[field] = assign([name], reserved=known.values())[name]
+    return TableSchema.from_json_schema(
+        stream.stream.json_schema, nested=stream.nested_fields, known_names=names
+    )

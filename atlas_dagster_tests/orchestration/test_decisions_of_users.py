@@ -1,0 +1,207 @@
+"""What runs do about names and versions, a user's word, and readings that were not complete.
+
+More rows of docs/state.md, as in ``test_decision_table``.
+"""
+
+import shutil
+
+import dagster as dg
+import pytest
+from decisions import EITHER, KEY, Shop, die
+
+from atlas_dagster.destinations.delta_writer import DeltaWriter
+from atlas_dagster.orchestration.retries import ROOT_RUN_TAG
+from atlas_dagster_tests.orchestration.by_hand import shop
+
+# Names and versions
+
+
+@EITHER
+def test_two_deployments_on_one_lake(it: Shop) -> None:
+    it.run()
+    it.deployment = "dev"
+    with dg.DagsterInstance.ephemeral() as dev:
+        refused = it.run(instance=dev).failure
+        assert refused == (
+            "The tables of connection 'shop' belong to the deployment 'tests', and this one is "
+            "'dev': give this one another destination, or, if the other has ended, take them over "
+            "with `atlas state adopt shop`."
+        )
+        assert it.desk().adopt() == "dev"
+        it.source.last = 4
+        assert it.run(instance=dev).success
+    it.deployment = "tests"
+    assert "belong to the deployment 'dev'" in it.run().failure
+    assert it.source.started_from == [None, 3]
+    assert it.ids() == [1, 2, 3, 4]
+
+
+@EITHER
+def test_a_lake_without_an_owner_is_taken(it: Shop) -> None:
+    it.run()
+    shutil.rmtree(it.lake / "_atlas" / "shop" / "owner")
+    it.deployment = "renamed"
+    assert it.run().success
+
+
+@EITHER
+def test_a_connection_that_is_renamed_starts_anew(it: Shop) -> None:
+    it.run()
+    streams = it.connection.model_dump()["streams"]
+    it.connection = shop(name="store", streams=streams)
+    assert it.run().success
+    assert it.source.started_from == [None, None]
+    assert (it.ids("shop"), it.ids("store")) == ([1, 2, 3], [1, 2, 3])
+
+
+@EITHER
+def test_a_new_major_version_of_the_connector(it: Shop) -> None:
+    it.runner.reference = "airbyte/source-shop:1.9.2@sha256:abc"
+    it.run()
+    it.runner.reference = "airbyte/source-shop:1.10.0@sha256:abd"
+    assert it.run().warnings == []
+    it.runner.reference = "airbyte-source-shop==2.0.0"
+    (told,) = it.run().warnings
+    assert told.startswith(
+        "The connector went from version 1.10.0 to 2.0.0 since the last sync. A new major version "
+    )
+    assert it.run().warnings == []
+
+
+# A user's word
+
+
+@EITHER
+def test_a_run_refreshes_once_however_often_it_is_tried(it: Shop) -> None:
+    it.run()
+    it.source.dies_after = 2
+    first = it.run("retain")
+    assert not first.success
+    assert it.ids() == [1, 1, 2, 2, 3]
+    it.source.dies_after = None
+
+    second = it.run("retain", again=first)
+    assert second.success
+    assert it.source.started_from == [None, None, 2]
+    assert it.ids() == [1, 1, 2, 2, 3, 3]
+
+    # Executed once more, though it succeeded, it is a run like any other.
+    assert it.run("retain", again=second).success
+    assert it.ids() == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+@EITHER
+def test_a_refresh_asked_for_outlives_its_run(it: Shop) -> None:
+    """The schedule's next run knows nothing of the option, and goes on with it."""
+    it.run()
+    it.source.dies_after = 1
+    assert not it.run("remove").success
+    assert it.ids() == [1, 2, 3]
+    it.source.dies_after, it.source.last = None, 2
+    (told,) = it.run().warnings
+    assert told == (
+        "Stream 'events' goes on where the try before ended; all its rows are shown at once when "
+        "it is complete."
+    )
+    assert it.source.started_from == [None, None, 1]
+    assert it.ids() == [1, 2]
+
+
+@EITHER
+def test_what_a_user_does_is_in_the_event_log(it: Shop) -> None:
+    it.run()
+    desk = it.desk()
+    names = desk.find(())
+    desk.apply(lambda upkeep: upkeep.reset(names))
+    desk.apply(lambda upkeep: upkeep.clear(names))
+    assert it.ids() == []
+    history = desk.store.history(("shop", "events"), 10)
+    assert [envelope.action for envelope, _ in history] == ["clear", "reset", "sync"]
+    assert [cursor for _, cursor in history] == ["none", "none", {"at": 3}]
+    it.lose_envelopes()
+    # The event alone is enough.
+    assert it.run().success
+    assert it.source.started_from == [None, None]
+    assert it.ids() == [1, 2, 3]
+
+
+# A full refresh that dies
+
+
+@pytest.fixture
+def snapshots(it: Shop) -> Shop:
+    """The stream is read in full each time, and added to what there is."""
+    it.connection = shop(
+        streams=[{"name": "events", "sync_mode": "full_refresh", "destination_sync_mode": "append"}]
+    )
+    return it
+
+
+@EITHER
+def test_a_run_that_is_tried_again_goes_on_with_a_full_refresh(snapshots: Shop) -> None:
+    it = snapshots
+    it.run()
+    it.source.dies_after = 2
+    first = it.run()
+    assert it.ids() == [1, 2, 3]
+    it.source.dies_after = None
+    second = it.run(again=first)
+    assert "goes on where the try before ended" in second.warnings[0]
+    assert it.source.started_from == [None, None, 2]
+    assert it.ids() == [1, 1, 2, 2, 3, 3]
+    told = [
+        event.asset_observation.description
+        for event in it.instance.fetch_observations(KEY, limit=2).records
+        if event.asset_observation
+    ]
+    assert told == [
+        "Checkpoint: 1 rows committed.",
+        "Checkpoint: 2 rows committed, shown once the stream is complete.",
+    ]
+
+
+@EITHER
+def test_so_does_a_later_try_of_the_schedule(snapshots: Shop) -> None:
+    it = snapshots
+    it.source.dies_after = 2
+    first = it.run()
+    it.source.dies_after = None
+    assert it.run(tags={ROOT_RUN_TAG: first.run_id}).success
+    assert it.source.started_from == [None, 2]
+    assert it.ids() == [1, 2, 3]
+
+
+@EITHER
+def test_another_run_begins_a_full_refresh_anew(snapshots: Shop) -> None:
+    it = snapshots
+    it.source.dies_after = 2
+    it.run()
+    it.source.dies_after = None
+    ran = it.run()
+    assert (ran.success, ran.warnings) == (True, [])
+    assert it.source.started_from == [None, None]
+    assert it.ids() == [1, 2, 3]
+
+
+@EITHER
+def test_a_full_refresh_that_was_complete_is_not_read_again(
+    snapshots: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run died when the rows were in the table, and before Dagster was told."""
+    it = snapshots
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaWriter, "finish", die)
+        first = it.run()
+    assert not first.success
+    second = it.run(again=first)
+    assert second.success
+    assert it.source.started_from == [None]
+    assert it.ids() == [1, 2, 3]
+    made = it.instance.get_latest_materialization_event(KEY)
+    assert made is not None
+    assert made.asset_materialization is not None
+    told = made.asset_materialization.metadata["atlas/summary"].value
+    assert "It was complete when this run failed, so it was not read again." in str(told)
+    # Executed once more, though it succeeded, it is a run like any other.
+    assert it.run(again=second).success
+    assert it.ids() == [1, 1, 2, 2, 3, 3]
