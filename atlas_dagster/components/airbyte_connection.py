@@ -18,6 +18,7 @@ from dagster.components.utils.defs_state import (
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 from pydantic import BaseModel
 
+from atlas_dagster.components.catalogs import known_catalog
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig
@@ -191,13 +192,15 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self._caller = caller
         asyncio.run(self.refresh_state(project_root))
 
+    async def refresh_state(self, project_root: Path) -> str:
+        # One that cannot be read is what discovering again mends.
+        with contextlib.suppress(ConfigError):
+            self._known = known_catalog(self.defs_state_config, project_root)
+        return await super().refresh_state(project_root)
+
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
         known = self._known
-        if known is None and state_path.exists():
-            # One that cannot be read is what discovering again mends.
-            with contextlib.suppress(ConfigError):
-                known = Discovered.decode(state_path.read_bytes())
         if self._caller is not None:
             found = discover(self.connection, self._caller, known)
         else:

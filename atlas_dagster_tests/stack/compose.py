@@ -163,15 +163,16 @@ class Stack:
 
     def left_over(self) -> list[str]:
         """Names of what the stack has on the engine."""
-        found = [c.name for c in self.client.containers.list(all=True) if self._is_ours(c)]
+        found = [c.name for c in self.client.containers.list(all=True) if self.is_ours(c)]
         found += [v.name for v in self.client.volumes.list() if v.name.startswith(f"{self.name}_")]
         return found + [n.name for n in self.client.networks.list(names=[self.name])]
 
     def _launched(self) -> list[Any]:
         """Runs, and the connectors they started."""
-        return [c for c in self.client.containers.list(all=True) if self._is_ours(c)]
+        return [c for c in self.client.containers.list(all=True) if self.is_ours(c)]
 
-    def _is_ours(self, container: Any) -> bool:
+    def is_ours(self, container: Any) -> bool:
+        """Whether it is a service, a run, or a connector of one."""
         labels = container.labels
         return (
             labels.get("com.docker.compose.project") == self.name

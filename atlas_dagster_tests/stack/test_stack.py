@@ -78,9 +78,9 @@ def stack(
 
 @pytest.fixture(scope="module")
 def web(stack: Stack) -> Web:
-    """With the streams of all connections known."""
+    """With the streams of all connections known: the command line has told the code location."""
     web = Web(stack)
-    web.materialize(*(f"{connection}/discover" for connection in RESTARTED), seconds=180)
+    stack.compose("run", "--rm", "atlas", "discover")
     web.reload()
     return web
 
@@ -92,7 +92,8 @@ def ids(stack: Stack, connection: str) -> list[int]:
 
 def connectors(stack: Stack, connection: str) -> list[Any]:
     labels = [f"atlas.connection={connection}", "atlas.verb=read"]
-    return stack.client.containers.list(filters={"label": labels})  # type: ignore[no-any-return]
+    found = stack.client.containers.list(filters={"label": labels})
+    return [each for each in found if stack.is_ours(each)]
 
 
 def test_a_connection_added_later_needs_no_new_image(stack: Stack, web: Web) -> None:
@@ -120,6 +121,12 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     if ended != "SUCCESS":
         web.materialize(f"{connection}/events", seconds=180)
     assert ids(stack, connection) == [*range(1, COUNT + 1)]
+
+
+def test_the_command_line_has_the_secrets(stack: Stack, web: Web) -> None:
+    said = stack.compose("run", "--rm", "atlas", "check", "slow_ui")
+    assert "slow_ui reached its source" in said
+    assert SECRET not in said
 
 
 def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> None:

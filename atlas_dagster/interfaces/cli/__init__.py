@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import click
 
+from atlas_dagster.orchestration.secret_files import load_secret_files
+
 __all__ = ["main"]
 
 
@@ -60,3 +62,5 @@ def main() -> None:
     Exit codes: 0 done, 1 something is broken, 2 wrong command line, 3 something that you must
     change, 4 something that may pass by itself.
     """
+    terminal = import_module(f"{__name__}.terminal")
+    terminal.one_sentence(load_secret_files)()

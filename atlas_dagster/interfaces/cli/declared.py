@@ -10,9 +10,14 @@ from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
-from dagster.components.utils.project_paths import get_local_state_path
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
+from atlas_dagster.components.catalogs import (
+    catalog_file,
+    keep_catalog,
+    known_catalog,
+    open_storage,
+)
 from atlas_dagster.components.loading import (
     build_quietly,
     component_tree,
@@ -70,7 +75,7 @@ class Declared:
 
     def definitions(self) -> dg.Definitions:
         """Its assets alone. Raises ConfigError where the declaration is wrong."""
-        with self._explained():
+        with self._explained(), open_storage():
             return build_quietly(self.tree)
 
     @contextmanager
@@ -84,22 +89,17 @@ class Declared:
 
     @property
     def discovered(self) -> Discovered | None:
-        path = self._catalog_path()
-        return Discovered.decode(path.read_bytes()) if path.exists() else None
+        return known_catalog(self.component.defs_state_config, self.tree.project_root)
 
     @property
     def is_discovered(self) -> bool:
-        return self._catalog_path().exists()
+        """Also where what is known cannot be read."""
+        with catalog_file(self.component.defs_state_config, self.tree.project_root) as path:
+            return path is not None
 
     def keep(self, found: Discovered) -> None:
         """Cache what DISCOVER found."""
-        path = self._catalog_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(found.encode())
-
-    def _catalog_path(self) -> Path:
-        key = self.component.defs_state_config.key
-        return get_local_state_path(key, self.tree.project_root)
+        keep_catalog(self.component.defs_state_config, self.tree.project_root, found)
 
 
 def declared_connections() -> list[Declared]:
