@@ -229,11 +229,11 @@ defs_state_storage:
     assert known == [None, "things1"]
     assert not project.state_path("shop").exists()
     declared = find_declared("shop")
-    assert (found := declared.discovered) and found.streams[0]["name"] == "things2"
+    assert declared.discovered == answer("things2")
     with dg.DagsterInstance.get():
         assert "any/table" in project.descriptions()
     declared.keep(answer("things3"))
-    assert (found := declared.discovered) and found.streams[0]["name"] == "things3"
+    assert declared.discovered == answer("things3")
 
 
 def test_secrets_are_files_for_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ _COPIED = (
     *("pyproject.toml", "requirements.txt", "README.md", "atlas_dagster"),
 )
 #: What is running after `up`.
-SERVICES = ("postgres", "docker", "code", "webserver", "daemon")
+SERVICES = ("postgres", "docker", "code", "webserver", "api", "daemon")
 #: Those whose health shows within seconds. The daemon's is asked once a minute; a run that starts
 #: shows it sooner.
 ANSWERING = SERVICES[:-1]
@@ -64,7 +64,9 @@ class Stack:
         shutil.copy(REPOSITORY / "atlas_dagster/connections/__init__.py", self.connections)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, folder / "ca.crt")
+        (folder / "deploy" / "api_token").write_text("token-of-the-stack\n")
         self.port = _free_port()
+        self.api_port = _free_port()
         self.settings = {
             "ATLAS_STACK": name,
             "ATLAS_IMAGE": f"atlas-test/{name}",
@@ -76,6 +78,7 @@ class Stack:
             "ATLAS_PG_PASSWORD": "stack-pg-secret",
             "ATLAS_PG_PORT": str(_free_port()),
             "ATLAS_PORT": str(self.port),
+            "ATLAS_API_PORT": str(self.api_port),
             "ATLAS_SECRET_KEY": Fernet.generate_key().decode(),
         }
         lines = [f"{key}={value}\n" for key, value in self.settings.items()]
@@ -88,6 +91,10 @@ class Stack:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}/atlas-intelligence/docker"
 
     def declare(self, connection: str, **attributes: Any) -> None:
         folder = self.connections / connection
@@ -105,7 +112,7 @@ class Stack:
         for name in [name for name in environment if name.startswith("ATLAS_")]:
             del environment[name]
         done = subprocess.run(
-            [*self._program, "-p", self.name, *words],
+            [*self._program, "-p", self.name, "--profile", "api", *words],
             cwd=self.folder,
             env=environment,
             stdin=subprocess.DEVNULL,

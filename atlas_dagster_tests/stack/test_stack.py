@@ -129,6 +129,18 @@ def test_the_command_line_has_the_secrets(stack: Stack, web: Web) -> None:
     assert SECRET not in said
 
 
+def test_the_api_answers_who_shows_its_token(stack: Stack) -> None:
+    asked = {"connector_name": "source-faker", "config": {"count": 1}}
+    refused = requests.post(f"{stack.api}/check", json=asked, timeout=120)
+    assert refused.status_code == 401
+    token = (stack.folder / "deploy" / "api_token").read_text().strip()
+    bearer = {"Authorization": f"Bearer {token}"}
+    answer = requests.post(f"{stack.api}/check", json=asked, headers=bearer, timeout=120)
+    assert (answer.status_code, answer.json()["success"]) == (200, True), answer.text
+    health = requests.get(f"{stack.api}/health", timeout=60).json()
+    assert (health["status"], health["execution_mode"]) == ("healthy", "docker")
+
+
 def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> None:
     stack.wait_healthy(*SERVICES)
     inspected = {service: stack.containers(service)[0].attrs for service in SERVICES}
@@ -147,9 +159,12 @@ def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> 
         assert attrs["HostConfig"]["SecurityOpt"] == ["no-new-privileges:true"]
         assert attrs["HostConfig"]["Memory"] > 0
         assert attrs["HostConfig"]["LogConfig"]["Config"]["max-size"]
+        if service in ("code", "api"):
+            assert "ATLAS_SECRET_KEY" not in variables
+        if service == "api":
+            assert "ATLAS_PG_PASSWORD" not in variables
         if service == "code":
             assert "DOCKER_HOST" not in variables
-            assert "ATLAS_SECRET_KEY" not in variables
     assert sockets == {"docker"}
     assert secrets == set()
     assert roots == {"docker", "postgres"}
