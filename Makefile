@@ -4,7 +4,7 @@ PYTHON ?= python3
 KILLS ?= 200
 SEED ?= 1
 BIN := .venv/bin
-LOCK := $(BIN)/uv pip compile pyproject.toml --extra http --quiet --universal --generate-hashes \
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .PHONY: help demo dev test lint format images docs bench crash lock clean

@@ -25,8 +25,8 @@ def run(command: Sequence[str]) -> Figures:
     return {"wall_s": round(wall, 2), **json.loads(child.stdout.splitlines()[-1])}
 
 
-def report_and_exit() -> NoReturn:
-    """CPU and memory of this process alone: no child's, no container's."""
+def report_and_exit(**more: float) -> NoReturn:
+    """CPU and memory of this process alone: no child's, no container's; and ``more``."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     # Not ru_maxrss: across fork and exec that one keeps the peak of the parent.
     status = Path("/proc/self/status").read_text()
@@ -34,14 +34,19 @@ def report_and_exit() -> NoReturn:
     figures = {
         "cpu_s": round(used.ru_utime + used.ru_stime, 2),
         "peak_rss_mb": int(peak.split()[1]) // 1024,
+        **more,
     }
     print("\n" + json.dumps(figures), flush=True)
     os._exit(0)
 
 
+def medians(samples: Sequence[Figures]) -> Figures:
+    return {key: round(statistics.median(s[key] for s in samples), 2) for key in samples[0]}
+
+
 def per_record(samples: Sequence[Figures], records: int) -> Figures:
     """Medians of the samples, by record."""
-    middle = {key: statistics.median(each[key] for each in samples) for key in samples[0]}
+    middle = medians(samples)
     return {
         "records_per_s": round(records / middle["wall_s"]),
         "cpu_s_per_million": round(middle["cpu_s"] * 1e6 / records, 2),

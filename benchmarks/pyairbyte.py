@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import environments
 from measuring import report_and_exit
 from recording import catalog_streams
 
@@ -28,25 +29,8 @@ esac
 
 
 def environment() -> Path:
-    """The Python of PyAirbyte's environment, made where it is missing.
-
-    Raises:
-        subprocess.CalledProcessError: it cannot be made here; ``stderr`` says why.
-    """
-    import uv
-    from platformdirs import user_cache_path
-
-    folder = user_cache_path("atlas-dagster") / f"bench-pyairbyte-{VERSION}"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        install = ["pip", "install", "--quiet", "--compile-bytecode", f"airbyte=={VERSION}"]
-        for command in (
-            ["venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-            [*install, "--python", str(python)],
-        ):
-            subprocess.run([uv.find_uv_bin(), *command], check=True, capture_output=True, text=True)
-        (folder / "complete").touch()
-    return python
+    """The Python of PyAirbyte's environment. Raises subprocess.CalledProcessError."""
+    return environments.environment("pyairbyte", f"airbyte=={VERSION}")
 
 
 def write_source(folder: Path, image: str) -> None:

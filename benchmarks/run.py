@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import dedup
 import engine
+import load
 import overhead
 import postgres
 import pyairbyte
@@ -77,7 +78,7 @@ WORKLOADS = {
 SHAPES = ("wide", "nested", "tiny")
 PARTS = (
     *(*WORKLOADS, "pyairbyte", "postgres", "dedup", "decoder"),
-    *("start", "state", "overhead", "tick"),
+    *("start", "load", "state", "overhead", "tick"),
 )
 
 
@@ -188,6 +189,8 @@ def main() -> None:
         keep(results, engine.decoder_speed(records // 5, runs), "decoder")
     if "start" in only:
         keep(results, engine.start_overhead(2 * runs), "start")
+    if "load" in only:
+        keep(results, load.measure(runs), "load")
     if "state" in only:
         keep(results, state.measure(runs), "state")
     if "overhead" in only:

@@ -3,31 +3,44 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import (
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
+from dagster._core.storage.defs_state.base import DefsStateStorage
 from dagster.components.component.state_backed_component import StateBackedComponent
+from dagster.components.core.defs_module import ComponentLoc, ComponentPath
 from dagster.components.utils.defs_state import (
     DefsStateConfig,
     DefsStateConfigArgs,
     ResolvedDefsStateConfig,
 )
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 from pydantic import BaseModel
 
-from atlas_dagster.components.catalogs import known_catalog
+from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.cron import Schedule
+from atlas_dagster.orchestration.defined import DefinedConnection
+from atlas_dagster.orchestration.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.schedule import is_cron
-from atlas_dagster.orchestration.translator import AtlasTranslator
+from atlas_dagster.orchestration.sync import run_sync
+from atlas_dagster.orchestration.translator import StreamProps, stream_spec
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.sync.catalog_changes import SchemaPolicy
 from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller, discover
 
 
@@ -42,14 +55,20 @@ def _default_state() -> DefsStateConfigArgs:
     )
 
 
+@dg.scaffold_with(ConnectionScaffolder)
 @dataclass
 class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     """An Airbyte source and the streams to sync from it, each stream an asset.
 
-    The connection is named after its folder. Its catalog is cached by DISCOVER (`atlas discover`,
-    or the discovery job in the UI); loading never runs a connector.
+    Its catalog is cached by DISCOVER (`atlas discover`, or the discovery job in the UI); loading
+    never runs a connector. In a subclass, override `get_asset_spec` to change how streams look in
+    Dagster, and `execute` to do something before or after a sync.
     """
 
+    name: Annotated[
+        str | None,
+        dg.Resolver.default(description="The connection's name; by default, that of its folder."),
+    ] = None
     connector: Annotated[
         str | None,
         dg.Resolver.default(
@@ -103,10 +122,18 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         ),
     ] = None
     schedule: Annotated[
-        str | None,
+        str | Schedule | None,
         dg.Resolver.default(
-            description="Cron expression, in UTC, of the times to sync at.",
-            examples=["*/15 * * * *"],
+            description="When to sync: cron expression in UTC, or cron and timezone.",
+            examples=["*/15 * * * *", {"cron": "0 6 * * 1-5", "timezone": "Europe/Rome"}],
+        ),
+    ] = None
+    discovery: Annotated[
+        DiscoveryConfig | None,
+        dg.Resolver.default(
+            description="When to ask the source by itself what it offers, and which changes to "
+            "take then; only when somebody asks, when left out.",
+            examples=[{"schedule": "0 6 * * *", "schema_changes": "propagate_columns"}],
         ),
     ] = None
     maintenance: Annotated[
@@ -142,32 +169,51 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             examples=["postgresql://loader:{{ env.WAREHOUSE_PASSWORD }}@host:5432/warehouse"],
         ),
     ] = None
+    translation: Annotated[
+        TranslationFn[StreamProps] | None,
+        TranslationFnResolver[StreamProps](lambda props: {"props": props}),
+    ] = None
     defs_state: ResolvedDefsStateConfig = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.config = self.config or {}
         self.defs_state = self.defs_state or _default_state()
-        self._name = ""
         self._folder = Path()
+        self._asked: tuple[Caller, SchemaPolicy | None] | None = None
+        self._defined: DefinedConnection | None = None
         self._known: Discovered | None = None
-        self._caller: Caller | None = None
+        self._found: Discovered | None = None
+        self._discovery: Discovery | None = None
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        # The parent's load asks for the state key at once, and that needs the folder's name.
+        # The parent's load asks for the state key at once, and that needs the name.
         loaded = super(StateBackedComponent, cls).load(attributes, context)
-        loaded._name = context.path.name
-        loaded._folder = context.path
+        loaded.stand_at(context.component_loc)
         context.component_tree.mark_component_defs_state_key(
             loc=context.component_loc, defs_state_key=loaded.defs_state_config.key
         )
         return loaded
 
+    def stand_at(self, loc: ComponentLoc) -> None:
+        """Say where it is declared, which gives it a name and a place for relative paths to start.
+
+        Raises:
+            ConfigError: it is not declared in the project's defs folder, and has no name.
+        """
+        if isinstance(loc, ComponentPath):
+            is_python = loc.file_path.suffix == ".py"
+            self._folder = loc.file_path.parent if is_python else loc.file_path
+            # In Python, a function makes it.
+            self.name = self.name or (str(loc.instance_key) if is_python else self._folder.name)
+        elif not self.name:
+            raise ConfigError('Give the AirbyteConnection a name: AirbyteConnection(name="shop").')
+
     @property
     def connection(self) -> Connection:
         """The declaration, validated. Raises pydantic's ValidationError."""
         return Connection(
-            name=self._name,
+            name=self.name or "",
             connector=self.connector,
             image=self.image,
             manifest=self.manifest,
@@ -184,61 +230,123 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     @property
     def defs_state_config(self) -> DefsStateConfig:
         return DefsStateConfig.from_args(
-            self.defs_state, default_key=f"AirbyteConnection[{self._name}]"
+            self.defs_state, default_key=f"AirbyteConnection[{self.name}]"
         )
 
-    def refresh_catalog(self, project_root: Path, caller: Caller) -> None:
-        """Run DISCOVER on behalf of ``caller`` and store the catalog. Raises AtlasError."""
-        self._caller = caller
-        asyncio.run(self.refresh_state(project_root))
+    def refresh_catalog(
+        self, project_root: Path, caller: Caller, policy: SchemaPolicy | None = None
+    ) -> Discovery:
+        """Run DISCOVER on behalf of ``caller`` and store the catalog; all changes, or by policy.
 
-    async def refresh_state(self, project_root: Path) -> str:
+        Raises:
+            AtlasError: it failed; what was known stays.
+        """
         # One that cannot be read is what discovering again mends.
         with contextlib.suppress(ConfigError):
-            self._known = known_catalog(self.defs_state_config, project_root)
-        return await super().refresh_state(project_root)
+            self._known = self.known(project_root)
+        self._asked = caller, policy
+        asyncio.run(self.refresh_state(project_root))
+        assert self._discovery is not None
+        return self._discovery
+
+    def known(self, project_root: Path) -> Discovered | None:
+        """What was discovered last, wherever Dagster keeps it; None before the first time.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        # The newest, and not what the definitions of this process were pinned to.
+        context = DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION)
+        config, storage = self.defs_state_config, DefsStateStorage.get()
+        with context.state_path(config, storage, project_root) as path:
+            found = path is not None and path.exists()
+            return Discovered.decode(path.read_bytes()) if path and found else None
+
+    def keep(self, found: Discovered, project_root: Path) -> None:
+        """Store what somebody else has discovered."""
+        self._found = found
+        asyncio.run(self.refresh_state(project_root))
+        self._found = None
 
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
-        known = self._known
-        if self._caller is not None:
-            found = discover(self.connection, self._caller, known)
-        else:
-            with dg.DagsterInstance.get() as instance:
-                atlas = AtlasResource.from_environment()
-                found = discover(
-                    self.connection, atlas.caller(instance, None, explain=print), known
-                )
+        known, found = self._known, self._found
+        if found is None:
+            with contextlib.ExitStack() as stack:
+                if self._asked is None:
+                    instance = stack.enter_context(dg.DagsterInstance.get())
+                    atlas = AtlasResource.from_environment()
+                    self._asked = atlas.caller(instance, None, explain=print), None
+                found = discover(self.connection, self._asked[0], known, self._asked[1])
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)
+        self._discovery = Discovery.since(known, found, self.connection)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        self.stand_at(context.component_loc)
+        return super().build_defs(context)
 
     def build_defs_from_state(
         self, context: dg.ComponentLoadContext, state_path: Path | None
     ) -> dg.Definitions:
-        connection = self.connection
-        connection.entry()
-        if self.schedule is not None and not is_cron(self.schedule):
-            raise ConfigError(
-                f"Connection '{connection.name}': schedule '{self.schedule}' is no cron "
-                'expression; write five fields, such as "*/15 * * * *".'
-            )
-
-        def refresh(caller: Caller) -> None:
-            self.refresh_catalog(context.project_root, caller)
-
+        refresh = partial(self.refresh_catalog, context.project_root)
         if state_path is None or not state_path.exists():
-            return build_undiscovered_defs(connection, refresh=refresh)
-        self._known = Discovered.decode(state_path.read_bytes())
+            self._times()
+            return build_undiscovered_defs(self.connection, refresh=refresh)
+        self._defined = self.define(Discovered.decode(state_path.read_bytes()))
         return build_connection_defs(
-            connection,
-            self._known,
-            schedule=self.schedule,
-            maintenance=self.maintenance,
+            self._defined,
+            execute=self.execute,
             refresh=refresh,
-            translator=self.get_translator(),
+            maintenance=self.maintenance,
+            discovery=self.discovery,
         )
 
-    def get_translator(self) -> AtlasTranslator:
-        """Override to change how streams look in Dagster."""
-        return AtlasTranslator()
+    def define(self, discovered: Discovered) -> DefinedConnection:
+        """The connection with what was ``discovered``, as it looks in Dagster.
+
+        Raises:
+            ConfigError: its translation makes one asset of two streams.
+        """
+        schedule, problem = None, None
+        try:
+            schedule = self._times()
+        except ConfigError as error:
+            problem = str(error)
+        return DefinedConnection.of(
+            self.connection,
+            discovered,
+            self._translated,
+            schedule=schedule,
+            problem=problem,
+        )
+
+    def _times(self) -> Schedule | None:
+        """When to sync. Raises ConfigError where that, or the connector's name, is wrong."""
+        self.connection.entry()
+        return None if self.schedule is None else Schedule.of(self.schedule)
+
+    def _translated(self, props: StreamProps) -> dg.AssetSpec:
+        spec = self.get_asset_spec(props)
+        return spec if self.translation is None else self.translation(spec, props)
+
+    def get_asset_spec(self, props: StreamProps) -> dg.AssetSpec:
+        """The asset of a stream, before ``translation``. Override it to change how streams look.
+
+        Another key is another name in Dagster; the table's path stays ``props.table``.
+        """
+        return stream_spec(props)
+
+    def execute(
+        self, context: dg.AssetExecutionContext, atlas: AtlasResource, config: SyncConfig
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        """Sync the streams selected in ``context``. Override it to do more.
+
+        Yields each stream's result the moment its rows are durable.
+
+        Raises:
+            dagster.Failure: with the one sentence that says what failed and what to do.
+        """
+        assert self._defined is not None  # Dagster runs what was built
+        yield from run_sync(context, self._defined, atlas, config)

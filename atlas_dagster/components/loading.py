@@ -1,106 +1,242 @@
-"""Loads a folder of connections one by one, so that a broken one stands alone.
+"""A project's definitions, loaded folder by folder, so that a broken connection stands alone.
 
-Dagster itself fails the whole code location when one component does. A folder of Python files holds
-assets of the user's own, such as those downstream of a stream.
+Dagster itself fails the whole code location when one component does.
 """
 
-import difflib
-import importlib
-import re
+import atexit
+import gc
+import importlib.util
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
-import yaml
-from dagster.components.core.defs_module import find_defs_or_component_yaml
-from dagster_shared.error import DagsterUnresolvableSymbolError
-from dagster_shared.record import replace
+from dagster._core.definitions.definitions_load_context import (
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
+from dagster.components.core.component_tree import ComponentTree
+from dagster.components.core.decl import (
+    ComponentDecl,
+    ComponentLoaderDecl,
+    DefsFolderDecl,
+    build_filesystem_component_decl_from_context,
+)
+from dagster.components.core.defs_module import (
+    ComponentPath,
+    ResolvableToComponentLoc,
+    find_defs_or_component_yaml,
+)
+from dagster.components.core.load_defs import get_library_json_enriched_defs
+from dagster.components.definitions import LazyDefinitions
+from dagster_shared.utils import safe_is_subclass
 from dagster_shared.utils.config import discover_config_file
-from pydantic import BaseModel, ValidationError
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.components.explaining import explain
+from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
-from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
-from atlas_dagster.orchestration.maintenance import MaintenanceConfig
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, default_resources
+from atlas_dagster.orchestration.reaping import reaper_sensor
 from atlas_dagster.records.names import assign
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync.connection import StreamSelection
-
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
-#: How Dagster words the place of a field: its path, then file and line.
-_PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
-#: The types that pydantic tried, between the parts of a path.
-_TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
-
-#: Fields of a connection that have fields themselves.
-_NESTED: Mapping[str, type[BaseModel]] = {
-    "streams": StreamSelection,
-    "executor": ExecutorConfig,
-    "maintenance": MaintenanceConfig,
-}
 
 
-def connection_folders(package: str) -> list[Path]:
-    """The folders of ``package`` that declare a connection each, in order of their names."""
-    return [folder for folder in _folders(package) if not _holds_python(folder)]
+def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
+    """Everything below the project's defs folder, like ``dagster.load_from_defs_folder``.
+
+    But a folder or file that cannot be loaded becomes an asset that says why. With it come the
+    resources that all connections share and the sensor that removes what killed runs left.
+    """
+    return find_project(path_within_project).build_defs()
 
 
-def _folders(package: str) -> list[Path]:
-    parent = Path(next(iter(importlib.import_module(package).__path__)))
-    return [
-        child
-        for child in sorted(parent.iterdir())
-        if child.is_dir() and not child.name.startswith((".", "__"))
-    ]
+#: What this process has built for itself, by name: ``atlas`` finds connections here, too.
+BUILT: dict[str, AirbyteConnection] = {}
 
 
-def _holds_python(folder: Path) -> bool:
-    """Whether ``folder`` holds definitions in Python, which count where there is no YAML."""
-    return find_defs_or_component_yaml(folder) is None and any(folder.glob("*.py"))
+def build_airbyte_assets(
+    *connections: AirbyteConnection, path_within_project: Path | None = None
+) -> dg.Definitions:
+    """Definitions of connections declared in Python, to merge with others of the project.
 
-
-def component_tree(package: str, folder: Path) -> dg.ComponentTree:
-    """What ``folder`` declares, not loaded yet.
+    The project, whose file says ``[tool.dg.project]``, is that around ``path_within_project``, by
+    default the current folder. It keeps what DISCOVER finds.
 
     Raises:
-        ConfigError: the folder cannot be a connection.
+        ConfigError: a connection is wrong, or there is no project.
     """
-    if not _PLAIN_NAME.fullmatch(folder.name):
+    context = find_project(path_within_project or Path.cwd()).load_context
+    with _no_beta_warnings():
+        defs = dg.Definitions.merge(*(each.build_defs(context) for each in connections))
+    BUILT.update({connection.name or "": connection for connection in connections})
+    return defs
+
+
+def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
+    """By name, those that the definitions of a project build in Python.
+
+    Raises:
+        ConfigError: the definitions cannot be loaded.
+    """
+    name = f"{tree.defs_module_name.partition('.')[0]}.definitions"
+    if importlib.util.find_spec(name) is None:
+        return {}
+    try:
+        for each in vars(importlib.import_module(name)).values():
+            if isinstance(each, LazyDefinitions) and not each.has_context_arg:
+                each()
+    except Exception as error:
+        raise ConfigError(f"{name} cannot be loaded: {error}") from error
+    return BUILT
+
+
+def find_project(*paths_within_project: Path) -> "ProjectTree":
+    """The project around the first of some paths that is in one; its package can be imported.
+
+    Raises:
+        ConfigError: none of them is.
+    """
+    config = next(filter(None, map(discover_config_file, paths_within_project)), None)
+    if config is None:
         raise ConfigError(
-            f"The folder name '{folder.name}' becomes part of asset keys and table paths; "
-            "use letters, digits and underscores only."
+            f"There is no Dagster project around {paths_within_project[0]}, to declare connections "
+            "in and to keep what is discovered: add [tool.dg.project] to its pyproject.toml, with "
+            'root_module = "the name of your package".'
         )
-    if find_defs_or_component_yaml(folder) is None and not _holds_python(folder):
-        raise ConfigError(f"The folder {folder.name} holds no defs.yaml; add one or remove it.")
-    module = importlib.import_module(f"{package}.{folder.name}")
-    return dg.ComponentTree(defs_module=module, project_root=_project_root(folder.parent))
+    # As `dagster dev` does; a package need not be installed.
+    for folder in (config.parent / "src", config.parent):
+        if folder.is_dir() and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    try:
+        return ProjectTree.for_project(config.parent)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"The Dagster project in {config.parent} has no package {error.name}, to declare "
+            "connections in and to keep what is discovered: make that folder, or name another one "
+            f"as defs_module under [tool.dg.project] in {config.name}."
+        ) from error
 
 
-def load_connections(package: str) -> list[dg.Definitions]:
-    """Definitions of every folder; a placeholder that says why for each broken one."""
-    loaded = []
-    folders = _folders(package)
-    valid_names = assign([folder.name for folder in folders])
-    for folder in folders:
-        try:
-            # Dagster merges no definitions that both hold a tree, and a reload through one
-            # connection's tree would lose the others.
-            defs = replace(build_quietly(component_tree(package, folder)), component_tree=None)
-            # Definitions resolve lazily; an error must surface here, where it can be contained.
-            resources = dg.Definitions(resources=common_resources(AtlasResource()))
-            whole = dg.Definitions.merge(defs, resources, _upstream([defs]))
+class ProjectTree(ComponentTree):
+    """A project's components. Each of its parts, folders and Python files, loads for itself."""
+
+    def parts(self) -> list[Path]:
+        """Folders that declare something, in YAML or Python, and Python files beside them."""
+        root = self.defs_module_path
+        return [root] if find_defs_or_component_yaml(root) else list(_parts(root))
+
+    def build_defs(self, loc: ResolvableToComponentLoc | None = None) -> dg.Definitions:
+        """All definitions; or those of the part ``loc`` alone, and whatever it raises."""
+        if loc is not None:
+            if isinstance(loc, Path):
+                self.declaration(loc)
             with _no_beta_warnings():
-                dg.Definitions.validate_loadable(whole)
+                return super().build_defs(loc)
+        with _no_garbage():
+            loaded = {part: self._contained(part, self.build_defs) for part in self.parts()}
+            whole = self._merged(list(loaded.values()))
+            try:
+                _validate(whole)
+            except Exception:  # noqa: BLE001 - whatever a user's definitions raise
+                # Definitions resolve lazily; whose fault it is shows when each is resolved alone.
+                loaded = {part: self._contained(part, self._validated) for part in loaded}
+                whole = self._merged(list(loaded.values()))
+            return whole
+
+    def declaration(self, part: Path) -> ComponentDecl:  # type: ignore[type-arg]
+        """What ``part`` declares, read but not loaded.
+
+        Raises:
+            ConfigError: it declares nothing.
+        """
+        loc = ComponentPath.from_path(part)
+        known = self.state_tracker.get_cache_data(loc).component_decl
+        if known is None:
+            context = self.decl_load_context.for_component_loc(loc)
+            known = build_filesystem_component_decl_from_context(context)
+            if known is None:
+                raise ConfigError(
+                    f"The folder {part.name} holds no defs.yaml; add one or remove it."
+                )
+            for each, declared in known.iterate_loc_component_decl_pairs():
+                self.state_tracker.set_cache_data(each, component_decl=declared)
+        return known
+
+    def connections(self, part: Path) -> list[AirbyteConnection]:
+        """The connections that ``part`` declares. Raises whatever loading them does."""
+        found = []
+        for loc, declared in self.declaration(part).iterate_loc_component_decl_pairs():
+            made = isinstance(declared, ComponentLoaderDecl)
+            if made or safe_is_subclass(declared.component_type, AirbyteConnection):
+                component = self.load_component(loc)
+                if isinstance(component, AirbyteConnection):
+                    component.stand_at(loc)
+                    found.append(component)
+        return found
+
+    def _get_filesystem_decl(self) -> ComponentDecl:  # type: ignore[type-arg]
+        # Dagster's own reads all files, and none if one of them cannot be read.
+        root = self.defs_module_path
+        if find_defs_or_component_yaml(root):
+            return self.declaration(root)
+        readable = {}
+        for part in self.parts():
+            with suppress(Exception):  # said by the asset that stands for it
+                readable[part] = self.declaration(part)
+        loc = ComponentPath.from_path(root)
+        return DefsFolderDecl(
+            context=self.decl_load_context.for_component_loc(loc),
+            loc=loc,
+            children=readable,
+            source_tree=None,
+            component_file_model=None,
+        )
+
+    def _contained(self, part: Path, build: Callable[[Path], dg.Definitions]) -> dg.Definitions:
+        """What ``build`` makes of ``part``; a placeholder that says why where it raises."""
+        try:
+            return build(part)
         except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
-            sentence = explain(error, folder)
-            dg.get_dagster_logger().error("Connection %s: %s", folder.name, sentence)
-            defs = build_broken_defs(valid_names[folder.name], sentence)
-        loaded.append(defs)
-    return [*loaded, _upstream(loaded)]
+            sentence = explain(error, part)
+            dg.get_dagster_logger().error("%s: %s", part.name, sentence)
+            return build_broken_defs(self._names[part], sentence)
+
+    def _validated(self, part: Path) -> dg.Definitions:
+        defs = self.build_defs(part)
+        _validate(self._merged([defs]))
+        return defs
+
+    @cached_property
+    def _names(self) -> dict[Path, str]:
+        """A valid name for each part."""
+        parts = {part: str(part.relative_to(self.defs_module_path)) for part in self.parts()}
+        names = assign(parts.values())
+        return {part: names[path] for part, path in parts.items()}
+
+    def _merged(self, loaded: Sequence[dg.Definitions]) -> dg.Definitions:
+        shared = dg.Definitions(resources=default_resources(), sensors=[reaper_sensor])
+        return dg.Definitions.merge(*loaded, _upstream(loaded), shared, self._descriptions())
+
+    def _descriptions(self) -> dg.Definitions:
+        """What the UI shows of component types. Runs have no use for it, and it takes time."""
+        if DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION:
+            return dg.Definitions(component_tree=self)
+        return get_library_json_enriched_defs(self)
+
+
+def _parts(folder: Path) -> Iterator[Path]:
+    for child in sorted(folder.iterdir()):
+        if child.name.startswith((".", "__")):
+            continue
+        if child.suffix == ".py":
+            yield child
+        elif child.is_dir():
+            inner = list(_parts(child))
+            declares = find_defs_or_component_yaml(child) or any(child.glob("*.py"))
+            yield from [child] if declares or not inner else inner
 
 
 def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
@@ -122,84 +258,35 @@ def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
     return dg.Definitions(assets=[spec.with_io_manager_key(IO_MANAGER_KEY) for spec in stand_ins])
 
 
-def build_quietly(tree: dg.ComponentTree) -> dg.Definitions:
-    """The tree's definitions, without Dagster's warnings about its own beta features."""
+def _validate(defs: dg.Definitions) -> None:
     with _no_beta_warnings():
-        return tree.build_defs()
+        dg.Definitions.validate_loadable(defs)
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """For a while that makes millions of objects which stay as long as the process.
+
+    The garbage collector would look at them again and again, then and ever after, which takes as
+    long as making them.
+    """
+    gc.unfreeze()  # those of a load before are garbage now
+    # At the end of the process some libraries complain of what was not collected.
+    atexit.register(gc.unfreeze)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
 def _no_beta_warnings() -> Iterator[None]:
+    """Without Dagster's warnings about its own features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)
         yield
-
-
-def find_component(tree: dg.ComponentTree) -> AirbyteConnection | None:
-    """The connection a tree declares, if that is what it declares."""
-    found = tree.get_all_components(of_type=AirbyteConnection)
-    return found[0] if found else None
-
-
-def explain(error: BaseException, folder: Path) -> str:
-    """One sentence for a user, from whatever loading raised."""
-    file = find_defs_or_component_yaml(folder)
-    where = f"{folder.name}/{file.name}" if file else folder.name
-    cause: BaseException | None = error
-    while cause is not None:
-        match cause:
-            case AtlasError():
-                return str(cause)
-            case ValidationError():
-                return f"{where}{_explain_field(cause)}"
-            case yaml.MarkedYAMLError() if cause.problem_mark is not None:
-                mark = cause.problem_mark
-                return f"{where}, line {mark.line + 1}: this is not valid YAML ({cause.problem})."
-            case ImportError() | DagsterUnresolvableSymbolError():
-                what = str(cause).removesuffix(".")
-                return f"{where}: {what}; check the type and that its package is installed."
-        if cause.__cause__ is None and cause.__context__ is None:
-            break
-        cause = cause.__cause__ or cause.__context__
-    if file is not None and not file.read_text().strip():
-        return f"{where}: the file is empty; give it a type and attributes."
-    return f"{where}: {type(cause).__name__}: {cause}"
-
-
-def _explain_field(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path, line = _place(".".join(str(part) for part in first["loc"]))
-    where = f", line {line}: " if line else ": "
-    field = path[-1] if path else ""
-    if first["type"] == "extra_forbidden":
-        known = list(AirbyteConnection.model().model_fields)
-        nested = [_NESTED[part] for part in path[:-1] if part in _NESTED]
-        if nested:
-            known = list(nested[0].model_fields)
-        elif "attributes" not in path[:-1]:
-            known = ["type", "attributes", "requirements", "post_processing"]
-        near = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}."
-        return f"{where}there is no field '{field}'; {hint}"
-    if first["type"] == "missing":
-        return f"{where}the field '{field}' is missing."
-    path = path[1:] if path[:1] == ["attributes"] else path
-    named = f"field '{'.'.join(path)}'" if path else ""
-    if first["type"] == "string_type" and isinstance(first["input"], int | float):
-        return f"{where}{named} must be text; put it in quotes."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}{named}{': ' if named else ''}{message[0].lower()}{message[1:]}."
-
-
-def _place(text: str) -> tuple[list[str], str | None]:
-    """The path of a field, without the types pydantic tried on the way, and its line."""
-    placed = _PLACED.fullmatch(text)
-    path = _TRIED.sub("", placed["path"] if placed else text).split(".")
-    return [part for part in path if part], placed["line"] if placed else None
-
-
-def _project_root(folder: Path) -> Path:
-    """The nearest folder above that Dagster recognises as a project."""
-    config = discover_config_file(folder)
-    return folder if config is None else config.parent

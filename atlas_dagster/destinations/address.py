@@ -1,19 +1,21 @@
 """Which destination an address names: ``postgresql://`` a database, anything else a lake."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.postgres import PostgresDestination
-from atlas_dagster.destinations.postgres_connection import without_login
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.config import resolve, variables
+
+if TYPE_CHECKING:
+    from atlas_dagster.destinations.postgres import PostgresDestination
 
 _POSTGRES = ("postgresql://", "postgres://")
 
 
-def destination_type(address: str) -> type[DeltaDestination] | type[PostgresDestination]:
+def destination_type(address: str) -> "type[DeltaDestination] | type[PostgresDestination]":
     """Told from the address as it is declared, without any variable.
 
     Raises:
@@ -24,7 +26,12 @@ def destination_type(address: str) -> type[DeltaDestination] | type[PostgresDest
             "A destination cannot begin with a variable, because its beginning says what it is; "
             'write the rest out: "postgresql://loader:{{ env.PASSWORD }}@host/database".'
         )
-    return PostgresDestination if address.startswith(_POSTGRES) else DeltaDestination
+    if not address.startswith(_POSTGRES):
+        return DeltaDestination
+    # Its driver takes time to import, in every process that loads a code location.
+    from atlas_dagster.destinations.postgres import PostgresDestination
+
+    return PostgresDestination
 
 
 def open_destination(address: str, environ: Mapping[str, str], *, where: str) -> Destination:
@@ -46,4 +53,8 @@ def open_destination(address: str, environ: Mapping[str, str], *, where: str) ->
 
 def shown(address: str) -> str:
     """``address`` without user and password."""
-    return without_login(address) if address.startswith(_POSTGRES) else address
+    if not address.startswith(_POSTGRES):
+        return address
+    from atlas_dagster.destinations.postgres_connection import without_login
+
+    return without_login(address)

@@ -42,11 +42,10 @@ class TableSpec(Struct, frozen=True):
 
 
 class TableInfo(Struct, frozen=True):
-    """What a table is now. ``version`` changes whenever its content may have."""
+    """What a table is now."""
 
     uri: str
     row_count: int
-    version: str
 
 
 class StreamWriter(ABC):

@@ -77,7 +77,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         except (DeltaError, pa.ArrowException) as error:
             raise ConfigError(f"{uri} cannot hold what the asset returned: {error}") from error
         stored = LakeTable(uri, connection="")
-        return TableInfo(uri, stored.row_count, str(stored.version))
+        return TableInfo(uri, stored.row_count)
 
     def committed(self, connection: str, table: TablePath) -> int | None:
         tables = self._planned[table] = self._tables(connection, table)

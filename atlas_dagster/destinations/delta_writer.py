@@ -95,4 +95,4 @@ class DeltaWriter(StreamWriter):
 
     def describe(self) -> TableInfo:
         main = self.tables.main
-        return TableInfo(main.uri, main.row_count, str(main.version))
+        return TableInfo(main.uri, main.row_count)

@@ -113,7 +113,7 @@ class PostgresWriter(StreamWriter):
 
     def describe(self) -> TableInfo:
         uri = f"{self._database.uri}/{self._state.schema}/{self._state.table}"
-        return TableInfo(uri, self._state.row_count, str(self._state.seq))
+        return TableInfo(uri, self._state.row_count)
 
     def _is_unique(self, envelope: Envelope, state: TableState) -> bool:
         """Whether the table has each key once, as far as it must."""

@@ -4,15 +4,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import sqlalchemy
 from cryptography.fernet import Fernet, InvalidToken
-from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.sync.live_config import ConfigStore, FileConfigStore, wait_for
+
+if TYPE_CHECKING:
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 KEY_VARIABLE = "ATLAS_SECRET_KEY"
 _FOLDER = "renewals"
@@ -28,6 +31,9 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
     key = os.environ.get(KEY_VARIABLE)
     if not key:
         return files
+    # It brings the machinery of Dagster's migrations, which loading a code location can do without.
+    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+
     storage = instance.run_storage
     if not isinstance(storage, SqlRunStorage):
         raise ConfigError(
@@ -54,7 +60,7 @@ class DatabaseConfigStore(ConfigStore):
 
     where = "encrypted in Dagster's database"
 
-    def __init__(self, storage: SqlRunStorage, cipher: Fernet, files: FileConfigStore) -> None:
+    def __init__(self, storage: "SqlRunStorage", cipher: Fernet, files: FileConfigStore) -> None:
         self._storage = storage
         self._cipher = cipher
         self._files = files

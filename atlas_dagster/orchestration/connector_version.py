@@ -33,6 +33,12 @@ def major_change(
             )
 
 
+def version_of(identity: str) -> str | None:
+    """The version in what a runner's ``identity`` returns, if it tells one."""
+    found = _VERSION.search(_own_part(identity))
+    return found and found[1]
+
+
 def _told(breaking: Sequence[BreakingChange]) -> str:
     changes = " ".join(change.told() for change in breaking)
     streams = sorted({stream for change in breaking for stream in change.streams})

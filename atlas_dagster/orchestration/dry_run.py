@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.metadata import AtlasMetadataSet
 from atlas_dagster.orchestration.summary import (
@@ -22,28 +21,28 @@ from atlas_dagster.sync.stream_plan import StreamPlan
 _NOTHING = "**Dry run: nothing was written.**"
 
 
-def rehearsed_observation(rehearsed: Rehearsed, mask: Mask) -> dg.AssetObservation:
+def rehearsed_observation(
+    rehearsed: Rehearsed, key: dg.AssetKey, mask: Mask
+) -> dg.AssetObservation:
     """The event that tells what would become of a stream."""
     return _observation(
-        rehearsed.plan.table.path,
+        key,
         bounded(_told(rehearsed, mask)),
         preview(rehearsed.sample, mask),
     )
 
 
-def refused_observation(table: TablePath, error: AtlasError) -> dg.AssetObservation:
+def refused_observation(key: dg.AssetKey, error: AtlasError) -> dg.AssetObservation:
     """The event that tells why a stream would not be read."""
     told = f"A sync would leave this stream out: {plain(str(error))}"
-    return _observation(table, bounded([_NOTHING, told]), None)
+    return _observation(key, bounded([_NOTHING, told]), None)
 
 
 def _observation(
-    table: TablePath, told: str, rows: dg.TableMetadataValue | None
+    key: dg.AssetKey, told: str, rows: dg.TableMetadataValue | None
 ) -> dg.AssetObservation:
     metadata = {**AtlasMetadataSet(dry_run=dg.MetadataValue.md(told), preview=rows)}
-    return dg.AssetObservation(
-        dg.AssetKey(list(table)), description="Dry run: nothing was written.", metadata=metadata
-    )
+    return dg.AssetObservation(key, description="Dry run: nothing was written.", metadata=metadata)
 
 
 def _told(rehearsed: Rehearsed, mask: Mask) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The state store in Dagster's event log: what materializations and observations carry."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,6 +8,7 @@ from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.orchestration.metadata import AtlasMetadataSet, envelope_of
+from atlas_dagster.orchestration.translator import table_key
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.state.reconcile import Remembered
@@ -19,12 +20,19 @@ _OTHERS = 50
 class EventLogStateStore:
     """Reads the newest envelope of each stream from its asset's events.
 
-    A state that covers several streams is written out once, on the asset of their source.
+    A state that covers several streams is written out once, on the asset of their ``source``.
+    ``key`` says which asset a table is.
     """
 
-    def __init__(self, instance: dg.DagsterInstance, source: dg.AssetKey) -> None:
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        source: dg.AssetKey,
+        key: Callable[[TablePath], dg.AssetKey] = table_key,
+    ) -> None:
         self._instance = instance
         self._source = source
+        self._key = key
         #: Of the newest materializations of the streams asked for: the connectors they name, the
         #: columns, and how many records each of the last syncs brought, newest first.
         self.connectors: set[str] = set()
@@ -36,24 +44,22 @@ class EventLogStateStore:
         tables: Mapping[StreamDescriptor, TablePath],
         committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, Remembered]:
-        """A table's path is its asset's key.
-
-        One query for all streams (and one for a state they share), and one more for each whose
+        """One query for all streams (and one for a state they share), and one more for each whose
         newest materialization is not of its table's last commit: a sync died after it, or somebody
         else reported one.
         """
-        keys = {dg.AssetKey(list(path)): name for name, path in tables.items()}
+        keys = {self._key(path): name for name, path in tables.items()}
         found: dict[StreamDescriptor, Remembered] = {}
         for record in self._instance.get_asset_records(list(keys)):
             entry = record.asset_entry
+            stream = keys[entry.asset_key]
             details = entry.asset_details
             envelopes: list[Envelope | None] = []
             if entry.last_materialization is not None:
                 materialization = entry.last_materialization.asset_materialization
                 metadata = materialization.metadata if materialization else {}
                 envelopes.append(envelope_of(metadata))
-                self._note(tuple(entry.asset_key.path), metadata)
-            stream = keys[entry.asset_key]
+                self._note(tables[stream], metadata)
             if not any(known and known.seq == committed.get(stream) for known in envelopes):
                 envelopes.append(self._observed(entry.asset_key))
             found[stream] = Remembered(
@@ -80,7 +86,7 @@ class EventLogStateStore:
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
         """The last commits to ``table``, newest first, each with its cursor as it is shown."""
         found = []
-        for metadata in self._observations(dg.AssetKey(list(table)), limit):
+        for metadata in self._observations(self._key(table), limit):
             envelope = envelope_of(metadata)
             if envelope is not None:
                 cursor = AtlasMetadataSet.extract(metadata).cursor_after

@@ -4,8 +4,9 @@ Every stream's asset names this IO manager, so the asset that takes it need not.
 the argument says what it becomes; polars and DuckDB are imported only where it asks for them.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 IO_MANAGER_KEY = "atlas_io"
+#: Metadata of an asset that is not named like its table: the table's path.
+TABLE_ENTRY = "atlas/table"
 
 _READABLE = (
     "pandas.DataFrame, polars.DataFrame, polars.LazyFrame, pyarrow.Table, "
@@ -57,7 +60,7 @@ class TableIOManager(dg.IOManager):
         with explained_failure():
             load = _loader(context.dagster_type.typing_type, context.asset_key)
             columns = context.definition_metadata.get("columns")
-            return load(_Rows(self._destination(), tuple(context.asset_key.path), columns))
+            return load(_Rows(self._destination(), _table(context), columns))
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Raises dagster.Failure, with one sentence, where ``obj`` cannot be stored."""
@@ -86,6 +89,20 @@ class TableIOManager(dg.IOManager):
 def common_resources(atlas: AtlasResource) -> dict[str, Any]:
     """What every connection's assets need, by resource key."""
     return {"atlas": atlas, IO_MANAGER_KEY: _io_manager(None)}
+
+
+def default_resources() -> dict[str, Any]:
+    """The same, as the environment says.
+
+    The same objects for the same environment: every connection brings them, and Dagster merges
+    resources that are identical, and no others.
+    """
+    return _resources_of(*map(os.environ.get, AtlasResource.VARIABLES))
+
+
+@cache
+def _resources_of(*_: str | None) -> dict[str, Any]:
+    return common_resources(AtlasResource.from_environment())
 
 
 def io_manager_key(connection: Connection) -> str:
@@ -126,6 +143,13 @@ class _Rows:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.reader().__arrow_c_stream__(requested_schema)
+
+
+def _table(context: dg.InputContext) -> TablePath:
+    """Where the rows of the upstream asset are."""
+    upstream = context.upstream_output
+    entry = upstream.definition_metadata.get(TABLE_ENTRY) if upstream else None
+    return tuple(entry.split("/")) if isinstance(entry, str) else tuple(context.asset_key.path)
 
 
 def _loader(annotation: Any, key: dg.AssetKey) -> Callable[[_Rows], Any]:

@@ -9,9 +9,10 @@ from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.check import pool
+from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.schedule import CONNECTION_TAG, is_cron
+from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.sync.connection import Connection
 
 
@@ -20,21 +21,16 @@ class MaintenanceConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schedule: str = Field(description="Cron expression, in UTC.", examples=["0 3 * * 0"])
+    schedule: str | Schedule = Field(
+        description="When: cron expression in UTC, or cron and timezone.", examples=["0 3 * * 0"]
+    )
     retain_hours: int = Field(
         default=168,
         description="Hours that replaced files, and those of killed syncs, are kept: for queries "
         "that began before, and for time travel.",
     )
 
-    @field_validator("schedule")
-    @classmethod
-    def _cron(cls, schedule: str) -> str:
-        if not is_cron(schedule):
-            raise ValueError(
-                f"'{schedule}' is no cron expression; write five fields, such as \"0 3 * * 0\""
-            )
-        return schedule
+    _cron = field_validator("schedule")(validated)
 
     # A validator, for Dagster resolves no field with a constraint of its own.
     @field_validator("retain_hours")
@@ -90,10 +86,11 @@ def build_maintenance(
     def maintenance() -> None:
         maintain()
 
+    times = Schedule.of(config.schedule)
     schedule = dg.ScheduleDefinition(
         job=maintenance,
-        cron_schedule=config.schedule,
-        execution_timezone="UTC",
+        cron_schedule=times.cron,
+        execution_timezone=times.timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     return dg.Definitions(jobs=[maintenance], schedules=[schedule])

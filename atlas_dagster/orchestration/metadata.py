@@ -16,17 +16,45 @@ from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to
 from atlas_dagster.orchestration.summary import Mask, preview, summary
 from atlas_dagster.orchestration.tally import Counts
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
-from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
+from atlas_dagster.records.types import (
+    EXTRA,
+    EXTRACTED_AT,
+    GENERATION_ID,
+    METADATA_FIELDS,
+    Column,
+    ColumnType,
+    TableSchema,
+)
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.events import StreamFinished
 
+#: What a person calls a column's type.
+_SHOWN = {
+    ColumnType.TIMESTAMP: "timestamp (UTC)",
+    ColumnType.LOCAL_TIMESTAMP: "timestamp",
+    ColumnType.OBJECT: "object (JSON)",
+    ColumnType.ARRAY: "array (JSON)",
+    ColumnType.UNKNOWN: "any (JSON)",
+}
+_OWN_TYPES = {EXTRACTED_AT: "timestamp (UTC)", GENERATION_ID: "integer"}
+_NOT_NULL = dg.TableColumnConstraints(nullable=False)
+_KEY = dg.TableColumnConstraints(nullable=False, other=["primary key"])
+_ONLY_KEY = dg.TableColumnConstraints(nullable=False, unique=True, other=["primary key"])
+#: Airbyte's own columns, the same in every table.
+_OWN_COLUMNS = [
+    dg.TableColumn(
+        field.name,
+        _OWN_TYPES.get(field.name, "string"),
+        constraints=None if field.name == EXTRA else _NOT_NULL,
+    )
+    for field in METADATA_FIELDS
+]
 #: Syncs whose counts are kept, to compare a new one with.
 RECENT_SYNCS = 20
 #: Characters from which the UI shows JSON as a link.
 _LINKED_FROM = 1_000
 #: Of an image; as much of it as Docker shows.
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]+")
-_METADATA_TYPES = {"_airbyte_extracted_at": "timestamp", "_airbyte_generation_id": "integer"}
 
 
 class AtlasMetadataSet(NamespacedMetadataSet):
@@ -134,26 +162,28 @@ def envelope_value(envelope: Envelope) -> dg.MetadataValue:
 
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
-    """The table's columns as Dagster shows them."""
-    keys = set(stream.primary_key)
-    own = [
-        dg.TableColumn(field.name, _METADATA_TYPES.get(field.name, "string"))
-        for field in METADATA_FIELDS
-    ]
-    return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *own])
+    """The table's columns as Dagster shows them: with the source's own words on them.
+
+    Whether a column may be NULL is what the source says of its field. Every one can be in the
+    table: a value that does not fit is NULL there.
+    """
+    key = _ONLY_KEY if len(stream.primary_key) == 1 else _KEY
+    keys = dict.fromkeys(stream.primary_key, key)
+    return dg.TableSchema([*(_table_column(c, keys) for c in schema.columns), *_OWN_COLUMNS])
 
 
-def _table_column(column: Column, keys: set[FieldPath]) -> dg.TableColumn:
-    kind = "string (JSON)" if column.type.is_json else column.type.value
-    if column.type is ColumnType.TIMESTAMP:
-        kind = "timestamp (UTC)"
-    is_key = (column.path or (column.field,)) in keys
-    renamed = f"Field '{column.field}'." if column.field != column.name else None
+def _table_column(
+    column: Column, keys: Mapping[FieldPath, dg.TableColumnConstraints]
+) -> dg.TableColumn:
+    described = column.description
+    if column.field != column.name:
+        described = " ".join(filter(None, (described, f"Field '{column.field}'.")))
     return dg.TableColumn(
         column.name,
-        kind,
-        description=" ".join(filter(None, (column.description, renamed))) or None,
-        constraints=dg.TableColumnConstraints(other=["primary key"]) if is_key else None,
+        _SHOWN.get(column.type) or column.type.value,
+        description=described,
+        constraints=keys.get(column.path or (column.field,))
+        or (None if column.nullable else _NOT_NULL),
     )
 
 

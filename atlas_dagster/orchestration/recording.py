@@ -4,14 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.metadata import (
     checkpoint_metadata,
     is_shared,
     shared_state_metadata,
 )
-from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.state.envelope import Action, Envelope, StreamCommit
-from atlas_dagster.sync.connection import Connection
 
 _TOLD: dict[Action, str] = {
     "refresh": "Refresh: to be read again from the beginning.",
@@ -22,12 +21,12 @@ _TOLD: dict[Action, str] = {
 }
 
 
-def observations(connection: Connection, envelope: Envelope) -> Iterator[dg.AssetObservation]:
+def observations(defined: DefinedConnection, envelope: Envelope) -> Iterator[dg.AssetObservation]:
     """The events that remember ``envelope``: one for each stream of it."""
     if is_shared(envelope):
         # First, for the events of its streams refer to it.
         yield dg.AssetObservation(
-            asset_key=source_key(connection),
+            asset_key=defined.source_key,
             description=f"Checkpoint of {len(envelope.streams)} streams.",
             metadata=shared_state_metadata(envelope),
         )
@@ -35,7 +34,7 @@ def observations(connection: Connection, envelope: Envelope) -> Iterator[dg.Asse
     for commit in envelope.streams:
         blob = state.streams.get(commit.stream) or state.shared
         yield dg.AssetObservation(
-            asset_key=dg.AssetKey(list(commit.table)),
+            asset_key=defined.key(commit.table),
             description=_told(envelope, commit),
             metadata=checkpoint_metadata(envelope, blob),
         )

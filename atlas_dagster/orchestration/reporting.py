@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator
 
 import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.orchestration.bookkeeping import SyncBook
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.metadata import column_schema, materialization_metadata
 from atlas_dagster.orchestration.recording import check_evaluation, observations
@@ -19,9 +21,7 @@ from atlas_dagster.orchestration.stream_checks import (
 )
 from atlas_dagster.orchestration.tally import Tally
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.events import (
     Checkpoint,
     Progressed,
@@ -47,8 +47,7 @@ class Reporter:
     def __init__(
         self,
         context: dg.AssetExecutionContext,
-        connection: Connection,
-        discovered: Discovered,
+        defined: DefinedConnection,
         *,
         connector: Connector,
         destination: Destination,
@@ -58,14 +57,13 @@ class Reporter:
         book: SyncBook,
     ) -> None:
         self._context = context
-        self._connection = connection
+        self._defined = defined
         self._connector = connector
         self._identity = connector.runner.identity()
         self._wanted_checks = context.selected_asset_check_keys
         self._destination = destination
         self._store = store
-        self._docs_url = discovered.documentation_url
-        self._tables = {str(name): path for name, path in discovered.table_paths.items()}
+        self._docs_url = defined.discovered.documentation_url
         self._left = left
         self._tally = tally
         self._book = book
@@ -83,7 +81,7 @@ class Reporter:
             case StreamFailed():
                 self._book.ended(event)
                 if event.miscounted:
-                    key = dg.AssetKey(list(event.plan.table.path))
+                    key = self._defined.key(event.plan.table.path)
                     self._evaluate(miscounted(event, key))
             case StreamFinished():
                 self._book.ended(event)
@@ -91,19 +89,21 @@ class Reporter:
 
     def observe(self, envelope: Envelope) -> None:
         """Remember a commit."""
-        for observation in observations(self._connection, envelope):
+        for observation in observations(self._defined, envelope):
             self._context.log_event(observation)
         self._book.committed(envelope)
 
     def refused(self, error: AtlasError) -> None:
         """A stream is not read at all."""
         if isinstance(error, BreakingChangeError) and error.stream is not None:
-            key = dg.AssetKey(list(self._tables[error.stream]))
+            tables = {str(name): path for name, path in self._defined.tables.items()}
+            key = self._defined.key(tables[error.stream])
             self._evaluate(broken_schema(str(error), key))
 
     def _materialize(self, finished: StreamFinished) -> Iterator[dg.MaterializeResult[None]]:
         table = finished.plan.table.path
-        key = dg.AssetKey(list(table))
+        key = self._defined.key(table)
+        version = dg.DataVersion(finished.data_version)
         counts = self._tally.of(table)
         recent = self._store.recent_records.get(table, [])
         metadata = materialization_metadata(
@@ -128,7 +128,8 @@ class Reporter:
         )
         if key not in self._left:
             # Not selected, but read along: its source has one state for all streams.
-            self._context.log_event(dg.AssetMaterialization(key, metadata=metadata))
+            tags = {DATA_VERSION_TAG: version.value}
+            self._context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
             for result in results:
                 self._evaluate(result)
             return
@@ -136,7 +137,7 @@ class Reporter:
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=metadata,
-            data_version=dg.DataVersion(finished.table.version),
+            data_version=version,
             check_results=[r for r in results if check_key_of(r) in self._wanted_checks],
         )
 

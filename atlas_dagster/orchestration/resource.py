@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import dagster as dg
 from pydantic import Field
@@ -47,6 +47,9 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="Limits of connectors whose connection does not say otherwise; "
         "see ExecutorConfig.",
     )
+
+    #: What :meth:`from_environment` looks at.
+    VARIABLES: ClassVar = ("ATLAS_EXECUTOR", "ATLAS_DEPLOYMENT")
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -10,14 +10,10 @@ import json
 from collections.abc import Mapping, Sequence
 
 import dagster as dg
-from dagster._utils.schedules import (
-    get_latest_completed_cron_tick,
-    get_next_cron_tick,
-    is_valid_cron_string,
-)
 from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, next_try, root_run_id
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
@@ -27,7 +23,6 @@ _TICK_SECONDS = 30
 _LONGEST_BACKOFF = dt.timedelta(hours=6)
 #: Enough to grow from a second to the longest backoff.
 _MOST_DOUBLINGS = 16
-_TIMEZONE = "UTC"
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -40,11 +35,6 @@ CONNECTION_TAG = "atlas/connection"
 SCHEDULE_TAG = "atlas/schedule"
 #: On the runs of all schedules, so that other runs can be told from them without looking at each.
 _SCHEDULED = {"atlas/started_by": "schedule"}
-
-
-def is_cron(text: str) -> bool:
-    """Whether ``text`` is a cron expression."""
-    return is_valid_cron_string(text)
 
 
 class ScheduleCursor(Struct):
@@ -60,11 +50,11 @@ class ScheduleCursor(Struct):
 
 def build_schedule(
     connection: Connection,
-    cron: str,
+    times: Schedule,
     streams: Sequence[dg.AssetKey],
     checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorDefinition:
-    """The sensor that keeps ``streams`` synced at the times ``cron`` says, in UTC.
+    """The sensor that keeps ``streams`` synced at these ``times``.
 
     ``checks``: of the streams, made by their sync.
     """
@@ -75,11 +65,11 @@ def build_schedule(
         asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Requests CHECK, then a sync of {connection.name}, at `{cron}` ({_TIMEZONE}).",
-        metadata={"atlas/cron": cron},
+        description=f"Requests CHECK, then a sync of {connection.name}, at {times}.",
+        metadata={"atlas/cron": times.cron, "atlas/timezone": times.timezone},
     )
     def schedule(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        return _tick(context, connection, cron, streams, checks)
+        return _tick(context, connection, times, streams, checks)
 
     return schedule
 
@@ -87,27 +77,28 @@ def build_schedule(
 def _tick(
     context: dg.SensorEvaluationContext,
     connection: Connection,
-    cron: str,
+    times: Schedule,
     streams: Sequence[dg.AssetKey],
     checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorResult:
     now = _now()
-    due = get_latest_completed_cron_tick(cron, now, _TIMEZONE)
-    # From just after the last one: at its very moment, Dagster's next one is the same.
-    following = get_next_cron_tick(cron, due + dt.timedelta(seconds=1), _TIMEZONE)
+    due = times.latest(now)
+    following = times.following(due)
     if context.cursor is None:
         # Switching a schedule on starts nothing retroactively.
         cursor = ScheduleCursor(handled=due.isoformat())
-        return _skip(f"The schedule starts now; next at {_shown(following)}.", cursor)
+        return _skip(f"The schedule starts now; next at {times.shown(following)}.", cursor)
     cursor = ScheduleCursor(**json.loads(context.cursor))
     retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
     if retry_at is None and due <= dt.datetime.fromisoformat(cursor.handled):
-        return _again(context, connection, now, streams, checks, cursor) or _skip(
-            f"Not due; next at {_shown(following)}.", cursor
+        return _again(context, connection, times, now, streams, checks, cursor) or _skip(
+            f"Not due; next at {times.shown(following)}.", cursor
         )
     passed = _last_check_passed(context, connection)
     if retry_at is not None and not passed and now < retry_at:
-        return _skip(f"The last CHECK failed; it is tried again at {_shown(retry_at)}.", cursor)
+        return _skip(
+            f"The last CHECK failed; it is tried again at {times.shown(retry_at)}.", cursor
+        )
     if _is_busy(context, connection, streams):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
     if passed:
@@ -135,6 +126,7 @@ def _tick(
 def _again(
     context: dg.SensorEvaluationContext,
     connection: Connection,
+    times: Schedule,
     now: dt.datetime,
     streams: Sequence[dg.AssetKey],
     checks: Sequence[dg.AssetCheckKey],
@@ -150,10 +142,8 @@ def _again(
         return None
     at = dt.datetime.fromtimestamp(last.end_time + following.after, dt.UTC)
     if now < at:
-        return _skip(
-            f"The last sync failed for a reason that may pass; it is tried again at {_shown(at)}.",
-            cursor,
-        )
+        why = "The last sync failed for a reason that may pass"
+        return _skip(f"{why}; it is tried again at {times.shown(at)}.", cursor)
     # What it finished is not done again.
     failed_run = last.dagster_run.run_id
     done = {
@@ -186,10 +176,6 @@ def _tags(connection: Connection) -> dict[str, str]:
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
-
-
-def _shown(time: dt.datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M} UTC"
 
 
 def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connection) -> bool:

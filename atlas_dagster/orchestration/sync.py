@@ -9,11 +9,12 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.errors import AtlasError, BreakingChangeError
+from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
 from atlas_dagster.orchestration.bookkeeping import SyncBook, books_of
 from atlas_dagster.orchestration.check import ensure_checked
 from atlas_dagster.orchestration.connector_version import major_change
 from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.dry_run import refused_observation, rehearsed_observation
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
@@ -24,12 +25,9 @@ from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, root_run_id, tag_failure
 from atlas_dagster.orchestration.stream_checks import as_of_last_sync
 from atlas_dagster.orchestration.tally import Tally
-from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.events import Checkpoint, StreamFinished
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.rehearsal import rehearse
@@ -43,8 +41,7 @@ _SETTLE_SECONDS = 5.0
 
 def run_sync(
     context: dg.AssetExecutionContext,
-    connection: Connection,
-    discovered: Discovered,
+    defined: DefinedConnection,
     atlas: AtlasResource,
     config: SyncConfig,
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -60,12 +57,14 @@ def run_sync(
             for check in context.selected_asset_check_keys:
                 yield as_of_last_sync(context.instance, check)
             return
+        if defined.problem is not None:
+            raise ConfigError(defined.problem)
         note_process(context.instance, context.run.run_id)
         end_dead_runs(context.instance)
-        if reap_ended(context.instance, atlas, connection):
+        if reap_ended(context.instance, atlas, defined.connection):
             # The step of a killed run may still be alive and commit what it had read; let it end.
             time.sleep(_SETTLE_SECONDS)
-        step = _Step(context, connection, discovered, atlas, config)
+        step = _Step(context, defined, atlas, config)
         patience = Patience()
         while True:
             try:
@@ -86,22 +85,19 @@ class _Step:
     def __init__(
         self,
         context: dg.AssetExecutionContext,
-        connection: Connection,
-        discovered: Discovered,
+        defined: DefinedConnection,
         atlas: AtlasResource,
         config: SyncConfig,
     ) -> None:
         self._context = context
-        self._connection = connection
-        self._discovered = discovered
+        self._defined = defined
+        self._connection = defined.connection
         self._atlas = atlas
         self._config = config
-        self._streams = connection.configured(discovered.catalog)
-        self._tables = discovered.table_paths
         self._left = set(context.selected_asset_keys)
-        self._orders = orders(connection.name, self._streams, self._selected, config)
+        self._orders = orders(defined.connection.name, defined.streams, self._selected, config)
         self._tally = Tally()
-        self._store = EventLogStateStore(context.instance, source_key(connection))
+        self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
     def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
         """Try once to sync what is left."""
@@ -119,15 +115,14 @@ class _Step:
         context, connection = self._context, self._connection
         caller = self._atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
         with (
-            connected(connection, caller, self._discovered.spec_schema) as connector,
+            connected(connection, caller, self._defined.discovered.spec_schema) as connector,
             closing(self._atlas.open_destination(connection)) as destination,
         ):
             book.connector = connector
             ensure_checked(context, connection, connector)
             reporter = Reporter(
                 context,
-                connection,
-                self._discovered,
+                self._defined,
                 connector=connector,
                 destination=destination,
                 store=self._store,
@@ -151,14 +146,13 @@ class _Step:
 
     @property
     def _selected(self) -> list[StreamDescriptor]:
-        names = [stream.descriptor for stream in self._streams]
-        return [name for name in names if dg.AssetKey(list(self._tables[name])) in self._left]
+        return self._defined.selected(self._left)
 
     def _upkeep(self, destination: Destination, *, pretend: bool = False) -> Upkeep:
         return Upkeep(
             self._connection.name,
-            self._streams,
-            tables=self._tables,
+            self._defined.streams,
+            tables=self._defined.tables,
             destination=destination,
             store=self._store,
             run_id=self._context.run.run_id,
@@ -176,9 +170,9 @@ class _Step:
         try:
             plan = make_plan(
                 self._connection.name,
-                self._streams,
+                self._defined.streams,
                 selected=self._selected,
-                tables=self._tables,
+                tables=self._defined.tables,
                 destination=destination,
                 store=self._store,
                 run_id=self._context.run.run_id,
@@ -203,8 +197,12 @@ class _Step:
         """Tell what would be done, in the log and on the streams' pages."""
         pretended = self._orders.carry_out(partial(self._upkeep, destination, pretend=True))
         plan = self._plan(destination, reporter, pretended)
-        told = [rehearsed_observation(each, connector.mask) for each in rehearse(plan, connector)]
-        told += [refused_observation(self._tables[n], e) for n, e in plan.refused.items()]
+        key, tables = self._defined.key, self._defined.tables
+        told = [
+            rehearsed_observation(each, key(each.plan.table.path), connector.mask)
+            for each in rehearse(plan, connector)
+        ]
+        told += [refused_observation(key(tables[n]), e) for n, e in plan.refused.items()]
         for observation in told:
             self._context.log_event(observation)
         streams = ", ".join(observation.asset_key.path[-1] for observation in told)
@@ -213,7 +211,8 @@ class _Step:
         )
 
     def _warn_of_major_change(self, connector: Connector) -> None:
-        identity, docs_url = connector.runner.identity(), self._discovered.documentation_url
+        identity = connector.runner.identity()
+        docs_url = self._defined.discovered.documentation_url
         published = self._connection.entry()
         for notice in major_change(self._store.connectors, identity, docs_url, published):
             self._context.log.warning(notice)

@@ -6,14 +6,12 @@ from contextlib import closing, contextmanager
 import dagster as dg
 
 from atlas_dagster.orchestration.bookkeeping import books_of
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.recording import observations
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.standing import Standing, claim, look
 from atlas_dagster.sync.upkeep import Upkeep, find_streams
 
@@ -23,17 +21,17 @@ class StateDesk:
 
     def __init__(
         self,
-        connection: Connection,
-        discovered: Discovered,
+        defined: DefinedConnection,
         *,
         atlas: AtlasResource,
         instance: dg.DagsterInstance,
         explain: Callable[[str], None],
     ) -> None:
-        self.connection = connection
-        self.streams = connection.configured(discovered.catalog)
-        self.tables = {s.descriptor: discovered.table_paths[s.descriptor] for s in self.streams}
-        self.store = EventLogStateStore(instance, source_key(connection))
+        self.connection = defined.connection
+        self.streams = defined.streams
+        self.tables = {name: defined.tables[name] for name in defined.specs}
+        self.store = EventLogStateStore(instance, defined.source_key, defined.key)
+        self._defined = defined
         self._atlas = atlas
         self._instance = instance
         self._explain = explain
@@ -70,7 +68,7 @@ class StateDesk:
             done = change(upkeep)
             books = books_of(self._instance, self._explain)
             for envelope in done:
-                for observation in observations(self.connection, envelope):
+                for observation in observations(self._defined, envelope):
                     self._instance.report_runless_asset_event(observation)
                 books.committed(envelope)
             return done

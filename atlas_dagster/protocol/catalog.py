@@ -1,7 +1,7 @@
 """Catalogs: what a source offers, and what we ask it for."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -69,7 +69,7 @@ class Stream(Struct, frozen=True):
                 tuple(path) for path in found.source_defined_primary_key or ()
             ),
             is_resumable=bool(found.is_resumable),
-            raw=Raw(bytes(raw)),
+            raw=Raw(raw),
         )
 
 
@@ -80,12 +80,18 @@ class Catalog(Struct, frozen=True):
 
     @classmethod
     def from_message(cls, message: CatalogMessage) -> "Catalog":
-        return cls(tuple(Stream.from_raw(raw) for raw in message.streams))
+        # Copies, for a message is a part of all that was read with it.
+        return cls.from_raw(raw.copy() for raw in message.streams)
 
     @classmethod
-    def from_json(cls, streams: Sequence[Any]) -> "Catalog":
+    def from_raw(cls, streams: Iterable[Raw]) -> "Catalog":
+        """From the source's own JSON of each stream. Raises ProtocolError."""
+        return cls(tuple(Stream.from_raw(raw) for raw in streams))
+
+    @classmethod
+    def from_json(cls, streams: Iterable[Any]) -> "Catalog":
         """The inverse of :meth:`to_json`."""
-        return cls(tuple(Stream.from_raw(json.dumps(stream).encode()) for stream in streams))
+        return cls.from_raw(Raw(json.dumps(stream).encode()) for stream in streams)
 
     def to_json(self) -> list[Any]:
         return [json.loads(bytes(stream.raw)) for stream in self.streams]

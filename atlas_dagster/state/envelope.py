@@ -44,6 +44,7 @@ class StreamCommit(Struct, frozen=True):
     complete. ``continues``: what is held, or waits for its merge, from commits before belongs to
     it; otherwise that goes. ``full_refresh``: the stream was read in full, so its state is none
     that an incremental read could go on from. ``begun_by``: the root run that began that reading.
+    ``rows_of``: the ``seq`` of the commit that the rows are of, where this one leaves them alone.
     """
 
     stream: StreamDescriptor
@@ -56,6 +57,16 @@ class StreamCommit(Struct, frozen=True):
     continues: bool = False
     full_refresh: bool = False
     begun_by: str | None = None
+    rows_of: int | None = None
+
+    def after(self, last: "Envelope | None") -> "StreamCommit":
+        """This commit as it follows ``last``, whose rows stay where it shows none of its own."""
+        if last is None:
+            return self
+        shows = self.files or self.replaces or last.commit_of(self.stream).held
+        if shows and not self.held:
+            return self
+        return msgspec.structs.replace(self, rows_of=last.rows_of(self.stream))
 
     @property
     def rows(self) -> int:
@@ -81,6 +92,10 @@ class Envelope(Struct, frozen=True):
 
     def commit_of(self, stream: StreamDescriptor) -> StreamCommit:
         return next(commit for commit in self.streams if commit.stream == stream)
+
+    def rows_of(self, stream: StreamDescriptor) -> int:
+        """The ``seq`` of the last commit that changed the stream's rows."""
+        return self.commit_of(stream).rows_of or self.seq
 
     def commit_to(self, table: tuple[str, ...]) -> StreamCommit:
         return next(commit for commit in self.streams if commit.table == table)

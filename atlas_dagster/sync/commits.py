@@ -64,7 +64,10 @@ class Commits:
             seq=self._seq,
             sync_id=self._plan.sync_id,
             connection=self._plan.connection,
-            streams=tuple(stream.stage(complete=stream in complete) for stream in streams),
+            streams=tuple(
+                stream.stage(complete=stream in complete).after(self.last(stream))
+                for stream in streams
+            ),
             state=Raw(self._state_of(streams).to_file()),
             prepared_at=now(),
             run_id=self._plan.run_id,

@@ -3,12 +3,13 @@
 import difflib
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from atlas_dagster.errors import UnknownStreamError
+from atlas_dagster.errors import ConfigError, UnknownStreamError
 from atlas_dagster.protocol.catalog import (
     Catalog,
     ConfiguredStream,
@@ -91,7 +92,7 @@ class Connection(BaseModel):
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
             raise ValueError(
-                f"the folder name '{name}' becomes part of asset keys and table paths; "
+                f"the connection's name '{name}' becomes part of asset keys and table paths; "
                 "use letters, digits and underscores only, and no underscore first"
             )
         return name
@@ -149,21 +150,53 @@ class Connection(BaseModel):
             UnknownStreamError: a declared stream is not in ``catalog``.
             ConfigError: a declared mode does not suit its stream.
         """
-        if self.streams is None:
-            return [configure(stream) for stream in catalog.streams]
-        chosen = {_find(selection, catalog).descriptor: selection for selection in self.streams}
-        return [
-            configure(
-                stream,
-                sync_mode=selection.sync_mode,
-                destination_sync_mode=selection.destination_sync_mode,
-                cursor_field=selection.cursor_path(),
-                primary_key=selection.key_paths(),
-                hard_deletes=selection.cdc_deletes == "hard",
-            )
-            for stream in catalog.streams
-            if (selection := chosen.get(stream.descriptor)) is not None
-        ]
+        for selection in self.streams or ():
+            _find(selection, catalog)
+        return [self.configure(stream) for stream in catalog.streams if self.selects(stream)]
+
+    def configured_as_far_as_possible(self, catalog: Catalog) -> list[ConfiguredStream]:
+        """Like :meth:`configured`, for a declaration that is wrong.
+
+        Without the streams that do not exist; those that cannot be read as declared are in the
+        platform's default modes.
+        """
+        configured = []
+        for stream in filter(self.selects, catalog.streams):
+            with suppress(ConfigError):
+                try:
+                    configured.append(self.configure(stream))
+                except ConfigError:
+                    configured.append(configure(stream))
+        return configured
+
+    def selects(self, stream: Stream) -> bool:
+        """Whether ``stream`` is to be synced."""
+        return self.streams is None or self._selection(stream) is not None
+
+    def configure(self, stream: Stream) -> ConfiguredStream:
+        """``stream`` as it is to be synced. Raises ConfigError where that cannot work."""
+        selection = self._selection(stream)
+        if selection is None:
+            return configure(stream)
+        return configure(
+            stream,
+            sync_mode=selection.sync_mode,
+            destination_sync_mode=selection.destination_sync_mode,
+            cursor_field=selection.cursor_path(),
+            primary_key=selection.key_paths(),
+            hard_deletes=selection.cdc_deletes == "hard",
+        )
+
+    def _selection(self, stream: Stream) -> StreamSelection | None:
+        """The last one that means ``stream``."""
+        name = stream.descriptor
+        for selection in reversed(self.streams or ()):
+            anywhere = selection.namespace is None
+            if selection.name == name.name and (
+                anywhere or (selection.namespace or None) == name.namespace
+            ):
+                return selection
+        return None
 
 
 def _find(selection: StreamSelection, catalog: Catalog) -> Stream:

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
 from atlas_dagster.records.names import assign
+from atlas_dagster.sync.catalog_changes import Change, compare
+from atlas_dagster.sync.connection import Connection
 
 VERSION = 1
 
@@ -28,7 +30,9 @@ class NamedTable(Struct, frozen=True):
 class Discovered(Struct, frozen=True):
     """Cached result of SPEC and DISCOVER. Holds no secrets.
 
-    ``config_hash`` is of the declaration, templates unreplaced; ``connector`` says what answered.
+    ``config_hash`` is of the declaration, templates unreplaced; ``connector`` says what answered;
+    ``streams`` are the source's own JSON; ``pending`` are changes of the source that were found and
+    not taken, so that ``streams`` lacks them.
     """
 
     connector: str
@@ -36,20 +40,21 @@ class Discovered(Struct, frozen=True):
     discovered_at: float
     spec_schema: dict[str, Any]
     documentation_url: str | None
-    streams: list[Any]
+    streams: tuple[Raw, ...]
     tables: tuple[NamedTable, ...]
+    pending: tuple[Change, ...] = ()
     version: int = VERSION
 
     @property
     def catalog(self) -> Catalog:
-        return Catalog.from_json(self.streams)
+        return Catalog.from_raw(self.streams)
 
     @property
     def table_paths(self) -> dict[StreamDescriptor, TablePath]:
         return {table.stream: table.path for table in self.tables}
 
     def encode(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+        return msgspec.json.encode(self)
 
     @classmethod
     def decode(cls, content: bytes) -> "Discovered":
@@ -62,6 +67,22 @@ class Discovered(Struct, frozen=True):
             ) from error
 
 
+class Discovery(Struct, frozen=True):
+    """What a DISCOVER brought: what is known now, and the changes that were taken into it."""
+
+    found: Discovered
+    taken: tuple[Change, ...] = ()
+
+    @classmethod
+    def since(
+        cls, previous: Discovered | None, found: Discovered, connection: Connection
+    ) -> "Discovery":
+        """As ``found`` differs from ``previous``."""
+        if previous is None:
+            return cls(found)
+        return cls(found, tuple(compare(connection, previous.catalog, found.catalog)))
+
+
 def discovered(
     connection: str,
     *,
@@ -71,10 +92,12 @@ def discovered(
     catalog: Catalog,
     reserved: str,
     previous: Discovered | None,
+    pending: Collection[Change] = (),
 ) -> Discovered:
     """Put together what was found; names given out in ``previous`` stay.
 
-    ``reserved`` is a key part that no stream of the connection may take.
+    ``reserved`` is a key part that no stream of the connection may take. ``catalog`` is without the
+    changes that are ``pending``.
     """
     known = previous.table_paths if previous else {}
     return Discovered(
@@ -83,8 +106,9 @@ def discovered(
         discovered_at=time.time(),
         spec_schema=spec.connectionSpecification,
         documentation_url=spec.documentationUrl,
-        streams=catalog.to_json(),
+        streams=tuple(stream.raw for stream in catalog.streams),
         tables=_name_tables(connection, catalog, reserved, known),
+        pending=tuple(pending),
     )
 
 

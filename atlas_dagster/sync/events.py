@@ -47,6 +47,11 @@ class StreamFinished(Struct, frozen=True):
     changes: Mapping[Change, int]
     sample: pa.RecordBatch | None
 
+    @property
+    def data_version(self) -> str:
+        """Another one than before if the table's rows may have changed."""
+        return str(self.envelope.rows_of(self.plan.descriptor) if self.envelope else 0)
+
 
 class StreamFailed(Struct, frozen=True):
     """A stream will not complete. ``miscounted``: its STATE says how many records are missing."""

@@ -56,7 +56,7 @@ class _Nowhere(StreamWriter):
     def discard(self) -> None: ...
 
     def describe(self) -> TableInfo:
-        return TableInfo("", 0, "")
+        return TableInfo("", 0)
 
     def exists(self) -> bool:
         return False

@@ -13,6 +13,13 @@ from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL
+from atlas_dagster.sync.catalog_changes import (
+    Change,
+    SchemaPolicy,
+    compare,
+    held_back,
+    merged,
+)
 from atlas_dagster.sync.choose import choose_runner
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
@@ -131,8 +138,16 @@ def spec_of(connection: Connection, caller: Caller) -> Spec:
     return _spec(connection, caller, choose_runner(connection, caller.executor, caller.explain))
 
 
-def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
+def discover(
+    connection: Connection,
+    caller: Caller,
+    previous: Discovered | None,
+    policy: SchemaPolicy | None = None,
+) -> Discovered:
     """Run SPEC and DISCOVER; table names given out in ``previous`` stay.
+
+    ``policy``: which changes since ``previous`` are taken; without one, all that the declaration
+    does not stand against, for somebody has asked. The others are pending.
 
     Raises:
         ConfigError: the config does not fit the SPEC, or a stream is declared that does not exist.
@@ -141,6 +156,10 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
     """
     with introduced(connection, caller) as (connector, spec):
         catalog = connector.discover()
+    pending: list[Change] = []
+    if previous is not None:
+        pending = held_back(compare(connection, previous.catalog, catalog), policy)
+        catalog = merged(previous.catalog, catalog, pending)
     connection.configured(catalog)
     found = discovered(
         connection.name,
@@ -150,6 +169,7 @@ def discover(connection: Connection, caller: Caller, previous: Discovered | None
         catalog=catalog,
         reserved=source_key_part(connection),
         previous=previous,
+        pending=pending,
     )
     if caller.books is not None:
         write_down(caller.books, connection.name, found)

@@ -6,8 +6,9 @@ from typing import Any
 
 import dagster as dg
 from dagster.components.utils.project_paths import get_local_state_path
+from dagster_shared.record import replace
 
-from atlas_dagster.components.loading import load_connections
+from atlas_dagster.components.loading import ProjectTree
 from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.catalog import Catalog
@@ -74,9 +75,13 @@ class Project:
         return get_local_state_path(f"AirbyteConnection[{name}]", self.root)
 
     def definitions(self) -> dg.Definitions:
-        atlas = AtlasResource(destination=str(self.root / "lake"))
-        resources = dg.Definitions(resources=common_resources(atlas))
-        return dg.Definitions.merge(*load_connections(self.connections_package), resources)
+        defs = self.tree().build_defs()
+        resources = common_resources(AtlasResource(destination=str(self.root / "lake")))
+        return replace(defs, resources={**(defs.resources or {}), **resources})
+
+    def tree(self) -> ProjectTree:
+        """Not loaded yet."""
+        return ProjectTree.for_project(self.root)
 
     def descriptions(self) -> dict[str, str]:
         return {

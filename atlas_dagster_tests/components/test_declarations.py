@@ -10,7 +10,6 @@ from connections_project import Project
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.components.loading import component_tree, find_component
 from atlas_dagster.errors import ConnectorFailedError
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.python import PythonRunner
@@ -42,9 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 
 
 def load(project: Project, name: str) -> AirbyteConnection:
-    package = f"{project.package}.connections"
-    found = find_component(component_tree(package, project.connections / name))
-    assert found is not None
+    (found,) = project.tree().connections(project.connections / name)
     return found
 
 
@@ -124,9 +121,10 @@ def test_a_schedule_becomes_a_sensor(project: Project) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}", 'schedule: "@daily"')
     project.discover("shop", {"count": 1})
 
-    (sensor,) = project.definitions().sensors or []
+    (sensor,) = (s for s in project.definitions().sensors or [] if s.name == "shop__schedule")
     assert isinstance(sensor, dg.SensorDefinition)
     assert sensor.metadata["atlas/cron"].value == "@daily"
+    assert sensor.metadata["atlas/timezone"].value == "UTC"
 
 
 def test_streams_are_stale_when_the_config_has_changed(project: Project) -> None:
@@ -145,15 +143,18 @@ def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
     before = Discovered.decode(project.state_path("shop").read_bytes())
     told = []
 
-    def answer(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
-        told.append((connection.name, caller, previous))
+    def answer(
+        connection: Connection, caller: Caller, previous: Discovered | None, policy: str | None
+    ) -> Discovered:
+        told.append((connection.name, caller, previous, policy))
         assert previous is not None
-        return Discovered.decode(previous.encode().replace(b"source-faker:1", b"source-faker:2"))
+        new = previous.encode().replace(b"source-faker:1", b"source-faker:2")
+        return Discovered.decode(new)
 
     monkeypatch.setattr(airbyte_connection, "discover", answer)
-    load(project, "shop").refresh_catalog(project.root, caller)
+    load(project, "shop").refresh_catalog(project.root, caller, "ignore")
 
-    assert told == [("shop", caller, before)]
+    assert told == [("shop", caller, before, "ignore")]
     after = Discovered.decode(project.state_path("shop").read_bytes())
     assert (before.connector, after.connector) == ("source-faker:1", "source-faker:2")
 

@@ -8,14 +8,13 @@ import dagster as dg
 import pytest
 from connections_project import Project
 
-from atlas_dagster.components.loading import connection_folders
-
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
-    "connector, image, manifest, command, version, config, streams, schedule, maintenance, "
-    "runner, executor, destination, defs_state"
+    "name, connector, image, manifest, command, version, config, streams, schedule, discovery, "
+    "maintenance, runner, executor, destination, translation, defs_state"
 )
 HEALTHY = "connector: source-faker"
+HEALTHY_ASSETS = {"good/source_faker", "good/users", "good/orders"}
 
 
 @pytest.fixture
@@ -33,9 +32,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 def only_broken(project: Project) -> str:
     """What the one broken connection says, and that the healthy one is whole."""
     described = project.descriptions()
-    healthy = {"good/source_faker", "good/users", "good/orders"}
-    assert healthy <= set(described)
-    ((_, description),) = [item for item in described.items() if item[0] not in healthy]
+    assert set(described) >= HEALTHY_ASSETS
+    ((_, description),) = [item for item in described.items() if item[0] not in HEALTHY_ASSETS]
     assert description.startswith(BROKEN), description
     sentence = description.removeprefix(BROKEN)
     assert "Traceback" not in sentence
@@ -125,8 +123,8 @@ WRONG_FIELDS = {
     ),
     "bad cron of the maintenance": (
         [HEALTHY, "maintenance: {schedule: weekly}"],
-        "shop/defs.yaml, line 4: field 'maintenance.schedule': 'weekly' is no cron expression; "
-        'write five fields, such as "0 3 * * 0".',
+        "shop/defs.yaml, line 4: field 'maintenance.schedule': the schedule 'weekly' is no cron "
+        'expression; write five fields, such as "*/15 * * * *".',
     ),
     "no time to retain": (
         [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hours: 0}'],
@@ -137,9 +135,27 @@ WRONG_FIELDS = {
         [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hour: 24}'],
         "shop/defs.yaml, line 4: there is no field 'retain_hour'; did you mean 'retain_hours'?",
     ),
+    "misspelt field of the schedule": (
+        [HEALTHY, 'schedule: {cron: "@daily", timzone: Europe/Rome}'],
+        "shop/defs.yaml, line 4: there is no field 'timzone'; did you mean 'timezone'?",
+    ),
+    "schedule without a cron expression": (
+        [HEALTHY, "schedule: {timezone: Europe/Rome}"],
+        "shop/defs.yaml, line 4: the field 'cron' is missing.",
+    ),
+    "bad time zone of the discovery": (
+        [HEALTHY, 'discovery: {schedule: {cron: "@daily", timezone: Mars}}'],
+        "shop/defs.yaml, line 4: field 'discovery.schedule': there is no time zone 'Mars'; write "
+        "one such as Europe/Rome.",
+    ),
+    "unknown policy": (
+        [HEALTHY, "discovery: {schema_changes: propagate_fully}"],
+        "shop/defs.yaml, line 4: field 'discovery.schema_changes': input should be 'ignore', "
+        "'propagate_columns' or 'propagate_all'.",
+    ),
     "bad cron": (
         [HEALTHY, 'schedule: "61 * * * *"'],
-        "Connection 'shop': schedule '61 * * * *' is no cron expression; "
+        "The schedule '61 * * * *' is no cron expression; "
         'write five fields, such as "*/15 * * * *".',
     ),
 }
@@ -196,8 +212,8 @@ def test_a_folder_name_that_cannot_be_a_key(project: Project, name: str) -> None
     project.declare(name, HEALTHY)
 
     assert only_broken(project) == (
-        f"The folder name '{name}' becomes part of asset keys and table paths; "
-        "use letters, digits and underscores only."
+        f"{name}/defs.yaml: field 'name': the connection's name '{name}' becomes part of asset "
+        "keys and table paths; use letters, digits and underscores only, and no underscore first."
     )
 
 
@@ -224,6 +240,31 @@ WRONG_FOR_THE_SOURCE = {
         [HEALTHY, "config: {count: 1}", "streams: [{name: user}]"],
         "The connector has no stream 'user'; did you mean users?",
     ),
+    "one of the streams unknown": (
+        [HEALTHY, "config: {count: 1}", "streams: [{name: user}, {name: orders}]"],
+        "The connector has no stream 'user'; did you mean users?",
+    ),
+    "a mode that the stream has not": (
+        [
+            HEALTHY,
+            "config: {count: 1}",
+            "streams: [{name: users, sync_mode: incremental}, {name: orders}]",
+        ],
+        "Stream 'users' does not support sync_mode incremental; it supports full_refresh.",
+    ),
+    "bad cron": (
+        [HEALTHY, "config: {count: 1}", 'schedule: "61 * * * *"'],
+        "The schedule '61 * * * *' is no cron expression; write five fields, such as "
+        '"*/15 * * * *".',
+    ),
+    "bad time zone": (
+        [HEALTHY, "config: {count: 1}", 'schedule: {cron: "@daily", timezone: Europe/Berln}'],
+        "There is no time zone 'Europe/Berln'; did you mean Europe/Berlin?",
+    ),
+    "unknown connector": (
+        ["connector: source-fakr", "config: {count: 1}"],
+        'There is no connector "source-fakr"; did you mean source-faker?',
+    ),
     "misspelt config field": (
         [HEALTHY, "config: {cuont: 1}"],
         "Connection 'shop': the connector has no config field 'cuont'; did you mean 'count'?",
@@ -246,13 +287,36 @@ WRONG_FOR_THE_SOURCE = {
 @pytest.mark.parametrize(
     ("attributes", "sentence"), WRONG_FOR_THE_SOURCE.values(), ids=WRONG_FOR_THE_SOURCE
 )
-def test_what_does_not_suit_the_discovered_source(
+def test_what_does_not_suit_the_discovered_source_is_said_on_the_streams_known_before(
     project: Project, attributes: list[str], sentence: str
 ) -> None:
     project.discover("shop", {"count": 1})
     project.declare("shop", *attributes)
 
-    assert only_broken(project) == sentence
+    defs = project.definitions()
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+    shop = {key: spec for key, spec in specs.items() if key not in HEALTHY_ASSETS}
+    streams = [spec.key for key, spec in shop.items() if key in ("shop/users", "shop/orders")]
+    assert len(shop) == len(streams) + 1
+    for spec in shop.values():
+        assert spec.tags["atlas/status"] == "broken"
+        assert spec.description is not None
+        assert f"**Cannot be synced as it is declared now.** {sentence}" in spec.description
+        assert "discovered before" in spec.description
+    if streams:
+        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+            asset_selection=streams, raise_on_error=False
+        )
+        assert failure_sentences(result) == [sentence]
+
+
+def failure_sentences(result: dg.ExecuteInProcessResult) -> list[str]:
+    failures = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    return [
+        str(failure.user_failure_data and failure.user_failure_data.description)
+        for failure in failures
+    ]
 
 
 def test_a_missing_variable_fails_in_the_step_only(
@@ -361,4 +425,9 @@ def test_python_that_cannot_be_loaded(project: Project, content: str, sentence: 
 def test_python_is_no_connection(project: Project) -> None:
     write_python(project, REPORT)
 
-    assert [folder.name for folder in connection_folders(project.connections_package)] == ["good"]
+    tree = project.tree()
+    found = {part.name: tree.connections(part) for part in tree.parts()}
+    assert {name: len(connections) for name, connections in found.items()} == {
+        "good": 1,
+        "reports": 0,
+    }

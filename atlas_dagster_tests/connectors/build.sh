@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the connector images that the tests run, without pulling anything: a Debian base made by
-# debootstrap, on it real connectors from their PyPI packages, our own source-standin, source-chaos
-# and source-ledger, and Debian's Postgres and HAProxy for the stack of docker-compose.yml.
+# debootstrap, on it real connectors from their PyPI packages, and our own source-standin,
+# source-chaos and source-ledger; and what stands in for the images of docker-compose.yml.
 #
 # Does nothing, quickly, when all is built already. An image is built again when what it is made of
 # changes; one of the same name that was not built here (a pulled airbyte/source-faker) is kept.
@@ -14,7 +14,7 @@ FAKER_VERSION=7.2.1
 STANDIN_VERSION=2
 CHAOS_VERSION=1
 LEDGER_VERSION=2
-POSTGRES_VERSION=1
+POSTGRES_VERSION=2
 HAPROXY_VERSION=1
 # Of the CDK, as in atlas_dagster/runners/manifest.py.
 MANIFEST_VERSION=7.39.1
@@ -97,9 +97,7 @@ build_base() {
 # build IMAGE INPUTS CONTEXT DOCKERFILE [NETWORK]
 build() {
     docker build --quiet --network "${5:-none}" --force-rm --build-arg "BASE=$BASE" \
-        --label "$POSTGRES_IMAGE=atlas-test/postgres:$POSTGRES_VERSION
-HAPROXY_IMAGE=atlas-test/haproxy:$HAPROXY_VERSION
-INPUTS_LABEL=$2" --tag "$1" --file "$4" "$3" >/dev/null
+        --label "$INPUTS_LABEL=$2" --tag "$1" --file "$4" "$3" >/dev/null
 }
 
 # build_pypi IMAGE MODULE PACKAGE==VERSION [UV OPTION...]: a connector started by MODULE's run().

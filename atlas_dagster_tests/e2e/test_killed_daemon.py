@@ -10,8 +10,9 @@ import docker
 import pytest
 
 from e2e.containers import containers_of
-from e2e.dev_server import DevServer, wait_until
+from e2e.dev_server import DevServer
 from e2e.project import Project
+from e2e.web_server import wait_until
 
 pytestmark = pytest.mark.docker
 

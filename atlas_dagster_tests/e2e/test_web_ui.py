@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from e2e.containers import containers_of
-from e2e.dev_server import DevServer, wait_until
+from e2e.dev_server import DevServer
 from e2e.project import Project
+from e2e.web_server import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.docker]
 

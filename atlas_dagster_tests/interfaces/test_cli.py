@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from deltalake import DeltaTable, write_deltalake
@@ -23,14 +24,20 @@ from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.interfaces import cli
 from atlas_dagster.interfaces.cli import declared
-from atlas_dagster.interfaces.cli.declared import find_declared
+from atlas_dagster.interfaces.cli.declared import Declared, find_declared
 from atlas_dagster.interfaces.cli.syncing import Outcome, print_summary
+from atlas_dagster.orchestration.discovery import (
+    check_result,
+    evaluation,
+    schema_check_key,
+)
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StreamCommit
+from atlas_dagster.sync.catalog_changes import Change
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered, NamedTable
+from atlas_dagster.sync.discovered import Discovered, Discovery, NamedTable
 from atlas_dagster.sync.source import Caller
 from atlas_dagster_tests.components.connections_project import Project
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
@@ -51,7 +58,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("ATLAS_LAKE", raising=False)
     monkeypatch.delenv("ATLAS_DESTINATION", raising=False)
-    monkeypatch.setattr(declared, "CONNECTIONS", f"{project.package}.connections")
     yield project
     for module in [name for name in sys.modules if name.startswith(project.package)]:
         del sys.modules[module]
@@ -82,9 +88,12 @@ def answer(streams: str) -> Discovered:
         discovered_at=0.0,
         spec_schema={},
         documentation_url=None,
-        streams=[{"name": streams, "json_schema": {}}],
+        streams=(Raw(json.dumps({"name": streams, "json_schema": {}}).encode()),),
         tables=(NamedTable(StreamDescriptor(streams), ("any", "table")),),
     )
+
+
+GONE = Change(StreamDescriptor("gone"), "removed", declared=True)
 
 
 # What is wrong, in one sentence
@@ -97,13 +106,14 @@ def test_an_unknown_connection_is_met_with_the_nearest(shop: Project, command: s
     assert result.exit_code == 3
     assert result.stdout == ""
     assert result.stderr == (
-        "Error: There is no connection 'shpo' in atlas_dagster/connections; did you mean 'shop'?\n"
+        f"Error: There is no connection 'shpo' in {shop.package}/connections; "
+        "did you mean 'shop'?\n"
     )
 
 
 def test_an_unknown_connection_like_no_other_is_met_with_all(shop: Project) -> None:
     assert atlas("sync", "zzz").stderr == (
-        "Error: There is no connection 'zzz' in atlas_dagster/connections; there are: shop.\n"
+        f"Error: There is no connection 'zzz' in {shop.package}/connections; there are: shop.\n"
     )
 
 
@@ -211,8 +221,8 @@ defs_state_storage:
     monkeypatch.setenv("ATLAS_DEFS_STATE", "VERSIONED_STATE_STORAGE")
     known = []
 
-    def discover(connection: Connection, caller: Caller, previous: Discovered | None) -> Discovered:
-        known.append(previous.streams[0]["name"] if previous else None)
+    def discover(_: Connection, __: Caller, previous: Discovered | None, *___: Any) -> Discovered:
+        known.append(str(previous.catalog.streams[0].descriptor) if previous else None)
         return answer(f"things{len(known)}")
 
     monkeypatch.setattr(airbyte_connection, "discover", discover)
@@ -225,15 +235,20 @@ defs_state_storage:
     ]
 
     assert [result.exit_code for result in results] == [0, 0, 0]
-    assert results[2].stdout == "shop offers 1 stream: things2\n"
+    assert "shop offers 1 stream: things2" in results[2].stdout
     assert known == [None, "things1"]
     assert not project.state_path("shop").exists()
+
+    def streams(declared: Declared) -> list[str]:
+        found = declared.discovered
+        return [str(s.descriptor) for s in found.catalog.streams] if found else []
+
     declared = find_declared("shop")
-    assert declared.discovered == answer("things2")
+    assert streams(declared) == ["things2"]
     with dg.DagsterInstance.get():
         assert "any/table" in project.descriptions()
     declared.keep(answer("things3"))
-    assert declared.discovered == answer("things3")
+    assert streams(declared) == ["things3"]
 
 
 def test_secrets_are_files_for_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +270,67 @@ def test_discover_without_names_asks_all(shop: Project, monkeypatch: pytest.Monk
     result = atlas("discover")
 
     assert result.exit_code == 0
-    assert result.stdout == "shop offers 1 stream: [things]\n"
+    assert result.stdout == (
+        "shop offers 1 stream: [things]\n"
+        "  took [things]: new stream\n"
+        "  took users: stream is gone\n"
+        "  took orders: stream is gone\n"
+    )
+
+
+def test_discover_takes_changes_and_clears_the_warning(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a discovery on a schedule left for somebody to look at."""
+    monkeypatch.setattr(airbyte_connection, "discover", lambda *_: answer("things"))
+    with dg.DagsterInstance.get() as instance:
+        pending = Discovery(msgspec.structs.replace(answer("things"), pending=(GONE,)))
+        warning = evaluation(find_declared("shop").connection, check_result(pending))
+        instance.report_runless_asset_event(warning)
+        key = schema_check_key(find_declared("shop").connection)
+        assert latest(instance, key) == "FAILED"
+
+        assert atlas("discover", "shop").exit_code == 0
+
+        assert latest(instance, key) == "SUCCEEDED"
+
+
+def latest(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> str:
+    record = instance.get_latest_asset_check_evaluation_record(key)
+    assert record is not None
+    return str(record.status.value)
+
+
+def test_a_dry_run_of_discover_stores_nothing(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shop.state_path("shop").read_bytes()
+    monkeypatch.setattr(declared, "discover", lambda *_: answer("things"))
+
+    result = atlas("discover", "--dry-run", "shop")
+
+    assert result.exit_code == 0
+    assert result.stdout == (
+        "shop offers 1 stream: things\n"
+        "  would take things: new stream\n"
+        "  would take users: stream is gone\n"
+        "  would take orders: stream is gone\n"
+    )
+    assert shop.state_path("shop").read_bytes() == before
+
+
+def test_what_the_declaration_stands_against_is_not_taken(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = msgspec.structs.replace(answer("users"), pending=(GONE,))
+    monkeypatch.setattr(airbyte_connection, "discover", lambda *_: kept)
+
+    result = atlas("discover", "shop")
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == (
+        "  cannot take gone: stream is gone: the connection declares otherwise"
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["--missing"]])

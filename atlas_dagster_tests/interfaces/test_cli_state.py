@@ -11,7 +11,6 @@ from click.testing import CliRunner, Result
 from deltalake import DeltaTable
 
 from atlas_dagster.interfaces import cli
-from atlas_dagster.interfaces.cli import declared
 from atlas_dagster_tests.components.connections_project import Project
 
 #: Sends the numbers after its state, up to ``last``, in one state.
@@ -47,7 +46,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     for name in ("ATLAS_LAKE", "ATLAS_DESTINATION", "ATLAS_DEPLOYMENT"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(declared, "CONNECTIONS", f"{project.package}.connections")
     command = json.dumps([sys.executable, "source.py"])
     project.declare("numbers", f"command: {command}", "config: {}")
     (project.connections / "numbers" / "source.py").write_text(SOURCE)

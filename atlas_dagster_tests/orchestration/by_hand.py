@@ -5,16 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster_shared.record import replace
 
 from atlas_dagster.orchestration.assets import build_connection_defs
+from atlas_dagster.orchestration.cron import Schedule
+from atlas_dagster.orchestration.defined import DefinedConnection
+from atlas_dagster.orchestration.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import AtlasTranslator
+from atlas_dagster.orchestration.sync import run_sync
+from atlas_dagster.orchestration.translator import GetAssetSpec, stream_spec
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
+from atlas_dagster.sync.catalog_changes import SchemaPolicy
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered, discovered
+from atlas_dagster.sync.discovered import Discovered, Discovery, discovered
 from atlas_dagster.sync.source import Caller, source_key_part
 
 DOCS = "https://docs.example.com/shop"
@@ -82,21 +88,33 @@ def define(
     discovered: Discovered | None = None,
     *,
     lake: Path | str = "lake",
-    schedule: str | None = None,
+    schedule: str | Schedule | None = None,
     maintenance: MaintenanceConfig | None = None,
+    discovery: DiscoveryConfig | None = None,
+    get_asset_spec: GetAssetSpec = stream_spec,
 ) -> dg.Definitions:
     """The connection's definitions with the resource they need; nothing may refresh them."""
 
-    def refresh(caller: Caller) -> None:
+    def refresh(caller: Caller, policy: SchemaPolicy | None) -> Discovery:
         raise AssertionError("nobody asked for DISCOVER")
 
-    defs = build_connection_defs(
+    defined = DefinedConnection.of(
         connection,
         discovered or found(connection),
-        schedule=schedule,
-        maintenance=maintenance,
-        refresh=refresh,
-        translator=AtlasTranslator(),
+        get_asset_spec,
+        schedule=None if schedule is None else Schedule.of(schedule),
     )
-    atlas = AtlasResource(destination=str(lake))
-    return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(atlas)))
+    defs = build_connection_defs(
+        defined,
+        execute=lambda context, atlas, config: run_sync(context, defined, atlas, config),
+        refresh=refresh,
+        maintenance=maintenance,
+        discovery=discovery,
+    )
+    return in_lake(defs, lake)
+
+
+def in_lake(defs: dg.Definitions, lake: Path | str) -> dg.Definitions:
+    """``defs``, but rows land in ``lake``."""
+    resources = common_resources(AtlasResource(destination=str(lake)))
+    return replace(defs, resources={**(defs.resources or {}), **resources})

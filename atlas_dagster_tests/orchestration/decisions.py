@@ -11,7 +11,9 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from deltalake import DeltaTable
 
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import GetAssetSpec, stream_spec
 from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
@@ -128,6 +130,7 @@ class Shop:
         #: Of a database, where the tables are to be there.
         self.address: str | None = None
         self.connection: Connection = shop(streams=[{"name": "events", **APPEND}])
+        self.get_asset_spec: GetAssetSpec = stream_spec
 
     def have_two_streams(self) -> None:
         self.offered = [EVENTS, VISITS]
@@ -153,7 +156,7 @@ class Shop:
     ) -> Ran:
         """Materialize the streams; ``again``: as the button does that tries a run again."""
         instance = instance or self.instance
-        keys = [dg.AssetKey(list(path)) for path in self.discovered.table_paths.values()]
+        keys = self.defined.keys
         job = self._definitions().resolve_implicit_global_asset_job_def()
         job = job.get_subset(asset_selection=set(keys))
         config = {"ops": {f"{self.connection.name}__sync": {"config": {"refresh": refresh}}}}
@@ -168,8 +171,20 @@ class Shop:
         result = execute_run(InMemoryJob(job), run, instance)
         return Ran(result, instance)
 
+    @property
+    def key(self) -> dg.AssetKey:
+        """Of its only stream."""
+        (key,) = self.defined.keys
+        return key
+
+    @property
+    def defined(self) -> DefinedConnection:
+        return DefinedConnection.of(self.connection, self.discovered, self.get_asset_spec)
+
     def _definitions(self) -> dg.Definitions:
-        made = define(self.connection, self.discovered, lake=self.lake)
+        made = define(
+            self.connection, self.discovered, lake=self.lake, get_asset_spec=self.get_asset_spec
+        )
         return dg.Definitions(
             assets=made.assets,
             resources={**(made.resources or {}), "atlas": self.atlas},
@@ -178,8 +193,7 @@ class Shop:
 
     def desk(self) -> StateDesk:
         return StateDesk(
-            self.connection,
-            self.discovered,
+            self.defined,
             atlas=self.atlas,
             instance=self.instance,
             explain=lambda _: None,

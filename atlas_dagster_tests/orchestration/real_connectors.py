@@ -17,6 +17,7 @@ import dagster as dg
 import docker
 from deltalake import DeltaTable
 
+from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered
@@ -81,9 +82,15 @@ class RealConnection:
         )
 
     def run_everything(self, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-        """CHECK on the source asset, then all streams."""
+        """CHECK on the source asset, then all streams and their checks."""
+        keys = {dg.AssetKey(list(path)) for path in self.discovered.table_paths.values()}
         job = self.definitions().resolve_implicit_global_asset_job_def()
-        return job.execute_in_process(instance=instance, raise_on_error=False)
+        graph = self.definitions().resolve_asset_graph()
+        checks = {key for key in graph.asset_check_keys if key.asset_key in keys}
+        with_check = job.get_subset(
+            asset_selection=keys, asset_check_selection={check_key(self.connection), *checks}
+        )
+        return with_check.execute_in_process(instance=instance, raise_on_error=False)
 
     def table(self, stream: str) -> DeltaTable:
         return DeltaTable(str(self.lake / self.connection.name / stream))

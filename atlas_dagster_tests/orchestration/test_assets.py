@@ -3,13 +3,16 @@
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 from by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
-from atlas_dagster.errors import ConfigError, UnknownStreamError
 from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscovered_defs
-from atlas_dagster.orchestration.io_manager import common_resources
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import stream_spec
+from atlas_dagster.sync.catalog_changes import SchemaPolicy
+from atlas_dagster.sync.discovered import Discovery
 from atlas_dagster.sync.source import Caller
 
 SOURCE = dg.AssetKey(["shop", "source_shop"])
@@ -17,23 +20,15 @@ USERS_KEY = dg.AssetKey(["shop", "users"])
 ORDERS_KEY = dg.AssetKey(["shop", "sales", "orders"])
 OWN_COLUMNS = [
     ("_airbyte_raw_id", "string"),
-    ("_airbyte_extracted_at", "timestamp"),
+    ("_airbyte_extracted_at", "timestamp (UTC)"),
     ("_airbyte_meta", "string"),
     ("_airbyte_generation_id", "integer"),
     ("_airbyte_extra", "string"),
 ]
 
 
-def never(caller: Caller) -> None:
-    raise AssertionError("nobody asked for DISCOVER")
-
-
 def specs(defs: dg.Definitions) -> dict[dg.AssetKey, dg.AssetSpec]:
     return {spec.key: spec for spec in defs.resolve_all_asset_specs()}
-
-
-def with_resource(defs: dg.Definitions) -> dg.Definitions:
-    return dg.Definitions.merge(defs, dg.Definitions(resources=common_resources(AtlasResource())))
 
 
 def columns(spec: dg.AssetSpec) -> list[tuple[str, str]]:
@@ -90,13 +85,43 @@ def test_column_schema_has_types_descriptions_keys_and_our_own_columns() -> None
         ("id", "integer"),
         ("e_mail", "string"),
         ("born", "date"),
-        ("tags", "string (JSON)"),
+        ("tags", "array (JSON)"),
         *OWN_COLUMNS,
     ]
     by_name = {column.name: column for column in spec.metadata["dagster/column_schema"].columns}
     assert by_name["e_mail"].description == "Where to write to. Field 'e-mail'."
-    assert by_name["id"].constraints.other == ["primary key"]
-    assert by_name["e_mail"].constraints.other == []
+    only_key = dg.TableColumnConstraints(nullable=False, unique=True, other=["primary key"])
+    assert by_name["id"].constraints == only_key
+    assert by_name["e_mail"].constraints == dg.TableColumnConstraints()
+    assert not by_name["_airbyte_raw_id"].constraints.nullable
+    assert by_name["_airbyte_extra"].constraints.nullable
+
+
+def test_a_column_is_not_null_where_the_source_promises_that() -> None:
+    fields = {
+        "promised": {"type": "string"},
+        "or_null": {"type": ["string", "null"]},
+        "anything": {},
+        "maybe": {"type": "string"},
+    }
+    schema = {"properties": fields, "required": ["promised", "or_null", "anything"]}
+    stream = {"name": "users", "json_schema": schema}
+
+    spec = specs(define(shop(), found(shop(), [stream])))[USERS_KEY]
+
+    shown = spec.metadata["dagster/column_schema"].columns
+    assert [c.name for c in shown if not c.constraints.nullable and c.name in fields] == [
+        "promised"
+    ]
+
+
+def test_a_key_of_several_fields_is_unique_only_together() -> None:
+    both = {**USERS, "source_defined_primary_key": [["id"], ["born"]]}
+    spec = specs(define(shop(), found(shop(), [both])))[USERS_KEY]
+
+    by_name = {column.name: column for column in spec.metadata["dagster/column_schema"].columns}
+    assert not by_name["id"].constraints.unique
+    assert by_name["born"].constraints.other == ["primary key"]
 
 
 def test_a_stream_says_what_it_is_and_how_it_is_read() -> None:
@@ -120,16 +145,34 @@ def test_the_source_says_what_answered_and_links_its_docs() -> None:
     assert metadata["atlas/connector"] == "my/source-shop:1@sha256:abc"
     assert metadata["atlas/streams_offered"] == 2
     assert metadata["atlas/docs"] == dg.MetadataValue.url(DOCS)
+    assert "atlas/version" not in metadata  # 1 may be anything
+
+
+def test_the_source_says_the_version_of_its_connector() -> None:
+    known = msgspec.structs.replace(
+        found(shop()), connector="airbyte/source-faker:7.2.1@sha256:abc"
+    )
+
+    assert specs(define(shop(), known))[SOURCE].metadata["atlas/version"] == "7.2.1"
+
+
+def test_the_source_says_where_it_is_and_never_who_reads_it() -> None:
+    config = {"host": "db.example.com", "port": 5432, "password": "hunter22"}
+    plain = specs(define(shop(config=config), found(shop())))[SOURCE]
+    hidden = specs(define(shop(config={"host": "{{ env.DB_HOST }}"}), found(shop())))[SOURCE]
+
+    assert plain.metadata["dagster/uri"] == dg.MetadataValue.url("shop://db.example.com:5432")
+    assert "hunter22" not in repr(plain)
+    assert "dagster/uri" not in hidden.metadata
 
 
 def test_check_discover_and_read_share_one_pool() -> None:
     defs = define(shop())
 
     assert defs.resolve_assets_def(USERS_KEY).op.pool == "airbyte_shop"
-    check = defs.resolve_asset_graph().get(SOURCE).check_keys
-    checks_def = next(iter(defs.asset_checks or []))
-    assert {key.name for key in check} == {"connection"}
-    assert checks_def.node_def.pool == "airbyte_shop"
+    checks = defs.resolve_asset_graph().get(SOURCE).check_keys
+    assert {key.name for key in checks} == {"connection", "schema_changes"}
+    assert {check.node_def.pool for check in defs.asset_checks or []} == {"airbyte_shop"}
     discovery = defs.resolve_job_def("shop__discover")
     assert [node.definition.pool for node in discovery.nodes] == ["airbyte_shop"]
 
@@ -140,6 +183,7 @@ def test_check_blocks_what_is_downstream_in_the_run() -> None:
     check = graph.get_check_spec(dg.AssetCheckKey(SOURCE, "connection"))
     assert check.blocking
     assert check.description == "The connector's own CHECK: can source-shop reach its source?"
+    assert not graph.get_check_spec(dg.AssetCheckKey(SOURCE, "schema_changes")).blocking
 
 
 def test_each_stream_has_checks_that_its_sync_makes() -> None:
@@ -148,7 +192,7 @@ def test_each_stream_has_checks_that_its_sync_makes() -> None:
     graph = define(shop(), found(shop(), [USERS, ORDERS, nested])).resolve_asset_graph()
 
     checks: dict[str, list[tuple[str, bool]]] = {}
-    for key in graph.asset_check_keys - {dg.AssetCheckKey(SOURCE, "connection")}:
+    for key in (key for key in graph.asset_check_keys if key.asset_key != SOURCE):
         blocking = graph.get_check_spec(key).blocking
         checks.setdefault(key.asset_key.path[-1], []).append((key.name, blocking))
     assert {stream: sorted(each) for stream, each in checks.items()} == {
@@ -201,32 +245,26 @@ def test_only_declared_streams_become_assets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "sentence"),
+    ("changes", "sentence"),
     [
         (
             {"streams": [{"name": "user"}]},
-            UnknownStreamError,
             "The connector has no stream 'user'; did you mean users?",
         ),
         (
             {"config": {"host": "db", "prot": 1}},
-            ConfigError,
             "Connection 'shop': the connector has no config field 'prot'; did you mean 'port'?",
         ),
         (
             {"config": {}},
-            ConfigError,
             "Connection 'shop': config field 'host' is missing; the connector requires it.",
         ),
     ],
 )
-def test_a_wrong_declaration_is_one_sentence(
-    changes: dict[str, Any], error: type[Exception], sentence: str
-) -> None:
-    with pytest.raises(error) as raised:
-        define(shop(**changes), found(shop()))
+def test_a_wrong_declaration_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+    defined = DefinedConnection.of(shop(**changes), found(shop()), stream_spec)
 
-    assert str(raised.value) == sentence
+    assert defined.problem == sentence
 
 
 @pytest.mark.parametrize("name", ["meta", "config", "class", "1st"])
@@ -246,8 +284,13 @@ def test_names_that_would_meet_when_joined_stay_apart() -> None:
 
 
 def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
-    asked: list[Caller] = []
-    defs = with_resource(build_undiscovered_defs(shop(), refresh=asked.append))
+    asked: list[tuple[Caller, SchemaPolicy | None]] = []
+
+    def refresh(*on_behalf: Any) -> Discovery:
+        asked.append(on_behalf)
+        return Discovery(found(shop()))
+
+    defs = build_undiscovered_defs(shop(), refresh=refresh)
 
     ((key, spec),) = specs(defs).items()
     assert key == dg.AssetKey(["shop", "discover"])
@@ -258,7 +301,7 @@ def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
     assert defs.resolve_assets_def(key).op.pool == "airbyte_shop"
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
-    assert [caller.owner for caller in asked] == [f"run:{result.run_id}"]
+    assert [(c.owner, policy) for c, policy in asked] == [(f"run:{result.run_id}", None)]
 
 
 def test_the_discovery_job_discovers() -> None:

@@ -11,6 +11,7 @@ from decisions import EITHER, KEY, Shop, die
 
 from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.orchestration.retries import ROOT_RUN_TAG
+from atlas_dagster.orchestration.translator import StreamProps, stream_spec
 from atlas_dagster_tests.orchestration.by_hand import shop
 
 # Names and versions
@@ -52,6 +53,57 @@ def test_a_connection_that_is_renamed_starts_anew(it: Shop) -> None:
     assert it.run().success
     assert it.source.started_from == [None, None]
     assert (it.ids("shop"), it.ids("store")) == ([1, 2, 3], [1, 2, 3])
+
+
+@EITHER
+def test_nothing_downstream_is_stale_while_the_source_brings_nothing(it: Shop) -> None:
+    versions = []
+    for last in (3, 3, 4):
+        it.source.last = last
+        it.run()
+        event = it.instance.get_latest_materialization_event(it.key)
+        assert event is not None
+        assert event.asset_materialization is not None
+        versions.append((event.asset_materialization.tags or {})["dagster/data_version"])
+
+    assert versions[0] == versions[1] != versions[2]
+
+
+def translated(props: StreamProps) -> dg.AssetSpec:
+    return stream_spec(props).replace_attributes(key=["raw", props.stream_name])
+
+
+@EITHER
+def test_a_stream_that_is_given_another_key_goes_on(it: Shop) -> None:
+    """Its events are another asset's; but the table knows its commit, and the lake the state."""
+    it.run()
+    it.get_asset_spec = translated
+    it.source.last = 4
+
+    assert it.run().success
+    assert it.run().success
+
+    assert it.key == dg.AssetKey(["raw", "events"])
+    assert it.source.started_from == [None, 3, 4]
+    assert it.ids() == [1, 2, 3, 4]
+    events = it.instance.fetch_materializations(it.key, limit=10).records
+    assert len(events) == 2
+
+
+@EITHER
+def test_a_stream_with_another_key_is_wiped_cleared_and_set_like_any(it: Shop) -> None:
+    it.get_asset_spec = translated
+    it.run()
+    it.instance.wipe_assets([it.key])
+    assert "was wiped" in it.run().warnings[0]
+    desk = it.desk()
+    names = desk.find(())
+    desk.apply(lambda upkeep: upkeep.clear(names))
+    history = desk.store.history(("shop", "events"), 10)
+    assert history[0][0].action == "clear"
+    assert it.run().success
+    assert it.source.started_from == [None, None, None]
+    assert it.ids() == [1, 2, 3]
 
 
 @EITHER

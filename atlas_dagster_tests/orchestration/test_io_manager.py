@@ -21,6 +21,7 @@ from atlas_dagster.destinations.base import TablePath, TableSpec
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import StreamProps, stream_spec
 from atlas_dagster.protocol.messages import Record, StreamDescriptor
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
@@ -101,6 +102,25 @@ def take(lake: Path, annotation: Any, *, columns: list[str] | None = None) -> An
     asset = dg.asset(ins={"users": dg.AssetIn(USERS, metadata=metadata)})(downstream)
     result = run(lake, asset)
     return got[0] if got else failure(result)
+
+
+def test_the_rows_of_a_stream_that_has_another_key(lake: Path) -> None:
+    def renamed(props: StreamProps) -> dg.AssetSpec:
+        return stream_spec(props).replace_attributes(key=["raw", props.stream_name])
+
+    got = []
+
+    @dg.asset(ins={"users": dg.AssetIn(["raw", "users"])})
+    def downstream(users: pd.DataFrame) -> None:
+        got.append(list(users["id"]))
+
+    defs = dg.Definitions.merge(
+        define(shop(), found(shop()), lake=lake, get_asset_spec=renamed),
+        dg.Definitions(assets=[downstream]),
+    )
+    job = defs.resolve_implicit_global_asset_job_def()
+    assert job.execute_in_process(asset_selection=[downstream.key]).success
+    assert got == [[2**53 + 1, pd.NA]]
 
 
 def failure(result: dg.ExecuteInProcessResult) -> str:
@@ -340,6 +360,7 @@ import sys
 import dagster as dg, duckdb, pandas as pd, polars as pl, pyarrow as pa
 from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.translator import StreamProps, stream_spec
 
 users = dg.AssetSpec(["shop", "users"]).with_io_manager_key(IO_MANAGER_KEY)
 

@@ -96,7 +96,7 @@ def test_a_secret_is_in_no_event_no_log_no_table_and_no_inspection(
 def test_the_cached_catalog_knows_nothing_of_it(standin: RealConnection) -> None:
     cached = standin.discovered.encode().decode()
 
-    assert '"airbyte_secret": true' in cached
+    assert '"airbyte_secret":true' in cached
     assert SECRET not in cached
 
 

@@ -99,7 +99,7 @@ def test_a_table_in_the_sources_order() -> None:
         }
     )
     assert schema.columns == (
-        Column("z", "z", T.STRING, "last"),
+        Column("z", "z", T.STRING, "last", nullable=False),
         Column("a b", "a_b", T.INTEGER, None),
     )
     own = [field.name for field in METADATA_FIELDS]

@@ -64,9 +64,9 @@ class Stack:
         shutil.copy(REPOSITORY / "atlas_dagster/connections/__init__.py", self.connections)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, folder / "ca.crt")
-        (folder / "deploy" / "api_token").write_text("token-of-the-stack\n")
-        self.port = _free_port()
-        self.api_port = _free_port()
+        self.token = "token-of-the-stack"
+        (folder / "deploy" / "api_token").write_text(self.token + "\n")
+        self.port, self.api_port = _free_port(), _free_port()
         self.settings = {
             "ATLAS_STACK": name,
             "ATLAS_IMAGE": f"atlas-test/{name}",

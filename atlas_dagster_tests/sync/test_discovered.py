@@ -78,7 +78,7 @@ def test_streams_that_are_gone_keep_their_names() -> None:
     before = found([(None, "a-b"), (None, "a_b")])
     without = found([(None, "a_b")], before)
     assert without.table_paths == before.table_paths
-    assert [stream["name"] for stream in without.streams] == ["a_b"]
+    assert [stream.descriptor.name for stream in without.catalog.streams] == ["a_b"]
 
 
 def test_the_cache() -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from atlas_dagster.interfaces.cli.terminal import one_sentence
 from atlas_dagster.orchestration.secret_files import load_secret_files
 
 __all__ = ["main"]
@@ -56,11 +57,11 @@ class _Lazy(click.Group):
 
 @click.command(cls=_Lazy)
 @click.version_option(package_name="atlas-dagster")
+@one_sentence
 def main() -> None:
     """Run Airbyte connectors, with Dagster or without.
 
     Exit codes: 0 done, 1 something is broken, 2 wrong command line, 3 something that you must
     change, 4 something that may pass by itself.
     """
-    terminal = import_module(f"{__name__}.terminal")
-    terminal.one_sentence(load_secret_files)()
+    load_secret_files()

@@ -1,7 +1,7 @@
 """``atlas spec``, ``check``, ``discover`` and ``pull``: what a connector answers."""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -29,6 +29,9 @@ from atlas_dagster.protocol.spec import Field, form
 from atlas_dagster.sync.adhoc import is_adhoc
 from atlas_dagster.sync.connection import RunnerChoice
 from atlas_dagster.sync.source import connected, introduced, spec_of
+
+if TYPE_CHECKING:
+    from atlas_dagster.sync.discovered import Discovery
 
 
 @click.command()
@@ -92,12 +95,14 @@ def check(
 @click.command()
 @click.argument("sources", nargs=-1, shell_complete=completion.sources)
 @click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
+@click.option("--dry-run", is_flag=True, help="Show what has changed, and store nothing.")
 @source_options
 @json_option
 @one_sentence
 def discover(
     sources: tuple[str, ...],
     missing: bool,
+    dry_run: bool,
     config: str | None,
     runner: RunnerChoice | None,
     logs: bool,
@@ -105,8 +110,9 @@ def discover(
 ) -> None:
     """Ask sources which streams they offer.
 
-    Of declared connections, all of them unless some are named, the answer is kept. A connector
-    (source-postgres) or an image may be asked too, with --config.
+    Of declared connections, all of them unless some are named, the answer is kept, with all changes
+    since the last time, breaking ones too. A connector (source-postgres) or an image may be asked
+    too, with --config.
     """
     if len(sources) == 1 and is_adhoc(sources[0]):
         with (
@@ -124,8 +130,10 @@ def discover(
         declared_connections,
         discover_catalog,
         find_declared,
+        preview_catalog,
     )
 
+    ask = preview_catalog if dry_run else discover_catalog
     declared = [find_declared(name) for name in sources] if sources else declared_connections()
     answers: list[dict[str, Any]] = []
     failures: list[FailureType] = []
@@ -134,18 +142,22 @@ def discover(
             if missing and connection.is_discovered:
                 continue
             with waiting(f"Discovering {connection.name} …"), pull_bar():
-                found = discover_catalog(connection, note if as_json else say)
+                discovery = ask(connection, note if as_json else say)
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
             complain(connection.name, error)
             continue
-        answers.append({"source": connection.name, "streams": found.streams})
+        answers.append(
+            {
+                "source": connection.name,
+                "streams": discovery.found.catalog.to_json(),
+                "taken": [str(change) for change in discovery.taken],
+                "pending": [str(change) for change in discovery.found.pending],
+            }
+        )
         if not as_json:
-            names = escape(", ".join(str(table.stream) for table in found.tables))
-            console.print(
-                f"[bold green]{connection.name}[/] offers {counted(len(found.tables))}: {names}"
-            )
+            _print_discovery(connection.name, discovery, dry_run)
     if as_json:
         print_json(answers)
     sys.exit(exit_code(failures))
@@ -193,6 +205,17 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
 
 def counted(streams: int) -> str:
     return "1 stream" if streams == 1 else f"{streams} streams"
+
+
+def _print_discovery(source: str, discovery: "Discovery", dry_run: bool) -> None:
+    """The streams, and what has changed since the last time."""
+    offered = [str(stream.descriptor) for stream in discovery.found.catalog.streams]
+    names = escape(", ".join(offered))
+    console.print(f"[bold green]{source}[/] offers {counted(len(offered))}: {names}")
+    for change in discovery.taken:
+        console.print(escape(f"  {'would take' if dry_run else 'took'} {change}"))
+    for change in discovery.found.pending:
+        console.print(escape(f"  cannot take {change}: the connection declares otherwise"))
 
 
 def _print_streams(source: str, catalog: Catalog) -> None:

@@ -1,41 +1,30 @@
 """Declared connections, as the command line sees them."""
 
 import difflib
-import importlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
+from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.components.catalogs import (
-    catalog_file,
-    keep_catalog,
-    known_catalog,
-    open_storage,
-)
-from atlas_dagster.components.loading import (
-    build_quietly,
-    component_tree,
-    connection_folders,
-    explain,
-    find_component,
-)
-from atlas_dagster.definitions import CONNECTIONS
+from atlas_dagster.components.explaining import explain
+from atlas_dagster.components.loading import ProjectTree, built_connections, find_project
 from atlas_dagster.errors import AtlasError, ConfigError
-from atlas_dagster.interfaces.cli.project import enter_project
+from atlas_dagster.interfaces.cli.project import called_in, enter_project
 from atlas_dagster.interfaces.cli.terminal import note
 from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.checkup import Subject
+from atlas_dagster.orchestration.defined import DefinedConnection
+from atlas_dagster.orchestration.discovery import check_result, evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.registry.listing import listing
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.source import Caller
+from atlas_dagster.sync.discovered import Discovered, Discovery
+from atlas_dagster.sync.source import Caller, discover
 
 Say = Callable[[str], None]
 
@@ -45,27 +34,22 @@ logging.getLogger("dagster").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Declared:
-    """One connection of the project."""
+    """One connection of the project: the component, or why it cannot be loaded.
 
-    folder: Path
+    ``part`` of the project declares it; None where it is built in Python.
+    """
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @cached_property
-    def tree(self) -> dg.ComponentTree:
-        """Raises ConfigError where the folder cannot be a connection."""
-        return component_tree(CONNECTIONS, self.folder)
+    name: str
+    tree: ProjectTree
+    part: Path | None
+    loaded: AirbyteConnection | ConfigError
 
     @property
     def component(self) -> AirbyteConnection:
         """Raises ConfigError where the declaration cannot be loaded."""
-        with self._explained():
-            found = find_component(self.tree)
-        if found is None:
-            raise ConfigError(f"The folder {self.name} declares no AirbyteConnection.")
-        return found
+        if isinstance(self.loaded, ConfigError):
+            raise self.loaded
+        return self.loaded
 
     @property
     def connection(self) -> Connection:
@@ -73,10 +57,25 @@ class Declared:
         with self._explained():
             return self.component.connection
 
+    def defined(self) -> DefinedConnection:
+        """As Dagster knows it.
+
+        Raises:
+            ConfigError: the declaration is wrong, or the streams are not known yet.
+        """
+        discovered = known_or_told(self.name, self.discovered)
+        with self._explained():
+            defined = self.component.define(discovered)
+        if defined.problem is not None:
+            raise ConfigError(defined.problem)
+        return defined
+
     def definitions(self) -> dg.Definitions:
-        """Its assets alone. Raises ConfigError where the declaration is wrong."""
-        with self._explained(), open_storage():
-            return build_quietly(self.tree)
+        """Its assets, and what else is declared beside it. Raises ConfigError."""
+        with self._explained(), self._state_storage():
+            if self.part is not None:
+                return self.tree.build_defs(self.part)
+            return self.component.build_defs(self.tree.load_context)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -85,32 +84,47 @@ class Declared:
         except AtlasError:
             raise
         except Exception as error:
-            raise ConfigError(explain(error, self.folder)) from error
+            raise _explained(error, self.part or Path(self.name)) from error
 
     @property
     def discovered(self) -> Discovered | None:
-        return known_catalog(self.component.defs_state_config, self.tree.project_root)
+        with self._state_storage():
+            return self.component.known(self.tree.project_root)
 
     @property
     def is_discovered(self) -> bool:
-        """Also where what is known cannot be read."""
-        with catalog_file(self.component.defs_state_config, self.tree.project_root) as path:
-            return path is not None
+        return self.discovered is not None
 
     def keep(self, found: Discovered) -> None:
         """Cache what DISCOVER found."""
-        keep_catalog(self.component.defs_state_config, self.tree.project_root, found)
+        with self._state_storage():
+            self.component.keep(found, self.tree.project_root)
+
+    @contextmanager
+    def _state_storage(self) -> Iterator[None]:
+        """With Dagster's own, where catalogs are kept there; it comes with its instance."""
+        config = self.component.defs_state_config
+        if config.management_type is DefsStateManagementType.LOCAL_FILESYSTEM:
+            yield
+        else:
+            with dg.DagsterInstance.get():
+                yield
 
 
 def declared_connections() -> list[Declared]:
-    """In order of their names. Raises ConfigError outside of a project."""
-    enter_project()
-    return [Declared(folder) for folder in connection_folders(CONNECTIONS)]
+    """All of the project: in its defs folder, and those its definitions build in Python.
+
+    Raises:
+        ConfigError: there is no project.
+    """
+    tree = project()
+    declared = [each for part in tree.parts() for each in _in_part(tree, part)]
+    return declared + _in_python(tree)
 
 
 def connections_folder() -> Path:
     """Where connections are declared, a folder each."""
-    return Path(next(iter(importlib.import_module(CONNECTIONS).__path__)))
+    return project().defs_module_path
 
 
 def note_listing() -> None:
@@ -129,39 +143,75 @@ def subject_of(declared: Declared) -> Subject:
 
 def find_declared(name: str) -> Declared:
     """Raises ConfigError, with the nearest names, where there is no such connection."""
+    tree = project()
+    # Most are named after their folder, and need not be looked for.
+    for part in (part for part in tree.parts() if part.stem == name):
+        for each in _in_part(tree, part):
+            if each.name == name:
+                return each
     declared = {connection.name: connection for connection in declared_connections()}
     if name in declared:
         return declared[name]
     near = difflib.get_close_matches(name, declared, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(declared) or 'none'}."
-    raise ConfigError(f"There is no connection '{name}' in atlas_dagster/connections; {hint}")
+    folder = tree.defs_module_name.replace(".", "/")
+    raise ConfigError(f"There is no connection '{name}' in {folder}; {hint}")
 
 
-def discover_catalog(declared: Declared, say: Say) -> Discovered:
-    """Run DISCOVER and store the catalog."""
+def project() -> ProjectTree:
+    """The project around the folder the command was called in, or else around DAGSTER_HOME.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    enter_project()
+    return find_project(called_in(), Path.cwd())
+
+
+def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:
+    try:
+        return [Declared(each.name or "", tree, part, each) for each in tree.connections(part)]
+    except Exception as error:  # noqa: BLE001 - whatever a user's file raises
+        return [Declared(part.stem, tree, part, _explained(error, part))]
+
+
+def _in_python(tree: ProjectTree) -> list[Declared]:
+    """Those that ``build_airbyte_assets`` builds where the project's definitions are."""
+    built = built_connections(tree)
+    return [Declared(name, tree, None, component) for name, component in built.items()]
+
+
+def _explained(error: Exception, part: Path) -> ConfigError:
+    return error if isinstance(error, ConfigError) else ConfigError(explain(error, part))
+
+
+def discover_catalog(declared: Declared, say: Say) -> Discovery:
+    """Run DISCOVER, store the catalog with all changes in it, and record what came of it."""
     _ = declared.connection  # says what is wrong with it before anything is run
-    with _caller(say) as caller:
-        declared.component.refresh_catalog(declared.tree.project_root, caller)
-    found = declared.discovered
-    assert found is not None
-    return found
+    with _caller(say) as (instance, caller):
+        discovery = declared.component.refresh_catalog(declared.tree.project_root, caller)
+        result = check_result(discovery)
+        instance.report_runless_asset_event(evaluation(declared.connection, result))
+    return discovery
 
 
-def discovered_or_told(declared: Declared) -> Discovered:
-    """Raises ConfigError where the streams are not known yet."""
-    return known_or_told(declared.name, declared.discovered)
+def preview_catalog(declared: Declared, say: Say) -> Discovery:
+    """Run DISCOVER and store nothing."""
+    with _caller(say) as (_, caller):
+        known, connection = declared.discovered, declared.connection
+        caller.books = None
+        return Discovery.since(known, discover(connection, caller, known), connection)
 
 
 def known_or_told(name: str, discovered: Discovered | None) -> Discovered:
-    """Raises ConfigError where there is nothing known."""
+    """Raises ConfigError where the streams are not known yet."""
     if discovered is None:
         raise ConfigError(f"The streams of '{name}' are not known yet; run: atlas discover {name}")
     return discovered
 
 
 @contextmanager
-def _caller(say: Say) -> Iterator[Caller]:
+def _caller(say: Say) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
     with dg.DagsterInstance.get() as instance:
-        yield AtlasResource.from_environment().caller(
-            instance, None, explain=say, log=lambda *_: None
-        )
+        atlas = AtlasResource.from_environment()
+        yield instance, atlas.caller(instance, None, explain=say, log=lambda *_: None)

@@ -47,7 +47,7 @@ def init(connector: str | None, name: str | None) -> None:
     import dagster as dg
 
     from atlas_dagster.components.writing import write_connection, write_secrets
-    from atlas_dagster.interfaces.cli.declared import Declared, connections_folder
+    from atlas_dagster.interfaces.cli.declared import connections_folder, find_declared
     from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.connection import Connection
@@ -73,7 +73,7 @@ def init(connector: str | None, name: str | None) -> None:
         file = write_connection(folder, given, info.docs_url)
         if found is not None:
             importlib.invalidate_caches()
-            Declared(folder).keep(found)
+            find_declared(folder.name).keep(found)
             if books is not None:
                 write_down(books, folder.name, found)
     _tell(folder.name, file, secrets, found)
@@ -117,7 +117,7 @@ def _ask_config(
 
 
 def _ask_schedule() -> str:
-    from atlas_dagster.orchestration.schedule import is_cron
+    from atlas_dagster.orchestration.cron import Schedule
 
     while True:
         schedule: str = click.prompt(
@@ -125,9 +125,12 @@ def _ask_schedule() -> str:
             default="",
             show_default=False,
         )
-        if not schedule or is_cron(schedule):
+        try:
+            if schedule:
+                Schedule.of(schedule)
             return schedule
-        console.print("That is no cron expression; write five fields.", style="red")
+        except ConfigError as error:
+            console.print(str(error), style="red", markup=False, soft_wrap=True)
 
 
 def _find_connector() -> str:

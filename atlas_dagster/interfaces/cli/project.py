@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import click
 from dotenv import load_dotenv
 
 from atlas_dagster.errors import ConfigError
@@ -16,6 +17,12 @@ def find_project() -> Path | None:
     return next((folder for folder in folders if (folder / "dagster.yaml").exists()), None)
 
 
+def called_in() -> Path:
+    """The folder the command was called in."""
+    command = click.get_current_context(silent=True)
+    return (command and command.find_root().obj) or Path.cwd()
+
+
 def enter_project() -> None:
     """Work from the project's folder, which Dagster's relative paths start at.
 
@@ -24,6 +31,9 @@ def enter_project() -> None:
     Raises:
         ConfigError: there is no such folder.
     """
+    command = click.get_current_context(silent=True)
+    if command is not None:
+        command.find_root().obj = called_in()
     folder = find_project()
     if folder is None:
         raise ConfigError(

@@ -176,11 +176,11 @@ def _tell(
 
 
 def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:
-    from atlas_dagster.interfaces.cli.declared import discovered_or_told, find_declared
+    from atlas_dagster.interfaces.cli.declared import find_declared
     from atlas_dagster.interfaces.cli.syncing import print_summary, summary, sync_connection
 
     declared = find_declared(connection)
-    discovered_or_told(declared)
+    declared.defined()  # says what is wrong with it before anything is run
     with pull_bar():
         _explain_runner(declared, as_json)
     with sync_bar(connection):

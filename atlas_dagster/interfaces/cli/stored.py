@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.cli.declared import Say, discovered_or_told, find_declared
+from atlas_dagster.interfaces.cli.declared import Say, find_declared
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.upkeep import StateDesk
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -29,12 +29,10 @@ _WHOLE = ("what", "when (UTC)", "run", "seq")
 @contextmanager
 def desk(connection: str, say: Say) -> Iterator[StateDesk]:
     """The stored state of a declared connection. Raises ConfigError where there is none such."""
-    declared = find_declared(connection)
-    discovered = discovered_or_told(declared)
+    defined = find_declared(connection).defined()
     with dg.DagsterInstance.get() as instance:
         yield StateDesk(
-            declared.connection,
-            discovered,
+            defined,
             atlas=AtlasResource.from_environment(),
             instance=instance,
             explain=say,

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from atlas_dagster.definitions import common_defs
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import FailureType
@@ -36,7 +35,7 @@ _CURSOR_WIDTH = 100
 
 @dataclass
 class Outcome:
-    """What a sync did: metadata by table path, and what failed."""
+    """What a sync did: metadata by the path of the table, and what failed."""
 
     streams: dict[tuple[str, ...], Mapping[str, dg.MetadataValue[Any]]] = field(
         default_factory=dict
@@ -57,15 +56,11 @@ def sync_connection(
     Raises:
         UnknownStreamError: a named stream is not one of the connection's.
     """
-    discovered = declared.discovered
-    assert discovered is not None
-    configured = declared.connection.configured(discovered.catalog)
-    tables = discovered.table_paths
-    selected = [
-        dg.AssetKey(list(tables[name])) for name in find_streams(declared.name, configured, streams)
-    ]
-    repository = dg.Definitions.merge(declared.definitions(), common_defs()).get_repository_def()
-    job = repository.get_implicit_global_asset_job_def()
+    defined = declared.defined()
+    names = find_streams(declared.name, defined.streams, streams)
+    tables = {defined.key(path): path for path in defined.tables.values()}
+    selected = [defined.key(defined.tables[name]) for name in names]
+    job = declared.definitions().resolve_implicit_global_asset_job_def()
     outcome = Outcome()
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if refresh is not None:
@@ -91,7 +86,7 @@ def sync_connection(
             outcome.failures.append(_failure_sentence(event.step_failure_data))
     for materialization in result.get_asset_materialization_events():
         done = materialization.materialization
-        outcome.streams[tuple(done.asset_key.path)] = done.metadata
+        outcome.streams[tables[done.asset_key]] = done.metadata
     return outcome
 
 

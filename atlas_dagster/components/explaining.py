@@ -1,0 +1,95 @@
+"""What is wrong with a declaration, in one sentence, from whatever loading it raised."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from dagster.components.core.defs_module import find_defs_or_component_yaml
+from dagster_shared.error import DagsterUnresolvableSymbolError
+from pydantic import BaseModel, ValidationError
+
+from atlas_dagster.components.airbyte_connection import AirbyteConnection
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.cron import Schedule
+from atlas_dagster.orchestration.discovery import DiscoveryConfig
+from atlas_dagster.orchestration.maintenance import MaintenanceConfig
+from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.sync.connection import StreamSelection
+
+#: How Dagster words the place of a field: its path, then file and line.
+_PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
+#: The types that pydantic tried, between the parts of a path.
+_TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
+
+#: Fields of a connection that have fields themselves.
+_NESTED: Mapping[str, type[BaseModel]] = {
+    "streams": StreamSelection,
+    "executor": ExecutorConfig,
+    "maintenance": MaintenanceConfig,
+    "discovery": DiscoveryConfig,
+    "schedule": Schedule,
+}
+
+
+def explain(error: BaseException, folder: Path) -> str:
+    """One sentence for a user, from whatever loading raised."""
+    file = find_defs_or_component_yaml(folder)
+    where = f"{folder.name}/{file.name}" if file else folder.name
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case AtlasError():
+                return str(cause)
+            case ValidationError():
+                return f"{where}{_explain_field(cause)}"
+            case yaml.MarkedYAMLError() if cause.problem_mark is not None:
+                mark = cause.problem_mark
+                return f"{where}, line {mark.line + 1}: this is not valid YAML ({cause.problem})."
+            case ImportError() | DagsterUnresolvableSymbolError():
+                what = str(cause).removesuffix(".")
+                return f"{where}: {what}; check the type and that its package is installed."
+        if cause.__cause__ is None and cause.__context__ is None:
+            break
+        cause = cause.__cause__ or cause.__context__
+    if file is not None and not file.read_text().strip():
+        return f"{where}: the file is empty; give it a type and attributes."
+    return f"{where}: {type(cause).__name__}: {cause}"
+
+
+def _explain_field(error: ValidationError) -> str:
+    errors = error.errors()
+    # Where text or an object will do, pydantic first says that an object is no text.
+    objects = [
+        e for e in errors if not (e["type"] == "string_type" and isinstance(e["input"], dict))
+    ]
+    first = (objects or errors)[0]
+    path, line = _place(".".join(str(part) for part in first["loc"]))
+    where = f", line {line}: " if line else ": "
+    field = path[-1] if path else ""
+    if first["type"] == "extra_forbidden":
+        known = list(AirbyteConnection.model().model_fields)
+        nested = [_NESTED[part] for part in path[:-1] if part in _NESTED]
+        if nested:
+            known = list(nested[0].model_fields)
+        elif "attributes" not in path[:-1]:
+            known = ["type", "attributes", "requirements", "post_processing"]
+        near = difflib.get_close_matches(field, known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}."
+        return f"{where}there is no field '{field}'; {hint}"
+    if first["type"] == "missing":
+        return f"{where}the field '{field}' is missing."
+    path = path[1:] if path[:1] == ["attributes"] else path
+    named = f"field '{'.'.join(path)}'" if path else ""
+    if first["type"] == "string_type" and isinstance(first["input"], int | float):
+        return f"{where}{named} must be text; put it in quotes."
+    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    return f"{where}{named}{': ' if named else ''}{message[0].lower()}{message[1:]}."
+
+
+def _place(text: str) -> tuple[list[str], str | None]:
+    """The path of a field, without the types pydantic tried on the way, and its line."""
+    placed = _PLACED.fullmatch(text)
+    path = _TRIED.sub("", placed["path"] if placed else text).split(".")
+    return [part for part in path if part], placed["line"] if placed else None

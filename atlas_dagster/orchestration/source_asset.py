@@ -1,0 +1,86 @@
+"""The external asset that stands for the source system: where lineage starts."""
+
+import datetime as dt
+from typing import Any
+
+import dagster as dg
+
+from atlas_dagster.orchestration.connector_version import version_of
+from atlas_dagster.orchestration.defined import DefinedConnection
+from atlas_dagster.orchestration.discovery import as_markdown
+from atlas_dagster.orchestration.metadata import uri_value
+from atlas_dagster.sync.discovered import config_hash
+from atlas_dagster.sync.source_uri import source_uri
+
+BROKEN = {"atlas/status": "broken"}
+STALE = {"atlas/discovery": "stale"}
+PENDING = {"atlas/schema_changes": "pending"}
+
+
+def source_spec(defined: DefinedConnection) -> dg.AssetSpec:
+    """What is known of the source; and what is wrong, if anything is."""
+    connection, discovered = defined.connection, defined.discovered
+    name, docs = connection.source_name, discovered.documentation_url
+    uri = source_uri(name, connection.config, discovered.spec_schema)
+    version = version_of(discovered.connector)
+    metadata: dict[str, Any] = {
+        "atlas/connector": discovered.connector,
+        "atlas/discovered_at": dg.MetadataValue.timestamp(
+            dt.datetime.fromtimestamp(discovered.discovered_at, dt.UTC)
+        ),
+        "atlas/streams_offered": len(discovered.streams),
+    }
+    if uri:
+        metadata["dagster/uri"] = uri_value(uri)
+    if version:
+        metadata["atlas/version"] = version
+    if docs:
+        metadata["atlas/docs"] = dg.MetadataValue.url(docs)
+    if discovered.pending:
+        metadata["atlas/pending_changes"] = dg.MetadataValue.md(as_markdown(discovered.pending))
+    described = [
+        f"The system that {name} reads from. Its check `connection` runs the connector's CHECK, "
+        "its check `schema_changes` DISCOVER.",
+        *notes(defined),
+    ]
+    return dg.AssetSpec(
+        key=defined.source_key,
+        group_name=connection.name,
+        kinds={"airbyte", name.removeprefix("source-")},
+        description="\n\n".join(described),
+        metadata=metadata,
+        tags=status_tags(defined) | (PENDING if discovered.pending else {}),
+    )
+
+
+def status_tags(defined: DefinedConnection) -> dict[str, str]:
+    """For the source and its streams: whether what is shown is what is declared now."""
+    return (BROKEN if defined.problem else {}) | (STALE if _is_stale(defined) else {})
+
+
+def notes(defined: DefinedConnection) -> list[str]:
+    """Why the tags are there, a sentence or two each."""
+    found = []
+    name = defined.connection.name
+    if defined.problem:
+        found.append(
+            f"**Cannot be synced as it is declared now.** {defined.problem} "
+            "Shown are the streams that were discovered before."
+        )
+    elif _is_stale(defined):
+        found.append(
+            "The config has changed since the streams were discovered; to see what it offers now, "
+            f"run `atlas discover {name}` or the job `{name}__discover`."
+        )
+    if waiting := len(defined.discovered.pending):
+        changes = "1 change" if waiting == 1 else f"{waiting} changes"
+        found.append(
+            f"**{changes} of the source not taken yet**: see `atlas/pending_changes` below. "
+            f"To take them, run `atlas discover {name}`, or the job `{name}__discover` with "
+            "`take: all`."
+        )
+    return found
+
+
+def _is_stale(defined: DefinedConnection) -> bool:
+    return defined.discovered.config_hash != config_hash(defined.connection.config)
