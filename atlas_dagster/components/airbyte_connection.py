@@ -147,8 +147,9 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     runner: Annotated[
         RunnerChoice,
         dg.Resolver.default(
-            description="docker, python, or auto: Docker where an engine and the image can be had, "
-            "else the connector's Python package or manifest."
+            description="docker, python, kubernetes (beside the step, in its pod), or auto: Docker "
+            "where an engine and the image can be had, else the connector's Python package or "
+            "manifest."
         ),
     ] = "auto"
     executor: Annotated[

@@ -40,6 +40,7 @@ from atlas_dagster.components.explaining import explain
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
 from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, default_resources
+from atlas_dagster.orchestration.kubernetes import pod_executor
 from atlas_dagster.orchestration.reaping import reaper_sensor
 from atlas_dagster.records.names import assign
 
@@ -217,7 +218,11 @@ class ProjectTree(ComponentTree):
         return {part: names[path] for part, path in parts.items()}
 
     def _merged(self, loaded: Sequence[dg.Definitions]) -> dg.Definitions:
-        shared = dg.Definitions(resources=default_resources(), sensors=[reaper_sensor])
+        shared = dg.Definitions(
+            resources=default_resources(),
+            sensors=[reaper_sensor],
+            executor=None if any(defs.executor for defs in loaded) else _executor(loaded),
+        )
         return dg.Definitions.merge(*loaded, _upstream(loaded), shared, self._descriptions())
 
     def _descriptions(self) -> dg.Definitions:
@@ -237,6 +242,11 @@ def _parts(folder: Path) -> Iterator[Path]:
             inner = list(_parts(child))
             declares = find_defs_or_component_yaml(child) or any(child.glob("*.py"))
             yield from [child] if declares or not inner else inner
+
+
+def _executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition | None:
+    """Of all runs, where a connection has its connector in the pods of its steps."""
+    return pod_executor(asset for defs in loaded for asset in defs.assets or ())
 
 
 def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:

@@ -14,6 +14,7 @@ from atlas_dagster.orchestration.discovery import (
     discover,
 )
 from atlas_dagster.orchestration.io_manager import default_resources, io_resources
+from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -51,6 +52,7 @@ def build_connection_defs(
         specs=specs,
         can_subset=True,
         pool=pool(connection),
+        op_tags=pod_tags(connection),
         check_specs=checks,
     )
     def sync(
@@ -85,6 +87,7 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
         group_name=connection.name,
         kinds={"airbyte"},
         pool=pool(connection),
+        op_tags=pod_tags(connection),
         tags={"atlas/discovery": "missing"},
         description=f"The streams of {connection.name} are not known yet. Materialize this asset "
         f"(or run `atlas discover {connection.name}`), then reload the definitions: the streams "

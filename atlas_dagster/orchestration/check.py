@@ -6,6 +6,7 @@ import dagster as dg
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import note_process
+from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.metadata import short_digest
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -38,6 +39,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         name=CHECK_NAME,
         blocking=True,
         pool=pool(connection),
+        op_tags=pod_tags(connection),
         description=f"The connector's own CHECK: can {connection.source_name} reach its source?",
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:

@@ -15,6 +15,7 @@ from atlas_dagster.orchestration.check import pool
 from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.dead_runs import note_process
 from atlas_dagster.orchestration.failure import explained_failure
+from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
@@ -89,6 +90,7 @@ def build_discovery(
         asset=source_key(connection),
         name=CHECK_NAME,
         pool=pool(connection),
+        op_tags=pod_tags(connection),
         description="Whether the source still offers the streams and fields that are known: runs "
         f"DISCOVER and takes changes as schema_changes: {config.schema_changes} says.",
     )
@@ -97,7 +99,11 @@ def build_discovery(
     ) -> dg.AssetCheckResult:
         return run(context, atlas, config)
 
-    @dg.op(name=f"{connection.name}__run_discover", pool=pool(connection))
+    @dg.op(
+        name=f"{connection.name}__run_discover",
+        pool=pool(connection),
+        tags=pod_tags(connection),
+    )
     def run_discover(
         context: dg.OpExecutionContext, config: DiscoveryOptions, atlas: AtlasResource
     ) -> None:

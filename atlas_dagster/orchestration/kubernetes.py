@@ -4,9 +4,14 @@ The step's own process does what it does everywhere; only where the connector is
 is no second program to load rows, and nothing passes through the cluster's API.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from atlas_dagster.runners.executor import ExecutorConfig
+import dagster as dg
+
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.io_manager import default_resources
+from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.fifo import AGENT
 from atlas_dagster.sync.choose import POD_FOLDER_VARIABLE, image_of
 from atlas_dagster.sync.connection import Connection
@@ -19,7 +24,7 @@ _VOLUME = "atlas-pod"
 _USER = 1000
 
 
-def pod_tags(connection: Connection, defaults: ExecutorConfig) -> dict[str, Any]:
+def pod_tags(connection: Connection) -> dict[str, Any]:
     """Tags for the ops of ``connection``: its pod, where it asks for one.
 
     The connector is a native sidecar (Kubernetes 1.29): it is there before the step and ends with
@@ -27,7 +32,8 @@ def pod_tags(connection: Connection, defaults: ExecutorConfig) -> dict[str, Any]
     """
     if connection.runner != "kubernetes":
         return {}
-    executor = defaults.overridden_by(connection.executor)
+    atlas: AtlasResource = default_resources()["atlas"]
+    executor = atlas.executor_defaults().overridden_by(connection.executor)
     mounts = [{"name": _VOLUME, "mount_path": _FOLDER}]
     connector = {
         "name": "connector",
@@ -70,3 +76,21 @@ def pod_tags(connection: Connection, defaults: ExecutorConfig) -> dict[str, Any]
             },
         }
     }
+
+
+def pod_executor(assets: Iterable[object]) -> dg.ExecutorDefinition | None:
+    """Dagster's executor that gives each step a pod, where one of ``assets`` asks for it.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    ops = (asset.node_def for asset in assets if isinstance(asset, dg.AssetsDefinition))
+    if not any(TAG in op.tags for op in ops):
+        return None
+    try:
+        from dagster_k8s import k8s_job_executor
+    except ImportError as error:
+        raise ConfigError(
+            "The runner kubernetes is an extra; install it: pip install 'atlas-dagster[kubernetes]'"
+        ) from error
+    return k8s_job_executor
