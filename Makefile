@@ -7,7 +7,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images docs bench crash lock clean
+.PHONY: help demo dev test lint format images docs bench crash lock audit sbom clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -50,6 +50,14 @@ crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an u
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
 	$(LOCK) --extra production --output-file requirements.txt
 	$(LOCK) --extra production --group dev --output-file requirements-dev.txt
+
+audit: .venv ## look up known vulnerabilities of all that is locked (asks pypi.org)
+	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.txt --requirement requirements-dev.txt
+
+sbom: .venv ## list what the image installs, as CycloneDX, into build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json requirements.txt
 
 clean: ## remove the environment and caches; lake/ and .dagster/ stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
