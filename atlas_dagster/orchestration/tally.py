@@ -46,6 +46,14 @@ class Tally:
         return self._streams[table]
 
     @property
+    def records(self) -> int:
+        return sum(counts.records for counts in self._streams.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(counts.bytes for counts in self._streams.values())
+
+    @property
     def seconds(self) -> float:
         """Since the first try began to read."""
         return 0.0 if self._started is None else time.monotonic() - self._started

@@ -1,0 +1,196 @@
+"""What a sync pushes over OTLP, as a receiver gets it; and that nothing depends on one."""
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from fake_runs import FakeRuns
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+
+from atlas_dagster.orchestration import telemetry
+from atlas_dagster_tests.sync.scripted import line, records, status
+
+OUTPUT = (records("events", [1, 2, 3]), status("events"))
+DELTA = 1
+
+
+class Receiver:
+    """Takes OTLP over HTTP, or refuses it with ``answer``."""
+
+    def __init__(self) -> None:
+        self.answer = 200
+        self.came: list[tuple[str, ExportMetricsServiceRequest]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                sent = ExportMetricsServiceRequest.FromString(body)
+                receiver.came.append((self.headers.get("X-Key", ""), sent))
+                self.send_response(receiver.answer)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    @property
+    def metrics(self) -> list[Any]:
+        """All that came, in order."""
+        return [
+            metric
+            for _, sent in self.came
+            for resource in sent.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+
+    def points(self, name: str) -> list[tuple[dict[str, str], Any]]:
+        """Attributes and data of each point of the metric ``name``."""
+        found = []
+        for metric in self.metrics:
+            if metric.name == name:
+                for point in getattr(metric, metric.WhichOneof("data")).data_points:
+                    labels = {each.key: each.value.string_value for each in point.attributes}
+                    found.append((labels, point))
+        return found
+
+    def counts(self, name: str) -> list[tuple[dict[str, str], int]]:
+        return [(labels, point.as_int) for labels, point in self.points(name)]
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=shown")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    thread.join()
+
+
+def test_a_sync_pushes_what_it_did_once(runs: FakeRuns, receiver: Receiver) -> None:
+    began = time.time()
+    assert runs.run(*OUTPUT).success
+    shop = {"connection": "shop"}
+    assert receiver.counts("atlas.sync.runs") == [(shop | {"outcome": "success"}, 1)]
+    assert receiver.counts("atlas.sync.records") == [(shop, 3)]
+    ((_, size),) = receiver.counts("atlas.sync.bytes")
+    assert size > 0
+    ((labels, took),) = receiver.points("atlas.sync.duration")
+    assert labels == shop | {"outcome": "success"}
+    assert (took.count, 0 < took.sum < time.time() - began) == (1, True)
+    ((_, success),) = receiver.points("atlas.sync.last_success")
+    assert began < success.as_double < time.time()
+    assert receiver.counts("atlas.check.runs") == [(shop | {"outcome": "success"}, 1)]
+    counters = [metric for metric in receiver.metrics if metric.WhichOneof("data") == "sum"]
+    assert {metric.sum.aggregation_temporality for metric in counters} == {DELTA}
+
+
+def test_headers_and_resource_are_those_of_the_standard_variables(
+    runs: FakeRuns, receiver: Receiver
+) -> None:
+    assert runs.run(*OUTPUT).success
+    assert {key for key, _ in receiver.came} == {"shown"}
+    resources = [r.resource for _, sent in receiver.came for r in sent.resource_metrics]
+    found = [{each.key: each.value.string_value for each in r.attributes} for r in resources]
+    # The same from every process, or its counts could not be added up.
+    same = {"service.name": "atlas_dagster", "deployment.environment.name": "test"}
+    assert found == [same] * len(found)
+
+
+def test_a_failed_sync_says_how_it_failed(runs: FakeRuns, receiver: Receiver) -> None:
+    trace = line(
+        "TRACE",
+        trace={
+            "type": "ERROR",
+            "emitted_at": 0,
+            "error": {"message": "No such table.", "failure_type": "config_error"},
+        },
+    )
+    assert not runs.run(records("events", [1]), trace, 1).success
+    ((labels, count),) = receiver.counts("atlas.sync.runs")
+    assert (labels["outcome"], count) == ("config_error", 1)
+    assert receiver.points("atlas.sync.last_success") == []
+
+
+def test_a_failed_check_is_counted(
+    runs: FakeRuns, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = {"status": "FAILED", "message": "wrong password"}
+    runs.runner.script = lambda _: [line("CONNECTION_STATUS", connectionStatus=refused)]
+    assert not runs.run().success
+    ((labels, count),) = receiver.counts("atlas.check.runs")
+    assert (labels, count) == ({"connection": "shop", "outcome": "config_error"}, 1)
+    ((labels, _),) = receiver.counts("atlas.sync.runs")
+    assert labels["outcome"] == "config_error"
+
+
+def test_a_dry_run_counts_for_nothing(runs: FakeRuns, receiver: Receiver) -> None:
+    assert runs.run(*OUTPUT, dry_run=True).success
+    assert receiver.points("atlas.sync.runs") == []
+
+
+def test_a_receiver_that_is_away_costs_a_warning(
+    runs: FakeRuns, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:9/v1/metrics")
+    ran = runs.run(*OUTPUT)
+    assert ran.success
+    assert (
+        "Metrics could not be sent (the receiver does not take them; the step's log says why). "
+        "Nothing depends on them." in ran.log
+    )
+
+
+def test_a_receiver_that_refuses_costs_a_warning(runs: FakeRuns, receiver: Receiver) -> None:
+    receiver.answer = 401
+    ran = runs.run(*OUTPUT)
+    assert ran.success
+    assert any("the receiver does not take them" in told for told in ran.log)
+
+
+def test_an_address_that_is_none_costs_a_warning(
+    runs: FakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "user:secret@nowhere")
+    ran = runs.run(*OUTPUT)
+    assert ran.success
+    warnings = [told for told in ran.log if told.startswith("Metrics could not be sent")]
+    assert warnings
+    assert "secret" not in str(warnings)
+
+
+def test_without_the_extra_it_says_what_to_install(
+    runs: FakeRuns, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise ImportError("opentelemetry")
+
+    monkeypatch.setattr(telemetry, "_send", missing)
+    ran = runs.run(*OUTPUT)
+    assert ran.success
+    assert any("(install atlas-dagster[metrics])" in told for told in ran.log)
+
+
+def test_nothing_is_sent_unless_it_is_asked_for(
+    runs: FakeRuns, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert runs.run(*OUTPUT).success
+    monkeypatch.delenv("OTEL_SDK_DISABLED")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    assert runs.run(*OUTPUT).success
+    assert receiver.came == []
