@@ -29,16 +29,16 @@ def test_a_replacing_commit_is_seen_at_the_end(lake: Lake) -> None:
 def test_one_merge_for_many_checkpoints(lake: Lake) -> None:
     lake.sync(PLAIN, [row(0, "a")])
     writer = lake.open(PLAIN)
-    before = writer.table.version
+    before = writer.tables.main.version
     for number in range(4):
         lake.write(writer, [row(number, "b")])
         lake.commit(writer)
     assert lake.rows() == [(0, "a")]
     writer.finish()
     assert lake.rows() == [(number, "b") for number in range(4)]
-    assert writer.table.version == before + 1
+    assert writer.tables.main.version == before + 1
     writer.finish()
-    assert writer.table.version == before + 1
+    assert writer.tables.main.version == before + 1
 
 
 def test_a_merge_whose_changes_were_not_cleared(lake: Lake) -> None:

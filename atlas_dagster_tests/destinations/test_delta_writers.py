@@ -69,7 +69,7 @@ def test_overwrite_swaps_in_one_version(lake: Lake) -> None:
     before = DeltaTable(lake.destination.table_uri(("c", "t"))).version()
     writer = lake.sync(spec("overwrite"), [{"id": 3}])
     assert lake.rows("id") == [(3,)]
-    assert writer.table.version == before + 1
+    assert writer.tables.main.version == before + 1
     lake.sync(spec("overwrite"))
     assert lake.rows("id") == []
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from atlas_dagster.components.loading import component_tree, find_component
+from atlas_dagster.components.loading import find_project
 from atlas_dagster.protocol.config import resolve, variables
 from atlas_dagster.protocol.secrets import secret_values
 from atlas_dagster.registry import get_connector_info
@@ -34,9 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
 def declared(project: Project, name: str) -> Connection:
     """The example as Atlas loads it."""
     project.write(name, (EXAMPLES / name / "defs.yaml").read_text())
-    tree = component_tree(project.connections_package, project.connections / name)
-    component = find_component(tree)
-    assert component is not None
+    (component,) = find_project(project.connections).connections(project.connections / name)
     return component.connection
 
 
