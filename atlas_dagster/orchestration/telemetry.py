@@ -2,7 +2,7 @@
 
 A step's process lives for minutes and may be any one of many, so nobody can come and ask it: it
 pushes once, when its work is done. Counts are sent as deltas, which the receiver adds up, for no
-process knows the sum. One that was killed pushes nothing; its absence shows in ``last_success``.
+process knows the sum. One that was killed pushes nothing; its absence shows in ``last_run``.
 """
 
 import os
@@ -56,8 +56,7 @@ def measured_sync(
             meter.create_histogram(
                 "atlas.sync.duration", unit="s", explicit_bucket_boundaries_advisory=_DURATIONS
             ).record(seconds, ended)
-            if outcome == "success":
-                meter.create_gauge("atlas.sync.last_success", unit="s").set(time.time(), name)
+            meter.create_gauge("atlas.sync.last_run", unit="s").set(time.time(), ended)
 
         _push(record, deployment, context.log.warning)
 
@@ -67,7 +66,12 @@ def count_check(
 ) -> None:
     """Push how a CHECK ended."""
     ended = {"connection": connection, "outcome": error.failure_type if error else "success"}
-    _push(lambda meter: meter.create_counter("atlas.check.runs").add(1, ended), deployment, warn)
+
+    def record(meter: "Meter") -> None:
+        meter.create_counter("atlas.check.runs").add(1, ended)
+        meter.create_gauge("atlas.check.last_run", unit="s").set(time.time(), ended)
+
+    _push(record, deployment, warn)
 
 
 def _push(record: Record, deployment: str, warn: Callable[[str], None]) -> None:

@@ -92,8 +92,10 @@ def test_a_sync_pushes_what_it_did_once(runs: FakeRuns, receiver: Receiver) -> N
     ((labels, took),) = receiver.points("atlas.sync.duration")
     assert labels == shop | {"outcome": "success"}
     assert (took.count, 0 < took.sum < time.time() - began) == (1, True)
-    ((_, success),) = receiver.points("atlas.sync.last_success")
-    assert began < success.as_double < time.time()
+    for metric in ("atlas.sync.last_run", "atlas.check.last_run"):
+        ((labels, ended),) = receiver.points(metric)
+        assert labels == shop | {"outcome": "success"}
+        assert began < ended.as_double < time.time()
     assert receiver.counts("atlas.check.runs") == [(shop | {"outcome": "success"}, 1)]
     counters = [metric for metric in receiver.metrics if metric.WhichOneof("data") == "sum"]
     assert {metric.sum.aggregation_temporality for metric in counters} == {DELTA}
@@ -123,7 +125,8 @@ def test_a_failed_sync_says_how_it_failed(runs: FakeRuns, receiver: Receiver) ->
     assert not runs.run(records("events", [1]), trace, 1).success
     ((labels, count),) = receiver.counts("atlas.sync.runs")
     assert (labels["outcome"], count) == ("config_error", 1)
-    assert receiver.points("atlas.sync.last_success") == []
+    ((labels, _),) = receiver.points("atlas.sync.last_run")
+    assert labels["outcome"] == "config_error"
 
 
 def test_a_failed_check_is_counted(
