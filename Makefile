@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 KILLS ?= 200
+CONNECTIONS ?= 20
+MINUTES ?= 30
 SEED ?= 1
 BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images docs bench crash lock audit sbom clean
+.PHONY: help demo dev test lint format images docs bench crash soak lock audit sbom clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -46,6 +48,9 @@ bench: .venv ## measure records per second, CPU and memory (ARGS="--only append"
 
 crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an undisturbed run
 	$(BIN)/python -m atlas_dagster_tests.crash --count $(KILLS) --seed $(SEED) $(ARGS)
+
+soak: .venv ## sync many connections every minute on the stack (CONNECTIONS=20 MINUTES=30), as root
+	$(BIN)/python -m atlas_dagster_tests.soak --connections $(CONNECTIONS) --minutes $(MINUTES)
 
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
 	$(LOCK) --extra production --output-file requirements.txt

@@ -1,16 +1,11 @@
 """What a sync pushes over OTLP, as a receiver gets it; and that nothing depends on one."""
 
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from fake_runs import FakeRuns
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from otlp_receiver import Receiver, receiving
 
 from atlas_dagster.orchestration import telemetry
 from atlas_dagster_tests.sync.scripted import line, records, status
@@ -19,66 +14,14 @@ OUTPUT = (records("events", [1, 2, 3]), status("events"))
 DELTA = 1
 
 
-class Receiver:
-    """Takes OTLP over HTTP, or refuses it with ``answer``."""
-
-    def __init__(self) -> None:
-        self.answer = 200
-        self.came: list[tuple[str, ExportMetricsServiceRequest]] = []
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                sent = ExportMetricsServiceRequest.FromString(body)
-                receiver.came.append((self.headers.get("X-Key", ""), sent))
-                self.send_response(receiver.answer)
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    @property
-    def metrics(self) -> list[Any]:
-        """All that came, in order."""
-        return [
-            metric
-            for _, sent in self.came
-            for resource in sent.resource_metrics
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-        ]
-
-    def points(self, name: str) -> list[tuple[dict[str, str], Any]]:
-        """Attributes and data of each point of the metric ``name``."""
-        found = []
-        for metric in self.metrics:
-            if metric.name == name:
-                for point in getattr(metric, metric.WhichOneof("data")).data_points:
-                    labels = {each.key: each.value.string_value for each in point.attributes}
-                    found.append((labels, point))
-        return found
-
-    def counts(self, name: str) -> list[tuple[dict[str, str], int]]:
-        return [(labels, point.as_int) for labels, point in self.points(name)]
-
-
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    receiver = Receiver()
-    thread = threading.Thread(target=receiver.server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=shown")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
-    thread.join()
+    with receiving() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{receiver.port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=shown")
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
+        yield receiver
 
 
 def test_a_sync_pushes_what_it_did_once(runs: FakeRuns, receiver: Receiver) -> None:

@@ -105,6 +105,9 @@ class Stack:
     def secret(self, variable: str, value: str) -> None:
         (self.folder / "deploy" / "secrets" / variable).write_text(value + "\n")
 
+    def forget(self, variable: str) -> None:
+        (self.folder / "deploy" / "secrets" / variable).unlink()
+
     def compose(self, *words: str, seconds: float = 300) -> str:
         """Run a compose command; what it printed."""
         # The classic builder: all that Debian's docker.io has.

@@ -13,6 +13,7 @@ import requests
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
+from atlas_dagster_tests.orchestration.otlp_receiver import receiving
 from atlas_dagster_tests.stack.compose import ANSWERING, SERVICES, Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -116,6 +117,21 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     if ended != "SUCCESS":
         web.materialize(f"{connection}/events", seconds=180)
     assert ids(stack, connection) == [*range(1, COUNT + 1)]
+
+
+def test_a_run_pushes_its_metrics(stack: Stack, web: Web) -> None:
+    """Its receiver is named in a file, like a secret."""
+    network = stack.client.networks.get(stack.name)
+    gateway = network.attrs["IPAM"]["Config"][0]["Gateway"]
+    with receiving("0.0.0.0") as receiver:
+        stack.secret("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{gateway}:{receiver.port}")
+        try:
+            web.materialize("faker/users", seconds=180)
+        finally:
+            stack.forget("OTEL_EXPORTER_OTLP_ENDPOINT")
+    faker = {"connection": "faker"}
+    assert receiver.counts("atlas.sync.records") == [(faker, 100)]
+    assert receiver.counts("atlas.sync.runs") == [(faker | {"outcome": "success"}, 1)]
 
 
 def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> None:
