@@ -43,7 +43,7 @@ def declare(stack: Stack, names: Sequence[str], *, schedule: str | None) -> None
 
 
 def soak(stack: Stack, names: Sequence[str], minutes: float) -> list[dict[str, float]]:
-    """Measurements, in order of time. When it returns, all runs have ended and all rows are read."""
+    """Measurements, in order of time. In the end all runs have ended, and all rows are read."""
     web = WebServer(stack.url)
     samples = []
     began = time.monotonic()
