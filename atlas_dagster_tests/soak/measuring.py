@@ -34,8 +34,7 @@ def measure(stack: Stack) -> dict[str, float]:
         found["database: connections" if name == "connections" else f"{name}, MB"] = (
             value if name == "connections" else value / MB
         )
-    ours = [c for c in stack.client.containers.list(all=True) if stack.is_ours(c)]
-    found["containers of runs and connectors"] = len(ours) - len(SERVICES)
+    found["containers of runs and connectors"] = len(stack.all_containers()) - len(SERVICES)
     return found
 
 

@@ -167,27 +167,27 @@ class Stack:
     def down(self) -> None:
         """Take it down with all that it made, and the image."""
         self.compose("down", "--volumes", "--remove-orphans")
-        for container in self._launched():
+        for container in self.all_containers():
             container.remove(force=True)
         self.client.images.remove(self.settings["ATLAS_IMAGE"], force=True)
 
     def left_over(self) -> list[str]:
         """Names of what the stack has on the engine."""
-        found = [c.name for c in self.client.containers.list(all=True) if self.is_ours(c)]
+        found = [container.name for container in self.all_containers()]
         found += [v.name for v in self.client.volumes.list() if v.name.startswith(f"{self.name}_")]
         return found + [n.name for n in self.client.networks.list(names=[self.name])]
 
-    def _launched(self) -> list[Any]:
-        """Runs, and the connectors they started."""
-        return [c for c in self.client.containers.list(all=True) if self.is_ours(c)]
+    def all_containers(self) -> list[Any]:
+        """Services, runs, and the connectors that these started."""
+        containers = self.client.containers.list(all=True, ignore_removed=True)
+        return [each for each in containers if self.is_ours(each)]
 
     def is_ours(self, container: Any) -> bool:
-        """Whether it is a service, a run, or a connector of one."""
         labels = container.labels
         return (
             labels.get("com.docker.compose.project") == self.name
             or labels.get("atlas.deployment", "").startswith(f"{self.name} ")
-            or self.settings["ATLAS_IMAGE"] in container.image.tags[0:1]
+            or container.attrs["Config"]["Image"] == self.settings["ATLAS_IMAGE"]
         )
 
 

@@ -88,7 +88,7 @@ def ids(stack: Stack, connection: str) -> list[int]:
 
 def connectors(stack: Stack, connection: str) -> list[Any]:
     labels = [f"atlas.connection={connection}", "atlas.verb=read"]
-    found = stack.client.containers.list(filters={"label": labels})
+    found = stack.client.containers.list(filters={"label": labels}, ignore_removed=True)
     return [each for each in found if stack.is_ours(each)]
 
 
@@ -221,7 +221,7 @@ def test_a_secret_is_nowhere_but_in_its_file(stack: Stack, tmp_path: Path) -> No
     dump = stack.compose("exec", "-T", "postgres", "pg_dump", "-U", "atlas", "atlas")
     assert "slow_ui" in dump
     texts = {"database": dump, "logs": stack.compose("logs")}
-    for container in stack.client.containers.list():
+    for container in stack.all_containers():
         texts[container.name] = json.dumps(container.attrs)
     for path in stack.volume("data").rglob("*"):
         if path.is_file():
