@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,11 @@ class Stack:
 
     def down(self) -> None:
         """Take it down with all that it made, and the image."""
-        self.compose("down", "--volumes", "--remove-orphans")
+        # First, for what compose does not know holds the network and the volumes.
         for container in self.all_containers():
-            container.remove(force=True)
+            with suppress(docker.errors.APIError):  # being removed already
+                container.remove(force=True)
+        self.compose("down", "--volumes", "--remove-orphans")
         self.client.images.remove(self.settings["ATLAS_IMAGE"], force=True)
 
     def left_over(self) -> list[str]:
