@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import partial
 
 import dagster as dg
@@ -59,12 +59,12 @@ def run_sync(
                 yield as_of_last_sync(context.instance, check)
             return
         tally = Tally()
-        with (
-            nullcontext()
-            if config.dry_run
-            else measured_sync(context, defined.connection.name, atlas.deployment, tally)
-        ):
-            yield from _sync(context, defined, atlas, config, tally)
+        synced = _sync(context, defined, atlas, config, tally)
+        if config.dry_run:
+            yield from synced
+            return
+        with measured_sync(context, defined.connection.name, atlas.deployment, tally):
+            yield from synced
 
 
 def _sync(
