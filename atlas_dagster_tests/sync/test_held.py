@@ -1,16 +1,27 @@
 """Rows that are held back until their stream is complete, and who goes on with them."""
 
-import json
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from msgspec import Raw
+from holding import (
+    BOTH,
+    KINDS,
+    MODES,
+    NAME,
+    OTHER,
+    A,
+    B,
+    begin,
+    end,
+    exists,
+    generation,
+    held,
+    pieces,
+    sent,
+)
 from scripted import (
     EAGER,
     Lake,
-    Outcome,
-    Warehouse,
     error,
     full_refresh,
     global_state,
@@ -24,58 +35,7 @@ from scripted import (
     upkeep,
 )
 
-from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.state.envelope import now
-
-A, B = incremental("a"), incremental("b")
-MERGED = incremental("a", "append_dedup")
-NAME, OTHER = A.descriptor, B.descriptor
-BOTH = status("a") + status("b")
-MODES = pytest.mark.parametrize("mode", ["overwrite", "append", "append_dedup"])
-KINDS = pytest.mark.parametrize("stream", [A, MERGED], ids=["append", "dedup"])
-
-
-def pieces(*ids: int) -> bytes:
-    """Rows with a state after each."""
-    return b"".join(records("a", [id]) + state("a", {"at": id}, count=1) for id in ids)
-
-
-def begin(lake: Lake, stream: ConfiguredStream, *ids: int, **options: Any) -> Outcome:
-    """A sync that dies behind ``ids`` and one more row."""
-    done = lake.sync([stream], pieces(*ids), records("a", [99]), 1, **EAGER, **options)
-    assert "exit code 1" in str(done.failure)
-    return done
-
-
-def end(lake: Lake, stream: ConfiguredStream, *ids: int, **options: Any) -> Outcome:
-    done = lake.sync([stream], pieces(*ids), status("a"), **EAGER, **options)
-    assert done.failure is None
-    return done
-
-
-def sent(done: Outcome) -> Any:
-    """The state of the stream ``a`` that the source was given."""
-    given = done.file("state")
-    return None if given is None else given[0]["stream"]["stream_state"]
-
-
-def generation(done: Outcome) -> tuple[int, int]:
-    stream = done.file("catalog")["streams"][0]
-    return stream["generation_id"], stream["minimum_generation_id"]
-
-
-def exists(lake: Lake) -> bool:
-    return lake.destination.known_columns(("c", "a")) != {}
-
-
-def held(lake: Lake) -> list[Any]:
-    """What there is of held rows: a table of them, or files that were never the table's."""
-    if isinstance(lake, Warehouse):
-        found = lake.ask("SELECT relname FROM pg_class WHERE relname LIKE '\\_atlas\\_held%'")
-        return list(found.column(0).to_pylist())
-    return list(lake.untracked("a"))
-
 
 # A full refresh
 
@@ -434,292 +394,3 @@ def test_a_full_refresh_in_a_global_state_is_not_gone_on_with(lake: Lake) -> Non
     done = lake.sync(streams, records("b", [7, 8]), BOTH)
     assert done.failure is None
     assert lake.ids("b") == [7, 8]
-
-
-# Users
-
-
-@KINDS
-def test_a_refresh_in_the_middle_of_a_refresh_begins_anew(
-    lake: Lake, stream: ConfiguredStream
-) -> None:
-    end(lake, stream, 1)
-    upkeep(lake, stream, root="one").refresh([NAME], keep_rows=False)
-    begin(lake, stream, 2)
-    assert not upkeep(lake, stream, root="one").refresh([NAME], keep_rows=False)
-    assert upkeep(lake, stream, root="two").refresh([NAME], keep_rows=False)
-    assert held(lake) == []
-    assert lake.ids("a") == [1]
-    done = end(lake, stream, 3)
-    assert (sent(done), generation(done)) == (None, (2, 2))
-    assert lake.ids("a") == [3]
-
-
-@KINDS
-def test_a_reset_in_the_middle_of_a_refresh_begins_it_anew(
-    lake: Lake, stream: ConfiguredStream
-) -> None:
-    end(lake, stream, 1)
-    upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    begin(lake, stream, 2)
-    upkeep(lake, stream).reset([NAME])
-    done = end(lake, stream, 3)
-    assert (sent(done), generation(done)) == (None, (1, 1))
-    assert lake.ids("a") == [3]
-    assert held(lake) == []
-
-
-@KINDS
-def test_a_clear_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream) -> None:
-    end(lake, stream, 1)
-    upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    begin(lake, stream, 2)
-    upkeep(lake, stream).clear([NAME])
-    assert (lake.ids("a"), held(lake)) == ([], [])
-    assert sent(end(lake, stream, 3)) is None
-    assert lake.ids("a") == [3]
-
-
-@KINDS
-def test_a_state_that_is_set_ends_a_refresh(lake: Lake, stream: ConfiguredStream) -> None:
-    """The next sync continues from there, with the rows that are shown."""
-    end(lake, stream, 1)
-    upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    begin(lake, stream, 2)
-    upkeep(lake, stream, root="another").set_stream(NAME, Raw(b'{"at": 7}'))
-    assert held(lake) == []
-    done = end(lake, stream, 8)
-    assert (sent(done), generation(done)) == ({"at": 7}, (1, 0))
-    assert lake.ids("a") == [1, 8]
-
-
-@KINDS
-def test_a_refresh_that_keeps_the_rows_ends_one_that_does_not(
-    lake: Lake, stream: ConfiguredStream
-) -> None:
-    end(lake, stream, 1)
-    upkeep(lake, stream, root="one").refresh([NAME], keep_rows=False)
-    begin(lake, stream, 2)
-    upkeep(lake, stream, root="two").refresh([NAME], keep_rows=True)
-    begin(lake, stream, 3)
-    assert lake.ids("a") == [1, 3]
-    assert sent(end(lake, stream, 4)) == {"at": 3}
-    assert lake.ids("a") == [1, 3, 4]
-
-
-def test_what_someone_else_did_meanwhile_does_not_matter(delta_lake: Lake) -> None:
-    end(delta_lake, A, 1, 2)
-    upkeep(delta_lake, A).refresh([NAME], keep_rows=False)
-    begin(delta_lake, A, 3)
-    delta_lake.table("a").delete("id = 1")
-    assert upkeep(delta_lake, A).accept([NAME]) == []
-    done = end(delta_lake, A, 4)
-    assert sent(done) == {"at": 3}
-    assert delta_lake.ids("a") == [3, 4]
-
-
-def test_a_snapshot_is_not_added_to_what_someone_else_changed(delta_lake: Lake) -> None:
-    stream = resumable("a", "append")
-    end(delta_lake, stream, 1, 2)
-    begin(delta_lake, stream, 3)
-    delta_lake.table("a").delete("id = 1")
-    with pytest.raises(Exception, match="was changed by someone else"):
-        delta_lake.prepare([stream])
-    upkeep(delta_lake, stream).accept([NAME])
-    end(delta_lake, stream, 3, 4)
-    assert delta_lake.ids("a") == [2, 3, 4]
-
-
-@MODES
-def test_a_full_refresh_is_refreshed_or_reset(lake: Lake, mode: str) -> None:
-    stream = resumable("a", mode)
-    end(lake, stream, 1)
-    begin(lake, stream, 2)
-    upkeep(lake, stream).reset([NAME])
-    assert held(lake) == []
-    assert sent(end(lake, stream, 3)) is None
-    assert lake.ids("a") == ([3] if mode == "overwrite" else [1, 3])
-    begin(lake, stream, 4, root="x")
-    upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    assert held(lake) == []
-    begin(lake, stream, 5, root="x")
-    assert sent(end(lake, stream, 6, root="x")) == {"at": 5}
-    assert lake.ids("a") == [5, 6]
-
-
-@MODES
-def test_a_first_full_refresh_is_refreshed(lake: Lake, mode: str) -> None:
-    stream = resumable("a", mode)
-    begin(lake, stream, 1)
-    upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    assert sent(end(lake, stream, 2)) is None
-    assert lake.ids("a") == [2]
-
-
-def test_the_state_shown_is_the_one_held(lake: Lake) -> None:
-    end(lake, A, 1)
-    upkeep(lake, A).refresh([NAME], keep_rows=False)
-    begin(lake, A, 2)
-    standing = upkeep(lake, A).standing
-    assert json.loads(standing.state.to_file())[0]["stream"]["stream_state"] == {"at": 2}
-    assert standing.resumptions[NAME].held
-
-
-# Other modes, other columns, other hands
-
-
-def test_a_full_refresh_becomes_incremental_in_its_middle(lake: Lake) -> None:
-    """The two may mean different things by their states."""
-    end(lake, resumable("a"), 1)
-    begin(lake, resumable("a"), 2)
-    done = end(lake, A, 3)
-    assert sent(done) is None
-    assert lake.ids("a") == [1, 3]
-    assert held(lake) == []
-
-
-def test_a_refresh_becomes_a_full_refresh_in_its_middle(lake: Lake) -> None:
-    end(lake, A, 1)
-    upkeep(lake, A, root=f"run {lake.runs}").refresh([NAME], keep_rows=False)
-    begin(lake, A, 2)
-    assert sent(end(lake, resumable("a"), 3)) is None
-    assert lake.ids("a") == [3]
-
-
-@pytest.mark.parametrize("kinds", [(A, MERGED), (MERGED, A)], ids=["to dedup", "from dedup"])
-def test_a_refresh_changes_its_mode_in_the_middle(
-    lake: Lake, kinds: tuple[ConfiguredStream, ConfiguredStream]
-) -> None:
-    before, after = kinds
-    end(lake, before, 1)
-    upkeep(lake, before).refresh([NAME], keep_rows=False)
-    begin(lake, before, 2)
-    begin(lake, before, 2)
-    done = end(lake, after, 3)
-    assert sent(done) == {"at": 2}
-    assert lake.ids("a") == ([2, 3] if after is MERGED else [2, 2, 3])
-
-
-def test_an_overwrite_becomes_an_append_in_its_middle(lake: Lake) -> None:
-    end(lake, resumable("a"), 1)
-    begin(lake, resumable("a"), 2)
-    end(lake, resumable("a", "append"), 3, root="another")
-    assert lake.ids("a") == [1, 3]
-
-
-@MODES
-def test_a_new_column_in_the_middle(lake: Lake, mode: str) -> None:
-    end(lake, resumable("a", mode), 1)
-    begin(lake, resumable("a", mode), 2)
-    wider = resumable("a", mode, **{"w x": {"type": "string"}})
-    row = line("RECORD", record={"stream": "a", "data": {"id": 3, "w x": "new"}, "emitted_at": 9})
-    begin(lake, wider, 4)
-    done = lake.sync([wider], row, state("a", {"at": 5}, count=1), status("a"))
-    assert sent(done) == {"at": 4}
-    old = [] if mode == "overwrite" else [(1, None)]
-    assert lake.rows("a", columns="id, w_x") == [*old, (2, None), (3, "new"), (4, None)]
-
-
-@MODES
-@pytest.mark.parametrize("column", [{"type": "integer"}, None], ids=["another type", "gone"])
-def test_another_column_in_the_middle(lake: Lake, mode: str, column: Any) -> None:
-    end(lake, resumable("a", mode), 1)
-    first = begin(lake, resumable("a", mode), 2)
-    done = end(lake, resumable("a", mode, v=column), 3)
-    assert sent(done) is None
-    assert done.notices == [
-        "The fields of stream 'a' changed meanwhile; it is read again from the beginning."
-    ]
-    assert generation(done)[0] == generation(first)[0] + 1
-    assert lake.ids("a") == ([3] if mode == "overwrite" else [1, 3])
-    assert held(lake) == []
-
-
-@MODES
-def test_held_rows_that_someone_deleted(lake: Lake, mode: str) -> None:
-    stream = resumable("a", mode)
-    end(lake, stream, 1)
-    begin(lake, stream, 2, 3)
-    if isinstance(lake, Warehouse):
-        lake.do('DROP TABLE c."_atlas_held_a"')
-    else:
-        held(lake)[0].unlink()
-    done = end(lake, stream, 2, 3, 4)
-    assert sent(done) is None
-    assert lake.ids("a") == ([2, 3, 4] if mode == "overwrite" else [1, 2, 3, 4])
-    assert held(lake) == []
-
-
-@KINDS
-def test_a_wipe_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream) -> None:
-    end(lake, stream, 1)
-    upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    begin(lake, stream, 2)
-    lake.store.envelopes.clear()
-    lake.store.wiped[NAME] = now()
-    done = end(lake, stream, 3)
-    assert sent(done) is None
-    assert lake.ids("a") == [3]
-    assert held(lake) == []
-
-
-@MODES
-def test_the_table_is_dropped_in_the_middle(lake: Lake, mode: str) -> None:
-    stream = resumable("a", mode)
-    end(lake, stream, 1)
-    begin(lake, stream, 2)
-    lake.drop("a")
-    done = end(lake, stream, 2, 3)
-    # In Postgres what is held is not in the table's own folder.
-    assert sent(done) == ({"at": 2} if isinstance(lake, Warehouse) else None)
-    assert lake.ids("a") in ([2, 3], [2, 2, 3])
-    assert held(lake) == []
-
-
-@MODES
-def test_the_event_log_is_lost_in_the_middle(lake: Lake, mode: str) -> None:
-    stream = resumable("a", mode)
-    end(lake, stream, 1)
-    begin(lake, stream, 2)
-    lake.store.envelopes.clear()
-    done = end(lake, stream, 3)
-    assert done.plan.streams[0].resumption.unrecorded
-    assert sent(done) == {"at": 2}
-    assert lake.ids("a") == ([2, 3] if mode == "overwrite" else [1, 2, 3])
-
-
-# Delta
-
-
-@MODES
-def test_maintenance_in_the_middle(delta_lake: Lake, mode: str) -> None:
-    destination = delta_lake.destination
-    assert isinstance(destination, DeltaDestination)
-    stream = resumable("a", mode)
-    for id in (1, 2, 3):
-        end(delta_lake, stream, id, root=str(id))
-    begin(delta_lake, stream, 4, 5)
-    destination.maintain("c", ("c", "a"), retain_hours=0)
-    done = end(delta_lake, stream, 6)
-    assert sent(done) == {"at": 5}
-    assert delta_lake.ids("a") == ([4, 5, 6] if mode == "overwrite" else [1, 2, 3, 4, 5, 6])
-
-
-@MODES
-def test_files_keep_their_statistics(delta_lake: Lake, mode: str) -> None:
-    stream = resumable("a", mode)
-    begin(delta_lake, stream, 4, 5)
-    end(delta_lake, stream, 6)
-    files = pa.table(delta_lake.table("a").get_add_actions(flatten=True)).to_pylist()
-    found = {(file["num_records"], file["min.id"], file["null_count.v"]) for file in files}
-    assert found == {(1, id, 1) for id in (4, 5, 6)}
-
-
-def test_the_end_is_one_version(delta_lake: Lake) -> None:
-    stream = resumable("a")
-    end(delta_lake, stream, 1)
-    before = delta_lake.table("a").version()
-    begin(delta_lake, stream, 2, 3)
-    assert delta_lake.table("a").version() == before
-    end(delta_lake, stream, 4)
-    assert delta_lake.table("a").version() == before + 1

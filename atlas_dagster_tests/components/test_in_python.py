@@ -1,0 +1,100 @@
+"""Connections declared in Python, in a project that uses no components."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from deltalake import DeltaTable
+
+from atlas_dagster import AirbyteConnection, build_airbyte_assets
+from atlas_dagster.errors import ConfigError
+from atlas_dagster_tests.interfaces.test_cli_state import SOURCE
+
+ATLAS = Path(sys.executable).parent / "atlas"
+DEFINITIONS = """
+import sys
+from pathlib import Path
+
+import dagster as dg
+from atlas_dagster import AirbyteConnection, build_airbyte_assets
+
+SOURCE = str(Path(__file__).parent / "source.py")
+
+@dg.asset(deps=[dg.AssetKey(["numbers", "numbers"])])
+def report(): ...
+
+defs = dg.Definitions.merge(
+    build_airbyte_assets(
+        AirbyteConnection(name="numbers", command=[sys.executable, SOURCE], config={}),
+        path_within_project=Path(__file__),
+    ),
+    dg.Definitions(assets=[report]),
+)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    package = tmp_path / "analytics"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "defs").mkdir()
+    (package / "defs" / "__init__.py").touch()
+    (package / "definitions.py").write_text(DEFINITIONS)
+    (package / "source.py").write_text(SOURCE)
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "analytics"\n'
+    )
+    return tmp_path
+
+
+def atlas(project: Path, *words: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ATLAS_", "DAGSTER_"))}
+    done = subprocess.run(
+        [ATLAS, *words],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_command_finds_discovers_and_syncs_them(project: Path) -> None:
+    assert "numbers offers" in atlas(project, "discover")
+    atlas(project, "sync", "numbers")
+    (table,) = (project / "lake" / "numbers").iterdir()
+    first = len(DeltaTable(str(table)).to_pyarrow_table())
+    atlas(project, "sync", "numbers")
+    assert len(DeltaTable(str(table)).to_pyarrow_table()) == first > 0
+
+
+def test_before_they_are_discovered_an_asset_says_how(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(project)
+    made = build_airbyte_assets(
+        AirbyteConnection(name="shop", connector="source-faker", config={}),
+        path_within_project=project,
+    )
+    assert made.resolve_asset_graph().get_all_asset_keys() == {dg.AssetKey(["shop", "discover"])}
+
+
+def test_a_connection_needs_a_name(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(project)
+    with pytest.raises(ConfigError, match="Give the AirbyteConnection a name"):
+        build_airbyte_assets(
+            AirbyteConnection(connector="source-faker"), path_within_project=project
+        )
+
+
+def test_outside_of_a_project_it_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"add \[tool.dg.project\] to its pyproject.toml"):
+        build_airbyte_assets(path_within_project=tmp_path)
