@@ -137,7 +137,7 @@ class _Step:
             closing(self._atlas.open_destination(connection)) as destination,
         ):
             book.connector = connector
-            ensure_checked(context, connection, self._atlas, connector)
+            ensure_checked(context, connection, connector, self._tally)
             reporter = Reporter(
                 context,
                 self._defined,

@@ -23,6 +23,8 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOIN
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
 #: Of a sync, in seconds: from one that finds nothing new to one that takes a day.
 _DURATIONS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+#: Beside the types of failures, and ``canceled``.
+SUCCESS = "success"
 Record = Callable[["Meter"], None]
 
 
@@ -32,7 +34,7 @@ def measured_sync(
 ) -> Iterator[None]:
     """Push how the block ended, and what ``tally`` holds by then."""
     began = time.monotonic()
-    outcome = "success"
+    outcome = SUCCESS
     try:
         yield
     except AtlasError as error:
@@ -57,21 +59,21 @@ def measured_sync(
                 "atlas.sync.duration", unit="s", explicit_bucket_boundaries_advisory=_DURATIONS
             ).record(seconds, ended)
             meter.create_gauge("atlas.sync.last_run", unit="s").set(time.time(), ended)
+            if tally.checked:
+                _record_check(meter, connection, tally.checked)
 
         _push(record, deployment, context.log.warning)
 
 
-def count_check(
-    connection: str, deployment: str, error: AtlasError | None, warn: Callable[[str], None]
-) -> None:
-    """Push how a CHECK ended."""
-    ended = {"connection": connection, "outcome": error.failure_type if error else "success"}
+def push_check(connection: str, deployment: str, outcome: str, warn: Callable[[str], None]) -> None:
+    """Push how a CHECK ended that was no part of a sync."""
+    _push(lambda meter: _record_check(meter, connection, outcome), deployment, warn)
 
-    def record(meter: "Meter") -> None:
-        meter.create_counter("atlas.check.runs").add(1, ended)
-        meter.create_gauge("atlas.check.last_run", unit="s").set(time.time(), ended)
 
-    _push(record, deployment, warn)
+def _record_check(meter: "Meter", connection: str, outcome: str) -> None:
+    ended = {"connection": connection, "outcome": outcome}
+    meter.create_counter("atlas.check.runs").add(1, ended)
+    meter.create_gauge("atlas.check.last_run", unit="s").set(time.time(), ended)
 
 
 def _push(record: Record, deployment: str, warn: Callable[[str], None]) -> None:

@@ -8,6 +8,7 @@ from fake_runs import FakeRuns
 from otlp_receiver import Receiver, receiving
 
 from atlas_dagster.orchestration import telemetry
+from atlas_dagster.orchestration.check import check_key
 from atlas_dagster_tests.sync.scripted import line, records, status
 
 OUTPUT = (records("events", [1, 2, 3]), status("events"))
@@ -40,6 +41,7 @@ def test_a_sync_pushes_what_it_did_once(runs: FakeRuns, receiver: Receiver) -> N
         assert labels == shop | {"outcome": "success"}
         assert began < ended.as_double < time.time()
     assert receiver.counts("atlas.check.runs") == [(shop | {"outcome": "success"}, 1)]
+    assert len(receiver.came) == 1
     counters = [metric for metric in receiver.metrics if metric.WhichOneof("data") == "sum"]
     assert {metric.sum.aggregation_temporality for metric in counters} == {DELTA}
 
@@ -82,6 +84,17 @@ def test_a_failed_check_is_counted(
     assert (labels, count) == ({"connection": "shop", "outcome": "config_error"}, 1)
     ((labels, _),) = receiver.counts("atlas.sync.runs")
     assert labels["outcome"] == "config_error"
+
+
+def test_a_check_alone_is_counted(runs: FakeRuns, receiver: Receiver) -> None:
+    job = runs.definitions.resolve_implicit_global_asset_job_def()
+    key = check_key(runs.connection)
+    job.get_subset(asset_selection=set(), asset_check_selection={key}).execute_in_process(
+        instance=runs.instance
+    )
+    ((labels, count),) = receiver.counts("atlas.check.runs")
+    assert (labels, count) == ({"connection": "shop", "outcome": "success"}, 1)
+    assert receiver.points("atlas.sync.runs") == []
 
 
 def test_a_dry_run_counts_for_nothing(runs: FakeRuns, receiver: Receiver) -> None:
