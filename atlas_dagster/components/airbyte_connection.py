@@ -29,6 +29,7 @@ from pydantic import BaseModel
 from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.catalog_lock import catalog_lock
 from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import DiscoveryConfig
@@ -184,6 +185,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self._defined: DefinedConnection | None = None
         self._known: Discovered | None = None
         self._found: Discovered | None = None
+        self._until_stored = contextlib.ExitStack()
         self._discovery: Discovery | None = None
 
     @classmethod
@@ -250,6 +252,10 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         assert self._discovery is not None
         return self._discovery
 
+    async def refresh_state(self, project_root: Path) -> str:
+        with contextlib.ExitStack() as self._until_stored:
+            return await super().refresh_state(project_root)
+
     def known(self, project_root: Path) -> Discovered | None:
         """What was discovered last, wherever Dagster keeps it; None before the first time.
 
@@ -282,6 +288,11 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)
+        if self.defs_state_config.management_type != DefsStateManagementType.LOCAL_FILESYSTEM:
+            # Dagster stores it next.
+            instance = dg.DagsterInstance.get()
+            self._until_stored.callback(instance.dispose)
+            self._until_stored.enter_context(catalog_lock(instance))
         self._discovery = Discovery.since(known, found, self.connection)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

@@ -171,7 +171,8 @@ def test_the_http_door_is_for_those_with_the_token(stack: Stack) -> None:
     assert answer.json()["success"], answer.text
 
 
-def test_the_command_line_has_the_secrets(stack: Stack, web: Web) -> None:
+def test_the_command_line_has_the_catalogs_and_the_secrets(stack: Stack, web: Web) -> None:
+    assert "Storage" not in stack.compose("run", "--rm", "-T", "atlas", "discover", "--missing")
     said = stack.compose("run", "--rm", "-T", "atlas", "check", "slow_ui")
     assert "slow_ui reached its source" in said
     assert SECRET not in said
