@@ -1,5 +1,6 @@
 """Catalogs in Dagster's versioned storage, written by several at once."""
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,8 +37,11 @@ def project(
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("ATLAS_DEFS_STATE", "VERSIONED_STATE_STORAGE")
-    monkeypatch.syspath_prepend(tmp_path)
-    return Project(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # what loading adds to it is gone after the test
+    project = Project(tmp_path)
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]
 
 
 def test_catalogs_that_are_stored_at_once_are_all_there(
