@@ -9,6 +9,7 @@ at the end. If a row was lost, is there twice, or a container is left, the exit 
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -104,6 +105,7 @@ def main() -> int:
         results = {name: compared(stack, name, rows_at(arguments.minutes)) for name in names}
     finally:
         stack.down()
+        shutil.rmtree(folder)
     rows, lost, twice = (sum(column) for column in zip(*results.values(), strict=True))
     total = done.get("SUCCESS", 0)
     grown = samples[-1]["event_logs, MB"] - samples[0]["event_logs, MB"]
