@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 KILLS ?= 200
+CONNECTIONS ?= 20
+MINUTES ?= 30
 SEED ?= 1
 BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images docs bench crash lock clean
+.PHONY: help demo dev test lint format images docs bench crash soak lock audit sbom clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -35,7 +37,7 @@ format: .venv ## format the code and mend what ruff can
 	$(BIN)/ruff check --fix --exit-zero
 	$(BIN)/ruff format
 
-images: .venv ## build the connector images for the tests (needs Docker, and root the first time)
+images: .venv ## build the images for the tests (needs Docker, and root the first time)
 	atlas_dagster_tests/connectors/build.sh
 
 docs: .venv ## build the documentation into build/docs, every link checked
@@ -47,9 +49,20 @@ bench: .venv ## measure records per second, CPU and memory (ARGS="--only append"
 crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an undisturbed run
 	$(BIN)/python -m atlas_dagster_tests.crash --count $(KILLS) --seed $(SEED) $(ARGS)
 
+soak: .venv ## sync many connections every minute on the stack (CONNECTIONS=20 MINUTES=30), as root
+	$(BIN)/python -m atlas_dagster_tests.soak --connections $(CONNECTIONS) --minutes $(MINUTES)
+
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
 	$(LOCK) --extra production --output-file requirements.txt
 	$(LOCK) --extra production --group dev --output-file requirements-dev.txt
+
+audit: .venv ## look up known vulnerabilities of all that is locked (asks pypi.org)
+	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.txt --requirement requirements-dev.txt
+
+sbom: .venv ## list what the image installs, as CycloneDX, into build/sbom.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file build/sbom.json requirements.txt
 
 clean: ## remove the environment and caches; lake/ and .dagster/ stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

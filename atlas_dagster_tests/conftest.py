@@ -33,12 +33,16 @@ SOURCE_FILE_IMAGE = f"airbyte/source-file:{_VERSIONS['FILE']}"
 SOURCE_STANDIN_IMAGE = f"atlas-test/source-standin:{_VERSIONS['STANDIN']}"
 SOURCE_CHAOS_IMAGE = f"atlas-test/source-chaos:{_VERSIONS['CHAOS']}"
 SOURCE_LEDGER_IMAGE = f"atlas-test/source-ledger:{_VERSIONS['LEDGER']}"
+POSTGRES_IMAGE = f"atlas-test/postgres:{_VERSIONS['POSTGRES']}"
+HAPROXY_IMAGE = f"atlas-test/haproxy:{_VERSIONS['HAPROXY']}"
 _IMAGES = (
     SOURCE_FAKER_IMAGE,
     SOURCE_FILE_IMAGE,
     SOURCE_STANDIN_IMAGE,
     SOURCE_CHAOS_IMAGE,
     SOURCE_LEDGER_IMAGE,
+    POSTGRES_IMAGE,
+    HAPROXY_IMAGE,
     f"airbyte/source-declarative-manifest:{_VERSIONS['MANIFEST']}",
 )
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
-from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
+from dagster._core.definitions.definitions_load_context import (
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
 from dagster._core.storage.defs_state.base import DefsStateStorage
 from dagster.components.component.state_backed_component import StateBackedComponent
 from dagster.components.core.defs_module import ComponentLoc, ComponentPath
@@ -26,6 +29,7 @@ from pydantic import BaseModel
 from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
+from atlas_dagster.orchestration.catalog_lock import catalog_lock
 from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import DiscoveryConfig
@@ -181,6 +185,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self._defined: DefinedConnection | None = None
         self._known: Discovered | None = None
         self._found: Discovered | None = None
+        self._until_stored = contextlib.ExitStack()
         self._discovery: Discovery | None = None
 
     @classmethod
@@ -247,16 +252,20 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         assert self._discovery is not None
         return self._discovery
 
+    async def refresh_state(self, project_root: Path) -> str:
+        with contextlib.ExitStack() as self._until_stored:
+            return await super().refresh_state(project_root)
+
     def known(self, project_root: Path) -> Discovered | None:
         """What was discovered last, wherever Dagster keeps it; None before the first time.
 
         Raises:
             ConfigError: it cannot be read.
         """
-        if self._defined is not None:
-            return self._defined.discovered
-        context, config = DefinitionsLoadContext.get(), self.defs_state_config
-        with context.state_path(config, DefsStateStorage.get(), project_root) as path:
+        # The newest, and not what the definitions of this process were pinned to.
+        context = DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION)
+        config, storage = self.defs_state_config, DefsStateStorage.get()
+        with context.state_path(config, storage, project_root) as path:
             found = path is not None and path.exists()
             return Discovered.decode(path.read_bytes()) if path and found else None
 
@@ -279,6 +288,11 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)
+        if self.defs_state_config.management_type != DefsStateManagementType.LOCAL_FILESYSTEM:
+            # Dagster stores it next.
+            instance = dg.DagsterInstance.get()
+            self._until_stored.callback(instance.dispose)
+            self._until_stored.enter_context(catalog_lock(instance))
         self._discovery = Discovery.since(known, found, self.connection)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

@@ -23,14 +23,18 @@ _FILE = "pipeline.db"
 
 def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> Books:
     """``warn`` is told, once, where they cannot be written."""
-    # Only dagster-postgres's storage has one, and only then is that package there for sure.
-    address = getattr(instance.run_storage, "postgres_url", None)
-    if isinstance(address, str):
-        url = sa.make_url(address)
-    else:
+    url = postgres_url(instance)
+    if url is None:
         folder = Path(instance.root_directory).absolute()
         url = sa.URL.create("sqlite", database=str(folder / _FILE))
     return Books(url, warn)
+
+
+def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
+    """Of Dagster's own database, where that is Postgres."""
+    # Only dagster-postgres's storage has one, and only then is that package there for sure.
+    address = getattr(instance.run_storage, "postgres_url", None)
+    return sa.make_url(address) if isinstance(address, str) else None
 
 
 class SyncBook:

@@ -11,6 +11,8 @@ from atlas_dagster.orchestration.metadata import short_digest
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, tag_failure
+from atlas_dagster.orchestration.tally import Tally
+from atlas_dagster.orchestration.telemetry import SUCCESS, push_check
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.connector import Connector
@@ -52,6 +54,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
                 )
                 with connected(connection, caller, discovered.spec_schema) as connector:
                     connector.check()
+                push_check(connection.name, atlas.deployment, SUCCESS, context.log.warning)
                 return _passed(connector)
             except AtlasError as error:
                 wait = patience.wait_after(error)
@@ -59,6 +62,8 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
                     tag_failure(context.instance, context.run.run_id, error, patience)
                     # The run page shows a failed check without its words.
                     context.log.error(str(error))
+                    outcome = error.failure_type
+                    push_check(connection.name, atlas.deployment, outcome, context.log.warning)
                     return _failed(error)
                 context.log.warning(f"{error} Trying again in {wait:.0f} seconds.")
                 time.sleep(wait)
@@ -67,7 +72,10 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
 
 
 def ensure_checked(
-    context: dg.AssetExecutionContext, connection: Connection, connector: Connector
+    context: dg.AssetExecutionContext,
+    connection: Connection,
+    connector: Connector,
+    tally: Tally,
 ) -> None:
     """CHECK now unless one passed in the last five minutes, and record the answer.
 
@@ -83,8 +91,10 @@ def ensure_checked(
     try:
         connector.check()
     except AtlasError as error:
+        tally.checked = error.failure_type
         context.log_event(check_evaluation(check_key(connection), _failed(error)))
         raise
+    tally.checked = SUCCESS
     context.log_event(check_evaluation(check_key(connection), _passed(connector)))
 
 

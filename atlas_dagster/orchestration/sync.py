@@ -25,6 +25,7 @@ from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, root_run_id, tag_failure
 from atlas_dagster.orchestration.stream_checks import as_of_last_sync
 from atlas_dagster.orchestration.tally import Tally
+from atlas_dagster.orchestration.telemetry import measured_sync
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connector import Connector
@@ -57,26 +58,42 @@ def run_sync(
             for check in context.selected_asset_check_keys:
                 yield as_of_last_sync(context.instance, check)
             return
-        if defined.problem is not None:
-            raise ConfigError(defined.problem)
-        note_process(context.instance, context.run.run_id)
-        end_dead_runs(context.instance)
-        if reap_ended(context.instance, atlas, defined.connection):
-            # The step of a killed run may still be alive and commit what it had read; let it end.
-            time.sleep(_SETTLE_SECONDS)
-        step = _Step(context, defined, atlas, config)
-        patience = Patience()
-        while True:
-            try:
-                yield from step.attempt(patience)
-                return
-            except AtlasError as error:
-                wait = patience.wait_after(error)
-                if wait is None:
-                    tag_failure(context.instance, context.run.run_id, error, patience)
-                    raise
-                context.log.warning(f"{error} Trying again in {wait:.0f} seconds.")
-                time.sleep(wait)
+        tally = Tally()
+        synced = _sync(context, defined, atlas, config, tally)
+        if config.dry_run:
+            yield from synced
+            return
+        with measured_sync(context, defined.connection.name, atlas.deployment, tally):
+            yield from synced
+
+
+def _sync(
+    context: dg.AssetExecutionContext,
+    defined: DefinedConnection,
+    atlas: AtlasResource,
+    config: SyncConfig,
+    tally: Tally,
+) -> Iterator[dg.MaterializeResult[None]]:
+    if defined.problem is not None:
+        raise ConfigError(defined.problem)
+    note_process(context.instance, context.run.run_id)
+    end_dead_runs(context.instance)
+    if reap_ended(context.instance, atlas, defined.connection):
+        # The step of a killed run may still be alive and commit what it had read; let it end.
+        time.sleep(_SETTLE_SECONDS)
+    step = _Step(context, defined, atlas, config, tally)
+    patience = Patience()
+    while True:
+        try:
+            yield from step.attempt(patience)
+            return
+        except AtlasError as error:
+            wait = patience.wait_after(error)
+            if wait is None:
+                tag_failure(context.instance, context.run.run_id, error, patience)
+                raise
+            context.log.warning(f"{error} Trying again in {wait:.0f} seconds.")
+            time.sleep(wait)
 
 
 class _Step:
@@ -88,6 +105,7 @@ class _Step:
         defined: DefinedConnection,
         atlas: AtlasResource,
         config: SyncConfig,
+        tally: Tally,
     ) -> None:
         self._context = context
         self._defined = defined
@@ -96,7 +114,7 @@ class _Step:
         self._config = config
         self._left = set(context.selected_asset_keys)
         self._orders = orders(defined.connection.name, defined.streams, self._selected, config)
-        self._tally = Tally()
+        self._tally = tally
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
     def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
@@ -119,7 +137,7 @@ class _Step:
             closing(self._atlas.open_destination(connection)) as destination,
         ):
             book.connector = connector
-            ensure_checked(context, connection, connector)
+            ensure_checked(context, connection, connector, self._tally)
             reporter = Reporter(
                 context,
                 self._defined,

@@ -22,6 +22,8 @@ class Tally:
     """Counts what is committed: rows of a failed try that a later one reads again count once."""
 
     def __init__(self) -> None:
+        #: How the CHECK that the run did first ended: ``success``, or the type of its failure.
+        self.checked: str | None = None
         self._started: float | None = None
         self._streams: dict[TablePath, Counts] = {}
 
@@ -44,6 +46,14 @@ class Tally:
 
     def of(self, table: TablePath) -> Counts:
         return self._streams[table]
+
+    @property
+    def records(self) -> int:
+        return sum(counts.records for counts in self._streams.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(counts.bytes for counts in self._streams.values())
 
     @property
     def seconds(self) -> float:

@@ -13,7 +13,7 @@ from atlas_dagster.orchestration.io_manager import common_resources
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
-from atlas_dagster.sync.discovered import discovered
+from atlas_dagster.sync.discovered import Discovered, discovered
 
 _numbers = count()
 STREAMS = [
@@ -58,7 +58,13 @@ class Project:
 
     def discover(self, name: str, config: dict[str, Any]) -> None:
         """As if DISCOVER had run."""
-        found = discovered(
+        path = self.state_path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.found(name, config).encode())
+
+    def found(self, name: str, config: dict[str, Any]) -> Discovered:
+        """What DISCOVER finds."""
+        return discovered(
             name,
             connector="source-faker:1",
             config=config,
@@ -67,9 +73,6 @@ class Project:
             reserved="source_faker",
             previous=None,
         )
-        path = self.state_path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(found.encode())
 
     def state_path(self, name: str) -> Path:
         return get_local_state_path(f"AirbyteConnection[{name}]", self.root)

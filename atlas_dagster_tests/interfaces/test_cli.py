@@ -1,6 +1,7 @@
 """The ``atlas`` command: what it says, and the exit codes scripts rely on."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.interfaces import cli
 from atlas_dagster.interfaces.cli import declared
-from atlas_dagster.interfaces.cli.declared import find_declared
+from atlas_dagster.interfaces.cli.declared import Declared, find_declared
 from atlas_dagster.interfaces.cli.syncing import Outcome, print_summary
 from atlas_dagster.orchestration.discovery import (
     check_result,
@@ -37,6 +38,7 @@ from atlas_dagster.state.envelope import Envelope, StreamCommit
 from atlas_dagster.sync.catalog_changes import Change
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered, Discovery, NamedTable
+from atlas_dagster.sync.source import Caller
 from atlas_dagster_tests.components.connections_project import Project
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 
@@ -202,6 +204,64 @@ def test_discover_missing_asks_only_those_not_known(
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert first.stdout == "new offers 1 stream: things\n"
     assert second.stdout == ""
+
+
+def test_catalogs_may_be_in_dagsters_versioned_storage(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in production: what is discovered there is what is loaded, and what is known next time."""
+    (tmp_path / "dagster.yaml").write_text(
+        f"""
+defs_state_storage:
+  module: dagster._core.storage.defs_state.blob_storage_state_storage
+  class: UPathDefsStateStorage
+  config: {{base_path: {tmp_path / "catalogs"}}}
+"""
+    )
+    monkeypatch.setenv("ATLAS_DEFS_STATE", "VERSIONED_STATE_STORAGE")
+    known = []
+
+    def discover(_: Connection, __: Caller, previous: Discovered | None, *___: Any) -> Discovered:
+        known.append(str(previous.catalog.streams[0].descriptor) if previous else None)
+        return answer(f"things{len(known)}")
+
+    monkeypatch.setattr(airbyte_connection, "discover", discover)
+    project.declare("shop", "connector: source-faker")
+
+    results = [
+        atlas("discover", "--missing"),
+        atlas("discover", "--missing"),
+        atlas("discover", "shop"),
+    ]
+
+    assert [result.exit_code for result in results] == [0, 0, 0]
+    assert "shop offers 1 stream: things2" in results[2].stdout
+    assert known == [None, "things1"]
+    assert not project.state_path("shop").exists()
+
+    def streams(declared: Declared) -> list[str]:
+        found = declared.discovered
+        return [str(s.descriptor) for s in found.catalog.streams] if found else []
+
+    declared = find_declared("shop")
+    assert streams(declared) == ["things2"]
+    with dg.DagsterInstance.get():
+        assert "any/table" in project.descriptions()
+    declared.keep(answer("things3"))
+    assert streams(declared) == ["things3"]
+
+
+def test_secrets_are_files_for_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ | {"ATLAS_SECRETS": str(tmp_path / "secrets")})
+
+    result = atlas("serve")
+
+    assert result.exit_code == 3
+    assert "(ATLAS_SECRETS) cannot be read" in words(result.stderr)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "SHOP_PASSWORD").write_text("pa55\n")
+    atlas("connectors", "nothing like that")
+    assert os.environ["SHOP_PASSWORD"] == "pa55"
 
 
 def test_discover_without_names_asks_all(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:

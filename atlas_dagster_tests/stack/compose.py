@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import yaml
 from cryptography.fernet import Fernet
 from deltalake import DeltaTable, QueryBuilder
 
+from atlas_dagster_tests.conftest import HAPROXY_IMAGE, POSTGRES_IMAGE
+
 REPOSITORY = Path(__file__).parents[2]
 BASE_IMAGE = os.environ.get("ATLAS_TEST_BASE") or "atlas-test/base:bookworm"
 #: Where the machine keeps the certificates it trusts; a proxy's own may be among them.
@@ -25,7 +28,10 @@ _COPIED = (
     *("pyproject.toml", "requirements.txt", "README.md", "atlas_dagster"),
 )
 #: What is running after `up`.
-SERVICES = ("postgres", "docker", "code", "webserver", "daemon", "api")
+SERVICES = ("postgres", "docker", "code", "webserver", "api", "daemon")
+#: Those whose health shows within seconds. The daemon's is asked once a minute; a run that starts
+#: shows it sooner.
+ANSWERING = SERVICES[:-1]
 
 
 def compose_program() -> list[str]:
@@ -59,6 +65,8 @@ class Stack:
         shutil.copy(REPOSITORY / "atlas_dagster/connections/__init__.py", self.connections)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, folder / "ca.crt")
+        self.token = "token-of-the-stack"
+        (folder / "deploy" / "api_token").write_text(self.token + "\n")
         self.port, self.api_port = _free_port(), _free_port()
         self.settings = {
             "ATLAS_STACK": name,
@@ -66,13 +74,12 @@ class Stack:
             "ATLAS_BASE_IMAGE": BASE_IMAGE,
             "ATLAS_BUILD_NETWORK": "host",
             "ATLAS_DEPLOYMENT": name,
-            "ATLAS_POSTGRES_IMAGE": "atlas-test/postgres:2",
-            "ATLAS_DOCKER_PROXY_IMAGE": "atlas-test/haproxy:1",
+            "ATLAS_POSTGRES_IMAGE": POSTGRES_IMAGE,
+            "ATLAS_DOCKER_PROXY_IMAGE": HAPROXY_IMAGE,
             "ATLAS_PG_PASSWORD": "stack-pg-secret",
             "ATLAS_PG_PORT": str(_free_port()),
             "ATLAS_PORT": str(self.port),
             "ATLAS_API_PORT": str(self.api_port),
-            "ATLAS_TOKEN": "stack-api-token",
             "ATLAS_SECRET_KEY": Fernet.generate_key().decode(),
         }
         lines = [f"{key}={value}\n" for key, value in self.settings.items()]
@@ -86,6 +93,10 @@ class Stack:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def api(self) -> str:
+        return f"http://127.0.0.1:{self.api_port}/atlas-intelligence/docker"
+
     def declare(self, connection: str, **attributes: Any) -> None:
         folder = self.connections / connection
         folder.mkdir()
@@ -95,6 +106,9 @@ class Stack:
     def secret(self, variable: str, value: str) -> None:
         (self.folder / "deploy" / "secrets" / variable).write_text(value + "\n")
 
+    def forget(self, variable: str) -> None:
+        (self.folder / "deploy" / "secrets" / variable).unlink()
+
     def compose(self, *words: str, seconds: float = 300) -> str:
         """Run a compose command; what it printed."""
         # The classic builder: all that Debian's docker.io has.
@@ -102,7 +116,7 @@ class Stack:
         for name in [name for name in environment if name.startswith("ATLAS_")]:
             del environment[name]
         done = subprocess.run(
-            [*self._program, "-p", self.name, *words],
+            [*self._program, "-p", self.name, "--profile", "api", *words],
             cwd=self.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -118,7 +132,7 @@ class Stack:
     def up(self) -> None:
         self.compose("build", "code", seconds=900)
         self.compose("up", "-d", "--no-build")
-        self.wait_healthy(*SERVICES)
+        self.wait_healthy(*ANSWERING)
 
     def wait_healthy(self, *services: str, seconds: float = 180) -> None:
         """Until each has passed its health check, or runs where it has none."""
@@ -153,27 +167,30 @@ class Stack:
 
     def down(self) -> None:
         """Take it down with all that it made, and the image."""
+        # First, for what compose does not know holds the network and the volumes.
+        for container in self.all_containers():
+            with suppress(docker.errors.APIError):  # being removed already
+                container.remove(force=True)
         self.compose("down", "--volumes", "--remove-orphans")
-        for container in self._launched():
-            container.remove(force=True)
         self.client.images.remove(self.settings["ATLAS_IMAGE"], force=True)
 
     def left_over(self) -> list[str]:
         """Names of what the stack has on the engine."""
-        found = [c.name for c in self.client.containers.list(all=True) if self._is_ours(c)]
+        found = [container.name for container in self.all_containers()]
         found += [v.name for v in self.client.volumes.list() if v.name.startswith(f"{self.name}_")]
         return found + [n.name for n in self.client.networks.list(names=[self.name])]
 
-    def _launched(self) -> list[Any]:
-        """Runs, and the connectors they started."""
-        return [c for c in self.client.containers.list(all=True) if self._is_ours(c)]
+    def all_containers(self) -> list[Any]:
+        """Services, runs, and the connectors that these started."""
+        containers = self.client.containers.list(all=True, ignore_removed=True)
+        return [each for each in containers if self.is_ours(each)]
 
-    def _is_ours(self, container: Any) -> bool:
+    def is_ours(self, container: Any) -> bool:
         labels = container.labels
         return (
             labels.get("com.docker.compose.project") == self.name
             or labels.get("atlas.deployment", "").startswith(f"{self.name} ")
-            or self.settings["ATLAS_IMAGE"] in container.image.tags[0:1]
+            or container.attrs["Config"]["Image"] == self.settings["ATLAS_IMAGE"]
         )
 
 

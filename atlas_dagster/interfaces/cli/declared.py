@@ -177,7 +177,8 @@ def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:
 
 def _in_python(tree: ProjectTree) -> list[Declared]:
     """Those that ``build_airbyte_assets`` builds where the project's definitions are."""
-    built = built_connections(tree)
+    with dg.DagsterInstance.get():  # where catalogs may be
+        built = built_connections(tree)
     return [Declared(name, tree, None, component) for name, component in built.items()]
 
 

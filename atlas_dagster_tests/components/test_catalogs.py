@@ -1,0 +1,78 @@
+"""Catalogs in Dagster's versioned storage, written by several at once."""
+
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.storage.defs_state import UPathDefsStateStorage
+
+from atlas_dagster.components.loading import ProjectTree, find_project
+from atlas_dagster_tests.components.connections_project import Project
+from atlas_dagster_tests.orchestration.postgres_instance import new_database
+
+NAMES = [f"shop{number}" for number in range(6)]
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def project(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    settings: dict[str, Any] = {
+        "telemetry": {"enabled": False},
+        "defs_state_storage": {
+            "module": "dagster._core.storage.defs_state.blob_storage_state_storage",
+            "class": "UPathDefsStateStorage",
+            "config": {"base_path": str(tmp_path / "catalogs")},
+        },
+    }
+    if request.param == "postgres":
+        database = new_database(request.getfixturevalue("postgres_url"))
+        settings["storage"] = {"postgres": {"postgres_db": database}}
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("ATLAS_DEFS_STATE", "VERSIONED_STATE_STORAGE")
+    monkeypatch.syspath_prepend(tmp_path)  # what loading adds to it is gone after the test
+    project = Project(tmp_path)
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]
+
+
+def test_catalogs_that_are_stored_at_once_are_all_there(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's own update of their versions reads, and later writes, those of all."""
+    read = UPathDefsStateStorage.get_latest_defs_state_info
+
+    def read_slowly(storage: UPathDefsStateStorage) -> Any:
+        found = read(storage)
+        time.sleep(0.2)
+        return found
+
+    for name in NAMES:
+        project.declare(name, "connector: source-faker")
+    with dg.DagsterInstance.get():  # makes its tables
+        tree = find_project(project.root)
+    monkeypatch.setattr(UPathDefsStateStorage, "get_latest_defs_state_info", read_slowly)
+
+    def keep(name: str) -> None:
+        with dg.DagsterInstance.get():
+            component(tree, name).keep(project.found(name, {}), project.root)
+
+    with ThreadPoolExecutor(len(NAMES)) as threads:
+        list(threads.map(keep, NAMES))
+    with dg.DagsterInstance.get():
+        known = [component(tree, name).known(project.root) for name in NAMES]
+    assert [name for name, found in zip(NAMES, known, strict=True) if found is None] == []
+
+
+def component(tree: ProjectTree, name: str) -> Any:
+    part = next(part for part in tree.parts() if part.stem == name)
+    (found,) = tree.connections(part)
+    return found
