@@ -56,7 +56,7 @@ lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for t
 	$(LOCK) --extra production --output-file requirements.txt
 	$(LOCK) --extra production --group dev --output-file requirements-dev.txt
 
-audit: .venv ## look up known vulnerabilities of all that is locked (asks pypi.org)
+audit: .venv ## look up known vulnerabilities of all that is locked (asks PyPI)
 	$(BIN)/pip-audit --strict --disable-pip --requirement requirements.txt --requirement requirements-dev.txt
 
 sbom: .venv ## list what the image installs, as CycloneDX, into build/sbom.json
