@@ -168,6 +168,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
         tables = self._take_tables(envelope.connection, commit.table)
+        if not commit.files and not tables.exists:
+            return  # dropped, and only its log is left
         schema = tables.arrow_schema
         if commit.files:
             try:

@@ -29,7 +29,7 @@ from atlas_dagster.orchestration.telemetry import measured_sync
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.events import Checkpoint, StreamFinished
+from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.rehearsal import rehearse
 from atlas_dagster.sync.session import SyncSession
@@ -158,7 +158,7 @@ class _Step:
             plan = self._plan(destination, reporter)
             self._warn_of_major_change(connector)
             for event in SyncSession(plan, connector=connector, destination=destination).run():
-                if isinstance(event, Checkpoint | StreamFinished):
+                if isinstance(event, Checkpoint):
                     patience.note_progress()
                 yield from reporter.take(event)
 

@@ -68,7 +68,7 @@ class Commits:
                 stream.stage(complete=stream in complete).after(self.last(stream))
                 for stream in streams
             ),
-            state=Raw(self._state_of(streams).to_file()),
+            state=Raw(self._state_of(streams, complete).to_file()),
             prepared_at=now(),
             run_id=self._plan.run_id,
         )
@@ -85,9 +85,10 @@ class Commits:
         kept = self._plan.needed | {envelope.seq for envelope in self._last.values()}
         self._destination.forget(self._plan.connection, kept)
 
-    def _state_of(self, streams: Sequence[ActiveStream]) -> ConnectionState:
+    def _state_of(
+        self, streams: Sequence[ActiveStream], complete: Collection[ActiveStream]
+    ) -> ConnectionState:
         if any(map(self.share_state, streams)):
             return self.state
-        return ConnectionState(
-            "STREAM", {s.descriptor: s.state for s in streams if s.state is not None}
-        )
+        blobs = {s.descriptor: s.state if s in complete else s.checkpoint for s in streams}
+        return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})

@@ -64,8 +64,10 @@ class ActiveStream:
         self.covered_rows = 0
         self.records_since_state = 0
         self.state_seen = False
-        #: The newest state, and the newest one that is committed.
+        #: The newest state, the newest that covers rows before its stream is complete, and the
+        #: newest that is committed.
         self.state: Raw | None = plan.state
+        self.checkpoint: Raw | None = plan.state
         self.committed_state: Raw | None = plan.state
         self.warnings: list[str] = []
         #: Rows without a value in a key column, and the last few of all.
@@ -114,6 +116,7 @@ class ActiveStream:
         self.state_seen = True
         self.records_since_state = 0
         if not self.plan.held or (self.plan.resumable and is_position(state)):
+            self.checkpoint = state
             self.covered_rows = self.pending_rows
 
     @property
@@ -180,7 +183,7 @@ class ActiveStream:
     def committed(self, part: StreamCommit) -> int:
         """Note that everything staged is durable; the bytes of its records."""
         size = self.bytes - self._bytes_at_commit
-        self.committed_state = self.state
+        self.committed_state = self.checkpoint if part.held else self.state
         self.covered_rows = 0
         self.checkpoints += 1
         self._waits = part.held or bool(part.primary_key)

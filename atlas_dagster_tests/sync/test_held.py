@@ -131,6 +131,17 @@ def test_a_state_that_is_no_position_is_no_checkpoint(lake: Lake, blob: Any) -> 
     assert lake.ids("a") == [1, 2]
 
 
+@pytest.mark.parametrize("blob", [{"__ab_no_cursor_state_message": True}, None])
+def test_behind_a_checkpoint_it_does_not_take_its_place(lake: Lake, blob: Any) -> None:
+    """What is held goes with the state that covers it, or its rows would come twice."""
+    stream = resumable("a")
+    died = lake.sync([stream], pieces(1, 2), records("a", [3]), state("a", blob), 1)
+    assert died.failure is not None
+    done = end(lake, stream, 3)
+    assert sent(done) == {"at": 2}
+    assert lake.ids("a") == [1, 2, 3]
+
+
 def test_a_source_that_had_said_everything_says_nothing_more(lake: Lake) -> None:
     stream = resumable("a")
     end(lake, stream, 1)
@@ -394,3 +405,20 @@ def test_a_full_refresh_in_a_global_state_is_not_gone_on_with(lake: Lake) -> Non
     done = lake.sync(streams, records("b", [7, 8]), BOTH)
     assert done.failure is None
     assert lake.ids("b") == [7, 8]
+
+
+@pytest.mark.parametrize("mode", ["append", "append_dedup"])
+def test_a_quiet_table_of_a_state_of_all_streams_is_dropped(lake: Lake, mode: str) -> None:
+    """Its last commit had no rows, and a log of it may be left: it is not there all the same."""
+    streams = [incremental("a", mode), incremental("b", mode)]
+    both = records("a", [1]) + records("b", [1])
+    lake.sync(streams, both, global_state({"at": 1}, {"a": {}, "b": {}}, 2), BOTH, **EAGER)
+    lake.sync(streams, records("a", [2]), global_state({"at": 2}, {"a": {}, "b": {}}, 1), BOTH)
+    lake.drop("b")
+    done = lake.sync(
+        streams, records("b", [1]), global_state({"at": 3}, {"a": {}, "b": {}}, 1), BOTH
+    )
+    assert "The table of stream 'b' is gone; it is read again" in done.notices[0]
+    given = done.file("state")[0]["global"]["stream_states"]
+    assert [part["stream_descriptor"]["name"] for part in given] == ["a"]
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [1])
