@@ -75,13 +75,13 @@ class EventLogStateStore:
     def _note(self, table: TablePath, metadata: Mapping[str, Any]) -> None:
         own = AtlasMetadataSet.extract(metadata)
         columns = TableMetadataSet.extract(metadata).column_schema
-        if own.connector is not None:
-            self.connectors.add(own.connector)
-        if own.records_synced is not None:
-            before = map(int, (own.records_before or "").split())
-            self.recent_records[table] = [own.records_synced, *before]
-            if columns is not None:
-                self.columns[table] = columns
+        if own.connector is None:
+            return  # somebody else's
+        self.connectors.add(own.connector)
+        counts = [own.records_synced, *map(int, (own.records_before or "").split())]
+        self.recent_records[table] = [count for count in counts if count is not None]
+        if columns is not None:
+            self.columns[table] = columns
 
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
         """The last commits to ``table``, newest first, each with its cursor as it is shown."""

@@ -110,7 +110,8 @@ def materialization_metadata(
         **AtlasMetadataSet(
             summary=dg.MetadataValue.md(told),
             preview=preview(finished.sample, mask),
-            records_synced=counts.records,
+            # One that an earlier run has read: what it brought, that run could not say.
+            records_synced=None if finished.plan.done else counts.records,
             records_before=" ".join(map(str, recent[:RECENT_SYNCS])) or None,
             bytes_synced=float(counts.bytes),
             duration_seconds=round(seconds, 3),

@@ -66,17 +66,17 @@ class Orders(Struct, frozen=True):
     states: Mapping[StreamDescriptor, Raw]
     whole_state: ConnectionState | None
 
-    def carry_out(self, open_upkeep: Callable[[], Upkeep]) -> Sequence[Envelope]:
-        """Do it, in commits of their own. ``open_upkeep`` looks at what the last one left."""
+    def carry_out(self, open_upkeep: Callable[[Sequence[Envelope]], Upkeep]) -> Sequence[Envelope]:
+        """Do it, in commits of their own. ``open_upkeep`` is given those that were done."""
         done: list[Envelope] = []
         for how in Refresh:
             names = [name for name, wanted in self.refreshes.items() if wanted is how]
             if names:
-                done += open_upkeep().refresh(names, keep_rows=how is Refresh.retain)
+                done += open_upkeep(done).refresh(names, keep_rows=how is Refresh.retain)
         for name, blob in self.states.items():
-            done += open_upkeep().set_stream(name, blob)
+            done += open_upkeep(done).set_stream(name, blob)
         if self.whole_state is not None:
-            done += open_upkeep().set(self.whole_state)
+            done += open_upkeep(done).set(self.whole_state)
         return done
 
 

@@ -103,6 +103,8 @@ class Reporter:
     def _materialize(self, finished: StreamFinished) -> Iterator[dg.MaterializeResult[None]]:
         table = finished.plan.table.path
         key = self._defined.key(table)
+        if finished.plan.done and key not in self._left:
+            return  # an earlier try has told it
         version = dg.DataVersion(finished.data_version)
         counts = self._tally.of(table)
         recent = self._store.recent_records.get(table, [])

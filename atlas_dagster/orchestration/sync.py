@@ -1,7 +1,7 @@
 """The step that syncs: a session driven by Dagster, its events recorded as they become true."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -153,7 +153,7 @@ class _Step:
                 return
             claim(destination, connection.name, self._atlas.deployment)
             # Once for all tries of a run, and for its retries: what they did already is skipped.
-            for envelope in self._orders.carry_out(partial(self._upkeep, destination)):
+            for envelope in self._orders.carry_out(lambda _: self._upkeep(destination)):
                 reporter.observe(envelope)
             plan = self._plan(destination, reporter)
             self._warn_of_major_change(connector)
@@ -166,7 +166,7 @@ class _Step:
     def _selected(self) -> list[StreamDescriptor]:
         return self._defined.selected(self._left)
 
-    def _upkeep(self, destination: Destination, *, pretend: bool = False) -> Upkeep:
+    def _upkeep(self, destination: Destination, as_if: Sequence[Envelope] | None = None) -> Upkeep:
         return Upkeep(
             self._connection.name,
             self._defined.streams,
@@ -175,7 +175,7 @@ class _Step:
             store=self._store,
             run_id=self._context.run.run_id,
             root_run_id=root_run_id(self._context.instance, self._context.run),
-            pretend=pretend,
+            as_if=as_if,
         )
 
     def _plan(
@@ -213,7 +213,7 @@ class _Step:
 
     def _rehearse(self, connector: Connector, destination: Destination, reporter: Reporter) -> None:
         """Tell what would be done, in the log and on the streams' pages."""
-        pretended = self._orders.carry_out(partial(self._upkeep, destination, pretend=True))
+        pretended = self._orders.carry_out(partial(self._upkeep, destination))
         plan = self._plan(destination, reporter, pretended)
         key, tables = self._defined.key, self._defined.tables
         told = [

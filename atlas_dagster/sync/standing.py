@@ -68,13 +68,14 @@ class Standing(Struct, frozen=True):
 
     def after(self, envelopes: Collection[Envelope]) -> "Standing":
         """How it would be once ``envelopes``, which are without rows, were committed."""
-        resumptions = dict(self.resumptions)
+        resumptions, changed = dict(self.resumptions), dict(self.changed)
         for envelope in envelopes:
             for commit in envelope.streams:
+                changed.pop(commit.stream, None)
                 resumptions[commit.stream] = reconcile(
                     commit.stream, Remembered(envelope), envelope.seq, lambda _: None
                 )
-        return msgspec.structs.replace(self, resumptions=resumptions)
+        return msgspec.structs.replace(self, resumptions=resumptions, changed=changed)
 
 
 def look(

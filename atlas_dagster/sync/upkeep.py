@@ -32,8 +32,9 @@ _Change = Callable[[ConfiguredStream, Resumption], StreamCommit]
 class Upkeep:
     """The state of one connection's ``streams``, as it stands when this is made.
 
-    With ``pretend``, nothing is committed. Every method returns the envelopes it committed, or
-    would commit, none for streams that were never synced, and raises:
+    With ``as_if``, it is pretended that these were committed, and nothing is. Every method returns
+    the envelopes it committed, or would commit, none for streams that were never synced, and
+    raises:
         BreakingChangeError: the source keeps one state for all streams, and what is asked for
             cannot be done for one of them alone.
         DestinationError: a table and its state do not belong together; or a sync is running.
@@ -49,7 +50,7 @@ class Upkeep:
         store: StateStore,
         run_id: str | None = None,
         root_run_id: str | None = None,
-        pretend: bool = False,
+        as_if: Collection[Envelope] | None = None,
     ) -> None:
         self._connection = connection
         self._streams = {stream.descriptor: stream for stream in streams}
@@ -57,17 +58,17 @@ class Upkeep:
         self._destination = destination
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
-        self._pretend = pretend
+        self._pretend = as_if is not None
         self._unrecovered: DestinationError | None = None
         try:
-            if not pretend:
+            if as_if is None:
                 destination.recover(connection)
         except DestinationError as error:
             # Reading all streams again is the way out of that.
             self._unrecovered = error
         self.standing: Standing = look(
             connection, streams, self._tables, destination=destination, store=store
-        )
+        ).after(as_if or ())
 
     def refresh(
         self, selected: Collection[StreamDescriptor], *, keep_rows: bool
@@ -172,7 +173,7 @@ class Upkeep:
         names = [
             name
             for name in self._synced(selected)
-            if name in self.standing.changed and not self.standing.resumptions[name].replaces
+            if name in self.standing.changed and not self._is_replaced(name)
         ]
 
         def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
@@ -183,6 +184,13 @@ class Upkeep:
             return msgspec.structs.replace(going_on, full_refresh=last.full_refresh)
 
         return self._commit("accept", names, self.standing.state, part)
+
+    def _is_replaced(self, name: StreamDescriptor) -> bool:
+        """Whether the next sync replaces the rows, whatever they are."""
+        stream = self._streams[name]
+        snapshot = stream.sync_mode == "full_refresh"
+        overwritten = snapshot and stream.destination_sync_mode == "overwrite"
+        return overwritten or self.standing.resumptions[name].replaces
 
     def _going_on(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
         """The rows stay, and the next ones belong to them."""
@@ -266,7 +274,7 @@ class Upkeep:
         done: list[Envelope] = []
         for group in filter(None, groups):
             last = next_seq(last)
-            parts = [part(self._streams[n], self.standing.resumptions[n]) for n in group]
+            parts = [self._part(action, part, n) for n in group]
             envelope = Envelope(
                 seq=last,
                 sync_id=int(now() * 1000),
@@ -290,6 +298,12 @@ class Upkeep:
                 since = {each.table: self.standing.committed[each.stream] for each in parts}
                 self._destination.mark(envelope, since)
         return done
+
+    def _part(self, action: Action, part: _Change, name: StreamDescriptor) -> StreamCommit:
+        resumption = self.standing.resumptions[name]
+        made = part(self._streams[name], resumption)
+        # What is accepted are rows that someone else has changed.
+        return made if action == "accept" else made.after(resumption.envelope)
 
     def _open(self, part: StreamCommit) -> StreamWriter:
         """A writer of no rows, with which the table is emptied, made, or stays as it is."""

@@ -371,7 +371,7 @@ def upkeep(
     *streams: ConfiguredStream,
     run: str = "upkeep",
     root: str = "",
-    pretend: bool = False,
+    as_if: Collection[Envelope] | None = None,
 ) -> Upkeep:
     """What a user does about the state of ``streams``."""
     return Upkeep(
@@ -382,7 +382,7 @@ def upkeep(
         store=lake.store,
         run_id=run,
         root_run_id=root or run,
-        pretend=pretend,
+        as_if=as_if,
     )
 
 

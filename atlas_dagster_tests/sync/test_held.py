@@ -412,11 +412,13 @@ def test_a_quiet_table_of_a_state_of_all_streams_is_dropped(lake: Lake, mode: st
     """Its last commit had no rows, and a log of it may be left: it is not there all the same."""
     streams = [incremental("a", mode), incremental("b", mode)]
     both = records("a", [1]) + records("b", [1])
-    lake.sync(streams, both, global_state({"at": 1}, {"a": {}, "b": {}}, 2), BOTH, **EAGER)
-    lake.sync(streams, records("a", [2]), global_state({"at": 2}, {"a": {}, "b": {}}, 1), BOTH)
+    lake.sync(streams, both, global_state({"at": 1}, {"a": {}, "b": {}}, count=2), BOTH, **EAGER)
+    lake.sync(
+        streams, records("a", [2]), global_state({"at": 2}, {"a": {}, "b": {}}, count=1), BOTH
+    )
     lake.drop("b")
     done = lake.sync(
-        streams, records("b", [1]), global_state({"at": 3}, {"a": {}, "b": {}}, 1), BOTH
+        streams, records("b", [1]), global_state({"at": 3}, {"a": {}, "b": {}}, count=1), BOTH
     )
     assert "The table of stream 'b' is gone; it is read again" in done.notices[0]
     given = done.file("state")[0]["global"]["stream_states"]

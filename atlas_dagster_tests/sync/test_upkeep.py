@@ -301,7 +301,7 @@ def test_a_run_that_is_tried_again_goes_on_from_where_it_is_not_from_the_state_i
 def test_what_is_pretended_changes_nothing(lake: Lake, stream: ConfiguredStream) -> None:
     load(lake, stream, 1, 2)
     before = lake.versions(), lake.rows("a"), lake.prepare([stream])[1].plan.state
-    pretending = upkeep(lake, stream, pretend=True)
+    pretending = upkeep(lake, stream, as_if=())
     (asked,) = pretending.refresh([NAME], keep_rows=False)
     (given,) = pretending.set_stream(NAME, Raw(b'{"at": 1}'))
 
