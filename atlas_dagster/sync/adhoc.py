@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from platformdirs import user_state_dir
 
@@ -51,9 +51,14 @@ def adhoc_connection(
 
     Raises:
         UnknownConnectorError: it looks like a connector's name, and there is none such.
+        ConfigError: there is no such ``runner``.
     """
     found = _NAME.fullmatch(source)
     by_name = found is not None and _REGISTRY_NAME.fullmatch(found["name"])
+    if runner not in get_args(RunnerChoice):
+        raise ConfigError(
+            f"There is no runner '{runner}'; choose one of {', '.join(get_args(RunnerChoice))}."
+        )
     connection = AdHocConnection(
         name=_identity(source, config),
         connector=found["name"] if found and by_name else None,

@@ -67,7 +67,15 @@ def choose_runner(
             if connection.runner == "docker" or not _runs_in_python(entry, own):
                 raise
             reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
-            why = f"because Docker cannot be used here: {reason.rstrip('.')}"
+            why = f"because Docker cannot run it: {reason.rstrip('.')}"
+            try:
+                return _in_python(connection, entry, own, executor, why, explain)
+            except RunnerUnavailableError as other:
+                raise RunnerUnavailableError(
+                    f"{name} can be run in neither way. In Docker: {reason.rstrip('.')}. "
+                    f"Without: {other.reason.rstrip('.')}",
+                    "see that one of them can be had",
+                ) from other
     return _in_python(connection, entry, own, executor, why, explain)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import docker
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from e2e.browser import SECONDS, SIZE, launched, materialize_button, node, opened_page
 from e2e.containers import containers_of
 from e2e.dev_server import DevServer
 from e2e.project import Project
@@ -17,39 +18,14 @@ from e2e.web_server import wait_until
 pytestmark = [pytest.mark.browser, pytest.mark.docker]
 
 STREAMS = ("users", "products", "purchases")
-SIZE = {"width": 1440, "height": 900}
 #: Tall enough for all metadata of a materialization.
 TALL = {"width": 1440, "height": 1350}
-SECONDS = 1000  # Playwright counts in milliseconds
-
-expect.set_options(timeout=30 * SECONDS)  # the default of 5 is short on a busy machine
 
 
 @pytest.fixture(scope="module")
 def page(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    arguments = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-    ]
-    profile = tmp_path_factory.mktemp("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, args=arguments, viewport=SIZE
-        )
-        browser.set_default_timeout(30 * SECONDS)
-        yield browser.new_page()
-        browser.close()
-
-
-def node(page: Page, asset: str) -> Locator:
-    """The asset's box in the graph."""
-    name = page.get_by_text(asset, exact=True)
-    return page.locator("foreignObject").filter(has=name)
+    with opened_page(chromium, tmp_path_factory.mktemp("chromium")) as page:
+        yield page
 
 
 def metadata(page: Page) -> dict[str, str]:
@@ -60,19 +36,6 @@ def metadata(page: Page) -> dict[str, str]:
         if len(cells) >= 2:
             found[cells[0]] = cells[1]
     return found
-
-
-def materialize_button(page: Page) -> Locator:
-    return page.locator("button").filter(has_text=re.compile(r"^\s*Materialize\s*$"))
-
-
-def launched(page: Page) -> str:
-    """The run that a click has launched; its page is open."""
-    page.get_by_text("View", exact=True).or_(page.get_by_text("Re-execute all")).first.wait_for()
-    if "/runs/" not in page.url:  # the launchpad goes there by itself
-        page.get_by_text("View", exact=True).click()
-    page.wait_for_url("**/runs/**")
-    return page.url.partition("/runs/")[2].partition("?")[0]
 
 
 def test_one_stream_is_materialized(

@@ -10,8 +10,10 @@ from typing import Any
 import docker
 import pytest
 import requests
+from playwright.sync_api import expect
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.e2e.browser import launched, materialize_button, node, opened_page
 from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
 from atlas_dagster_tests.orchestration.otlp_receiver import receiving
 from atlas_dagster_tests.stack.compose import ANSWERING, SERVICES, Stack
@@ -104,6 +106,20 @@ def test_a_connection_added_later_needs_no_new_image(stack: Stack, web: Web) -> 
     web.reload()
     web.materialize("faker/users", "faker/products", seconds=180)
     assert stack.query("faker/users", "SELECT count(*) AS n FROM rows") == [{"n": 100}]
+
+
+@pytest.mark.browser
+def test_a_stream_is_materialized_in_the_browser(
+    stack: Stack, web: Web, chromium: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with opened_page(chromium, tmp_path_factory.mktemp("chromium")) as page:
+        page.goto(f"{stack.url}/assets/faker/products")
+        materialize_button(page).click()
+        run = launched(page)
+        assert web.wait(run, seconds=180) == "SUCCESS"
+        page.goto(f"{stack.url}/locations/atlas_dagster/asset-groups/faker/lineage")
+        for stream in ("users", "products"):
+            expect(node(page, stream)).to_contain_text("Materialized")
 
 
 @pytest.mark.parametrize("connection", RESTARTED)

@@ -19,7 +19,7 @@ from atlas_dagster.sync.source import Caller, connected, discover
 MANIFEST = (
     b"{type: DeclarativeSource, version: 6.1.0, spec: {connection_specification: {type: object}}}"
 )
-BECAUSE = "because Docker cannot be used here: No Docker engine answers."
+BECAUSE = "because Docker cannot run it: No Docker engine answers."
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_an_image_that_cannot_be_had() -> None:
     assert runner.kind == "python"
     assert told == [
         "source-faker runs from its Python package airbyte-source-faker 0.0.1, because Docker "
-        "cannot be used here: The image airbyte/source-faker:0.0.1 is not on the Docker engine and "
+        "cannot run it: The image airbyte/source-faker:0.0.1 is not on the Docker engine and "
         "executor.pull is never; run `docker pull airbyte/source-faker:0.0.1`, or set "
         "executor.pull to missing."
     ]
@@ -31,6 +31,6 @@ def test_a_context_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     runner = choose_runner(Connection(**ABSENT), ExecutorConfig(), told.append)
     assert runner.kind == "python"
-    assert "because Docker cannot be used here: There is no Docker context 'nowhere'" in told[0]
+    assert "because Docker cannot run it: There is no Docker context 'nowhere'" in told[0]
     with pytest.raises(ConfigError, match="There is no Docker context 'nowhere'"):
         choose_runner(Connection(**ABSENT, runner="docker"), ExecutorConfig(), told.append)

@@ -77,14 +77,12 @@ def check(
         opened(source, config=config, runner=runner, logs=logs, explain=explain) as it,
         pull_bar(),
     ):
-        if is_adhoc(source):
+        if it.discovered is None:
             with introduced(it.connection, it.caller) as (connector, _):
                 connector.check()
         else:
-            from atlas_dagster.interfaces.cli.declared import known_or_told
-
-            known = known_or_told(source, it.discovered)
-            with connected(it.connection, it.caller, known.spec_schema) as connector:
+            schema = it.discovered.spec_schema
+            with connected(it.connection, it.caller, schema) as connector:
                 connector.check()
     if as_json:
         print_json({"source": source, "status": "SUCCEEDED"})

@@ -21,7 +21,7 @@ from atlas_dagster.orchestration.checkup import Subject
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import check_result, evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.registry.listing import listing
+from atlas_dagster.registry.listing import connectors_by_name, listing
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller, discover
@@ -29,7 +29,7 @@ from atlas_dagster.sync.source import Caller, discover
 Say = Callable[[str], None]
 
 # What it says about loading is for servers.
-logging.getLogger("dagster").setLevel(logging.ERROR)
+logging.getLogger("dagster").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ class Declared:
         Raises:
             ConfigError: the declaration is wrong, or the streams are not known yet.
         """
-        discovered = known_or_told(self.name, self.discovered)
+        discovered = self.discovered
+        if discovered is None:
+            raise ConfigError(
+                f"The streams of '{self.name}' are not known yet; run: atlas discover {self.name}"
+            )
         with self._explained():
             defined = self.component.define(discovered)
         if defined.problem is not None:
@@ -136,8 +140,11 @@ def note_listing() -> None:
 def subject_of(declared: Declared) -> Subject:
     """The connection as the doctor sees it."""
     try:
+        declared.connection.entry()
+        if declared.is_discovered:
+            declared.defined()
         return Subject(declared.name, declared.connection, declared.discovered)
-    except ConfigError as error:
+    except AtlasError as error:
         return Subject(declared.name, None, wrong=str(error))
 
 
@@ -154,6 +161,8 @@ def find_declared(name: str) -> Declared:
         return declared[name]
     near = difflib.get_close_matches(name, declared, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(declared) or 'none'}."
+    if f"source-{name}" in connectors_by_name():
+        hint = f"did you mean the connector source-{name}?"
     folder = tree.defs_module_name.replace(".", "/")
     raise ConfigError(f"There is no connection '{name}' in {folder}; {hint}")
 
@@ -202,13 +211,6 @@ def preview_catalog(declared: Declared, say: Say) -> Discovery:
         known, connection = declared.discovered, declared.connection
         caller.books = None
         return Discovery.since(known, discover(connection, caller, known), connection)
-
-
-def known_or_told(name: str, discovered: Discovered | None) -> Discovered:
-    """Raises ConfigError where the streams are not known yet."""
-    if discovered is None:
-        raise ConfigError(f"The streams of '{name}' are not known yet; run: atlas discover {name}")
-    return discovered
 
 
 @contextmanager

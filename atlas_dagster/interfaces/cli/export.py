@@ -39,6 +39,11 @@ def format_of(path: str | None) -> Format:
         return "jsonl"
     if suffix in ("parquet", "csv"):
         return suffix  # type: ignore[return-value]
+    if suffix and path != "-":
+        raise ConfigError(
+            f"There is no format for '.{suffix}'; name the file .jsonl, .parquet or .csv, or say "
+            "--format."
+        )
     return "jsonl" if path or not sys.stdout.isatty() else "table"
 
 

@@ -34,7 +34,9 @@ class Questions:
         answers = {f.name: self._field(f, before.get(f.name), (*path, f.name)) for f in required}
         for field in self._wanted(optional, before, path):
             answers[field.name] = self._field(field, before.get(field.name), (*path, field.name))
-        return answers
+        # As the platform's form does, which connectors are made for: some crash without.
+        unasked = {f.name: f.default for f in optional if f.name not in answers and _is_preset(f)}
+        return answers | unasked
 
     def _wanted(
         self, optional: Sequence[Field], before: Mapping[str, Any], path: tuple[str, ...]
@@ -175,6 +177,12 @@ def _scalar(kind: str, text: str, name: str) -> Any:
 def _see_allowed(field: Field, value: Any) -> None:
     if field.values and value not in field.values:
         raise ValueError(f"{field.name} is to be one of {', '.join(map(str, field.values))}.")
+
+
+def _is_preset(field: Field) -> bool:
+    """Whether the SPEC says a plain value for it."""
+    plain = not (field.options or field.fields or field.secret)
+    return plain and field.default not in (None, "", [], {})
 
 
 def _is(option: Option, answers: Mapping[str, Any]) -> bool:

@@ -95,6 +95,8 @@ def read(
     if state is not None and reading.state:
         with whole_file(Path(state)) as file:
             file.write(reading.state.to_file() + b"\n")
+    elif state is not None:
+        note("No state was written: the source said none that covers what was read.")
     counts = ", ".join(f"{name} {count:,}" for name, count in reading.counts.items())
     note(f"Records: {counts}.")
 

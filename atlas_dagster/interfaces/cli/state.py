@@ -54,12 +54,16 @@ def refresh(connection: str, streams: tuple[str, ...], keep_rows: bool, as_json:
 @click.command()
 @click.argument("connection", shell_complete=connections)
 @_STREAMS
+@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
 @json_option
 @one_sentence
-def clear(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
+def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove all rows of CONNECTION, and where its streams continue."""
     from atlas_dagster.interfaces.cli.stored import desk
 
+    if sys.stdin.isatty() and not yes:
+        what = ", ".join(streams) if streams else "all streams"
+        click.confirm(f"Remove all rows of {what} of {connection}, for good?", abort=True)
     with desk(connection, note) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.clear(names))
@@ -178,9 +182,12 @@ def _tell(
 def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:
     from atlas_dagster.interfaces.cli.declared import find_declared
     from atlas_dagster.interfaces.cli.syncing import print_summary, summary, sync_connection
+    from atlas_dagster.sync.source import check_variables
 
     declared = find_declared(connection)
-    declared.defined()  # says what is wrong with it before anything is run
+    # What is wrong with it is said before anything is run.
+    check_variables(declared.connection, os.environ)
+    declared.defined()
     with pull_bar():
         _explain_runner(declared, as_json)
     with sync_bar(connection):
@@ -199,8 +206,6 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
 def _explain_runner(declared: "Declared", as_json: bool) -> None:
     from atlas_dagster.orchestration.resource import AtlasResource
     from atlas_dagster.sync.choose import choose_runner
-    from atlas_dagster.sync.source import check_variables
 
-    check_variables(declared.connection, os.environ)
     defaults = AtlasResource.from_environment().executor_defaults()
     choose_runner(declared.connection, defaults, note if as_json else say)

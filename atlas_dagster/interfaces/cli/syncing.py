@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.storage.tags import MAX_RETRIES_TAG
 from rich import box
@@ -83,6 +84,8 @@ def sync_connection(
         outcome.failure_type = _failure_type(run.tags if run else {})
     for event in result.all_events:
         if event.is_step_failure:
+            if _is_interrupted(event.step_failure_data):
+                raise KeyboardInterrupt
             outcome.failures.append(_failure_sentence(event.step_failure_data))
     for materialization in result.get_asset_materialization_events():
         done = materialization.materialization
@@ -99,6 +102,11 @@ def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
     folder = Path(instance.root_directory) / "sync_logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{connection}.log"
+
+
+def _is_interrupted(failure: StepFailureData) -> bool:
+    error = failure.error
+    return error is not None and error.cls_name == DagsterExecutionInterruptedError.__name__
 
 
 def _failure_sentence(failure: StepFailureData) -> str:
@@ -167,6 +175,9 @@ def _print_outcome(
         return
     if not any(metadata["atlas/records_synced"].value for metadata in outcome.streams.values()):
         console.print("The source had nothing new since the stored cursors; no row was written.\n")
+    before = (metadata.get("atlas/cursor_before") for metadata in outcome.streams.values())
+    if any(cursor is not None and cursor.value != "none" for cursor in before):
+        return  # not for the first time
     some = destination.table_uri(next(iter(outcome.streams)))
     atlas = _shown(sys.argv[0])
     console.print("[bold]What to try next[/]")

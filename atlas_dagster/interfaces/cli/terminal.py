@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from atlas_dagster.errors import AtlasError, FailureType
+from atlas_dagster.errors import AtlasError, ConnectorFailedError, FailureType
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,9 +19,11 @@ T = TypeVar("T")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-#: Click itself exits with 2 where the command line is wrong, the shell with 130 after Ctrl-C.
+#: Click itself exits with 2 where the command line is wrong; 130 is for Ctrl-C, as in a shell.
 EXIT_CODES: dict[FailureType, int] = {"system_error": 1, "config_error": 3, "transient_error": 4}
 FAILED = EXIT_CODES["system_error"]
+_INTERRUPTED_EXIT = 130
+INTERRUPTED = "Interrupted; what was not finished can be done again."
 
 #: ``--json``: the answer as one JSON value on stdout, and nothing else there.
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
@@ -44,7 +46,14 @@ def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
             complain("Error", error)
             if error.topic is not None:
                 note(f"More: docs/troubleshooting.md#{error.topic}")
+            if kwargs.get("logs") is False and isinstance(error, ConnectorFailedError):
+                note("With --logs, the connector's own log is shown.")
             sys.exit(EXIT_CODES[error.failure_type])
+        except (KeyboardInterrupt, click.Abort):
+            if kwargs.get("as_json"):
+                print_json({"error": INTERRUPTED, "failure_type": None})
+            complain("Error", INTERRUPTED)
+            sys.exit(_INTERRUPTED_EXIT)
 
     return guarded
 
