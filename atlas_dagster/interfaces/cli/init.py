@@ -16,7 +16,7 @@ from rich.text import Text
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
-from atlas_dagster.interfaces.cli.questions import Questions
+from atlas_dagster.interfaces.cli.questions import Questions, with_defaults
 from atlas_dagster.interfaces.cli.terminal import complain, console, note, one_sentence, waiting
 from atlas_dagster.protocol.catalog import Catalog, configure
 from atlas_dagster.protocol.config import validate
@@ -108,10 +108,11 @@ def _ask_config(
         note(f"Its documentation: {spec.documentationUrl}")
     fields = form(spec.connectionSpecification)
     questions = Questions(connection.name, os.environ)
+    answers: Mapping[str, Any] = connection.config
     while True:
-        config = questions.ask(fields, connection.config)
+        answers = questions.ask(fields, answers)
         caller.environ = {**os.environ, **questions.secrets}
-        connection = connection.model_copy(update={"config": config})
+        connection = connection.model_copy(update={"config": with_defaults(fields, answers)})
         if _is_good(connection, caller, spec.connectionSpecification):
             return connection, questions.secrets
 

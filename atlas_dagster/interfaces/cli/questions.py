@@ -34,9 +34,7 @@ class Questions:
         answers = {f.name: self._field(f, before.get(f.name), (*path, f.name)) for f in required}
         for field in self._wanted(optional, before, path):
             answers[field.name] = self._field(field, before.get(field.name), (*path, field.name))
-        # As the platform's form does, which connectors are made for: some crash without.
-        unasked = {f.name: f.default for f in optional if f.name not in answers and _is_preset(f)}
-        return answers | unasked
+        return answers
 
     def _wanted(
         self, optional: Sequence[Field], before: Mapping[str, Any], path: tuple[str, ...]
@@ -179,10 +177,13 @@ def _see_allowed(field: Field, value: Any) -> None:
         raise ValueError(f"{field.name} is to be one of {', '.join(map(str, field.values))}.")
 
 
-def _is_preset(field: Field) -> bool:
-    """Whether the SPEC says a plain value for it."""
-    plain = not (field.options or field.fields or field.secret)
-    return plain and field.default not in (None, "", [], {})
+def with_defaults(fields: Sequence[Field], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """``answers``, and the SPEC's plain values for fields that were not asked for.
+
+    As the platform's form sends them, which connectors are made for: some crash without.
+    """
+    plain = (f for f in fields if not (f.options or f.fields or f.secret))
+    return {f.name: f.default for f in plain if f.default not in (None, "", [], {})} | dict(answers)
 
 
 def _is(option: Option, answers: Mapping[str, Any]) -> bool:
