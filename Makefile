@@ -24,8 +24,14 @@ dev: .venv ## start Dagster (web UI and daemon) on this code location
 	-$(BIN)/atlas discover --missing
 	exec $(BIN)/dagster dev -w workspace.yaml
 
+# Tests with containers count what runs on the engine, so they run one by one.
 test: .venv ## run all tests (ARGS="-k name" for some)
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest -n auto --dist loadfile -m "not docker and not browser"
+	$(BIN)/pytest -m "docker or browser"
+endif
 
 lint: .venv ## check format, lint, types and which room imports which
 	$(BIN)/ruff format --check
