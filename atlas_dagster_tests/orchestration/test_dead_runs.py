@@ -46,7 +46,11 @@ def test_a_run_whose_process_is_gone_has_failed(instance: dg.DagsterInstance) ->
     assert end_dead_runs(instance) == []
 
 
-@pytest.mark.parametrize("process", [None, this_process(), "command:another-host:1:1", "nonsense"])
+@pytest.mark.parametrize(
+    "process",
+    [None, this_process(), "command:another-host:1:1", "nonsense"],
+    ids=["none", "this one", "another host's", "nonsense"],
+)
 def test_other_runs_are_left_alone(instance: dg.DagsterInstance, process: str | None) -> None:
     run = running(instance)
     if process is not None:
