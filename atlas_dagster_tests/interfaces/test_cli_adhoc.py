@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from atlas_dagster.interfaces.cli import main
+from atlas_dagster.interfaces.cli import main, terminal
 from atlas_dagster.interfaces.cli.source import read_config
 from atlas_dagster.sync.adhoc import DEPLOYMENT, adhoc_connection, is_adhoc
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
@@ -30,6 +30,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("COLUMNS", "200")
+    # And of the one that was made while this process had another width.
+    monkeypatch.setattr(terminal.console, "width", 200)
     return tmp_path
 
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from atlas_dagster.interfaces.cli import _VERBS, main
+from atlas_dagster.interfaces.cli import _VERBS, main, terminal
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
 from atlas_dagster.registry.listing import forget, listing, shipped_listing
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
@@ -34,6 +34,8 @@ def asked(*arguments: str) -> Any:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
+    # And of the one that was made while this process had another width.
+    monkeypatch.setattr(terminal.console, "width", 200)
     # Outside of any project.
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
