@@ -24,13 +24,17 @@ dev: .venv ## start Dagster (web UI and daemon) on this code location
 	-$(BIN)/atlas discover --missing
 	exec $(BIN)/dagster dev -w workspace.yaml
 
-# Tests with containers count what runs on the engine, so they run one by one.
+# Tests with containers count what runs on the engine, so they run one by one; the others beside them.
 test: .venv ## run all tests (ARGS="-k name" for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	$(BIN)/pytest -n auto --dist loadfile -m "not docker and not browser"
-	$(BIN)/pytest -m "docker or browser"
+	@mkdir -p build
+	@$(BIN)/pytest -m "not docker and not browser" >build/tests.log 2>&1 & others=$$!; \
+	$(BIN)/pytest -p no:cacheprovider -m "docker or browser"; containers=$$?; \
+	wait $$others; others=$$?; \
+	echo "==== Those without containers:"; cat build/tests.log; \
+	exit $$((others + containers))
 endif
 
 lint: .venv ## check format, lint, types and which room imports which
