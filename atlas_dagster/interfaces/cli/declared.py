@@ -68,6 +68,10 @@ class Declared:
             raise ConfigError(
                 f"The streams of '{self.name}' are not known yet; run: atlas discover {self.name}"
             )
+        return self.defined_by(discovered)
+
+    def defined_by(self, discovered: Discovered) -> DefinedConnection:
+        """As Dagster knows it with what was ``discovered``. Raises ConfigError."""
         with self._explained():
             defined = self.component.define(discovered)
         if defined.problem is not None:
@@ -141,9 +145,10 @@ def subject_of(declared: Declared) -> Subject:
     """The connection as the doctor sees it."""
     try:
         declared.connection.entry()
-        if declared.is_discovered:
-            declared.defined()
-        return Subject(declared.name, declared.connection, declared.discovered)
+        discovered = declared.discovered
+        if discovered is not None:
+            declared.defined_by(discovered)
+        return Subject(declared.name, declared.connection, discovered)
     except AtlasError as error:
         return Subject(declared.name, None, wrong=str(error))
 

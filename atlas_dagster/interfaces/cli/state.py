@@ -187,11 +187,11 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
     declared = find_declared(connection)
     # What is wrong with it is said before anything is run.
     check_variables(declared.connection, os.environ)
-    declared.defined()
+    defined = declared.defined()
     with pull_bar():
         _explain_runner(declared, as_json)
     with sync_bar(connection):
-        outcome = sync_connection(declared, streams, refresh)
+        outcome = sync_connection(declared, defined, streams, refresh)
     if as_json:
         print_json(summary(declared, outcome))
     else:

@@ -22,6 +22,7 @@ from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import FailureType
 from atlas_dagster.interfaces.cli.declared import Declared
+from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import FAILURE_TAG
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
@@ -48,16 +49,18 @@ class Outcome:
 
 
 def sync_connection(
-    declared: Declared, streams: Collection[str], refresh: str | None = None
+    declared: Declared,
+    defined: DefinedConnection,
+    streams: Collection[str],
+    refresh: str | None = None,
 ) -> Outcome:
     """Materialize the connection's streams, or only the named ones.
 
-    ``refresh``: remove or retain, the option of a run.
+    ``defined`` is what ``declared`` is now. ``refresh``: remove or retain, the option of a run.
 
     Raises:
         UnknownStreamError: a named stream is not one of the connection's.
     """
-    defined = declared.defined()
     names = find_streams(declared.name, defined.streams, streams)
     tables = {defined.key(path): path for path in defined.tables.values()}
     selected = [defined.key(defined.tables[name]) for name in names]
