@@ -12,7 +12,7 @@ from rich.text import Text
 from atlas_dagster.errors import AtlasError, FailureType
 from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
-from atlas_dagster.interfaces.cli.source import opened, reached, source_options
+from atlas_dagster.interfaces.cli.source import at_work, opened, reached, source_options
 from atlas_dagster.interfaces.cli.terminal import (
     complain,
     console,
@@ -28,7 +28,7 @@ from atlas_dagster.protocol.catalog import Catalog, Stream
 from atlas_dagster.protocol.spec import Field, form
 from atlas_dagster.sync.adhoc import is_adhoc
 from atlas_dagster.sync.connection import RunnerChoice
-from atlas_dagster.sync.source import connected, introduced, spec_of
+from atlas_dagster.sync.source import spec_of
 
 if TYPE_CHECKING:
     from atlas_dagster.sync.discovered import Discovery
@@ -76,14 +76,9 @@ def check(
     with (
         opened(source, config=config, runner=runner, logs=logs, explain=explain) as it,
         pull_bar(),
+        at_work(it) as connector,
     ):
-        if it.discovered is None:
-            with introduced(it.connection, it.caller) as (connector, _):
-                connector.check()
-        else:
-            schema = it.discovered.spec_schema
-            with connected(it.connection, it.caller, schema) as connector:
-                connector.check()
+        connector.check()
     if as_json:
         print_json({"source": source, "status": "SUCCEEDED"})
         return

@@ -93,14 +93,21 @@ def opened(
 
 
 @contextmanager
-def reached(it: Source) -> Iterator[tuple[Connector, Catalog]]:
-    """The source's connector with its config, and its catalog: the cached one if there is one."""
+def at_work(it: Source) -> Iterator[Connector]:
+    """The source's connector with its config, checked against the SPEC that is known, if one is."""
     if it.discovered is not None:
         with connected(it.connection, it.caller, it.discovered.spec_schema) as connector:
-            yield connector, it.discovered.catalog
+            yield connector
     else:
         with introduced(it.connection, it.caller) as (connector, _):
-            yield connector, connector.discover()
+            yield connector
+
+
+@contextmanager
+def reached(it: Source) -> Iterator[tuple[Connector, Catalog]]:
+    """As :func:`at_work`, and the source's catalog: the cached one if there is one."""
+    with at_work(it) as connector:
+        yield connector, it.discovered.catalog if it.discovered else connector.discover()
 
 
 def read_config(given: str | None) -> Mapping[str, Any]:
