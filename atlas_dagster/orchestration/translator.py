@@ -55,7 +55,7 @@ def stream_spec(props: StreamProps) -> dg.AssetSpec:
     """The asset of a stream. Its key is the table's path."""
     stream = props.stream
     name = props.connection.source_name
-    schema = TableSchema.from_json_schema(props.json_schema, nested=stream.nested_fields)
+    schema = TableSchema.of(stream)
     mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
     cursor = f", cursor `{'.'.join(stream.cursor_field)}`" if stream.cursor_field else ""
     keys = ", ".join(f"`{'.'.join(path)}`" for path in stream.primary_key)

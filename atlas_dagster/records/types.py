@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from msgspec import Struct
 
+from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.names import assign
 
 RAW_ID = "_airbyte_raw_id"
@@ -181,6 +182,15 @@ class TableSchema(Struct, frozen=True):
     """
 
     columns: tuple[Column, ...]
+
+    @classmethod
+    def of(
+        cls, stream: ConfiguredStream, *, known_names: Mapping[str, str] | None = None
+    ) -> "TableSchema":
+        """The columns of ``stream``'s table; ``known_names`` as in :meth:`from_json_schema`."""
+        return cls.from_json_schema(
+            stream.stream.json_schema, nested=stream.nested_fields, known_names=known_names
+        )
 
     @classmethod
     def from_json_schema(

@@ -303,5 +303,4 @@ class _Waiting:
 
 
 def _builder(stream: ConfiguredStream) -> BatchBuilder:
-    schema = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
-    return BatchBuilder(schema, sync_id=0, generation_id=stream.generation_id)
+    return BatchBuilder(TableSchema.of(stream), sync_id=0, generation_id=stream.generation_id)

@@ -214,7 +214,7 @@ def _key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
 
 def _fields(stream: ConfiguredStream) -> tuple[Fields, Fields]:
     """The stream's fields as columns hold them, and those of its key."""
-    schema = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
+    schema = TableSchema.of(stream)
     fields = {
         column.path or (column.field,): (column.field, column.type.arrow)
         for column in schema.columns
@@ -229,7 +229,7 @@ def _table_schema(
 
     A field whose type changed gets a new column named after the type: Delta cannot change one.
     """
-    wanted = TableSchema.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
+    wanted = TableSchema.of(stream)
     columns = {field: column for (field, _), column in known.items()}
     names = {}
     for field, kind in ((column.field, column.type) for column in wanted.columns):
@@ -238,6 +238,4 @@ def _table_schema(
         elif field in columns and not stream.replaces:
             name = f"{columns[field]}_{kind.value}"
             names[field] = assign([name], reserved=known.values())[name]
-    return TableSchema.from_json_schema(
-        stream.stream.json_schema, nested=stream.nested_fields, known_names=names
-    )
+    return TableSchema.of(stream, known_names=names)

@@ -134,9 +134,7 @@ def _write_batches(
     with ExitStack() as stack:
         writers = {}
         for stream in streams:
-            schema = TableSchema.from_json_schema(
-                stream.stream.json_schema, nested=stream.nested_fields
-            ).arrow
+            schema = TableSchema.of(stream).arrow
             writers[stream.descriptor] = stack.enter_context(make(sinks[stream.descriptor], schema))
         for name, batch in reading.batches():
             if form == "parquet":
