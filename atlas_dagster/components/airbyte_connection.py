@@ -244,15 +244,15 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         Raises:
             AtlasError: it failed; what was known stays.
         """
-        # One that cannot be read is what discovering again mends.
-        with contextlib.suppress(ConfigError):
-            self._known = self.known(project_root)
         self._asked = caller, policy
         asyncio.run(self.refresh_state(project_root))
         assert self._discovery is not None
         return self._discovery
 
     async def refresh_state(self, project_root: Path) -> str:
+        # One that cannot be read is what discovering again mends.
+        with contextlib.suppress(ConfigError):
+            self._known = self.known(project_root)
         with contextlib.ExitStack() as self._until_stored:
             return await super().refresh_state(project_root)
 
@@ -277,14 +277,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
-        known, found = self._known, self._found
-        if found is None:
-            with contextlib.ExitStack() as stack:
-                if self._asked is None:
-                    instance = stack.enter_context(dg.DagsterInstance.get())
-                    atlas = AtlasResource.from_environment()
-                    self._asked = atlas.caller(instance, None, explain=print), None
-                found = discover(self.connection, self._asked[0], known, self._asked[1])
+        found = self._found or self._discover()
         unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
         unfinished.write_bytes(found.encode())
         unfinished.replace(state_path)
@@ -293,7 +286,15 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             instance = dg.DagsterInstance.get()
             self._until_stored.callback(instance.dispose)
             self._until_stored.enter_context(catalog_lock(instance))
-        self._discovery = Discovery.since(known, found, self.connection)
+        self._discovery = Discovery.since(self._known, found, self.connection)
+
+    def _discover(self) -> Discovered:
+        if self._asked is not None:
+            caller, policy = self._asked
+            return discover(self.connection, caller, self._known, policy)
+        with dg.DagsterInstance.get() as instance:  # Dagster itself asks
+            caller = AtlasResource.from_environment().caller(instance, None, explain=print)
+            return discover(self.connection, caller, self._known)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.stand_at(context.component_loc)
