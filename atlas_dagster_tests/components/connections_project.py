@@ -1,10 +1,14 @@
 """A Dagster project of its own for a test, with a package of connections."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 from dagster.components.utils.project_paths import get_local_state_path
 from dagster_shared.record import replace
 
@@ -91,3 +95,13 @@ class Project:
             spec.key.to_user_string(): spec.description or ""
             for spec in self.definitions().resolve_all_asset_specs()
         }
+
+
+@contextmanager
+def importable(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """A new project in ``root``; nothing of it, and of what loading adds, stays in this process."""
+    project = Project(root)
+    monkeypatch.syspath_prepend(root)
+    yield project
+    for module in [name for name in sys.modules if name.startswith(project.package)]:
+        del sys.modules[module]

@@ -1,6 +1,5 @@
 """Catalogs in Dagster's versioned storage, written by several at once."""
 
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import yaml
 from dagster._core.storage.defs_state import UPathDefsStateStorage
 
 from atlas_dagster.components.loading import ProjectTree, find_project
-from atlas_dagster_tests.components.connections_project import Project
+from atlas_dagster_tests.components.connections_project import Project, importable
 from atlas_dagster_tests.orchestration.postgres_instance import new_database
 
 NAMES = [f"shop{number}" for number in range(6)]
@@ -37,11 +36,8 @@ def project(
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("ATLAS_DEFS_STATE", "VERSIONED_STATE_STORAGE")
-    monkeypatch.syspath_prepend(tmp_path)  # what loading adds to it is gone after the test
-    project = Project(tmp_path)
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        yield project
 
 
 def test_catalogs_that_are_stored_at_once_are_all_there(

@@ -1,12 +1,12 @@
 """Connections that are declared well: what they become, and how their catalog is refreshed."""
 
-import sys
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from connections_project import Project
+from connections_project import Project, importable
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
@@ -33,11 +33,8 @@ def caller(tmp_path: Path) -> Caller:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    project = Project(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        yield project
 
 
 def load(project: Project, name: str) -> AirbyteConnection:
@@ -157,6 +154,25 @@ def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
     assert told == [("shop", caller, before, "ignore")]
     after = Discovered.decode(project.state_path("shop").read_bytes())
     assert (before.connector, after.connector) == ("source-faker:1", "source-faker:2")
+
+
+def test_so_is_one_that_dagster_itself_asks_for(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 1}")
+    project.discover("shop", {"count": 1})
+    before = Discovered.decode(project.state_path("shop").read_bytes())
+    told = []
+
+    def answer(_: Connection, __: Caller, previous: Discovered | None) -> Discovered:
+        told.append(previous)
+        return before
+
+    monkeypatch.setattr(airbyte_connection, "discover", answer)
+    with dg.instance_for_test():
+        asyncio.run(load(project, "shop").refresh_state(project.root))
+
+    assert told == [before]
 
 
 def test_a_refresh_that_fails_leaves_what_was_known(

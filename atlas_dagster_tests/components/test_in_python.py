@@ -1,8 +1,5 @@
 """Connections declared in Python, in a project that uses no components."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -11,9 +8,9 @@ from deltalake import DeltaTable
 
 from atlas_dagster import AirbyteConnection, build_airbyte_assets
 from atlas_dagster.errors import ConfigError
+from atlas_dagster_tests.commands import run_in
 from atlas_dagster_tests.interfaces.test_cli_state import SOURCE
 
-ATLAS = Path(sys.executable).parent / "atlas"
 DEFINITIONS = """
 import sys
 from pathlib import Path
@@ -52,27 +49,12 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def atlas(project: Path, *words: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ATLAS_", "DAGSTER_"))}
-    done = subprocess.run(
-        [ATLAS, *words],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def test_the_command_finds_discovers_and_syncs_them(project: Path) -> None:
-    assert "numbers offers" in atlas(project, "discover")
-    atlas(project, "sync", "numbers")
+    assert "numbers offers" in run_in(project, "atlas", "discover")
+    run_in(project, "atlas", "sync", "numbers")
     (table,) = (project / "lake" / "numbers").iterdir()
     first = len(DeltaTable(str(table)).to_pyarrow_table())
-    atlas(project, "sync", "numbers")
+    run_in(project, "atlas", "sync", "numbers")
     assert len(DeltaTable(str(table)).to_pyarrow_table()) == first > 0
 
 

@@ -1,12 +1,11 @@
 """A folder of connections: a broken one says why in one sentence, and its neighbours load."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from connections_project import Project
+from connections_project import Project, importable
 from dagster._core.remote_representation.external_data import RepositorySnap
 
 BROKEN = "This connection could not be loaded. "
@@ -21,13 +20,10 @@ HEALTHY_ASSETS = {"good/source_faker", "good/users", "good/orders"}
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """With one healthy connection, ``good``."""
-    project = Project(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    project.declare("good", HEALTHY, "config: {count: 1}")
-    project.discover("good", {"count": 1})
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        project.declare("good", HEALTHY, "config: {count: 1}")
+        project.discover("good", {"count": 1})
+        yield project
 
 
 def only_broken(project: Project) -> str:

@@ -1,7 +1,6 @@
 """``translation``: how streams look in Dagster, as its own components have it; tables stay."""
 
 import datetime as dt
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from connections_project import Project
+from connections_project import Project, importable
 from dagster.components.testing.test_cases import TestTranslation as Cases
 
 DECLARED = ("connector: source-faker", "config: {count: 1}")
@@ -17,11 +16,8 @@ DECLARED = ("connector: source-faker", "config: {count: 1}")
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    project = Project(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        yield project
 
 
 def streams(project: Project, *attributes: str) -> dict[str, dg.AssetSpec]:

@@ -1,7 +1,6 @@
 """The examples in ``examples/connections`` fit their connectors' SPECs and load as they are."""
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.environment import bare_package
 from atlas_dagster.runners.manifest import Manifest
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster_tests.components.connections_project import Project
+from atlas_dagster_tests.components.connections_project import Project, importable
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "connections"
 NAMES = sorted(folder.name for folder in EXAMPLES.iterdir())
@@ -24,11 +23,8 @@ NAMES = sorted(folder.name for folder in EXAMPLES.iterdir())
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    project = Project(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        yield project
 
 
 def declared(project: Project, name: str) -> Connection:

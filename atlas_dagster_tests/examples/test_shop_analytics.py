@@ -1,16 +1,14 @@
 """The example project, used as its README says."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable
 
+from atlas_dagster_tests.commands import run_in
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shop_analytics"
-BIN = Path(sys.executable).parent
 
 pytestmark = pytest.mark.docker
 
@@ -24,20 +22,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, *command: str) -> str:
-    """As in a terminal of the project; its package is not installed, but stands there."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ATLAS_", "DAGSTER_"))}
-    environment |= {"DAGSTER_HOME": str(project), "PYTHONPATH": str(project)}
-    done = subprocess.run(
-        [BIN / command[0], *command[1:]],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    """Its package is not installed, but stands there."""
+    told = {"DAGSTER_HOME": str(project), "PYTHONPATH": str(project)}
+    return run_in(project, *command, environment=told)
 
 
 def test_a_project_of_ones_own_from_discovery_to_a_report(project: Path) -> None:

@@ -39,7 +39,7 @@ from atlas_dagster.sync.catalog_changes import Change
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered, Discovery, NamedTable
 from atlas_dagster.sync.source import Caller
-from atlas_dagster_tests.components.connections_project import Project
+from atlas_dagster_tests.components.connections_project import Project, importable
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 
 STANDIN = (
@@ -51,16 +51,13 @@ STANDIN = (
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A project without connections, where the command works."""
-    project = Project(tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.delenv("ATLAS_LAKE", raising=False)
     monkeypatch.delenv("ATLAS_DESTINATION", raising=False)
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        yield project
 
 
 @pytest.fixture

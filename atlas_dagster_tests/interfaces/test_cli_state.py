@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from deltalake import DeltaTable
 
 from atlas_dagster.interfaces import cli
-from atlas_dagster_tests.components.connections_project import Project
+from atlas_dagster_tests.components.connections_project import Project, importable
 
 #: Sends the numbers after its state, up to ``last``, in one state.
 SOURCE = """
@@ -39,19 +39,16 @@ else:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
-    project = Project(tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     for name in ("ATLAS_LAKE", "ATLAS_DESTINATION", "ATLAS_DEPLOYMENT"):
         monkeypatch.delenv(name, raising=False)
     command = json.dumps([sys.executable, "source.py"])
-    project.declare("numbers", f"command: {command}", "config: {}")
-    (project.connections / "numbers" / "source.py").write_text(SOURCE)
-    yield project
-    for module in [name for name in sys.modules if name.startswith(project.package)]:
-        del sys.modules[module]
+    with importable(tmp_path, monkeypatch) as project:
+        project.declare("numbers", f"command: {command}", "config: {}")
+        (project.connections / "numbers" / "source.py").write_text(SOURCE)
+        yield project
 
 
 def atlas(*arguments: str, stdin: str | None = None) -> Result:
