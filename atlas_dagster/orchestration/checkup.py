@@ -16,6 +16,7 @@ from platformdirs import user_cache_dir
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.summary import counted
 from atlas_dagster.protocol.config import variables
 from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.engine import API_ERRORS, connect, reason
@@ -190,8 +191,7 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
         yield Finding(about, "error", f"Its destination does not answer: {error}")
         return
     if not problems:
-        count = len(connection.configured(subject.discovered.catalog))
-        streams = "1 stream" if count == 1 else f"{count} streams"
+        streams = counted(len(connection.configured(subject.discovered.catalog)), "stream")
         yield Finding(about, "ok", f"{streams}, into {destination.kind}")
 
 

@@ -19,6 +19,7 @@ from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
+from atlas_dagster.orchestration.summary import counted
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.catalog_changes import Change, SchemaPolicy
 from atlas_dagster.sync.connection import Connection
@@ -195,5 +196,5 @@ def as_markdown(changes: Sequence[Change]) -> str:
 
 def _counted(changes: Sequence[Change]) -> str:
     breaking = sum(change.breaking for change in changes)
-    number = "1 change" if len(changes) == 1 else f"{len(changes)} changes"
+    number = counted(len(changes), "change")
     return f"{number} ({breaking} breaking)" if breaking else number

@@ -9,6 +9,7 @@ from atlas_dagster.orchestration.connector_version import version_of
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import as_markdown
 from atlas_dagster.orchestration.metadata import uri_value
+from atlas_dagster.orchestration.summary import counted
 from atlas_dagster.sync.discovered import config_hash
 from atlas_dagster.sync.source_uri import source_uri
 
@@ -73,7 +74,7 @@ def notes(defined: DefinedConnection) -> list[str]:
             f"run `atlas discover {name}` or the job `{name}__discover`."
         )
     if waiting := len(defined.discovered.pending):
-        changes = "1 change" if waiting == 1 else f"{waiting} changes"
+        changes = counted(waiting, "change")
         found.append(
             f"**{changes} of the source not taken yet**: see `atlas/pending_changes` below. "
             f"To take them, run `atlas discover {name}`, or the job `{name}__discover` with "
