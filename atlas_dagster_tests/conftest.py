@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,6 +25,7 @@ import pytest
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.runners.environment import newest_version
 from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
+from atlas_dagster_tests.secret_watch import in_files
 
 CONNECTORS = Path(__file__).parent / "connectors"
 _VERSIONS = dict(
@@ -128,6 +131,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for part in _MISSING:
         if item.get_closest_marker(part):
             _need(part)
+
+
+# --- Secrets
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_secret_seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In no test was a secret among a process's arguments, in a container's settings or kept."""
+    command = [sys.executable, "-m", "atlas_dagster_tests.secret_watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+        try:
+            yield
+        finally:
+            watch.terminate()
+            seen, _ = watch.communicate()
+    seen += "".join(f"{each}\n" for each in in_files(tmp_path_factory.getbasetemp()))
+    if seen:
+        pytest.fail(f"secrets of tests were seen in\n{seen}", pytrace=False)
 
 
 # --- Docker

@@ -13,7 +13,7 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.io_manager import default_resources
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.fifo import AGENT
-from atlas_dagster.sync.choose import POD_FOLDER_VARIABLE, image_of
+from atlas_dagster.sync.choose import POD_FOLDER_VARIABLE, executor_of, image_of
 from atlas_dagster.sync.connection import Connection
 
 #: Read by dagster-k8s, whose ``k8s_job_executor`` gives each step a pod.
@@ -33,7 +33,7 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
     if connection.runner != "kubernetes":
         return {}
     atlas: AtlasResource = default_resources()["atlas"]
-    executor = atlas.executor_defaults().overridden_by(connection.executor)
+    executor = executor_of(connection, atlas.executor_defaults())
     mounts = [{"name": _VOLUME, "mount_path": _FOLDER}]
     connector = {
         "name": "connector",

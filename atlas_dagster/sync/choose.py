@@ -37,22 +37,18 @@ def choose_runner(
 ) -> Runner:
     """The runner for ``connection``; ``explain`` is told which one and why, in one sentence.
 
-    ``defaults`` hold for what the connection's own ``executor`` does not say, and what the
-    connector's publisher gives it for what neither says.
-
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package or manifest is to be had.
         ConfigError: Python was asked for and the connector has neither, a file is not there, or
             Docker cannot be used until someone changes something.
     """
-    said = defaults.overridden_by(connection.executor)
     name = connection.source_name
+    executor = executor_of(connection, defaults)
     if connection.command is not None:
-        command = CommandRunner(connection.command, directory=connection.folder, executor=said)
+        command = CommandRunner(connection.command, directory=connection.folder, executor=executor)
         explain(f"{name} runs as a process, by the command {command.reference}.")
         return command
     entry = connection.entry()
-    executor = said if entry is None else published_limits(entry).overridden_by(said)
     own = _own_manifest(connection)
     if connection.runner == "kubernetes":
         return _in_pod(connection, own, executor, explain)
@@ -77,6 +73,18 @@ def choose_runner(
                     "see that one of them can be had",
                 ) from other
     return _in_python(connection, entry, own, executor, why, explain)
+
+
+def executor_of(connection: Connection, defaults: ExecutorConfig) -> ExecutorConfig:
+    """What the connection's own ``executor`` says, where it says nothing ``defaults``, and where
+    these say nothing either, the limits that the connector's publisher gives it.
+
+    Raises:
+        UnknownConnectorError: the registry has no such connector.
+    """
+    said = defaults.overridden_by(connection.executor)
+    entry = connection.entry()
+    return said if entry is None else published_limits(entry).overridden_by(said)
 
 
 def _in_python(

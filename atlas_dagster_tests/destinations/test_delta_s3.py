@@ -50,7 +50,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
         "AWS_ALLOW_HTTP": "true",
         "AWS_REGION": "eu-central-1",
         "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "not-to-be-shown",
+        "AWS_SECRET_ACCESS_KEY": "hunter2-not-to-be-shown",
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
@@ -212,7 +212,7 @@ def test_no_secret_is_stored(lake: S3Lake) -> None:
     client = boto3.client("s3")
     for key in lake.objects():
         content = client.get_object(Bucket=lake.bucket, Key=f"some/folder/{key}")["Body"].read()
-        assert b"not-to-be-shown" not in content
+        assert b"hunter2-not-to-be-shown" not in content
 
 
 # What goes wrong
@@ -226,7 +226,7 @@ def test_a_bucket_that_is_not_there(bucket: str) -> None:
     assert message.startswith("s3://no-such-bucket/lake")
     assert "NoSuchBucket" in message
     assert "such as AWS_*" in message
-    assert "not-to-be-shown" not in message
+    assert "hunter2-not-to-be-shown" not in message
     assert "\n" not in message
 
 

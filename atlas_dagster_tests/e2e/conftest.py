@@ -29,7 +29,7 @@ def server(
     project.declare_standin("standin_dying", behaviour="die", count=105)
     project.declare_standin("standin_waiting", behaviour="die", count=20)
     project.declare_standin("standin_renamed")
-    project.discover()
+    project.atlas("discover")
     running = DevServer(project)
     try:
         running.wait_ready()

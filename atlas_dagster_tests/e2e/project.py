@@ -6,14 +6,14 @@ the copy before the installed one in every process started here.
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import yaml
 from deltalake import DeltaTable, QueryBuilder
+
+from atlas_dagster_tests.commands import run_in
 
 REPOSITORY = Path(__file__).parents[2]
 STANDIN_IMAGE = "atlas-test/source-standin:2"
@@ -73,21 +73,10 @@ class Project:
             attributes["schedule"] = schedule
         self.declare(connection, attributes)
 
-    def discover(self, *connections: str) -> str:
-        """Run ``atlas discover`` in the folder."""
-        atlas = "from atlas_dagster.interfaces.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", atlas, "discover", *connections],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+    def atlas(self, *words: str, **variables: str) -> str:
+        """Run an ``atlas`` command in the folder; what it printed."""
+        environment = self.environment | variables
+        return run_in(self.folder, "atlas", *words, environment=environment)
 
     def table(self, path: str) -> Path:
         return self.folder / "lake" / path

@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Project:
     project = Project(tmp_path.resolve())
     project.declare_standin("standin", count=COUNT, rate=12)
     project.declare_standin("standin_endless", count=100_000, rate=12)
-    project.discover("standin", "standin_endless")
+    project.atlas("discover", "standin", "standin_endless")
     return project
 
 

@@ -71,14 +71,14 @@ def test_defaults_and_the_first_choice_are_taken_with_enter() -> None:
 
 
 def test_a_secret_is_kept_apart_and_never_shown() -> None:
-    config, secrets, shown = answered("db", "5433", "2", "s3cret", "user", "me", "")
+    config, secrets, shown = answered("db", "5433", "2", "hunter22", "user", "me", "")
     assert config["auth"] == {
         "method": "password",
         "password": "{{ env.SHOP_AUTH_PASSWORD }}",
         "user": "me",
     }
-    assert secrets == {"SHOP_AUTH_PASSWORD": "s3cret"}
-    assert "s3cret" not in shown
+    assert secrets == {"SHOP_AUTH_PASSWORD": "hunter22"}
+    assert "hunter22" not in shown
 
 
 def test_a_secret_may_be_a_file(tmp_path: Path) -> None:

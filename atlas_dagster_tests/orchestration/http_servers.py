@@ -12,7 +12,7 @@ from ssl import SSLContext
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-API_KEY = "sentinel-5d1c-api key"
+API_KEY = "hunter2-5d1c-api key"
 
 
 def book(id: int, day: int) -> dict[str, Any]:

@@ -12,11 +12,14 @@ from dagster_k8s.job import (
     construct_dagster_k8s_job,
     get_user_defined_k8s_config,
 )
+from msgspec.structs import replace
 
 from atlas_dagster.orchestration.kubernetes import pod_executor, pod_tags
+from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.fifo import AGENT
 from atlas_dagster.sync.choose import POD_FOLDER_VARIABLE
+from atlas_dagster.sync.connection import Connection
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.orchestration.by_hand import define, shop
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection
@@ -62,6 +65,17 @@ def test_every_step_that_calls_the_connector_has_it_in_its_pod() -> None:
             {"name": each["name"], "value": each["value"]} for each in step["env"]
         ]
         assert [v["name"] for v in spec["volumes"] if v.get("empty_dir")] == [shared["name"]]
+
+
+def test_the_connector_has_the_limits_of_its_publisher_where_nobody_says_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    published = replace(get_connector_info("source-faker"), memory_limit="4Gi", cpu_limit=3.0)
+    monkeypatch.setattr(Connection, "entry", lambda self: published)
+    own = ExecutorConfig(cpu_limit=1.5)
+    faker = Connection(name="faker", connector="source-faker", runner="kubernetes", executor=own)
+    (connector,) = pod(pod_tags(faker))["init_containers"]
+    assert connector["resources"]["limits"] == {"cpu": "1.5", "memory": str(4 * 1024**3)}
 
 
 def test_others_are_left_alone() -> None:

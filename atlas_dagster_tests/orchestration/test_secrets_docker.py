@@ -15,7 +15,7 @@ from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 
 pytestmark = pytest.mark.docker
 
-SECRET = "sentinel-7f3a-correct horse"
+SECRET = "hunter2-7f3a-correct horse"
 TEMPLATE = "{{ env.STANDIN_PASSWORD }}"
 
 

@@ -15,7 +15,7 @@ from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAG
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres]
 
-PASSWORD = "p@ss/word? #1"
+PASSWORD = "p@ss/hunter2? #1"
 FAKER = {"count": 40, "seed": 1, "always_updated": False, "parallelism": 1}
 APPEND = {"sync_mode": "incremental", "destination_sync_mode": "append"}
 

@@ -17,7 +17,7 @@ from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 pytestmark = pytest.mark.docker
 
 LABELS = {"atlas.connection": "runner_test", DEPLOYMENT_LABEL: "runner tests"}
-SECRET = "s3cret-in-the-config"
+SECRET = "hunter2-in-the-config"
 CATALOG = {
     "streams": [
         {

@@ -21,7 +21,7 @@ import docker
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
 from atlas_dagster_tests.soak.measuring import measure, runs
-from atlas_dagster_tests.stack.compose import SERVICES, Stack
+from atlas_dagster_tests.stack.compose import APPEND, SERVICES, Stack
 
 ROWS_PER_MINUTE = 1000
 #: Held by every run that reads it when it starts, so the sources grow without a new declaration.
@@ -32,7 +32,6 @@ _END_SECONDS = 900
 
 
 def declare(stack: Stack, names: Sequence[str], *, schedule: str | None) -> None:
-    events = {"name": "events", "sync_mode": "incremental", "destination_sync_mode": "append"}
     for name in names:
         file = stack.connections / name / "defs.yaml"
         if file.exists():
@@ -40,7 +39,7 @@ def declare(stack: Stack, names: Sequence[str], *, schedule: str | None) -> None
             file.parent.rmdir()
         timing = {"schedule": schedule} if schedule else {}
         config = {"count": f"{{{{ env.{ROWS} }}}}"}
-        stack.declare(name, image=STANDIN, config=config, streams=[events], **timing)
+        stack.declare(name, image=STANDIN, config=config, streams=APPEND, **timing)
 
 
 def soak(stack: Stack, names: Sequence[str], minutes: float) -> list[dict[str, float]]:
@@ -71,7 +70,7 @@ def rows_at(minute: float) -> int:
 
 def compared(stack: Stack, name: str, expected: int) -> tuple[int, int, int]:
     """Of a connection: its rows, those lost, and those that are there twice."""
-    ids = [row["id"] for row in stack.query(f"{name}/events", "SELECT id FROM rows")]
+    ids = stack.ids(name)
     lost = set(range(1, expected + 1)) - set(ids)
     return len(ids), len(lost), len(ids) - len(set(ids))
 

@@ -1,6 +1,7 @@
 """The stack of docker-compose.yml, brought up beside whatever else runs on this machine."""
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,6 +28,8 @@ _COPIED = (
     *("docker-compose.yml", ".dockerignore", "deploy", "workspace.yaml", "dagster.yaml"),
     *("pyproject.toml", "requirements.txt", "README.md", "atlas_dagster"),
 )
+#: The stream of a stand-in.
+APPEND = [{"name": "events", "sync_mode": "incremental", "destination_sync_mode": "append"}]
 #: What is running after `up`.
 SERVICES = ("postgres", "docker", "code", "webserver", "api", "daemon")
 #: Those whose health shows within seconds. The daemon's is asked once a minute; a run that starts
@@ -65,7 +68,7 @@ class Stack:
         shutil.copy(REPOSITORY / "atlas_dagster/connections/__init__.py", self.connections)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, folder / "ca.crt")
-        self.token = "token-of-the-stack"
+        self.token = "hunter2-token-of-the-stack"
         (folder / "deploy" / "api_token").write_text(self.token + "\n")
         self.port, self.api_port = _free_port(), _free_port()
         self.settings = {
@@ -111,12 +114,29 @@ class Stack:
 
     def compose(self, *words: str, seconds: float = 300) -> str:
         """Run a compose command; what it printed."""
+        return self._run([*self._compose, *words], seconds)
+
+    def follow(self, commands: str) -> str:
+        """Do in the checkout what the docs say, to this stack; what was printed."""
+        for documented, here in {
+            "docker compose": shlex.join(self._compose),
+            "atlas_lake": f"{self.name}_lake",
+            "debian:stable": BASE_IMAGE,
+        }.items():
+            commands = commands.replace(documented, here)
+        return self._run(["bash", "-euc", commands], seconds=900)
+
+    @property
+    def _compose(self) -> list[str]:
+        return [*self._program, "-p", self.name, "--profile", "api"]
+
+    def _run(self, command: Sequence[str], seconds: float) -> str:
         # The classic builder: all that Debian's docker.io has.
         environment = {**os.environ, "DOCKER_BUILDKIT": "0", "COMPOSE_DOCKER_CLI_BUILD": "0"}
         for name in [name for name in environment if name.startswith("ATLAS_")]:
             del environment[name]
         done = subprocess.run(
-            [*self._program, "-p", self.name, "--profile", "api", *words],
+            command,
             cwd=self.folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -126,7 +146,7 @@ class Stack:
             timeout=seconds,
             check=False,
         )
-        assert done.returncode == 0, f"{words} failed:\n{done.stdout[-6000:]}"
+        assert done.returncode == 0, f"{command} failed:\n{done.stdout[-6000:]}"
         return done.stdout
 
     def up(self) -> None:
@@ -164,6 +184,17 @@ class Stack:
             QueryBuilder().register("rows", delta).execute(sql)
         ).to_pylist()
         return rows
+
+    def ids(self, connection: str) -> list[int]:
+        """Of the rows of its ``events``, sorted, duplicates and all."""
+        rows = self.query(f"{connection}/events", "SELECT id FROM rows ORDER BY id")
+        return [row["id"] for row in rows]
+
+    def connectors(self, connection: str) -> list[Any]:
+        """Those of its reads that are running."""
+        labels = [f"atlas.connection={connection}", "atlas.verb=read"]
+        found = self.client.containers.list(filters={"label": labels}, ignore_removed=True)
+        return [each for each in found if self.is_ours(each)]
 
     def down(self) -> None:
         """Take it down with all that it made, and the image."""

@@ -1,51 +1,23 @@
 """The whole of docker-compose.yml on a real engine, used as its users would."""
 
 import json
-import os
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import docker
 import pytest
 import requests
 from playwright.sync_api import expect
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.e2e.browser import launched, materialize_button, node, opened_page
-from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
+from atlas_dagster_tests.e2e.web_server import wait_until
 from atlas_dagster_tests.orchestration.otlp_receiver import receiving
-from atlas_dagster_tests.stack.compose import ANSWERING, SERVICES, Stack
+from atlas_dagster_tests.stack.compose import ANSWERING, APPEND, SERVICES, Stack
+from atlas_dagster_tests.stack.web import Web
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
-APPEND = [{"name": "events", "sync_mode": "incremental", "destination_sync_mode": "append"}]
 COUNT = 240
 SECRET = "hunter2-of-the-stack"
-
-
-class Web(WebServer):
-    """The stack's, which is restarted, and its database, too."""
-
-    def graphql(self, query: str, **variables: Any) -> Any:
-        return _patiently(lambda: super(Web, self).graphql(query, **variables))
-
-    def launch(self, *assets: str, **options: Any) -> str:
-        return _patiently(lambda: super(Web, self).launch(*assets, **options))
-
-
-def _patiently(ask: Callable[[], Any]) -> Any:
-    """Again while a service is away; its clients' connections notice at their next use."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return ask()
-        except (AssertionError, requests.ConnectionError) as error:
-            away = isinstance(error, requests.ConnectionError) or "OperationalError" in str(error)
-            if not away or time.monotonic() > deadline:
-                raise
-        time.sleep(1)
 
 
 #: Services that are restarted while one sync runs, by the name of its connection.
@@ -56,42 +28,16 @@ RESTARTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def stack(
-    tmp_path_factory: pytest.TempPathFactory, docker_client: docker.DockerClient
-) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("stack").resolve()
-    stack = Stack(folder, f"atlas_stack_{os.getpid()}", docker_client)
+@pytest.fixture(scope="module", autouse=True)
+def slow_connections(stack: Stack, web: Web) -> None:
+    """With the streams of all known."""
     stack.secret("SLOW_PASSWORD", SECRET)
     for connection in RESTARTED:
         config = {"count": COUNT, "rate": 12, "password": "{{ env.SLOW_PASSWORD }}"}
         stack.declare(connection, image=STANDIN, config=config, streams=APPEND)
-    try:
-        stack.up()
-        yield stack
-    finally:
-        stack.down()
-    assert stack.left_over() == []
-
-
-@pytest.fixture(scope="module")
-def web(stack: Stack) -> Web:
-    """With the streams of all connections known."""
-    web = Web(stack.url)
+    web.reload()
     web.materialize(*(f"{connection}/discover" for connection in RESTARTED), seconds=180)
     web.reload()
-    return web
-
-
-def ids(stack: Stack, connection: str) -> list[int]:
-    rows = stack.query(f"{connection}/events", "SELECT id FROM rows ORDER BY id")
-    return [row["id"] for row in rows]
-
-
-def connectors(stack: Stack, connection: str) -> list[Any]:
-    labels = [f"atlas.connection={connection}", "atlas.verb=read"]
-    found = stack.client.containers.list(filters={"label": labels}, ignore_removed=True)
-    return [each for each in found if stack.is_ours(each)]
 
 
 def test_a_connection_added_later_needs_no_new_image(stack: Stack, web: Web) -> None:
@@ -125,14 +71,14 @@ def test_a_stream_is_materialized_in_the_browser(
 @pytest.mark.parametrize("connection", RESTARTED)
 def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connection: str) -> None:
     run = web.launch(f"{connection}/events")
-    wait_until("the connector runs", lambda: connectors(stack, connection), seconds=120)
+    wait_until("the connector runs", lambda: stack.connectors(connection), seconds=120)
     stack.compose("restart", *RESTARTED[connection])
     stack.wait_healthy(*ANSWERING)
     ended = web.wait(run, seconds=180)
-    wait_until("no connector is left", lambda: not connectors(stack, connection), seconds=120)
+    wait_until("no connector is left", lambda: not stack.connectors(connection), seconds=120)
     if ended != "SUCCESS":
         web.materialize(f"{connection}/events", seconds=180)
-    assert ids(stack, connection) == [*range(1, COUNT + 1)]
+    assert stack.ids(connection) == [*range(1, COUNT + 1)]
 
 
 def test_a_run_pushes_its_metrics(stack: Stack, web: Web) -> None:

@@ -109,7 +109,7 @@ def test_behind_a_tunnel_localhost_is_the_bastion() -> None:
 
 @pytest.mark.docker
 def test_a_check_that_fails(docker_client: docker.DockerClient, tmp_path: Path) -> None:
-    secret = "jdbc:postgresql://ann:s3cret@localhost:5432/x"
+    secret = "jdbc:postgresql://ann:hunter22@localhost:5432/x"
 
     def check(network: str, **config: Any) -> str:
         runner: Runner = DockerRunner(

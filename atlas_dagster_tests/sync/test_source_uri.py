@@ -55,7 +55,7 @@ def test_an_address_that_anybody_may_see(source: str, config: dict[str, Any], ur
         {"url": "https://me:p/w@example.com/a"},  # where does the password end?
         {"url": "https://me:p?w@example.com/a"},
         {"host": "hunter22", "password": "hunter22"},
-        {"credentials": {"host": "a-secret-one"}},
+        {"credentials": {"host": "hunter22"}},
         {"domain": "one word"},
         {"host": True},
         {"host": ["a", "b"]},

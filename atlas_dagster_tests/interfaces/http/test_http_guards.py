@@ -9,7 +9,7 @@ from atlas_dagster.interfaces.http import Settings
 from atlas_dagster.interfaces.http.settings import is_loopback
 from atlas_dagster_tests.interfaces.http.live_server import Client, served
 
-TOKEN = "pässword-of-the-server"
+TOKEN = "pässword-hunter2"
 
 
 @pytest.fixture(scope="module")
