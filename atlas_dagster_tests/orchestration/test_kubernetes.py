@@ -14,7 +14,7 @@ from dagster_k8s.job import (
 )
 from msgspec.structs import replace
 
-from atlas_dagster.orchestration.kubernetes import pod_executor, pod_tags
+from atlas_dagster.orchestration.kubernetes import TAG, pod_executor, pod_tags
 from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.fifo import AGENT
@@ -74,7 +74,7 @@ def test_the_connector_has_the_limits_of_its_publisher_where_nobody_says_others(
     monkeypatch.setattr(Connection, "entry", lambda self: published)
     own = ExecutorConfig(cpu_limit=1.5)
     faker = Connection(name="faker", connector="source-faker", runner="kubernetes", executor=own)
-    (connector,) = pod(pod_tags(faker))["init_containers"]
+    (connector,) = pod_tags(faker)[TAG]["pod_spec_config"]["init_containers"]
     assert connector["resources"]["limits"] == {"cpu": "1.5", "memory": str(4 * 1024**3)}
 
 
