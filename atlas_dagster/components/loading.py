@@ -39,6 +39,7 @@ from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.assets import build_broken_defs
+from atlas_dagster.orchestration.executor import connection_executor
 from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, default_resources
 from atlas_dagster.orchestration.kubernetes import pod_executor
 from atlas_dagster.orchestration.reaping import reaper_sensor
@@ -248,9 +249,10 @@ def _parts(folder: Path) -> Iterator[Path]:
             yield from [child] if declares or not inner else inner
 
 
-def _executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition | None:
-    """Of all runs, where a connection has its connector in the pods of its steps."""
-    return pod_executor(asset for defs in loaded for asset in defs.assets or ())
+def _executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition:
+    """Of all runs: in pods, where a connection has its connector in the pods of its steps."""
+    assets = (asset for defs in loaded for asset in defs.assets or ())
+    return pod_executor(assets) or connection_executor
 
 
 def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:

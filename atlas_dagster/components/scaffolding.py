@@ -1,8 +1,9 @@
 """``dg scaffold defs atlas_dagster.AirbyteConnection shop --connector source-postgres``."""
 
 import dagster as dg
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
+from atlas_dagster.errors import UnknownConnectorError
 from atlas_dagster.registry import get_connector_info
 
 
@@ -14,6 +15,14 @@ class ConnectionParams(BaseModel):
     )
     version: str | None = Field(default=None, description="Its version, if not the registry's.")
 
+    @field_validator("connector")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            return get_connector_info(name).name
+        except UnknownConnectorError as error:
+            raise ValueError(str(error)) from error  # for dg to show
+
 
 class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
     """Writes a connection to fill in."""
@@ -23,9 +32,8 @@ class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
         return ConnectionParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ConnectionParams]) -> None:
-        """Raises UnknownConnectorError, with the nearest names."""
         asked = request.params
-        attributes = {"connector": get_connector_info(asked.connector).name}
+        attributes = {"connector": asked.connector}
         if asked.version is not None:
             attributes["version"] = asked.version
         dg.scaffold_component(request, {**attributes, "config": {}})

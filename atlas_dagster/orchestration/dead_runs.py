@@ -20,11 +20,15 @@ _UNFINISHED = [
 ]
 
 
-def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Remember which process carries out the run that this step belongs to."""
-    # Dagster's executor gives each step a process; the run's own is its parent.
-    parent = multiprocessing.parent_process()
-    pid = os.getpid() if parent is None or parent.pid is None else parent.pid
+def note_process(instance: dg.DagsterInstance, run_id: str, pid: int | None = None) -> None:
+    """Remember which process carries out a run: ``pid``, or that which this step belongs to."""
+    if pid is None:
+        run = instance.get_run_by_id(run_id)
+        if run is not None and run.tags.get(PROCESS_TAG, "").startswith(run_id):
+            return  # by the run itself, which knows best
+        # Dagster's other executors give each step a process; the run's own is its parent.
+        parent = multiprocessing.parent_process()
+        pid = os.getpid() if parent is None or parent.pid is None else parent.pid
     instance.add_run_tags(run_id, {PROCESS_TAG: f"{run_id} {identify(pid)}"})
 
 

@@ -21,8 +21,10 @@ def server(
     # Due once, in 100 to 160 seconds: after the first tick, and while other tests run.
     due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=160)
     project.declare_standin("standin_scheduled", count=25, schedule=f"{due.minute} * * * *")
-    for name in ("standin_stopped", "standin_killed_step", "standin_killed_run"):
-        project.declare_standin(name, count=1500, rate=12)
+    for name in ("stopped", "killed", "killed_step", "killed_run"):
+        project.declare_standin(f"standin_{name}", count=1500, rate=12)
+    for name in ("beside_step", "beside_run"):
+        project.declare_standin(f"standin_{name}", count=10)
     project.declare_standin("standin_watched", count=6000, rate=25, password="hunter2")
     project.declare_standin("standin_wiped", count=30)
     project.declare_standin("standin_denied", fail_check=True, password="hunter2")

@@ -60,11 +60,12 @@ class DevServer(WebServer):
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-8000:]
 
-    def kill(self, run: str, event: str) -> None:
-        """SIGKILL the process that wrote the first event of this type in the run's log."""
+    def kill(self, run: str, event: str, *, syncing: str | None = None) -> None:
+        """SIGKILL the process that wrote the first event of this type, of the run or of the sync of
+        one connection."""
         pids = (
             int(entry["text"])
-            for found in self.events(run, event)
+            for found in self.events(run, event, syncing=syncing)
             for entry in found["metadataEntries"]
             if entry["label"] == "pid"
         )

@@ -14,15 +14,23 @@ from e2e.web_server import wait_until
 pytestmark = pytest.mark.docker
 
 COUNT = 1500
-CONNECTIONS = ("standin_stopped", "standin_killed_step", "standin_killed_run")
+#: With what is synced in the same run: the steps of one connection share the run's own process,
+#: those of several have a process each.
+CONNECTIONS = {
+    "standin_stopped": (),
+    "standin_killed": (),
+    "standin_killed_step": ("standin_beside_step/events",),
+    "standin_killed_run": ("standin_beside_run/events",),
+}
 
 
 @pytest.fixture(scope="module")
 def reading(server: DevServer) -> dict[str, str]:
     """The run of each connection, all reading at 12 rows a second, with one commit made."""
-    runs = {name: server.launch(f"{name}/events") for name in CONNECTIONS}
-    for run in runs.values():
-        wait_until("a commit", lambda run=run: server.events(run, "ObservationEvent"), seconds=90)
+    runs = {name: server.launch(f"{name}/events", *beside) for name, beside in CONNECTIONS.items()}
+    for name, run in runs.items():
+        committed = lambda name=name, run=run: commits(server, name, run)  # noqa: E731
+        wait_until("a commit", committed, seconds=120)
     # What follows need not be slow.
     for name in CONNECTIONS:
         server.project.declare_standin(name, count=COUNT)
@@ -30,10 +38,14 @@ def reading(server: DevServer) -> dict[str, str]:
     return runs
 
 
-def cursor(server: DevServer, run: str) -> int:
+def commits(server: DevServer, name: str, run: str) -> list[dict[str, Any]]:
+    return server.events(run, "ObservationEvent", syncing=name)
+
+
+def cursor(server: DevServer, name: str, run: str) -> int:
     """The id that the run's last commit reaches."""
     entries: dict[str, Any] = {}
-    for event in server.events(run, "ObservationEvent"):
+    for event in commits(server, name, run):
         entries |= {each["label"]: each for each in event["metadataEntries"]}
     return int(json.loads(entries["atlas/cursor_after"]["jsonString"])["id"])
 
@@ -57,10 +69,31 @@ def test_terminated(
     server.terminate(run)
     assert server.wait(run, seconds=15) == "CANCELED"
     assert not containers_of(docker_client, project, name)
-    reached = cursor(server, run)
+    reached = cursor(server, name, run)
     assert project.ids(f"{name}/events") == [*range(1, reached + 1)]
 
     again = server.materialize(f"{name}/events")
+    assert records_synced(server, name, again) == COUNT - reached
+    assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]
+
+
+def test_run_killed(
+    server: DevServer,
+    project: Project,
+    docker_client: docker.DockerClient,
+    reading: dict[str, str],
+) -> None:
+    name, run = "standin_killed", reading["standin_killed"]
+    [orphan] = containers_of(docker_client, project, name)
+    assert not server.events(run, "StepWorkerStartedEvent"), "a step had a process of its own"
+    server.kill(run, "EngineEvent")
+    assert server.wait(run, seconds=60) == "FAILURE"
+    reached = cursor(server, name, run)
+    assert project.ids(f"{name}/events") == [*range(1, reached + 1)]
+
+    again = server.retry_of(run)
+    assert server.wait(again) == "SUCCESS", server.failures(again)
+    assert not containers_of(docker_client, project, name), f"{orphan.name} or its successor"
     assert records_synced(server, name, again) == COUNT - reached
     assert project.ids(f"{name}/events") == [*range(1, COUNT + 1)]
 
@@ -73,9 +106,9 @@ def test_step_killed(
 ) -> None:
     name, run = "standin_killed_step", reading["standin_killed_step"]
     [orphan] = containers_of(docker_client, project, name)
-    server.kill(run, "StepWorkerStartedEvent")
+    server.kill(run, "StepWorkerStartedEvent", syncing=name)
     assert server.wait(run, seconds=30) == "FAILURE"
-    reached = cursor(server, run)
+    reached = cursor(server, name, run)
     assert project.ids(f"{name}/events") == [*range(1, reached + 1)]
 
     again = server.retry_of(run)

@@ -120,10 +120,18 @@ class WebServer:
         assert self.wait(run, seconds=seconds) == "SUCCESS", self.failures(run)
         return run
 
-    def events(self, run: str, kind: str | None = None) -> list[dict[str, Any]]:
-        """The run's events, all or those of one type (``AssetCheckEvaluationEvent``)."""
+    def events(
+        self, run: str, kind: str | None = None, *, syncing: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The run's events, all or those of one type (``AssetCheckEvaluationEvent``), of all steps
+        or of the sync of one connection."""
         found = self.graphql(_EVENTS, run=run)["logsForRun"]["events"]
-        return [event for event in found if kind in (None, event["__typename"])]
+        return [
+            event
+            for event in found
+            if kind in (None, event["__typename"])
+            and (syncing is None or event["stepKey"] == f"{syncing}__sync")
+        ]
 
     def failures(self, run: str) -> list[str]:
         """What each failed step says: Atlas's sentence, or Dagster's message."""

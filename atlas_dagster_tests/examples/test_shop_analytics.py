@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from deltalake import DeltaTable
+from pydantic import ValidationError
 
+from atlas_dagster.components.scaffolding import ConnectionParams
 from atlas_dagster_tests.commands import run_in
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "shop_analytics"
-
-pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def run(project: Path, *command: str) -> str:
     return run_in(project, *command, environment=told)
 
 
+@pytest.mark.docker
 def test_a_project_of_ones_own_from_discovery_to_a_report(project: Path) -> None:
     assert "shop offers" in run(project, "atlas", "discover")
     assert "raw" in run(project, "dg", "list", "defs")
@@ -40,3 +42,16 @@ def test_a_project_of_ones_own_from_discovery_to_a_report(project: Path) -> None
     run(project, "atlas", "sync", "shop")
     again = DeltaTable(str(project / "lake/shop/purchases")).to_pyarrow_table()
     assert again.num_rows == bought.num_rows
+
+
+def test_a_connection_is_scaffolded_as_dagster_does_it(project: Path) -> None:
+    component = "atlas_dagster.AirbyteConnection"
+    scaffold = ["dg", "scaffold", "defs", component, "billing", "--connector", "source-stripe"]
+    run(project, *scaffold)
+    (declared,) = project.rglob("billing/defs.yaml")
+    assert yaml.safe_load(declared.read_text())["attributes"]["connector"] == "source-stripe"
+
+
+def test_a_connector_to_scaffold_that_there_is_not() -> None:
+    with pytest.raises(ValidationError, match="did you mean source-stripe"):
+        ConnectionParams(connector="source-strip")
