@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import orjson
+import environments
 from recording import write_recording
 
 from atlas_dagster.protocol.decoder import MessageDecoder
@@ -26,6 +26,8 @@ _CATALOG = (
 
 def decoder_speed(records: int, runs: int) -> dict[str, float]:
     """MB/s of CPU time over the same recorded bytes."""
+    import orjson
+
     with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
         path = Path(folder) / "recording.jsonl"
         write_recording(path, "clean", records)
@@ -77,7 +79,7 @@ def start_overhead(runs: int) -> dict[str, dict[str, float]]:
             options = [word for name in files for word in (f"--{name}", f"/in/{name}.json")]
             bare = ["docker", "run", "--rm", "--init", "--network=host", "--log-driver=none"]
             bare += ["--volume", f"{folder}:/in:ro", STANDIN, verb, *options]
-            ours = [sys.executable, __file__, verb, folder]
+            ours = [str(environments.atlas()), __file__, verb, folder]
             times: dict[str, list[float]] = {"docker_run_s": [], "atlas_s": []}
             for _ in range(runs):
                 for name, command in (("docker_run_s", bare), ("atlas_s", ours)):

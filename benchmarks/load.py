@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from environments import environment
+import environments
 from measuring import Figures, medians, ratios, report_and_exit, run
 
 RIVAL = "dagster-airbyte==0.29.27"
@@ -47,12 +47,12 @@ attributes:
 
 def measure(runs: int) -> dict[str, Figures]:
     """Seconds and memory of both, and ours divided by theirs."""
-    rival = environment("dagster-airbyte", RIVAL)
+    ours, rival = str(environments.atlas()), environments.environment("dagster-airbyte", RIVAL)
     samples: dict[str, list[Figures]] = {"atlas": [], "dagster_airbyte": []}
     with tempfile.TemporaryDirectory(prefix="atlas-bench-") as folder:
-        run([sys.executable, __file__, "write", folder])
+        run([ours, __file__, "write", folder])
         for _ in range(runs):
-            samples["atlas"].append(run([sys.executable, __file__, "atlas", folder]))
+            samples["atlas"].append(run([ours, __file__, "atlas", folder]))
             command = [str(rival), __file__, "dagster-airbyte", folder]
             samples["dagster_airbyte"].append(run(command))
             print(f"load: {samples['atlas'][-1]}, {samples['dagster_airbyte'][-1]}", flush=True)

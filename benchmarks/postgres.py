@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import environments
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS
 
@@ -26,7 +27,7 @@ def measure(records: int, runs: int) -> dict[str, Figures]:
             server = private.settings
             place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
             address = f"postgresql://{server['username']}@{place}"
-            workload = [sys.executable, str(HERE / "workloads.py"), "append", "clean"]
+            workload = [str(environments.atlas()), str(HERE / "workloads.py"), "append", "clean"]
             atlas.append(run([*workload, str(records), address]))
             copies.append(_copy_seconds(address))
             print(f"postgres: {atlas[-1]}, copy: {copies[-1]:.2f} s", flush=True)

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 
 import dedup
 import engine
+import environments
 import load
 import overhead
 import postgres
@@ -118,7 +119,9 @@ def measure(names: list[str], records: int, runs: int, *, rival: bool) -> dict[s
                     command = pyairbyte.command(python, Path(folder), mode, records)
                 else:
                     count = str(size(recording, records))
-                    command = [sys.executable, WORKLOADS_PY, what, recording, count]
+                    # The floors need libraries that Atlas does not.
+                    ours = sys.executable if program.startswith("floor") else environments.atlas()
+                    command = [str(ours), WORKLOADS_PY, what, recording, count]
                 figures = run(command)
                 print(f"{what}, {recording}: {figures}", flush=True)
                 samples.setdefault((what, recording), []).append(figures)

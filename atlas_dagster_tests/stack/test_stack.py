@@ -20,7 +20,7 @@ COUNT = 240
 SECRET = "hunter2-of-the-stack"
 
 
-#: Services that are restarted while one sync runs, by the name of its connection.
+#: Synced slowly; services that are restarted meanwhile, by the name of the connection.
 RESTARTED = {
     "slow_ui": ("code", "webserver", "daemon"),
     "slow_db": ("postgres",),
@@ -79,6 +79,18 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     if ended != "SUCCESS":
         web.materialize(f"{connection}/events", seconds=180)
     assert stack.ids(connection) == [*range(1, COUNT + 1)]
+
+
+def test_a_run_that_is_terminated_stops_its_connector(stack: Stack, web: Web) -> None:
+    config = {"count": COUNT, "rate": 4}
+    stack.declare("slow_stopped", image=STANDIN, config=config, streams=APPEND)
+    stack.compose("run", "--rm", "-T", "atlas", "discover", "slow_stopped")
+    web.reload()
+    run = web.launch("slow_stopped/events")
+    wait_until("rows", lambda: stack.connectors("slow_stopped"), seconds=120)
+    web.terminate(run)
+    assert web.wait(run, seconds=60) == "CANCELED"
+    assert stack.connectors("slow_stopped") == []
 
 
 def test_a_run_pushes_its_metrics(stack: Stack, web: Web) -> None:
