@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import astuple
 
 from atlas_dagster.protocol.messages import ABSENT, Record
 from atlas_dagster.records.changes import Remarks
@@ -60,13 +61,13 @@ class RowDecoder:
             gc=False,
         )
         self._decode = msgspec.json.Decoder(self._row_type).decode if plain else _refuse
-        self._columns = [operator.attrgetter(field) for field in fields]
 
     def __call__(self, records: Sequence[Record], remarks: Remarks) -> list[Sequence[Any]]:
         """The values of each top-level column, of :mod:`atlas_dagster.records.coerce`'s types.
 
         ``remarks`` takes what does not fit and what is not declared.
         """
+        width = len(self._schema.top_level)
         rows: list[Any] = []
         slow = 0
         decoded = map(self._decode, map(_data, records))
@@ -77,8 +78,9 @@ class RowDecoder:
                 data = records[len(rows)].data
                 rows.append(self._row_type(*self._coerce(data, len(rows), remarks)))
                 slow += 1
-        width = len(self._schema.top_level)
-        lists: list[Sequence[Any]] = [[*map(values, rows)] for values in self._columns]
+        none: list[Sequence[Any]] = [()] * (width + len(self._undeclared))
+        # Takes half the time of asking each row for one column after the other.
+        lists: list[Sequence[Any]] = [*zip(*map(astuple, rows), strict=True)] or none
         for field, values in zip(self._undeclared, lists[width:], strict=True):
             for row, value in enumerate(values):
                 if value is not ABSENT:
