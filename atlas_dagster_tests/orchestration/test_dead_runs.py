@@ -1,6 +1,7 @@
 """Runs whose process was killed, or whose machine was restarted."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,20 +60,41 @@ def test_other_runs_are_left_alone(instance: dg.DagsterInstance, process: str | 
     assert status(instance, run) == "STARTED"
 
 
+def noted(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    of_run, _, process = found.tags[PROCESS_TAG].partition(" ")
+    assert of_run == run.run_id
+    return process
+
+
 def test_a_step_notes_the_process_of_its_run(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = running(instance)
     note_process(instance, run.run_id)
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None
-    assert found.tags[PROCESS_TAG] == f"{run.run_id} {this_process()}"
+    assert noted(instance, run) == this_process()
+
+    class Parent:
+        pid = 1
+
+    monkeypatch.setattr(multiprocessing, "parent_process", Parent)
+    another = running(instance)
+    note_process(instance, another.run_id)
+    assert noted(instance, another) == identify(1)
+
+
+def test_what_the_run_itself_has_noted_stays(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of a run may have a parent that is none of its own: the code server."""
+    run = running(instance)
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: "of-another-run x:1:1"})  # inherited
+    note_process(instance, run.run_id, os.getpid())
 
     class Parent:
         pid = 1
 
     monkeypatch.setattr(multiprocessing, "parent_process", Parent)
     note_process(instance, run.run_id)
-    found = instance.get_run_by_id(run.run_id)
-    assert found is not None
-    assert found.tags[PROCESS_TAG] == f"{run.run_id} {identify(1)}"
+    assert noted(instance, run) == this_process()
