@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import environments
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -147,7 +148,14 @@ def measure(rows: int, *, text_keys: bool = False) -> dict[str, Figures]:
             lake = Path(folder) / workload
             if workload.startswith("merge"):
                 shutil.copytree(first_load, lake)
-            command = [sys.executable, __file__, "--child", workload, "--lake", str(lake)]
+            command = [
+                str(environments.atlas()),
+                __file__,
+                "--child",
+                workload,
+                "--lake",
+                str(lake),
+            ]
             command += ["--rows", str(rows), *(["--text-keys"] if text_keys else [])]
             results[workload] = run(command)
             print(f"{workload} {rows}: {results[workload]}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ def atlas() -> Path:
     That of development has more, some of which Atlas's own dependencies import where it is there.
     """
     locked = _REPOSITORY / "requirements.txt"
-    key = hashlib.sha256(locked.read_bytes()).hexdigest()[:16]
+    key = hashlib.sha256(locked.read_bytes() + bytes(_REPOSITORY)).hexdigest()[:16]
     installed = [["--requirement", str(locked)], ["--no-deps", "--editable", str(_REPOSITORY)]]
     return _made(f"atlas-{key}", *installed)
 

@@ -20,6 +20,8 @@ from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.source import connected
 
 CHECK_NAME = "connection"
+#: Of the pools of connections, with their name behind it.
+POOL_PREFIX = "airbyte_"
 #: A passed CHECK is good for this long, whoever asked for it.
 _FRESH_SECONDS = 300
 
@@ -30,7 +32,7 @@ def check_key(connection: Connection) -> dg.AssetCheckKey:
 
 def pool(connection: Connection) -> str:
     """CHECK, DISCOVER and READ of one connection never run at the same time."""
-    return f"airbyte_{connection.name}"
+    return f"{POOL_PREFIX}{connection.name}"
 
 
 def build_check(connection: Connection, discovered: Discovered) -> dg.AssetChecksDefinition:

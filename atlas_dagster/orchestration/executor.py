@@ -11,18 +11,20 @@ import dagster as dg
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
 
+from atlas_dagster.orchestration.check import POOL_PREFIX
 from atlas_dagster.orchestration.dead_runs import note_process
 
 
 class _ConnectionExecutor(dg.Executor):
-    def __init__(self, one: dg.Executor, many: dg.Executor) -> None:
-        self._one = one
-        self._many = many
+    def __init__(self, chosen: dg.Executor) -> None:
+        self._chosen = chosen
+        self._one = InProcessExecutor(chosen.retries, chosen.step_dependency_config)
 
     @property
     def retries(self) -> RetryMode:
-        return self._many.retries
+        return self._chosen.retries
 
     def execute(
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
@@ -30,22 +32,27 @@ class _ConnectionExecutor(dg.Executor):
         note_process(plan_context.instance, plan_context.run_id, os.getpid())
         steps = map(execution_plan.get_step_by_key, execution_plan.step_keys_to_execute)
         pools = {step.pool for step in steps}
-        serial = len(pools) == 1 and None not in pools
-        chosen = self._one if serial else self._many
-        yield from chosen.execute(plan_context, execution_plan)
+        pool = pools.pop() if len(pools) == 1 else None
+        is_ours = pool is not None and pool.startswith(POOL_PREFIX)
+        # Dagster's executor for one process hears of no termination while it waits for a pool.
+        if pool is None or not is_ours or _is_taken(plan_context.instance, pool):
+            yield from self._chosen.execute(plan_context, execution_plan)
+        else:
+            yield from self._one.execute(plan_context, execution_plan)
+
+
+def _is_taken(instance: dg.DagsterInstance, pool: str) -> bool:
+    known = instance.event_log_storage.get_concurrency_info(pool)
+    return bool(known.claimed_slots) and known.active_slot_count >= known.slot_count
 
 
 @dg.executor(
     name="atlas",
-    config_schema=dg.multiprocess_executor.config_schema.as_field(),
-    requirements=dg.multiple_process_executor_requirements(),
+    config_schema=dg.multi_or_in_process_executor.config_schema.as_field(),
+    requirements=dg.multi_or_in_process_executor.get_requirements,
 )
 def connection_executor(context: dg.InitExecutorContext) -> dg.Executor:
-    """Runs the steps of one connection in one process, all others in a process for each step."""
-    one, many = (
-        definition.executor_creation_fn
-        for definition in (dg.in_process_executor, dg.multiprocess_executor)
-    )
-    assert one is not None
-    assert many is not None
-    return _ConnectionExecutor(one(context), many(context))
+    """Dagster's default, but for runs of one connection: their steps share the run's process."""
+    make = dg.multi_or_in_process_executor.executor_creation_fn
+    assert make is not None
+    return _ConnectionExecutor(make(context))

@@ -27,7 +27,7 @@ def discover(stack: Stack, web: Web, connection: str) -> None:
 
 
 def test_a_new_version_comes_while_a_sync_runs(stack: Stack, web: Web) -> None:
-    config = {"count": 400, "rate": 8}
+    config = {"count": 1000, "rate": 8}
     stack.declare("upgraded", image=STANDIN, config=config, streams=APPEND)
     discover(stack, web, "upgraded")
     old = stack.containers("code")[0].image
@@ -41,7 +41,10 @@ def test_a_new_version_comes_while_a_sync_runs(stack: Stack, web: Web) -> None:
     stack.wait_healthy(*ANSWERING)
     assert stack.containers("code")[0].image.id != old.id
     assert web.wait(run, seconds=180) == "SUCCESS"
-    assert stack.ids("upgraded") == [*range(1, 401)]
+    assert stack.ids("upgraded") == [*range(1, 1001)]
+    of_it = {"ancestor": old.id}
+    running = lambda: stack.client.containers.list(filters=of_it)  # noqa: E731
+    wait_until("nothing runs from the old version", lambda: not running(), seconds=60)
     stack.client.images.remove(old.id, force=True)
 
 

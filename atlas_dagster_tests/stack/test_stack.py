@@ -191,6 +191,14 @@ def test_the_proxy_passes_what_atlas_asks_for_only(
     assert said.split() == [str(status)]
 
 
+@pytest.mark.parametrize("service", ["code", "webserver", "daemon"])
+def test_logs_are_lines_of_json(stack: Stack, service: str) -> None:
+    lines = stack.compose("logs", "--no-log-prefix", "--no-color", service).splitlines()
+    told = [json.loads(line) for line in lines if not line.startswith("Attaching to")]
+    assert told
+    assert {"event", "level", "timestamp"} <= set.intersection(*map(set, told))
+
+
 def test_a_secret_is_nowhere_but_in_its_file(stack: Stack, tmp_path: Path) -> None:
     """After everything above has used it."""
     dump = stack.compose("exec", "-T", "postgres", "pg_dump", "-U", "atlas", "atlas")
