@@ -265,9 +265,14 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         # The newest, and not what the definitions of this process were pinned to.
         context = DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION)
         config, storage = self.defs_state_config, DefsStateStorage.get()
-        with context.state_path(config, storage, project_root) as path:
-            found = path is not None and path.exists()
-            return Discovered.decode(path.read_bytes()) if path and found else None
+        try:
+            with context.state_path(config, storage, project_root) as path:
+                found = path is not None and path.exists()
+                return Discovered.decode(path.read_bytes()) if path and found else None
+        except ValueError as error:
+            if _is_lost(error):
+                return None
+            raise
 
     def keep(self, found: Discovered, project_root: Path) -> None:
         """Store what somebody else has discovered."""
@@ -298,7 +303,12 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.stand_at(context.component_loc)
-        return super().build_defs(context)
+        try:
+            return super().build_defs(context)
+        except ValueError as error:
+            if _is_lost(error):
+                return self.build_defs_from_state(context, None)
+            raise
 
     def build_defs_from_state(
         self, context: dg.ComponentLoadContext, state_path: Path | None
@@ -363,3 +373,8 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         """
         assert self._defined is not None  # Dagster runs what was built
         yield from run_sync(context, self._defined, atlas, config)
+
+
+def _is_lost(error: ValueError) -> bool:
+    """Whether Dagster's database names a catalog that is gone, as where it alone was restored."""
+    return str(error).startswith("No state found for key ")

@@ -1,6 +1,7 @@
 """When the owner of a connector has ended, as Dagster and this machine know it."""
 
 import datetime as dt
+import socket
 from contextlib import closing, suppress
 
 import dagster as dg
@@ -10,8 +11,8 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import end_dead_runs
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.owner import process_has_ended
-from atlas_dagster.runners.reaper import reap, reap_processes
+from atlas_dagster.runners.owner import container_of, process_has_ended
+from atlas_dagster.runners.reaper import is_running, reap, reap_processes
 from atlas_dagster.sync.adhoc import reap_adhoc
 from atlas_dagster.sync.connection import Connection
 
@@ -35,7 +36,8 @@ def reap_ended(
             run = instance.get_run_by_id(name)
             # A run this instance never heard of may be alive in another one.
             return run is not None and run.is_finished
-        return process_has_ended(owner)
+        container = container_of(owner)
+        return process_has_ended(owner) or (container is not None and _is_gone(container))
 
     deployment = atlas.deployment_label()
     removed = reap_processes(deployment=deployment, has_ended=has_ended)
@@ -45,6 +47,16 @@ def reap_ended(
         with suppress(AtlasError), closing(connect(engine)) as client:
             removed += reap(client, deployment=deployment, has_ended=has_ended)
     return removed
+
+
+def _is_gone(container: str) -> bool:
+    """Whether a container beside the one this process is in has ended.
+
+    False where this process is in none: then others may be on another engine.
+    """
+    with suppress(AtlasError), closing(connect(None)) as client:
+        return is_running(client, socket.gethostname()) and not is_running(client, container)
+    return False
 
 
 @dg.op(name="atlas_remove_left_over")

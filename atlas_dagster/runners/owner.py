@@ -1,12 +1,15 @@
 """Processes of this machine as owners of connectors: who they are, and whether they have ended."""
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Literal, get_args
 
 Kind = Literal["command", "request"]
 _KINDS = get_args(Kind)
+#: How Docker names the host that a container is, where nobody does.
+_CONTAINER = re.compile("[0-9a-f]{12}")
 
 
 def this_process(kind: Kind = "command") -> str:
@@ -31,6 +34,13 @@ def process_has_ended(owner: str) -> bool:
     # A start is unknown where there is no /proc; then the pid has to do.
     now = _start(int(pid))
     return bool(start and now) and start != now
+
+
+def container_of(owner: str) -> str | None:
+    """The id of the container that the process ``owner`` is in, as far as its host tells."""
+    kind, _, name = owner.partition(":")
+    host = name.partition(":")[0]
+    return host if kind in _KINDS and _CONTAINER.fullmatch(host) else None
 
 
 def _is_alive(pid: int) -> bool:

@@ -43,6 +43,16 @@ def reap(
     return removed
 
 
+def is_running(client: docker.DockerClient, container: str) -> bool:
+    """Whether the engine has the container, and it has not ended; True where it does not say."""
+    try:
+        return str(client.containers.get(container).status) not in ("exited", "dead")
+    except docker.errors.NotFound:
+        return False
+    except API_ERRORS:
+        return True
+
+
 def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list[str]:
     """Kill the processes of ``deployment`` whose owner ``has_ended``.
 

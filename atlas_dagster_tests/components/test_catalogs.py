@@ -1,5 +1,6 @@
 """Catalogs in Dagster's versioned storage, written by several at once."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,23 @@ def test_catalogs_that_are_stored_at_once_are_all_there(
     with dg.DagsterInstance.get():
         known = [component(tree, name).known(project.root) for name in NAMES]
     assert [name for name, found in zip(NAMES, known, strict=True) if found is None] == []
+
+
+def test_a_catalog_that_is_lost_counts_as_not_discovered(project: Project, tmp_path: Path) -> None:
+    """Dagster's database, where it alone was restored, still names it."""
+    project.declare("shop", "connector: source-faker")
+    with dg.DagsterInstance.get():
+        component(project.tree(), "shop").keep(project.found("shop", {}), project.root)
+    with dg.DagsterInstance.get():
+        assert "shop/users" in project.descriptions()
+    shutil.rmtree(tmp_path / "catalogs")
+    with dg.DagsterInstance.get():
+        assert "shop/discover" in project.descriptions()
+        lost = component(project.tree(), "shop")
+        assert lost.known(project.root) is None
+        lost.keep(project.found("shop", {}), project.root)
+    with dg.DagsterInstance.get():
+        assert "shop/users" in project.descriptions()
 
 
 def component(tree: ProjectTree, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import closing, redirect_stdout
@@ -81,7 +82,7 @@ def sync_connection(
             asset_selection=selected,
             raise_on_error=False,
             # Nobody but the user runs it again.
-            tags={CONNECTION_TAG: declared.name, MAX_RETRIES_TAG: "0"},
+            tags={CONNECTION_TAG: declared.name, MAX_RETRIES_TAG: "0", **_whereabouts(instance)},
         )
         run = instance.get_run_by_id(result.run_id)
         outcome.failure_type = _failure_type(run.tags if run else {})
@@ -94,6 +95,18 @@ def sync_connection(
         done = materialization.materialization
         outcome.streams[tables[done.asset_key]] = done.metadata
     return outcome
+
+
+def _whereabouts(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Tags by which Dagster's launcher finds this process, as it finds those that it launches.
+
+    Without them its monitoring takes the run for one whose container is gone.
+    """
+    if type(instance.run_launcher).__name__ != "DockerRunLauncher":
+        return {}
+    from dagster_docker.docker_run_launcher import DOCKER_CONTAINER_ID_TAG
+
+    return {DOCKER_CONTAINER_ID_TAG: socket.gethostname()}
 
 
 def _failure_type(tags: Mapping[str, str]) -> FailureType:
