@@ -52,8 +52,10 @@ def test_a_lake_of_one_machine_goes_on_in_the_stack(stack: Stack, web: Web, tmp_
     project = Project(tmp_path)
     config = {"count": "{{ env.MOVED_ROWS }}"}
     project.declare("moved", {"image": STANDIN, "config": config, "streams": APPEND})
-    project.atlas("discover", "moved", MOVED_ROWS="100")
-    project.atlas("sync", "moved", MOVED_ROWS="100")
+    # Both are called atlas_dagster, where nobody says otherwise.
+    variables = {"MOVED_ROWS": "100", "ATLAS_DEPLOYMENT": stack.name}
+    project.atlas("discover", "moved", **variables)
+    project.atlas("sync", "moved", **variables)
     project.table("").rename(stack.folder / "lake")
     stack.declare("moved", image=STANDIN, config=config, streams=APPEND)
     stack.secret("MOVED_ROWS", "150")
