@@ -83,9 +83,9 @@ def prune(days: int, as_json: bool) -> None:
     if as_json:
         print_json({"deleted": deleted})
         return
-    runs = "1 run" if deleted == 1 else f"{deleted} runs"
+    runs, their = ("1 run", "its") if deleted == 1 else (f"{deleted} runs", "their")
     ago = "a day" if days == 1 else f"{days} days"
-    say(f"Deleted {runs} that ended more than {ago} ago, with their events and compute logs.")
+    say(f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs.")
 
 
 @click.command()
