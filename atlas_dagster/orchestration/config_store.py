@@ -1,17 +1,18 @@
 """Where a connection's config renewals are kept: a file, or Dagster's database, encrypted."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import sqlalchemy
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy.exc import SQLAlchemyError
 
 from atlas_dagster.errors import ConfigError, TransientError
+from atlas_dagster.protocol.renewal import Origin
 from atlas_dagster.sync.live_config import ConfigStore, FileConfigStore, wait_for
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ _FOLDER = "renewals"
 def config_store(instance: dg.DagsterInstance) -> ConfigStore:
     """The database where ATLAS_SECRET_KEY gives a key for it, else files beside Dagster's own.
 
+    Of several keys, with commas between them, the first encrypts and each may decrypt.
+
     Raises:
-        ConfigError: the key is none, or there is no database to use it for.
+        ConfigError: a key is none, or there is no database to use it for.
     """
     files = FileConfigStore(Path(instance.root_directory).absolute() / _FOLDER)
-    key = os.environ.get(KEY_VARIABLE)
-    if not key:
+    keys = os.environ.get(KEY_VARIABLE)
+    if not keys:
         return files
     # It brings the machinery of Dagster's migrations, which loading a code location can do without.
     from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
@@ -42,11 +45,12 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
             f"storage, or unset {KEY_VARIABLE} to keep them in files."
         )
     try:
-        cipher = Fernet(key)
+        cipher = MultiFernet([Fernet(key.strip()) for key in keys.split(",")])
     except ValueError as error:
         raise ConfigError(
-            f"{KEY_VARIABLE} is no key; make one with: python -c 'from cryptography.fernet import "
-            "Fernet; print(Fernet.generate_key().decode())'"
+            f"{KEY_VARIABLE} is no key, nor several with commas between them; make one with: "
+            "python -c 'from cryptography.fernet import Fernet; "
+            "print(Fernet.generate_key().decode())'"
         ) from error
     return DatabaseConfigStore(storage, cipher, files)
 
@@ -60,7 +64,9 @@ class DatabaseConfigStore(ConfigStore):
 
     where = "encrypted in Dagster's database"
 
-    def __init__(self, storage: "SqlRunStorage", cipher: Fernet, files: FileConfigStore) -> None:
+    def __init__(
+        self, storage: "SqlRunStorage", cipher: MultiFernet, files: FileConfigStore
+    ) -> None:
         self._storage = storage
         self._cipher = cipher
         self._files = files
@@ -86,25 +92,30 @@ class DatabaseConfigStore(ConfigStore):
             with suppress(SQLAlchemyError):
                 held.close()
 
-    def load(self, connection: str) -> bytes | None:
+    def load(self, connection: str, declared: Mapping[str, Any]) -> bytes | None:
         key = _key(connection)
         with _explained(f"read the renewed config of connection '{connection}'"):
             found = self._storage.get_cursor_values({key}).get(key)
         if not found:
-            return self._files.load(connection)
+            return self._files.load(connection, declared)
+        encrypted, _, origin = found.partition(" ")
         try:
-            return self._cipher.decrypt(found)
+            return self._cipher.decrypt(encrypted)
         except InvalidToken as error:
+            if origin and not Origin.decode(origin).is_in(declared):
+                return None  # the user has entered something else since
             raise ConfigError(
-                f"The renewed config of connection '{connection}' was stored under another key; "
-                f"set {KEY_VARIABLE} to the key of that time."
+                f"The renewed config of connection '{connection}' was stored under a key that is "
+                f"not in {KEY_VARIABLE}; put that key back, behind the new one and a comma, or, "
+                "where it is lost, enter new credentials of the source."
             ) from error
 
-    def save(self, connection: str, content: bytes) -> None:
+    def save(self, connection: str, content: bytes, origin: Origin) -> None:
         encrypted = self._cipher.encrypt(content).decode()
+        kept = f"{encrypted} {origin.encode().decode()}"
         try:
             with _explained(f"save the renewed config of connection '{connection}'"):
-                self._storage.set_cursor_values({_key(connection): encrypted})
+                self._storage.set_cursor_values({_key(connection): kept})
         except TransientError as error:
             raise OSError(str(error)) from error
 

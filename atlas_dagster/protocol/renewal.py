@@ -64,6 +64,34 @@ class Renewal(Struct, frozen=True):
         return msgspec.json.decode(content, type=cls)
 
 
+class Origin(Struct, frozen=True):
+    """What a renewal replaces, as a hash to be kept beside it where it is encrypted.
+
+    So it is known even without the key whether the user has edited that since. The hash is slow,
+    for declared secrets must not be guessed from it.
+    """
+
+    paths: tuple[ConfigPath, ...]
+    salt: str
+    declared: str
+
+    @classmethod
+    def of(cls, renewal: Renewal, declared: Mapping[str, Any]) -> "Origin":
+        paths = tuple(renewed.path for renewed in renewal.values)
+        return cls(paths, renewal.salt, _slow_hash(renewal.salt, declared, paths))
+
+    def is_in(self, declared: Mapping[str, Any]) -> bool:
+        """Whether all of it is still declared as it was."""
+        return _slow_hash(self.salt, declared, self.paths) == self.declared
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes | str) -> "Origin":
+        return msgspec.json.decode(content, type=cls)
+
+
 def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` with ``changes`` laid over it, objects merged and all else replaced."""
     result = dict(config)
@@ -112,3 +140,9 @@ def _nested(path: ConfigPath, value: Any) -> dict[str, Any]:
 
 def _hash(salt: str, value: Any) -> str:
     return hashlib.sha256(f"{salt}{json.dumps(value, sort_keys=True)}".encode()).hexdigest()
+
+
+def _slow_hash(salt: str, config: Mapping[str, Any], paths: tuple[ConfigPath, ...]) -> str:
+    """Of what is declared at ``paths``."""
+    values = json.dumps([_nearest(config, path) for path in paths], sort_keys=True)
+    return hashlib.scrypt(values.encode(), salt=salt.encode(), n=2**14, r=8, p=1).hex()

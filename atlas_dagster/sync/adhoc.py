@@ -87,7 +87,7 @@ class AdHocConfigStore(FileConfigStore):
             try:
                 yield
             finally:
-                if self.load(connection) is None:
+                if self.load(connection, {}) is None:
                     # Who waits for this very file finds that it has no name any more (filelock).
                     self._lock_path(connection).unlink(missing_ok=True)
 

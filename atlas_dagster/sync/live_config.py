@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from atlas_dagster.errors import BrokenError
 from atlas_dagster.protocol.config import property_schema
-from atlas_dagster.protocol.renewal import Renewal, merged
+from atlas_dagster.protocol.renewal import Origin, Renewal, merged
 from atlas_dagster.protocol.secrets import Masker, scalars, secret_values
 from atlas_dagster.runners.stopping import pause
 
@@ -37,12 +37,12 @@ class ConfigStore(ABC):
         """
 
     @abstractmethod
-    def load(self, connection: str) -> bytes | None:
-        """What was saved last."""
+    def load(self, connection: str, declared: Mapping[str, Any]) -> bytes | None:
+        """What was saved last. It need not be found where ``declared`` has changed since."""
 
     @abstractmethod
-    def save(self, connection: str, content: bytes) -> None:
-        """Store ``content`` durably. Raises OSError."""
+    def save(self, connection: str, content: bytes, origin: Origin) -> None:
+        """Store ``content`` durably; ``origin`` may be seen by anybody. Raises OSError."""
 
 
 class FileConfigStore(ConfigStore):
@@ -62,13 +62,13 @@ class FileConfigStore(ConfigStore):
             finally:
                 lock.release()
 
-    def load(self, connection: str) -> bytes | None:
+    def load(self, connection: str, _declared: Mapping[str, Any]) -> bytes | None:
         try:
             return self._path(connection).read_bytes()
         except FileNotFoundError:
             return None
 
-    def save(self, connection: str, content: bytes) -> None:
+    def save(self, connection: str, content: bytes, _origin: Origin) -> None:
         self._create_folder()
         unfinished = self._folder / f".{connection}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -152,7 +152,8 @@ class LiveConfig:
         if not Renewal.between(self.value, value).values:
             return
         try:
-            self._store.save(self._connection, renewal.encode())
+            origin = Origin.of(renewal, self._declared)
+            self._store.save(self._connection, renewal.encode(), origin)
         except OSError as error:
             raise BrokenError(
                 f"The renewed config of connection '{self._connection}' could not be stored "
@@ -167,7 +168,7 @@ class LiveConfig:
         )
 
     def _stored(self) -> Renewal:
-        content = self._store.load(self._connection)
+        content = self._store.load(self._connection, self._declared)
         try:
             return Renewal(salt="") if content is None else Renewal.decode(content)
         except msgspec.MsgspecError as error:

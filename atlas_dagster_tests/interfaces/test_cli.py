@@ -14,6 +14,7 @@ import dagster as dg
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from dagster._core.test_utils import create_run_for_test
 from deltalake import DeltaTable, write_deltalake
 from msgspec import Raw
 from pyarrow import RecordBatch, table
@@ -513,7 +514,7 @@ def test_the_engine_does_not_import_dagster(module: str) -> None:
     assert ran.stdout == "False\n"
 
 
-# read, pull, doctor, reap
+# read, pull, doctor, reap, prune
 
 
 @pytest.mark.docker
@@ -557,6 +558,27 @@ def test_what_a_project_needs_is_fetched_and_examined(project: Project) -> None:
     reaped = atlas("reap", "--json")
     assert reaped.exit_code == 0, reaped.stderr
     assert json.loads(reaped.stdout)["ended_runs"] == []
+
+
+def test_old_runs_are_pruned(project: Project) -> None:
+    with dg.DagsterInstance.get() as instance:
+        for _ in range(2):
+            create_run_for_test(instance, status=dg.DagsterRunStatus.SUCCESS)
+        with instance.run_storage.connect() as database:  # type: ignore[attr-defined]
+            database.exec_driver_sql(
+                "UPDATE runs SET update_timestamp = '2020-01-01 00:00:00' WHERE id = 1"
+            )
+
+    pruned = atlas("prune", "--days", "30")
+    again = atlas("prune", "--days", "30", "--json")
+
+    assert pruned.stdout == (
+        "Deleted 1 run that ended more than 30 days ago, with its events and compute logs.\n"
+    )
+    assert json.loads(again.stdout) == {"deleted": 0}
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_runs_count() == 1
+    assert atlas("prune").exit_code == atlas("prune", "--days", "0").exit_code == 2
 
 
 def test_a_declared_connection_has_its_own_config(shop: Project) -> None:

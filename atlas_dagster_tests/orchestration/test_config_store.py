@@ -1,9 +1,10 @@
 """Config renewals in Dagster's database: encrypted, under one lock, on SQLite and on Postgres."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -13,9 +14,16 @@ from postgres_instance import postgres_instance
 
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.orchestration.config_store import DatabaseConfigStore, config_store
-from atlas_dagster.sync.live_config import FileConfigStore
+from atlas_dagster.protocol.renewal import Origin, Renewal
+from atlas_dagster.protocol.secrets import Masker
+from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
 
 KEY = Fernet.generate_key().decode()
+ANOTHER_KEY = Fernet.generate_key().decode()
+DECLARED = {"start": "2020-01-01", "credentials": {"refresh_token": "declared-token"}}
+RENEWED = {"start": "2020-01-01", "credentials": {"refresh_token": "second-token"}}
+RENEWAL = Renewal.between(DECLARED, RENEWED)
+ORIGIN = Origin.of(RENEWAL, DECLARED)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -35,7 +43,7 @@ def test_without_a_key_renewals_are_files_beside_dagsters_own(
     with dg.instance_for_test() as instance:
         store = config_store(instance)
         assert isinstance(store, FileConfigStore)
-        store.save("shop", b"token")
+        store.save("shop", b"token", ORIGIN)
         assert (Path(instance.root_directory) / "renewals" / "shop.json").read_bytes() == b"token"
 
 
@@ -45,25 +53,27 @@ def test_with_a_key_they_are_in_the_database_encrypted(
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
     store = config_store(instance)
     assert isinstance(store, DatabaseConfigStore)
-    assert store.load("shop") is None
-    store.save("shop", b"first token")
-    store.save("shop", b"second token")
-    assert config_store(instance).load("shop") == b"second token"
-    assert store.load("other") is None
+    assert store.load("shop", DECLARED) is None
+    store.save("shop", b"first token", ORIGIN)
+    store.save("shop", b"second token", ORIGIN)
+    assert config_store(instance).load("shop", DECLARED) == b"second token"
+    assert store.load("other", DECLARED) is None
     [stored] = instance.run_storage.get_cursor_values({"atlas/renewal/shop"}).values()
-    assert "token" not in stored
-    assert Fernet(KEY).decrypt(stored) == b"second token"
+    encrypted, _, origin = stored.partition(" ")
+    assert Fernet(KEY).decrypt(encrypted) == b"second token"
+    assert Origin.decode(origin) == ORIGIN
+    assert not re.search("declared-token|second", stored)
 
 
 def test_what_files_hold_counts_until_something_is_saved_under_the_key(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ATLAS_SECRET_KEY", raising=False)
-    config_store(instance).save("shop", b"single-use token")
+    config_store(instance).save("shop", b"single-use token", ORIGIN)
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    assert config_store(instance).load("shop") == b"single-use token"
-    config_store(instance).save("shop", b"the next one")
-    assert config_store(instance).load("shop") == b"the next one"
+    assert config_store(instance).load("shop", DECLARED) == b"single-use token"
+    config_store(instance).save("shop", b"the next one", ORIGIN)
+    assert config_store(instance).load("shop", DECLARED) == b"the next one"
 
 
 def test_a_key_without_a_database_is_refused(
@@ -84,9 +94,9 @@ def test_a_database_that_fails_is_said_in_a_sentence(
         database.execute(sqlalchemy.text("ALTER TABLE kvs RENAME TO gone"))
         database.commit()
     with pytest.raises(TransientError, match=r"^Dagster's database could not be used to read the"):
-        store.load("shop")
+        store.load("shop", DECLARED)
     with pytest.raises(OSError, match=r"^Dagster's database could not be used to save the renewed"):
-        store.save("shop", b"token")
+        store.save("shop", b"token", ORIGIN)
 
 
 def test_a_database_that_is_gone_locks_nothing(
@@ -109,13 +119,80 @@ def test_another_key_is_refused_with_a_sentence(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    config_store(instance).save("shop", b"token")
-    monkeypatch.setenv("ATLAS_SECRET_KEY", Fernet.generate_key().decode())
-    with pytest.raises(ConfigError, match="'shop' was stored under another key"):
-        config_store(instance).load("shop")
-    monkeypatch.setenv("ATLAS_SECRET_KEY", "hello")
-    with pytest.raises(ConfigError, match="ATLAS_SECRET_KEY is no key; make one with"):
+    config_store(instance).save("shop", b"token", ORIGIN)
+    monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
+    with pytest.raises(ConfigError, match=r"'shop' was stored under a key .* put that key back"):
+        config_store(instance).load("shop", DECLARED)
+
+
+@pytest.mark.parametrize("keys", ["hello", f"{KEY},hello", f"{KEY},"])
+def test_what_is_no_key_is_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    monkeypatch.setenv("ATLAS_SECRET_KEY", keys)
+    with (
+        dg.instance_for_test() as instance,
+        pytest.raises(ConfigError, match=r"ATLAS_SECRET_KEY is no key, nor several .* make one"),
+    ):
         config_store(instance)
+
+
+def test_the_first_of_several_keys_encrypts_and_each_decrypts(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
+    config_store(instance).save("shop", b"first token", ORIGIN)
+    monkeypatch.setenv("ATLAS_SECRET_KEY", f"{ANOTHER_KEY}, {KEY}")
+    assert config_store(instance).load("shop", DECLARED) == b"first token"
+    config_store(instance).save("shop", b"second token", ORIGIN)
+    monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
+    assert config_store(instance).load("shop", DECLARED) == b"second token"
+    monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
+    with pytest.raises(ConfigError, match="that is not in ATLAS_SECRET_KEY"):
+        config_store(instance).load("shop", DECLARED)
+
+
+def test_without_its_key_a_renewal_is_forgotten_once_what_it_replaced_has_changed(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def config(declared: Mapping[str, Any]) -> LiveConfig:
+        return LiveConfig(
+            declared,
+            schema={},
+            masker=Masker([]),
+            connection="shop",
+            store=config_store(instance),
+            explain=lambda _: None,
+        )
+
+    monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
+    config(DECLARED).renew(RENEWED)
+    assert config(DECLARED).value == RENEWED
+    monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
+    with pytest.raises(ConfigError, match="enter new credentials of the source"):
+        config({**DECLARED, "start": "2025-01-01"})
+
+    entered = {**DECLARED, "credentials": {"refresh_token": "by hand"}}
+    assert config(entered).value == entered
+
+    # Nothing is lost until the connector renews what was entered.
+    monkeypatch.setenv("ATLAS_SECRET_KEY", f"{ANOTHER_KEY},{KEY}")
+    assert config(DECLARED).value == RENEWED
+    monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
+    config(entered).renew(RENEWED)
+    assert config(entered).value == RENEWED
+
+
+def test_what_was_stored_before_origins_were_is_read(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Fernet(KEY).encrypt(b"token").decode()
+    instance.run_storage.set_cursor_values({"atlas/renewal/shop": stored})
+    monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
+    assert config_store(instance).load("shop", {}) == b"token"
+    monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
+    with pytest.raises(ConfigError, match="put that key back"):
+        config_store(instance).load("shop", {})
 
 
 def test_one_connection_is_used_by_one_at_a_time(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.protocol.renewal import Renewal, merged
+from atlas_dagster.protocol.renewal import Origin, Renewal, merged
 
 DECLARED = {
     "start": "2020",
@@ -84,6 +84,16 @@ def test_what_the_cdk_injects_for_itself_is_not_kept() -> None:
 def test_equal_secrets_have_unequal_hashes() -> None:
     one, other = (renewal({"credentials": {"refresh_token": "new"}}) for _ in range(2))
     assert one.values[0].declared != other.values[0].declared
+
+
+def test_whether_what_it_replaced_is_declared_is_known_without_it() -> None:
+    kept = renewal({"credentials": {"refresh_token": "new", "access_token": "t"}})
+    origin = Origin.decode(Origin.of(kept, DECLARED).encode())
+    credentials = DECLARED["credentials"]
+    assert origin.is_in(DECLARED)
+    assert origin.is_in(DECLARED | {"start": "2021"})
+    assert not origin.is_in(DECLARED | {"credentials": {**credentials, "refresh_token": "x"}})
+    assert not origin.is_in({})
 
 
 _JSON = st.recursive(

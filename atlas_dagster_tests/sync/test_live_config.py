@@ -96,7 +96,7 @@ def test_it_is_stored_before_anything_else_is_read(tmp_path: Path) -> None:
 
     def output(_: ConnectorCommand) -> Iterator[bytes | int]:
         yield control(RENEWED)
-        stored.append(FileConfigStore(tmp_path).load("shop"))
+        stored.append(FileConfigStore(tmp_path).load("shop", DECLARED))
         yield 1
 
     called = Called(tmp_path)

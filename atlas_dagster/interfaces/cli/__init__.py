@@ -34,6 +34,7 @@ _VERBS = {
     "clear": _Verb("state", "Remove all rows of CONNECTION."),
     "state": _Verb("state", "Where the streams of a connection continue."),
     "reap": _Verb("upkeep", "Remove connectors that killed runs left behind."),
+    "prune": _Verb("upkeep", "Delete runs that ended long ago."),
     "doctor": _Verb("upkeep", "Look for what will stop a sync."),
     "serve": _Verb("upkeep", "Serve connectors over HTTP."),
 }

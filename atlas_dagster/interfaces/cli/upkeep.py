@@ -1,5 +1,6 @@
-"""``atlas reap``, ``atlas doctor`` and ``atlas serve``."""
+"""``atlas reap``, ``atlas prune``, ``atlas doctor`` and ``atlas serve``."""
 
+import datetime as dt
 import importlib
 import sys
 
@@ -55,6 +56,36 @@ def reap(as_json: bool) -> None:
         say(f"Reported run {run} as failed: its process is gone.")
     if not removed and not ended:
         say("Nothing was left behind.")
+
+
+@click.command()
+@click.option(
+    "--days", type=click.IntRange(min=1), required=True, help="Delete runs that ended before that."
+)
+@json_option
+@one_sentence
+def prune(days: int, as_json: bool) -> None:
+    """Delete runs that ended more than so many days ago, with their events and compute logs.
+
+    It is about the runs of all jobs, not only Atlas's. These stay, however old: a run with the
+    newest event of an asset, a partition or a check, the newest of each schedule, one that a run
+    which stays tried again, one of a backfill under way, and one that a sensor of yours asked for
+    by a key. Where streams continue is kept beside their tables, and stays.
+    """
+    import dagster as dg
+
+    from atlas_dagster.interfaces.cli.project import enter_project
+    from atlas_dagster.orchestration.pruning import prune as prune_runs
+
+    enter_project()
+    with dg.DagsterInstance.get() as instance:
+        deleted = prune_runs(instance, dt.datetime.now(dt.UTC) - dt.timedelta(days=days))
+    if as_json:
+        print_json({"deleted": deleted})
+        return
+    runs, their = ("1 run", "its") if deleted == 1 else (f"{deleted} runs", "their")
+    ago = "a day" if days == 1 else f"{days} days"
+    say(f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs.")
 
 
 @click.command()
