@@ -1,6 +1,8 @@
 """The whole of docker-compose.yml on a real engine, used as its users would."""
 
+import errno
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -111,15 +113,17 @@ def test_a_run_pushes_its_metrics(stack: Stack, web: Web) -> None:
 def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> None:
     stack.wait_healthy(*SERVICES)
     inspected = {service: stack.containers(service)[0].attrs for service in SERVICES}
-    sockets, secrets, roots, powerful = set(), set(), set(), set()
+    sockets, engines, secrets, roots, powerful = set(), set(), set(), set(), set()
     for service, attrs in inspected.items():
         sources = [mount["Source"] for mount in attrs["Mounts"]]
         variables = dict(v.split("=", 1) for v in attrs["Config"]["Env"])
         if any(source.endswith("docker.sock") for source in sources):
             sockets.add(service)
+        if any(mount.get("Name") == f"{stack.name}_engine" for mount in attrs["Mounts"]):
+            engines.add(service)
         if any("secrets" in source for source in sources) or SECRET in json.dumps(attrs):
             secrets.add(service)
-        if attrs["Config"]["User"] in ("", "root", "0"):
+        if attrs["Config"]["User"].split(":")[0] in ("", "root", "0"):
             roots.add(service)
         if attrs["HostConfig"]["CapDrop"] != ["ALL"] or attrs["HostConfig"]["CapAdd"]:
             powerful.add(service)
@@ -132,9 +136,33 @@ def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> 
             assert "DOCKER_HOST" not in variables
             assert "ATLAS_SECRET_KEY" not in variables
     assert sockets == {"docker"}
+    assert engines == {"docker", "webserver", "daemon", "api"}
+    assert inspected["docker"]["HostConfig"]["NetworkMode"] == "none"
     assert secrets == set()
     assert roots == {"docker", "postgres"}
     assert powerful == {"postgres"}
+
+
+LISTENING = """
+for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for line in open(file).readlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        address, port = local.rsplit(":", 1)
+        if state == "0A" and address != "0B00007F":  # Docker's own resolver
+            print(int(port, 16))
+"""
+
+
+def test_the_engine_and_the_code_are_at_no_port(stack: Stack) -> None:
+    """Connectors, and whoever is on this machine, reach every port of a container."""
+    ports = {"code": [], "daemon": [], "webserver": ["3000"], "api": ["8000"]}
+    for service, expected in ports.items():
+        assert stack.compose("exec", "-T", service, "python", "-c", LISTENING).split() == expected
+    for service in SERVICES:
+        networks = stack.containers(service)[0].attrs["NetworkSettings"]["Networks"].values()
+        for address in filter(None, (network["IPAddress"] for network in networks)):
+            with socket.socket() as probe:
+                assert probe.connect_ex((address, 2375)) == errno.ECONNREFUSED, service
 
 
 def test_the_http_door_is_for_those_with_the_token(stack: Stack) -> None:
@@ -153,13 +181,13 @@ def test_the_command_line_has_the_catalogs_and_the_secrets(stack: Stack, web: We
 
 
 ASK = """
-import sys, urllib.request as u, urllib.error as e
-method, path = sys.argv[1:]
-try:
-    answer = u.urlopen(u.Request("http://docker:2375" + path, method=method), timeout=10)
-except e.HTTPError as error:
-    answer = error
-print(answer.status)
+import http.client, socket, sys
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.settimeout(10)
+connection.sock.connect("/run/atlas/docker.sock")
+connection.request(*sys.argv[1:])
+print(connection.getresponse().status)
 """
 
 
