@@ -2,11 +2,14 @@
 
 import errno
 import json
+import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from playwright.sync_api import expect
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
@@ -163,6 +166,14 @@ def test_the_engine_and_the_code_are_at_no_port(stack: Stack) -> None:
         for address in filter(None, (network["IPAddress"] for network in networks)):
             with socket.socket() as probe:
                 assert probe.connect_ex((address, 2375)) == errno.ECONNREFUSED, service
+
+
+def test_up_makes_every_volume(stack: Stack) -> None:
+    """Compose v2 makes those of services it starts; the engine makes plain ones for a run."""
+    described = yaml.safe_load((stack.folder / "docker-compose.yml").read_text())
+    started = [each for each in described["services"].values() if "profiles" not in each]
+    mounted = {volume.split(":")[0] for each in started for volume in each["volumes"]}
+    assert set(described["volumes"]) <= mounted
 
 
 def test_the_http_door_is_for_those_with_the_token(stack: Stack) -> None:
