@@ -86,6 +86,30 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     assert stack.ids(connection) == [*range(1, COUNT + 1)]
 
 
+def test_the_services_start_in_any_order(stack: Stack, web: Web) -> None:
+    """As the engine starts them when the host comes back, which heeds no depends_on."""
+    services = ("code", "webserver", "daemon", "postgres")
+    stack.compose("stop", *services)
+    for service in services:
+        if service == "postgres":
+            time.sleep(15)
+        stack.containers(service)[0].start()
+    stack.wait_healthy(*ANSWERING)
+
+    def is_loaded() -> bool:
+        try:
+            return web.is_loaded()
+        except AssertionError:  # not yet
+            return False
+
+    wait_until("the location is loaded", is_loaded, seconds=120, every=1)
+    started = time.time()
+    tick = lambda: web.sensor("atlas_reaper")["ticks"][0]  # noqa: E731
+    wait_until("a sensor ticks", lambda: tick()["timestamp"] > started, seconds=180, every=1)
+    assert tick()["status"] != "FAILURE"
+    web.materialize("faker/users", seconds=180)
+
+
 def test_a_run_that_is_terminated_stops_its_connector(stack: Stack, web: Web) -> None:
     config = {"count": COUNT, "rate": 4}
     stack.declare("slow_stopped", image=STANDIN, config=config, streams=APPEND)
