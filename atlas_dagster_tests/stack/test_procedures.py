@@ -48,6 +48,17 @@ def test_a_new_version_comes_while_a_sync_runs(stack: Stack, web: Web) -> None:
     stack.client.images.remove(old.id, force=True)
 
 
+def test_postgres_gets_a_new_version(stack: Stack, web: Web) -> None:
+    """The same one here; what counts is that all of the old one is in the new one."""
+    run = web.materialize("upgraded/discover", seconds=180)
+    (commands,) = procedure("A new major version of Postgres")
+    kept = f"ATLAS_POSTGRES_IMAGE={stack.settings['ATLAS_POSTGRES_IMAGE']}"
+    stack.follow(commands.replace("ATLAS_POSTGRES_IMAGE=postgres:17", kept))
+    stack.wait_healthy(*ANSWERING)
+    assert web.status(run) == "SUCCESS"
+    web.materialize("upgraded/discover", seconds=180)
+
+
 def test_a_lake_of_one_machine_goes_on_in_the_stack(stack: Stack, web: Web, tmp_path: Path) -> None:
     project = Project(tmp_path)
     config = {"count": "{{ env.MOVED_ROWS }}"}
@@ -73,7 +84,7 @@ def test_what_was_backed_up_comes_back_on_a_machine_that_has_nothing(
     discover(stack, web, "kept")
     web.materialize("kept/events", seconds=180)
     back_up, restore = procedure("Backup and restore")
-    database, lake = back_up.splitlines()
+    database, lake = back_up.split("\n", 1)
     stack.follow(database)
     # A sync between the two: the copy of the lake is ahead of the events.
     stack.secret("KEPT_ROWS", "200")
