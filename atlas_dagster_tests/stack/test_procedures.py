@@ -50,13 +50,16 @@ def test_a_new_version_comes_while_a_sync_runs(stack: Stack, web: Web) -> None:
 
 def test_postgres_gets_a_new_version(stack: Stack, web: Web) -> None:
     """The same one here; what counts is that all of the old one is in the new one."""
-    run = web.materialize("upgraded/discover", seconds=180)
+    stack.declare("versioned", image=STANDIN, config={"count": 10}, streams=APPEND)
+    discover(stack, web, "versioned")
+    run = web.materialize("versioned/events", seconds=180)
     (commands,) = procedure("A new major version of Postgres")
     kept = f"ATLAS_POSTGRES_IMAGE={stack.settings['ATLAS_POSTGRES_IMAGE']}"
     stack.follow(commands.replace("ATLAS_POSTGRES_IMAGE=postgres:17", kept))
     stack.wait_healthy(*ANSWERING)
     assert web.status(run) == "SUCCESS"
-    web.materialize("upgraded/discover", seconds=180)
+    web.materialize("versioned/events", seconds=180)
+    assert stack.ids("versioned") == [*range(1, 11)]
 
 
 def test_a_lake_of_one_machine_goes_on_in_the_stack(stack: Stack, web: Web, tmp_path: Path) -> None:
