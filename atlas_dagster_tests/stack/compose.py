@@ -121,6 +121,7 @@ class Stack:
         for documented, here in {
             "docker compose": shlex.join(self._compose),
             "atlas_lake": f"{self.name}_lake",
+            "atlas_postgres": f"{self.name}_postgres",
             "debian:stable": BASE_IMAGE,
         }.items():
             commands = commands.replace(documented, here)

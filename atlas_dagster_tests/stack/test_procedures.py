@@ -48,6 +48,20 @@ def test_a_new_version_comes_while_a_sync_runs(stack: Stack, web: Web) -> None:
     stack.client.images.remove(old.id, force=True)
 
 
+def test_postgres_gets_a_new_version(stack: Stack, web: Web) -> None:
+    """The same one here; what counts is that all of the old one is in the new one."""
+    stack.declare("versioned", image=STANDIN, config={"count": 10}, streams=APPEND)
+    discover(stack, web, "versioned")
+    run = web.materialize("versioned/events", seconds=180)
+    (commands,) = procedure("A new major version of Postgres")
+    kept = f"ATLAS_POSTGRES_IMAGE={stack.settings['ATLAS_POSTGRES_IMAGE']}"
+    stack.follow(commands.replace("ATLAS_POSTGRES_IMAGE=postgres:17", kept))
+    stack.wait_healthy(*ANSWERING)
+    assert web.status(run) == "SUCCESS"
+    web.materialize("versioned/events", seconds=180)
+    assert stack.ids("versioned") == [*range(1, 11)]
+
+
 def test_a_lake_of_one_machine_goes_on_in_the_stack(stack: Stack, web: Web, tmp_path: Path) -> None:
     project = Project(tmp_path)
     config = {"count": "{{ env.MOVED_ROWS }}"}
@@ -75,7 +89,7 @@ def test_what_was_backed_up_comes_back_on_a_machine_that_has_nothing(
     discover(stack, web, "kept")
     web.materialize("kept/events", seconds=180)
     back_up, restore = procedure("Backup and restore")
-    database, lake = back_up.splitlines()
+    database, lake = back_up.split("\n", 1)
     stack.follow(database)
     # A sync between the two: the copy of the lake is ahead of the events.
     stack.secret("KEPT_ROWS", "200")

@@ -1,10 +1,15 @@
 """The whole of docker-compose.yml on a real engine, used as its users would."""
 
+import errno
 import json
+import re
+import socket
+import time
 from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from playwright.sync_api import expect
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
@@ -81,6 +86,30 @@ def test_services_restarted_in_a_sync_cost_no_row(stack: Stack, web: Web, connec
     assert stack.ids(connection) == [*range(1, COUNT + 1)]
 
 
+def test_the_services_start_in_any_order(stack: Stack, web: Web) -> None:
+    """As the engine starts them when the host comes back, which heeds no depends_on."""
+    services = ("code", "webserver", "daemon", "postgres")
+    stack.compose("stop", *services)
+    for service in services:
+        if service == "postgres":
+            time.sleep(15)
+        stack.containers(service)[0].start()
+    stack.wait_healthy(*ANSWERING)
+
+    def is_loaded() -> bool:
+        try:
+            return web.is_loaded()
+        except AssertionError:  # not yet
+            return False
+
+    wait_until("the location is loaded", is_loaded, seconds=120, every=1)
+    started = time.time()
+    tick = lambda: web.sensor("atlas_reaper")["ticks"][0]  # noqa: E731
+    wait_until("a sensor ticks", lambda: tick()["timestamp"] > started, seconds=180, every=1)
+    assert tick()["status"] != "FAILURE"
+    web.materialize("faker/users", seconds=180)
+
+
 def test_a_run_that_is_terminated_stops_its_connector(stack: Stack, web: Web) -> None:
     config = {"count": COUNT, "rate": 4}
     stack.declare("slow_stopped", image=STANDIN, config=config, streams=APPEND)
@@ -111,15 +140,17 @@ def test_a_run_pushes_its_metrics(stack: Stack, web: Web) -> None:
 def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> None:
     stack.wait_healthy(*SERVICES)
     inspected = {service: stack.containers(service)[0].attrs for service in SERVICES}
-    sockets, secrets, roots, powerful = set(), set(), set(), set()
+    sockets, engines, secrets, roots, powerful = set(), set(), set(), set(), set()
     for service, attrs in inspected.items():
         sources = [mount["Source"] for mount in attrs["Mounts"]]
         variables = dict(v.split("=", 1) for v in attrs["Config"]["Env"])
         if any(source.endswith("docker.sock") for source in sources):
             sockets.add(service)
+        if any(mount.get("Name") == f"{stack.name}_engine" for mount in attrs["Mounts"]):
+            engines.add(service)
         if any("secrets" in source for source in sources) or SECRET in json.dumps(attrs):
             secrets.add(service)
-        if attrs["Config"]["User"] in ("", "root", "0"):
+        if attrs["Config"]["User"].split(":")[0] in ("", "root", "0"):
             roots.add(service)
         if attrs["HostConfig"]["CapDrop"] != ["ALL"] or attrs["HostConfig"]["CapAdd"]:
             powerful.add(service)
@@ -132,9 +163,41 @@ def test_each_service_is_healthy_and_has_no_more_than_it_needs(stack: Stack) -> 
             assert "DOCKER_HOST" not in variables
             assert "ATLAS_SECRET_KEY" not in variables
     assert sockets == {"docker"}
+    assert engines == {"docker", "webserver", "daemon", "api"}
+    assert inspected["docker"]["HostConfig"]["NetworkMode"] == "none"
     assert secrets == set()
     assert roots == {"docker", "postgres"}
     assert powerful == {"postgres"}
+
+
+LISTENING = """
+for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+    for line in open(file).readlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        address, port = local.rsplit(":", 1)
+        if state == "0A" and address != "0B00007F":  # Docker's own resolver
+            print(int(port, 16))
+"""
+
+
+def test_the_engine_and_the_code_are_at_no_port(stack: Stack) -> None:
+    """Connectors, and whoever is on this machine, reach every port of a container."""
+    ports = {"code": [], "daemon": [], "webserver": ["3000"], "api": ["8000"]}
+    for service, expected in ports.items():
+        assert stack.compose("exec", "-T", service, "python", "-c", LISTENING).split() == expected
+    for service in SERVICES:
+        networks = stack.containers(service)[0].attrs["NetworkSettings"]["Networks"].values()
+        for address in filter(None, (network["IPAddress"] for network in networks)):
+            with socket.socket() as probe:
+                assert probe.connect_ex((address, 2375)) == errno.ECONNREFUSED, service
+
+
+def test_up_makes_every_volume(stack: Stack) -> None:
+    """Compose v2 makes those of services it starts; the engine makes plain ones for a run."""
+    described = yaml.safe_load((stack.folder / "docker-compose.yml").read_text())
+    started = [each for each in described["services"].values() if "profiles" not in each]
+    mounted = {volume.split(":")[0] for each in started for volume in each["volumes"]}
+    assert set(described["volumes"]) <= mounted
 
 
 def test_the_http_door_is_for_those_with_the_token(stack: Stack) -> None:
@@ -153,13 +216,13 @@ def test_the_command_line_has_the_catalogs_and_the_secrets(stack: Stack, web: We
 
 
 ASK = """
-import sys, urllib.request as u, urllib.error as e
-method, path = sys.argv[1:]
-try:
-    answer = u.urlopen(u.Request("http://docker:2375" + path, method=method), timeout=10)
-except e.HTTPError as error:
-    answer = error
-print(answer.status)
+import http.client, socket, sys
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.settimeout(10)
+connection.sock.connect("/run/atlas/docker.sock")
+connection.request(*sys.argv[1:])
+print(connection.getresponse().status)
 """
 
 
@@ -193,10 +256,12 @@ def test_the_proxy_passes_what_atlas_asks_for_only(
 
 @pytest.mark.parametrize("service", ["code", "webserver", "daemon"])
 def test_logs_are_lines_of_json(stack: Stack, service: str) -> None:
+    """Mostly: warnings of Python, tracebacks and compose's own words are not."""
     lines = stack.compose("logs", "--no-log-prefix", "--no-color", service).splitlines()
-    told = [json.loads(line) for line in lines if not line.startswith("Attaching to")]
+    told = [json.loads(line) for line in lines if line.startswith("{")]
     assert told
     assert {"event", "level", "timestamp"} <= set.intersection(*map(set, told))
+    assert [line for line in lines if re.search(r" - dagster[\w.]* - [A-Z]+ - ", line)] == []
 
 
 def test_a_secret_is_nowhere_but_in_its_file(stack: Stack, tmp_path: Path) -> None:
