@@ -6,6 +6,7 @@ CONNECTIONS ?= 20
 MINUTES ?= 30
 SEED ?= 1
 BIN := .venv/bin
+STACK := atlas_dagster_tests/stack
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
@@ -24,16 +25,18 @@ dev: .venv ## start Dagster (web UI and daemon) on this code location
 	-$(BIN)/atlas discover --missing
 	exec $(BIN)/dagster dev -w workspace.yaml
 
-# Tests with containers count what runs on the engine, so they run one by one; the others beside them.
+# Tests with containers count what runs on the engine, so they run one by one. Beside them the others,
+# and then the stack's, which mostly wait.
 test: .venv ## run all tests (ARGS="-k name" for some)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
 	@mkdir -p build
-	@$(BIN)/pytest -m "not docker and not browser" >build/tests.log 2>&1 & others=$$!; \
-	$(BIN)/pytest -p no:cacheprovider -m "docker or browser"; containers=$$?; \
+	@($(BIN)/pytest -m "not docker and not browser" >build/tests.log 2>&1; code=$$?; \
+	$(BIN)/pytest -p no:cacheprovider $(STACK) >>build/tests.log 2>&1 && exit $$code) & others=$$!; \
+	$(BIN)/pytest -p no:cacheprovider -m "docker or browser" --ignore $(STACK); containers=$$?; \
 	wait $$others; others=$$?; \
-	echo "==== Those without containers:"; cat build/tests.log; \
+	echo "==== Those without containers, and the stack's:"; cat build/tests.log; \
 	exit $$((others + containers))
 endif
 

@@ -24,6 +24,7 @@ import pytest
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.runners.environment import newest_version
+from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL
 from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
 from atlas_dagster_tests.secret_watch import in_files
 
@@ -49,6 +50,8 @@ _IMAGES = (
     f"airbyte/source-declarative-manifest:{_VERSIONS['MANIFEST']}",
 )
 
+#: How the stacks of tests are called.
+STACK_PREFIX = "atlas_stack_"
 #: The label on every container that Atlas starts for a connection.
 CONTAINER_LABEL = "atlas.connection"
 
@@ -162,12 +165,16 @@ def docker_client() -> Iterator[docker.DockerClient]:
 
 
 def _connection_containers() -> dict[str, str]:
-    """Of each container that Atlas started, its id and what it is."""
+    """Of each container that Atlas started, its id and what it is.
+
+    A stack's are not counted, for its tests may run beside others; it counts them itself.
+    """
     with closing(docker.from_env(timeout=60)) as client:
         containers = client.api.containers(all=True, filters={"label": CONTAINER_LABEL})
     return {
         each["Id"]: f"{each['Names'][0]} ({each['Image']}, {each['Status']}, {each['Labels']})"
         for each in containers
+        if not each["Labels"].get(DEPLOYMENT_LABEL, "").startswith(STACK_PREFIX)
     }
 
 

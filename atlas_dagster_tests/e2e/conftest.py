@@ -22,7 +22,7 @@ def server(
     due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=160)
     project.declare_standin("standin_scheduled", count=25, schedule=f"{due.minute} * * * *")
     for name in ("stopped", "killed", "killed_step", "killed_run"):
-        project.declare_standin(f"standin_{name}", count=1500, rate=12)
+        project.declare_standin(f"standin_{name}", count=5000, rate=12)
     for name in ("beside_step", "beside_run"):
         project.declare_standin(f"standin_{name}", count=10)
     project.declare_standin("standin_watched", count=6000, rate=25, password="hunter2")

@@ -13,7 +13,7 @@ from e2e.web_server import wait_until
 
 pytestmark = pytest.mark.docker
 
-COUNT = 1500
+COUNT = 5000
 #: With what is synced in the same run: the steps of one connection share the run's own process,
 #: those of several have a process each.
 CONNECTIONS = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
+from atlas_dagster_tests.conftest import STACK_PREFIX
 from atlas_dagster_tests.stack.compose import Stack
 from atlas_dagster_tests.stack.web import Web
 
@@ -15,7 +16,7 @@ def stack(
     tmp_path_factory: pytest.TempPathFactory, docker_client: docker.DockerClient
 ) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack").resolve()
-    stack = Stack(folder, f"atlas_stack_{os.getpid()}", docker_client)
+    stack = Stack(folder, f"{STACK_PREFIX}{os.getpid()}", docker_client)
     try:
         stack.up()
         yield stack

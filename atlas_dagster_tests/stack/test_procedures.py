@@ -27,7 +27,7 @@ def discover(stack: Stack, web: Web, connection: str) -> None:
 
 
 def test_a_new_version_comes_while_a_sync_runs(stack: Stack, web: Web) -> None:
-    config = {"count": 1000, "rate": 8}
+    config = {"count": 1000, "rate": 10}
     stack.declare("upgraded", image=STANDIN, config=config, streams=APPEND)
     discover(stack, web, "upgraded")
     old = stack.containers("code")[0].image
