@@ -42,7 +42,10 @@ class _ConnectionExecutor(dg.Executor):
 
 
 def _is_taken(instance: dg.DagsterInstance, pool: str) -> bool:
-    known = instance.event_log_storage.get_concurrency_info(pool)
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
+        return False
+    known = storage.get_concurrency_info(pool)
     return bool(known.claimed_slots) and known.active_slot_count >= known.slot_count
 
 
