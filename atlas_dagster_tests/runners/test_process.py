@@ -351,10 +351,18 @@ def test_a_program_that_cannot_start_leaves_nothing(
 
 # Limits
 
+#: A process is limited a moment after its start.
+LIMITED = """
+import time
+from resource import RLIMIT_CORE, RLIMIT_DATA, getrlimit
+while getrlimit(RLIMIT_CORE)[0] or getrlimit(RLIMIT_DATA)[0] < 0:
+    time.sleep(0.01)
+"""
+
 
 @LINUX
 def test_a_process_that_needs_more_than_its_memory_limit_fails_and_says_so() -> None:
-    with run("hog = bytearray(300 * 1024**2)", memory_limit="200m") as process:
+    with run(f"{LIMITED}hog = bytearray(300 * 1024**2)", memory_limit="200m") as process:
         _, err, _ = printed(process)
         assert process.wait() == ExitStatus(1, oom_killed=True)
     assert b"MemoryError" in err
@@ -371,7 +379,7 @@ except MemoryError as error:
     print(json.dumps({"type": "TRACE", "trace": trace}))
 sys.exit(1)
 """
-    with run(script, memory_limit="200m") as process:
+    with run(LIMITED + script, memory_limit="200m") as process:
         printed(process)
         assert process.wait() == ExitStatus(1, oom_killed=True)
 
@@ -393,14 +401,12 @@ def test_memory_that_is_only_mapped_does_not_count() -> None:
 import mmap
 mapped = mmap.mmap(-1, 1024**3, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
 """
-    with run(script, memory_limit="200m") as process:
+    with run(LIMITED + script, memory_limit="200m") as process:
         _, err, _ = printed(process)
         assert process.wait() == ExitStatus(0), err.decode()
 
 
 @LINUX
 def test_no_core_is_written() -> None:
-    script = "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"
-    # The limit may come a moment after the start.
-    with run(f"import time; time.sleep(0.2); {script}") as process:
+    with run(f"{LIMITED}print(getrlimit(RLIMIT_CORE))") as process:
         assert printed(process)[0] == b"(0, 0)\n"
