@@ -144,11 +144,14 @@ def _no_secret_seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """In no test was a secret among a process's arguments, in a container's settings or kept."""
     command = [sys.executable, "-m", "atlas_dagster_tests.secret_watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline() == "watching\n"
         try:
             yield
         finally:
             watch.terminate()
             seen, _ = watch.communicate()
+    assert watch.returncode == 0, "the watch ended before the tests"
     seen += "".join(f"{each}\n" for each in in_files(tmp_path_factory.getbasetemp()))
     if seen:
         pytest.fail(f"secrets of tests were seen in\n{seen}", pytrace=False)

@@ -4,7 +4,8 @@
 
 Every secret in a test has `MARK` in it, so one that got out is found without knowing the test.
 Until it is told to end, it looks at the arguments of all processes, and at each container as the
-engine shows it to whoever may ask. What it has found, it prints, a line each, when it ends.
+engine shows it to whoever may ask. It says when it begins; when it ends, it prints what it has
+found, a line each.
 """
 
 import json
@@ -43,10 +44,11 @@ def in_containers(client: docker.DockerClient, found: set[str], mark: str = MARK
     while True:
         with suppress(docker.errors.DockerException, requests.RequestException):
             for event in client.events(decode=True, filters={"event": "start"}):
+                shown = [event]  # with the labels, even of one that is gone again
                 with suppress(docker.errors.NotFound):
-                    shown = json.dumps([event, client.api.inspect_container(event["id"])])
-                    if mark in shown:
-                        found.add(f"container: {shown}")
+                    shown.append(client.api.inspect_container(event["id"]))
+                if mark in json.dumps(shown):
+                    found.add(f"container: {json.dumps(shown)}")
         time.sleep(1)
 
 
@@ -69,10 +71,12 @@ def main() -> None:
         ended.set()
 
     signal.signal(signal.SIGTERM, end)
+    sys.stdout.write("watching\n")
+    sys.stdout.flush()
     while not ended.is_set():
         found |= in_arguments()
         time.sleep(_PAUSE_SECONDS)
-    sys.stdout.write("".join(f"{each}\n" for each in sorted(found)))
+    sys.stdout.write("".join(f"{each}\n" for each in sorted(found.copy())))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from pathlib import Path
 import docker
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.e2e.project import APPEND
 from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
 from atlas_dagster_tests.soak.measuring import measure, runs
-from atlas_dagster_tests.stack.compose import APPEND, SERVICES, Stack
+from atlas_dagster_tests.stack.compose import SERVICES, Stack
 
 ROWS_PER_MINUTE = 1000
 #: Held by every run that reads it when it starts, so the sources grow without a new declaration.
@@ -96,7 +97,7 @@ def main() -> int:
     declare(stack, names, schedule="* * * * *")
     try:
         stack.up()
-        stack.compose("run", "--rm", "-T", "atlas", "discover", seconds=900)
+        stack.atlas("discover", seconds=900)
         WebServer(stack.url).reload()
         stack.wait_healthy(*SERVICES)
         samples = soak(stack, names, arguments.minutes)

@@ -28,8 +28,6 @@ _COPIED = (
     *("docker-compose.yml", ".dockerignore", "deploy", "workspace.yaml", "dagster.yaml"),
     *("pyproject.toml", "requirements.txt", "README.md", "atlas_dagster"),
 )
-#: The stream of a stand-in.
-APPEND = [{"name": "events", "sync_mode": "incremental", "destination_sync_mode": "append"}]
 #: What is running after `up`.
 SERVICES = ("postgres", "docker", "code", "webserver", "api", "daemon")
 #: Those whose health shows within seconds. The daemon's is asked once a minute; a run that starts
@@ -115,6 +113,10 @@ class Stack:
     def compose(self, *words: str, seconds: float = 300) -> str:
         """Run a compose command; what it printed."""
         return self._run([*self._compose, *words], seconds)
+
+    def atlas(self, *words: str, seconds: float = 300) -> str:
+        """Run an ``atlas`` command in a container of its own; what it printed."""
+        return self.compose("run", "--rm", "-T", "atlas", *words, seconds=seconds)
 
     def follow(self, commands: str) -> str:
         """Do in the checkout what the docs say, to this stack; what was printed."""

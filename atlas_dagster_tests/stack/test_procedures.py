@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
-from atlas_dagster_tests.e2e.project import Project
+from atlas_dagster_tests.e2e.project import APPEND, Project
 from atlas_dagster_tests.e2e.web_server import wait_until
-from atlas_dagster_tests.stack.compose import ANSWERING, APPEND, REPOSITORY, Stack
+from atlas_dagster_tests.stack.compose import ANSWERING, REPOSITORY, Stack
 from atlas_dagster_tests.stack.web import Web
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -22,7 +22,7 @@ def procedure(heading: str) -> list[str]:
 
 
 def discover(stack: Stack, web: Web, connection: str) -> None:
-    stack.compose("run", "--rm", "-T", "atlas", "discover", connection)
+    stack.atlas("discover", connection)
     web.reload()
 
 

@@ -14,9 +14,10 @@ from playwright.sync_api import expect
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.e2e.browser import launched, materialize_button, node, opened_page
+from atlas_dagster_tests.e2e.project import APPEND
 from atlas_dagster_tests.e2e.web_server import wait_until
 from atlas_dagster_tests.orchestration.otlp_receiver import receiving
-from atlas_dagster_tests.stack.compose import ANSWERING, APPEND, SERVICES, Stack
+from atlas_dagster_tests.stack.compose import ANSWERING, SERVICES, Stack
 from atlas_dagster_tests.stack.web import Web
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
@@ -52,7 +53,7 @@ def test_a_connection_added_later_needs_no_new_image(stack: Stack, web: Web) -> 
         config={"count": 100, "seed": 1, "parallelism": 1},
         streams=[{"name": "users"}, {"name": "products"}],
     )
-    said = stack.compose("run", "--rm", "-T", "atlas", "discover", "faker")
+    said = stack.atlas("discover", "faker")
     assert "faker offers 3 streams" in said
     web.reload()
     web.materialize("faker/users", "faker/products", seconds=180)
@@ -113,7 +114,7 @@ def test_the_services_start_in_any_order(stack: Stack, web: Web) -> None:
 def test_a_run_that_is_terminated_stops_its_connector(stack: Stack, web: Web) -> None:
     config = {"count": COUNT, "rate": 4}
     stack.declare("slow_stopped", image=STANDIN, config=config, streams=APPEND)
-    stack.compose("run", "--rm", "-T", "atlas", "discover", "slow_stopped")
+    stack.atlas("discover", "slow_stopped")
     web.reload()
     run = web.launch("slow_stopped/events")
     wait_until("rows", lambda: stack.connectors("slow_stopped"), seconds=120)
@@ -209,8 +210,8 @@ def test_the_http_door_is_for_those_with_the_token(stack: Stack) -> None:
 
 
 def test_the_command_line_has_the_catalogs_and_the_secrets(stack: Stack, web: Web) -> None:
-    assert "Storage" not in stack.compose("run", "--rm", "-T", "atlas", "discover", "--missing")
-    said = stack.compose("run", "--rm", "-T", "atlas", "check", "slow_ui")
+    assert "Storage" not in stack.atlas("discover", "--missing")
+    said = stack.atlas("check", "slow_ui")
     assert "slow_ui reached its source" in said
     assert SECRET not in said
 

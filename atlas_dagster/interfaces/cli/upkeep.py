@@ -76,6 +76,7 @@ def prune(days: int, as_json: bool) -> None:
 
     from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.pruning import prune as prune_runs
+    from atlas_dagster.orchestration.summary import counted
 
     enter_project()
     with dg.DagsterInstance.get() as instance:
@@ -83,7 +84,7 @@ def prune(days: int, as_json: bool) -> None:
     if as_json:
         print_json({"deleted": deleted})
         return
-    runs, their = ("1 run", "its") if deleted == 1 else (f"{deleted} runs", "their")
+    runs, their = counted(deleted, "run"), "its" if deleted == 1 else "their"
     ago = "a day" if days == 1 else f"{days} days"
     say(f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs.")
 
