@@ -168,9 +168,9 @@ class SyncDockerExecutor:
         reference = image if entry is None else entry.docker_image
 
         def pull() -> str:
-            with closing(connect(limits.docker_host)) as client:
-                runner = DockerRunner(reference, client=client, executor=limits, explain=_log.info)
-                return runner.identity()
+            client = connect(limits.docker_host)
+            with DockerRunner(reference, client=client, executor=limits, explain=_log.info) as it:
+                return it.identity()
 
         return Work(pull)
 

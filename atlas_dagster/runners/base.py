@@ -107,7 +107,10 @@ class ConnectorProcess(ABC):
 
 
 class Runner(ABC):
-    """Starts one connector, at one version, as often as asked."""
+    """Starts one connector, at one version, as often as asked.
+
+    Whoever opens a runner closes it; as a context manager it is closed on every path.
+    """
 
     #: ``docker``, ``python`` or ``command``; shown to users.
     kind: str
@@ -118,7 +121,10 @@ class Runner(ABC):
 
     @abstractmethod
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
-        """Start ``command``.
+        """Start ``command``, and return when the connector runs.
+
+        A time limit of the connector counts from then on: what it has to wait for before (an
+        image, memory on the engine) is not its own time.
 
         Raises:
             RunnerUnavailableError: the engine, image or package cannot be had now.
@@ -131,6 +137,23 @@ class Runner(ABC):
             ConfigError: it cannot be had until someone changes something.
             RunnerUnavailableError: it cannot be had now.
         """
+
+    def close(self) -> None:  # noqa: B027 - most runners hold nothing
+        """Release what the runner holds, such as connections to an engine.
+
+        Safe to call twice. End its processes first.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     @property
     def engine_place(self) -> EnginePlace | None:

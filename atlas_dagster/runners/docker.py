@@ -71,7 +71,10 @@ class DockerRunner(Runner):
         executor: ExecutorConfig | None = None,
         explain: Explain = lambda _: None,
     ) -> None:
-        """``explain`` is told how a pull gets on, and that a start has to wait."""
+        """``client``: :meth:`close` closes it.
+
+        ``explain`` is told how a pull gets on, and that a start has to wait.
+        """
         self.reference = image
         self.executor = executor or ExecutorConfig()
         self._client = client
@@ -92,6 +95,10 @@ class DockerRunner(Runner):
 
     def prepare(self) -> None:
         self.ensure_image()
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._client.close()
 
     @property
     def engine_place(self) -> EnginePlace:

@@ -39,6 +39,7 @@ from atlas_dagster.runners.base import (
     file_name,
 )
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.stopping import pause
 
 #: What the connector's container runs, with ``ATLAS_FOLDER`` set: ``sh -c AGENT``.
 AGENT = """\
@@ -76,6 +77,9 @@ done
 """.replace("GRACE", f"{STOP_GRACE_SECONDS:g}")
 PIPE_BYTES = 1024 * 1024
 _READ_BYTES = 256 * 1024
+_POLL_SECONDS = IDLE_SECONDS / 5
+#: Seconds in which the connector's container must start, its image pulled.
+_AGENT_SECONDS = 30 * 60.0
 #: Seconds after its last output in which the connector's exit code must be there.
 _LAST_WORD_SECONDS = 10.0
 #: What a shell reports of a process that was killed; so it is where the whole container was.
@@ -106,12 +110,28 @@ class FifoRunner(Runner):
             words = [f"{word}\n" for word in command.arguments(str(call))]
             _write(call / "unfinished", "".join(words).encode())
             (call / "unfinished").rename(call / "go")
-        except OSError as error:
+            self._wait_for_agent(call)
+            return _FifoProcess(call)
+        except BaseException as error:
+            # The config is in it.
             shutil.rmtree(call, ignore_errors=True)
-            raise RunnerUnavailableError(
-                f"{self.reference} cannot be called: {error}; see that its pod has space left."
-            ) from error
-        return _FifoProcess(call)
+            if isinstance(error, OSError):
+                raise RunnerUnavailableError(
+                    f"{self.reference} cannot be called: {error}; see that its pod has space left."
+                ) from error
+            raise
+
+    def _wait_for_agent(self, call: Path) -> None:
+        """Return when the agent takes the call: its image may still be pulled."""
+        deadline = time.monotonic() + _AGENT_SECONDS
+        while not (call / "begun").exists():
+            if time.monotonic() > deadline:
+                raise RunnerUnavailableError(
+                    f"The container of {self.reference} did not start within {_AGENT_SECONDS:g} "
+                    "seconds",
+                    "see the events of this step's pod with `kubectl describe pod`",
+                )
+            pause(_POLL_SECONDS)
 
     def finish(self) -> None:
         """Let the agent end, and so the pod."""
@@ -148,7 +168,7 @@ class _FifoProcess(ConnectorProcess):
                 yield "idle", b""
         deadline = time.monotonic() + _LAST_WORD_SECONDS
         while not self._ended() and time.monotonic() < deadline:
-            time.sleep(IDLE_SECONDS / 5)
+            time.sleep(_POLL_SECONDS)
             yield "idle", b""
 
     def wait(self) -> ExitStatus:
@@ -165,7 +185,7 @@ class _FifoProcess(ConnectorProcess):
                     self._hang_up(key.fd)
                 deadline = time.monotonic() + STOP_GRACE_SECONDS + _LAST_WORD_SECONDS
                 while not self._ended() and time.monotonic() < deadline:
-                    time.sleep(IDLE_SECONDS / 5)
+                    time.sleep(_POLL_SECONDS)
         finally:
             for key in [*self._pipes.get_map().values()]:
                 self._hang_up(key.fd)

@@ -82,6 +82,9 @@ class ManifestRunner(Runner):
     def prepare(self) -> None:
         self._runner.prepare()
 
+    def close(self) -> None:
+        self._runner.close()
+
     @property
     def engine_place(self) -> EnginePlace | None:
         return self._runner.engine_place

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
@@ -35,7 +36,9 @@ POD_FOLDER_VARIABLE = "ATLAS_POD_FOLDER"
 def choose_runner(
     connection: Connection, defaults: ExecutorConfig, explain: Callable[[str], None]
 ) -> Runner:
-    """The runner for ``connection``; ``explain`` is told which one and why, in one sentence.
+    """The runner for ``connection``, which the caller closes.
+
+    ``explain`` is told which one and why, in one sentence.
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package or manifest is to be had.
@@ -151,9 +154,13 @@ def _in_docker(
         # As Kubernetes does, for the one that is there may be of another year.
         executor = executor.model_copy(update={"pull": "always"})
     client = connect(executor.docker_host)
-    runner = DockerRunner(image, client=client, executor=executor, explain=explain)
-    runner.ensure_image()
-    explain(f"{connection.source_name} runs in Docker, from the image {runner.described()}.")
+    with ExitStack() as undo:
+        runner = undo.enter_context(
+            DockerRunner(image, client=client, executor=executor, explain=explain)
+        )
+        runner.ensure_image()
+        explain(f"{connection.source_name} runs in Docker, from the image {runner.described()}.")
+        undo.pop_all()
     return runner if own is None else ManifestRunner(own, runner)
 
 

@@ -79,9 +79,9 @@ class Conversation:
             StoppedError: whoever asked for it wants it no longer.
         """
         decoder = MessageDecoder()
-        self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
         with self.runner.start(command) as process:
-            watchdog.back()
+            # Only now: a start may wait for an image, a package or the engine's queue.
+            self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
             for channel, piece in process.output():
                 raise_if_stopped()
                 watchdog.waited(output=channel != "idle")

@@ -107,8 +107,10 @@ def connected(
         RunnerUnavailableError: there is nothing to run the connector with.
     """
     config = _resolved(connection, caller, spec_schema)
-    runner = choose_runner(connection, caller.executor, caller.explain)
-    with _with_config(connection, caller, runner, config, spec_schema) as connector:
+    with (
+        choose_runner(connection, caller.executor, caller.explain) as runner,
+        _with_config(connection, caller, runner, config, spec_schema) as connector,
+    ):
         yield connector
 
 
@@ -120,12 +122,12 @@ def introduced(connection: Connection, caller: Caller) -> Iterator[tuple[Connect
         ConnectorFailedError: it gave no SPEC.
     """
     check_variables(connection, caller.environ)
-    runner = choose_runner(connection, caller.executor, caller.explain)
-    spec = _spec(connection, caller, runner)
-    schema = spec.connectionSpecification
-    config = _resolved(connection, caller, schema)
-    with _with_config(connection, caller, runner, config, schema) as connector:
-        yield connector, spec
+    with choose_runner(connection, caller.executor, caller.explain) as runner:
+        spec = _spec(connection, caller, runner)
+        schema = spec.connectionSpecification
+        config = _resolved(connection, caller, schema)
+        with _with_config(connection, caller, runner, config, schema) as connector:
+            yield connector, spec
 
 
 def spec_of(connection: Connection, caller: Caller) -> Spec:
@@ -135,7 +137,8 @@ def spec_of(connection: Connection, caller: Caller) -> Spec:
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: it gave no SPEC.
     """
-    return _spec(connection, caller, choose_runner(connection, caller.executor, caller.explain))
+    with choose_runner(connection, caller.executor, caller.explain) as runner:
+        return _spec(connection, caller, runner)
 
 
 def discover(

@@ -165,3 +165,25 @@ def test_a_real_image(docker_client: docker.DockerClient, tmp_path: Path) -> Non
         assert container.wait(timeout=10)["StatusCode"] == 0
     finally:
         container.remove(force=True)
+
+
+def test_a_container_that_starts_late_is_waited_for(tmp_path: Path) -> None:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "ATLAS_FOLDER": str(tmp_path),
+        "AIRBYTE_ENTRYPOINT": "echo late #",
+    }
+    with subprocess.Popen(["sh", "-c", f"sleep 1.5\n{AGENT}"], env=environment):
+        runner = FifoRunner(tmp_path, "my/source:1")
+        began = time.monotonic()
+        with runner.start(ConnectorCommand("spec")) as process:
+            assert time.monotonic() - began > 1.4  # none of it is the connector's own time
+            assert heard(process)["stdout"] == b"late\n"
+        runner.finish()
+
+
+def test_a_container_that_never_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fifo, "_AGENT_SECONDS", 0.3)
+    with pytest.raises(RunnerUnavailableError, match=r"my/source:1 did not start within 0\.3 sec"):
+        FifoRunner(tmp_path, "my/source:1").start(ConnectorCommand("spec", {"config": b"{}"}))
+    assert [*tmp_path.iterdir()] == []  # no config

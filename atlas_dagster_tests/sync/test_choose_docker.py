@@ -1,11 +1,20 @@
 """Docker when it can, Python when it must, and the reason said."""
 
+from pathlib import Path
+
+import docker
 import pytest
 
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.sync import choose
+from atlas_dagster.sync.adhoc import AdHocConnection
 from atlas_dagster.sync.choose import choose_runner
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.live_config import FileConfigStore
+from atlas_dagster.sync.source import Caller, connected, discover, spec_of
+from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 ABSENT = {"name": "x", "connector": "source-faker", "version": "0.0.1"}
 
@@ -34,3 +43,55 @@ def test_a_context_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "because Docker cannot run it: There is no Docker context 'nowhere'" in told[0]
     with pytest.raises(ConfigError, match="There is no Docker context 'nowhere'"):
         choose_runner(Connection(**ABSENT, runner="docker"), ExecutorConfig(), told.append)
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> list[docker.DockerClient]:
+    """The clients of engines that are opened."""
+    opened: list[docker.DockerClient] = []
+
+    def noted(engine: str | None) -> docker.DockerClient:
+        opened.append(connect(engine))
+        return opened[-1]
+
+    monkeypatch.setattr(choose, "connect", noted)
+    return opened
+
+
+def is_open(client: docker.DockerClient) -> bool:
+    """Whether a connection to the engine is kept."""
+    adapter = client.api.get_adapter(f"{client.api.base_url}/x")
+    return len(adapter.pools) > 0
+
+
+@pytest.mark.docker
+def test_whoever_opens_a_runner_closes_its_client(
+    clients: list[docker.DockerClient], tmp_path: Path
+) -> None:
+    connection = AdHocConnection(name="shop", image=STANDIN, config={"count": 1})
+    caller = Caller(
+        deployment="tests",
+        owner="run:1",
+        environ={},
+        log=lambda *_: None,
+        explain=lambda _: None,
+        configs=FileConfigStore(tmp_path),
+    )
+    spec = spec_of(connection, caller)
+    with connected(connection, caller, spec.connectionSpecification) as connector:
+        connector.check()
+        assert is_open(clients[-1])
+    assert discover(connection, caller, None).catalog.streams
+    assert len(clients) == 3
+    assert not any(map(is_open, clients))
+
+
+@pytest.mark.docker
+def test_a_client_of_an_image_that_cannot_be_had_is_closed(
+    clients: list[docker.DockerClient],
+) -> None:
+    with pytest.raises(ConfigError, match=r"executor\.pull is never"):
+        choose_runner(
+            Connection(**ABSENT, runner="docker"), ExecutorConfig(pull="never"), lambda _: None
+        )
+    assert [is_open(client) for client in clients] == [False]

@@ -7,7 +7,7 @@ import pytest
 from scripted import record, state, status
 
 from atlas_dagster.protocol.secrets import Masker
-from atlas_dagster.runners.base import ConnectorCommand, Output, Verb
+from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output, Verb
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync import watchdog
@@ -166,4 +166,20 @@ def test_time_we_take_ourselves_is_not_the_connectors_silence(clock: Clock) -> N
     for message in talk.messages(ConnectorCommand("read")):
         if message is not None:
             clock.now += 60  # a slow commit
+    assert not talk.failed
+
+
+@pytest.mark.parametrize("verb", ["spec", "check", "discover", "read"])
+def test_waiting_to_be_started_is_not_the_connectors_time(clock: Clock, verb: Verb) -> None:
+    """In the engine's queue, say, or while its image is pulled."""
+
+    class Queued(FakeRunner):
+        def start(self, command: ConnectorCommand) -> ConnectorProcess:
+            clock.now += 3600
+            return super().start(command)
+
+    runner = Queued(lambda _: [IDLE, record("s", 1)])
+    runner.executor = LIMITS
+    talk = Conversation(runner, name="src", log=lambda *_: None, masker=Masker())
+    assert len([*talk.messages(ConnectorCommand(verb))]) == 3
     assert not talk.failed

@@ -180,15 +180,20 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
     failures: list[FailureType] = []
     for source in sources:
         try:
-            with opened(source, runner=runner) as it, waiting(f"Fetching {source} …"), pull_bar():
-                chosen = choose_runner(it.connection, it.caller.executor, it.caller.explain)
+            with (
+                opened(source, runner=runner) as it,
+                waiting(f"Fetching {source} …"),
+                pull_bar(),
+                choose_runner(it.connection, it.caller.executor, it.caller.explain) as chosen,
+            ):
                 chosen.prepare()
+                ready = chosen.identity()
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": source, "error": str(error)})
             complain(source, error)
             continue
-        answers.append({"source": source, "runner": chosen.kind, "ready": chosen.identity()})
+        answers.append({"source": source, "runner": chosen.kind, "ready": ready})
         if not as_json:
             console.print(f"[bold green]{escape(source)}[/] is ready: {escape(chosen.reference)}")
     if as_json:

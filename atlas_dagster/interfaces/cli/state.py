@@ -208,4 +208,4 @@ def _explain_runner(declared: "Declared", as_json: bool) -> None:
     from atlas_dagster.sync.choose import choose_runner
 
     defaults = AtlasResource.from_environment().executor_defaults()
-    choose_runner(declared.connection, defaults, note if as_json else say)
+    choose_runner(declared.connection, defaults, note if as_json else say).close()
