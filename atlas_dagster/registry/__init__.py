@@ -5,7 +5,7 @@ from atlas_dagster.registry.connectors import (
     get_connector_info,
     list_connectors,
 )
-from atlas_dagster.registry.info import BreakingChange, ConnectorCategory, ConnectorInfo
+from atlas_dagster.registry.info import BreakingChange, ConnectorCategory, ConnectorInfo, image_name
 from atlas_dagster.registry.manifests import (
     PublishedManifest,
     published_manifest,
@@ -23,6 +23,7 @@ __all__ = [
     "Upgrade",
     "get_connector_image",
     "get_connector_info",
+    "image_name",
     "list_connectors",
     "published_manifest",
     "published_version",

@@ -101,3 +101,8 @@ def release(version: str) -> tuple[int, ...]:
     """The numbers of a version, for comparing; those of a text without any come first."""
     numbers = version.partition("-")[0].partition("+")[0].removeprefix("v").split(".")
     return tuple(int(number) for number in numbers if number.isdecimal())
+
+
+def image_name(reference: str) -> str:
+    """The last part of an image reference, without its tag and digest: ``source-faker``."""
+    return reference.partition("@")[0].rpartition("/")[2].partition(":")[0]

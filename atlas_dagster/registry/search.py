@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from atlas_dagster.registry.info import ConnectorInfo
+from atlas_dagster.registry.info import ConnectorInfo, image_name
 from atlas_dagster.registry.listing import connectors_by_name
 
 #: How well a connector fits, of 100: by its name or title, by its category, by a word of them.
@@ -122,6 +122,5 @@ def _unlisted() -> dict[str, _Unlisted]:
 
 def _spelling(text: str) -> str:
     """What titles, names without their prefix and image references have in common."""
-    text = text.rpartition("/")[2].partition(":")[0]
-    words = " ".join(re.findall(r"[^\W_]+", text.casefold()))
+    words = " ".join(re.findall(r"[^\W_]+", image_name(text).casefold()))
     return words.removeprefix("source ")

@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from platformdirs import user_state_dir
 
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, FieldPath, configure
 from atlas_dagster.records.names import assign
+from atlas_dagster.registry import image_name
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig, declared_defaults, executor_defaults
 from atlas_dagster.runners.owner import Kind, process_has_ended, this_process
@@ -27,8 +28,7 @@ from atlas_dagster.sync.source import Caller
 #: What such connectors run under; there is no deployment.
 DEPLOYMENT = "adhoc"
 #: ``source-x`` or ``source-x:1.2.3``: a connector of the registry. Anything else is an image.
-_NAME = re.compile(r"(?P<name>[^/:@]+)(?::(?P<version>[^/:@]+))?")
-_REGISTRY_NAME = re.compile(r"[^/:@]*-[^/:@]*")
+_NAME = re.compile(r"(?P<name>[^/:@]*-[^/:@]*)(?::(?P<version>\w[\w.+-]*))?")
 
 
 class AdHocConnection(Connection):
@@ -44,6 +44,19 @@ def is_adhoc(source: str) -> bool:
     return not re.fullmatch(r"[A-Za-z0-9_]+", source)
 
 
+class RegistryName(NamedTuple):
+    """A connector of the registry, and the version asked for, if any."""
+
+    name: str
+    version: str | None
+
+
+def registry_name(source: str) -> RegistryName | None:
+    """``source`` as the name of a connector; None where it is an image."""
+    found = _NAME.fullmatch(source)
+    return found and RegistryName(found["name"], found["version"])
+
+
 def adhoc_connection(
     source: str, config: Mapping[str, Any], runner: RunnerChoice = "auto"
 ) -> AdHocConnection:
@@ -53,17 +66,16 @@ def adhoc_connection(
         UnknownConnectorError: it looks like a connector's name, and there is none such.
         ConfigError: there is no such ``runner``.
     """
-    found = _NAME.fullmatch(source)
-    by_name = found is not None and _REGISTRY_NAME.fullmatch(found["name"])
+    named = registry_name(source)
     if runner not in get_args(RunnerChoice):
         raise ConfigError(
             f"There is no runner '{runner}'; choose one of {', '.join(get_args(RunnerChoice))}."
         )
     connection = AdHocConnection(
         name=_identity(source, config),
-        connector=found["name"] if found and by_name else None,
-        image=None if by_name else source,
-        version=found["version"] if found and by_name else None,
+        connector=named and named.name,
+        image=None if named else source,
+        version=named and named.version,
         config=dict(config),
         runner=runner,
     )
@@ -185,5 +197,5 @@ def chosen_streams(
 def _identity(source: str, config: Mapping[str, Any]) -> str:
     """Locks and renewals are kept under it: one for each connector and config."""
     content = json.dumps([source, config], sort_keys=True).encode()
-    name = source.rpartition("/")[2].partition(":")[0].partition("@")[0]
+    name = image_name(source)
     return f"{assign([name])[name].lstrip('_')}_{hashlib.sha256(content).hexdigest()[:8]}"

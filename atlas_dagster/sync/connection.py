@@ -19,7 +19,7 @@ from atlas_dagster.protocol.catalog import (
     SyncMode,
     configure,
 )
-from atlas_dagster.registry import ConnectorInfo, get_connector_info
+from atlas_dagster.registry import ConnectorInfo, get_connector_info, image_name
 from atlas_dagster.runners.executor import ExecutorConfig
 
 RunnerChoice = Literal["auto", "docker", "python", "kubernetes"]
@@ -141,7 +141,7 @@ class Connection(BaseModel):
             return self.connector
         if self.image is None:
             return f"source-{self.name}"
-        return self.image.rpartition("/")[2].partition(":")[0].partition("@")[0]
+        return image_name(self.image)
 
     def configured(self, catalog: Catalog) -> list[ConfiguredStream]:
         """The streams to sync, in the catalog's order.

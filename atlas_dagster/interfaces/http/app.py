@@ -98,7 +98,9 @@ def _health(service: Service, settings: Settings) -> APIRouter:
 
 def _registry(service: Service) -> APIRouter:
     """What is known without running anything."""
-    router = APIRouter(tags=["registry"], responses=documented("unauthorized", "wrong_host"))
+    router = APIRouter(
+        tags=["registry"], responses=documented("unauthorized", "wrong_host", "cross_origin")
+    )
 
     @router.get("/connectors", responses=documented("invalid_request"))
     def connectors(
@@ -137,6 +139,7 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
         responses=documented(
             "unauthorized",
             "wrong_host",
+            "cross_origin",
             "unknown_connector",
             "connector_not_allowed",
             "body_too_large",

@@ -34,16 +34,27 @@ class Guards:
 
     def _refused(self, scope: Scope) -> ProblemError | None:
         headers = Headers(scope=scope)
-        if self._token is None:
+        host = headers.get("host", "")
+        name = _host_name(host)
+        if name is None or (self._token is None and not is_loopback(name)):
             # A page in a browser here may have its own name lead to this machine, and ask.
-            host = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-            if not is_loopback(host):
+            return ProblemError(
+                "wrong_host",
+                "Without a token only this machine is served, under the name localhost or "
+                "127.0.0.1."
+                if name
+                else "The header Host is not a valid host; send the server's name and port.",
+            )
+        is_open = self._is_open(scope)
+        if self._token is None:
+            # A browser sends simple requests of any page, though the page cannot read the answer.
+            if not is_open and _is_cross_origin(headers, host):
                 return ProblemError(
-                    "wrong_host",
-                    "Without a token only this machine is served, under the name localhost or "
-                    "127.0.0.1.",
+                    "cross_origin",
+                    "Without a token no web page of another origin is served; ask from a program, "
+                    "or start the server with a token.",
                 )
-        elif not self._is_open(scope) and not self._knows(headers.get("authorization", "")):
+        elif not is_open and not self._knows(headers.get("authorization", "")):
             return ProblemError(
                 "unauthorized", "Send the server's token: Authorization: Bearer <token>."
             )
@@ -79,3 +90,24 @@ class Guards:
     @property
     def _too_large(self) -> str:
         return f"A request may have {self._most:,} bytes; this one has more."
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a header Host, without its port; None where it is not valid."""
+    try:
+        found = urlsplit(f"//{host}")
+        valid = found.netloc == host and "@" not in host and found.port != 0
+    except ValueError:
+        return None
+    return (found.hostname or "") if valid else None
+
+
+def _is_cross_origin(headers: Headers, host: str) -> bool:
+    """Whether a browser asks for a page that is not this server's own.
+
+    Another port of this machine is another origin: what listens there may be anybody's.
+    """
+    if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2].lower() != host.lower()

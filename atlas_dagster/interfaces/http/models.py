@@ -1,5 +1,6 @@
 """Requests and answers of the HTTP door."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -9,6 +10,8 @@ from atlas_dagster.registry import ConnectorCategory, ConnectorInfo
 #: Rows of an answer that is held in memory as a whole.
 PAGE_ROWS = 1_000
 MOST_PAGE_ROWS = 100_000
+#: Levels of objects and lists in a field; more would exhaust Python's stack further in.
+_DEEPEST = 100
 Format = Literal["json", "ndjson", "arrow"]
 
 
@@ -100,6 +103,13 @@ class ConnectorRequest(BaseModel):
         description="A name of the registry, with a version if need be: source-faker:7.2.1."
     )
     config: dict[str, Any] = Field(default={}, description="What the connector's SPEC asks for.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_json(cls, value: Any) -> Any:
+        """Refuse what Python's parser takes and other JSON parsers do not."""
+        _require_json(value)
+        return value
 
 
 class CheckAnswer(BaseModel):
@@ -197,3 +207,30 @@ class ReadAnswer(BaseModel):
     state: list[dict[str, Any]] | None
     has_more: bool
     message: str
+
+
+def _require_json(value: Any) -> None:
+    """Raises ValueError for deep nesting, half surrogate pairs, NaN and infinite numbers."""
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        if not level:
+            return
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                below += (*each, *each.values())
+            elif isinstance(each, list):
+                below += each
+            elif isinstance(each, str) and not each.isascii():
+                _require_unicode(each)
+            elif isinstance(each, float) and not math.isfinite(each):
+                raise ValueError("it holds a number that JSON does not have (NaN, or infinite)")
+        level = below
+    raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a surrogate pair, which is not valid Unicode") from None

@@ -3,6 +3,7 @@
 No answer repeats what a request held: its config has secrets.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -42,6 +43,7 @@ Code = Literal[
     "invalid_request",
     "unauthorized",
     "wrong_host",
+    "cross_origin",
     "not_found",
     "method_not_allowed",
     "body_too_large",
@@ -62,6 +64,7 @@ _STATUSES: dict[Code, HTTPStatus] = {
     "invalid_request": HTTPStatus.UNPROCESSABLE_ENTITY,
     "unauthorized": HTTPStatus.UNAUTHORIZED,
     "wrong_host": HTTPStatus.MISDIRECTED_REQUEST,
+    "cross_origin": HTTPStatus.FORBIDDEN,
     "not_found": HTTPStatus.NOT_FOUND,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
     "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -180,7 +183,9 @@ def problem_response(error: ProblemError, headers: Mapping[str, str] | None = No
         headers["Retry-After"] = str(_RETRY_SECONDS)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(problem_json(error), int(status), headers, media_type=MEDIA_TYPE)
+    # Text of a request or of a connector may hold what UTF-8 does not.
+    content = json.dumps(problem_json(error), ensure_ascii=False).encode(errors="replace")
+    return Response(content, int(status), headers, media_type=MEDIA_TYPE)
 
 
 def answer_with_problems(app: FastAPI) -> None:

@@ -23,8 +23,18 @@ from atlas_dagster.interfaces.http.settings import Settings
 from atlas_dagster.interfaces.http.streaming import RowStream
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.config import variables
-from atlas_dagster.registry import ConnectorInfo, get_connector_info, search_connectors
-from atlas_dagster.sync.adhoc import AdHocConnection, adhoc_caller, adhoc_connection
+from atlas_dagster.registry import (
+    ConnectorInfo,
+    get_connector_info,
+    image_name,
+    search_connectors,
+)
+from atlas_dagster.sync.adhoc import (
+    AdHocConnection,
+    adhoc_caller,
+    adhoc_connection,
+    registry_name,
+)
 from atlas_dagster.sync.adhoc_source import AdHocSource
 
 T = TypeVar("T")
@@ -117,21 +127,20 @@ class Service:
 
     def _connection(self, name: str, config: Mapping[str, Any]) -> AdHocConnection:
         allow = self._settings.allow
-        is_image = "/" in name
-        plain = name if is_image else name.partition(":")[0]
-        if allow is not None and not {name, plain} & allow:
+        named = registry_name(name)
+        if allow is not None and name not in allow and (named is None or named.name not in allow):
             raise ProblemError(
                 "connector_not_allowed",
                 f"This server does not run {name}; it was started with a list of those it does.",
             )
-        if allow is None and is_image:
+        if allow is None and named is None and ("/" in name or "@" in name):
             raise ProblemError(
                 "connector_not_allowed",
                 "This server runs connectors of the registry only, by their names; start it with "
                 "--allow for images.",
             )
         if allow is None:
-            _require(plain)
+            _require(named.name if named else image_name(name))
         for field, value in config.items():
             if variables(value):
                 raise ProblemError(

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from atlas_dagster.interfaces.http import Settings, create_app
+from atlas_dagster.interfaces.http.app import BASE
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.interfaces.http.live_server import served
@@ -81,3 +84,45 @@ def test_so_is_whatever_a_connector_is_given(case: Any, server: dict[str, Any]) 
     assert answer.status_code in (200, 401, 405, 422)
     kind = answer.headers["content-type"][0]
     assert (kind == "application/problem+json") == (answer.status_code != 200)
+
+
+#: JSON that Python's parser takes and something further in may not.
+_LEAVES = (r'"\ud800"', r'"\u0000"', '""', "NaN", "-Infinity", "1e999", "9" * 30, "9" * 5000)
+_LEAVES += ("null", "true", "[]", "{}", '"{{ env.HOME }}"', f'"{"x" * 10_000}"')
+_NASTY = st.recursive(
+    st.sampled_from(_LEAVES),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda values: f"[{', '.join(values)}]"),
+        inner.map(lambda value: f'{{"a": {value}}}'),
+        inner.map(lambda value: f'{{"\\ud83d": {value}}}'),
+        st.tuples(inner, st.sampled_from([99, 500, 950])).map(
+            lambda both: '{"a": ' * both[1] + both[0] + "}" * both[1]
+        ),
+    ),
+    max_leaves=4,
+)
+_FIELDS = ["connector_name", "config", "stream_name", "state", "cursor_field", "limit", "format"]
+
+
+@pytest.mark.parametrize("field", [*_FIELDS, "incremental", "metadata_columns", "else"])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(value=_NASTY)
+def test_no_value_of_a_field_breaks_the_server(
+    server: dict[str, Any], field: str, value: str
+) -> None:
+    body = {
+        "connector_name": f'"{STANDIN}"',
+        "stream_name": '"events"',
+        "config": '{"count": 1}',
+        "incremental": "true",
+        field: value,
+    }
+    members = ", ".join(f'"{name}": {member}' for name, member in body.items())
+    answer = httpx.post(
+        f"{server['base_url']}{BASE}/read",
+        content=f"{{{members}}}",
+        headers={**server["headers"], "Content-Type": "application/json"},
+        timeout=60,
+    )
+    # 502: source-standin crashes on a state that is not its own.
+    assert answer.status_code in (200, 403, 404, 422, 502)

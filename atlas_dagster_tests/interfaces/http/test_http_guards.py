@@ -89,15 +89,82 @@ def test_with_a_token_the_name_does_not_matter(guarded: Client) -> None:
     assert guarded.get("/categories", headers=headers).status_code == 200  # type: ignore[arg-type]
 
 
-def test_a_page_of_another_origin_gets_no_leave(registry_client: Client) -> None:
-    headers = {
-        "Origin": "https://evil.example",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "content-type",
-    }
-    answer = registry_client.options("/check", headers=headers)
-    assert answer.status_code == 405
+CROSS_ORIGIN = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "http://127.0.0.1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
+]
+
+
+@pytest.mark.parametrize("headers", CROSS_ORIGIN)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/connectors/source-faker/pull"),
+        ("GET", "/connectors/source-faker/spec"),
+        ("POST", "/check"),
+        ("OPTIONS", "/check"),
+        ("GET", "/connectors"),
+    ],
+)
+def test_a_web_page_of_another_origin_is_refused(
+    registry_client: Client, method: str, path: str, headers: dict[str, str]
+) -> None:
+    """Browsers send simple requests without a preflight, and some of these run an image."""
+    answer = registry_client.request(method, path, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "cross_origin")
     assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("headers", CROSS_ORIGIN)
+def test_what_needs_no_token_may_be_linked_to(
+    registry_client: Client, headers: dict[str, str]
+) -> None:
+    assert registry_client.get("/health", headers=headers).status_code == 200
+
+
+def test_the_servers_own_docs_and_programs_are_served(registry_client: Client) -> None:
+    host = f"127.0.0.1:{registry_client.port}"
+    for headers in (
+        {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://LOCALHOST:9", "Host": "localhost:9"},
+        {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
+        {},
+    ):
+        assert registry_client.get("/categories", headers=headers).status_code == 200
+
+
+def test_with_a_token_the_origin_does_not_matter(guarded: Client) -> None:
+    headers = {**with_token(TOKEN), "Origin": b"https://app.example"}
+    assert guarded.get("/categories", headers=headers).status_code == 200  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[",
+        "[::1",
+        "[x]",
+        "localhost:x",
+        "localhost:99999",
+        "localhost:0",
+        "localhost#",
+        "a@localhost",
+        "ä",
+    ],
+)
+@pytest.mark.parametrize("path", ["/categories", "/health/", "/check/"])
+def test_a_host_that_is_none_is_refused(
+    registry_client: Client, guarded: Client, host: str, path: str
+) -> None:
+    name = {"Host": host.encode("latin-1")}
+    for client, headers in ((registry_client, name), (guarded, {**with_token(TOKEN), **name})):
+        answer = client.get(path, headers=headers)  # type: ignore[arg-type]
+        assert answer.status_code in (400, 421) or (client is guarded and host == "ä")
 
 
 @pytest.mark.parametrize("counted", [True, False])

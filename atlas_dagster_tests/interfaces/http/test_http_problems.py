@@ -15,6 +15,7 @@ from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.interfaces.http.live_server import ALLOWED, Client, served
 
 SECRET = "hunter2secret"
+DIGEST = f"@sha256:{'0' * 64}"
 
 
 def problem(answer: Any, status: int, code: str) -> dict[str, Any]:
@@ -60,13 +61,32 @@ def test_a_well_known_name_without_a_connector_is_explained(registry_client: Cli
     assert said["suggestions"]
 
 
-@pytest.mark.parametrize("name", [STANDIN, "evil.example/miner:1", "airbyte/source-faker:7.2.1"])
+@pytest.mark.parametrize(
+    "name",
+    [STANDIN, "evil.example/miner:1", "airbyte/source-faker:7.2.1", f"source-faker:1{DIGEST}"],
+)
 def test_images_do_not_run_unless_they_are_allowed(registry_client: Client, name: str) -> None:
     problem(registry_client.ask("/check", name), 403, "connector_not_allowed")
     problem(registry_client.get(f"/connectors/{name}/spec"), 403, "connector_not_allowed")
 
 
-@pytest.mark.parametrize("name", ["source-postgres", "evil.example/miner:1", f"{STANDIN}1", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "source-postgres",
+        "evil.example/miner:1",
+        f"{STANDIN}1",
+        "",
+        # Images, though they begin with a name that is allowed.
+        f"source-faker{DIGEST}",
+        f"source-faker:1{DIGEST}",
+        "source-faker:1:2",
+        "source-faker:a b",
+        "source-faker:../1",
+        "evil.example/source-faker",
+        f"{STANDIN}{DIGEST}",
+    ],
+)
 def test_only_what_is_on_the_list_runs(client: Client, name: str) -> None:
     problem(client.ask("/check", name), 403, "connector_not_allowed")
 
@@ -101,6 +121,45 @@ def test_a_wrong_request_names_the_field(client: Client, body: dict[str, Any], f
 )
 def test_what_is_no_json_is_said(client: Client, content: Any, kind: str | None) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
+    problem(client.post("/check", content=content, headers=headers), 422, "invalid_request")
+
+
+def nested(levels: int) -> str:
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize("path", ["/check", "/discover", "/read"])
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (nested(101), "nested more than 100 levels deep"),
+        (nested(900), "nested more than 100 levels deep"),
+        (r'"\ud800"', "half a surrogate pair"),
+        (r'[{"\udfff": 1}]', "half a surrogate pair"),
+        ("[NaN]", "a number that JSON does not have"),
+        ("-1e999", "a number that JSON does not have"),
+    ],
+)
+def test_values_that_no_connector_could_be_given(
+    client: Client, path: str, value: str, why: str
+) -> None:
+    names = ["connector_name", "config.x"]
+    names += ["stream_name", "cursor_field", "state.x"] if path == "/read" else []
+    for name in names:
+        field, _, inside = name.partition(".")
+        body: dict[str, Any] = {"connector_name": STANDIN, "config": {}}
+        body |= {"stream_name": "events"} if path == "/read" else {}
+        body |= {field: {inside: "VALUE"} if inside else "VALUE"}
+        content = json.dumps(body).replace('"VALUE"', value)
+        headers = {"Content-Type": "application/json"}
+        said = problem(client.post(path, content=content, headers=headers), 422, "invalid_request")
+        assert said["field"] == field
+        assert why in said["detail"]
+
+
+@pytest.mark.parametrize("content", [nested(5000), r'{"\ud800": 1}', "1" * 5000])
+def test_bodies_that_cannot_be_read(client: Client, content: str) -> None:
+    headers = {"Content-Type": "application/json"}
     problem(client.post("/check", content=content, headers=headers), 422, "invalid_request")
 
 
