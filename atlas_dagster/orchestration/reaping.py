@@ -1,7 +1,6 @@
 """When the owner of a connector has ended, as Dagster and this machine know it."""
 
 import datetime as dt
-import socket
 from contextlib import closing, suppress
 
 import dagster as dg
@@ -11,7 +10,7 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import end_dead_runs
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.owner import container_of, process_has_ended
+from atlas_dagster.runners.owner import container_of, process_has_ended, this_container
 from atlas_dagster.runners.reaper import is_running, reap, reap_processes
 from atlas_dagster.sync.adhoc import reap_adhoc
 from atlas_dagster.sync.connection import Connection
@@ -33,9 +32,11 @@ def reap_ended(
     def has_ended(owner: str) -> bool:
         kind, _, name = owner.partition(":")
         if kind == "run":
-            run = instance.get_run_by_id(name)
-            # A run this instance never heard of may be alive in another one.
-            return run is not None and run.is_finished
+            run_id, _, owner = name.partition(":")
+            run = instance.get_run_by_id(run_id)
+            if run is not None:
+                return run.is_finished
+            # Deleted here, or a run of another instance: its process tells.
         container = container_of(owner)
         return process_has_ended(owner) or (container is not None and _is_gone(container))
 
@@ -55,7 +56,7 @@ def _is_gone(container: str) -> bool:
     False where this process is in none: then others may be on another engine.
     """
     with suppress(AtlasError), closing(connect(None)) as client:
-        return is_running(client, socket.gethostname()) and not is_running(client, container)
+        return is_running(client, this_container()) and not is_running(client, container)
     return False
 
 

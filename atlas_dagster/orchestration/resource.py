@@ -99,7 +99,8 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             ConfigError: a default of this deployment is wrong.
         """
-        owner = f"run:{run_id}" if run_id else this_process()
+        # A run may be deleted while its connector runs; then its process still tells.
+        owner = f"run:{run_id}:{this_process()}" if run_id else this_process()
         return Caller(
             deployment=self.deployment_label(),
             owner=owner,

@@ -16,7 +16,8 @@ from atlas_dagster.runners.marks import kill, label_of, marked
 from atlas_dagster.runners.process import remove_leftovers
 
 DEPLOYMENT_LABEL = "atlas.deployment"
-#: ``run:<Dagster run id>``, or a process: ``command:<host>:<pid>:<start>``, ``request:…``.
+#: A process (``command:…``, ``request:…``; see ``runners/owner.py``), or ``run:<Dagster run id>:``
+#: and the process of its step. Older versions leave the process out.
 OWNER_LABEL = "atlas.owner"
 
 

@@ -41,7 +41,8 @@ class Caller:
 
     Args:
         deployment: name of the deployment, with its lake: containers of others are never touched.
-        owner: ``run:<Dagster run id>`` or ``command:<host>:<pid>:<start>``, for the reaper.
+        owner: the process that runs them, and its Dagster run, for the reaper; see
+            ``runners/reaper.py``.
         environ: where ``{{ env.X }}`` is looked up.
         log: receives the connector's own lines with their levels, masked.
         explain: receives Atlas's own sentences, such as where the connector runs and why.

@@ -11,6 +11,7 @@ from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscov
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.translator import stream_spec
+from atlas_dagster.runners.owner import this_process
 from atlas_dagster.sync.catalog_changes import SchemaPolicy
 from atlas_dagster.sync.discovered import Discovery
 from atlas_dagster.sync.source import Caller
@@ -301,7 +302,8 @@ def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
     assert defs.resolve_assets_def(key).op.pool == "airbyte_shop"
     with dg.DagsterInstance.ephemeral() as instance:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
-    assert [(c.owner, policy) for c, policy in asked] == [(f"run:{result.run_id}", None)]
+    owner = f"run:{result.run_id}:{this_process()}"
+    assert [(c.owner, policy) for c, policy in asked] == [(owner, None)]
 
 
 def test_the_discovery_job_discovers() -> None:

@@ -44,16 +44,18 @@ def test_each_connection_runs_where_it_says(
 
     here = make("here", ExecutorConfig(network="none"))
     there = make("there", ExecutorConfig(network="none", docker_host=other_engine.host))
-    left = other_engine.client().containers.create(
-        STANDIN,
-        "spec",
-        network_mode="none",
-        labels={
-            CONNECTION_LABEL: "there",
-            DEPLOYMENT_LABEL: AtlasResource(destination=str(tmp_path)).deployment_label(),
-            OWNER_LABEL: this_process().rpartition(":")[0] + ":0",  # this pid, long ago
-        },
-    )
+    kind, host, pid, _start, *place = this_process().split(":")
+    earlier = ":".join([kind, host, pid, "0", *place])  # this pid, long ago
+    labels = {
+        CONNECTION_LABEL: "there",
+        DEPLOYMENT_LABEL: AtlasResource(destination=str(tmp_path)).deployment_label(),
+    }
+    left, of_deleted_run, kept = [
+        other_engine.client().containers.create(
+            STANDIN, "spec", network_mode="none", labels={**labels, OWNER_LABEL: owner}
+        )
+        for owner in (earlier, f"run:deleted:{earlier}", f"run:elsewhere:{this_process()}")
+    ]
     with (
         dg.instance_for_test() as instance,
         verbs_run(docker_client, "here") as ran_here,
@@ -65,8 +67,10 @@ def test_each_connection_runs_where_it_says(
     for connection in (here, there):
         assert [row["id"] for row in connection.rows("events")] == [1, 2, 3, 4, 5]
     assert (ran_here["read"], ran_there["read"], strays.total()) == (1, 1, 0)
-    with pytest.raises(docker.errors.NotFound):  # the sync removed what a dead one had left there
-        left.reload()
+    for container in (left, of_deleted_run):  # removed by the sync
+        with pytest.raises(docker.errors.NotFound):
+            container.reload()
+    kept.reload()
 
 
 def test_an_engine_that_is_away_is_named(tmp_path: Path) -> None:

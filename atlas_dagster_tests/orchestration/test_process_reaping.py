@@ -1,7 +1,6 @@
 """What a killed Atlas leaves behind without Docker, and whose it is."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,7 @@ from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.orchestration import reaping
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.runners import owner
 from atlas_dagster.runners.marks import marked
-from atlas_dagster.runners.owner import process_has_ended, this_process
-
-HOST = socket.gethostname()
 
 #: Starts a connector whose child leaves the group and holds the FIFO, then waits to be killed.
 PARENT = """
@@ -26,7 +21,7 @@ from atlas_dagster.runners.owner import this_process
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.process import start_process
-deployment, lifeline = sys.argv[1:]
+deployment, lifeline, run = sys.argv[1:]
 child = f"import time; held = open({lifeline!r}, 'wb'); time.sleep(100)"
 connector = (
     "import subprocess, sys, time;"
@@ -36,14 +31,14 @@ connector = (
 labels = {
     "atlas.connection": "shop",
     "atlas.deployment": deployment,
-    "atlas.owner": this_process("request"),
+    "atlas.owner": run + this_process("request"),
 }
 process = start_process(
     [sys.executable, "-c", connector, child],
     ConnectorCommand("read", {}, labels),
     executor=ExecutorConfig(),
 )
-print(this_process("request"), flush=True)
+print(run + this_process("request"), flush=True)
 time.sleep(100)
 """
 
@@ -60,10 +55,13 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AtlasResource:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_what_a_killed_atlas_started_is_killed(atlas: AtlasResource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", ["", "run:deleted-from-dagster:"])
+def test_what_a_killed_atlas_started_is_killed(
+    atlas: AtlasResource, tmp_path: Path, run: str
+) -> None:
     lifeline = tmp_path / "lifeline"
     os.mkfifo(lifeline)
-    words = [sys.executable, "-c", PARENT, atlas.deployment_label(), str(lifeline)]
+    words = [sys.executable, "-c", PARENT, atlas.deployment_label(), str(lifeline), run]
     parent = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert parent.stdout
     try:
@@ -83,37 +81,6 @@ def test_what_a_killed_atlas_started_is_killed(atlas: AtlasResource, tmp_path: P
     assert removed
     assert all(sentence.endswith(" of shop") for sentence in removed)
     assert name not in {marks["ATLAS_OWNER"] for _, marks in marked() if "ATLAS_OWNER" in marks}
-
-
-def test_a_process_is_told_from_another_with_its_pid() -> None:
-    assert not process_has_ended(this_process())
-    assert not process_has_ended(this_process("request"))
-    kind, host, pid, start = this_process().split(":")
-    if start:
-        assert process_has_ended(f"{kind}:{host}:{pid}:{int(start) - 1}")
-    # As made by older versions, or where there is no /proc.
-    assert not process_has_ended(f"{kind}:{host}:{pid}")
-    assert not process_has_ended(f"{kind}:{host}:{pid}:")
-
-
-def test_an_ended_process_has_ended() -> None:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    assert process_has_ended(f"command:{HOST}:{process.pid}:1")
-    assert process_has_ended(f"request:{HOST}:{process.pid}")
-
-
-@pytest.mark.parametrize(
-    "name", ["", "command:elsewhere:1:1", "run:1", "command", f"other:{HOST}:1"]
-)
-def test_of_others_nothing_is_known(name: str) -> None:
-    assert not process_has_ended(name)
-
-
-def test_without_proc_the_pid_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner, "_start", lambda _: "")
-    assert not process_has_ended(f"command:{HOST}:{os.getpid()}:12345")
-    assert this_process() == f"command:{HOST}:{os.getpid()}:"
 
 
 def test_without_proc_no_process_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
