@@ -42,7 +42,7 @@ class AtlasError(Exception):
 class ConfigError(AtlasError):
     """The declaration or the environment is wrong; the message says what to change."""
 
-    failure_type = "config_error"
+    failure_type: FailureType = "config_error"
 
 
 class UnknownConnectorError(ConfigError):
@@ -68,9 +68,27 @@ class InvalidConfigError(ConfigError):
 
 
 class CheckFailedError(ConfigError):
-    """The connector's CHECK answered FAILED; the message is the connector's own."""
+    """The connector's CHECK answered FAILED.
+
+    ``reason`` is the cause in the connector's own words, and ``detail`` all that it answered where
+    that is more, such as a stack trace. ``failure_type`` is ``transient_error`` where a network
+    or a server did not answer.
+    """
 
     topic = "check-failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        detail: str | None = None,
+        failure_type: FailureType = "config_error",
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        self.detail = detail
+        self.failure_type = failure_type
 
 
 class BreakingChangeError(ConfigError):

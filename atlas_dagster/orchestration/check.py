@@ -4,8 +4,9 @@ import time
 
 import dagster as dg
 
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, CheckFailedError
 from atlas_dagster.orchestration.dead_runs import note_process
+from atlas_dagster.orchestration.failure import text_block
 from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.metadata import short_digest
 from atlas_dagster.orchestration.recording import check_evaluation
@@ -110,8 +111,10 @@ def _passed(connector: Connector) -> dg.AssetCheckResult:
 
 
 def _failed(error: AtlasError) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=False,
-        description=str(error),
-        metadata={"atlas/message": str(error), "atlas/failure_type": error.failure_type},
-    )
+    metadata: dict[str, dg.RawMetadataValue] = {
+        "atlas/message": str(error),
+        "atlas/failure_type": error.failure_type,
+    }
+    if isinstance(error, CheckFailedError) and error.detail:
+        metadata["atlas/detail"] = text_block(error.detail)
+    return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)

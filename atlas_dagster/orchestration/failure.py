@@ -20,10 +20,15 @@ def explained_failure() -> Iterator[None]:
     except AtlasError as error:
         metadata: dict[str, dg.RawMetadataValue] = {"atlas/failure_type": error.failure_type}
         if isinstance(error, ConnectorFailedError) and error.stack_trace:
-            trace = error.stack_trace.replace("```", "` ` `")
-            metadata["atlas/stack_trace"] = dg.MetadataValue.md(f"```\n{trace}\n```")
+            metadata["atlas/stack_trace"] = text_block(error.stack_trace)
         raise dg.Failure(
             description=str(error),
             metadata=metadata,
             allow_retries=False,
         ) from None
+
+
+def text_block(text: str) -> dg.MarkdownMetadataValue:
+    """``text`` of several lines, as it is."""
+    fenced = text.replace("```", "` ` `")
+    return dg.MetadataValue.md(f"```\n{fenced}\n```")

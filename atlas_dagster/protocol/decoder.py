@@ -113,7 +113,7 @@ class MessageDecoder:
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
         """What a refused line holds; several messages where threads of a connector collided."""
         text = line.removeprefix(_BOM).decode("utf-8", "replace").rstrip(_BLANKS)
-        at = _after_blanks(text, 0)
+        start, at = 0, _after_blanks(text, 0)
         while at < len(text):
             value = None
             try:
@@ -121,10 +121,11 @@ class MessageDecoder:
                 message = self._exact_or_mended(text[at:end], value)
             except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
                 whole = isinstance(value, dict) and end == len(text)
-                yield _unreadable_or_noise(text[at:], whole=whole)
+                # Indented as it came: so are stack traces.
+                yield _unreadable_or_noise(text[start:].lstrip("\r\x00"), whole=whole)
                 return
             yield message
-            at = _after_blanks(text, end)
+            start, at = end, _after_blanks(text, end)
 
     def _exact_or_mended(self, text: str, value: Any) -> Message:
         try:

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import msgspec
 
-from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
+from atlas_dagster.errors import CheckFailedError, ConnectorFailedError, FailureType
 from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.causes import is_network_failure
 from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
@@ -60,18 +61,17 @@ class Connector:
         Raises:
             ConnectorFailedError: it gave no SPEC.
         """
-        return self._ask("spec", lambda message: message.spec)
+        spec, _ = self._ask("spec", lambda message: message.spec)
+        return spec
 
     def check(self) -> None:
         """Whether the source can be reached with this config.
 
         Raises:
-            CheckFailedError: the connector says that it cannot; the message is its own.
+            CheckFailedError: the connector says that it cannot, and why.
             ConnectorFailedError: it crashed instead of answering.
         """
-        status = self.status()
-        if status.status != "SUCCEEDED":
-            raise CheckFailedError(f"CHECK of {self.name} failed: {status.message}")
+        self._passed()
 
     def status(self) -> ConnectionStatus:
         """The answer to CHECK, its message fit to show; of FAILED it is never empty.
@@ -79,13 +79,28 @@ class Connector:
         Raises:
             ConnectorFailedError: the connector crashed instead of answering.
         """
-        status = self._ask("check", lambda message: message.connectionStatus)
+        try:
+            return self._passed()
+        except CheckFailedError as error:
+            return ConnectionStatus("FAILED", error.reason)
+
+    def _passed(self) -> ConnectionStatus:
+        status, conversation = self._ask("check", lambda message: message.connectionStatus)
         if status.status == "SUCCEEDED":
             return status
-        reason = self._masker(status.message or "it gave no reason").strip()
+        answer = self._masker(status.message or "").strip()
+        reason = conversation.explain(answer)
+        kind: FailureType = "transient_error" if is_network_failure(reason) else "config_error"
+        if len(answer) > len(reason):
+            self.log("ERROR", answer)
         if hint := self._advice_on_localhost():
-            reason = f"{reason.rstrip('.')}; {hint}."
-        return ConnectionStatus(status.status, reason)
+            reason, kind = f"{reason.rstrip('.')}; {hint}.", "config_error"
+        raise CheckFailedError(
+            f"CHECK of {self.name} failed: {reason}",
+            reason=reason,
+            detail=answer if len(answer) > len(reason) else None,
+            failure_type=kind,
+        )
 
     def discover(self) -> Catalog:
         """The streams the source offers with this config.
@@ -93,7 +108,8 @@ class Connector:
         Raises:
             ConnectorFailedError: it gave no catalog.
         """
-        return Catalog.from_message(self._ask("discover", lambda message: message.catalog))
+        catalog, _ = self._ask("discover", lambda message: message.catalog)
+        return Catalog.from_message(catalog)
 
     def converse(self) -> Conversation:
         return Conversation(
@@ -119,7 +135,9 @@ class Connector:
         network = self.runner.executor.network
         return advice(self._config.value, network=network, engine=engine)
 
-    def _ask(self, verb: Verb, wanted: Callable[[Message], _Answer | None]) -> _Answer:
+    def _ask(
+        self, verb: Verb, wanted: Callable[[Message], _Answer | None]
+    ) -> tuple[_Answer, Conversation]:
         """Run ``verb`` and return its answer: the last one, should there be several.
 
         Answers to what was not asked are ignored.
@@ -139,10 +157,10 @@ class Connector:
             if answer is None and not conversation.failed:
                 raise ConnectorFailedError(
                     f"{self.name} ended {verb} without an answer; check that "
-                    f"{self.runner.reference} is an Airbyte source."
+                    f"{self.runner.reference} is an Airbyte source.{conversation.last_words()}"
                 )
             raise conversation.failure()
-        return answer
+        return answer, conversation
 
 
 def _says_failed(answer: object) -> bool:

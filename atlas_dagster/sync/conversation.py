@@ -1,12 +1,14 @@
 """One call of a connector: its messages one by one, its chatter to a log, its end explained."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
 
-from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError, FailureType
+from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError
+from atlas_dagster.protocol.causes import cause, exceptions, failure_type, is_frame
 from atlas_dagster.protocol.decoder import MessageDecoder
 from atlas_dagster.protocol.messages import Message, Noise, Records, TraceError, Unreadable
 from atlas_dagster.protocol.secrets import Masker
@@ -19,11 +21,13 @@ Log = Callable[[str, str], None]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 Renew = Callable[[dict[str, Any]], None]
 
-_FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
 #: Exit codes of connectors that were ended from outside.
 _SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
-#: Lines of stderr kept to explain a crash that says nothing else.
-_LAST_WORDS = 5
+#: Lines outside of messages, such as stderr, kept to explain a crash that says nothing else: an
+#: exception is looked for in all, and the last few are shown where there is none.
+_KEPT_LINES = 30
+_SHOWN_LINES = 5
+_NO_REASON = "it gave no reason"
 #: Characters of a text that are logged.
 _LONGEST_TEXT = 20_000
 #: Bytes of a line of stderr that are kept; it is log text, and memory stays flat.
@@ -61,7 +65,8 @@ class Conversation:
         self._log = log
         self._masker = masker
         self._renew = renew
-        self._last_words: list[str] = []
+        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_error = ""
         self._stderr = b""
         self._stopped: str | None = None
 
@@ -128,24 +133,45 @@ class Conversation:
             )
         if self.errors:
             first = self.errors[0]
-            kind = first.failure_type
             return ConnectorFailedError(
                 f"{self.name}: {first.message}",
-                failure_type=next((k for k in _FAILURE_TYPES if k == kind), "system_error"),
+                failure_type=failure_type(first.failure_type, first.message, ()),
                 stack_trace=first.stack_trace,
             )
         code = None if self.exit is None else self.exit.code
-        said = f" Its last words: {' / '.join(self._last_words)}" if self._last_words else ""
+        reason, said = self.explain(None), self.last_words()
         if code in _SIGNALS:
             return ConnectorFailedError(
                 f"{self.name} was ended by {_SIGNALS[code]} (exit code {code}), which Atlas did "
                 f"not send: somebody stopped it, or the machine ran out of memory.{said}",
                 failure_type="transient_error",
             )
+        if reason != _NO_REASON:
+            return ConnectorFailedError(
+                f"{self.name} ended with exit code {code}: {reason}",
+                failure_type=failure_type(None, None, (reason,)),
+            )
         return ConnectorFailedError(
             f"{self.name} ended with exit code {code} and reported no error; "
-            f"see its log in the run's output.{said}"
+            f"see its log in the run's output.{said}",
+            failure_type=failure_type(None, None, (said,)),
         )
+
+    def explain(self, message: str | None) -> str:
+        """The cause that ``message`` names, or where it names none, what else the connector said.
+
+        That is an earlier error, the exception in its output, or its last ERROR.
+        """
+        lines = "\n".join(self._last_lines)
+        crash = lines if exceptions(lines) else None
+        known = [error.message for error in self.errors if error.message != _NO_REASON]
+        found = cause(message, (*known[:1], crash, self._last_error))
+        return self._mask(found) or _NO_REASON
+
+    def last_words(self) -> str:
+        """The last lines of the connector's output, as a sentence; empty where there are none."""
+        lines = list(self._last_lines)[-_SHOWN_LINES:]
+        return f" Its last words: {' / '.join(lines)}" if lines else ""
 
     def log(self, level: str, text: str) -> None:
         self._log(level, self._mask(text))
@@ -161,15 +187,16 @@ class Conversation:
             self._watchdog.data()
             return False
         if isinstance(decoded, Noise):
-            self.log("INFO", decoded.text)
+            self._hear_line("INFO", decoded.text)
             return True
         if not isinstance(decoded, Message):
             return False
         if decoded.log is not None:
-            text = decoded.log.message or ""
-            self.log(decoded.log.level or "INFO", _lines(text, decoded.log.stack_trace))
-            if decoded.log.level == "FATAL":
-                self._remember(text)
+            level = decoded.log.level or "INFO"
+            text = self._mask(_lines(decoded.log.message or "", decoded.log.stack_trace))
+            self._log(level, text)
+            if level in ("ERROR", "FATAL") and text:
+                self._last_error = text
             return True
         if decoded.control is not None:
             if decoded.control.connectorConfig is not None and self._renew is not None:
@@ -178,21 +205,23 @@ class Conversation:
         if decoded.trace is not None and decoded.trace.stream_status is not None:
             self._watchdog.heard(decoded.trace.stream_status)
         if decoded.trace is not None and decoded.trace.error is not None:
-            error = self._masked(decoded.trace.error)
-            self.errors.append(error)
-            said = (error.message, error.internal_message, error.stack_trace)
-            self._log("ERROR", _lines(*said))
+            self.errors.append(self._explained(decoded.trace.error))
             return True
         return False
 
-    def _masked(self, error: TraceError) -> TraceError:
-        internal = error.internal_message if error.message else None
-        text = error.message or error.internal_message or "it gave no reason"
+    def _explained(self, error: TraceError) -> TraceError:
+        """``error`` with the cause as its message, masked; all it says goes to the log."""
+        said = (error.message, error.internal_message, error.stack_trace)
+        message, internal, trace = (self._mask(text) if text else None for text in said)
+        self._log("ERROR", _lines(message, internal, trace) or _NO_REASON)
+        text = self._mask(cause(message, (internal, trace))) or self.explain(None)
+        causes = (text, *exceptions(trace or ""))
         return msgspec.structs.replace(
             error,
-            message=self._mask(text),
-            internal_message=self._mask(internal) if internal else None,
-            stack_trace=self._mask(error.stack_trace) if error.stack_trace else None,
+            message=text,
+            internal_message=internal,
+            stack_trace=trace,
+            failure_type=failure_type(error.failure_type, message, causes),
         )
 
     def _hear_stderr(self, piece: bytes) -> None:
@@ -202,11 +231,13 @@ class Conversation:
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self.log("WARN", text)
-                self._remember(text)
+                self._hear_line("WARN", text)
 
-    def _remember(self, text: str) -> None:
-        self._last_words = [*self._last_words, self._mask(text)[:500]][-_LAST_WORDS:]
+    def _hear_line(self, level: str, text: str) -> None:
+        masked = self._mask(text)
+        self._log(level, masked)
+        if not is_frame(masked):
+            self._last_lines.append(masked[:500])
 
 
 def _lines(*texts: str | None) -> str:

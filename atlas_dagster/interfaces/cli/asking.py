@@ -12,11 +12,19 @@ from rich.text import Text
 from atlas_dagster.errors import AtlasError, FailureType
 from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.progress import pull_bar
-from atlas_dagster.interfaces.cli.source import at_work, opened, reached, source_options
+from atlas_dagster.interfaces.cli.source import (
+    at_work,
+    connector_log,
+    opened,
+    reached,
+    require_own_config,
+    source_options,
+)
 from atlas_dagster.interfaces.cli.terminal import (
     complain,
     console,
     exit_code,
+    hint_at_logs,
     json_option,
     note,
     one_sentence,
@@ -126,8 +134,11 @@ def discover(
         preview_catalog,
     )
 
+    for name in sources:
+        require_own_config(name, config, runner)
     ask = preview_catalog if dry_run else discover_catalog
     declared = [find_declared(name) for name in sources] if sources else declared_connections()
+    log = connector_log(logs)
     answers: list[dict[str, Any]] = []
     failures: list[FailureType] = []
     for connection in declared:
@@ -135,11 +146,12 @@ def discover(
             if missing and connection.is_discovered:
                 continue
             with waiting(f"Discovering {connection.name} …"), pull_bar():
-                discovery = ask(connection, note if as_json else say)
+                discovery = ask(connection, note if as_json else say, log)
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
             complain(connection.name, error)
+            hint_at_logs(error, logs)
             continue
         answers.append(
             {

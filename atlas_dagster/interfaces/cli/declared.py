@@ -23,6 +23,7 @@ from atlas_dagster.orchestration.discovery import check_result, evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.registry.listing import connectors_by_name, listing
 from atlas_dagster.sync.connection import Connection
+from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller, discover
 
@@ -200,26 +201,26 @@ def _explained(error: Exception, part: Path) -> ConfigError:
     return error if isinstance(error, ConfigError) else ConfigError(explain(error, part))
 
 
-def discover_catalog(declared: Declared, say: Say) -> Discovery:
+def discover_catalog(declared: Declared, say: Say, log: Log) -> Discovery:
     """Run DISCOVER, store the catalog with all changes in it, and record what came of it."""
     _ = declared.connection  # says what is wrong with it before anything is run
-    with _caller(say) as (instance, caller):
+    with _caller(say, log) as (instance, caller):
         discovery = declared.component.refresh_catalog(declared.tree.project_root, caller)
         result = check_result(discovery)
         instance.report_runless_asset_event(evaluation(declared.connection, result))
     return discovery
 
 
-def preview_catalog(declared: Declared, say: Say) -> Discovery:
+def preview_catalog(declared: Declared, say: Say, log: Log) -> Discovery:
     """Run DISCOVER and store nothing."""
-    with _caller(say) as (_, caller):
+    with _caller(say, log) as (_, caller):
         known, connection = declared.discovered, declared.connection
         caller.books = None
         return Discovery.since(known, discover(connection, caller, known), connection)
 
 
 @contextmanager
-def _caller(say: Say) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
+def _caller(say: Say, log: Log) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
     with dg.DagsterInstance.get() as instance:
         atlas = AtlasResource.from_environment()
-        yield instance, atlas.caller(instance, None, explain=say, log=lambda *_: None)
+        yield instance, atlas.caller(instance, None, explain=say, log=log)

@@ -18,6 +18,7 @@ from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.sync.adhoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
 from atlas_dagster.sync.connection import Connection, RunnerChoice
 from atlas_dagster.sync.connector import Connector
+from atlas_dagster.sync.conversation import Log
 from atlas_dagster.sync.source import Caller, connected, introduced
 
 if TYPE_CHECKING:
@@ -67,18 +68,14 @@ def opened(
     explain: Callable[[str], None] = note,
 ) -> Iterator[Source]:
     """Raises ConfigError where there is no such source."""
-    log = _print_log if logs else _drop
+    log = connector_log(logs)
     if is_adhoc(source):
         if runner != "python":
             reap_adhoc()
         connection = adhoc_connection(source, read_config(config), runner or "auto")
         yield Source(connection, adhoc_caller(explain, log))
         return
-    if config is not None or runner is not None:
-        raise ConfigError(
-            f"'{source}' is a declared connection, which has its own config and runner; to try a "
-            "connector with others, name it: source-postgres, or an image."
-        )
+    require_own_config(source, config, runner)
     # Dagster takes seconds to import.
     import dagster as dg
 
@@ -141,6 +138,20 @@ def _parsed(text: str) -> Any:
     except ValueError:
         # A date without quotes is a text, too.
         return msgspec.to_builtins(yaml.safe_load(text))
+
+
+def require_own_config(source: str, config: str | None, runner: RunnerChoice | None) -> None:
+    """Raises ConfigError where options are given that a declared connection does not take."""
+    if config is not None or runner is not None:
+        raise ConfigError(
+            f"'{source}' is a declared connection, which has its own config and runner; to try a "
+            "connector with others, name it: source-postgres, or an image."
+        )
+
+
+def connector_log(logs: bool) -> Log:
+    """Where the connector's own log goes: to stderr with ``--logs``."""
+    return _print_log if logs else _drop
 
 
 def _print_log(level: str, text: str) -> None:

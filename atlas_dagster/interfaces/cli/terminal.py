@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from atlas_dagster.errors import AtlasError, ConnectorFailedError, FailureType
+from atlas_dagster.errors import AtlasError, CheckFailedError, ConnectorFailedError, FailureType
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,7 @@ def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
             complain("Error", error)
             if error.topic is not None:
                 note(f"More: docs/troubleshooting.md#{error.topic}")
-            if kwargs.get("logs") is False and isinstance(error, ConnectorFailedError):
-                note("With --logs, the connector's own log is shown.")
+            hint_at_logs(error, bool(kwargs.get("logs", True)))
             sys.exit(EXIT_CODES[error.failure_type])
         except (KeyboardInterrupt, click.Abort):
             if kwargs.get("as_json"):
@@ -56,6 +55,12 @@ def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
             sys.exit(_INTERRUPTED_EXIT)
 
     return guarded
+
+
+def hint_at_logs(error: AtlasError, logs: bool) -> None:
+    """Name ``--logs`` where the connector's log may say more and was not shown."""
+    if not logs and isinstance(error, CheckFailedError | ConnectorFailedError):
+        note("With --logs, the connector's own log is shown.")
 
 
 def exit_code(failures: Collection[FailureType]) -> int:

@@ -1,0 +1,211 @@
+"""The cause of a connector's failure, taken from all it said about it.
+
+Connectors report a failure in up to four places: a message for users, which often says nothing
+("Something went wrong in the connector"), an internal message, a stack trace, and their log. The
+functions here pick the text that names the cause, and tell network failures from all others.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+
+from atlas_dagster.errors import FailureType
+
+#: Sent where a connector has nothing to say; the CDKs' defaults, and texts of the same kind.
+_SAYS_NOTHING = re.compile(
+    r"""(?:
+      (?:oops[!,.]?\s*)?something\s+went\s+wrong(?:\s+in\s+the\s+connector)?
+    | (?:an?\s+)?(?:unexpected|unknown|unhandled|internal|uncaught)(?:\s+(?:server|system))?
+        \s+(?:error|exception)(?:\s+has)?(?:\s+occurr?ed)?(?:\s+in\s+the\s+connector)?
+    | an\s+(?:error|exception)(?:\s+has)?\s+occurr?ed(?:\s+when\s+making\s+the\s+request)?
+    | (?:the\s+)?(?:connection\s+|connector\s+)?check\s+failed
+    | concurrent\s+read\s+failure
+    | (?:[\w.]*\.)?(?:AirbyteTracedException|RuntimeError|Exception|Error)(?::\s*None)?
+    | none | null
+    )?[\s.!:]*(?:(?:exception|error):\s*(?:[\w.]+\.\w+)?)?[\s.]*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+#: Advice to look elsewhere, which Atlas follows itself.
+_SEE_LOGS = re.compile(
+    r"[\s,;(-]*(?:please\s+)?\b(?:see|check|review|refer\s+to|look\s+(?:at|into))\s+(?:the\s+|its\s+|your\s+)?"
+    r"(?:[a-z]+\s+)?(?:logs?|logged\s+errors)\b(?:\s+output)?"
+    r"(?:\s+(?:for|to)\s+(?:more|further|additional|get|see)?[a-z\s]*)?[).]*",
+    re.IGNORECASE,
+)
+_TRACEBACK = "Traceback (most recent call last)"
+_JAVA_FRAME = re.compile(r"^\s+at [\w.$/<>]+\(", re.MULTILINE)
+_JAVA_CAUSE = re.compile(r"^\s*Caused by: (.+)$", re.MULTILINE)
+#: Lines of a stack trace that name no cause.
+_FRAME = re.compile(r"\s+at [\w.$/<>]+\(|  File \"|    |\s+\.\.\. \d+ (?:more|common)|\s*$")
+#: ``package.module.`` before the name of an exception.
+_PACKAGE = re.compile(r"^(?:[\w$]+\.)+(?=(?:[A-Z_]\w*|\w*error)(?::|$))")
+_TRACED = re.compile(r"^(?:\w*AirbyteTraced\w*): ")
+
+_NETWORK = re.compile(
+    r"""
+      name\s+or\s+service\s+not\s+known | temporary\s+failure\s+in\s+name\s+resolution
+    | nodename\s+nor\s+servname | getaddrinfo | NameResolutionError | UnknownHost
+    | no\s+address\s+associated\s+with\s+hostname | could\s+not\s+(?:resolve|translate)\s+host
+    | failed\s+to\s+resolve | ENOTFOUND | EAI_AGAIN | \bDNS\b
+    | connection\s+(?:was\s+|has\s+been\s+)?(?:refused|reset|aborted|closed|broken|timed\s+out)
+    | connection\s+attempt\s+(?:failed|timed\s+out)
+    | connect(?:ion)?\s*(?:Refused|Reset|Aborted)Error | ECONN\w+ | ETIMEDOUT | EHOSTUNREACH
+    | RemoteDisconnected | remote\s+end\s+closed\s+connection | broken\s+pipe | NewConnectionError
+    | (?:network|host)\s+is\s+unreachable | no\s+route\s+to\s+host
+    | max\s+retries\s+exceeded | timed\s+out | (?:Read|Connect|Socket|Connection)Timeout
+    | SSL(?:EOF|Zero\w+|CertVerification|Handshake\w*)?Error | SSLHandshakeException
+    | CERTIFICATE_VERIFY_FAILED | TLS\s+handshake | ProxyError
+    | (?:HTTP|status)(?:\s+(?:error|status))?(?:[\s_]?code)?[\s:=]*5\d\d\b
+    | \b5\d\d\s+Server\s+Error
+    | \b50[0234][\s:,-]+(?:Internal|Bad\s+Gateway|Service|Gateway)
+    | bad\s+gateway | service\s+(?:is\s+)?(?:temporarily\s+)?unavailable | gateway\s+time-?out
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+#: What only the user can change, whatever else is in the text.
+_CREDENTIALS = re.compile(
+    r"""
+      \b40[13]\b | unauthori[sz]ed | \bforbidden\b | invalid_(?:grant|client|token)
+    | (?:invalid|incorrect|wrong|bad|expired|missing)\s+(?:\w+\s+)?
+        (?:api[\s_-]?key|token|credentials?|password|secret|username|login)
+    | (?:authentication|authorization|login)\s+(?:has\s+)?failed | access\s+denied
+    | permission\s+denied
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
+#: What is shown of a text; all of it is in the log.
+_MOST_LINES = 8
+_JOINED_LINES = 4
+_MOST_CHARACTERS = 1_500
+
+
+def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
+    """The text that names the cause: ``message``, or what ``details`` say where it says nothing.
+
+    ``details`` are internal message, stack trace and log lines, the best first. Of a stack trace
+    only the exception counts. Empty where nothing names a cause.
+    """
+    said = _shortened(_unquoted(message or "").strip())
+    told = _SEE_LOGS.sub("", said).strip()
+    if told and told == said and not says_nothing(told):
+        return _cut(said)
+    detail = _first_detail(details)
+    if says_nothing(told):
+        return _cut(detail)
+    if not detail or detail in told or told in detail:
+        return _cut(max(detail, told, key=len))
+    return _cut(f"{told.rstrip('.: ')}: {detail}")
+
+
+def says_nothing(text: str) -> bool:
+    """Whether ``text`` names no cause: it is empty, or one of the generic sentences."""
+    return _SAYS_NOTHING.fullmatch(_SEE_LOGS.sub("", text).strip()) is not None
+
+
+def failure_type(declared: str | None, message: str | None, causes: Sequence[str]) -> FailureType:
+    """``declared``, the connector's own word, unless ``causes`` are a network failure.
+
+    A connector that names a cause in ``message`` and calls it ``config_error`` knows better.
+    """
+    own = next((kind for kind in _FAILURE_TYPES if kind == declared), None)
+    if own == "transient_error" or (own == "config_error" and not says_nothing(message or "")):
+        return own
+    return "transient_error" if is_network_failure(*causes) else own or "system_error"
+
+
+def is_network_failure(*texts: str) -> bool:
+    """Whether ``texts`` are about a network or server that does not answer; a retry may help."""
+    whole = "\n".join(texts)
+    return bool(_NETWORK.search(whole)) and not _CREDENTIALS.search(whole)
+
+
+def exceptions(text: str) -> list[str]:
+    """The exceptions in the stack traces in ``text``, the outermost last; without their modules."""
+    if _TRACEBACK in text:
+        pieces = _lines(text).split(_TRACEBACK)[1:]
+        found = [_raised(piece) for piece in pieces]
+    elif _JAVA_FRAME.search(text) or _JAVA_CAUSE.search(text):
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        # The innermost names the cause; those around it repeat it or say less.
+        found = [first, *_JAVA_CAUSE.findall(text)]
+    else:
+        return []
+    named = [_TRACED.sub("", _PACKAGE.sub("", each.strip())) for each in found]
+    return [each for each in named if each]
+
+
+def is_frame(line: str) -> bool:
+    """Whether ``line`` is a part of a stack trace that names no cause."""
+    return _FRAME.match(line) is not None
+
+
+def _first_detail(details: Sequence[str | None]) -> str:
+    found: list[str] = []
+    for detail in filter(None, details):
+        raised = [each for each in exceptions(detail) if not says_nothing(each)]
+        plain = _plain(detail)
+        if raised:
+            found.append(raised[-1])
+        elif _TRACEBACK not in detail and not says_nothing(plain):
+            found.append(plain)
+    if not found:
+        return ""
+    # ``'count'`` is the internal message of a KeyError; its stack trace has its name, too.
+    return next((more for more in found[1:] if more.endswith(f": {found[0]}")), found[0])
+
+
+def _plain(text: str) -> str:
+    """A text without a stack trace: its few lines as one, or the last of many."""
+    lines = [line.strip() for line in _SEE_LOGS.sub("", _unquoted(text.strip())).splitlines()]
+    lines = [line for line in lines if line]
+    joined = " ".join(lines) if len(lines) <= _JOINED_LINES else lines[-1]
+    return _TRACED.sub("", _PACKAGE.sub("", joined))
+
+
+def _shortened(text: str) -> str:
+    """``text`` with the exception in place of a stack trace."""
+    raised = exceptions(text)
+    if not raised:
+        return text
+    last = next((each for each in reversed(raised) if not says_nothing(each)), raised[-1])
+    if _TRACEBACK not in text:
+        return last
+    before = _lines(text).partition(_TRACEBACK)[0].strip(" \t\r\n:-.'\"")
+    return last if says_nothing(before) or last in before else f"{before}: {last}"
+
+
+def _raised(piece: str) -> str:
+    """The exception at the end of one traceback, which starts behind its head line."""
+    lines = piece.splitlines()[1:]
+    at = next((n for n, line in enumerate(lines) if line[:1].strip()), None)
+    if at is None:
+        return ""
+    message = [lines[at].strip()]
+    for line in lines[at + 1 : at + _JOINED_LINES]:
+        if not line.strip() or line.startswith(("During handling of", "The above exception")):
+            break
+        message.append(line.strip())
+    return " ".join(message)
+
+
+def _lines(text: str) -> str:
+    """``text`` with its lines as lines, where it is a traceback as ``repr`` shows it."""
+    return text if "\n" in text else text.replace("\\n", "\n").replace("\\'", "'")
+
+
+def _unquoted(text: str) -> str:
+    """``text`` without the quotes of ``repr``, which the CDK's CHECK puts around it."""
+    if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+        return value if isinstance(value, str) and " " in value else text
+    return text
+
+
+def _cut(text: str) -> str:
+    lines = text.strip().splitlines()
+    short = "\n".join(lines[:_MOST_LINES])[:_MOST_CHARACTERS]
+    return short if len(short) == len("\n".join(lines)) else f"{short.rstrip()} … (all in the log)"
