@@ -109,7 +109,7 @@ def _record(record: Record) -> AirbyteMessage:
         stream=record.stream,
         namespace=record.namespace,
         data=msgspec.json.decode(record.data),
-        emitted_at=record.emitted_at,
+        emitted_at=time.time() * 1000 if record.emitted_at is None else record.emitted_at,
         meta=None if meta is None else _model(AirbyteRecordMessageMeta, msgspec.json.decode(meta)),
     )
     return AirbyteMessage.model_construct(type=Type.RECORD, record=content)

@@ -35,11 +35,11 @@ class StreamDescriptor(Struct, frozen=True):
 
 
 class Record(Struct, gc=False):
-    """``data`` is one row's JSON object; ``emitted_at`` is epoch milliseconds."""
+    """``data`` is one row's JSON object; ``emitted_at`` is epoch milliseconds, None if missing."""
 
     stream: str
     data: Raw
-    emitted_at: int | float
+    emitted_at: int | float | None = None
     namespace: str | None = None
     meta: Raw = ABSENT
 

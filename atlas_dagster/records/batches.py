@@ -144,17 +144,19 @@ def random_uuids(count: int) -> pa.Array:
 
 
 def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
-    """``emitted_at`` in UTC; what is no moment becomes now, which is not far off."""
+    """``emitted_at`` in UTC; now, which is not far off, where it is missing or no moment."""
     try:
         times = np.array([*map(_emitted_at, records)], np.float64)
     except OverflowError:  # an integer of hundreds of digits
-        times = np.array([max(-1e300, min(r.emitted_at, 1e300)) for r in records], np.float64)
+        sent = [r.emitted_at for r in records]
+        times = np.array([s and max(-1e300, min(s, 1e300)) for s in sent], np.float64)
     times[np.abs(times) < _MILLISECONDS_FROM] *= 1000
     sane: npt.NDArray[np.bool_] = (times >= _FIRST_EMITTED) & (times <= _LAST_EMITTED)
     if not sane.all():
+        missing = np.isnan(times)
         times[~sane] = time.time() * 1000
         for row in np.flatnonzero(~sane).tolist():
-            remarks.changed(row, "emitted_at", Misfit.SIZE)
+            remarks.changed(row, "emitted_at", Misfit.TYPE if missing[row] else Misfit.SIZE)
     return pa.array((times * 1000).astype(np.int64)).cast(METADATA_FIELDS[1].type)
 
 

@@ -20,6 +20,12 @@ from atlas_dagster.protocol.messages import (
 from atlas_dagster.protocol.state import ConnectionState, is_whole, state_type
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
+from atlas_dagster.sync.attribution import (
+    StreamNames,
+    counted_together,
+    no_namespace,
+    records_since_state,
+)
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
 from atlas_dagster.sync.progress import WATCHED_EVERY_SECONDS, sync_watcher
@@ -46,8 +52,10 @@ class _Mark(Struct, frozen=True):
 class _Progress(Struct):
     """One stream's."""
 
+    full_refresh: bool = False
     records: int = 0
-    since_state: int = 0
+    records_since_state: int = 0
+    state_seen: bool = False
     status: str | None = None
     #: Records were left out, so no later state may count.
     is_cut: bool = False
@@ -74,7 +82,11 @@ class Reading:
         self._limit = limit
         self._batch_rows = batch_rows
         self._configured = {stream.descriptor: stream for stream in streams}
-        self._progress = {name: _Progress() for name in self._configured}
+        self._progress = {
+            name: _Progress(stream.sync_mode == "full_refresh")
+            for name, stream in self._configured.items()
+        }
+        self._names = StreamNames(self._configured)
         self._strangers: set[str] = set()
         self._is_incremental = any(stream.sync_mode == "incremental" for stream in streams)
         self._full_since: float | None = None
@@ -189,14 +201,16 @@ class Reading:
 
     def _taken(self, found: Records) -> Records | None:
         """What of ``found`` is asked for."""
-        progress = self._progress.get(StreamDescriptor(found.stream, found.namespace))
-        if progress is None:
+        name = self._find(StreamDescriptor(found.stream, found.namespace))
+        if name is None:
             if found.stream not in self._strangers:
                 self._strangers.add(found.stream)
                 text = f"Ignored records of stream '{found.stream}': it was not asked for."
                 self._connector.log("WARN", text)
             return None
-        progress.since_state += len(found.records)
+        found.namespace = name.namespace
+        progress = self._progress[name]
+        progress.records_since_state += len(found.records)
         room = len(found.records) if self._limit is None else self._limit - progress.records
         if room < len(found.records):
             progress.is_cut = True
@@ -218,37 +232,55 @@ class Reading:
         progresses = self._progress.values()
         if self._limit is None or any(p.records < self._limit for p in progresses):
             return False
-        if not self._is_incremental or any(p.is_cut or not p.since_state for p in progresses):
+        if not self._is_incremental or any(
+            p.is_cut or not p.records_since_state for p in progresses
+        ):
             return True
         self._full_since = self._full_since or time.monotonic()
         return time.monotonic() - self._full_since >= _LAST_STATE_SECONDS
 
     def _note(self, message: Message) -> None:
         status: StreamStatus | None = message.trace.stream_status if message.trace else None
-        if status is not None and status.stream_descriptor in self._progress:
-            self._progress[status.stream_descriptor].status = status.status
+        name = self._find(status.stream_descriptor) if status is not None else None
+        if status is not None and name is not None:
+            self._progress[name].status = status.status
+
+    def _find(self, named: StreamDescriptor) -> StreamDescriptor | None:
+        """The stream that is called ``named``; None for one that was not asked for.
+
+        Raises:
+            ProtocolError: it may be one of several.
+        """
+        if candidates := self._names.ambiguous(named):
+            raise ProtocolError(f"{self._connector.name}: {no_namespace(candidates)}.")
+        return self._names.find(named)
 
     def _counts(self, state: State) -> bool:
         """Whether ``state`` may be kept. Raises ProtocolError where records are missing."""
         if not is_whole(state):
             return False
-        covered = list(self._progress.values())
+        said = state.sourceStats.recordCount if state.sourceStats else None
         if state_type(state) == "STREAM":
             assert state.stream is not None
-            one = self._progress.get(state.stream.stream_descriptor)
-            if one is None:
+            name = self._find(state.stream.stream_descriptor)
+            if name is None:
                 return False
-            covered = [one]
-        said = state.sourceStats.recordCount if state.sourceStats else None
-        came = sum(progress.since_state for progress in covered)
+            state.stream.stream_descriptor = name
+            covered = [self._progress[name]]
+            covered[0].state_seen = True
+        else:
+            covered = counted_together(self._progress.values(), said)
+        came = records_since_state(covered)
         for progress in covered:
-            progress.since_state = 0
+            progress.records_since_state = 0
         if said is not None and int(said) != came:
             raise ProtocolError(
                 f"{self._connector.name} says that {int(said)} records came before its state, but "
                 f"{came} did; read again, and report it to the connector's maintainers."
             )
-        return not any(progress.is_cut for progress in covered)
+        # Beside streams that continue from a state of all, a full refresh has none to keep.
+        apart = self._is_incremental and all(progress.full_refresh for progress in covered)
+        return not apart and not any(progress.is_cut for progress in covered)
 
     def _judge(self, conversation: Conversation) -> None:
         """Once the connector has ended."""

@@ -8,9 +8,10 @@ import pyarrow as pa
 from msgspec import Struct
 
 from atlas_dagster.destinations.base import StreamWriter, TableInfo
-from atlas_dagster.protocol.messages import Message, Records
+from atlas_dagster.protocol.messages import Message, Records, StreamDescriptor
 from atlas_dagster.records.changes import Change
 from atlas_dagster.state.envelope import Envelope, StagedFile
+from atlas_dagster.sync.attribution import StreamNames
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.stream import ActiveStream
@@ -71,11 +72,12 @@ def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
         AtlasError: the connector failed before that.
     """
     streams = {
-        (each.descriptor.namespace, each.descriptor.name): ActiveStream(
+        each.descriptor: ActiveStream(
             each, _Nowhere(), sync_id=plan.sync_id, root_run_id=plan.root_run_id
         )
         for each in plan.streams
     }
+    names = StreamNames(streams)
     deadline = time.monotonic() + SECONDS
     conversation = connector.converse()
     command = connector.command("read", plan.files())
@@ -83,14 +85,14 @@ def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
     with closing(conversation.messages(command)) as messages:
         for message in messages:
             if isinstance(message, Records):
-                stream = streams.get((message.namespace or None, message.stream))
-                if stream is not None and stream.records < RECORDS:
-                    stream.add(message)
+                name = names.find(StreamDescriptor(message.stream, message.namespace))
+                if name is not None and streams[name].records < RECORDS:
+                    streams[name].add(message)
             elif isinstance(message, Message) and message.trace is not None:
                 status = message.trace.stream_status
-                named = status and status.stream_descriptor
-                if status and named and (key := (named.namespace, named.name)) in streams:
-                    streams[key].status = status.status
+                name = names.find(status.stream_descriptor) if status is not None else None
+                if status is not None and name is not None:
+                    streams[name].status = status.status
             enough = all(_is_enough(stream) for stream in streams.values())
             if enough or time.monotonic() > deadline:
                 enough = True

@@ -12,11 +12,18 @@ from atlas_dagster.destinations.base import Destination
 from atlas_dagster.protocol.messages import (
     Records,
     State,
+    StreamDescriptor,
     StreamStatus,
     Unreadable,
     present,
 )
 from atlas_dagster.protocol.state import is_whole, state_type
+from atlas_dagster.sync.attribution import (
+    StreamNames,
+    counted_together,
+    no_namespace,
+    records_since_state,
+)
 from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
@@ -54,6 +61,7 @@ class SyncSession:
         self._done: list[ActiveStream] = []
         self._statuses_seen = False
         self._strangers: set[str] = set()
+        self._names = StreamNames(stream.descriptor for stream in plan.streams)
         self._buffered = 0
         self._progress = Progress()
 
@@ -123,12 +131,23 @@ class SyncSession:
     def _find(self, name: str, namespace: str | None) -> ActiveStream | None:
         """The active stream; one that was not asked for is ignored, as the protocol says."""
         stream = self._streams.get((namespace or None, name))
-        if stream is None and name not in self._strangers:
+        if stream is not None:
+            return stream
+        named = StreamDescriptor(name, namespace)
+        meant = self._names.find(named)
+        if meant is not None:
+            return self._streams.get((meant.namespace, meant.name))
+        candidates = self._names.ambiguous(named)
+        for each in candidates:
+            other = self._streams.get((each.namespace, each.name))
+            if other is not None and other.phase == "reading":
+                other.fault = other.fault or no_namespace(candidates)
+        if not candidates and name not in self._strangers:
             self._strangers.add(name)
             self._connector.log(
                 "WARN", f"Ignored messages of stream '{name}': it was not asked for."
             )
-        return stream
+        return None
 
     def _on_records(self, found: Records) -> None:
         stream = self._find(found.stream, found.namespace)
@@ -157,6 +176,7 @@ class SyncSession:
                 return
             if not self._counts_agree([stream], counted):
                 return
+            state.stream.stream_descriptor = stream.descriptor
             stream.adopt(present(state.stream.stream_state))
             stream.counted = counted is not None
             if not stream.plan.full_refresh:
@@ -165,7 +185,7 @@ class SyncSession:
                 yield from self._commit([stream])
             return
         streams = [s for s in self._streams.values() if s.phase == "reading"]
-        of = self._counted(counted)
+        of = counted_together(self._streams.values(), counted)
         if any(s.fault for s in streams) or not self._counts_agree(of, counted):
             return
         for stream in of:
@@ -180,19 +200,6 @@ class SyncSession:
         if due and (self._commits.state_has_moved or any(stream.has_news for stream in joint)):
             yield from self._commit(joint)
 
-    def _counted(self, counted: float | None) -> list[ActiveStream]:
-        """The streams whose records a state of all streams counts.
-
-        Those of a full refresh beside it are in some sources, in others they have states, and
-        counts, of their own.
-        """
-        alone = [s for s in self._streams.values() if s.plan.full_refresh]
-        together = [s for s in self._streams.values() if s not in alone]
-        came = sum(stream.records_since_state for stream in together)
-        if counted is not None and int(counted) == came:
-            return together
-        return [*together, *(stream for stream in alone if not stream.state_seen)]
-
     def _commit_due(self) -> Iterator[SyncEvent]:
         """In a pause of the source: commit what its last STATE covers, if that is long ago."""
         for stream in self._streams.values():
@@ -203,7 +210,7 @@ class SyncSession:
 
     def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
         """Check the STATE's count against the records that came since the one before."""
-        came = sum(stream.records_since_state for stream in streams)
+        came = records_since_state(streams)
         if counted is None or int(counted) == came:
             return True
         whose = "its state" if len(streams) == 1 else "the state of all streams"

@@ -82,6 +82,10 @@ class ActiveStream:
         return self.plan.descriptor
 
     @property
+    def full_refresh(self) -> bool:
+        return self.plan.full_refresh
+
+    @property
     def reason(self) -> str | None:
         """Why it failed, as far as that is known of this stream alone."""
         return self.fault or (self.error.message if self.error else None)

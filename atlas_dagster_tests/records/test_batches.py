@@ -177,6 +177,25 @@ def test_an_extraction_time_that_is_none_becomes_now(emitted_at: float) -> None:
     assert changes(row) == [("emitted_at", *SIZE)]
 
 
+def test_a_missing_extraction_time_becomes_now() -> None:
+    (row,) = build(b"{}", emitted_at=None)
+    assert abs(row["_airbyte_extracted_at"].timestamp() - time.time()) < 60
+    assert changes(row) == [("emitted_at", *TYPE)]
+
+
+def test_a_missing_extraction_time_beside_one_that_is_none() -> None:
+    builder = BatchBuilder(TableSchema.from_json_schema({}), sync_id=7, generation_id=3)
+    times = (None, 10**400, 0, 1_700_000_000_000)
+    builder.extend([Record("s", Raw(b"{}"), time) for time in times], 8)
+    rows = builder.build().to_pylist()
+    assert [changes(row) for row in rows] == [
+        [("emitted_at", *TYPE)],
+        [("emitted_at", *SIZE)],
+        [],
+        [],
+    ]
+
+
 def test_changes_that_the_source_reports_come_first() -> None:
     meta = b"""{"changes":[
         {"field":"string","change":"TRUNCATED","reason":"SOURCE_X","more":1}, 5, {"field":null},

@@ -1,6 +1,7 @@
 """A READ whose records are handed out, and the state that goes with them."""
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -230,3 +231,72 @@ def test_an_old_source_without_statuses_is_complete_when_it_ends_well() -> None:
     it, _ = reading(record("users", 1), line("STATE", state={"data": {"id": 1}}))
     assert ids(it) == [1]
     assert it.state.type == "LEGACY"
+
+
+# A full refresh beside streams that keep one state together
+
+
+def shared(lsn: int, count: float) -> bytes:
+    return global_state({"lsn": lsn}, {"users": {"n": lsn}}, count=count)
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["states of its own", "counted together"])
+def test_a_full_refresh_beside_a_state_of_all_streams(apart: bool) -> None:
+    """As a sync counts: sources on Airbyte's Bulk CDK do it in either way, by their version."""
+    own = state("pages", {"page": 1}, count=2) if apart else b""
+    it, _ = reading(
+        records("pages", [1, 2]) + own + record("users", 1) + shared(1, 1 if apart else 3),
+        record("users", 2) + shared(2, 1) + (state("pages", {"page": 2}) if apart else b""),
+        status("users") + status("pages"),
+        streams=[incremental("users"), full_refresh("pages")],
+    )
+    assert sorted(ids(it)) == [1, 1, 2, 2]
+    assert it.state.type == "GLOBAL"
+    assert said(it) == {"users": {"n": 2}}
+
+
+def test_records_missing_from_a_state_of_all_streams_are_missed() -> None:
+    it, _ = reading(
+        records("pages", [1, 2]) + record("users", 1) + shared(1, 4),
+        streams=[incremental("users"), full_refresh("pages")],
+    )
+    with pytest.raises(ProtocolError, match="4 records came before its state, but 3 did"):
+        ids(it)
+
+
+# What sources leave out
+
+
+def test_messages_without_their_namespace_are_of_the_only_stream_of_that_name() -> None:
+    it, _ = reading(
+        record("users", 1) + state("users", {"id": 1}, count=1) + status("users"),
+        streams=[incremental("users", namespace="public")],
+    )
+    ((name, batch),) = it.batches()
+    assert (str(name), batch["id"].to_pylist()) == ("public.users", [1])
+    assert said(it) == {"public.users": {"id": 1}}
+    it, _ = reading(record("users", 2), streams=[incremental("users", namespace="public")])
+    assert [(found.namespace, len(found.records)) for found in it.records()] == [("public", 1)]
+
+
+def test_messages_that_may_be_of_several_streams_are_no_small_thing() -> None:
+    both = [incremental("users", namespace=space) for space in ("eu", "us")]
+    it, _ = reading(record("users", 1), streams=both)
+    with pytest.raises(ProtocolError, match=r"may be of any of eu\.users, us\.users"):
+        ids(it)
+
+
+def test_a_record_without_a_time_is_of_now() -> None:
+    bare = line("RECORD", record={"stream": "users", "data": {"id": 1}})
+    it, _ = reading(bare + record("users", 2))
+    ((_, batch),) = it.batches()
+    times = batch["_airbyte_extracted_at"].to_pylist()
+    assert abs(times[0].timestamp() - time.time()) < 60
+    assert times[1].timestamp() == 1_700_000_000.002
+    assert json.loads(batch["_airbyte_meta"][0].as_py())["changes"] == [
+        {
+            "field": "emitted_at",
+            "change": "NULLED",
+            "reason": "DESTINATION_SERIALIZATION_ERROR",
+        }
+    ]

@@ -405,3 +405,35 @@ def test_a_pause_of_the_source_is_used_to_commit(
     assert isinstance(first, Checkpoint)
     assert lake.ids("a") == [1, 2]
     events.close()
+
+
+def test_messages_without_their_namespace_are_of_the_only_stream_of_that_name(lake: Lake) -> None:
+    spaced = incremental("a", namespace="n")
+    done = lake.sync([spaced], record("a", 1), state("a", {"at": 1}, count=1), status("a"))
+    assert done.failure is None
+    assert lake.ids("n", "a") == [1]
+    (again,) = lake.sync([spaced], status("a")).file("state")
+    assert again["stream"] == {
+        "stream_descriptor": {"name": "a", "namespace": "n"},
+        "stream_state": {"at": 1},
+    }
+
+
+def test_messages_that_may_be_of_several_streams_fail_them(lake: Lake) -> None:
+    streams = [*(incremental("a", namespace=space) for space in ("n", "m")), B]
+    done = lake.sync(
+        streams,
+        record("a", 1) + record("b", 1) + state("b", {"at": 1}),
+        status("a", namespace="n") + status("a", namespace="m") + status("b"),
+    )
+    assert list(done.finished) == ["b"]
+    assert "2 of 3 streams did not complete" in str(done.failure)
+    assert "messages without a namespace, which may be of any of n.a, m.a" in str(done.failure)
+
+
+def test_a_record_without_a_time_is_kept(lake: Lake) -> None:
+    bare = line("RECORD", record={"stream": "a", "data": {"id": 1}})
+    done = lake.sync([A], bare, state("a", {"at": 1}, count=1), status("a"))
+    assert done.failure is None
+    assert lake.ids("a") == [1]
+    assert '"field":"emitted_at"' in lake.rows("a", columns="_airbyte_meta")[0][0]
