@@ -42,11 +42,19 @@ Decoded = Message | Records | Noise | Unreadable
 _JSON = json.JSONDecoder(strict=False)
 #: Every string, and what JSON has no number for.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
+#: How bytes that are no UTF-8 pass through text unchanged.
+_AS_BYTES = "surrogateescape"
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u]"
     r"|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
+
+
+def as_text(raw: bytes) -> str:
+    """``raw`` with U+FFFD for all that is no UTF-8: one for each half of a surrogate pair."""
+    return _SURROGATE.sub(b"\xef\xbf\xbd", raw).decode("utf-8", "replace")
 
 
 class MessageDecoder:
@@ -112,7 +120,7 @@ class MessageDecoder:
 
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
         """What a refused line holds; several messages where threads of a connector collided."""
-        text = line.removeprefix(_BOM).decode("utf-8", "replace").rstrip(_BLANKS)
+        text = line.removeprefix(_BOM).decode("utf-8", _AS_BYTES).rstrip(_BLANKS)
         start, at = 0, _after_blanks(text, 0)
         while at < len(text):
             value = None
@@ -122,19 +130,28 @@ class MessageDecoder:
             except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
                 whole = isinstance(value, dict) and end == len(text)
                 # Indented as it came: so are stack traces.
-                yield _unreadable_or_noise(text[start:].lstrip("\r\x00"), whole=whole)
+                rest = _readable(text[start:].lstrip("\r\x00"))
+                yield _unreadable_or_noise(rest, whole=whole)
                 return
             yield message
             start, at = end, _after_blanks(text, end)
 
     def _exact_or_mended(self, text: str, value: Any) -> Message:
+        """The bytes of a record's data stay as they are, even those that are no text."""
         try:
-            return self._decode(text.encode())
-        except msgspec.MsgspecError:
+            return self._decode(text.encode("utf-8", _AS_BYTES))
+        except _REFUSED:
             if not isinstance(value, dict) or not isinstance(value.get("type"), str):
                 raise
-            envelope = _decode_fields(_TOKEN.sub(_strict, text).encode("utf-8", "replace"))
-            return self._decode(_encode(envelope | {"type": value["type"].upper()}))
+        mended = _TOKEN.sub(_strict, text)
+        try:
+            return self._with_type(mended.encode("utf-8", _AS_BYTES), value["type"])
+        except UnicodeDecodeError:  # outside of the data there is text only
+            return self._with_type(_readable(mended).encode(), value["type"])
+
+    def _with_type(self, message: bytes, kind: str) -> Message:
+        envelope = _decode_fields(message)
+        return self._decode(_encode(envelope | {"type": kind.upper()}))
 
 
 def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
@@ -190,4 +207,16 @@ def _strict(token: re.Match[str]) -> str:
     if text[0] != '"':
         return f'"{text}"'
     text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return _LONE_SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+    return _LONE_SURROGATE.sub(_surrogate_bytes, text)
+
+
+def _surrogate_bytes(escape: re.Match[str]) -> str:
+    """Half of a surrogate pair is no text, but it has bytes, which go on like any that are none."""
+    if not escape[1]:
+        return escape[0]
+    half = chr(int(escape[1][2:], 16)).encode("utf-8", "surrogatepass")
+    return half.decode("utf-8", _AS_BYTES)
+
+
+def _readable(text: str) -> str:
+    return as_text(text.encode("utf-8", _AS_BYTES))

@@ -8,7 +8,7 @@ import itertools
 import operator
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,9 +49,17 @@ class BatchBuilder:
         schema: the columns of the stream's table.
         sync_id: goes into ``_airbyte_meta``.
         generation_id: goes into ``_airbyte_generation_id``.
+        key: the columns that tell rows apart; what they do not hold exactly is kept.
     """
 
-    def __init__(self, schema: TableSchema, *, sync_id: int, generation_id: int) -> None:
+    def __init__(
+        self,
+        schema: TableSchema,
+        *,
+        sync_id: int,
+        generation_id: int,
+        key: Collection[str] = (),
+    ) -> None:
         self.schema = schema
         self._arrow = schema.arrow
         self._sync_id = sync_id
@@ -60,8 +68,8 @@ class BatchBuilder:
         self.bytes = 0
         #: How often each change was noted in a row, in all batches so far.
         self.changes: Counter[Change] = Counter()
-        self._decode = RowDecoder(schema)
-        self._nested = NestedFields(schema)
+        self._decode = RowDecoder(schema, key)
+        self._nested = NestedFields(schema, key)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -181,7 +189,7 @@ def _columns_of(
     array, misfits = parse_numbers(texts) if kind is ColumnType.NUMBER else _of_kind(texts, kind)
     for place in mended:
         column, row = divmod(place, count)
-        remarks.changed(row, columns[column].field, Misfit.MENDED)
+        remarks.misfit(row, columns[column].field, Misfit.MENDED, values[place])
     for place, why in misfits.items():
         column, row = divmod(place, count)
         remarks.misfit(row, columns[column].field, why, values[place])

@@ -1,7 +1,8 @@
 """What is said of rows besides their values: changes, and the JSON that no column holds.
 
-A value that does not fit its column is never lost: ``_airbyte_extra`` keeps it exactly as the
-source wrote it, under the name of its field, and ``_airbyte_meta.changes`` says why.
+A value that its column does not hold exactly is never lost: ``_airbyte_extra`` keeps it as the
+source wrote it, under the name of its field, and ``_airbyte_meta.changes`` says why. Where JSON
+text cannot hold what the source wrote, ``_airbyte_extra`` keeps ``{"base64": ...}``, its bytes.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 from msgspec import Raw, Struct
+
+from atlas_dagster.protocol.decoder import as_text
 
 Encode = Callable[[Any], bytes]
 _encode: Encode = msgspec.json.Encoder().encode
@@ -26,9 +29,11 @@ class Misfit(Enum):
     TYPE = ("NULLED", "DESTINATION_SERIALIZATION_ERROR")
     #: Beyond the column's range.
     SIZE = ("NULLED", "DESTINATION_FIELD_SIZE_LIMITATION")
-    #: More digits than a double has; the column holds the nearest one.
+    #: More digits than a double has, more than microseconds, an offset in a column without zone, a
+    #: time of day in a date; the column holds the nearest value.
     ROUNDED = ("TRUNCATED", "DESTINATION_FIELD_SIZE_LIMITATION")
-    #: Bytes that are no UTF-8; the column holds U+FFFD in their place.
+    #: Not the text of the column: bytes that are no UTF-8 (it holds U+FFFD in their place), a
+    #: character that the store refuses, or, in a key, JSON that is no string.
     MENDED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
 
 
@@ -84,10 +89,35 @@ class Remarks:
         texts: list[bytes | None] = [None] * count
         for row, fields in self.extras.items():
             texts[row] = _encode(fields)
-        column, mended = utf8(pa.array(texts, pa.binary()))
-        for row in mended:
-            self.changed(row, "", Misfit.MENDED)
-        return column
+        column = pa.array(texts, pa.binary())
+        try:
+            return column.cast(pa.string())
+        except pa.ArrowInvalid:
+            self._keep_bytes()
+            return self.extra_column(count)
+
+    def _keep_bytes(self) -> None:
+        """Replace left-over values that are no UTF-8 by their bytes in base64, and note them."""
+        for row, fields in self.extras.items():
+            for field, value in fields.items():
+                if is_utf8(value):
+                    continue
+                fields[field] = as_base64(value)
+                if not any(change.field == field for change in self.changes.get(row, ())):
+                    self.changed(row, field, Misfit.MENDED)
+
+
+def is_utf8(value: Raw | bytes) -> bool:
+    try:
+        bytes(value).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def as_base64(value: Raw | bytes) -> Raw:
+    """JSON for a value that JSON text cannot hold as it is."""
+    return Raw(_encode({"base64": bytes(value)}))
 
 
 def utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
@@ -97,7 +127,7 @@ def utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
     except pa.ArrowInvalid:
         pass
     values = column.to_pylist()
-    texts = [None if value is None else value.decode("utf-8", "replace") for value in values]
+    texts = [None if value is None else as_text(value) for value in values]
     mended = [
         row
         for row, (value, text) in enumerate(zip(values, texts, strict=True))

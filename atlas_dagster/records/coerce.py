@@ -5,14 +5,16 @@ columns are judged as a whole later, as in records that do fit.
 """
 
 import re
+from collections.abc import Collection
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Raw
 
+from atlas_dagster.protocol.decoder import as_text
 from atlas_dagster.protocol.messages import ABSENT
-from atlas_dagster.records.changes import Misfit, Remarks
+from atlas_dagster.records.changes import Misfit, Remarks, is_utf8
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
 #: What msgspec raises for JSON that it cannot read as asked.
@@ -35,10 +37,10 @@ _LONGEST_INTEGER = 19
 
 
 class RowCoercer:
-    """Fits records into ``schema``."""
+    """Fits records into ``schema``. ``key``: names of the columns that tell rows apart."""
 
-    def __init__(self, schema: TableSchema) -> None:
-        self._columns = schema.top_level
+    def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
+        self._columns = [(column, column.name in key) for column in schema.top_level]
 
     def __call__(self, data: Raw, row: int, remarks: Remarks) -> list[Any]:
         """The values of one record's JSON object, in column order, of the types above.
@@ -48,11 +50,12 @@ class RowCoercer:
         fields = _fields(data, row, remarks)
         if fields is None:
             # Not an object at all, or nested beyond reading: the row stays, with its text.
-            text = bytes(data).decode("utf-8", "replace")
-            remarks.misfit(row, "", Misfit.TYPE, Raw(msgspec.json.encode(text)))
-            return [fit(column, None, row, remarks) for column in self._columns]
+            text = msgspec.json.encode(bytes(data).decode()) if is_utf8(data) else data
+            remarks.misfit(row, "", Misfit.TYPE, Raw(text))
+            return [fit(column, None, row, remarks) for column, _ in self._columns]
         values = [
-            fit(column, fields.pop(column.field, None), row, remarks) for column in self._columns
+            fit(column, fields.pop(column.field, None), row, remarks, is_key=is_key)
+            for column, is_key in self._columns
         ]
         if fields:
             # In the source's order, the misfits behind.
@@ -60,8 +63,13 @@ class RowCoercer:
         return values
 
 
-def fit(column: Column, raw: Raw | None, row: int, remarks: Remarks) -> Any:
-    """The value of one field, of the type above; ``raw`` is None where the record lacks it."""
+def fit(
+    column: Column, raw: Raw | None, row: int, remarks: Remarks, *, is_key: bool = False
+) -> Any:
+    """The value of one field, of the type above; ``raw`` is None where the record lacks it.
+
+    In a key, text and what is no text differ even where their column holds the same for both.
+    """
     strict = _STRICT.get(column.type)
     if strict is None:
         return ABSENT if raw is None else raw
@@ -71,9 +79,9 @@ def fit(column: Column, raw: Raw | None, row: int, remarks: Remarks) -> Any:
         return strict(raw)
     except UNFIT:
         value, why = _lenient(bytes(raw), column.type)
-    if why is Misfit.MENDED:  # its bytes could not be kept as text either
-        remarks.changed(row, column.field, why)
-    elif why is not None:
+    if is_key and why is None and column.type is ColumnType.STRING:
+        why = Misfit.MENDED
+    if why is not None:
         remarks.misfit(row, column.field, why, raw)
     return value
 
@@ -84,10 +92,10 @@ def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
     except UNFIT:
         pass
     try:  # a field's name may be no UTF-8
-        fields = _decode_fields(bytes(data).decode("utf-8", "replace"))
+        fields = _decode_fields(as_text(bytes(data)))
     except UNFIT:
         return None
-    remarks.changed(row, "", Misfit.MENDED)
+    remarks.misfit(row, "", Misfit.MENDED, data)
     return fields
 
 
@@ -97,7 +105,7 @@ def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, Misfit | None]:
         return _integer(raw)
     if kind is ColumnType.BOOLEAN:
         return None, Misfit.TYPE
-    text = raw.decode("utf-8", "replace")
+    text = as_text(raw)
     if text.startswith('"'):  # only its UTF-8 can be wrong
         return _decode_string(text), Misfit.MENDED
     if kind is not ColumnType.STRING:

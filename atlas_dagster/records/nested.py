@@ -4,7 +4,7 @@ Their values are taken out of the JSON of the field above, row by row; that fiel
 column as it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -20,22 +20,24 @@ _NOTHING = (b"", bytes(_NULL))
 
 
 class NestedFields:
-    """Fills the nested columns of ``schema``."""
+    """Fills the nested columns of ``schema``. ``key``: the columns that tell rows apart."""
 
-    def __init__(self, schema: TableSchema) -> None:
+    def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
         places = {column.field: place for place, column in enumerate(schema.top_level)}
         self._columns = [
-            (column, places[column.path[0]]) for column in schema.columns if column.path
+            (column, places[column.path[0]], column.name in key)
+            for column in schema.columns
+            if column.path
         ]
 
     def __call__(self, lists: Sequence[Sequence[Any]], remarks: Remarks) -> list[Sequence[Any]]:
         """The values of each nested column, from ``lists``, those of the top-level ones."""
         return [
             [
-                fit(column, _inner(column, parent, row, remarks), row, remarks)
+                fit(column, _inner(column, parent, row, remarks), row, remarks, is_key=is_key)
                 for row, parent in enumerate(lists[place])
             ]
-            for column, place in self._columns
+            for column, place, is_key in self._columns
         ]
 
 

@@ -7,7 +7,7 @@ types in C; only a record that does not fit takes the slow way, value by value.
 import operator
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -32,11 +32,11 @@ _data = operator.attrgetter("data")
 
 
 class RowDecoder:
-    """Decodes records of one stream."""
+    """Decodes records of one stream. ``key``: the columns that tell its rows apart."""
 
-    def __init__(self, schema: TableSchema) -> None:
+    def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
         self._schema = schema
-        self._coerce = RowCoercer(schema)
+        self._coerce = RowCoercer(schema, key)
         self._declared = {column.field for column in schema.top_level}
         self._undeclared: list[str] = []
         self._decode: Callable[[Raw], Any]

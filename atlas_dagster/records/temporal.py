@@ -1,12 +1,14 @@
 """Dates and timestamps: whole columns of text at once, odd values one by one.
 
 Columns hold the years 1 to 9999, which every reader knows. Digits beyond microseconds are cut off,
-not rounded. 24:00:00 and the leap second 60 are the moment after.
+not rounded. 24:00:00 and the leap second 60 are the moment after. :func:`instant` reads the same
+texts exactly, of any year.
 """
 
 import datetime as dt
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +20,7 @@ _LOCAL = pa.timestamp("us")
 _DATE = pa.date32()
 _EPOCH = dt.datetime(1970, 1, 1)
 _MICROSECOND = dt.timedelta(microseconds=1)
+_DAYS_OF_400_YEARS = 146_097
 #: First and last value, as integers.
 _RANGES = {
     _DATE: ((dt.date.min - _EPOCH.date()).days, (dt.date.max - _EPOCH.date()).days),
@@ -38,6 +41,12 @@ _REGULAR = rf"^{_DAY}(?:[T ]{_CLOCK}{_OFFSET}?)?$"
 # Behind a time of day only, so that the "-01" of a date stays.
 _ZONED = rf"(:\d\d(?:\.\d+)?){_OFFSET}$"
 _BEYOND_MICROSECONDS = r"(\.\d{6})\d+"
+#: What a regular text says that a column of its type has no room for; zeros say nothing.
+_LOST = {
+    _UTC: r"\.\d{6}\d*[1-9]",
+    _LOCAL: r"\.\d{6}\d*[1-9]|[T ].*[+-].*[1-9]",
+    _DATE: r"[T ].*[1-9]",
+}
 
 #: What else is a moment: other separators, one-digit months, more years, eras.
 _MOMENT = re.compile(
@@ -56,8 +65,17 @@ _PROBED = 64
 Parsed = tuple[pa.Array, dict[int, Misfit]]
 #: Parses a column in which every text is regular.
 Regular = Callable[[pa.Array], pa.Array]
-#: Makes a column's value of a local time and its offset.
-Finish = Callable[[dt.datetime, dt.timedelta], dt.datetime]
+
+
+class _Moment(NamedTuple):
+    """What a text says, part by part; ``seconds`` is the time of day, ``digits`` its fraction."""
+
+    year: int
+    month: int
+    day: int
+    seconds: int
+    digits: str
+    offset: int
 
 
 class _Unfit(Exception):  # noqa: N818 - control flow inside this module
@@ -68,19 +86,46 @@ class _Unfit(Exception):  # noqa: N818 - control flow inside this module
 def parse_timestamps(texts: pa.Array) -> Parsed:
     """UTC timestamps of microseconds; text without an offset is taken as UTC.
 
-    Returns the column and the rows whose text is no such timestamp (NULL in the column).
+    Returns the column and the rows that it does not hold as written: NULL where the text is no
+    such timestamp.
     """
-    return _parse_column(texts, _UTC, _regular_utc, lambda moment, offset: moment - offset)
+    return _parse_column(texts, _UTC, _regular_utc)
 
 
 def parse_local_timestamps(texts: pa.Array) -> Parsed:
     """Timestamps without zone; an offset is dropped and the local time kept."""
-    return _parse_column(texts, _LOCAL, _regular_local, lambda moment, _: moment)
+    return _parse_column(texts, _LOCAL, _regular_local)
 
 
 def parse_dates(texts: pa.Array) -> Parsed:
     """Dates; of a timestamp, its date part as written."""
-    return _parse_column(texts, _DATE, _regular_date, None)
+    return _parse_column(texts, _DATE, _regular_date)
+
+
+def instant(text: str) -> tuple[int, str] | None:
+    """Seconds since 1970 in UTC and the digits of the fraction; None for what is no moment.
+
+    Exact, and of any year; text without an offset is taken as UTC.
+    """
+    try:
+        moment = _read(text)
+    except _Unfit:
+        return None
+    if not _is_day(moment):
+        return None
+    # The calendar repeats itself every 400 years.
+    cycles, year = divmod(moment.year, 400)
+    day = dt.date(year + 400, moment.month, moment.day).toordinal() - _EPOCH.date().toordinal()
+    days = day + (cycles - 1) * _DAYS_OF_400_YEARS
+    return days * 86_400 + moment.seconds - moment.offset, moment.digits
+
+
+def _is_day(moment: _Moment) -> bool:
+    try:
+        dt.date(moment.year % 400 + 400, moment.month, moment.day)
+    except ValueError:
+        return False
+    return True
 
 
 def _regular_utc(texts: pa.Array) -> pa.Array:
@@ -99,9 +144,8 @@ def _regular_date(texts: pa.Array) -> pa.Array:
     return pc.cast(pc.utf8_slice_codeunits(texts, 0, 10), _DATE)
 
 
-def _parse_column(
-    texts: pa.Array, kind: pa.DataType, parse_regular: Regular, finish: Finish | None
-) -> Parsed:
+def _parse_column(texts: pa.Array, kind: pa.DataType, parse_regular: Regular) -> Parsed:
+    # Arrow refuses what a column cannot hold exactly, so where it takes all, nothing is lost.
     column = _cast(texts, kind)
     if column is not None:
         return _in_range(column, {})
@@ -111,15 +155,20 @@ def _parse_column(
     column = _cast(rest, kind)
     if column is None:
         column = parse_regular(rest)
+    lost = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(rest, _LOST[kind]), False))
+    misfits = dict.fromkeys(lost.to_pylist(), Misfit.ROUNDED)
     rows = pc.indices_nonzero(odd)
     values: list[dt.date | None] = []
-    misfits: dict[int, Misfit] = {}
     for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
         try:
-            values.append(_parse(text, finish))
+            moment = _read(text)
+            values.append(_value(moment, kind))
         except _Unfit as unfit:
             values.append(None)
             misfits[row] = unfit.why
+        else:
+            if _loses(moment, kind):
+                misfits[row] = Misfit.ROUNDED
     return _in_range(pc.replace_with_mask(column, odd, pa.array(values, kind)), misfits)
 
 
@@ -150,32 +199,55 @@ def _in_range(column: pa.Array, misfits: dict[int, Misfit]) -> Parsed:
     )
 
 
-def _parse(text: str, finish: Callable[[dt.datetime, dt.timedelta], dt.datetime] | None) -> dt.date:
+def _read(text: str) -> _Moment:
+    """What ``text`` says, whether or not there is such a day. Raises :class:`_Unfit`."""
     found = _MOMENT.fullmatch(text)
     if found is None:
         raise _Unfit(Misfit.TYPE)
-    year = int(found["year"] or found["y"])
     hour, minute, second, zone_hours, zone_minutes = (
         int(found[part] or 0) for part in ("hour", "minute", "second", "zh", "zm")
     )
-    fraction = int((found["fraction"] or "")[:6].ljust(6, "0"))
-    clock = dt.timedelta(hours=hour, minutes=minute, seconds=second, microseconds=fraction)
+    seconds = (hour * 60 + minute) * 60 + second
+    digits = (found["fraction"] or "").rstrip("0")
+    midnight = seconds == 86_400 and not digits[:6].strip("0")
     if (
-        (hour > 23 and clock != dt.timedelta(hours=24))
+        (hour > 23 and not midnight)
         or second > 60
         or zone_hours > 23
         or max(minute, zone_minutes) > 59
     ):
         raise _Unfit(Misfit.TYPE)
-    if found["era"] == "BC" or not 1 <= year <= 9999:
+    year = int(found["year"] or found["y"])
+    offset = (zone_hours * 60 + zone_minutes) * 60
+    return _Moment(
+        1 - year if found["era"] == "BC" else year,
+        int(found["month"] or found["m"]),
+        int(found["day"] or found["d"]),
+        seconds,
+        digits,
+        -offset if found["sign"] == "-" else offset,
+    )
+
+
+def _value(moment: _Moment, kind: pa.DataType) -> dt.date:
+    """``moment`` in a column of ``kind``. Raises :class:`_Unfit`."""
+    if not 1 <= moment.year <= 9999:
         raise _Unfit(Misfit.SIZE)
-    offset = dt.timedelta(hours=zone_hours, minutes=zone_minutes)
     try:
-        day = dt.datetime(year, int(found["month"] or found["m"]), int(found["day"] or found["d"]))
-        if finish is None:
+        day = dt.datetime(moment.year, moment.month, moment.day)
+        if kind == _DATE:
             return day.date()
-        return finish(day + clock, -offset if found["sign"] == "-" else offset)
+        microseconds = int(moment.digits[:6].ljust(6, "0"))
+        local = day + dt.timedelta(seconds=moment.seconds, microseconds=microseconds)
+        return local - dt.timedelta(seconds=moment.offset) if kind == _UTC else local
     except OverflowError:
         raise _Unfit(Misfit.SIZE) from None
     except ValueError:
         raise _Unfit(Misfit.TYPE) from None
+
+
+def _loses(moment: _Moment, kind: pa.DataType) -> bool:
+    """Whether a column of ``kind`` has no room for all of ``moment``."""
+    if kind == _DATE:
+        return bool(moment.seconds or moment.digits or moment.offset)
+    return len(moment.digits) > 6 or (kind == _LOCAL and moment.offset != 0)

@@ -48,6 +48,7 @@ class ActiveStream:
             plan.table.schema,
             sync_id=sync_id,
             generation_id=plan.configured.generation_id,
+            key=plan.table.primary_key,
         )
         self.phase: Phase = "reading"
         #: The source's own last word: STARTED, RUNNING, COMPLETE, INCOMPLETE.

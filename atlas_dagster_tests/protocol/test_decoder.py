@@ -139,8 +139,10 @@ def test_lines_that_can_be_read(line: bytes, data: Any) -> None:
 
 
 def test_a_lone_surrogate() -> None:
-    (message,) = decode(record(b'{"a":"\\ud800"}'))
+    (message,) = decode(record(b'{"a":"\\ud800\xff"}'))
     assert isinstance(message, Records)
+    # Its own bytes, and those beside it, so that nothing in a record is changed unseen.
+    assert bytes(message.records[0].data) == b'{"a":"\xed\xa0\x80\xff"}'
     (message,) = decode(b'{"type":"LOG","log":{"level":"INFO","message":"a\\ud800b"}}')
     assert isinstance(message, Message)
     assert message.log is not None

@@ -1,3 +1,4 @@
+import base64
 import datetime as dt
 import json
 import time
@@ -88,20 +89,44 @@ def test_data_that_is_no_readable_object_keeps_its_row(data: bytes) -> None:
     assert (before["any"], row["any"], after["any"]) == ("1", None, "2")
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"a\xed\xa0\x80"], ids=["byte", "surrogate"])
 @pytest.mark.parametrize("field", ["string", "moment", "object", "number", "any", "new"])
-def test_invalid_utf8_inside_a_record(field: str) -> None:
-    """Regression: inside a JSON column it stopped the whole sync."""
-    value = b'{"a":"\xff"}' if field == "object" else b'"\xff"'
-    row, after = build(b'{"%b":%b}' % (field.encode(), value), b'{"string":"x"}')
-    assert "\ufffd" in str(row.get(field)) + str(row["_airbyte_extra"])
-    assert ("" if field == "new" else field, *MENDED) in changes(row)
+def test_invalid_utf8_inside_a_record(field: str, text: bytes) -> None:
+    """Regression: inside a JSON column it stopped the whole sync. Its bytes are kept."""
+    value = b'{"a":"%b"}' % text if field == "object" else b'"%b"' % text
+    row, after = build(b'{"%b":%b,"x":1}' % (field.encode(), value), b'{"string":"x"}')
+    if field in ("string", "object", "any"):
+        assert "\ufffd" in row[field]
+    kept = json.loads(row["_airbyte_extra"])
+    assert (base64.b64decode(kept[field]["base64"]), kept["x"]) == (value, 1)
+    assert (field, *MENDED) in changes(row)
     assert (after["string"], changes(after)) == ("x", [])
 
 
 def test_a_field_whose_name_is_no_utf8() -> None:
     (row,) = build(b'{"\xff":1,"string":"x"}')
-    assert (row["string"], row["_airbyte_extra"]) == ("x", '{"\ufffd":1}')
+    kept = json.loads(row["_airbyte_extra"])
+    assert base64.b64decode(kept.pop("")["base64"]) == b'{"\xff":1,"string":"x"}'
+    assert (row["string"], kept) == ("x", {"\ufffd": 1})
     assert changes(row) == [("", *MENDED)]
+
+
+@pytest.mark.parametrize("text", ["1", "true", '{"a":1}', '["1"]'])
+def test_a_text_key_that_is_no_string_is_told_and_kept(text: str) -> None:
+    properties = {"id": {"type": "string"}, "v": {"type": "string"}, "in": {"type": "object"}}
+    schema = TableSchema.from_json_schema(
+        {"properties": properties | {"in": {"properties": {"id": {"type": "string"}}}}},
+        nested=[("in", "id")],
+    )
+    key = ("id", schema.column_of("in", "id"))
+    builder = BatchBuilder(schema, sync_id=7, generation_id=3, key=key)
+    odd = f'{{"id":{text},"v":{text},"in":{{"id":{text}}}}}'.encode()
+    builder.extend([Record("s", Raw(odd), 0), Record("s", Raw(b'{"id":"1"}'), 0)], 1)
+    row, plain = builder.build().to_pylist()
+    assert [row[name] for name in (*key, "v")] == [text] * 3
+    assert row["_airbyte_extra"] == f'{{"id":{text},"in.id":{text}}}'
+    assert changes(row) == [("id", *MENDED), ("in.id", *MENDED)]
+    assert (plain["id"], plain["_airbyte_extra"], changes(plain)) == ("1", None, [])
 
 
 def test_a_record_of_50_megabytes() -> None:
