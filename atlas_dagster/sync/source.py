@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from atlas_dagster.protocol.config import require_variables, resolve, variables
+from atlas_dagster.protocol.config import require_variables, resolve
 from atlas_dagster.protocol.messages import Spec
-from atlas_dagster.protocol.secrets import Masker, secret_values
+from atlas_dagster.protocol.secrets import Masker, secret_values, secret_variables
 from atlas_dagster.records.names import assign
 from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.base import Runner
@@ -224,7 +224,10 @@ def _with_config(
     spec_schema: Mapping[str, Any],
 ) -> Iterator[Connector]:
     masker = Masker(secret_values(config, spec_schema))
-    masker.add(caller.environ[name] for name in variables(connection.config))
+    used = secret_variables(connection.config, spec_schema)
+    # A source that prints its environment may be one that reads the destination's database.
+    used |= secret_variables(connection.destination, {"type": "string"})
+    masker.add(caller.environ[name] for name in used if name in caller.environ)
     with caller.configs.lock(connection.name, caller.explain):
         yield Connector(
             runner,

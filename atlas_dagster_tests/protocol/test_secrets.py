@@ -1,11 +1,16 @@
 import base64
+import html
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from atlas_dagster.protocol.secrets import MASK, Masker, secret_values
+from atlas_dagster.protocol.secrets import MASK, Masker, secret_values, secret_variables
 
 SECRET = {"type": "string", "airbyte_secret": True}
 
@@ -42,22 +47,112 @@ def test_secrets_in_one_of_several_forms() -> None:
     assert set(secret_values({"login": {"kind": "list", "keys": ["y"]}}, schema)) == {"y"}
 
 
-ODD = 'pä"ss\\w rd/+&'
+def test_secrets_under_free_keys() -> None:
+    for schema in ({"additionalProperties": SECRET}, {"patternProperties": {".*": SECRET}}):
+        assert set(secret_values({"a": {"b": "x"}}, {"properties": {"a": schema}})) == {"x"}
+
+
+PLAIN = {"type": "string"}
 
 
 @pytest.mark.parametrize(
-    "form",
+    ("config", "secret"),
     [
-        ODD,
-        json.dumps(ODD)[1:-1],
-        json.dumps(ODD, ensure_ascii=False)[1:-1],
-        quote(ODD, safe=""),
-        quote_plus(ODD),
-        base64.b64encode(ODD.encode()).decode().rstrip("="),
+        # Marked: alone, inside a longer text, below a marked object.
+        ({"password": "{{ env.A }}"}, {"A"}),
+        ({"password": "{{ env.A }}:{{env.B}}!"}, {"A", "B"}),
+        ({"login": {"key": {"deep": ["{{ env.A }}"]}}}, {"A"}),
+        # Described, and not marked.
+        ({"schemas": ["{{ env.A }}"], "host": "db-{{ env.B }}"}, set()),
+        ({"url": "https://{{ env.A }}/{{ env.B }}"}, set()),
+        # Not described.
+        ({"other": "{{ env.A }}"}, {"A"}),
+        ({"schemas": [{"other": "{{ env.A }}"}]}, {"A"}),
+        # A name says so.
+        ({"apiKey": "{{ env.A }}", "host": "{{ env.DB_PASSWORD }}"}, {"A", "DB_PASSWORD"}),
+        ({"host": "{{ env.KEYSPACE }}", "schemas": ["{{ env.AUTHOR }}"]}, set()),
+        # The login of an address; a part of a connection string.
+        ({"url": "https://me:{{ env.A }}@{{ env.B }}/{{ env.C }}"}, {"A"}),
+        ({"url": "host={{ env.H }} password={{ env.A }};pwd='{{env.B}}'"}, {"A", "B"}),
+        ({"url": "https://host/?api_key={{ env.A }}&page={{ env.P }}"}, {"A"}),
     ],
 )
-def test_every_form_is_masked(form: str) -> None:
-    assert Masker([ODD])(f"a={form}&b={form};") == f"a={MASK}&b={MASK};"
+def test_which_variables_are_secret(config: Any, secret: set[str]) -> None:
+    login = {"oneOf": [{"properties": {"user": PLAIN}}, {"properties": {"key": SECRET}}]}
+    schema = {
+        "properties": {
+            "password": SECRET,
+            "login": login,
+            "host": PLAIN,
+            "url": PLAIN,
+            "apiKey": PLAIN,
+            "schemas": {"type": "array", "items": PLAIN},
+        }
+    }
+    assert secret_variables(config, schema) == secret
+
+
+def test_of_a_specification_that_says_nothing_every_variable_is_secret() -> None:
+    config = {"a": "{{ env.A }}", "b": ["{{ env.B }}"]}
+    for schema in ({}, {"properties": None}, {"additionalProperties": True}):
+        assert secret_variables(config, schema) == {"A", "B"}
+
+
+def in_lower_case(text: str) -> str:
+    return re.sub("%..", lambda match: match[0].lower(), quote(text, safe=""))
+
+
+def gson(text: str) -> str:
+    return re.sub("[<>&=']", lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text)[1:-1])
+
+
+WRITTEN: list[Callable[[str], str]] = [
+    str,
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: json.dumps(json.dumps(text))[3:-3],
+    lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),
+    gson,
+    quote,
+    lambda text: quote(text, safe=""),
+    lambda text: quote(quote(text, safe=""), safe=""),
+    in_lower_case,
+    quote_plus,
+    html.escape,
+    lambda text: repr(text)[1:-1],
+    lambda text: ascii(text)[1:-1],
+    lambda text: repr(text.encode())[2:-1],
+    lambda text: base64.b64encode(text.encode()).decode().rstrip("="),
+    lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+    lambda text: quote(base64.b64encode(text.encode()).decode().rstrip("="), safe=""),
+]
+
+
+@pytest.mark.parametrize("write", WRITTEN)
+@example(secret='pä"ss\\w rd/+&')
+@example(secret="\\\\'\"\r\n\t\x00\x7fé😀=<?>")
+@example(secret="~~~~????>>>>")
+@settings(max_examples=25, deadline=None)
+@given(secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=3, max_size=30))
+def test_a_secret_is_masked_as_any_program_writes_it(
+    write: Callable[[str], str], secret: str
+) -> None:
+    form = write(secret)
+    assert Masker([secret])(f"a={form}&b={form};") == f"a={MASK}&b={MASK};"
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_both_alphabets_inside_a_longer_base64_text(encode: Callable[[bytes], bytes]) -> None:
+    secret = "~~~~????>>>>"
+    for user in ("", "u", "us"):
+        header = encode(f"{user}:{secret}".encode()).decode()
+        assert re.search("[-_+/]", header)
+        masked = Masker([secret])(header).replace(MASK, "")
+        assert not re.search("[-_+/]{2}", masked), (header, masked)
+
+
+def test_a_secret_that_was_read_with_its_line_end() -> None:
+    assert Masker(["hunter2\n"])("login hunter2 failed") == f"login {MASK} failed"
 
 
 @pytest.mark.parametrize("user", ["", "u", "us", "use"])

@@ -1,0 +1,41 @@
+"""Which values of the environment a connector's log and errors do not show."""
+
+from pathlib import Path
+
+import pytest
+
+from atlas_dagster.runners.fake import FakeRunner
+from atlas_dagster.sync import source
+from atlas_dagster.sync.adhoc import adhoc_caller
+from atlas_dagster.sync.connection import Connection
+
+SPEC = {
+    "properties": {
+        "url": {"type": "string"},
+        "schema": {"type": "string"},
+        "login": {"type": "string", "airbyte_secret": True},
+    }
+}
+ENVIRON = {"SCHEMA": "users", "USER_PW": "hunter2", "URL_PW": "hunter3", "LAKE_PW": "hunter4"}
+
+
+def test_variables_are_masked_where_they_are_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(source, "choose_runner", lambda *_: FakeRunner(lambda _: ()))
+    connection = Connection(
+        name="shop",
+        image="own:1",
+        config={
+            "schema": "{{ env.SCHEMA }}",
+            "login": "me:{{ env.USER_PW }}",
+            "url": "https://me:{{ env.URL_PW }}@host",
+        },
+        destination="postgresql://me:{{ env.LAKE_PW }}@{{ env.NOT_SET }}/lake",
+    )
+    caller = adhoc_caller(lambda _: None, lambda *_: None, environ=ENVIRON)
+    with source.connected(connection, caller, SPEC) as connector:
+        assert connector.mask("42 rows of users") == "42 rows of users"
+        for secret in ("me:hunter2", "hunter2", "hunter3", "hunter4"):
+            assert connector.mask(f"login {secret}.") == "login **********."
