@@ -40,8 +40,13 @@ def from_text(text: str) -> Envelope:
 
 
 def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
-    """A state for people: its JSON, or how large it is."""
+    """A state for people: its JSON, its text where nothing can read that, or how large it is."""
     if blob is None:
         return "none"
-    size = len(bytes(blob))
-    return msgspec.json.decode(blob) if size <= longest else f"{size / 1024:,.0f} KB, not shown"
+    content = bytes(blob)
+    if len(content) > longest:
+        return f"{len(content) / 1024:,.0f} KB, not shown"
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.MsgspecError, RecursionError):  # numbers or nesting beyond every parser
+        return content.decode("utf-8", "replace")

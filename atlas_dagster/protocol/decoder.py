@@ -7,12 +7,15 @@ tolerant one, and only if that fails too is the line noise or, when it looks lik
 """
 
 import json
+import math
 import operator
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Message, Noise, Records, Unreadable
 
@@ -27,7 +30,8 @@ _STREAM_NAME = re.compile(r'"stream"\s*:\s*("(?:[^"\\]|\\.)*")')
 _DESCRIBED_NAME = re.compile(r'"stream_descriptor"\s*:\s*\{[^{}]*?"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 _data = operator.attrgetter("data")
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_number = msgspec.json.Decoder(int | float).decode
 _encode = msgspec.json.Encoder().encode
 
 #: What msgspec raises for a line that is not a message as it should be.
@@ -38,13 +42,16 @@ _LEAST_SHARE = 1 / 4
 Decoded = Message | Records | Noise | Unreadable
 
 
-#: Finds where a message ends; takes raw control characters inside strings, too.
-_JSON = json.JSONDecoder(strict=False)
+#: Finds where a message ends; takes raw control characters inside strings, too. Numbers are not
+#: looked at: Python refuses those of more than 4,300 digits.
+_JSON = json.JSONDecoder(strict=False, parse_int=float)
 #: Every string, and what JSON has no number for.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 #: How bytes that are no UTF-8 pass through text unchanged.
 _AS_BYTES = "surrogateescape"
+_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', re.DOTALL)
+_NOTHING = Raw(b"null")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _LONE_SURROGATE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u]"
@@ -150,8 +157,43 @@ class MessageDecoder:
             return self._with_type(_readable(mended).encode(), value["type"])
 
     def _with_type(self, message: bytes, kind: str) -> Message:
+        kind = kind.upper()
         envelope = _decode_fields(message)
-        return self._decode(_encode(envelope | {"type": kind.upper()}))
+        try:
+            return self._decode(_encode(envelope | {"type": kind}))
+        except msgspec.MsgspecError:
+            return self._decode(_encode(_with_tame_numbers(kind, envelope) | {"type": kind}))
+
+
+def _with_tame_numbers(kind: str, envelope: dict[str, Raw]) -> dict[str, Any]:
+    """``envelope`` without numbers that nothing can read; those in data and states stay."""
+    field = kind.lower()
+    content = envelope.get(field)
+    if content is None:
+        return envelope
+    if kind == "RECORD":
+        fields = _decode_fields(content)
+        if not _is_number(fields.get("emitted_at", _NOTHING)):
+            return envelope | {field: fields | {"emitted_at": None}}
+    elif kind in ("SPEC", "CONTROL"):
+        return envelope | {field: Raw(_NUMBER.sub(_finite, bytes(content)))}
+    return envelope
+
+
+def _is_number(text: Raw) -> bool:
+    try:
+        _decode_number(text)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+def _finite(token: re.Match[bytes]) -> bytes:
+    """A number that a double can hold: the nearest."""
+    text = token[0]
+    if text[:1] == b'"' or abs(float(text)) <= sys.float_info.max:
+        return text
+    return b"%r" % math.copysign(sys.float_info.max, float(text))
 
 
 def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:

@@ -20,6 +20,23 @@ def present(blob: Raw | None) -> Raw | None:
     return None if blob is None or bytes(blob).strip() in (b"", b"null") else blob
 
 
+def amount(number: Raw) -> int | float | None:
+    """The number of something, or a moment; None where ``number`` can be neither.
+
+    What a source says beside its rows must not end a READ, however absurd it is: negative, NaN,
+    text, or of hundreds of digits.
+    """
+    try:
+        found = _decode_number(number)
+    except msgspec.MsgspecError:
+        return None
+    return found if 0 <= found < _MOST else None
+
+
+_decode_number = msgspec.json.Decoder(int | float).decode
+_MOST = 2**63
+
+
 class StreamDescriptor(Struct, frozen=True):
     """What identifies a stream. A missing, null or empty namespace are the same thing."""
 
@@ -35,7 +52,8 @@ class StreamDescriptor(Struct, frozen=True):
 
 
 class Record(Struct, gc=False):
-    """``data`` is one row's JSON object; ``emitted_at`` is epoch milliseconds, None if missing."""
+    """``data`` is one row's JSON object; ``emitted_at`` is epoch milliseconds, None if missing or
+    no number."""
 
     stream: str
     data: Raw
@@ -59,7 +77,12 @@ class Records(Struct):
 class Stats(Struct):
     """Records of the stream since its previous STATE; a double on the wire."""
 
-    recordCount: float | None = None  # noqa: N815
+    raw_count: Raw = msgspec.field(default=ABSENT, name="recordCount")
+
+    @property
+    def count(self) -> int | None:
+        found = amount(self.raw_count)
+        return None if found is None else int(found)
 
 
 class StreamState(Struct):
@@ -101,7 +124,12 @@ class TraceError(Struct):
 
 
 class RateLimited(Struct):
-    quota_reset: int | float | None = None
+    raw_reset: Raw = msgspec.field(default=ABSENT, name="quota_reset")
+
+    @property
+    def quota_reset(self) -> int | float | None:
+        """Epoch milliseconds."""
+        return amount(self.raw_reset)
 
 
 class StatusReason(Struct):
@@ -121,7 +149,11 @@ class Estimate(Struct):
     name: str | None = None
     type: str = "STREAM"
     namespace: str | None = None
-    row_estimate: int | float | None = None
+    raw_rows: Raw = msgspec.field(default=ABSENT, name="row_estimate")
+
+    @property
+    def rows(self) -> int | float | None:
+        return amount(self.raw_rows)
 
 
 class Trace(Struct):

@@ -36,8 +36,8 @@ class Progress:
         self._watched = 0.0
 
     def estimate(self, estimate: Estimate) -> None:
-        rows = estimate.row_estimate
-        if rows is None or rows <= 0:
+        rows = estimate.rows
+        if not rows:
             return
         if estimate.type == "SYNC":
             self._sync = rows

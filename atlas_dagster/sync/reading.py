@@ -259,7 +259,7 @@ class Reading:
         """Whether ``state`` may be kept. Raises ProtocolError where records are missing."""
         if not is_whole(state):
             return False
-        said = state.sourceStats.recordCount if state.sourceStats else None
+        said = state.sourceStats.count if state.sourceStats else None
         if state_type(state) == "STREAM":
             assert state.stream is not None
             name = self._find(state.stream.stream_descriptor)
@@ -273,9 +273,9 @@ class Reading:
         came = records_since_state(covered)
         for progress in covered:
             progress.records_since_state = 0
-        if said is not None and int(said) != came:
+        if said is not None and said != came:
             raise ProtocolError(
-                f"{self._connector.name} says that {int(said)} records came before its state, but "
+                f"{self._connector.name} says that {said} records came before its state, but "
                 f"{came} did; read again, and report it to the connector's maintainers."
             )
         # Beside streams that continue from a state of all, a full refresh has none to keep.

@@ -167,7 +167,7 @@ class SyncSession:
 
     def _on_state(self, state: State) -> Iterator[SyncEvent]:
         kind = state_type(state)
-        counted = state.sourceStats.recordCount if state.sourceStats else None
+        counted = state.sourceStats.count if state.sourceStats else None
         if kind == "STREAM":
             assert state.stream is not None
             descriptor = state.stream.stream_descriptor
@@ -208,16 +208,16 @@ class SyncSession:
             if sound and alone and stream.pending_rows and self._is_due(stream):
                 yield from self._commit([stream])
 
-    def _counts_agree(self, streams: Sequence[ActiveStream], counted: float | None) -> bool:
+    def _counts_agree(self, streams: Sequence[ActiveStream], counted: int | None) -> bool:
         """Check the STATE's count against the records that came since the one before."""
         came = records_since_state(streams)
-        if counted is None or int(counted) == came:
+        if counted is None or counted == came:
             return True
         whose = "its state" if len(streams) == 1 else "the state of all streams"
         for stream in streams:
             stream.miscounted = True
             stream.fault = (
-                f"{whose} says that {int(counted)} records came before it, but {came} did; "
+                f"{whose} says that {counted} records came before it, but {came} did; "
                 "nothing after the last agreement is kept"
             )
         return False

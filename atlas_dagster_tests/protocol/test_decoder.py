@@ -138,6 +138,95 @@ def test_lines_that_can_be_read(line: bytes, data: Any) -> None:
     assert rows(decode(line + b"\n" + record(b'{"next":1}'))) == [data, {"next": 1}]
 
 
+MANY = b"1" * 400
+TOO_MANY = b"1" * 5000
+#: A time, a count or an estimate that none is.
+ABSURD = [
+    *(
+        b"1e400",
+        b"-1e400",
+        b"NaN",
+        b"Infinity",
+        b"-5",
+        b"1e308",
+        b'"soon"',
+        b"true",
+        b"{}",
+        b"null",
+    ),
+    *(MANY, b"-" + MANY, TOO_MANY, b"1e" + TOO_MANY),
+]
+absurd = pytest.mark.parametrize("number", ABSURD, ids=lambda number: number[:8].decode())
+
+
+@absurd
+def test_a_record_counts_whatever_its_time(number: bytes) -> None:
+    data = b'{"a":%s,"b":1e400}' % TOO_MANY
+    (batch,) = decode(record(data).replace(b":1}", b":%s}" % number))
+    assert isinstance(batch, Records)
+    (found,) = batch.records
+    assert bytes(found.data) == data
+    assert found.emitted_at in (None, -5, 1e308, int(MANY), -int(MANY))
+
+
+@absurd
+def test_a_state_counts_whatever_its_count(number: bytes) -> None:
+    state = b'{"stream_descriptor":{"name":"s"},"stream_state":{"a":%s}}' % TOO_MANY
+    stats = b'{"recordCount":%s}' % number
+    line = b'{"type":"STATE","state":{"type":"STREAM","stream":%s,"sourceStats":%s}}'
+    (message,) = decode(line % (state, stats))
+    assert isinstance(message, Message)
+    assert message.state is not None
+    assert message.state.stream is not None
+    assert bytes(message.state.stream.stream_state) == b'{"a":%s}' % TOO_MANY
+    assert message.state.sourceStats is not None
+    assert message.state.sourceStats.count is None
+
+
+@absurd
+def test_a_status_counts_whatever_its_reason(number: bytes) -> None:
+    reason = b'{"type":"RATE_LIMITED","rate_limited":{"quota_reset":%s}}' % number
+    status = b'{"stream_descriptor":{"name":"s"},"status":"COMPLETE","reasons":[%s]}' % reason
+    line = b'{"type":"TRACE","trace":{"type":"STREAM_STATUS","emitted_at":%s,"stream_status":%s}}'
+    (message,) = decode(line % (number, status))
+    assert isinstance(message, Message)
+    assert message.trace is not None
+    assert message.trace.stream_status is not None
+    (found,) = message.trace.stream_status.reasons or ()
+    assert found.rate_limited is not None
+    assert found.rate_limited.quota_reset is None
+
+
+@absurd
+def test_an_estimate_may_be_absurd(number: bytes) -> None:
+    estimate = b'{"type":"SYNC","row_estimate":%s,"byte_estimate":%s}' % (number, number)
+    line = b'{"type":"TRACE","trace":{"type":"ESTIMATE","emitted_at":%s,"estimate":%s}}'
+    (message,) = decode(line % (number, estimate))
+    assert isinstance(message, Message)
+    assert message.trace is not None
+    assert message.trace.estimate is not None
+    assert message.trace.estimate.rows is None
+
+
+@absurd
+def test_a_config_and_a_spec_may_have_any_number(number: bytes) -> None:
+    config = b'{"connectorConfig":{"config":{"a":%s,"b":"%s"}}' % (number, MANY)
+    control = b'{"type":"CONNECTOR_CONFIG","emitted_at":%s,%s}' % (number, config[1:])
+    spec = b'{"connectionSpecification":{"maximum":%s}}' % number
+    messages = decode(
+        b'{"type":"CONTROL","control":%s}\n{"type":"SPEC","spec":%s}\n' % (control, spec)
+    )
+    first, second = messages
+    assert isinstance(first, Message)
+    assert isinstance(second, Message)
+    assert first.control is not None
+    assert first.control.connectorConfig is not None
+    assert first.control.connectorConfig.config["b"] == MANY.decode()
+    assert second.spec is not None
+    for value in (first.control.connectorConfig.config["a"], second.spec.connectionSpecification):
+        json.dumps(value, allow_nan=False)
+
+
 def test_a_lone_surrogate() -> None:
     (message,) = decode(record(b'{"a":"\\ud800\xff"}'))
     assert isinstance(message, Records)
@@ -242,7 +331,7 @@ def test_what_is_raw_stays_as_written() -> None:
             None,
             id="state of all",
         ),
-        pytest.param(record().replace(b":1}", b':"soon"}'), "RECORD", "s", id="wrong type"),
+        pytest.param(record().replace(b'"s"', b"5"), "RECORD", None, id="wrong type"),
         pytest.param(b'{"type":"RECORD","record":{"data":{}}}', "RECORD", None, id="no stream"),
         pytest.param(
             record(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "RECORD", "s", id="too deep"

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
 from atlas_dagster.sync import progress
@@ -48,9 +49,9 @@ def test_every_ten_seconds_and_not_sooner(clock: Clock) -> None:
 
 def test_against_the_latest_estimate_of_each_stream(clock: Clock) -> None:
     told = Progress()
-    told.estimate(Estimate(name="a", row_estimate=10))
-    told.estimate(Estimate(name="a", row_estimate=60_000))
-    told.estimate(Estimate(name="b", row_estimate=100_000))
+    told.estimate(Estimate(name="a", raw_rows=Raw(b"10")))
+    told.estimate(Estimate(name="a", raw_rows=Raw(b"60000")))
+    told.estimate(Estimate(name="b", raw_rows=Raw(b"100000")))
     clock.now = 10
     assert said(told, [reading("a", 4000), reading("b", 1000)]) == (
         "Records so far: a 4,000 of about 60,000, b 1,000 of about 100,000; 500 a second, "
@@ -60,7 +61,7 @@ def test_against_the_latest_estimate_of_each_stream(clock: Clock) -> None:
 
 def test_against_an_estimate_of_the_whole(clock: Clock) -> None:
     told = Progress()
-    told.estimate(Estimate(type="SYNC", row_estimate=6000))
+    told.estimate(Estimate(type="SYNC", raw_rows=Raw(b"6000")))
     clock.now = 10
     assert said(told, [reading("a", 4000), reading("b", 1000)]) == (
         "Records so far: a 4,000, b 1,000; 500 a second, almost done."
@@ -69,24 +70,24 @@ def test_against_an_estimate_of_the_whole(clock: Clock) -> None:
 
 def test_estimates_that_contradict_each_other_or_say_nothing_do_not_count(clock: Clock) -> None:
     told = Progress()
-    told.estimate(Estimate(type="SYNC", row_estimate=6000))
-    told.estimate(Estimate(name="a", row_estimate=9000))
-    told.estimate(Estimate(name="a", row_estimate=None))
-    told.estimate(Estimate(row_estimate=5))
+    told.estimate(Estimate(type="SYNC", raw_rows=Raw(b"6000")))
+    told.estimate(Estimate(name="a", raw_rows=Raw(b"9000")))
+    told.estimate(Estimate(name="a", raw_rows=Raw(b"null")))
+    told.estimate(Estimate(raw_rows=Raw(b"5")))
     clock.now = 10
     assert said(told, [reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
 
 
 def test_an_estimate_that_was_exceeded_is_not_mentioned(clock: Clock) -> None:
     told = Progress()
-    told.estimate(Estimate(name="a", row_estimate=100))
+    told.estimate(Estimate(name="a", raw_rows=Raw(b"100")))
     clock.now = 10
     assert said(told, [reading("a", 4000)]) == "Records so far: a 4,000; 400 a second."
 
 
 def test_the_numbers_come_along(clock: Clock) -> None:
     progress = Progress()
-    progress.estimate(Estimate(name="a", row_estimate=6000))
+    progress.estimate(Estimate(name="a", raw_rows=Raw(b"6000")))
     clock.now = 10
     due = progress.due([reading("a", 4000)])
     assert due is not None
@@ -110,7 +111,7 @@ def test_whoever_draws_it_is_told_often(clock: Clock) -> None:
         told = Progress()
         for clock.now in (0.1, 0.15, 0.5):
             assert said(told, [reading("a", 100)]) is None
-        told.estimate(Estimate(name="a", row_estimate=400))
+        told.estimate(Estimate(name="a", raw_rows=Raw(b"400")))
         clock.now = 1.0
         assert said(told, [reading("a", 200)]) is None
     finally:

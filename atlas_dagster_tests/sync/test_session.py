@@ -172,11 +172,30 @@ def test_a_wrong_record_count_stops_the_stream_there(lake: Lake) -> None:
     assert lake.sync([A], status("a")).file("state")[0]["stream"]["stream_state"] == {"at": 1}
 
 
+@pytest.mark.parametrize("number", ["1e400", "NaN", "-5", "1" * 400, "1" * 5000])
+def test_no_number_of_a_message_ends_a_sync(lake: Lake, number: str) -> None:
+    limited = {"type": "RATE_LIMITED", "rate_limited": {"quota_reset": "NUMBER"}}
+    running = {"stream_descriptor": {"name": "a"}, "status": "RUNNING", "reasons": [limited]}
+    estimate = {"type": "STREAM", "name": "a", "row_estimate": "NUMBER"}
+    messages = [
+        line("TRACE", trace={"type": "STREAM_STATUS", "stream_status": running}),
+        line("TRACE", trace={"type": "ESTIMATE", "estimate": estimate}),
+        line("RECORD", record={"stream": "a", "data": {"id": 1}, "emitted_at": "NUMBER"}),
+        state("a", {"at": 1}).replace(
+            b'"type"', b'"sourceStats":{"recordCount":"NUMBER"},"type"', 2
+        ),
+    ]
+    sent = [each.replace(b'"NUMBER"', number.encode()) for each in messages]
+    done = lake.sync([A], *sent, status("a"))
+    assert done.failure is None
+    assert lake.ids("a") == [1]
+
+
 @pytest.mark.parametrize(
     "broken",
     [
         b'{"type":"RECORD","record":{"stream":"a","data":{"id":2}\n',
-        b'{"type":"RECORD","record":{"stream":"a","data":{"id":2},"emitted_at":"soon"}}\n',
+        b'{"type":"RECORD","record":{"stream":"a","data":{"id":2},"emitted_at":1,"namespace":5}}\n',
         b'{"type":"RECORD"}\n',
         b'{"type":"STATE","state":{"type":"STREAM"}}\n',
         b'{"type":"STATE","state":{}}\n',
