@@ -91,6 +91,18 @@ class ConnectionState(Struct, frozen=True):
             "STREAM", {name: blob for name, blob in self.streams.items() if name in streams}
         )
 
+    def advanced(
+        self, newer: "ConnectionState", streams: Collection[StreamDescriptor]
+    ) -> "ConnectionState":
+        """This state with that of ``streams`` as in ``newer``.
+
+        GLOBAL and LEGACY cannot be divided and stay behind.
+        """
+        if newer.type != "STREAM" or self.type != "STREAM":
+            return self
+        kept = {name: blob for name, blob in self.streams.items() if name not in streams}
+        return ConnectionState("STREAM", kept | newer.only(streams).streams)
+
     def to_file(self, beside: Mapping[StreamDescriptor, Raw] | None = None) -> bytes:
         """The ``--state`` file, blobs as the source wrote them.
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import pyarrow as pa
 from msgspec import Struct
 
-from atlas_dagster.errors import ProtocolError, ReadFailedError
+from atlas_dagster.errors import AtlasError, ProtocolError, ReadFailedError, StoppedError
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import (
     Message,
@@ -95,6 +95,7 @@ class Reading:
         self._mark = _Mark(state or ConnectionState())
         #: Whether the source has said all it had to say.
         self.is_complete = False
+        self._broken: set[StreamDescriptor] = set()
 
     @property
     def state(self) -> ConnectionState:
@@ -115,6 +116,20 @@ class Reading:
         """Records handed out so far."""
         return {name: progress.records for name, progress in self._progress.items()}
 
+    @property
+    def complete(self) -> list[StreamDescriptor]:
+        """Streams of which all that is asked for came, whatever becomes of the others."""
+        return [
+            name
+            for name, progress in self._progress.items()
+            if name not in self._broken
+            and (
+                self.is_complete
+                or progress.status == "COMPLETE"
+                or (self._limit is not None and progress.records >= self._limit)
+            )
+        ]
+
     def records(self) -> Generator[Records, None, None]:
         """Records of one stream at a time, as the source wrote them.
 
@@ -134,19 +149,28 @@ class Reading:
         """Typed batches, in the columns of the stream's table. Raises as :meth:`records` does.
 
         A batch ends where a state covers it, wherever the source says one in time: whoever takes
-        it and then stops continues with the next record.
+        it and then stops continues with the next record. What came before a failure is handed out
+        before it is raised, for other streams may be complete.
         """
         waiting = _Waiting(self._configured.values())
         newest, is_covered = self._mark, False
-        for found in self._read():
-            if isinstance(found, Records):
-                waiting.add(found)
-                is_covered = False
-            elif isinstance(found, _Mark):
-                newest, is_covered = found, True
-            if self._is_due(waiting, is_covered or not self._is_incremental):
-                yield from self._hand_out(waiting, newest)
+        failure: AtlasError | None = None
+        try:
+            for found in self._read():
+                if isinstance(found, Records):
+                    waiting.add(found)
+                    is_covered = False
+                elif isinstance(found, _Mark):
+                    newest, is_covered = found, True
+                if self._is_due(waiting, is_covered or not self._is_incremental):
+                    yield from self._hand_out(waiting, newest)
+        except StoppedError:
+            raise
+        except AtlasError as error:
+            failure = error
         yield from self._hand_out(waiting, newest)
+        if failure is not None:
+            raise failure
 
     def _is_due(self, waiting: "_Waiting", is_covered: bool) -> bool:
         """``is_covered``: nothing better comes from waiting."""
@@ -284,16 +308,30 @@ class Reading:
 
     def _judge(self, conversation: Conversation) -> None:
         """Once the connector has ended."""
+        for error in conversation.errors:
+            name = error.stream_descriptor and self._names.find(error.stream_descriptor)
+            if name is not None:
+                self._broken.add(name)
         if conversation.failed:
-            raise conversation.failure()
+            failure = conversation.failure()
+            complete = self.complete
+            broken = [name for name in self._progress if name not in complete]
+            if len(self._progress) == 1 or not broken:
+                raise failure
+            raise ReadFailedError(
+                f"{str(failure).rstrip('.')}. Not complete: {', '.join(map(str, broken))}.",
+                failure_type=failure.failure_type,
+                stack_trace=failure.stack_trace,
+            )
         statuses = {name: progress.status for name, progress in self._progress.items()}
         some = any(statuses.values())
-        broken = [str(n) for n, status in statuses.items() if some and status != "COMPLETE"]
+        broken = [n for n, status in statuses.items() if some and status != "COMPLETE"]
         if conversation.exit is not None and conversation.exit.cut_off:
-            broken = [str(name) for name in statuses]
+            broken = list(statuses)
         if broken:
+            self._broken.update(broken)
             raise ReadFailedError(
-                f"{self._connector.name} did not complete {', '.join(broken)}; "
+                f"{self._connector.name} did not complete {', '.join(map(str, broken))}; "
                 "see its log, and read again."
             )
 

@@ -244,7 +244,7 @@ def test_a_reader_that_has_enough_stops_the_connector(docker_client: docker.Dock
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["id"] == 1
         process.stdout.close()
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=120) == 141
     assert _adhoc(docker_client) == []
 
 

@@ -3,23 +3,30 @@
 A file appears when it is whole; what is interrupted leaves none.
 """
 
+import fcntl
 import os
+import select
+import signal
+import stat
+import struct
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
+from msgspec import Struct
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import AtlasError, ConfigError, StoppedError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.names import assign
@@ -28,6 +35,10 @@ from atlas_dagster.sync.reading import Reading
 
 Format = Literal["table", "jsonl", "parquet", "csv"]
 
+#: As a shell says of a program that SIGPIPE ended.
+READER_LEFT_EXIT = 128 + signal.SIGPIPE
+#: So long a reader may take to leave after the last byte; it then was not the end that it read.
+_READER_LEAVES_MILLISECONDS = 100
 #: Characters that a column has at least, and at most.
 _NARROW, _WIDE = 14, 40
 
@@ -74,52 +85,113 @@ def print_tables(console: Console, reading: Reading) -> None:
             console.print(f"And: {rest}\n", markup=False, soft_wrap=True)
 
 
+class Written(Struct, frozen=True):
+    """What a READ left: a file for each complete stream, and why others have none."""
+
+    files: dict[StreamDescriptor, Path] = {}
+    failure: AtlasError | None = None
+
+
 def write_files(
     reading: Reading, streams: list[ConfiguredStream], form: Format, output: str | None
-) -> list[Path]:
-    """Write each stream to a file of its own; the files made, none where it went to stdout.
+) -> Written:
+    """Write each stream to a file of its own, or one stream to stdout (``-`` or None).
 
-    ``output`` is a file, a folder where there are several streams, or stdout (``-`` or None).
+    ``output`` is a file, or a folder where there are several streams. Streams that are complete
+    keep their files where others fail.
 
     Raises:
         ConfigError: several streams cannot go into one place, or it cannot be written.
+        AtlasError: the READ failed, to stdout.
+        SystemExit: whoever read our stdout has had enough.
     """
     names = [stream.descriptor for stream in streams]
-    to_stdout = output in (None, "-")
-    if to_stdout and len(names) > 1:
-        raise ConfigError(
-            f"The source has {len(names)} streams, and {form} holds one; name it with --stream, "
-            "or a folder with --output."
-        )
-    try:
-        with ExitStack() as stack:
-            sinks: dict[StreamDescriptor, BinaryIO] = {}
-            paths = {} if to_stdout else _paths(Path(output or ""), names, form)
-            for name in names:
-                sinks[name] = (
-                    sys.stdout.buffer if to_stdout else stack.enter_context(whole_file(paths[name]))
-                )
-            if form == "jsonl":
-                _write_lines(reading, sinks)
-            else:
-                _write_batches(reading, streams, sinks, form)
+    if output in (None, "-"):
+        if len(names) > 1:
+            raise ConfigError(
+                f"The source has {len(names)} streams, and {form} holds one; name it with "
+                "--stream, or a folder with --output."
+            )
+        with _until_reader_leaves():
+            _write(reading, streams, form, dict.fromkeys(names, sys.stdout.buffer))
             sys.stdout.flush()
-        return list(paths.values())
-    except BrokenPipeError:
-        # Whoever read our stdout has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return []
+        return Written()
+    files: dict[StreamDescriptor, _UnfinishedFile] = {}
+    failure: AtlasError | None = None
+    try:
+        for name, path in _paths(Path(output), names, form).items():
+            files[name] = _UnfinishedFile(path)
+        try:
+            _write(reading, streams, form, {name: each.file for name, each in files.items()})
+        except StoppedError:
+            raise
+        except AtlasError as error:
+            failure = error
+        kept = names if failure is None else reading.complete
+        return Written({name: files.pop(name).keep() for name in kept}, failure)
     except OSError as error:
         raise ConfigError(
             f"{output} cannot be written ({error.strerror}); choose another --output."
         ) from error
+    finally:
+        for each in files.values():
+            each.discard()
+
+
+@contextmanager
+def _until_reader_leaves() -> Iterator[None]:
+    """End as other programs do whose stdout nobody reads to its end."""
+    try:
+        yield
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(READER_LEFT_EXIT)
+
+
+def wait_for_reader() -> None:
+    """Return when all that went into a pipe was read, by a reader that waits for its end.
+
+    ``head`` leaves before, and what it left unread must not count as read.
+
+    Raises:
+        SystemExit: it left.
+    """
+    try:
+        pipe = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, in tests
+        return
+    if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
+        return
+    watch = select.poll()
+    watch.register(pipe, 0)
+    with _until_reader_leaves():
+        unread = True
+        while unread:
+            (size,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+            unread = size > 0
+            if watch.poll(_READER_LEAVES_MILLISECONDS):
+                raise BrokenPipeError
+
+
+def _write(
+    reading: Reading,
+    streams: list[ConfiguredStream],
+    form: Format,
+    sinks: dict[StreamDescriptor, BinaryIO],
+) -> None:
+    if form == "jsonl":
+        _write_lines(reading, sinks)
+    else:
+        _write_batches(reading, streams, sinks, form)
 
 
 def _write_lines(reading: Reading, sinks: dict[StreamDescriptor, BinaryIO]) -> None:
     """Records as the source wrote them, byte for byte."""
-    for found in reading.records():
-        sink = sinks[StreamDescriptor(found.stream, found.namespace)]
-        sink.writelines(bytes(record.data) + b"\n" for record in found.records)
+    with closing(reading.records()) as records:
+        for found in records:
+            sink = sinks[StreamDescriptor(found.stream, found.namespace)]
+            sink.writelines(bytes(record.data) + b"\n" for record in found.records)
 
 
 def _write_batches(
@@ -136,7 +208,7 @@ def _write_batches(
         for stream in streams:
             schema = TableSchema.of(stream).arrow
             writers[stream.descriptor] = stack.enter_context(make(sinks[stream.descriptor], schema))
-        for name, batch in reading.batches():
+        for name, batch in stack.enter_context(closing(reading.batches())):
             if form == "parquet":
                 writers[name].write_batch(batch)
             else:
@@ -153,20 +225,40 @@ def _paths(
     return {name: output / f"{files[str(name)]}.{form}" for name in names}
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+class _UnfinishedFile:
     """A file that takes the place of ``path`` once everything is in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        self.file: BinaryIO = os.fdopen(handle, "wb")
+        self._path, self._unfinished = path, Path(unfinished)
+
+    def keep(self) -> Path:
+        try:
+            self.file.close()
+            # As any new file, not as a private one.
+            self._unfinished.chmod(0o666 & ~_umask())
+            return self._unfinished.replace(self._path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self.file.close()
+        self._unfinished.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Put ``content`` in the place of ``path``, all of it or nothing."""
+    unfinished = _UnfinishedFile(path)
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        # As any new file, not as a private one.
-        Path(unfinished).chmod(0o666 & ~_umask())
-        Path(unfinished).replace(path)
+        unfinished.file.write(content)
     except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
+        unfinished.discard()
         raise
+    unfinished.keep()
 
 
 def _umask() -> int:

@@ -63,9 +63,11 @@ def read(
     stream's table would have. No table is touched, and no stored state.
     """
     from atlas_dagster.interfaces.cli.export import (
+        Written,
         format_of,
         print_tables,
-        whole_file,
+        wait_for_reader,
+        write_file,
         write_files,
     )
     from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
@@ -85,18 +87,25 @@ def read(
     ):
         configured = _configured(it, catalog, streams, state is not None, cursor_field)
         reading = Reading(connector, configured, state=before, limit=limit)
+        written = Written()
         if chosen == "table":
             print_tables(console, reading)
         else:
             with sync_bar(source):
-                files = write_files(reading, configured, chosen, output)
-            for path in files:
+                written = write_files(reading, configured, chosen, output)
+            for path in written.files.values():
                 note(f"Wrote {path}")
-    if state is not None and reading.state:
-        with whole_file(Path(state)) as file:
-            file.write(reading.state.to_file() + b"\n")
+    after = reading.state
+    if written.failure is not None and len(written.files) < len(configured):
+        after = before.advanced(reading.state, written.files)
+    if state is not None and output in (None, "-"):
+        wait_for_reader()
+    if state is not None and after and (written.failure is None or after != before):
+        write_file(Path(state), after.to_file() + b"\n")
     elif state is not None:
         note("No state was written: the source said none that covers what was read.")
+    if written.failure is not None:
+        raise written.failure
     counts = ", ".join(f"{name} {count:,}" for name, count in reading.counts.items())
     note(f"Records: {counts}.")
 
