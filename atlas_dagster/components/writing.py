@@ -40,11 +40,37 @@ def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str 
 
 
 def write_secrets(file: Path, values: Mapping[str, str]) -> None:
-    """Set variables in a ``.env``, which nobody else may read. Raises ConfigError."""
+    """Set variables in a ``.env``, from then on readable by its owner alone.
+
+    Raises:
+        ConfigError: it cannot be written, or a value cannot be a variable's.
+    """
+    for name, value in values.items():
+        if "\0" in value:
+            raise ConfigError(
+                f"The value for {name} holds a NUL character, which no environment variable can."
+            )
+    # Where a link leads, so that it stays one.
+    file = file.resolve()
     try:
-        if not file.exists():
-            os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))
+        os.close(os.open(file, os.O_RDONLY | os.O_CREAT, 0o600))
+        file.chmod(0o600)
         for name, value in values.items():
-            dotenv.set_key(file, name, value)
+            dotenv.set_key(file, name, _quoted(value), quote_mode="never")
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error
+
+
+def _quoted(value: str) -> str:
+    """``value`` as python-dotenv, Dagster's reader too, reads it back.
+
+    ``${`` would begin a variable even in single quotes; ``${:-$}`` is one without a name, whose
+    default is ``$``.
+    """
+    value = value.replace("\\", "\\\\").replace("${", "${:-$}{")
+    if "\r" in value:
+        # As it is, it would be read as a line end.
+        escaped = value.replace('"', '\\"').replace("\r", "\\r")
+        return f'"{escaped}"'
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
