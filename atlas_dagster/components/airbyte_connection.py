@@ -315,7 +315,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     ) -> dg.Definitions:
         refresh = partial(self.refresh_catalog, context.project_root)
         if state_path is None or not state_path.exists():
-            self._times()
+            self.times()
             return build_undiscovered_defs(self.connection, refresh=refresh)
         self._defined = self.define(Discovered.decode(state_path.read_bytes()))
         return build_connection_defs(
@@ -334,7 +334,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         """
         schedule, problem = None, None
         try:
-            schedule = self._times()
+            schedule = self.times()
         except ConfigError as error:
             problem = str(error)
         return DefinedConnection.of(
@@ -345,7 +345,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             problem=problem,
         )
 
-    def _times(self) -> Schedule | None:
+    def times(self) -> Schedule | None:
         """When to sync. Raises ConfigError where that, or the connector's name, is wrong."""
         self.connection.entry()
         return None if self.schedule is None else Schedule.of(self.schedule)

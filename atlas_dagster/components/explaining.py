@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from dagster.components.core.defs_module import find_defs_or_component_yaml
+from dagster.components.resolved.errors import ResolutionException
 from dagster_shared.error import DagsterUnresolvableSymbolError
 from pydantic import BaseModel, ValidationError
 
@@ -22,6 +23,8 @@ from atlas_dagster.sync.connection import StreamSelection
 _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
 #: The types that pydantic tried, between the parts of a path.
 _TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
+#: How Dagster begins its message about a template: file, line and path of the field.
+_TEMPLATE = re.compile(r".+:(?P<line>\d+) - (?:attributes\.)?(?P<path>\S+)\n")
 
 #: Fields of a connection that have fields themselves.
 _NESTED: Mapping[str, type[BaseModel]] = {
@@ -47,15 +50,24 @@ def explain(error: BaseException, folder: Path) -> str:
             case yaml.MarkedYAMLError() if cause.problem_mark is not None:
                 mark = cause.problem_mark
                 return f"{where}, line {mark.line + 1}: this is not valid YAML ({cause.problem})."
+            case UnicodeDecodeError() if file is not None:
+                line = cause.object[: cause.start].count(b"\n") + 1
+                byte = f"0x{cause.object[cause.start]:02x}"
+                return (
+                    f"{where}, line {line}: the file is not UTF-8 (byte {byte}); save it as UTF-8."
+                )
+            case ResolutionException() if placed := _TEMPLATE.match(str(cause)):
+                reason = str(cause).strip().rpartition("\n")[2].rpartition("Error: ")[2]
+                return f"{where}, line {placed['line']}: field '{placed['path']}': {reason}."
             case ImportError() | DagsterUnresolvableSymbolError():
                 what = str(cause).removesuffix(".")
                 return f"{where}: {what}; check the type and that its package is installed."
         if cause.__cause__ is None and cause.__context__ is None:
             break
         cause = cause.__cause__ or cause.__context__
-    if file is not None and not file.read_text().strip():
+    if file is not None and not file.read_text(encoding="utf-8", errors="replace").strip():
         return f"{where}: the file is empty; give it a type and attributes."
-    return f"{where}: {type(cause).__name__}: {cause}"
+    return f"{where}: {type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 def _explain_field(error: ValidationError) -> str:

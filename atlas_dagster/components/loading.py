@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.definitions_load_context import (
@@ -138,15 +139,11 @@ class ProjectTree(ComponentTree):
             with _no_beta_warnings():
                 return super().build_defs(loc)
         with _no_garbage():
-            loaded = {part: self._contained(part, self.build_defs) for part in self.parts()}
-            whole = self._merged(list(loaded.values()))
-            try:
-                _validate(whole)
-            except Exception:  # noqa: BLE001 - whatever a user's definitions raise
+            whole = _merged(self._apart(self.build_defs))
+            if not _is_loadable(whole):
                 # Definitions resolve lazily; whose fault it is shows when each is resolved alone.
-                loaded = {part: self._contained(part, self._validated) for part in loaded}
-                whole = self._merged(list(loaded.values()))
-            return whole
+                whole = _merged(self._apart(self._validated))
+            return dg.Definitions.merge(whole, self._descriptions())
 
     def declaration(self, part: Path) -> ComponentDecl:  # type: ignore[type-arg]
         """What ``part`` declares, read but not loaded.
@@ -179,6 +176,19 @@ class ProjectTree(ComponentTree):
                     found.append(component)
         return found
 
+    @contextmanager
+    def augment_component_tree_exception(
+        self,
+        loc: ResolvableToComponentLoc,  # noqa: ARG002
+        msg_for_key: Callable[[str], str],  # noqa: ARG002
+    ) -> Iterator[None]:
+        """Let errors pass as they are: a placeholder or a sentence tells them.
+
+        Dagster's own method draws the whole tree into the message. To draw it, it loads all
+        components, and draws the tree again for each of them that fails.
+        """
+        yield
+
     def _get_filesystem_decl(self) -> ComponentDecl:  # type: ignore[type-arg]
         # Dagster's own reads all files, and none if one of them cannot be read. The code server
         # loads the components of what is listed here, so those that cannot be loaded are not.
@@ -201,18 +211,39 @@ class ProjectTree(ComponentTree):
             component_file_model=None,
         )
 
+    def _apart(self, build: Callable[[Path], dg.Definitions]) -> list[dg.Definitions]:
+        """What ``build`` makes of each part; a placeholder for one that defines another's asset."""
+        loaded = []
+        owners: dict[dg.AssetKey, Path] = {}
+        for part in self.parts():
+            defs = self._contained(part, build)
+            keys = _defined_keys([defs])
+            twice = min(keys & owners.keys(), default=None)
+            if twice is not None:
+                defs = self._placeholder(
+                    part,
+                    f"{part.name}: {owners[twice].name} defines the asset "
+                    f"{twice.to_user_string()}, too; give one of the two another name.",
+                )
+                keys = _defined_keys([defs])
+            owners.update(dict.fromkeys(keys, part))
+            loaded.append(defs)
+        return loaded
+
     def _contained(self, part: Path, build: Callable[[Path], dg.Definitions]) -> dg.Definitions:
         """What ``build`` makes of ``part``; a placeholder that says why where it raises."""
         try:
             return build(part)
         except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
-            sentence = explain(error, part)
-            dg.get_dagster_logger().error("%s: %s", part.name, sentence)
-            return build_broken_defs(self._names[part], sentence)
+            return self._placeholder(part, explain(error, part))
+
+    def _placeholder(self, part: Path, sentence: str) -> dg.Definitions:
+        dg.get_dagster_logger().error("%s: %s", part.name, sentence)
+        return build_broken_defs(self._names[part], sentence)
 
     def _validated(self, part: Path) -> dg.Definitions:
         defs = self.build_defs(part)
-        _validate(self._merged([defs]))
+        _validate(_merged([defs]))
         return defs
 
     @cached_property
@@ -221,14 +252,6 @@ class ProjectTree(ComponentTree):
         parts = {part: str(part.relative_to(self.defs_module_path)) for part in self.parts()}
         names = assign(parts.values())
         return {part: names[path] for part, path in parts.items()}
-
-    def _merged(self, loaded: Sequence[dg.Definitions]) -> dg.Definitions:
-        shared = dg.Definitions(
-            resources=default_resources(),
-            sensors=[reaper_sensor],
-            executor=None if any(defs.executor for defs in loaded) else _executor(loaded),
-        )
-        return dg.Definitions.merge(*loaded, _upstream(loaded), shared, self._descriptions())
 
     def _descriptions(self) -> dg.Definitions:
         """What the UI shows of component types. Runs have no use for it, and it takes time."""
@@ -249,10 +272,34 @@ def _parts(folder: Path) -> Iterator[Path]:
             yield from [child] if declares or not inner else inner
 
 
+def _merged(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
+    """With what all connections share."""
+    shared = dg.Definitions(
+        resources=default_resources(),
+        sensors=[reaper_sensor],
+        executor=None if any(defs.executor for defs in loaded) else _executor(loaded),
+    )
+    return dg.Definitions.merge(*loaded, _upstream(loaded), shared)
+
+
 def _executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition:
     """Of all runs: in pods, where a connection has its connector in the pods of its steps."""
-    assets = (asset for defs in loaded for asset in defs.assets or ())
-    return pod_executor(assets) or connection_executor
+    return pod_executor(_assets(loaded)) or connection_executor
+
+
+def _assets(loaded: Sequence[dg.Definitions]) -> Iterator[Any]:
+    return (asset for defs in loaded for asset in defs.assets or ())
+
+
+def _defined_keys(loaded: Sequence[dg.Definitions]) -> set[dg.AssetKey]:
+    keys: set[dg.AssetKey] = set()
+    for asset in _assets(loaded):
+        match asset:
+            case dg.AssetsDefinition():
+                keys.update(asset.keys)
+            case dg.AssetSpec():
+                keys.add(asset.key)
+    return keys
 
 
 def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
@@ -262,21 +309,24 @@ def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
     yet; the rows of its last sync are still there.
     """
     taken: set[dg.AssetKey] = set()
-    defined: set[dg.AssetKey] = set()
-    for asset in (asset for defs in loaded for asset in defs.assets or ()):
-        match asset:
-            case dg.AssetsDefinition():
-                taken.update(asset.keys_by_input_name.values())
-                defined.update(asset.keys)
-            case dg.AssetSpec():
-                defined.add(asset.key)
-    stand_ins = [dg.AssetSpec(key) for key in sorted(taken - defined)]
+    for asset in _assets(loaded):
+        if isinstance(asset, dg.AssetsDefinition):
+            taken.update(asset.keys_by_input_name.values())
+    stand_ins = [dg.AssetSpec(key) for key in sorted(taken - _defined_keys(loaded))]
     return dg.Definitions(assets=[spec.with_io_manager_key(IO_MANAGER_KEY) for spec in stand_ins])
 
 
 def _validate(defs: dg.Definitions) -> None:
     with _no_beta_warnings():
         dg.Definitions.validate_loadable(defs)
+
+
+def _is_loadable(defs: dg.Definitions) -> bool:
+    try:
+        _validate(defs)
+    except Exception:  # noqa: BLE001 - whatever a user's definitions raise
+        return False
+    return True
 
 
 @contextmanager

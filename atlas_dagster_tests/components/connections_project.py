@@ -1,7 +1,7 @@
 """A Dagster project of its own for a test, with a package of connections."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -60,20 +60,24 @@ class Project:
         lines = ["type: atlas_dagster.AirbyteConnection", "attributes:"]
         self.write(folder, "\n".join([*lines, *(f"  {line}" for line in attributes)]) + "\n")
 
-    def discover(self, name: str, config: dict[str, Any]) -> None:
+    def discover(
+        self, name: str, config: dict[str, Any], streams: Sequence[dict[str, Any]] = STREAMS
+    ) -> None:
         """As if DISCOVER had run."""
         path = self.state_path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.found(name, config).encode())
+        path.write_bytes(self.found(name, config, streams).encode())
 
-    def found(self, name: str, config: dict[str, Any]) -> Discovered:
+    def found(
+        self, name: str, config: dict[str, Any], streams: Sequence[dict[str, Any]] = STREAMS
+    ) -> Discovered:
         """What DISCOVER finds."""
         return discovered(
             name,
             connector="source-faker:1",
             config=config,
             spec=Spec(connectionSpecification=SPEC),
-            catalog=Catalog.from_json(STREAMS),
+            catalog=Catalog.from_json(list(streams)),
             reserved="source_faker",
             previous=None,
         )

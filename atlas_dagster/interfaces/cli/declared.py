@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +19,7 @@ from atlas_dagster.interfaces.cli.project import called_in, enter_project
 from atlas_dagster.interfaces.cli.terminal import note
 from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.checkup import Subject
+from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import check_result, evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -57,6 +59,11 @@ class Declared:
         """Raises ConfigError where the declaration is wrong."""
         with self._explained():
             return self.component.connection
+
+    def times(self) -> Schedule | None:
+        """When to sync. Raises ConfigError where that, or the connector's name, is wrong."""
+        with self._explained():
+            return self.component.times()
 
     def defined(self) -> DefinedConnection:
         """As Dagster knows it.
@@ -127,8 +134,21 @@ def declared_connections() -> list[Declared]:
         ConfigError: there is no project.
     """
     tree = project()
-    declared = [each for part in tree.parts() for each in _in_part(tree, part)]
-    return declared + _in_python(tree)
+    found: dict[str, Declared] = {}
+    for each in chain.from_iterable(_in_part(tree, part) for part in tree.parts()):
+        named = found.setdefault(each.name, each)
+        if named is not each and each.part and named.part:
+            folder = each.part.name
+            found[folder] = Declared(
+                folder,
+                tree,
+                each.part,
+                ConfigError(
+                    f"There are two connections named '{each.name}', in {named.part.name} and "
+                    f"{folder}; give one of them another name."
+                ),
+            )
+    return [*found.values(), *_in_python(tree)]
 
 
 def connections_folder() -> Path:
@@ -145,7 +165,8 @@ def note_listing() -> None:
 def subject_of(declared: Declared) -> Subject:
     """The connection as the doctor sees it."""
     try:
-        declared.connection.entry()
+        _ = declared.connection
+        declared.times()
         discovered = declared.discovered
         if discovered is not None:
             declared.defined_by(discovered)
