@@ -118,7 +118,11 @@ class Destination(ABC):
 
     @abstractmethod
     def committed(self, connection: str, table: TablePath) -> int | None:
-        """The ``seq`` of the last commit to ``table``; None for a table that does not exist."""
+        """The ``seq`` of the last commit to ``table``; None for a table that does not exist.
+
+        The next writer of ``table`` is based on it: a commit by another sync between the two is
+        refused like one while the writer is open.
+        """
 
     @abstractmethod
     def foreign_change(self, connection: str, table: TablePath) -> str | None:
@@ -151,7 +155,11 @@ class Destination(ABC):
 
     @abstractmethod
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
-        """A writer for one stream."""
+        """A writer for one stream.
+
+        Raises:
+            DestinationError: another sync has committed to the table since :meth:`committed`.
+        """
 
     def commit(self, envelope: Envelope, writers: Sequence[StreamWriter]) -> None:
         """Make what ``envelope`` lists of ``writers`` durable: all of it, sooner or later.
@@ -191,8 +199,8 @@ class Destination(ABC):
         """
 
     @abstractmethod
-    def forget(self, connection: str, keep: Collection[int]) -> None:
-        """Remove the stored envelopes that are older than the newest of ``keep`` and not in it."""
+    def forget(self, connection: str, seqs: Collection[int]) -> None:
+        """Remove the stored envelopes of the commits ``seqs``; some may be gone already."""
 
     @abstractmethod
     def table_uri(self, table: TablePath) -> str:

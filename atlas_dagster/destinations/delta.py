@@ -4,6 +4,7 @@ Tables stand at ``<connection>/[<namespace>/]<stream>`` under the lake; what Atl
 (stored envelopes, changes that wait for their merge) under ``_atlas/<connection>``.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -142,6 +143,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
                     f"{self.table_uri(commit.table)} was written by a sync of this connection "
                     "meanwhile; once that has ended, do it again."
                 )
+        for commit in envelope.streams:
             self._roll_forward(envelope, commit)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
@@ -193,9 +195,9 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             for field, name in zip(written, names, strict=True)
         )
 
-    def forget(self, connection: str, keep: Collection[int]) -> None:
-        for seq in self._stored_seqs(connection):
-            if keep and seq < max(keep) and seq not in keep:
+    def forget(self, connection: str, seqs: Collection[int]) -> None:
+        for seq in seqs:
+            with contextlib.suppress(FileNotFoundError):
                 self._store.filesystem.delete_file(
                     f"{self._envelope_folder(connection)}/{seq}.json"
                 )

@@ -13,6 +13,7 @@ from deltalake.exceptions import DeltaError
 
 from atlas_dagster.destinations.capabilities import Maintained
 from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.destinations.store import reason_of
 from atlas_dagster.errors import DestinationError
 
 
@@ -44,12 +45,19 @@ def maintain(
         )
     except DeltaError as error:
         raise DestinationError(
-            f"{table.uri} refused its maintenance ({error}); its rows are as they were. If "
-            "something else writes to the table, let it end, then run the maintenance again."
+            f"{table.uri} refused its maintenance ({reason_of(error)}); its rows are as they were. "
+            "If something else writes to the table, let it end, then run the maintenance again."
         ) from error
     # Deleted here, for Delta would take a table that stands in a folder of this one, such as a
     # namespace named like a stream, for files that nobody needs.
-    unneeded = [file for file in listed if "/" not in file and file not in keep]
-    for file in unneeded:
-        filesystem.delete_file(f"{folder}/{file}")
-    return Maintained(metrics["numFilesRemoved"], metrics["numFilesAdded"], len(unneeded))
+    deleted = 0
+    for file in listed:
+        if "/" in file or file in keep:
+            continue
+        try:
+            filesystem.delete_file(f"{folder}/{file}")
+        except FileNotFoundError:
+            # Delta lists a file that left the table as long as its log tells of it, deleted or not.
+            continue
+        deleted += 1
+    return Maintained(metrics["numFilesRemoved"], metrics["numFilesAdded"], deleted)

@@ -66,18 +66,22 @@ class StreamTables:
         if envelope.action != "sync":
             self._mark(envelope, part, schema)
         elif part.held or (part.primary_key and (part.files or self.exists)):
-            if part.held:
-                self.main.refuse_others()
+            # The log alone would not tell of a commit that only the real table has taken.
+            self.main.refuse_others()
             self._put_aside(envelope, part, schema)
         else:
             self._show(envelope, part, schema)
 
     def _mark(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
-        """Take a commit without rows in both tables, so that a sync which is running is refused."""
+        """Take a commit without rows in both tables, so that a sync which is running is refused.
+
+        The log is made if need be: a sync may be about to make it for its first changes.
+        """
         main = self.main
-        if self.changes.exists:
-            self._put_aside(envelope, part, schema)
-        if main.exists or not self.changes.exists:
+        shown = main.exists or not self.changes.exists
+        main.refuse_others()
+        self._put_aside(envelope, part, schema)
+        if shown:
             empties = part.replaces and not part.held
             columns = schema if empties else main.arrow_schema or schema
             main.add((), envelope, columns, replaces=empties)

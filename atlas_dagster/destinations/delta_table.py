@@ -17,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Trans
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from atlas_dagster.destinations.store import settle, unusable
+from atlas_dagster.destinations.store import reason_of, settle, unusable
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile, now
 
@@ -27,6 +27,7 @@ class LakeTable:
 
     Raises:
         ConfigError: its store does not let us look.
+        DestinationError: its log is broken.
         TransientError: its store does not answer.
     """
 
@@ -40,6 +41,11 @@ class LakeTable:
             self.handle = None
         except OSError as error:
             raise unusable(self.uri, error) from error
+        except DeltaError as error:
+            raise DestinationError(
+                f"{self.uri} cannot be read as a Delta table ({reason_of(error)}); restore its "
+                "log, or move or delete the folder, and the stream is read from the beginning."
+            ) from error
         self._settled = self.version
 
     @property
@@ -146,8 +152,8 @@ class LakeTable:
                 )
         except (CommitFailedError, DeltaError) as error:
             raise DestinationError(
-                f"{self.uri} refused the commit ({error}); if another sync of this connection is "
-                "running, let it end and sync again."
+                f"{self.uri} refused the commit ({reason_of(error)}); if another sync of this "
+                "connection is running, let it end and sync again."
             ) from error
         self.reload(envelope.seq)
 
@@ -212,8 +218,8 @@ class LakeTable:
                 self.handle.alter.add_columns(Schema.from_arrow(pa.schema(missing)).fields)
             except DeltaError as error:
                 raise DestinationError(
-                    f"{self.uri} refused new columns ({error}); if another sync of this connection "
-                    "is running, let it end and sync again."
+                    f"{self.uri} refused new columns ({reason_of(error)}); if another sync of this "
+                    "connection is running, let it end and sync again."
                 ) from error
             # Looks past the fence, so what it would have stopped must be stopped here.
             self.reload(seq)

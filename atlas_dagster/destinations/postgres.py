@@ -18,7 +18,7 @@ from atlas_dagster.destinations.base import (
 from atlas_dagster.destinations.postgres_columns import columns_of, quoted
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_merge import Merge
-from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState
+from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState, TableStates
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
 from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
@@ -38,14 +38,16 @@ class PostgresDestination(Destination):
         self._database = Database(address)
         self._bookkeeping = Bookkeeping(self._database)
         self._opened = 0
+        # As seen when a sync was planned, for its writers: what comes between is refused, too.
+        self._planned: dict[TablePath, TableStates] = {}
 
     def table_uri(self, table: TablePath) -> str:
         state = self._bookkeeping.find(table)
         return f"{self._database.uri}/{state.schema}/{state.table}"
 
     def committed(self, connection: str, table: TablePath) -> int | None:  # noqa: ARG002
-        state, held = self._bookkeeping.find(table), self._bookkeeping.find_held(table)
-        return max(state.seq, held.seq) or None if state.exists or held.exists else None
+        found = self._planned[table] = self._bookkeeping.states(table)
+        return found.seq or None if found.exists else None
 
     def foreign_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
         """Rows changed by hand leave no trace here; of a table in the way, ``committed`` tells."""
@@ -70,9 +72,12 @@ class PostgresDestination(Destination):
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:  # noqa: ARG002
         self._opened += 1
+        self._bookkeeping.register(spec.path)
+        states = self._bookkeeping.states(spec.path)
+        states.refuse_others(self._planned.pop(spec.path, states))
         return PostgresWriter(
             spec,
-            self._bookkeeping.register(spec.path),
+            states,
             database=self._database,
             bookkeeping=self._bookkeeping,
             stage_name=f"_atlas_stage_{self._opened}",
@@ -90,7 +95,9 @@ class PostgresDestination(Destination):
             self.prepare(envelope)
             for commit in envelope.streams:
                 state = self._bookkeeping.find(commit.table, lock=True)
-                if self.committed(envelope.connection, commit.table) != since[commit.table]:
+                committed = self.committed(envelope.connection, commit.table)
+                self._planned.pop(commit.table)
+                if committed != since[commit.table]:
                     raise DestinationError(
                         f"{state.relation} was written by a sync of this connection, or dropped, "
                         "meanwhile; do it again."
@@ -104,8 +111,8 @@ class PostgresDestination(Destination):
         """A commit is one transaction: there are no halves."""
         return self._bookkeeping.envelopes(connection)
 
-    def forget(self, connection: str, keep: Collection[int]) -> None:
-        self._bookkeeping.forget(connection, keep)
+    def forget(self, connection: str, seqs: Collection[int]) -> None:
+        self._bookkeeping.forget(connection, seqs)
 
     def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         state = self._bookkeeping.find(table)

@@ -20,6 +20,7 @@ class HeldRows:
         self,
         path: TablePath,
         columns: tuple[Column, ...],
+        state: TableState,
         *,
         database: Database,
         bookkeeping: Bookkeeping,
@@ -28,7 +29,7 @@ class HeldRows:
         self._columns = columns
         self._database = database
         self._bookkeeping = bookkeeping
-        self.state: TableState = bookkeeping.find_held(path)
+        self.state = state
 
     @property
     def table(self) -> str:
@@ -37,10 +38,6 @@ class HeldRows:
     @property
     def rows(self) -> int:
         return self.state.row_count if self.state.exists else 0
-
-    def find(self) -> TableState:
-        """What there is now."""
-        return self._bookkeeping.find_held(self._path)
 
     def take(self, stage: TemporaryStage, *, seq: int, fields: pa.Schema) -> None:
         """Add the rows of ``stage``, as part of the transaction of commit ``seq``."""
@@ -66,4 +63,4 @@ class HeldRows:
 
     def drop(self) -> None:
         self._bookkeeping.drop_held(self._path, self.state)
-        self.state = self.find()
+        self.state = self._bookkeeping.find_held(self._path)

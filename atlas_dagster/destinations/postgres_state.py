@@ -44,6 +44,39 @@ class TableState(Struct, frozen=True):
         return f"{quoted(self.schema)}.{quoted(self.table)}"
 
 
+class TableStates(Struct, frozen=True):
+    """The state of a table, ``main``, and of the rows ``held`` for it, seen at one time."""
+
+    main: TableState
+    held: TableState
+
+    @property
+    def exists(self) -> bool:
+        return self.main.exists or self.held.exists
+
+    @property
+    def seq(self) -> int:
+        """Of the last commit; 0 before the first."""
+        return max(self.main.seq, self.held.seq)
+
+    def refuse_others(self, before: "TableStates") -> None:
+        """Compare with what was seen ``before``.
+
+        Raises:
+            DestinationError: another sync has committed since then, or the table was dropped.
+        """
+        if (self.main.seq, self.held.seq) != (before.main.seq, before.held.seq):
+            raise DestinationError(
+                f"{self.main.relation} was written by another sync of this connection at the same "
+                "time; this one stops. Sync again once the other has ended."
+            )
+        if self.main.exists != before.main.exists:
+            raise DestinationError(
+                f"{self.main.relation} was dropped while it was written to; sync again, and the "
+                "stream is read again from the beginning."
+            )
+
+
 class Bookkeeping:
     """Reads and writes ``_atlas_state`` and ``_atlas_envelopes``."""
 
@@ -71,13 +104,16 @@ class Bookkeeping:
             return TableState(schema, "")
         return self._checked(*known, path)
 
-    def register(self, path: TablePath) -> TableState:
+    def states(self, path: TablePath, *, lock: bool = False) -> TableStates:
+        """:meth:`find` and :meth:`find_held` together."""
+        return TableStates(self.find(path, lock=lock), self.find_held(path))
+
+    def register(self, path: TablePath) -> None:
         """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
         state = self.find(path)
         if not self._is_kept(state.schema):
             self._create(state.schema)
         self._enter(".".join(path), state)
-        return state
 
     def register_held(self, path: TablePath) -> TableState:
         """Make the row for what is held of a table, where it is missing."""
@@ -198,14 +234,11 @@ class Bookkeeping:
         rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
         return [Envelope.decode(row["envelope"]) for row in rows]
 
-    def forget(self, connection: str, keep: Collection[int]) -> None:
+    def forget(self, connection: str, seqs: Collection[int]) -> None:
         schema = schema_name(connection)
-        if keep and self._is_kept(schema):
-            kept = ", ".join(str(int(seq)) for seq in keep)
-            self._database.run(
-                f"DELETE FROM {_in(schema, _ENVELOPES)} "
-                f"WHERE seq < {max(keep)} AND seq NOT IN ({kept})"
-            )
+        if seqs and self._is_kept(schema):
+            listed = ", ".join(str(int(seq)) for seq in seqs)
+            self._database.run(f"DELETE FROM {_in(schema, _ENVELOPES)} WHERE seq IN ({listed})")
 
     def claim(self, connection: str, deployment: str) -> str:
         """The owner, which is ``deployment`` unless there was one."""

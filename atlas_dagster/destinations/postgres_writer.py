@@ -12,8 +12,8 @@ from atlas_dagster.destinations.postgres_held import HeldRows
 from atlas_dagster.destinations.postgres_json import mend_json
 from atlas_dagster.destinations.postgres_merge import Merge
 from atlas_dagster.destinations.postgres_stage import TemporaryStage
-from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState
-from atlas_dagster.errors import AtlasError, DestinationError
+from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState, TableStates
+from atlas_dagster.errors import AtlasError
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
 _NONE = pa.schema([])
@@ -31,19 +31,21 @@ class PostgresWriter(StreamWriter):
     def __init__(
         self,
         spec: TableSpec,
-        state: TableState,
+        states: TableStates,
         *,
         database: Database,
         bookkeeping: Bookkeeping,
         stage_name: str,
     ) -> None:
         self.spec = spec
-        self._state = state
+        self._state = states.main
         self._database = database
         self._bookkeeping = bookkeeping
         self._columns = columns_of(spec.schema)
         self._stage = TemporaryStage(database, stage_name, self._columns)
-        self._held = HeldRows(spec.path, self._columns, database=database, bookkeeping=bookkeeping)
+        self._held = HeldRows(
+            spec.path, self._columns, states.held, database=database, bookkeeping=bookkeeping
+        )
 
     @property
     def staged_rows(self) -> int:  # type: ignore[override]
@@ -125,18 +127,9 @@ class PostgresWriter(StreamWriter):
 
     def _locked_state(self) -> TableState:
         """The table's state, which nobody else can change until the commit."""
-        state = self._bookkeeping.find(self.spec.path, lock=True)
-        if (state.seq, self._held.find().seq) != (self._state.seq, self._held.state.seq):
-            raise DestinationError(
-                f"{state.relation} was written by another sync of this connection at the same "
-                "time; this one stops. Sync again once the other has ended."
-            )
-        if state.exists != self._state.exists:
-            raise DestinationError(
-                f"{state.relation} was dropped while it was written to; sync again, and the "
-                "stream is read again from the beginning."
-            )
-        return state
+        found = self._bookkeeping.states(self.spec.path, lock=True)
+        found.refuse_others(TableStates(self._state, self._held.state))
+        return found.main
 
     def _fit_table(self, state: TableState) -> dict[str, str]:
         """Make the table, or give it the columns it lacks; the types of its columns."""

@@ -15,6 +15,7 @@ import pyarrow.fs as pafs
 from atlas_dagster.errors import AtlasError, ConfigError, TransientError
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_TRACE = re.compile(r"\n +0: ")
 _ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>([^<]*)</Message>")
 #: What Arrow and Delta say when nobody answers.
 _UNREACHABLE = ("NETWORK_CONNECTION", "HTTP error", "timed out", "503 ")
@@ -80,15 +81,24 @@ def settle(path: str) -> None:
 
 def unusable(uri: str, error: OSError) -> AtlasError:
     """What to raise where a lake or a table of it cannot even be looked at."""
-    # Delta words its errors over several coloured lines, the server's XML in the last.
-    words = " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
-    answer = _ANSWER.search(words)
-    reason = answer.expand(r"\1: \2") if answer else words[:_REASON_LENGTH]
+    reason = reason_of(error)
     access = "that this process may use it"
     if "://" in uri:
         access += " (credentials and endpoint come from its environment, such as AWS_*)"
-    kind = TransientError if any(sign in words for sign in _UNREACHABLE) else ConfigError
+    kind = TransientError if any(sign in str(error) for sign in _UNREACHABLE) else ConfigError
     return kind(f"{uri} cannot be opened ({reason}); see that it is there and {access}.")
+
+
+def reason_of(error: Exception) -> str:
+    """What Arrow, Delta or the system says, in one line.
+
+    Delta words its errors over several coloured lines, the server's XML in the last; behind them
+    may be a trace of its functions.
+    """
+    said = _TRACE.split(_COLOR.sub("", str(error)))[0]
+    words = " ".join(said.replace("↳", ":").split())
+    answer = _ANSWER.search(words)
+    return answer.expand(r"\1: \2") if answer else words[:_REASON_LENGTH]
 
 
 def _object_store(address: str) -> tuple[pafs.FileSystem, str]:

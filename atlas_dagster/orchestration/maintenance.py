@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.orchestration.check import pool
 from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.failure import explained_failure
@@ -41,6 +41,15 @@ class MaintenanceConfig(BaseModel):
         return hours
 
 
+class MaintenanceFailedError(AtlasError):
+    """The maintenance of some tables failed; that of the others is done."""
+
+    def __init__(self, failed: Sequence[AtlasError], tables: int) -> None:
+        why = " ".join(map(str, failed))
+        super().__init__(f"Maintenance failed for {len(failed)} of {tables} tables. {why}")
+        self.failure_type = failed[0].failure_type
+
+
 def build_maintenance(
     connection: Connection, tables: Sequence[TablePath], config: MaintenanceConfig
 ) -> dg.Definitions:
@@ -58,11 +67,17 @@ def build_maintenance(
                 )
             caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
             total = Maintained()
+            failed: list[AtlasError] = []
             with caller.configs.lock(connection.name, context.log.info):
                 for table in tables:
-                    done = destination.maintain(
-                        connection.name, table, retain_hours=config.retain_hours
-                    )
+                    try:
+                        done = destination.maintain(
+                            connection.name, table, retain_hours=config.retain_hours
+                        )
+                    except AtlasError as error:
+                        context.log.error(str(error))
+                        failed.append(error)
+                        continue
                     context.log.info(
                         f"{'.'.join(table)}: {done.compacted} files compacted into {done.written}, "
                         f"{done.deleted} deleted."
@@ -75,6 +90,8 @@ def build_maintenance(
                     "atlas/files_deleted": total.deleted,
                 }
             )
+            if failed:
+                raise MaintenanceFailedError(failed, len(tables))
 
     @dg.job(
         name=f"{connection.name}__maintenance",

@@ -26,6 +26,10 @@ class Commits:
         self._destination = destination
         self._seq = plan.last_seq
         self._last: dict[StreamDescriptor, Envelope] = {}
+        # Of the stored envelopes that were there when the sync was planned, or are its own: the
+        # streams. And what the tables hold.
+        self._stored = dict(plan.stored)
+        self._held = dict(plan.committed)
         #: The newest state of all streams together, or of each, and the newest committed.
         self.state = plan.state
         self._committed_state = plan.stored_state
@@ -77,13 +81,24 @@ class Commits:
             if self.share_state(stream):
                 self._committed_state = self.state
             self._last[stream.descriptor] = envelope
+            self._held[stream.descriptor] = envelope.seq
+        self._stored[envelope.seq] = frozenset(s.descriptor for s in streams)
         sizes = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
         return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
 
     def forget(self) -> None:
-        """Let go of the stored envelopes that are nobody's last any more."""
-        kept = self._plan.needed | {envelope.seq for envelope in self._last.values()}
-        self._destination.forget(self._plan.connection, kept)
+        """Remove the stored envelopes that no table holds any more, nor ever can.
+
+        Those that another sync has stored since stay, and those of tables that are not known.
+        """
+        past = [
+            seq
+            for seq, streams in self._stored.items()
+            if all((self._held.get(stream) or 0) > seq for stream in streams)
+        ]
+        self._destination.forget(self._plan.connection, past)
+        for seq in past:
+            del self._stored[seq]
 
     def _state_of(
         self, streams: Sequence[ActiveStream], complete: Collection[ActiveStream]

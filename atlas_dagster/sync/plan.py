@@ -25,9 +25,9 @@ class SyncPlan(Struct, frozen=True):
 
     ``beside``: states of full refreshes that go on beside a state of all other streams together.
     ``stored_state``: the newest that is committed, also of streams that start anew.
-    ``root_run_id``: of the run that this one tries again. ``needed``: the commits of streams that
-    are not read now, be it that they are left out for a while, or that start over. ``refused``:
-    streams that cannot be read, and why; the others can.
+    ``root_run_id``: of the run that this one tries again. ``committed``: the ``seq`` that the table
+    of each stream holds. ``stored``: the streams of each envelope that is stored beside the tables,
+    by its ``seq``. ``refused``: streams that cannot be read, and why; the others can.
     """
 
     connection: str
@@ -39,7 +39,8 @@ class SyncPlan(Struct, frozen=True):
     stored_state: ConnectionState
     last_seq: int
     beside: Mapping[StreamDescriptor, Raw] = {}
-    needed: frozenset[int] = frozenset()
+    committed: Mapping[StreamDescriptor, int | None] = {}
+    stored: Mapping[int, frozenset[StreamDescriptor]] = {}
     refused: Mapping[StreamDescriptor, AtlasError] = {}
 
     def files(self) -> dict[str, bytes]:
@@ -127,7 +128,6 @@ def make_plan(
     last_state = newest.connection_state if newest is not None else ConnectionState()
     if whole:
         refuse_to_leave_out(connection, last_state, plans, resumptions)
-    continued = {plan.descriptor for plan in plans if plan.resumption.envelope is not None}
     return SyncPlan(
         connection=connection,
         sync_id=int(time.time() * 1000),
@@ -138,10 +138,8 @@ def make_plan(
         stored_state=last_state,
         beside=_blobs(plan for plan in plans if whole and plan.full_refresh),
         last_seq=standing.last_seq,
-        needed=frozenset(
-            seq for name, seq in standing.committed.items() if seq and name not in continued
-        )
-        | {e.seq for e in stored if any(commit.stream not in paths for commit in e.streams)},
+        committed=standing.committed,
+        stored={e.seq: frozenset(commit.stream for commit in e.streams) for e in stored},
         refused=refused,
     )
 

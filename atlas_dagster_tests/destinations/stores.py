@@ -1,7 +1,7 @@
 """Writing rows to a destination without a connector, and reading them back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.protocol.messages import Record, StreamDescriptor
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.state.envelope import Envelope, StreamCommit, WriteMode, now
+from atlas_dagster.state.envelope import Action, Envelope, StreamCommit, WriteMode, now
 
 INTEGER = {"type": "integer"}
 STRING = {"type": "string"}
@@ -27,6 +27,8 @@ LOCAL = {
     "airbyte_type": "timestamp_without_timezone",
 }
 T0 = 1_700_000_000_000
+
+T: TablePath = ("c", "t")
 
 Rows = Iterable[Mapping[str, Any]]
 
@@ -119,12 +121,31 @@ class Store(ABC):
         writer.discard()
         return writer
 
+    def mark(self) -> None:
+        """What a command about the state does to the table: a commit without rows."""
+        since = self.committed()
+        self._command("refresh", lambda envelope: self.destination.mark(envelope, {T: since}))
+
+    def set_up(self) -> None:
+        """The table is made by a command that sets a state."""
+        writer = self.destination.open("c", spec())
+        self._command("set", lambda envelope: self.destination.commit(envelope, [writer]))
+
+    def _command(self, action: Action, commit: Callable[[Envelope], None]) -> None:
+        self.seq += 10
+        part = StreamCommit(StreamDescriptor("t"), T, 0, replaces=False)
+        commit(Envelope(self.seq, 1, "c", (part,), Raw(b"[]"), now(), action=action))
+
     def rows(self, *columns: str, table: TablePath = ("c", "t")) -> list[tuple[Any, ...]]:
         found = self.read(columns or ("id", "v"), table)
         return sorted((tuple(row.values()) for row in found.to_pylist()), key=repr)
 
     def committed(self, *table: str) -> int | None:
         return self.destination.committed("c", table or ("c", "t"))
+
+    @abstractmethod
+    def another(self) -> Destination:
+        """The same tables, as another process opens them."""
 
     @abstractmethod
     def read(self, columns: tuple[str, ...], table: TablePath) -> pa.Table: ...
@@ -141,12 +162,15 @@ class Store(ABC):
 class Lake(Store):
     """Delta tables."""
 
-    destination: DeltaDestination
+    destination: Destination
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root = root
         self.destination = DeltaDestination(str(root))
+
+    def another(self) -> Destination:
+        return DeltaDestination(str(self.root))
 
     def prepare(self, *writers: StreamWriter) -> Envelope:
         """All of a commit that comes before the tables."""
@@ -176,7 +200,7 @@ class Lake(Store):
 class Database(Store):
     """Postgres tables. ``look`` is a connection of another user than Atlas."""
 
-    destination: PostgresDestination
+    destination: Destination
 
     def __init__(self, server: Mapping[str, Any]) -> None:
         super().__init__()
@@ -185,10 +209,16 @@ class Database(Store):
         for row in self.ask("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|info|pub)'"):
             self.do(f'DROP SCHEMA "{row["nspname"]}" CASCADE')
         self.destination = PostgresDestination(self.address)
+        self._others: list[Destination] = []
 
     def close(self) -> None:
-        self.destination.close()
+        for destination in (self.destination, *self._others):
+            destination.close()
         self.look.close()
+
+    def another(self) -> Destination:
+        self._others.append(PostgresDestination(self.address))
+        return self._others[-1]
 
     def ask(self, sql: str) -> list[dict[str, Any]]:
         with self.look.cursor() as cursor:

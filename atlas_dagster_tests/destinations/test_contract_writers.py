@@ -162,6 +162,60 @@ def test_a_second_writer_is_refused(
     assert (10,) in store.rows("id")
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("rows", [True, False], ids=["rows", "no rows"])
+def test_a_commit_between_plan_and_open_is_refused(
+    store: Store, mode: WriteMode, exists: bool, rows: bool
+) -> None:
+    """Regression: Postgres read the state anew when the writer opened, so the row came twice."""
+    if exists:
+        store.sync(spec(mode), [{"id": 1}])
+    planned, other = store.destination, store.another()
+    planned.committed("c", ("c", "t"))
+    store.destination = other
+    store.sync(spec(mode), [{"id": 9}] if rows else [])
+    expected = store.rows("id")
+    store.destination = planned
+    with pytest.raises(DestinationError, match="sync of this connection"):
+        store.sync(spec(mode), [{"id": 9}])
+    assert store.rows("id") == expected
+    store.committed()
+    store.sync(spec(mode), [{"id": 10}])
+    assert (10,) in store.rows("id")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("before", ["append", "append_dedup", None])
+def test_a_users_command_meanwhile_is_not_overwritten(
+    store: Store, mode: WriteMode, held: bool, opened: bool, before: WriteMode | None
+) -> None:
+    """Regression: the first commit of append_dedup did not look at the table that readers see."""
+    if before is None:
+        store.set_up()
+    else:
+        store.sync(spec(before), [{"id": 1}])
+    other, planned = store.another(), store.destination
+    store.committed()
+    writers = [store.open(spec(mode))] if opened else []
+    store.destination = other
+    store.mark()
+    marked = store.committed()
+    store.destination = planned
+
+    def go_on() -> None:
+        writer = (writers or [store.open(spec(mode))])[0]
+        store.write(writer, [{"id": 9}])
+        store.commit(writer, held=held)
+
+    with pytest.raises(DestinationError, match="sync of this connection"):
+        go_on()
+    assert store.rows("id") == ([] if before is None else [(1,)])
+    assert store.another().committed("c", ("c", "t")) == marked
+
+
 def test_many_commits_by_one_writer(store: Store) -> None:
     writer = store.open(spec())
     for number in range(5):

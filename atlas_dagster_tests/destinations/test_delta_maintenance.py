@@ -1,5 +1,6 @@
 """Compaction and vacuum: fewer files, the same rows, the same seq, nothing lost that is needed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -183,6 +184,32 @@ def test_changes_that_wait_for_their_merge(lake: Lake) -> None:
     assert lake.committed() == lake.seq
     lake.open(spec("append_dedup")).finish()
     assert lake.rows() == [(1, "new 2"), (10, None), (11, None), (12, None)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_again_and_again(lake: Lake, mode: WriteMode) -> None:
+    """Regression: what the second run deleted was looked for by the third."""
+    deleted = []
+    for number in range(6):
+        lake.sync(spec(mode), [{"id": number, "v": "x"}])
+        lake.sync(spec(mode), [{"id": number, "v": "y"}])
+        deleted.append(maintain(lake)[2])
+        make_old(lake)
+        forget_when(lake)
+    assert sum(deleted) >= 6
+    kept = [(n, v) for n in range(6) for v in (["x", "y"] if mode == "append" else ["y"])]
+    assert lake.rows() == (kept if mode != "overwrite" else [(5, "y")])
+    assert lake.committed() == lake.seq
+
+
+def forget_when(lake: Lake) -> None:
+    """As if the files that were replaced had been replaced long ago."""
+    for log in lake.root.glob("c/t/_delta_log/*.json"):
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        for action in lines:
+            if "remove" in action:
+                action["remove"]["deletionTimestamp"] -= OLD_SECONDS * 1000
+        log.write_text("".join(json.dumps(action) + "\n" for action in lines))
 
 
 def test_changes_that_no_commit_lists_go(lake: Lake) -> None:

@@ -88,6 +88,25 @@ def test_no_command_uses_the_connection_meanwhile(
     assert locked == [("shop", "users"), ("shop", "sales", "orders")]
 
 
+def test_a_table_that_fails_keeps_no_other_from_its_maintenance(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    for _ in range(3):
+        write_deltalake(tmp_path / "shop/sales/orders", pa.table({"id": [1]}), mode="append")
+        write_deltalake(tmp_path / "shop/users", pa.table({"id": [1]}), mode="append")
+    (broken,) = (tmp_path / "shop/users/_delta_log").glob("*1.json")
+    broken.write_text("not json")
+
+    result = run(instance, tmp_path, raise_on_error=False)
+
+    assert len(DeltaTable(str(tmp_path / "shop/sales/orders")).file_uris()) == 1
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    assert failed.step_failure_data.user_failure_data is not None
+    said = str(failed.step_failure_data.user_failure_data.description)
+    table = f"{tmp_path}/shop/users"
+    assert said.startswith(f"Maintenance failed for 1 of 2 tables. {table} cannot be read as")
+
+
 def test_a_destination_without_maintenance(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """A connector made of protocol lines, and syncs of it into a lake of its own."""
 
+import copy
 import json
 import shutil
 from collections.abc import Collection, Iterable, Mapping
@@ -264,6 +265,13 @@ class Lake:
             self.runs += 1
         return outcome
 
+    def beside(self) -> "Lake":
+        """The same tables, as another process sees them that dies before it records anything."""
+        other = copy.copy(self)
+        other.destination, other.store = DeltaDestination(str(self.root)), MemoryStore()
+        other.store.envelopes = dict(self.store.envelopes)
+        return other
+
     def table(self, *names: str) -> DeltaTable:
         return DeltaTable(str(self.root.joinpath("c", *names)))
 
@@ -319,10 +327,12 @@ class Warehouse(Lake):
     def __init__(self, server: Mapping[str, Any], *, empty: bool = True) -> None:
         login = f"{server['username']}:{server['password']}"
         place = f"{server['hostname']}:{server['port']}/{server['db_name']}"
-        self.destination = PostgresDestination(f"postgresql://{login}@{place}")
+        self.address = f"postgresql://{login}@{place}"
+        self.destination = PostgresDestination(self.address)
+        self.others: list[Destination] = []
         self.store = MemoryStore()
         self.runs = 0
-        self.look = dbapi.connect(f"postgresql://{login}@{place}", autocommit=True)
+        self.look = dbapi.connect(self.address, autocommit=True)
         if empty:
             self.do("DROP SCHEMA IF EXISTS c CASCADE")
 
@@ -333,8 +343,16 @@ class Warehouse(Lake):
         warehouse.store, warehouse.runs = dead.store, dead.runs
         return warehouse
 
+    def beside(self) -> "Warehouse":
+        other = copy.copy(self)
+        other.destination, other.store = PostgresDestination(self.address), MemoryStore()
+        other.store.envelopes = dict(self.store.envelopes)
+        self.others.append(other.destination)
+        return other
+
     def close(self) -> None:
-        self.destination.close()
+        for destination in (self.destination, *self.others):
+            destination.close()
         self.look.close()
 
     def ask(self, sql: str) -> pa.Table:
