@@ -30,6 +30,7 @@ from atlas_dagster.protocol.messages import (
     Unreadable,
     present,
 )
+from atlas_dagster.protocol.nesting import shallow_fields
 from atlas_dagster.sync.adhoc_source import read_as
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -108,9 +109,9 @@ def _record(record: Record) -> AirbyteMessage:
     content = AirbyteRecordMessage.model_construct(
         stream=record.stream,
         namespace=record.namespace,
-        data=msgspec.json.decode(record.data),
+        data=_decoded(record.data),
         emitted_at=time.time() * 1000 if record.emitted_at is None else record.emitted_at,
-        meta=None if meta is None else _model(AirbyteRecordMessageMeta, msgspec.json.decode(meta)),
+        meta=None if meta is None else _model(AirbyteRecordMessageMeta, _decoded(meta)),
     )
     return AirbyteMessage.model_construct(type=Type.RECORD, record=content)
 
@@ -130,7 +131,20 @@ def _plain(value: Any) -> Any:
         found = ((field.encode_name, _plain(getattr(value, field.name))) for field in fields)
         return {name: inner for name, inner in found if inner is not None}
     if isinstance(value, Raw):
-        return None if present(value) is None else msgspec.json.decode(value)
+        return None if present(value) is None else _decoded(value)
     if isinstance(value, list):
         return [_plain(inner) for inner in value]
     return value
+
+
+def _decoded(value: Raw) -> Any:
+    """Fields with numbers or a nesting beyond every parser stay text."""
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    try:
+        fields = shallow_fields(value)
+    except ValueError:
+        return bytes(value).decode("utf-8", "replace")
+    return {name: _decoded(inner) for name, (inner, _) in fields.items()}

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Message, Noise, Records, Unreadable
+from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
 
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = " \t\r\x00"
@@ -31,6 +32,8 @@ _DESCRIBED_NAME = re.compile(r'"stream_descriptor"\s*:\s*\{[^{}]*?"name"\s*:\s*(
 
 _data = operator.attrgetter("data")
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_raw = msgspec.json.Decoder(Raw).decode
+_decode_string = msgspec.json.Decoder(str).decode
 _decode_number = msgspec.json.Decoder(int | float).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -134,7 +137,10 @@ class MessageDecoder:
             try:
                 value, end = _JSON.raw_decode(text, at)
                 message = self._exact_or_mended(text[at:end], value)
-            except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
+            except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
+                if isinstance(error, RecursionError) and (deep := self._deep_record(text[at:])):
+                    yield deep
+                    return
                 whole = isinstance(value, dict) and end == len(text)
                 # Indented as it came: so are stack traces.
                 rest = _readable(text[start:].lstrip("\r\x00"))
@@ -156,6 +162,26 @@ class MessageDecoder:
         except UnicodeDecodeError:  # outside of the data there is text only
             return self._with_type(_readable(mended).encode(), value["type"])
 
+    def _deep_record(self, text: str) -> Message | None:
+        """The RECORD that is all of ``text``, though its data nests more deeply than we can follow.
+
+        The data stays as it is; whether what is nested so deeply is JSON, nobody has looked.
+        """
+        try:
+            envelope = _shallow(text.encode("utf-8", _AS_BYTES))
+            record = _shallow(envelope["record"])
+            data = record["data"]
+            for value, levels in shallow_fields(data).values():
+                if levels <= DEEPEST:
+                    _decode_raw(value)
+            plain = envelope | {"record": Raw(_encode(record | {"data": None}))}
+            found = self._with_type(_encode(plain), _decode_string(envelope["type"]))
+        except (ValueError, KeyError, RecursionError):
+            return None
+        if found.record is not None:
+            found.record.data = data
+        return found
+
     def _with_type(self, message: bytes, kind: str) -> Message:
         kind = kind.upper()
         envelope = _decode_fields(message)
@@ -163,6 +189,10 @@ class MessageDecoder:
             return self._decode(_encode(envelope | {"type": kind}))
         except msgspec.MsgspecError:
             return self._decode(_encode(_with_tame_numbers(kind, envelope) | {"type": kind}))
+
+
+def _shallow(text: bytes | Raw) -> dict[str, Raw]:
+    return {field: value for field, (value, _) in shallow_fields(text).items()}
 
 
 def _with_tame_numbers(kind: str, envelope: dict[str, Raw]) -> dict[str, Any]:

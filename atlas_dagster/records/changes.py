@@ -27,7 +27,7 @@ class Misfit(Enum):
 
     #: Of another type, or not readable as the column's.
     TYPE = ("NULLED", "DESTINATION_SERIALIZATION_ERROR")
-    #: Beyond the column's range.
+    #: Beyond the column's range, or nested more deeply than parsers follow.
     SIZE = ("NULLED", "DESTINATION_FIELD_SIZE_LIMITATION")
     #: More digits than a double has, more than microseconds, an offset in a column without zone, a
     #: time of day in a date; the column holds the nearest value.

@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.decoder import as_text
 from atlas_dagster.protocol.messages import ABSENT
+from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
 from atlas_dagster.records.changes import Misfit, Remarks, is_utf8
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
@@ -89,6 +90,8 @@ def fit(
 def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
     try:
         return _decode_fields(data)
+    except RecursionError:
+        return _shallow(data, row, remarks)
     except UNFIT:
         pass
     try:  # a field's name may be no UTF-8
@@ -97,6 +100,22 @@ def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
         return None
     remarks.misfit(row, "", Misfit.MENDED, data)
     return fields
+
+
+def _shallow(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
+    """The fields of a record that nests more deeply than parsers follow, without those that do.
+
+    These are kept as text: whoever parses ``_airbyte_extra`` could not read them either.
+    """
+    try:
+        found = shallow_fields(data)
+    except ValueError:
+        return None
+    for field, (value, levels) in found.items():
+        if levels > DEEPEST:
+            text = Raw(msgspec.json.encode(as_text(bytes(value))))
+            remarks.misfit(row, field, Misfit.SIZE, text)
+    return {field: value for field, (value, levels) in found.items() if levels <= DEEPEST}
 
 
 def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, Misfit | None]:

@@ -1,6 +1,7 @@
 """What a source prints, from stray text to values that no column holds."""
 
 import datetime as dt
+import json
 
 import msgspec
 import pytest
@@ -46,7 +47,6 @@ def test_what_can_be_read_is_read(
     [
         ("text-on-the-line-of-a-record", FAILED),
         ("half-a-record-at-the-end", FAILED),
-        ("deep-nesting", FAILED),
         ("unknown-state-type", "a: a STATE message could not be read"),
     ],
 )
@@ -110,6 +110,15 @@ def test_a_record_without_fields_is_a_row(chaos: Chaos) -> None:
     assert done.failure is None
     assert chaos.lake.rows("a") == [(None, None)]
     assert (done.finished["a"].records, chaos.changes()) == (1, [[]])
+
+
+def test_a_value_that_nests_deeper_than_parsers_go(chaos: Chaos) -> None:
+    assert chaos.sync("deep-nesting").failure is None
+    [_, (id, value, extra)] = chaos.lake.rows("a", columns="id, o, _airbyte_extra")
+    assert (id, value) == (2, None)
+    assert json.loads(extra) == {"o": '{"x":' + "[" * 2000 + "]" * 2000 + "}"}
+    assert chaos.changes() == [[], ["o"]]
+    assert chaos.position() == 2
 
 
 def test_data_that_is_no_object_is_kept_as_text(chaos: Chaos) -> None:

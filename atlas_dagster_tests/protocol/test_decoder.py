@@ -294,7 +294,20 @@ def test_what_is_raw_stays_as_written() -> None:
         assert bytes(message.state.stream.stream_state) == blob
 
 
+@pytest.mark.parametrize("levels", [500, 990, 1000, 1010, 100_000])
+def test_data_may_nest_as_deeply_as_it_likes(levels: int) -> None:
+    data = b'{"a" : ' + b"[" * levels + b"]" * levels + b',"b":{"c":"]}"}}'
+    line = record(data).replace(b"RECORD", b"Record")
+    for printed in (line, line + b"\n" + record()):
+        batch = decode(printed)[0]
+        assert isinstance(batch, Records)
+        assert batch.stream == "s"
+        assert bytes(batch.records[0].data) == data
+
+
 # Lines that cannot be read
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 @pytest.mark.parametrize(
@@ -333,8 +346,14 @@ def test_what_is_raw_stays_as_written() -> None:
         ),
         pytest.param(record().replace(b'"s"', b"5"), "RECORD", None, id="wrong type"),
         pytest.param(b'{"type":"RECORD","record":{"data":{}}}', "RECORD", None, id="no stream"),
+        pytest.param(record(b'{"a":' + DEEP[:-1] + b"}"), "RECORD", "s", id="deep and in disorder"),
+        pytest.param(record(b'{"a":' + DEEP + b',"b":tru}'), "RECORD", "s", id="deep and no JSON"),
         pytest.param(
-            record(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "RECORD", "s", id="too deep"
+            b'{"type":"STATE","state":{"type":"STREAM","stream":{"stream_descriptor":'
+            b'{"name":"s"},"stream_state":' + DEEP + b"}}}",
+            "STATE",
+            "s",
+            id="deep state",
         ),
     ],
 )

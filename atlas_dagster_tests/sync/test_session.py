@@ -172,6 +172,15 @@ def test_a_wrong_record_count_stops_the_stream_there(lake: Lake) -> None:
     assert lake.sync([A], status("a")).file("state")[0]["stream"]["stream_state"] == {"at": 1}
 
 
+@pytest.mark.parametrize("levels", [400, 900, 985, 1000, 5000])
+def test_no_nesting_ends_a_sync(lake: Lake, levels: int) -> None:
+    deep = b"[" * levels + b"]" * levels
+    sent = record("a", 1) + record("a", 2).replace(b'"v": null', b'"v": %s' % deep) + record("a", 3)
+    done = lake.sync([A], sent, state("a", {"at": 3}, count=3) + status("a"))
+    assert done.failure is None
+    assert lake.ids("a") == [1, 2, 3]
+
+
 @pytest.mark.parametrize("number", ["1e400", "NaN", "-5", "1" * 400, "1" * 5000])
 def test_no_number_of_a_message_ends_a_sync(lake: Lake, number: str) -> None:
     limited = {"type": "RATE_LIMITED", "rate_limited": {"quota_reset": "NUMBER"}}

@@ -1,0 +1,66 @@
+"""JSON that nests more deeply than parsers follow.
+
+msgspec and Python's own parser call themselves for each level, and give up at about a thousand,
+sooner where the stack is deep already. What is here follows no nesting, so none is too deep.
+"""
+
+import re
+
+import msgspec
+from msgspec import Raw
+
+#: Levels that every parser follows, on any stack.
+DEEPEST = 500
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["\[\]{}:,]', re.DOTALL)
+_CLOSING = {b"{": b"}", b"[": b"]"}
+
+
+def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
+    """The fields of a JSON object, each with how many levels it nests.
+
+    Inside of a field only brackets and strings are looked at.
+
+    Raises:
+        ValueError: ``text`` is no object in good order.
+    """
+    text = bytes(text)
+    fields: dict[str, tuple[Raw, int]] = {}
+    open_brackets: list[bytes] = []
+    name: bytes | None = None
+    key: str | None = None
+    begin = levels = 0
+    end = None
+    for token in _TOKEN.finditer(text):
+        first = token[0][:1]
+        unterminated = token[0] == b'"'
+        if unterminated or end is not None or (not open_brackets and first != b"{"):
+            raise _disorder(token.start())
+        if first in _CLOSING:
+            open_brackets.append(_CLOSING[first])
+            levels = max(levels, len(open_brackets) - 1)
+            continue
+        at_top = len(open_brackets) == 1
+        if first in (b"}", b"]") and open_brackets.pop() != first:
+            raise _disorder(token.start())
+        if not at_top:
+            continue
+        if first == b'"' and key is None:
+            name = token[0]
+        elif first == b":" and key is None and name is not None:
+            key, begin, levels = msgspec.json.decode(name, type=str), token.end(), 0
+        elif first in (b",", b"}"):
+            if key is not None:
+                fields[key] = Raw(text[begin : token.start()].strip()), levels
+            elif first == b"," or fields or name is not None:
+                raise _disorder(token.start())
+            name = key = None
+            end = token.end() if first == b"}" else None
+        elif first == b":":
+            raise _disorder(token.start())
+    if end is None or text[end:].strip():
+        raise _disorder(len(text))
+    return fields
+
+
+def _disorder(at: int) -> ValueError:
+    return ValueError(f"no object in good order (byte {at})")
