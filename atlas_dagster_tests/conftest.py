@@ -23,7 +23,7 @@ import docker
 import pytest
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.runners.environment import newest_version
+from atlas_dagster.runners.packages import newest_version
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL
 from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
 from atlas_dagster_tests.secret_watch import in_files

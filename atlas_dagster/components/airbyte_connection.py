@@ -102,9 +102,9 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         str | None,
         # Not a template: Dagster's would make a number of "3.10", and 3.1 of that.
         dg.Resolver.passthrough(
-            description="Version of the connector, the registry's own by default; of a manifest, "
-            "that of the CDK that runs it.",
-            examples=["3.8.1"],
+            description="Version of the connector, the registry's own by default. latest is the "
+            "newest; auto, from PyPI, the newest that can be installed where that one cannot.",
+            examples=["3.8.1", "auto"],
         ),
     ] = None
     config: Annotated[

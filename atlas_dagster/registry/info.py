@@ -7,6 +7,8 @@ from msgspec import Struct
 
 #: In place of a version: the newest there is.
 LATEST = "latest"
+#: In place of a version: the list's own, or the newest that can be installed where that cannot.
+AUTO = "auto"
 
 
 class ConnectorCategory(StrEnum):
@@ -87,8 +89,8 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.image}:{self.tag}"
 
     def at(self, version: str | None) -> "ConnectorInfo":
-        """This connector at the pinned ``version``; at the registry's own when None."""
-        return self if version is None else msgspec.structs.replace(self, tag=version)
+        """This connector at the pinned ``version``; at the registry's own when None or ``auto``."""
+        return self if version in (None, AUTO) else msgspec.structs.replace(self, tag=version)
 
     def breaking_changes_between(self, before: str, now: str) -> tuple[BreakingChange, ...]:
         """Those that come with going from version ``before`` to ``now``, oldest first."""

@@ -4,38 +4,42 @@ uv builds an environment once per user and machine, and every run shares it.
 """
 
 import logging
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import Distribution, distributions
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_dir
-from uv import find_uv_bin
 
-from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.errors import ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.packages import (
+    UninstallableError,
+    UvError,
+    bare_package,
+    declared_python,
+    environments_folder,
+    lowest_minor,
+    refusal,
+    run_uv,
+)
 from atlas_dagster.runners.process import INHERITED, dying_with_us, inherited
 
 _log = logging.getLogger(__name__)
 
 _COMPLETE = ".complete"
-#: Newer than any Python, so that no package is refused before its own needs are known.
-_ANY_PYTHON = "3.99"
-#: What uv says is repeated in an error only up to this many characters.
-_COMPLAINT_CHARACTERS = 200
-
-#: Longest run of uv: packages without wheels are compiled in it.
-_UV_SECONDS = 15 * 60
-
-#: uv gets its own settings too: a company's package index is often named in them.
-_INHERITED_BY_UV = re.compile(rf"{INHERITED.pattern}|TMPDIR|NETRC|UV_\w+|XDG_\w+")
+_VERSION = re.compile(r"\d[\w.+!-]*")
+#: Seconds that the import of a connector may take.
+_IMPORT_SECONDS = 300
+#: Imports a command as its script does, without calling it. Arguments: package, command.
+_IMPORT = """
+import sys
+from importlib.metadata import distribution
+for point in distribution(sys.argv[1]).entry_points:
+    if (point.group, point.name) == ("console_scripts", sys.argv[2]):
+        point.load()
+"""
 
 
 class Environment:
@@ -47,14 +51,14 @@ class Environment:
         Raises:
             ConfigError: ``version`` is not an exact version (``latest``, for example).
         """
-        if not re.fullmatch(r"\d[\w.+!-]*", version):
+        if not _VERSION.fullmatch(version):
             raise ConfigError(
                 f'"{version}" is not a version of {package}; give an exact one, such as 7.2.1.'
             )
         self.reference = f"{package}=={version}"
         self._package = package
         self._title = f"{package} {version}"
-        self._root = _root()
+        self._root = environments_folder()
         self._environment = self._root / f"{package}-{version}"
 
     def ensure(self, executable: str) -> Path:
@@ -63,17 +67,19 @@ class Environment:
         Of concurrent callers one builds for all.
 
         Raises:
-            ConfigError: no such package, version or command, or no right to install it.
+            UninstallableError: this release needs what does not exist.
+            ConfigError: no such package, version or command, no right to install it, or the command
+                cannot be imported.
             RunnerUnavailableError: no network, no disk space, or no Python that fits.
         """
         try:
-            if not self._is_complete():
+            if not self.is_complete():
                 self._root.mkdir(parents=True, exist_ok=True)
                 with self._alone():
-                    if not self._is_complete():
-                        self._build()
-        except (OSError, _UvError) as error:
-            raise _refusal(str(error), self.reference, self._root) from error
+                    if not self.is_complete():
+                        self._build(executable)
+        except (OSError, UvError) as error:
+            raise refusal(error, self.reference, self._root, self._resolving_python()) from error
         path = self._environment / "bin" / executable
         if not path.exists():
             raise ConfigError(
@@ -81,6 +87,18 @@ class Environment:
                 "choose a package that is an Airbyte source."
             )
         return path
+
+    def is_complete(self) -> bool:
+        """Whether it is built, so that using it needs no network."""
+        # The interpreter is a link, and the Python it leads to may have been removed since.
+        return (self._environment / _COMPLETE).exists() and self._interpreter.exists()
+
+    @property
+    def _interpreter(self) -> Path:
+        return self._environment / "bin" / "python"
+
+    def _resolving_python(self) -> str:
+        return str(self._interpreter) if self._interpreter.exists() else sys.executable
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -95,142 +113,143 @@ class Environment:
         finally:
             lock.release()
 
-    def _is_complete(self) -> bool:
-        # The interpreter is a link, and the Python it leads to may have been removed since.
-        interpreter = self._environment / "bin" / "python"
-        return (self._environment / _COMPLETE).exists() and interpreter.exists()
+    def _build(self, executable: str) -> None:
+        """Build in place, as scripts hold the path of their environment; the marker comes last.
 
-    def _build(self) -> None:
-        """Build in place, as scripts hold the path of their environment; the marker comes last."""
+        A package often declares a Python that it crashes with (dataclasses became stricter in
+        3.11), so the command is imported once, and after a crash again with a lower Python.
+        """
         _log.info("Installing %s in %s", self._title, self._environment)
-        if self._environment.exists():
-            shutil.rmtree(self._environment)
-        self._create(self._required_python())
-        # Connectors import thousands of modules: without bytecode each start takes twice as long.
-        self._install("--compile-bytecode", "--python", str(self._environment))
+        declared = self._declared_python()
+        self._create(declared)
+        self._install()
+        crash = self._crash_of(executable)
+        if crash is not None:
+            used = self._minor()
+            lower = self._install_on_lower_python(declared, used)
+            crash_there = self._crash_of(executable) if lower else crash
+            if crash_there is not None:
+                raise self._cannot_import(crash_there, declared, used, lower)
         (self._environment / _COMPLETE).touch()
 
-    def _required_python(self) -> str:
-        """The versions of Python the package declares, such as ``>=3.10,<3.13``; empty if none.
-
-        uv heeds only the lower bound of this, and would spend minutes compiling dependencies that
+    def _declared_python(self) -> str:
+        """uv heeds only the lower bound of it, and would spend minutes compiling dependencies that
         have no wheels for a newer Python. So the bare package is looked at first.
         """
         with bare_package(self.reference, self._root) as package:
-            return "".join(package.metadata.get_all("Requires-Python", []))
+            return declared_python(package)
 
-    def _create(self, required: str) -> None:
+    def _create(self, declared: str) -> None:
         """Make the environment with our own Python if it fits, else one uv can find or fetch."""
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
-        options = ("--no-project", "--python-preference", "system", "--python", required or running)
         try:
-            _uv("venv", *options, str(self._environment), directory=self._root)
-        except _UvError as error:
-            if _DISK_FULL.search(str(error)) or _FORBIDDEN.search(str(error)):
+            self._venv(declared or running)
+        except UvError as error:
+            if error.is_about_disk:
                 raise
+            lowest = lowest_minor(declared)
+            how = "" if lowest is None else f" (`uv python install 3.{lowest}`)"
             raise RunnerUnavailableError(
-                f"{self._title} does not run on Python {running} (it needs {required}) and no "
-                "fitting Python could be found or fetched; install one or run it with Docker."
+                f"{self._title} does not run on Python {running} (it needs {declared}) and no "
+                f"fitting Python could be found or downloaded; install one{how} or run it with "
+                "Docker."
             ) from error
 
-    def _install(self, *options: str) -> None:
-        _uv("pip", "install", *options, self.reference, directory=self._root)
+    def _install_on_lower_python(self, declared: str, used: int) -> int | None:
+        """The minor version of the lowest Python in ``declared`` that is there, or can be fetched.
+
+        None, and the environment as it was, where there is none below 3.``used``.
+        """
+        lowest = lowest_minor(declared)
+        if lowest is None:
+            return None
+        present = [(minor, ("--no-python-downloads",)) for minor in range(lowest, used)]
+        for minor, options in [*present, (lowest, ())] if present else ():
+            try:
+                self._venv(f"{declared},==3.{minor}.*", *options)
+            except UvError as error:
+                if error.is_about_disk:
+                    raise
+                continue
+            _log.info("%s is installed again, for Python 3.%s", self._title, minor)
+            self._install()
+            return minor
+        return None
+
+    def _venv(self, python: str, *options: str) -> None:
+        run_uv(
+            *("venv", "--clear", "--no-project", "--python-preference", "system"),
+            *("--python", python, *options, str(self._environment)),
+            directory=self._root,
+        )
+
+    def _install(self) -> None:
+        # Connectors import thousands of modules: without bytecode each start takes twice as long.
+        options = ("--compile-bytecode", "--python", str(self._environment))
+        run_uv("pip", "install", *options, self.reference, directory=self._root)
+
+    def _crash_of(self, executable: str) -> str | None:
+        """The last line of the traceback that importing ``executable`` ends with, if it does."""
+        command = [str(self._interpreter), "-c", _IMPORT, self._package, executable]
+        try:
+            done = subprocess.run(
+                [*dying_with_us(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd=self._environment,
+                env=inherited(INHERITED),
+                timeout=_IMPORT_SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return None  # slow, and no crash
+        if done.returncode == 0:
+            return None
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {done.returncode}"
+
+    def _minor(self) -> int:
+        config = (self._environment / "pyvenv.cfg").read_text()
+        found = re.search(r"^version_info = 3\.(\d+)", config, re.MULTILINE)
+        return int(found[1]) if found else sys.version_info.minor
+
+    def _cannot_import(
+        self, crash: str, declared: str, used: int, lower: int | None
+    ) -> ConfigError:
+        lowest = lowest_minor(declared)
+        title, python = self._title, f"3.{used if lower is None else lower}"
+        if lower is not None or lowest is None or lowest >= used:
+            return ConfigError(
+                f"{title} crashes when it is imported on Python {python} ({crash}); choose another "
+                "version or run it with Docker."
+            )
+        return ConfigError(
+            f"{title} crashes when it is imported on Python {python} ({crash}). It is made for "
+            f"Python {declared}, and no lower one could be found or downloaded: install Python "
+            f"3.{lowest} (`uv python install 3.{lowest}`), or run it with Docker."
+        )
 
 
-def _root() -> Path:
-    return Path(user_cache_dir("atlas-dagster")) / "connectors"
+def install(package: str, version: str, executable: str) -> str:
+    """Install a release, or where it cannot be, the newest that can; returns its version.
 
-
-@cache
-def newest_version(package: str) -> str:
-    """The newest version of ``package`` on PyPI; asked for once in the life of a process.
+    Which one took the place of ``version`` is kept, so that later runs need no network.
 
     Raises:
-        ConfigError: no such package.
-        RunnerUnavailableError: PyPI cannot be reached.
+        ConfigError: neither can be installed.
+        RunnerUnavailableError: no network, no disk space, or no Python that fits.
     """
-    root = _root()
+    kept = environments_folder() / f"{package}-{version}.instead"
+    if kept.exists():
+        instead = kept.read_text().strip()
+        if _VERSION.fullmatch(instead) and Environment(package, instead).is_complete():
+            return instead
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with bare_package(package, root) as found:
-            return found.version
-    except (OSError, _UvError) as error:
-        raise _refusal(str(error), package, root) from error
-
-
-@contextmanager
-def bare_package(requirement: str, directory: Path) -> Iterator[Distribution]:
-    """A package without what it needs, for any Python."""
-    with TemporaryDirectory() as bare:
-        to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
-        options = ("--no-deps", "--target", bare, *to_any)
-        _uv("pip", "install", *options, requirement, directory=directory)
-        (package,) = distributions(path=[bare])
-        yield package
-
-
-def _refusal(complaint: str, requirement: str, root: Path) -> AtlasError:
-    """The error that says in our words why ``requirement`` cannot be installed."""
-    package, title = requirement.partition("==")[0], requirement.replace("==", " ")
-    if f"no version of {requirement}" in complaint:
-        return ConfigError(f"There is no version {title} on PyPI; choose another one.")
-    if f"{package} was not found" in complaint:
-        return ConfigError(
-            f"There is no package {package} on PyPI; run this connector with Docker."
-        )
-    if _DISK_FULL.search(complaint):
-        return RunnerUnavailableError(
-            f"{title} cannot be installed because the disk of {root} is full; free some space."
-        )
-    if _FORBIDDEN.search(complaint):
-        return ConfigError(
-            f"{title} cannot be installed because {root} cannot be written; "
-            "set XDG_CACHE_HOME to a directory that can."
-        )
-    if _UNREACHABLE.search(complaint):
-        return RunnerUnavailableError(
-            f"{title} cannot be downloaded; check the network and, if there is one, the proxy."
-        )
-    short = len(complaint) <= _COMPLAINT_CHARACTERS
-    reason = complaint.rstrip(".") if short else f'"uv pip install {requirement}" says why'
-    return RunnerUnavailableError(
-        f"{title} cannot be installed here; run it with Docker ({reason})."
-    )
-
-
-class _UvError(Exception):
-    """uv failed; the message is what it said, on one line."""
-
-
-_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
-_FORBIDDEN = re.compile(r"Permission denied|Read-only file system|Not a directory")
-_UNREACHABLE = re.compile(
-    r"Failed to fetch|Failed to download(?! and build)|Request failed|network was disabled"
-)
-
-
-def _uv(*arguments: str, directory: Path) -> None:
-    """Run uv in ``directory``, away from the settings of any project we may be started in."""
-    environment = inherited(_INHERITED_BY_UV)
-    # Our own Python comes first, so that uv takes it wherever it fits.
-    ours = str(Path(sys.base_prefix) / "bin")
-    environment["PATH"] = os.pathsep.join([ours, environment.get("PATH", os.defpath)])
-    try:
-        done = subprocess.run(
-            [*dying_with_us(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=directory,
-            env=environment,
-            timeout=_UV_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RunnerUnavailableError(
-            f"`uv {' '.join(arguments)}` did not end within {_UV_SECONDS / 60:g} minutes",
-            "check the network and the package index, then sync again",
-        ) from error
-    if done.returncode != 0:
-        # Older versions of uv break lines and draw a frame of box characters around them.
-        said = re.sub(r"[^!-~]+", " ", done.stderr.decode(errors="replace"))
-        raise _UvError(said.strip() or f"uv exited with {done.returncode}")
+        Environment(package, version).ensure(executable)
+    except UninstallableError as error:
+        if error.instead is None:
+            raise
+        Environment(package, error.instead).ensure(executable)
+        kept.write_text(error.instead)
+        return error.instead
+    return version

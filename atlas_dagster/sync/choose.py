@@ -11,11 +11,11 @@ from atlas_dagster.registry import (
     published_manifest,
     published_version,
 )
-from atlas_dagster.registry.info import LATEST
+from atlas_dagster.registry.info import AUTO, LATEST
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.environment import newest_version
+from atlas_dagster.runners.environment import install
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.fifo import FifoRunner
 from atlas_dagster.runners.manifest import (
@@ -25,6 +25,7 @@ from atlas_dagster.runners.manifest import (
     Manifest,
     ManifestRunner,
 )
+from atlas_dagster.runners.packages import newest_version
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.published_limits import published_limits
@@ -103,9 +104,14 @@ def _in_python(
     if entry is not None and entry.tag == LATEST:
         entry, newest = entry.at(_newest(entry)), ", the newest"
     if entry is not None and entry.pypi_package is not None:
-        package = PythonRunner(entry.pypi_package, entry.tag, entry.name, executor=executor)
+        version = entry.tag
+        if connection.version == AUTO:
+            version = install(entry.pypi_package, entry.tag, entry.name)
+            if version != entry.tag:
+                newest = f", the newest release that can be installed ({entry.tag} cannot)"
+        package = PythonRunner(entry.pypi_package, version, entry.name, executor=executor)
         explain(
-            f"{name} runs from its Python package {entry.pypi_package} {entry.tag}{newest}, {why}."
+            f"{name} runs from its Python package {entry.pypi_package} {version}{newest}, {why}."
         )
         return package
     manifest = own or _published(entry)

@@ -12,8 +12,8 @@ from atlas_dagster.components.loading import find_project
 from atlas_dagster.protocol.config import resolve, variables
 from atlas_dagster.protocol.secrets import secret_values
 from atlas_dagster.registry import get_connector_info
-from atlas_dagster.runners.environment import bare_package
 from atlas_dagster.runners.manifest import Manifest
+from atlas_dagster.runners.packages import bare_package
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster_tests.components.connections_project import Project, importable
 

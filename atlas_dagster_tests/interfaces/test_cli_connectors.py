@@ -18,6 +18,7 @@ from atlas_dagster.interfaces.cli import _VERBS, main, terminal
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
 from atlas_dagster.registry.listing import forget, listing, shipped_listing
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
+from atlas_dagster_tests.runners.wheels import write_wheel
 
 
 def atlas(*arguments: str) -> Result:
@@ -120,7 +121,37 @@ def test_the_categories_are_counted() -> None:
     assert {"id": "crm", "name": "CRM", "count": len(list_connectors("crm"))} in told
 
 
-def test_what_is_known_of_one() -> None:
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What there is in place of PyPI."""
+    shelf = tmp_path / "wheels"
+    shelf.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", shelf.as_uri())
+    monkeypatch.setenv("UV_FIND_LINKS", str(shelf))
+    return shelf
+
+
+def test_whether_a_connector_can_be_installed_is_looked_up(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> str:
+        shown = atlas("connectors", "info", "source-faker").stdout
+        return " ".join(shown.partition("without Docker")[2].partition("category")[0].split())
+
+    package, version = "airbyte-source-faker", get_connector_info("source-faker").tag
+    assert said() == (f"no: There is no package {package} on PyPI; run this connector with Docker.")
+    write_wheel(shelf, package, version)
+    assert said() == "from its Python package"
+    write_wheel(shelf, package, version, requires="airbyte-faker==0")
+    write_wheel(shelf, package, "0.1.0")
+    assert said().startswith(f"{version} cannot be installed, because airbyte-faker was not found")
+    assert said().endswith("; 0.1.0 can, with version: auto")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    assert said() == "from its Python package (not checked: PyPI cannot be reached)"
+
+
+def test_what_is_known_of_one(shelf: Path) -> None:
     faker = get_connector_info("source-faker")
     shown = atlas("connectors", "info", "source-faker").stdout
     assert faker.docker_image in shown

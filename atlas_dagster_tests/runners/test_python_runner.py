@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,12 @@ import pytest
 from uv import find_uv_bin
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
-from atlas_dagster.runners import environment
+from atlas_dagster.runners import packages
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
-from atlas_dagster.runners.environment import newest_version
+from atlas_dagster.runners.environment import install
+from atlas_dagster.runners.packages import UninstallableError, check_release, newest_version
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
+from atlas_dagster_tests.runners.wheels import write_wheel
 
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -41,32 +42,12 @@ def package(tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """Makes a wheel that needs no network, and its runner."""
     shelf = tmp_path / "wheels"
     shelf.mkdir()
-    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", shelf.as_uri())
     monkeypatch.setenv("UV_FIND_LINKS", str(shelf))
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
 
-    def make(requires_python: str = "", requires: str = "", version: str = "1.0.0") -> PythonRunner:
-        metadata = f"Metadata-Version: 2.1\nName: airbyte-source-tiny\nVersion: {version}\n"
-        metadata += f"Requires-Python: {requires_python}\n" if requires_python else ""
-        metadata += f"Requires-Dist: {requires}\n" if requires else ""
-        main = "import platform, sys\ndef run(): print(platform.python_version(), sys.argv[1])\n"
-        files = {
-            "source_tiny.py": main,
-            f"airbyte_source_tiny-{version}.dist-info/METADATA": metadata,
-            f"airbyte_source_tiny-{version}.dist-info/WHEEL": (
-                "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            ),
-            f"airbyte_source_tiny-{version}.dist-info/entry_points.txt": (
-                "[console_scripts]\nsource-tiny = source_tiny:run\n"
-            ),
-        }
-        record = f"airbyte_source_tiny-{version}.dist-info/RECORD"
-        files[record] = "".join(f"{name},,\n" for name in [*files, record])
-        with zipfile.ZipFile(
-            shelf / f"airbyte_source_tiny-{version}-py3-none-any.whl", "w"
-        ) as wheel:
-            for name, text in files.items():
-                wheel.writestr(name, text)
+    def make(version: str = "1.0.0", **wheel: str) -> PythonRunner:
+        write_wheel(shelf, "airbyte-source-tiny", version, **wheel)
         return PythonRunner("airbyte-source-tiny", version, "source-tiny")
 
     return make
@@ -84,7 +65,7 @@ def refusal(runner: PythonRunner) -> AtlasError:
         runner.ensure()
     sentence = str(caught.value)
     assert "\n" not in sentence
-    assert len(sentence) < 400
+    assert len(sentence) < 500
     return caught.value
 
 
@@ -133,7 +114,7 @@ def test_two_processes_build_once(package: PackageMaker) -> None:
     package()
     script = """
 import logging
-from atlas_dagster.runners.environment import newest_version
+from atlas_dagster.runners.packages import newest_version
 from atlas_dagster.runners.python import PythonRunner
 logging.basicConfig(level="INFO")
 PythonRunner("airbyte-source-tiny", "1.0.0", "source-tiny").ensure()
@@ -154,7 +135,7 @@ def test_uv_sees_none_of_our_secrets(
     spy = tmp_path / "uv"
     spy.write_text(f'#!/bin/sh\nenv >> {tmp_path}/seen\nexec {find_uv_bin()} "$@"\n')
     spy.chmod(0o700)
-    monkeypatch.setattr(environment, "find_uv_bin", lambda: str(spy))
+    monkeypatch.setattr(packages, "find_uv_bin", lambda: str(spy))
     package().ensure()
     seen = (tmp_path / "seen").read_text()
     assert "UV_FIND_LINKS" in seen
@@ -165,9 +146,11 @@ def test_uv_sees_none_of_our_secrets(
 def test_no_python_fits(package: PackageMaker, requires: str) -> None:
     error = refusal(package(requires_python=requires))
     assert isinstance(error, RunnerUnavailableError)
+    lowest = requires.partition(",")[0].removeprefix(">=")
     assert str(error) == (
         f"airbyte-source-tiny 1.0.0 does not run on Python {RUNNING} (it needs {requires}) and no "
-        "fitting Python could be found or fetched; install one or run it with Docker."
+        f"fitting Python could be found or downloaded; install one (`uv python install {lowest}`) "
+        "or run it with Docker."
     )
 
 
@@ -189,10 +172,118 @@ def test_no_such_package(package: PackageMaker) -> None:
     )
 
 
-def test_a_missing_dependency_is_not_mistaken_for_the_package(package: PackageMaker) -> None:
+def test_a_release_that_needs_what_does_not_exist(package: PackageMaker) -> None:
+    package(version="0.9.0", requires="airbyte-nothing==1")
+    only = refusal(package(requires="airbyte-nothing==1"))
+    assert isinstance(only, UninstallableError)
+    assert only.instead is None
+    assert str(only).startswith(
+        "airbyte-source-tiny 1.0.0 cannot be installed, because airbyte-nothing was not found in "
+    )
+    assert str(only).endswith("; run it with Docker.")
+
+    package(version="0.8.0")
     error = refusal(package(requires="airbyte-nothing==1"))
-    assert isinstance(error, RunnerUnavailableError)
-    assert str(error).startswith("airbyte-source-tiny 1.0.0 cannot be installed here;")
+    assert isinstance(error, UninstallableError)
+    assert error.instead == "0.8.0"
+    assert str(error).endswith(
+        "; set version: 0.8.0, which can be (version: auto takes it), or run it with Docker."
+    )
+
+
+def test_a_release_is_checked_without_installing_it(package: PackageMaker, caches: Path) -> None:
+    package()
+    package(version="2.0.0", requires="airbyte-nothing==1")
+    package(version="3.0.0", requires_python=">=3.99")
+    check_release("airbyte-source-tiny", "1.0.0")
+    check_release("airbyte-source-tiny", "3.0.0")  # with another Python it can be
+    with pytest.raises(UninstallableError) as caught:
+        check_release("airbyte-source-tiny", "2.0.0")
+    assert caught.value.instead == "1.0.0"
+    with pytest.raises(ConfigError, match="There is no version airbyte-source-tiny"):
+        check_release("airbyte-source-tiny", "4.0.0")
+    assert list(caches.iterdir()) == []
+
+
+def test_the_newest_release_that_can_be_installed_is_taken_and_remembered(
+    package: PackageMaker, tmp_path: Path
+) -> None:
+    package(version="1.0.0")
+    package(version="1.1.0")
+    package(version="2.0.0", requires="airbyte-nothing==1")
+    assert install("airbyte-source-tiny", "1.0.0", "source-tiny") == "1.0.0"
+    assert install("airbyte-source-tiny", "2.0.0", "source-tiny") == "1.1.0"
+
+    for wheel in (tmp_path / "wheels").iterdir():
+        wheel.unlink()
+    assert install("airbyte-source-tiny", "2.0.0", "source-tiny") == "1.1.0"
+    with pytest.raises(ConfigError, match="There is no package"):
+        install("airbyte-source-tiny", "3.0.0", "source-tiny")
+
+
+# A Python that a package declares, and crashes with
+
+CRASHING = "import {0}\ndef run(): print('ran')\n"
+
+
+def test_a_package_that_crashes_with_the_python_it_declares(
+    package: PackageMaker, caches: Path
+) -> None:
+    runner = package(requires_python=">=3.1", module=CRASHING.format("no_such_module"))
+    error = refusal(runner)
+    assert isinstance(error, ConfigError)
+    assert str(error) == (
+        f"airbyte-source-tiny 1.0.0 crashes when it is imported on Python {RUNNING} "
+        "(ModuleNotFoundError: No module named 'no_such_module'). It is made for Python >=3.1, and "
+        "no lower one could be found or downloaded: install Python 3.1 (`uv python install 3.1`), "
+        "or run it with Docker."
+    )
+    # It is tried again where somebody has installed one.
+    assert not (caches / "airbyte-source-tiny-1.0.0" / ".complete").exists()
+
+
+@pytest.mark.parametrize("requires", ["", f">={RUNNING}"])
+def test_a_package_that_crashes_where_no_lower_python_is_allowed(
+    package: PackageMaker, requires: str
+) -> None:
+    runner = package(requires_python=requires, module=CRASHING.format("no_such_module"))
+    assert str(refusal(runner)) == (
+        f"airbyte-source-tiny 1.0.0 crashes when it is imported on Python {RUNNING} "
+        "(ModuleNotFoundError: No module named 'no_such_module'); choose another version or run it "
+        "with Docker."
+    )
+
+
+def test_after_a_crash_the_lowest_python_there_is_taken(
+    package: PackageMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that has Python 3.2 and 3.3, as far as uv says; both are the one that runs this."""
+    said = tmp_path / "said"
+    machine = tmp_path / "uv"
+    machine.write_text(
+        f"""#!{sys.executable}
+import os, re, sys
+words = sys.argv[1:]
+if words[0] == "venv":
+    with open({str(said)!r}, "a") as file: file.write(" ".join(words) + "\\n")
+    asked = re.search(r",==(3\\.[0-9]+)\\.\\*", " ".join(words))
+    if asked and asked[1] not in ("3.2", "3.3"):
+        sys.exit("No interpreter found")
+    if asked:
+        words[words.index("--python") + 1] = "{RUNNING}"
+os.execv({find_uv_bin()!r}, ["uv", *words])
+""".replace("\\\\", "\\")
+    )
+    machine.chmod(0o700)
+    monkeypatch.setattr(packages, "find_uv_bin", lambda: str(machine))
+    module = f"if '3.2.*' not in open({str(said)!r}).read(): import no_such_module\n"
+    runner = package(requires_python=">=3.1", module=module + CRASHING.format("sys"))
+
+    assert spec(runner) == "ran\n"
+    asked = [line.split("--python ")[1].split()[0] for line in said.read_text().splitlines()]
+    assert asked == [">=3.1", ">=3.1,==3.1.*", ">=3.1,==3.2.*"]
+    # None is downloaded while one is there.
+    assert said.read_text().count("--no-python-downloads") == 2
 
 
 def test_no_network(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +299,7 @@ def test_no_network(caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_installation_that_hangs(package: PackageMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = package()
-    monkeypatch.setattr(environment, "_UV_SECONDS", 0.001)
+    monkeypatch.setattr(packages, "_UV_SECONDS", 0.001)
     error = refusal(runner)
     assert isinstance(error, RunnerUnavailableError)
     assert "did not end within" in str(error)
@@ -233,10 +324,10 @@ def test_a_cache_that_cannot_be_written(package: PackageMaker, caches: Path) -> 
 def test_a_full_disk(
     package: PackageMaker, complaint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: str, directory: Path) -> None:
-        raise environment._UvError(complaint)
+    def fail(*_: str, **__: object) -> None:
+        raise packages.UvError(complaint)
 
-    monkeypatch.setattr(environment, "_uv", fail)
+    monkeypatch.setattr(packages, "run_uv", fail)
     error = refusal(package())
     assert isinstance(error, RunnerUnavailableError)
     assert "is full; free some space." in str(error)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.errors import ConfigError, MissingVariableError, RunnerUnavailableError
-from atlas_dagster.registry import PublishedManifest
+from atlas_dagster.registry import PublishedManifest, get_connector_image, get_connector_info
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.manifest import CDK_VERSION
@@ -112,6 +112,28 @@ def test_latest_without_an_engine_is_the_newest_that_is_published(
     runner, said = chosen(connector="source-pokeapi", version="latest")
     assert runner.reference == f"source-pokeapi 3.2.1 (airbyte-cdk=={CDK_VERSION})"
     assert said.startswith("source-pokeapi runs from its manifest of version 3.2.1, the newest, ")
+
+
+def test_auto_is_the_newest_that_installs_where_the_lists_does_not(
+    no_docker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = get_connector_info("source-faker").tag
+    for found, note in (
+        (listed, ""),
+        ("6.0.0", f", the newest release that can be installed ({listed} cannot)"),
+    ):
+        monkeypatch.setattr(choose, "install", lambda *_, found=found: found)
+        runner, said = chosen(connector="source-faker", version="auto")
+        assert runner.reference == f"airbyte-source-faker=={found}"
+        assert said == (
+            f"source-faker runs from its Python package airbyte-source-faker {found}{note}, "
+            f"{BECAUSE}"
+        )
+
+
+def test_auto_in_docker_is_the_lists_version(pulled: None) -> None:
+    runner, _ = chosen(connector="source-faker", version="auto")
+    assert runner.reference == get_connector_image("source-faker")
 
 
 def test_latest_of_ones_own_manifest_is_the_newest_cdk(

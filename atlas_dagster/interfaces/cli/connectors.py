@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.project import enter_project, find_project
 from atlas_dagster.interfaces.cli.terminal import (
@@ -96,10 +97,12 @@ def info(name: str, as_json: bool) -> None:
     if as_json:
         print_json(_fields(found))
         return
+    with waiting("Looking at PyPI …"):
+        without_docker = _without_docker(found)
     facts: dict[str, str | None] = {
         "image": found.docker_image,
         "Python package": found.pypi_package and f"{found.pypi_package}=={found.tag}",
-        "without Docker": _without_docker(found),
+        "without Docker": without_docker,
         "category": found.category.value,
         "reads": {"api": "an API", "database": "a database", "file": "files"}.get(found.kind),
         "language": found.language or None,
@@ -217,8 +220,24 @@ def _runs_from(info: ConnectorInfo) -> str:
 
 def _without_docker(info: ConnectorInfo) -> str:
     if info.pypi_package:
-        return "from its Python package"
+        return _from_package(info.pypi_package, info.tag)
     return "from its manifest" if info.language == "manifest-only" else "no"
+
+
+def _from_package(package: str, version: str) -> str:
+    """How it runs from its package: what was published cannot always be installed."""
+    from atlas_dagster.runners.packages import UninstallableError, check_release
+
+    try:
+        check_release(package, version)
+    except UninstallableError as error:
+        instead = f"{error.instead} can, with version: auto" if error.instead else "no other can"
+        return f"{version} cannot be installed, because {error.cause}; {instead}"
+    except RunnerUnavailableError:
+        return "from its Python package (not checked: PyPI cannot be reached)"
+    except ConfigError as error:
+        return f"no: {error}"
+    return "from its Python package"
 
 
 def _limits(info: ConnectorInfo) -> str | None:

@@ -1,0 +1,239 @@
+"""Packages on PyPI as uv finds, resolves and installs them, and why it cannot."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from platformdirs import user_cache_dir
+from uv import find_uv_bin
+
+from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.process import INHERITED, dying_with_us, inherited
+
+#: Newer than any Python, so that no package is refused before its own needs are known.
+_ANY_PYTHON = "3.99"
+#: Characters of uv's output that an error repeats.
+_MOST_CHARACTERS = 200
+#: Longest run of uv: packages without wheels are compiled in it.
+_UV_SECONDS = 15 * 60
+#: uv gets its own settings too: a company's package index is often named in them.
+_INHERITED_BY_UV = re.compile(rf"{INHERITED.pattern}|TMPDIR|NETRC|UV_\w+|XDG_\w+")
+
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+_FORBIDDEN = re.compile(r"Permission denied|Read-only file system|Not a directory")
+_UNREACHABLE = re.compile(
+    r"Failed to fetch|Failed to download(?! and build)|Request failed|network was disabled"
+)
+#: The first step of uv's explanation; those that follow are conclusions from it.
+_FIRST_CAUSE = re.compile(r"[Bb]ecause (.+?),? (?:we can conclude|and because you require)")
+_LOWEST_PYTHON = re.compile(r"(?:>=|~=|==|>)\s*3\.(\d+)")
+_FAILED_BUILD = re.compile(r"Failed to (?:download and )?build `([^`]+)`")
+
+
+class UninstallableError(ConfigError):
+    """A release that can never be installed as it was published.
+
+    ``cause`` is the first reason. ``instead`` is the newest release that resolves, if there is one.
+    """
+
+    def __init__(self, requirement: str, cause: str, instead: str | None) -> None:
+        self.cause = cause
+        self.instead = instead
+        advice = "run it with Docker"
+        if instead:
+            advice = f"set version: {instead}, which can be (version: auto takes it), or {advice}"
+        super().__init__(f"{_title(requirement)} cannot be installed, because {cause}; {advice}.")
+
+
+class UvError(Exception):
+    """uv failed; the message is its output on one line. ``lines`` is the output as it came."""
+
+    def __init__(self, output: str) -> None:
+        # Older versions of uv break lines and draw a frame of box characters around them.
+        super().__init__(re.sub(r"[^!-~]+", " ", output).strip())
+        self.lines = [line for line in output.splitlines() if line.strip()]
+
+    @property
+    def is_about_disk(self) -> bool:
+        """Whether the disk is full or not writable, whatever was to be installed."""
+        return bool(_DISK_FULL.search(str(self)) or _FORBIDDEN.search(str(self)))
+
+
+def environments_folder() -> Path:
+    """The folder of all environments, in the user's cache."""
+    return Path(user_cache_dir("atlas-dagster")) / "connectors"
+
+
+@cache
+def newest_version(package: str) -> str:
+    """The newest version of ``package`` on PyPI; asked for once in the life of a process.
+
+    Raises:
+        ConfigError: no such package.
+        RunnerUnavailableError: PyPI cannot be reached.
+    """
+    root = environments_folder()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with bare_package(package, root) as found:
+            return found.version
+    except (OSError, UvError) as error:
+        raise refusal(error, package, root) from error
+
+
+def check_release(package: str, version: str) -> None:
+    """See whether a release and all that it needs is on PyPI. Installs nothing.
+
+    Raises:
+        UninstallableError: something that it needs does not exist.
+        ConfigError: no such package or version.
+        RunnerUnavailableError: PyPI cannot be reached.
+    """
+    root, requirement = environments_folder(), f"{package}=={version}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with bare_package(requirement, root, is_patient=False) as package_alone:
+            lowest = lowest_minor(declared_python(package_alone)) or 0
+        # Where ours is too old, its environment gets a newer one.
+        minor = max(sys.version_info.minor, lowest)
+        _compile(requirement, root, "--python-version", f"3.{minor}")
+    except (OSError, UvError) as error:
+        raise refusal(error, requirement, root) from error
+
+
+@contextmanager
+def bare_package(
+    requirement: str, directory: Path, *, is_patient: bool = True
+) -> Iterator[Distribution]:
+    """A package without what it needs, for any Python."""
+    with TemporaryDirectory() as bare:
+        to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
+        options = ("--no-deps", "--target", bare, *to_any)
+        run_uv("pip", "install", *options, requirement, directory=directory, is_patient=is_patient)
+        (package,) = distributions(path=[bare])
+        yield package
+
+
+def declared_python(package: Distribution) -> str:
+    """The versions of Python it declares, such as ``>=3.10,<3.13``; empty if none."""
+    return "".join(package.metadata.get_all("Requires-Python", []))
+
+
+def lowest_minor(declared: str) -> int | None:
+    """10 of ``>=3.10,<3.13``."""
+    found = _LOWEST_PYTHON.search(declared)
+    return int(found[1]) if found else None
+
+
+def refusal(
+    error: UvError | OSError, requirement: str, root: Path, python: str = sys.executable
+) -> AtlasError:
+    """The error that says in our words why ``requirement`` cannot be installed for ``python``."""
+    output = str(error)
+    package, title = requirement.partition("==")[0], _title(requirement)
+    if _UNREACHABLE.search(output):
+        return RunnerUnavailableError(
+            f"{title} cannot be downloaded; check the network and, if there is one, the proxy."
+        )
+    if f"no version of {requirement}" in output:
+        return ConfigError(f"There is no version {title} on PyPI; choose another one.")
+    if f"{package} was not found" in output:
+        return ConfigError(
+            f"There is no package {package} on PyPI; run this connector with Docker."
+        )
+    if _DISK_FULL.search(output):
+        return RunnerUnavailableError(
+            f"{title} cannot be installed because the disk of {root} is full; free some space."
+        )
+    if _FORBIDDEN.search(output):
+        return ConfigError(
+            f"{title} cannot be installed because {root} cannot be written; "
+            "set XDG_CACHE_HOME to a directory that can."
+        )
+    if (cause := _first_cause(output)) is not None:
+        return UninstallableError(requirement, cause, _newest_that_resolves(package, root, python))
+    if isinstance(error, UvError) and (failed := _FAILED_BUILD.search(output)):
+        reason = f"{failed[1]} cannot be built from source: {_cut(_last_line(error))}"
+    else:
+        reason = _cut(output.rstrip("."))
+    return RunnerUnavailableError(
+        f"{title} cannot be installed here ({reason}); run it with Docker."
+    )
+
+
+def _first_cause(output: str) -> str | None:
+    """Why uv finds no solution, without its conclusions; None where it failed at something else."""
+    found = _FIRST_CAUSE.search(output)
+    return _cut(found[1]) if found else None
+
+
+def _newest_that_resolves(package: str, root: Path, python: str) -> str | None:
+    try:
+        compiled = _compile(package, root, "--python", python)
+    except UvError:
+        return None
+    found = re.search(rf"^{re.escape(package)}==(\S+)", compiled, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _compile(requirement: str, root: Path, *python: str) -> str:
+    """The pins of ``requirement`` and all that it needs, one a line."""
+    options = ("--no-header", "--no-annotate", *python)
+    return run_uv("pip", "compile", "-", *options, directory=root, given=requirement)
+
+
+def _title(requirement: str) -> str:
+    return requirement.replace("==", " ")
+
+
+def _last_line(error: UvError) -> str:
+    """What the build itself said last, without uv's hints."""
+    said = [line.strip() for line in error.lines if not line.lstrip().startswith("hint:")]
+    return said[-1] if said else "it gave no reason"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+
+
+def run_uv(*arguments: str, directory: Path, given: str = "", is_patient: bool = True) -> str:
+    """Run uv in ``directory``, away from the settings of any project we may be started in.
+
+    ``given`` is its input, and its output is returned. Unless it ``is_patient``, a request that
+    fails is not made again.
+
+    Raises:
+        UvError: it failed.
+        RunnerUnavailableError: it did not end in time.
+    """
+    environment = inherited(_INHERITED_BY_UV)
+    # Our own Python comes first, so that uv takes it wherever it fits.
+    ours = str(Path(sys.base_prefix) / "bin")
+    if not is_patient:
+        environment.setdefault("UV_HTTP_RETRIES", "0")
+    environment["PATH"] = os.pathsep.join([ours, environment.get("PATH", os.defpath)])
+    try:
+        done = subprocess.run(
+            [*dying_with_us(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
+            input=given.encode(),
+            capture_output=True,
+            cwd=directory,
+            env=environment,
+            timeout=_UV_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RunnerUnavailableError(
+            f"`uv {' '.join(arguments)}` did not end within {_UV_SECONDS / 60:g} minutes",
+            "check the network and the package index, then sync again",
+        ) from error
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace")
+        raise UvError(said if said.strip() else f"uv exited with {done.returncode}")
+    return done.stdout.decode(errors="replace")
