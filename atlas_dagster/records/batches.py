@@ -25,7 +25,12 @@ from atlas_dagster.records.coerce import STRICT_TYPES
 from atlas_dagster.records.nested import NestedFields
 from atlas_dagster.records.numbers import parse_numbers
 from atlas_dagster.records.rows import RowDecoder
-from atlas_dagster.records.temporal import parse_dates, parse_local_timestamps, parse_timestamps
+from atlas_dagster.records.temporal import (
+    parse_dates,
+    parse_local_timestamps,
+    parse_times,
+    parse_timestamps,
+)
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 
 #: Smaller than this, ``emitted_at`` must be seconds: old connectors and fixtures send those.
@@ -34,11 +39,14 @@ _MILLISECONDS_FROM = 10**11
 _MOST_CHANGES = 1_000
 #: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
 _FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
+#: What is beyond the last must be microseconds, and from here on nanoseconds.
+_NANOSECONDS_FROM = 10**17
 _meta, _emitted_at = operator.attrgetter("meta"), operator.attrgetter("emitted_at")
 _TEMPORAL_PARSERS = {
     ColumnType.DATE: parse_dates,
     ColumnType.TIMESTAMP: parse_timestamps,
     ColumnType.LOCAL_TIMESTAMP: parse_local_timestamps,
+    ColumnType.TIME: parse_times,
 }
 
 
@@ -159,6 +167,8 @@ def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
         sent = [r.emitted_at for r in records]
         times = np.array([s and max(-1e300, min(s, 1e300)) for s in sent], np.float64)
     times[np.abs(times) < _MILLISECONDS_FROM] *= 1000
+    times[(times >= _NANOSECONDS_FROM) & (times < _NANOSECONDS_FROM * 100)] /= 1_000_000
+    times[(times > _LAST_EMITTED) & (times < _NANOSECONDS_FROM)] /= 1000
     sane: npt.NDArray[np.bool_] = (times >= _FIRST_EMITTED) & (times <= _LAST_EMITTED)
     if not sane.all():
         missing = np.isnan(times)

@@ -1,4 +1,4 @@
-"""Dates and timestamps: whole columns of text at once, odd values one by one.
+"""Dates, timestamps and times: whole columns of text at once, odd values one by one.
 
 Columns hold the years 1 to 9999, which every reader knows. Digits beyond microseconds are cut off,
 not rounded. 24:00:00 and the leap second 60 are the moment after. :func:`instant` reads the same
@@ -9,6 +9,7 @@ import datetime as dt
 import re
 from collections.abc import Callable
 from typing import NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,14 +49,27 @@ _LOST = {
     _DATE: r"[T ].*[1-9]",
 }
 
-#: What else is a moment: other separators, one-digit months, more years, eras.
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_ZONE = r"(?:[Zz]|UTC|GMT|(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d)(?::?(?P<zs>\d\d))?)?)"
+#: What else is a moment: other separators, one-digit or named months, more years, eras, and zones
+#: by name, as in Java's ``ZonedDateTime``: an offset beside the name decides.
 _MOMENT = re.compile(
-    r"""\s*(?:(?P<year>[+-]?\d{4,9})(?P<sep>[-/.])(?P<month>\d\d?)(?P=sep)(?P<day>\d\d?)
-        |(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d))
+    rf"""\s*(?:(?P<year>[+-]?\d{{4,9}})(?P<sep>[-/.])
+            (?P<month>\d\d?|{"|".join(_MONTHS)})(?P=sep)(?P<day>\d\d?)
+        |(?P<y>\d{{4}})(?P<m>\d\d)(?P<d>\d\d))
     (?:(?:[Tt]|\s+)(?P<hour>\d\d)
         (?::?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d*))?)?)?
-        \s*(?:[Zz]|UTC|GMT|(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d))?)?)?
+        \s*{_ZONE}?(?:\s*\[?(?P<zone>[A-Za-z]+(?:/[A-Za-z0-9_+-]+)+)\]?)?)?
     \s*(?P<era>BC|AD)?\s*""",
+    re.VERBOSE | re.ASCII | re.IGNORECASE,
+)
+#: A time of day in the one spelling that columns have, and in others.
+_CLEAN_TIME = (
+    r"^(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:0[1-9]|1\d|2[0-3]):[0-5]\d)?$"
+)
+_TIME = re.compile(
+    rf"""\s*(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d)
+        (?::(?P<second>[0-5]\d)(?:[.,](?P<fraction>\d+))?)?\s*(?P<zoned>{_ZONE})?\s*""",
     re.VERBOSE | re.ASCII,
 )
 
@@ -100,6 +114,37 @@ def parse_local_timestamps(texts: pa.Array) -> Parsed:
 def parse_dates(texts: pa.Array) -> Parsed:
     """Dates; of a timestamp, its date part as written."""
     return _parse_column(texts, _DATE, _regular_date)
+
+
+def parse_times(texts: pa.Array) -> Parsed:
+    """Times of day as text in one spelling: ``12:34:56``, ``12:34:56.5Z``, ``12:34:56-08:00``."""
+    clean = pc.fill_null(pc.match_substring_regex(texts, _CLEAN_TIME), True)
+    if pc.all(clean, min_count=0).as_py():
+        return texts, {}
+    odd = pc.invert(clean)
+    rows = pc.indices_nonzero(odd)
+    spelled = [_spell_time(text) for text in texts.take(rows).to_pylist()]
+    misfits = {
+        row: Misfit.TYPE
+        for row, text in zip(rows.to_pylist(), spelled, strict=True)
+        if text is None
+    }
+    return pc.replace_with_mask(texts, odd, pa.array(spelled, pa.string())), misfits
+
+
+def _spell_time(text: str) -> str | None:
+    found = _TIME.fullmatch(text)
+    if found is None:
+        return None
+    fraction = f".{found['fraction']}" if found["fraction"] else ""
+    clock = f"{found['hour']}:{found['minute']}:{found['second'] or '00'}{fraction}"
+    if not found["zoned"]:
+        return clock
+    hours, minutes, seconds = (found[part] or "00" for part in ("zh", "zm", "zs"))
+    if int(hours) > 23 or int(minutes) > 59 or int(seconds):
+        return None
+    offset = f"{hours}:{minutes}"
+    return f"{clock}Z" if offset == "00:00" else f"{clock}{found['sign']}{offset}"
 
 
 def instant(text: str) -> tuple[int, str] | None:
@@ -204,8 +249,8 @@ def _read(text: str) -> _Moment:
     found = _MOMENT.fullmatch(text)
     if found is None:
         raise _Unfit(Misfit.TYPE)
-    hour, minute, second, zone_hours, zone_minutes = (
-        int(found[part] or 0) for part in ("hour", "minute", "second", "zh", "zm")
+    hour, minute, second, zone_hours, zone_minutes, zone_seconds = (
+        int(found[part] or 0) for part in ("hour", "minute", "second", "zh", "zm", "zs")
     )
     seconds = (hour * 60 + minute) * 60 + second
     digits = (found["fraction"] or "").rstrip("0")
@@ -214,19 +259,35 @@ def _read(text: str) -> _Moment:
         (hour > 23 and not midnight)
         or second > 60
         or zone_hours > 23
-        or max(minute, zone_minutes) > 59
+        or max(minute, zone_minutes, zone_seconds) > 59
     ):
         raise _Unfit(Misfit.TYPE)
     year = int(found["year"] or found["y"])
-    offset = (zone_hours * 60 + zone_minutes) * 60
-    return _Moment(
-        1 - year if found["era"] == "BC" else year,
-        int(found["month"] or found["m"]),
+    month = (found["month"] or found["m"]).lower()
+    offset = (zone_hours * 60 + zone_minutes) * 60 + zone_seconds
+    moment = _Moment(
+        1 - year if (found["era"] or "").upper() == "BC" else year,
+        _MONTHS.index(month) + 1 if month in _MONTHS else int(month),
         int(found["day"] or found["d"]),
         seconds,
         digits,
         -offset if found["sign"] == "-" else offset,
     )
+    if found["zone"] and not found["sign"]:
+        return moment._replace(offset=_offset_in(found["zone"], moment))
+    return moment
+
+
+def _offset_in(zone: str, moment: _Moment) -> int:
+    """Seconds that the local time ``moment`` is ahead of UTC in ``zone``: the earlier reading of an
+    hour that comes twice, and the offset before the gap of one that does not come."""
+    try:
+        local = _value(moment, _LOCAL)
+        assert isinstance(local, dt.datetime)
+        offset = local.replace(tzinfo=ZoneInfo(zone)).utcoffset()
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        raise _Unfit(Misfit.TYPE) from None
+    return int((offset or dt.timedelta()).total_seconds())
 
 
 def _value(moment: _Moment, kind: pa.DataType) -> dt.date:

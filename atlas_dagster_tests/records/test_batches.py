@@ -198,6 +198,8 @@ def test_no_records() -> None:
         (-1, "1969-12-31T23:59:59"),
         (-1_700_000_000_000, "1916-02-18T01:46:40"),
         (253_402_300_799_000, "9999-12-31T23:59:59"),
+        (1_700_000_000_123_456, "2023-11-14T22:13:20.123456"),  # microseconds
+        (1_700_000_000_123_456_768, "2023-11-14T22:13:20.123456"),  # nanoseconds
     ],
 )
 def test_extraction_time(emitted_at: float, moment: str) -> None:
@@ -207,7 +209,7 @@ def test_extraction_time(emitted_at: float, moment: str) -> None:
     assert row["_airbyte_generation_id"] == 3
 
 
-@pytest.mark.parametrize("emitted_at", [10**15, -(10**15), 1e300, -1e300, 10**400, -(10**400)])
+@pytest.mark.parametrize("emitted_at", [10**20, -(10**15), 1e300, -1e300, 10**400, -(10**400)])
 def test_an_extraction_time_that_is_none_becomes_now(emitted_at: float) -> None:
     (row,) = build(b"{}", emitted_at=emitted_at)
     assert abs(row["_airbyte_extracted_at"].timestamp() - time.time()) < 60
