@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 from msgspec import Struct
 
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
@@ -46,6 +46,16 @@ class TableInfo(Struct, frozen=True):
 
     uri: str
     row_count: int
+
+
+class Recovered(Struct, frozen=True):
+    """All stored ``envelopes``, and the tables that ``refused`` their part of one, with the reason.
+
+    Only reading the streams of those again can help.
+    """
+
+    envelopes: Sequence[Envelope]
+    refused: Mapping[TablePath, AtlasError] = {}
 
 
 class StreamWriter(ABC):
@@ -192,10 +202,10 @@ class Destination(ABC):
         """The stored envelope of one commit."""
 
     @abstractmethod
-    def recover(self, connection: str) -> Sequence[Envelope]:
+    def recover(self, connection: str) -> "Recovered":
         """Finish commits that a dead process left half-way: some of their tables done, some not.
 
-        Where a commit is one transaction, there are none. Returns all envelopes that are stored.
+        Where a commit is one transaction, there are none.
         """
 
     @abstractmethod

@@ -16,6 +16,7 @@ from deltalake.exceptions import DeltaError
 from atlas_dagster.destinations import delta_owner
 from atlas_dagster.destinations.base import (
     Destination,
+    Recovered,
     StreamWriter,
     TableInfo,
     TablePath,
@@ -32,8 +33,8 @@ from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.destinations.newest_rows import by_key, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
-from atlas_dagster.destinations.store import Store, unusable
-from atlas_dagster.errors import ConfigError, DestinationError
+from atlas_dagster.destinations.store import Store, explained, unusable
+from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
 from atlas_dagster.records.types import SOURCE_NAME_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
 
@@ -91,7 +92,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
                 f"{tables.main.uri} is a table that Atlas did not make for connection "
                 f"'{connection}': move or delete it, and the stream is read from the beginning."
             )
-        return foreign_change(tables.main, self._store.filesystem, self._store.path(*table))
+        with explained(tables.main.uri):
+            return foreign_change(tables.main, self._store.filesystem, self._store.path(*table))
 
     def claim(self, connection: str, deployment: str) -> str:
         return delta_owner.claim(self._owner_uri(connection), deployment)
@@ -114,7 +116,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         if not tables.is_behind:
             return None
         folder = pafs.FileSelector(self._store.path(*table), allow_not_found=True)
-        there = {info.base_name for info in self._store.filesystem.get_file_info(folder)}
+        with explained(tables.main.uri):
+            there = {info.base_name for info in self._store.filesystem.get_file_info(folder)}
         if not there.issuperset(tables.changes.file_names):
             return None
         return _columns(tables.changes.arrow_schema)
@@ -126,14 +129,17 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             "stage": self._stage(spec.path, spec.schema.arrow, after=tables.changes.file_names),
             "find_envelope": lambda seq: self.envelope(connection, seq),
         }
-        if spec.mode != "append_dedup":
-            return DeltaWriter(spec, **parts)
-        return DedupWriter(spec, open_stage=lambda schema: self._stage(spec.path, schema), **parts)
+        with explained(tables.main.uri):
+            if spec.mode != "append_dedup":
+                return DeltaWriter(spec, **parts)
+            open_stage = lambda schema: self._stage(spec.path, schema)  # noqa: E731
+            return DedupWriter(spec, open_stage=open_stage, **parts)
 
     def prepare(self, envelope: Envelope) -> None:
         folder = self._envelope_folder(envelope.connection)
-        self._store.make_folder(folder)
-        self._store.put(f"{folder}/{envelope.seq}.json", envelope.encode())
+        with explained(self.table_uri((BOOKKEEPING, envelope.connection))):
+            self._store.make_folder(folder)
+            self._store.put(f"{folder}/{envelope.seq}.json", envelope.encode())
 
     def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
         self.prepare(envelope)
@@ -154,37 +160,48 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         except FileNotFoundError:
             return None
 
-    def recover(self, connection: str) -> Sequence[Envelope]:
+    def recover(self, connection: str) -> Recovered:
         stored = [self.envelope(connection, seq) for seq in self._stored_seqs(connection)]
         envelopes = [envelope for envelope in stored if envelope is not None]
+        refused: dict[TablePath, AtlasError] = {}
         for envelope in envelopes:
             if len(envelope.streams) < 2:
                 continue  # one table: its transaction was all or nothing
-            seqs = {c.table: self.committed(connection, c.table) or 0 for c in envelope.streams}
+            seqs: dict[TablePath, int] = {}
+            for commit in envelope.streams:
+                try:
+                    seqs[commit.table] = self.committed(connection, commit.table) or 0
+                except AtlasError as error:
+                    refused[commit.table] = error
             if envelope.seq not in seqs.values():
                 continue
             for commit in envelope.streams:
-                if seqs[commit.table] < envelope.seq:
-                    self._roll_forward(envelope, commit)
-        return envelopes
+                if seqs.get(commit.table, envelope.seq) < envelope.seq:
+                    try:
+                        self._roll_forward(envelope, commit)
+                    except AtlasError as error:
+                        refused[commit.table] = error
+        return Recovered(envelopes, refused)
 
     def _roll_forward(self, envelope: Envelope, commit: StreamCommit) -> None:
         tables = self._take_tables(envelope.connection, commit.table)
         if not commit.files and not tables.exists:
             return  # dropped, and only its log is left
-        schema = tables.arrow_schema
-        if commit.files:
-            try:
-                schema = self._schema_of(self._file(commit.table, commit.files[0].path))
-            except FileNotFoundError:
-                if not tables.main.exists:
-                    return  # dropped, and its files with it
-                raise DestinationError(
-                    f"{tables.main.uri} lacks commit {envelope.seq}, which other tables of "
-                    f"{envelope.connection} have, and its files are gone; refresh the connection."
-                ) from None
-        if schema is not None:
-            tables.take(envelope, commit, schema)
+        with explained(tables.main.uri):
+            schema = tables.arrow_schema
+            if commit.files:
+                try:
+                    schema = self._schema_of(self._file(commit.table, commit.files[0].path))
+                except FileNotFoundError:
+                    if not tables.main.exists:
+                        return  # dropped, and its files with it
+                    raise DestinationError(
+                        f"{tables.main.uri} lacks commit {envelope.seq}, which other tables of "
+                        f"{envelope.connection} have, and its files are gone; run "
+                        f"`atlas refresh {envelope.connection}`."
+                    ) from None
+            if schema is not None:
+                tables.take(envelope, commit, schema)
 
     def _schema_of(self, file: DataFile) -> pa.Schema:
         """The columns a staged file was written with."""
@@ -196,11 +213,11 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         )
 
     def forget(self, connection: str, seqs: Collection[int]) -> None:
-        for seq in seqs:
-            with contextlib.suppress(FileNotFoundError):
-                self._store.filesystem.delete_file(
-                    f"{self._envelope_folder(connection)}/{seq}.json"
-                )
+        folder = self._envelope_folder(connection)
+        with explained(self.table_uri((BOOKKEEPING, connection))):
+            for seq in seqs:
+                with contextlib.suppress(FileNotFoundError):
+                    self._store.filesystem.delete_file(f"{folder}/{seq}.json")
 
     def _take_tables(self, connection: str, path: TablePath) -> StreamTables:
         """The tables to write to, as they were when the sync was planned."""
@@ -211,9 +228,10 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         # Changes that wait are files of this folder, listed in their log only.
         keep = self._uncommitted_files(connection, table).union(tables.changes.file_names)
         folder = self._store.path(*table)
-        return maintain(
-            tables.main, self._store.filesystem, folder, retain_hours=retain_hours, keep=keep
-        )
+        with explained(tables.main.uri):
+            return maintain(
+                tables.main, self._store.filesystem, folder, retain_hours=retain_hours, keep=keep
+            )
 
     def _uncommitted_files(self, connection: str, table: TablePath) -> set[str]:
         """Files that stored envelopes list for ``table``, whose commit it has not taken yet."""

@@ -17,6 +17,8 @@ from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.destinations.newest_rows import Mask, Ranking, by_key, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage
+from atlas_dagster.destinations.store import explained
+from atlas_dagster.errors import DestinationError
 from atlas_dagster.records.types import EXTRACTED_AT
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
@@ -36,10 +38,21 @@ class DedupWriter(DeltaWriter):
     def finish(self) -> None:
         last = self._last
         if last and self.tables.is_behind and not last.commit_to(self.spec.path).held:
-            self._catch_up(last)
+            with explained(self.tables.main.uri):
+                self._catch_up(last)
 
     def _catch_up(self, last: Envelope) -> None:
-        self._merge(self.tables.waiting, last)
+        waiting = self.tables.waiting
+        missing = [file.name for file in waiting if not file.exists()]
+        if missing and self.spec.replaces:
+            return  # the next commit drops them
+        if missing:
+            raise DestinationError(
+                f"{self.tables.main.uri} lacks {len(missing)} of the files that wait for their "
+                f"merge, such as {missing[0]}: someone has deleted them, perhaps by a VACUUM. "
+                "Restore them, or have the stream read again with `atlas refresh`."
+            )
+        self._merge(waiting, last)
         self.tables.tidy()
 
     def _merge(self, new: list[DataFile], envelope: Envelope) -> None:

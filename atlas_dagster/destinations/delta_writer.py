@@ -1,5 +1,6 @@
 """Writes one stream's rows to a Delta table, as files in the table's own folder."""
 
+import contextlib
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow as pa
 from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
 from atlas_dagster.destinations.delta_stream import StreamTables
 from atlas_dagster.destinations.staging import ParquetStage
+from atlas_dagster.destinations.store import explained
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
@@ -47,7 +49,8 @@ class DeltaWriter(StreamWriter):
         if envelope is None and not self.spec.replaces:
             raise DestinationError(
                 f"{self.tables.main.uri} has changes of commit {seq} waiting whose envelope is "
-                "gone from the lake's _atlas folder; restore that folder, or refresh the stream."
+                "gone from the lake's _atlas folder; restore that folder, or have the stream read "
+                "again with `atlas refresh`."
             )
         return envelope
 
@@ -58,7 +61,8 @@ class DeltaWriter(StreamWriter):
             if not self.spec.replaces:
                 raise DestinationError(
                     f"{main.uri} has rows of an interrupted append_dedup sync that are not merged "
-                    "yet; run it once more as append_dedup before changing its mode."
+                    "yet; run it once more as append_dedup before changing its mode, or refresh "
+                    "the stream with `atlas refresh`."
                 )
         elif main.arrow_schema is not None:
             replaces = last.commit_to(self.spec.path).replaces
@@ -73,26 +77,36 @@ class DeltaWriter(StreamWriter):
         return self.tables.changes.row_count if self.tables.is_behind else 0
 
     def write(self, batch: pa.RecordBatch) -> None:
-        self._stage.write(batch)
+        with explained(self._uri):
+            self._stage.write(batch)
 
     def rewind(self, rows: int) -> None:
-        self._stage.rewind(rows)
+        with explained(self._uri):
+            self._stage.rewind(rows)
 
     def stage(self) -> tuple[StagedFile, ...]:
-        return self._stage.hand_over()
+        with explained(self._uri):
+            return self._stage.hand_over()
 
     def commit(self, envelope: Envelope) -> None:
-        self.tables.take(envelope, envelope.commit_to(self.spec.path), self.spec.schema.arrow)
+        with explained(self._uri):
+            self.tables.take(envelope, envelope.commit_to(self.spec.path), self.spec.schema.arrow)
 
     def finish(self) -> None:
         """A commit that is not held has shown everything already."""
 
     def discard(self) -> None:
-        self._stage.discard()
+        # The next maintenance deletes what cannot be deleted now.
+        with contextlib.suppress(OSError, pa.ArrowException):
+            self._stage.discard()
 
     def exists(self) -> bool:
         return self.tables.main.exists
 
     def describe(self) -> TableInfo:
-        main = self.tables.main
-        return TableInfo(main.uri, main.row_count)
+        with explained(self._uri):
+            return TableInfo(self._uri, self.tables.main.row_count)
+
+    @property
+    def _uri(self) -> str:
+        return self.tables.main.uri

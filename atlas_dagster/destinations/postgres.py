@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from atlas_dagster.destinations.base import (
     Destination,
+    Recovered,
     StreamWriter,
     TablePath,
     TableSpec,
@@ -107,9 +108,9 @@ class PostgresDestination(Destination):
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         return self._bookkeeping.envelope(connection, seq)
 
-    def recover(self, connection: str) -> Sequence[Envelope]:
+    def recover(self, connection: str) -> Recovered:
         """A commit is one transaction: there are no halves."""
-        return self._bookkeeping.envelopes(connection)
+        return Recovered(self._bookkeeping.envelopes(connection))
 
     def forget(self, connection: str, seqs: Collection[int]) -> None:
         self._bookkeeping.forget(connection, seqs)

@@ -6,13 +6,16 @@ reads: ``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` and so on.
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from deltalake.exceptions import DeltaError
 
-from atlas_dagster.errors import AtlasError, ConfigError, TransientError
+from atlas_dagster.errors import AtlasError, ConfigError, DestinationError, TransientError
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _TRACE = re.compile(r"\n +0: ")
@@ -87,6 +90,38 @@ def unusable(uri: str, error: OSError) -> AtlasError:
         access += " (credentials and endpoint come from its environment, such as AWS_*)"
     kind = TransientError if any(sign in str(error) for sign in _UNREACHABLE) else ConfigError
     return kind(f"{uri} cannot be opened ({reason}); see that it is there and {access}.")
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what Arrow, Delta or the system raises while ``uri`` is worked on into a sentence.
+
+    Raises:
+        DestinationError: the disk is full, access is lost, a file is gone or is no Parquet.
+        TransientError: the store does not answer.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DestinationError(
+            f"{uri} lacks a file that belongs to it ({reason_of(error)}); restore it, or have the "
+            "stream read again with `atlas refresh`."
+        ) from error
+    except OSError as error:
+        if any(sign in str(error) for sign in _UNREACHABLE):
+            raise TransientError(
+                f"The store of {uri} does not answer ({reason_of(error)}); sync again: what is "
+                "committed stays, the rest is read again."
+            ) from error
+        raise DestinationError(
+            f"Writing {uri} failed ({reason_of(error)}); free space or mend the access, then sync "
+            "again: what is committed stays, the rest is read again."
+        ) from error
+    except (DeltaError, pa.ArrowException) as error:
+        raise DestinationError(
+            f"{uri} cannot be worked on ({reason_of(error)}); undo what was changed about it, have "
+            "the stream read again with `atlas refresh`, or move the table away."
+        ) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from atlas_dagster.errors import DestinationError
+from atlas_dagster.errors import UnknownCommitError
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope
 
@@ -57,7 +57,7 @@ def reconcile(
         stored: looks up an envelope stored beside the data.
 
     Raises:
-        DestinationError: the table holds a commit that nobody remembers.
+        UnknownCommitError: the table holds a commit that nobody remembers.
     """
     last = remembered.envelope
     if committed is None:
@@ -72,10 +72,12 @@ def reconcile(
     if envelope is not None and envelope.is_reference:
         envelope = stored(committed)
     if envelope is None:
-        raise DestinationError(
+        raise UnknownCommitError(
             f"The table of stream '{stream}' holds commit {committed}, which neither Dagster's "
             "event log nor what Atlas keeps beside the tables (_atlas) knows, so it is not known "
-            "where to continue: restore one of them, or delete the table to read the stream again."
+            "where to continue: restore one of them, or read the stream again with "
+            "`atlas refresh`.",
+            0 if last is None else last.commit_of(stream).generation_id,
         )
     last_commit = envelope.commit_of(stream)
     generation = last_commit.generation_id

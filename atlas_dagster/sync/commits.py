@@ -49,7 +49,10 @@ class Commits:
 
     def share_state(self, stream: ActiveStream) -> bool:
         """Whether ``stream`` has its state together with others (GLOBAL, LEGACY)."""
-        return self.state.type != "STREAM" and not stream.plan.full_refresh
+        return self.shares_state(stream.plan)
+
+    def shares_state(self, plan: StreamPlan) -> bool:
+        return self.state.type != "STREAM" and not plan.full_refresh
 
     @property
     def state_has_moved(self) -> bool:

@@ -1,23 +1,20 @@
 """What one sync will do: which streams, into which tables, from which state."""
 
-import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
 
-from atlas_dagster.destinations.base import Destination, TablePath
-from atlas_dagster.errors import AtlasError, DestinationError
+from atlas_dagster.destinations.base import Destination, Recovered, TablePath
+from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.standing import StateStore, look
+from atlas_dagster.sync.standing import StateStore, look, restore
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
 from atlas_dagster.sync.whole_state import left_behind, refuse_to_leave_out
-
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class SyncPlan(Struct, frozen=True):
@@ -42,6 +39,17 @@ class SyncPlan(Struct, frozen=True):
     committed: Mapping[StreamDescriptor, int | None] = {}
     stored: Mapping[int, frozenset[StreamDescriptor]] = {}
     refused: Mapping[StreamDescriptor, AtlasError] = {}
+
+    def without(self, refused: Mapping[StreamDescriptor, AtlasError]) -> "SyncPlan":
+        """The same without streams that turned out to be ``refused``."""
+        streams = tuple(plan for plan in self.streams if plan.descriptor not in refused)
+        return msgspec.structs.replace(
+            self,
+            streams=streams,
+            state=self.state.only([plan.descriptor for plan in streams]),
+            beside={name: blob for name, blob in self.beside.items() if name not in refused},
+            refused={**self.refused, **refused},
+        )
 
     def files(self) -> dict[str, bytes]:
         """What READ is given beside the config."""
@@ -79,20 +87,24 @@ def make_plan(
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    stored: Sequence[Envelope] = ()
-    if as_if is None:
-        try:
-            stored = destination.recover(connection)
-        except OSError as error:
-            raise writing_failed(connection, error) from error
+    recovered = Recovered(()) if as_if is not None else destination.recover(connection)
+    stored = recovered.envelopes
     standing = look(connection, streams, paths, destination=destination, store=store)
     standing = standing.after(as_if or ())
+    if as_if is None:
+        restore(standing, destination, stored)
     newest, whole = standing.newest, standing.is_whole
     resumptions, refused = standing.resumptions, dict(standing.refused)
+    refused |= {n: recovered.refused[p] for n, p in paths.items() if p in recovered.refused}
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
     if newest is not None:
         refused |= left_behind(connection, newest, chosen, resumptions)
     if whole and refused:
+        which = ", ".join(f"'{name}'" for name in refused)
+        notify(
+            f"The source of {connection} keeps one state for all its streams, so none of them is "
+            f"read as long as {which} cannot be."
+        )
         raise next(iter(refused.values()))
     if len(chosen) > len(set(selected)):
         notify(
@@ -141,16 +153,6 @@ def make_plan(
         committed=standing.committed,
         stored={e.seq: frozenset(commit.stream for commit in e.streams) for e in stored},
         refused=refused,
-    )
-
-
-def writing_failed(connection: str, error: OSError) -> DestinationError:
-    """What to raise where the disk is full, or access to it is lost."""
-    # delta-rs words its errors over several coloured lines.
-    words = " ".join(_COLOR.sub("", str(error)).replace("↳", ":").split())
-    return DestinationError(
-        f"Writing the tables of {connection} failed ({words}); free space or mend the access, "
-        "then sync again: what is committed stays, the rest is read again."
     )
 
 

@@ -6,9 +6,10 @@ that whoever drives it can record it at once, and now and then how far it is.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 from atlas_dagster.destinations.base import Destination
+from atlas_dagster.errors import AtlasError, TransientError
 from atlas_dagster.protocol.messages import (
     Records,
     State,
@@ -27,8 +28,8 @@ from atlas_dagster.sync.attribution import (
 from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.events import StreamFailed, StreamFinished, SyncEvent
-from atlas_dagster.sync.plan import SyncPlan, writing_failed
+from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
+from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
 from atlas_dagster.sync.verdict import failure_of, is_cut_off
@@ -71,8 +72,7 @@ class SyncSession:
         Raises:
             ReadFailedError: a stream did not complete, or the connector failed. Streams already
                 finished keep their rows.
-            DestinationError: a table refused a commit.
-            RunnerUnavailableError: the connector cannot be started.
+            TransientError: the destination, or what runs the connector, does not answer.
         """
         conversation = None
         try:
@@ -80,9 +80,10 @@ class SyncSession:
             if self._streams:
                 conversation = self._connector.converse()
                 yield from self._read(conversation)
-                yield from self._end(conversation)
-        except OSError as error:
-            raise writing_failed(self._plan.connection, error) from error
+                if self._nothing_left:
+                    conversation = None  # it was stopped, and what it said is of no use
+                else:
+                    yield from self._end(conversation)
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
@@ -114,10 +115,19 @@ class SyncSession:
                     self._progress.estimate(message.trace.estimate)
                 elif message.type in ("RECORD", "STATE"):
                     self._on_unreadable(Unreadable(message.type, "it holds nothing"))
+                if self._nothing_left:
+                    return
 
     def _open(self) -> Iterator[SyncEvent]:
+        refused: dict[StreamDescriptor, AtlasError] = {}
         for plan in self._plan.streams:
-            stream = self._commits.open(plan)
+            try:
+                stream = self._commits.open(plan)
+            except TransientError:
+                raise
+            except AtlasError as error:
+                refused[plan.descriptor] = error
+                continue
             if plan.done:
                 stream.warnings.append(
                     "It was complete when this run failed, so it was not read again."
@@ -127,6 +137,28 @@ class SyncSession:
                 yield self._finished(stream)
             else:
                 self._streams[plan.descriptor.namespace, plan.descriptor.name] = stream
+        together = {p.descriptor for p in self._plan.streams if self._commits.shares_state(p)}
+        self._plan = self._plan.without(refused)
+        if refused and (together & refused.keys() or not self._plan.streams):
+            # The state of all streams cannot go on without one of them.
+            raise next(iter(refused.values()))
+
+    @contextmanager
+    def _alone(self, streams: Collection[ActiveStream]) -> Iterator[None]:
+        """What the destination refuses of ``streams`` ends them alone."""
+        try:
+            yield
+        except TransientError:
+            raise
+        except AtlasError as error:
+            for stream in streams:
+                stream.refuse(error)
+
+    @property
+    def _nothing_left(self) -> bool:
+        """Whether the destination has refused streams and no other is read any more."""
+        streams = self._streams.values()
+        return any(s.refusal for s in streams) and not any(s.phase == "reading" for s in streams)
 
     def _find(self, name: str, namespace: str | None) -> ActiveStream | None:
         """The active stream; one that was not asked for is ignored, as the protocol says."""
@@ -158,11 +190,13 @@ class SyncSession:
             stream.phase = "failed"
         if stream.phase == "failed":
             return
-        stream.add(found)
+        with self._alone([stream]):
+            stream.add(found)
         self._buffered += found.bytes
         if self._buffered >= _BUFFERED_BYTES:
             for other in self._streams.values():
-                other.flush()
+                with self._alone([other]):
+                    other.flush()
             self._buffered = 0
 
     def _on_state(self, state: State) -> Iterator[SyncEvent]:
@@ -259,8 +293,9 @@ class SyncSession:
         whole = [s for s in still_open if s not in broken]
         for stream in broken:
             stream.phase = "failed"
-            stream.drop_uncovered()
-        kept = [s for s in broken if s.pending_rows]
+            with self._alone([stream]):
+                stream.drop_uncovered()
+        kept = [s for s in broken if s.pending_rows and not s.refusal]
         for stream in kept:
             if not self._commits.share_state(stream):
                 yield from self._commit([stream])
@@ -269,9 +304,11 @@ class SyncSession:
             [s for s in whole if self._commits.share_state(s)],
         )
         for stream in broken:
-            stream.writer.finish()
+            with self._alone([stream]):
+                stream.writer.finish()
         for stream in whole:
-            yield from self._finish(stream)
+            if not stream.refusal:
+                yield from self._finish(stream)
 
     def _kept_back(self, complete: Sequence[ActiveStream]) -> list[ActiveStream]:
         """Complete streams that others, which failed, keep from being shown.
@@ -299,7 +336,8 @@ class SyncSession:
         for stream in whole:
             if any(other.phase == "failed" for other in self._streams.values()):
                 # The state stays behind, so rows that it does not cover would come twice.
-                stream.drop_uncovered()
+                with self._alone([stream]):
+                    stream.drop_uncovered()
             self._warn_of_uncovered(stream)
         news = [*broken, *(s for s in whole if s.has_news or s.is_unshown)]
         if not news and self._commits.state_has_moved:
@@ -326,9 +364,15 @@ class SyncSession:
             self._warn_of_uncovered(stream)
             if stream.has_news or stream.is_unshown:
                 yield from self._commit([stream], complete=[stream])
-        stream.writer.finish()
-        stream.phase = "finished"
-        yield self._finished(stream)
+        if stream.refusal:
+            return
+        finished: StreamFinished | None = None
+        with self._alone([stream]):
+            stream.writer.finish()
+            finished = self._finished(stream)
+        if finished is not None:
+            stream.phase = "finished"
+            yield finished
 
     def _finished(self, stream: ActiveStream) -> StreamFinished:
         for warning in stream.warnings:
@@ -366,5 +410,9 @@ class SyncSession:
     def _commit(
         self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
     ) -> Iterator[SyncEvent]:
-        yield self._commits.commit(streams, complete=complete)
-        self._commits.forget()
+        done: Checkpoint | None = None
+        with self._alone(streams):
+            done = self._commits.commit(streams, complete=complete)
+        if done is not None:
+            yield done
+            self._commits.forget()

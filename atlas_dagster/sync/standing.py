@@ -92,7 +92,7 @@ def look(
     for name, path in tables.items():
         try:
             committed[name] = destination.committed(connection, path)
-        except DestinationError as error:
+        except AtlasError as error:
             refused[name] = error
     remembered = store.remembered(tables, committed)
     resumptions: dict[StreamDescriptor, Resumption] = {}
@@ -123,6 +123,19 @@ def look(
         ),
         incremental={s.descriptor for s in streams if s.sync_mode == "incremental"},
     )
+
+
+def restore(standing: Standing, destination: Destination, stored: Collection[Envelope]) -> None:
+    """Store the envelopes that only the event log has, beside the tables again.
+
+    They are of commits that all their tables have taken, for only then are they in the log.
+    """
+    there = {envelope.seq for envelope in stored}
+    for resumption in standing.resumptions.values():
+        envelope = resumption.envelope
+        if envelope is not None and envelope.seq not in there:
+            there.add(envelope.seq)
+            destination.prepare(envelope)
 
 
 def _changed(connection: str, name: StreamDescriptor, change: str) -> DestinationError:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
+from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.messages import Records, StreamDescriptor, TraceError
 from atlas_dagster.protocol.state import is_position, same_blob
 from atlas_dagster.records.batches import BatchBuilder
@@ -56,6 +57,8 @@ class ActiveStream:
         #: Why its state must not advance any more.
         self.fault: str | None = None
         self.error: TraceError | None = None
+        #: Why the destination does not take its rows.
+        self.refusal: AtlasError | None = None
         #: Whether a STATE told another number of records than came, and whether the last told one.
         self.miscounted = False
         self.counted = False
@@ -89,12 +92,19 @@ class ActiveStream:
     @property
     def reason(self) -> str | None:
         """Why it failed, as far as that is known of this stream alone."""
+        if self.refusal is not None:
+            return str(self.refusal)
         return self.fault or (self.error.message if self.error else None)
 
     @property
     def pending_rows(self) -> int:
         """Rows since the last commit."""
         return self.writer.staged_rows + len(self.builder)
+
+    def refuse(self, error: AtlasError) -> None:
+        """The destination does not take its rows: what is committed stays, the rest is lost."""
+        self.refusal = self.refusal or error
+        self.phase = "failed"
 
     def add(self, found: Records) -> None:
         self.builder.extend(found.records, found.bytes)

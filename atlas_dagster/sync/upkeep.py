@@ -5,16 +5,18 @@ tables it is about like any other commit. So it is durable, fenced against a syn
 running, and reconciled at every later start; nothing else has to remember it.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Raw
 
-from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
+from atlas_dagster.destinations.base import Destination, Recovered, StreamWriter, TablePath
 from atlas_dagster.errors import (
     BreakingChangeError,
     ConfigError,
     DestinationError,
+    UnknownCommitError,
     UnknownStreamError,
 )
 from atlas_dagster.protocol.catalog import ConfiguredStream
@@ -22,7 +24,7 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Action, Envelope, StreamCommit, next_seq, now
 from atlas_dagster.state.reconcile import Resumption
-from atlas_dagster.sync.standing import Standing, StateStore, look
+from atlas_dagster.sync.standing import Standing, StateStore, look, restore
 from atlas_dagster.sync.stream_plan import plan_stream
 
 #: What becomes of a stream's part of the state.
@@ -59,16 +61,17 @@ class Upkeep:
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
         self._pretend = as_if is not None
-        self._unrecovered: DestinationError | None = None
-        try:
-            if as_if is None:
-                destination.recover(connection)
-        except DestinationError as error:
-            # Reading all streams again is the way out of that.
-            self._unrecovered = error
+        recovered = Recovered(()) if self._pretend else destination.recover(connection)
+        self._unrecovered = {
+            name: recovered.refused[path]
+            for name, path in self._tables.items()
+            if path in recovered.refused
+        }
         self.standing: Standing = look(
             connection, streams, self._tables, destination=destination, store=store
         ).after(as_if or ())
+        if not self._pretend:
+            restore(self.standing, destination, recovered.envelopes)
 
     def refresh(
         self, selected: Collection[StreamDescriptor], *, keep_rows: bool
@@ -92,7 +95,8 @@ class Upkeep:
             )
 
         asked = [name for name in selected if name not in begun]
-        return self._commit("refresh", self._synced(asked), self._without(asked), part)
+        names = self._synced(asked, anew=True)
+        return self._commit("refresh", names, self._without(asked), part)
 
     def clear(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Remove all rows of tables, and what is known of where their streams continue."""
@@ -105,7 +109,8 @@ class Upkeep:
                 replaces=True,
             )
 
-        return self._commit("clear", self._synced(selected), self._without(selected), part)
+        names = self._synced(selected, anew=True)
+        return self._commit("clear", names, self._without(selected), part)
 
     def reset(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Forget where streams continue; rows and generation stay."""
@@ -213,16 +218,26 @@ class Upkeep:
     def _incremental(self) -> list[StreamDescriptor]:
         return [n for n, stream in self._streams.items() if stream.sync_mode == "incremental"]
 
-    def _synced(self, names: Iterable[StreamDescriptor]) -> list[StreamDescriptor]:
+    def _synced(
+        self, names: Iterable[StreamDescriptor], *, anew: bool = False
+    ) -> list[StreamDescriptor]:
         """Those of ``names`` that have a table; someone else may have changed it.
 
-        Raises AtlasError where it is not known what the table holds.
+        Raises AtlasError where it is not known what the table holds, unless that does not matter
+        because it is read ``anew``.
         """
         found = list(names)
         for name in found:
-            if name not in self.standing.resumptions:
-                raise self.standing.refused[name]
+            reason = self.standing.refused.get(name)
+            if reason is not None and not (anew and isinstance(reason, UnknownCommitError)):
+                raise reason
         return [name for name in found if self.standing.committed[name] is not None]
+
+    def _resumption(self, name: StreamDescriptor) -> Resumption:
+        reason = self.standing.refused.get(name)
+        if isinstance(reason, UnknownCommitError):
+            return Resumption(reason.generation_id)
+        return self.standing.resumptions[name]
 
     def _raise_refused(self, names: Iterable[StreamDescriptor]) -> None:
         for name in names:
@@ -265,9 +280,10 @@ class Upkeep:
         part: _Change,
     ) -> Sequence[Envelope]:
         """Commit ``state``, in one envelope where it is, or was, of all streams together."""
-        anew = action in ("refresh", "clear") and set(names) == set(self._synced(self._streams))
-        if self._unrecovered is not None and not anew:
-            raise self._unrecovered
+        for name, error in self._unrecovered.items():
+            # Reading it again is the way out of that, together with those that share its state.
+            if name not in names or action not in ("refresh", "clear"):
+                raise error
         together = self.standing.is_whole or state.type != "STREAM"
         groups = [list(names)] if together else [[name] for name in names]
         last = self.standing.last_seq
@@ -288,19 +304,23 @@ class Upkeep:
             done.append(envelope)
             if self._pretend:
                 continue
-            # Opened even where there is nothing to write: what waits for its merge is merged then.
-            writers = [self._open(each) for each in parts]
             if action in ("clear", "set"):
+                writers = [self._open(each) for each in parts]
                 self._destination.commit(envelope, writers)
                 for writer in writers:
                     writer.finish()
             else:
+                # Opening merges what waits. For a stream that is read again, it need not succeed.
+                unmerged = [DestinationError] if action == "refresh" else []
+                for each in parts:
+                    with contextlib.suppress(*unmerged):
+                        self._open(each)
                 since = {each.table: self.standing.committed[each.stream] for each in parts}
                 self._destination.mark(envelope, since)
         return done
 
     def _part(self, action: Action, part: _Change, name: StreamDescriptor) -> StreamCommit:
-        resumption = self.standing.resumptions[name]
+        resumption = self._resumption(name)
         made = part(self._streams[name], resumption)
         # What is accepted are rows that someone else has changed.
         return made if action == "accept" else made.after(resumption.envelope)

@@ -45,7 +45,9 @@ def failure_of(
     why = " ".join(filter(None, reasons))
     return ReadFailedError(
         f"{which} did not complete. {why}{kept}" if lost else f"All streams completed, but {why}",
-        failure_type=_failure_type(cause, refused.values()),
+        failure_type=_failure_type(
+            cause, [*refused.values(), *(s.refusal for s in failed if s.refusal)]
+        ),
         stack_trace=cause.stack_trace if cause else None,
     )
 
@@ -61,7 +63,10 @@ def _failure_type(
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
     said = {s.descriptor: s.reason for s in failed}
     told = {name: reason for name, reason in said.items() if reason}
-    text = " ".join(f"{name}: {reason.removesuffix('.')}." for name, reason in told.items())
+    names: dict[str, list[str]] = {}  # several streams of one commit fail for one reason
+    for name, reason in told.items():
+        names.setdefault(reason.removesuffix("."), []).append(str(name))
+    text = " ".join(f"{', '.join(those)}: {reason}." for reason, those in names.items())
     silent = [str(name) for name in said if name not in told]
     if cause is not None:
         known = any(reason in str(cause) for reason in told.values())

@@ -272,6 +272,11 @@ class Lake:
         other.store.envelopes = dict(self.store.envelopes)
         return other
 
+    def note(self, event: SyncEvent) -> SyncEvent:
+        """Remember ``event``, as a driver does."""
+        self.store.note(event)
+        return event
+
     def table(self, *names: str) -> DeltaTable:
         return DeltaTable(str(self.root.joinpath("c", *names)))
 
