@@ -12,12 +12,13 @@ from atlas_dagster.registry.manifests import (
     published_version,
 )
 from atlas_dagster.registry.refresh import Refreshed, Upgrade, refresh_registry
-from atlas_dagster.registry.search import search_connectors
+from atlas_dagster.registry.search import FoundConnectors, search_connectors
 
 __all__ = [
     "BreakingChange",
     "ConnectorCategory",
     "ConnectorInfo",
+    "FoundConnectors",
     "PublishedManifest",
     "Refreshed",
     "Upgrade",

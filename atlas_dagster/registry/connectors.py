@@ -7,7 +7,7 @@ from atlas_dagster.registry.search import unknown_connector
 
 
 def list_connectors(category: ConnectorCategory | str | None = None) -> list[ConnectorInfo]:
-    """All connectors, or those of one category, sorted by name.
+    """All connectors, or those of one category (some are in several), sorted by name.
 
     Raises:
         ConfigError: there is no such category.
@@ -21,7 +21,7 @@ def list_connectors(category: ConnectorCategory | str | None = None) -> list[Con
         raise ConfigError(
             f'There is no category "{category}"; there are {", ".join(ConnectorCategory)}.'
         ) from None
-    return [info for info in known if info.category == wanted]
+    return [info for info in known if wanted in info.categories]
 
 
 def get_connector_info(name: str) -> ConnectorInfo:

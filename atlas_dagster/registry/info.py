@@ -36,6 +36,40 @@ class ConnectorCategory(StrEnum):
         return self.upper() if self in ("crm", "hr") else self.replace("_", " ").capitalize()
 
 
+#: Categories that people look in for a connector, besides its own.
+_OTHER_CATEGORIES: dict[str, tuple[ConnectorCategory, ...]] = {
+    **dict.fromkeys(
+        (
+            "source-braintree",
+            "source-chargebee",
+            "source-klarna",
+            "source-paypal-transaction",
+            "source-recurly",
+            "source-square",
+            "source-stripe",
+        ),
+        (ConnectorCategory.ECOMMERCE,),
+    ),
+    **dict.fromkeys(
+        (
+            "source-jira",
+            "source-linear",
+            "source-pivotal-tracker",
+            "source-shortcut",
+        ),
+        (ConnectorCategory.DEVELOPMENT,),
+    ),
+    **dict.fromkeys(
+        (
+            "source-freshdesk",
+            "source-intercom",
+            "source-zendesk-support",
+        ),
+        (ConnectorCategory.CRM,),
+    ),
+}
+
+
 class BreakingChange(Struct, frozen=True, omit_defaults=True):
     """What users must know before they go to ``version`` or a later one.
 
@@ -87,6 +121,11 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def docker_image(self) -> str:
         """The image reference, such as ``airbyte/source-faker:7.2.1``."""
         return f"{self.image}:{self.tag}"
+
+    @property
+    def categories(self) -> tuple[ConnectorCategory, ...]:
+        """Its own category first, then others that people look in."""
+        return (self.category, *_OTHER_CATEGORIES.get(self.name, ()))
 
     def at(self, version: str | None) -> "ConnectorInfo":
         """This connector at the pinned ``version``; at the registry's own when None or ``auto``."""

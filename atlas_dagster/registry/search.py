@@ -2,15 +2,17 @@
 
 import csv
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from atlas_dagster.registry.info import ConnectorInfo, image_name
+from atlas_dagster.registry.info import ConnectorCategory, ConnectorInfo, image_name
 from atlas_dagster.registry.listing import connectors_by_name
 
-#: How well a connector fits, of 100: by its name or title, by its category, by a word of them.
-_SAME, _CATEGORY, _BEGINS, _HOLDS = 100.0, 97.0, 95.0, 90.0
+#: How well a connector fits, of 100: by its name or title, by its own category or another it is in,
+#: by a word of them.
+_SAME, _CATEGORY, _OTHER_CATEGORY, _BEGINS, _HOLDS = 100.0, 97.0, 96.0, 95.0, 90.0
 #: From here on (of 100) one word counts as a misspelling of another.
 _ALIKE = 75.0
 #: Shorter words are in many names by chance.
@@ -27,21 +29,44 @@ class _Unlisted(NamedTuple):
     why: str
 
 
-def search_connectors(query: str) -> list[ConnectorInfo]:
+class FoundConnectors(list[ConnectorInfo]):
+    """The best first. ``note``: no connector has that name, and what is nearest; else None."""
+
+    note: str | None = None
+
+
+def search_connectors(query: str) -> FoundConnectors:
     """Connectors whose name, title or category is like ``query``, best first.
 
-    Typos are forgiven. A well-known name without a connector brings the nearest ones.
+    Typos are forgiven where nothing has that name. A well-known name without a connector brings
+    the nearest ones, and a note that says so.
     """
     wanted = _spelling(query)
+    found, is_named = _ranked(wanted)
+    if wanted and not is_named:
+        found.note = _unknown(query, wanted, found)
+    return found
+
+
+def _ranked(wanted: str) -> tuple[FoundConnectors, bool]:
+    """What is like ``wanted``, and whether that is a connector's name or a category's."""
     if not wanted:
-        return []
+        return FoundConnectors(), False
+    from rapidfuzz import fuzz
+
     known = connectors_by_name()
     scores = {info.name: _score(wanted, info) for info in known.values()}
-    unlisted = _unlisted().get(wanted)
+    best = max(scores.values(), default=0.0)
+    unlisted = None if best == _SAME else _unlisted().get(wanted)
+    if best >= _HOLDS or unlisted is not None:
+        scores = {name: score for name, score in scores.items() if score >= _HOLDS}
     for place, name in enumerate(unlisted.nearest if unlisted else ()):
         scores[name] = _SAME - place
     found = [info for info in known.values() if scores.get(info.name)]
-    return sorted(found, key=lambda info: (-scores[info.name], _rank(info), info.name))
+    ranked = sorted(found, key=lambda info: (-scores[info.name], _rank(info), info.name))
+    categories = (_spelling(category) for category in ConnectorCategory)
+    is_category = any(fuzz.ratio(wanted, category) >= _ALIKE for category in categories)
+    return FoundConnectors(ranked), unlisted is None and (best >= _HOLDS or is_category)
 
 
 def _score(wanted: str, info: ConnectorInfo) -> float:
@@ -49,16 +74,17 @@ def _score(wanted: str, info: ConnectorInfo) -> float:
     from rapidfuzz import fuzz  # imported where it is used: most commands need none of it
 
     spellings = (_spelling(info.name), _spelling(info.title))
-    category = _spelling(info.category)
+    categories = [_spelling(category) for category in info.categories]
     if wanted in spellings:
         return _SAME
-    if wanted == category:
-        return _CATEGORY
+    if wanted in categories:
+        return _CATEGORY if wanted == categories[0] else _OTHER_CATEGORY
     if any(text.startswith(wanted) for text in spellings):
         return _BEGINS
     if len(wanted) >= _LEAST_PART and any(wanted in text for text in spellings):
         return _HOLDS
-    alike = max(fuzz.ratio(wanted, category), *(_alike(wanted, text) for text in spellings))
+    alike = max(fuzz.ratio(wanted, category) for category in categories)
+    alike = max(alike, *(_alike(wanted, text) for text in spellings))
     return alike - (100 - _HOLDS) if alike >= _ALIKE else 0.0
 
 
@@ -78,13 +104,15 @@ def _alike(wanted: str, text: str) -> float:
 def unknown_connector(name: str) -> str:
     """The sentence that says there is no connector ``name``, and what is near it."""
     wanted = _spelling(name)
+    return _unknown(name, wanted, _ranked(wanted)[0])
+
+
+def _unknown(name: str, wanted: str, found: Sequence[ConnectorInfo]) -> str:
     unlisted = _unlisted().get(wanted)
-    if unlisted is not None:
+    same = [info for info in found if wanted in (_spelling(info.name), _spelling(info.title))]
+    if unlisted is not None and not same:
         return _told(unlisted)
-    nearest = [info.name for info in search_connectors(name)[:_SUGGESTIONS]]
-    known = connectors_by_name()
-    same = [each for each in nearest if wanted in (_spelling(each), _spelling(known[each].title))]
-    nearest = same or nearest
+    nearest = [info.name for info in same or found[:_SUGGESTIONS]]
     if nearest:
         return f'There is no connector "{name}"; did you mean {" or ".join(nearest)}?'
     return (

@@ -16,6 +16,7 @@ from atlas_dagster.registry import (
     get_connector_info,
     list_connectors,
 )
+from atlas_dagster.registry.info import _OTHER_CATEGORIES
 from atlas_dagster.registry.listing import shipped_listing
 
 REPOSITORY = Path(__file__).parents[2]
@@ -73,13 +74,37 @@ def test_every_category_has_connectors(category: ConnectorCategory) -> None:
     listed = list_connectors(category)
     assert listed
     assert listed == list_connectors(category.value)
-    assert {info.category for info in listed} == {category}
+    assert all(category in info.categories for info in listed)
 
 
-def test_the_categories_hold_every_connector_once() -> None:
-    assert sum(len(list_connectors(category)) for category in ConnectorCategory) == len(
-        list_connectors()
-    )
+def test_the_categories_hold_every_connector() -> None:
+    held = {info.name for category in ConnectorCategory for info in list_connectors(category)}
+    assert held == {info.name for info in list_connectors()}
+
+
+@pytest.mark.parametrize(
+    ("category", "own", "names"),
+    [
+        ("ecommerce", "finance", ["stripe", "square", "paypal-transaction", "chargebee"]),
+        ("development", "project_management", ["jira", "linear"]),
+        ("crm", "support", ["intercom", "zendesk-support"]),
+    ],
+)
+def test_a_connector_may_be_in_several_categories(
+    category: str, own: str, names: list[str]
+) -> None:
+    for name in names:
+        info = get_connector_info(f"source-{name}")
+        assert info.categories == (own, category)
+        assert info in list_connectors(category)
+        assert info in list_connectors(own)
+
+
+def test_other_categories_are_of_connectors_that_there_are() -> None:
+    names = {info.name for info in list_connectors()}
+    assert set(_OTHER_CATEGORIES) <= names
+    for info in list_connectors():
+        assert len(set(info.categories)) == len(info.categories)
 
 
 def test_a_category_for_people() -> None:
@@ -144,6 +169,11 @@ def test_nothing_near_says_where_to_look(written: str) -> None:
             "source-neo4j",
             "Airbyte publishes no connector for Neo4j. Nearest are source-mongodb-v2 and "
             "source-couchbase; Neo4j itself needs a declarative manifest or an image of your own.",
+        ),
+        (
+            "source-teams",
+            'There is no connector "Teams". It is called Microsoft Teams there; use '
+            "source-microsoft-teams.",
         ),
         (
             "MariaDB",

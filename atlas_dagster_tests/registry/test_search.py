@@ -1,9 +1,12 @@
 import csv
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from atlas_dagster.registry import list_connectors, search_connectors
+from atlas_dagster.registry.listing import shipped_listing
 from atlas_dagster.registry.search import unknown_connector
 
 
@@ -62,6 +65,51 @@ def test_a_category_brings_its_connectors(query: str) -> None:
     assert listed <= {info.name for info in search_connectors(query)}
 
 
+def test_in_a_category_its_own_come_first() -> None:
+    places = [info.category == "crm" for info in search_connectors("crm")]
+    assert places == sorted(places, reverse=True)
+
+
+def test_what_has_the_name_brings_nothing_that_is_only_like_it() -> None:
+    """`marketo` is nearly `marketing`, a category of 87."""
+    assert found("marketo") == ["marketo"]
+    assert found("stripe") == ["stripe"]
+    assert set(found("git")) == {"github", "gitlab", "gitbook"}
+
+
+@pytest.mark.parametrize(
+    ("query", "note"),
+    [
+        ("neo4j", "Airbyte publishes no connector for Neo4j. Nearest are source-mongodb-v2"),
+        ("X", 'There is no connector "X". It is called Twitter there'),
+        ("postgress", 'There is no connector "postgress"; did you mean source-postgres?'),
+        ("zzzzzzzz", 'There is no connector "zzzzzzzz"; find one'),
+        ("postgres", None),
+        ("facebook", None),
+        ("crm", None),
+        ("markting", None),
+        ("", None),
+    ],
+)
+def test_that_nothing_has_the_name_is_noted(query: str, note: str | None) -> None:
+    said = search_connectors(query).note
+    assert said is None if note is None else (said or "").startswith(note)
+
+
+@pytest.mark.usefixtures("cache")
+def test_one_that_is_published_since_is_not_said_to_be_missing(cache: Path) -> None:
+    shipped = shipped_listing()
+    neo4j = replace(shipped.connectors[0], name="source-neo4j", title="Neo4j")
+    cache.mkdir(parents=True)
+    listed = replace(shipped, date="2999-01-01", connectors=(*shipped.connectors, neo4j))
+    (cache / "connectors.json").write_bytes(listed.encode())
+    assert found("neo4j") == ["neo4j"]
+    assert search_connectors("neo4j").note is None
+    assert unknown_connector("Neo4j") == (
+        'There is no connector "Neo4j"; did you mean source-neo4j?'
+    )
+
+
 @pytest.mark.parametrize(
     ("query", "nearest"),
     [("neo4j", ["mongodb-v2", "couchbase"]), ("SQL Server", ["mssql"]), ("X", ["twitter"])],
@@ -92,6 +140,9 @@ def test_the_unlisted_have_no_connector_and_their_nearest_exist() -> None:
         assert row["name"].casefold() not in titles
         assert set(row["nearest"].split()) <= names
         assert row["nearest"] or row["why"]
+        for near in row["nearest"].split() if not row["why"] else ():
+            # Else Airbyte has it, under a longer name.
+            assert not set(row["name"].casefold().split()) <= set(near.split("-")), row
         assert unknown_connector(row["name"]).count(".") <= 3
 
 

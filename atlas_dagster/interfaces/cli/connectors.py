@@ -30,7 +30,6 @@ from atlas_dagster.registry import (
     search_connectors,
 )
 from atlas_dagster.registry.listing import listing
-from atlas_dagster.registry.search import unknown_connector
 
 _FOUND = 20
 
@@ -59,8 +58,8 @@ def search(query: tuple[str, ...], limit: int, as_json: bool) -> None:
     words = " ".join(query)
     found = search_connectors(words)
     shown = found[:limit] if limit else found
-    if not as_json and not any(words.casefold() in _words(info) for info in shown):
-        note(unknown_connector(words))
+    if found.note:
+        note(found.note)
     _answer(shown, as_json)
     if len(shown) < len(found):
         note(f"{len(found) - len(shown)} more; see them with --limit 0.")
@@ -103,7 +102,7 @@ def info(name: str, as_json: bool) -> None:
         "image": found.docker_image,
         "Python package": found.pypi_package and f"{found.pypi_package}=={found.tag}",
         "without Docker": without_docker,
-        "category": found.category.value,
+        "category": ", ".join(found.categories),
         "reads": {"api": "an API", "database": "a database", "file": "files"}.get(found.kind),
         "language": found.language or None,
         "support": found.support_level,
@@ -175,7 +174,7 @@ def _answer(found: Sequence[ConnectorInfo], as_json: bool) -> None:
         table.add_row(
             Text(info.name, style="bold"),
             Text(info.title),
-            info.category.value,
+            ", ".join(info.categories),
             info.tag,
             info.support_level,
             _runs_from(info),
@@ -187,7 +186,8 @@ def _answer(found: Sequence[ConnectorInfo], as_json: bool) -> None:
 def _fields(info: ConnectorInfo) -> dict[str, Any]:
     """All of them, also those that are empty."""
     named: dict[str, Any] = {name: getattr(info, name) for name in info.__struct_fields__}
-    return msgspec.to_builtins({**named, "docker_image": info.docker_image})  # type: ignore[no-any-return]
+    named |= {"categories": info.categories, "docker_image": info.docker_image}
+    return msgspec.to_builtins(named)  # type: ignore[no-any-return]
 
 
 def _told(done: Refreshed) -> dict[str, Any]:
@@ -243,10 +243,6 @@ def _from_package(package: str, version: str) -> str:
 def _limits(info: ConnectorInfo) -> str | None:
     cpus = None if info.cpu_limit is None else f"{info.cpu_limit:g} CPUs"
     return ", ".join(filter(None, (info.memory_limit, cpus))) or None
-
-
-def _words(info: ConnectorInfo) -> str:
-    return f"{info.name} {info.title} {info.category} {info.category.label}".casefold()
 
 
 def _table(*headings: str) -> Table:

@@ -39,6 +39,7 @@ from atlas_dagster.interfaces.http.streaming import ARROW, NDJSON
 from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.registry import (
     ConnectorCategory,
+    FoundConnectors,
     list_connectors,
     search_connectors,
 )
@@ -112,21 +113,23 @@ def _registry(service: Service) -> APIRouter:
         listed = [
             Connector.of(info)
             for info in found
-            if service.allows(info) and category in (None, info.category)
+            if service.allows(info) and (category is None or category in info.categories)
         ]
-        return Connectors(connectors=listed, total_connectors=len(listed))
+        note = found.note if isinstance(found, FoundConnectors) else None
+        return Connectors(connectors=listed, total_connectors=len(listed), message=note)
 
     @router.get("/categories")
     def categories() -> Categories:
         """Which categories there are, and how many connectors of each."""
-        counts = Counter(info.category for info in list_connectors() if service.allows(info))
+        allowed = [info for info in list_connectors() if service.allows(info)]
+        counts = Counter(each for info in allowed for each in info.categories)
         return Categories(
             categories=[
                 Category(id=each, name=each.label, count=counts[each])
                 for each in ConnectorCategory
                 if counts[each]
             ],
-            total_connectors=counts.total(),
+            total_connectors=len(allowed),
         )
 
     return router

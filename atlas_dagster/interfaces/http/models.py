@@ -31,6 +31,7 @@ class Connector(BaseModel):
     name: str
     display_name: str
     category: ConnectorCategory
+    categories: list[ConnectorCategory] = Field(description="All it is in, its own first.")
     docker_image: str
     version: str
     kind: str = Field(description="What it reads: api, database or file.")
@@ -44,6 +45,7 @@ class Connector(BaseModel):
             name=info.name,
             display_name=info.title,
             category=info.category,
+            categories=list(info.categories),
             docker_image=info.docker_image,
             version=info.tag,
             kind=info.kind,
@@ -58,6 +60,9 @@ class Connectors(BaseModel):
 
     connectors: list[Connector]
     total_connectors: int
+    message: str | None = Field(
+        description="In a search: that no connector has this name, and what is nearest."
+    )
 
 
 class Category(BaseModel):
@@ -67,6 +72,8 @@ class Category(BaseModel):
 
 
 class Categories(BaseModel):
+    """A connector may be in several; ``total_connectors`` counts it once."""
+
     categories: list[Category]
     total_connectors: int
 
