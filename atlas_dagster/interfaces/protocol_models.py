@@ -62,8 +62,8 @@ def messages(found: Message | Records | Unreadable) -> Iterator[AirbyteMessage]:
         yield from map(_record, found.records)
     elif isinstance(found, Unreadable):
         raise ProtocolError(
-            f"A {found.kind} of the connector cannot be read ({found.text}); report it to the "
-            "connector's maintainers."
+            f"A {found.kind} of the connector cannot be read ({found.why or found.text[:300]}); "
+            "report it to the connector's maintainers."
         )
     else:
         content = _plain(found)

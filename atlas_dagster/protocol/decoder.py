@@ -1,9 +1,10 @@
 """Bytes in, messages out; no I/O.
 
-Lines end with the byte ``\\n`` only: U+2028 and friends are legal inside JSON strings. There is no
-limit on the length of a line. The fast path decodes the envelope; a line it refuses goes to a
-tolerant one, and only if that fails too is the line noise or, when it looks like a RECORD or STATE,
-:class:`Unreadable`. Records come out in batches: nothing that is done with each alone is cheap.
+Lines end with the byte ``\\n`` only: U+2028 and friends are legal inside JSON strings. Of a line
+that is longer than :data:`LONGEST_LINE` only the beginning is kept. The fast path decodes the
+envelope; a line it refuses goes to a tolerant one, and only if that fails too is the line noise or,
+when it looks like a RECORD, a STATE or an answer, :class:`Unreadable`. Records come out in batches:
+nothing that is done with each alone is cheap.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from atlas_dagster.protocol.long_lines import LONGEST_LINE, LongLine
 from atlas_dagster.protocol.messages import Message, Noise, Records, Unreadable
 from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
 
@@ -24,6 +26,7 @@ _BOM = b"\xef\xbb\xbf"
 _BLANKS = " \t\r\x00"
 _BLANK = re.compile(f"[{_BLANKS}]*")
 _DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"', re.IGNORECASE)
+_ANSWER_KIND = re.compile(r'"type"\s*:\s*"(SPEC|CATALOG|CONNECTION_STATUS|CONTROL)"', re.IGNORECASE)
 #: What is left of an envelope that lost its ``type``.
 _DATA_FIELD = re.compile(r'[{,]\s*"(record|state)"\s*:\s*\{')
 _RECORD_DATA = re.compile(r'"data"\s*:')
@@ -39,6 +42,10 @@ _encode = msgspec.json.Encoder().encode
 
 #: What msgspec raises for a line that is not a message as it should be.
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+#: Bytes of a line that is mended where need be: as Python objects it takes many times as many.
+_LONGEST_MENDED = 16 * 1024 * 1024
+#: Characters of a line that is too long.
+_SHOWN_OF_LONG = 2_000
 #: Records that are less of their block than this are copied out of it.
 _LEAST_SHARE = 1 / 4
 
@@ -74,20 +81,32 @@ class MessageDecoder:
         decoder = msgspec.json.Decoder(Message)
         self._decode = decoder.decode
         self._decode_lines = decoder.decode_lines
+        #: The beginning of a line, and its size.
         self._partial: list[bytes] = []
+        self._size = 0
+        #: The line that goes on, where it is too long to be kept.
+        self._long: LongLine | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Decoded]:
         """Yield every message completed by ``chunk``.
 
         Records of several streams may change places, those of one stream and all else never.
         """
+        if self._long is not None:
+            piece, end, chunk = chunk.partition(b"\n")
+            self._long.add(piece)
+            if not end:
+                return
+            yield _too_long(self._long)
+            self._long = None
         if b"\n" not in chunk:
-            self._partial.append(chunk)
+            self._hold(chunk)
             return
         block, _, tail = chunk.rpartition(b"\n")
         if self._partial:
             block = b"".join([*self._partial, block])
-        self._partial = [tail] if tail else []
+        self._partial, self._size = [], 0
+        self._hold(tail)
         batches: dict[tuple[str, str | None], Records] = {}
         stream: str | None = None
         namespace: str | None = None
@@ -107,9 +126,17 @@ class MessageDecoder:
 
     def flush(self) -> Iterator[Decoded]:
         """Yield what the last line, cut off by the end of output, amounts to."""
-        rest, self._partial = b"".join(self._partial), []
-        if rest:
-            yield from self.feed(rest + b"\n")
+        if self._partial or self._long is not None:
+            yield from self.feed(b"\n")
+
+    def _hold(self, piece: bytes) -> None:
+        """Keep the beginning of a line until its end comes."""
+        if piece:
+            self._partial.append(piece)
+            self._size += len(piece)
+        if self._size > LONGEST_LINE:
+            self._long = LongLine(self._partial)
+            self._partial, self._size = [], 0
 
     def _messages(self, block: bytes) -> Iterable[Decoded]:
         """What the lines of ``block`` hold; all decoded at once where each is one message."""
@@ -130,6 +157,9 @@ class MessageDecoder:
 
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
         """What a refused line holds; several messages where threads of a connector collided."""
+        if len(line) > _LONGEST_MENDED:
+            yield _too_long(LongLine([line]))
+            return
         text = line.removeprefix(_BOM).decode("utf-8", _AS_BYTES).rstrip(_BLANKS)
         start, at = 0, _after_blanks(text, 0)
         while at < len(text):
@@ -144,7 +174,8 @@ class MessageDecoder:
                 whole = isinstance(value, dict) and end == len(text)
                 # Indented as it came: so are stack traces.
                 rest = _readable(text[start:].lstrip("\r\x00"))
-                yield _unreadable_or_noise(rest, whole=whole)
+                why = "nested too deeply" if isinstance(error, RecursionError) else ""
+                yield _unreadable_or_noise(rest, whole=whole, why=why)
                 return
             yield message
             start, at = end, _after_blanks(text, end)
@@ -236,13 +267,26 @@ def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
         yield batch
 
 
-def _unreadable_or_noise(text: str, *, whole: bool) -> Decoded:
+def _too_long(line: LongLine) -> Decoded:
+    """What a line amounts to that nobody can decode for its length."""
+    why = f"{line.size / 1024 / 1024:,.0f} MB long"
+    found = _unreadable_or_noise(as_text(line.head), whole=False, why=why)
+    text = f"{found.text[:_SHOWN_OF_LONG]}… ({why})"
+    if line.kind is None and isinstance(found, Noise):
+        return Noise(text)
+    kind = found.kind if isinstance(found, Unreadable) else line.kind or "RECORD"
+    stream = found.stream if isinstance(found, Unreadable) and line.messages <= 1 else None
+    return Unreadable(kind, text, stream, why)
+
+
+def _unreadable_or_noise(text: str, *, whole: bool, why: str) -> Noise | Unreadable:
     """``whole``: it is one object in good order, so a missing ``type`` was never there."""
     found = _DATA_KIND.search(text) or (None if whole else _DATA_FIELD.search(text))
-    if found is None:
-        return Noise(text)
-    kind = found[1].upper()
-    return Unreadable(kind, text, _stream_name(kind, text))
+    if found is not None:
+        kind = found[1].upper()
+        return Unreadable(kind, text, _stream_name(kind, text), why)
+    answer = _ANSWER_KIND.search(text) if text.lstrip().startswith("{") else None
+    return Noise(text) if answer is None else Unreadable(answer[1].upper(), text, why=why)
 
 
 def _stream_name(kind: str, text: str) -> str | None:

@@ -227,9 +227,15 @@ class Noise(Struct, frozen=True):
 class Unreadable(Struct, frozen=True):
     """A line that is a RECORD or STATE but cannot be read; it must not be skipped silently.
 
-    ``stream`` is the stream's name where it could be made out.
+    Or an answer, or a CONTROL, whose ``text`` may then hold new secrets. ``stream`` is the stream's
+    name where it could be made out, ``why`` what is wrong where it is not the JSON.
     """
 
     kind: str
     text: str
     stream: str | None = None
+    why: str = ""
+
+    @property
+    def is_data(self) -> bool:
+        return self.kind in ("RECORD", "STATE")

@@ -31,6 +31,24 @@ class StreamNames:
         return candidates if several else []
 
 
+class Strangers:
+    """Streams that were not asked for; the user is told of each once, and of so many only."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def is_new(self, name: str) -> bool:
+        name = name[:_NAME_CHARACTERS]
+        if name in self._names or len(self._names) >= _MOST_STRANGERS:
+            return False
+        self._names.add(name)
+        return True
+
+
+_MOST_STRANGERS = 1_000
+_NAME_CHARACTERS = 200
+
+
 def no_namespace(candidates: Iterable[StreamDescriptor]) -> str:
     """Why messages for one of ``candidates`` cannot be used."""
     names = ", ".join(map(str, candidates))

@@ -9,7 +9,7 @@ import msgspec
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError, FailureType
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.causes import is_network_failure
-from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec
+from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec, Unreadable
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
 from atlas_dagster.sync.conversation import Conversation, Log, readable
@@ -17,6 +17,8 @@ from atlas_dagster.sync.live_config import LiveConfig
 from atlas_dagster.sync.localhost import advice
 
 _Answer = TypeVar("_Answer")
+#: Of a message that cannot be read.
+_SHOWN_CHARACTERS = 300
 
 
 class Connector:
@@ -54,6 +56,11 @@ class Connector:
     def mask(self, text: str) -> str:
         """``text`` without secret values."""
         return readable(text, self._masker)
+
+    def reason(self, message: Unreadable) -> str:
+        """What is wrong with ``message``, or how it begins; without secrets."""
+        text = self.mask(message.why or message.text)
+        return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
     def spec(self) -> Spec:
         """What config the connector takes.
@@ -154,6 +161,12 @@ class Connector:
                 answer = found
         # FAILED comes with exit code 0; a crash gives no answer, or a wrong exit code.
         if answer is None or (conversation.failed and not _says_failed(answer)):
+            if answer is None and conversation.unreadable and not conversation.failed:
+                message = conversation.unreadable
+                raise ConnectorFailedError(
+                    f"{self.name} answered {verb} with a {message.kind} message that cannot be "
+                    f"read ({self.reason(message)}); report it to the connector's maintainers."
+                )
             if answer is None and not conversation.failed:
                 raise ConnectorFailedError(
                     f"{self.name} ended {verb} without an answer; check that "

@@ -10,7 +10,14 @@ import msgspec
 from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError
 from atlas_dagster.protocol.causes import cause, exceptions, failure_type, is_frame
 from atlas_dagster.protocol.decoder import MessageDecoder
-from atlas_dagster.protocol.messages import Message, Noise, Records, TraceError, Unreadable
+from atlas_dagster.protocol.messages import (
+    Message,
+    Noise,
+    Records,
+    StreamDescriptor,
+    TraceError,
+    Unreadable,
+)
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
 from atlas_dagster.runners.stopping import raise_if_stopped
@@ -28,6 +35,10 @@ _SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
 _KEPT_LINES = 30
 _SHOWN_LINES = 5
 _NO_REASON = "it gave no reason"
+#: Errors that are kept whole, and streams of which one is kept at all.
+_WHOLE_ERRORS = 20
+_MOST_BROKEN = 20_000
+_SHORT_MESSAGE = 500
 #: Characters of a text that are logged.
 _LONGEST_TEXT = 20_000
 #: Bytes of a line of stderr that are kept; it is log text, and memory stays flat.
@@ -61,7 +72,11 @@ class Conversation:
         self.runner = runner
         self.name = name
         self.errors: list[TraceError] = []
+        #: The streams that these are of; None for the whole connection.
+        self._broken: set[StreamDescriptor | None] = set()
         self.exit: ExitStatus | None = None
+        #: The last answer that could not be read.
+        self.unreadable: Unreadable | None = None
         self._log = log
         self._masker = masker
         self._renew = renew
@@ -189,8 +204,10 @@ class Conversation:
         if isinstance(decoded, Noise):
             self._hear_line("INFO", decoded.text)
             return True
-        if not isinstance(decoded, Message):
-            return False
+        if isinstance(decoded, Unreadable):
+            if not decoded.is_data:
+                self._hear_unreadable(decoded)
+            return not decoded.is_data
         if decoded.log is not None:
             level = decoded.log.level or "INFO"
             text = self._mask(_lines(decoded.log.message or "", decoded.log.stack_trace))
@@ -205,9 +222,31 @@ class Conversation:
         if decoded.trace is not None and decoded.trace.stream_status is not None:
             self._watchdog.heard(decoded.trace.stream_status)
         if decoded.trace is not None and decoded.trace.error is not None:
-            self.errors.append(self._explained(decoded.trace.error))
+            self._keep(self._explained(decoded.trace.error))
             return True
         return False
+
+    def _keep(self, error: TraceError) -> None:
+        """Keep the first errors whole, then of each stream the first, and its message only.
+
+        A stream is judged by having an error at all; a source may repeat its own without end.
+        """
+        if len(self.errors) >= _WHOLE_ERRORS:
+            if error.stream_descriptor in self._broken or len(self._broken) >= _MOST_BROKEN:
+                return
+            message = (error.message or "")[:_SHORT_MESSAGE]
+            error = TraceError(
+                message, failure_type=error.failure_type, stream_descriptor=error.stream_descriptor
+            )
+        self._broken.add(error.stream_descriptor)
+        self.errors.append(error)
+
+    def _hear_unreadable(self, message: Unreadable) -> None:
+        if message.kind == "CONTROL":  # what it says may be secret, and nobody knows what of it
+            self._log("ERROR", "A CONTROL message cannot be read; the config it brings is lost.")
+        else:
+            self.log("ERROR", f"Unreadable {message.kind}: {message.text}")
+            self.unreadable = message
 
     def _explained(self, error: TraceError) -> TraceError:
         """``error`` with the cause as its message, masked; all it says goes to the log."""

@@ -11,6 +11,8 @@ from atlas_dagster.sync.stream import ActiveStream
 _EVERY_SECONDS = 10.0
 #: Streams that are named, those with the most records first.
 _MOST_STREAMS = 8
+#: Streams whose estimates are kept; a source may make up any number of names.
+_MOST_ESTIMATES = 20_000
 #: Often enough for a moving bar.
 WATCHED_EVERY_SECONDS = 0.2
 
@@ -41,7 +43,7 @@ class Progress:
             return
         if estimate.type == "SYNC":
             self._sync = rows
-        elif estimate.name is not None:
+        elif estimate.name is not None and len(self._streams) < _MOST_ESTIMATES:
             self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
 
     def due(self, streams: Collection[ActiveStream]) -> Progressed | None:

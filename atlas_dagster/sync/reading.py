@@ -21,6 +21,7 @@ from atlas_dagster.protocol.state import ConnectionState, is_whole, state_type
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.sync.attribution import (
+    Strangers,
     StreamNames,
     counted_together,
     no_namespace,
@@ -87,7 +88,7 @@ class Reading:
             for name, stream in self._configured.items()
         }
         self._names = StreamNames(self._configured)
-        self._strangers: set[str] = set()
+        self._strangers = Strangers()
         self._is_incremental = any(stream.sync_mode == "incremental" for stream in streams)
         self._full_since: float | None = None
         self._started = time.monotonic()
@@ -211,7 +212,8 @@ class Reading:
                 elif isinstance(message, Unreadable):
                     raise ProtocolError(
                         f"A {message.kind} of {self._connector.name} cannot be read "
-                        f"({message.text}); report it to the connector's maintainers."
+                        f"({self._connector.reason(message)}); report it to the connector's "
+                        "maintainers."
                     )
                 elif isinstance(message, Message):
                     self._note(message)
@@ -227,8 +229,7 @@ class Reading:
         """What of ``found`` is asked for."""
         name = self._find(StreamDescriptor(found.stream, found.namespace))
         if name is None:
-            if found.stream not in self._strangers:
-                self._strangers.add(found.stream)
+            if self._strangers.is_new(found.stream):
                 text = f"Ignored records of stream '{found.stream}': it was not asked for."
                 self._connector.log("WARN", text)
             return None

@@ -20,6 +20,7 @@ from atlas_dagster.protocol.messages import (
 )
 from atlas_dagster.protocol.state import is_whole, state_type
 from atlas_dagster.sync.attribution import (
+    Strangers,
     StreamNames,
     counted_together,
     no_namespace,
@@ -61,7 +62,7 @@ class SyncSession:
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
         self._done: list[ActiveStream] = []
         self._statuses_seen = False
-        self._strangers: set[str] = set()
+        self._strangers = Strangers()
         self._names = StreamNames(stream.descriptor for stream in plan.streams)
         self._buffered = 0
         self._progress = Progress()
@@ -174,8 +175,7 @@ class SyncSession:
             other = self._streams.get((each.namespace, each.name))
             if other is not None and other.phase == "reading":
                 other.fault = other.fault or no_namespace(candidates)
-        if not candidates and name not in self._strangers:
-            self._strangers.add(name)
+        if not candidates and self._strangers.is_new(name):
             self._connector.log(
                 "WARN", f"Ignored messages of stream '{name}': it was not asked for."
             )
@@ -273,10 +273,13 @@ class SyncSession:
 
     def _on_unreadable(self, message: Unreadable) -> None:
         self._connector.log("ERROR", f"Unreadable {message.kind}: {message.text}")
+        fault = f"a {message.kind} message could not be read"
+        if message.why:
+            fault += f" ({message.why}); leave the stream out, or report it to the maintainers"
         named = [s for s in self._streams.values() if s.descriptor.name == message.stream]
         for stream in named or self._streams.values():
             if stream.phase == "reading":
-                stream.fault = f"a {message.kind} message could not be read"
+                stream.fault = fault
 
     def _end(self, conversation: Conversation) -> Iterator[SyncEvent]:
         """The connector has ended: judge each stream that is still open."""

@@ -1,5 +1,6 @@
 import json
 import time
+import tracemalloc
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -303,6 +304,83 @@ def test_data_may_nest_as_deeply_as_it_likes(levels: int) -> None:
         assert isinstance(batch, Records)
         assert batch.stream == "s"
         assert bytes(batch.records[0].data) == data
+
+
+# Lines that are too long
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of more than 1,000 bytes are too long."""
+    monkeypatch.setattr("atlas_dagster.protocol.decoder.LONGEST_LINE", 1000)
+
+
+def pieces(line: bytes, size: int) -> list[bytes]:
+    return [line[at : at + size] for at in range(0, len(line), size)]
+
+
+LONG = record(b'{"v":"' + b"x" * 3000 + b'"}')
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 999])
+@pytest.mark.parametrize(
+    ("line", "kind", "stream"),
+    [
+        (LONG, "RECORD", "s"),
+        (
+            b'{"record":' + LONG.partition(b'"record":')[2][:-1] + b',"type":"RECORD"}',
+            "RECORD",
+            "s",
+        ),
+        (LONG + record(), "RECORD", None),
+        (b"x" * 3000 + record(), "RECORD", "s"),
+        (b"x" * 70_000 + record(), "RECORD", None),
+        (b'{"type":"STATE","state":{"data":"' + b"x" * 3000 + b'"}}', "STATE", None),
+        (b'{"type":"CATALOG","catalog":{"streams":["' + b"x" * 3000 + b'"]}}', "CATALOG", None),
+        (b"x" * 3000, None, None),
+    ],
+)
+@pytest.mark.usefixtures("short")
+def test_a_line_that_is_too_long(
+    line: bytes, kind: str | None, stream: str | None, size: int
+) -> None:
+    before, after = record(b'{"a":1}') + b"\n", record(b'{"a":2}')
+    found = decode(*pieces(before + line + b"\n" + after, size))
+    assert rows(found) == [{"a": 1}, {"a": 2}]
+    (long,) = [each for each in found if not isinstance(each, Records)]
+    if kind is None:
+        assert isinstance(long, Noise)
+    else:
+        assert isinstance(long, Unreadable)
+        assert (long.kind, long.stream, long.why) == (kind, stream, "0 MB long")
+    assert isinstance(long, Noise | Unreadable)
+    assert len(long.text) < 2_100
+    (at_the_end,) = decode(*pieces(line, size))
+    assert at_the_end == long
+
+
+def test_a_line_without_end_takes_no_memory() -> None:
+    decoder = MessageDecoder()
+    tracemalloc.start()
+    try:
+        for _ in range(300):
+            assert list(decoder.feed(bytes(1024 * 1024))) == []
+        (noise,) = decoder.flush()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(noise, Noise)
+    assert noise.text.endswith("… (300 MB long)")
+    assert peak < 70 * 1024 * 1024
+
+
+def test_a_large_line_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python objects it would take many times as many bytes."""
+    monkeypatch.setattr("atlas_dagster.protocol.decoder._LONGEST_MENDED", 1000)
+    (found,) = decode(record(b'{"a":NaN,"b":"' + b"x" * 1000 + b'"}'))
+    assert isinstance(found, Unreadable)
+    assert (found.kind, found.stream) == ("RECORD", "s")
+    assert len(rows(decode(LONG))) == 1
 
 
 # Lines that cannot be read

@@ -31,6 +31,24 @@ def test_no_answer_is_said(output: tuple[bytes, ...]) -> None:
         connector(*output).check()
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (
+            b'{"type":"CATALOG","catalog":{"streams":[',
+            r'\{"type":"CATALOG","catalog":\{"streams":\[',
+        ),
+        (CATALOG.replace(b"[]", b"[" * 5000 + b"]" * 5000), "nested too deeply"),
+        (b'{"type":"CATALOG","catalog":{"streams":["' + b"x" * (65 << 20) + b'"]}}', "65 MB long"),
+    ],
+    ids=["half of it", "too deep", "too long"],
+)
+def test_an_answer_that_cannot_be_read_is_said(answer: bytes, why: str) -> None:
+    said = f"source-x answered discover with a CATALOG message that cannot be read \\({why}\\); rep"
+    with pytest.raises(ConnectorFailedError, match=said):
+        connector(answer[:500], answer[500:], b"\n").discover()
+
+
 def test_of_two_answers_the_last_one_counts() -> None:
     said: list[str] = []
     connector(REFUSED, PASSED, log=lambda _, text: said.append(text)).check()

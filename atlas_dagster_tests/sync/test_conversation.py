@@ -1,5 +1,7 @@
 """How a call of a connector ends, and what its log hears."""
 
+import tracemalloc
+
 import pytest
 from scripted import line
 
@@ -105,3 +107,34 @@ def test_a_signal_from_outside_is_named() -> None:
     list(talk.messages(READ))
     assert str(talk.failure()).startswith("src was ended by SIGKILL (exit code 137), which Atlas")
     assert talk.failure().failure_type == "transient_error"
+
+
+def failing(number: int, stream: str | None = None) -> bytes:
+    error = {"message": f"error {number} " + "m" * 5_000, "stack_trace": "at x\n" * 2_000}
+    about = {"stream_descriptor": {"name": stream}} if stream else {}
+    return line("TRACE", trace={"type": "ERROR", "emitted_at": 1, "error": error | about})
+
+
+@pytest.mark.parametrize("streams", [1, 300])
+def test_errors_without_end_take_no_memory(streams: int) -> None:
+    talk, runner, _ = converse()
+    runner.script = lambda _: (failing(n, f"s{n % streams}") for n in range(600))
+    talk._log = lambda *_: None
+    tracemalloc.start()
+    try:
+        list(talk.messages(READ))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 3_000_000  # of 9 MB
+    assert str(talk.failure()).startswith("src: error 0 mmm")
+    # Each stream that failed is known.
+    found = {error.stream_descriptor.name for error in talk.errors if error.stream_descriptor}
+    assert found == {f"s{n}" for n in range(streams)}
+
+
+def test_a_config_that_cannot_be_read_is_not_shown() -> None:
+    control = b'{"type":"CONTROL","control":{"type":"CONNECTOR_CONFIG","connectorConfig":'
+    talk, _, heard = converse(control + b'{"config":{"token":"new-and-secret"}\n')
+    assert list(talk.messages(READ)) == [None]
+    assert heard == [("ERROR", "A CONTROL message cannot be read; the config it brings is lost.")]

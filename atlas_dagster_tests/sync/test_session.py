@@ -228,6 +228,24 @@ def test_an_unreadable_line_fails_its_own_stream_only(lake: Lake) -> None:
     assert lake.ids("b") == [1]
 
 
+def test_a_line_that_is_too_long_fails_its_own_stream_only(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlas_dagster.protocol.decoder.LONGEST_LINE", 1000)
+    long = record("a", 2, "x" * 5000)
+    done = lake.sync(
+        [A, B],
+        records("a", [1]) + state("a", {"at": 1}),
+        *(long[at : at + 100] for at in range(0, len(long), 100)),
+        records("b", [1]) + state("a", {"at": 2}) + status("a") + status("b"),
+    )
+    assert list(done.finished) == ["b"]
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [1])
+    assert "a: a RECORD message could not be read (0 MB long); leave the stream out" in str(
+        done.failure
+    )
+
+
 def test_a_stream_not_asked_for_is_ignored(lake: Lake) -> None:
     done = lake.sync(
         [A],
