@@ -15,6 +15,7 @@ import pyarrow as pa
 from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.records.columns import TableColumns
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
@@ -154,14 +155,20 @@ class Destination(ABC):
         """Make ``deployment`` the owner of the tables of ``connection``."""
 
     @abstractmethod
-    def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
-        """Column names an existing table uses, by the field they hold and their type."""
+    def known_columns(self, table: TablePath) -> TableColumns:
+        """The columns of a table; none where it does not exist."""
 
     @abstractmethod
-    def held_columns(
-        self, connection: str, table: TablePath
-    ) -> Mapping[tuple[str, pa.DataType], str] | None:
+    def held_columns(self, connection: str, table: TablePath) -> TableColumns | None:
         """:meth:`known_columns` of the rows held for a table; None where some of them are gone."""
+
+    @abstractmethod
+    def refuse_unfit(self, connection: str, spec: TableSpec) -> None:
+        """Ask before anything is read whether a table can take what ``spec`` is to bring.
+
+        Raises:
+            DestinationError: it cannot, be it for its limits or for what others made of it.
+        """
 
     @abstractmethod
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:

@@ -35,7 +35,8 @@ from atlas_dagster.destinations.newest_rows import by_key, newest_rows
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
 from atlas_dagster.destinations.store import Store, explained, unusable
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
-from atlas_dagster.records.types import SOURCE_NAME_KEY
+from atlas_dagster.records.columns import TableColumns
+from atlas_dagster.records.types import SOURCE_NAME_KEY, TYPE_KEY
 from atlas_dagster.state.envelope import Envelope, StreamCommit
 
 #: Folder of the lake that holds Atlas's own bookkeeping; Delta readers never look into it.
@@ -104,14 +105,12 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
     def _owner_uri(self, connection: str) -> str:
         return self.table_uri((BOOKKEEPING, connection, "owner"))
 
-    def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
+    def known_columns(self, table: TablePath) -> TableColumns:
         planned = self._planned.get(table)
         main = planned.main if planned else LakeTable(self.table_uri(table), connection="")
-        return _columns(main.arrow_schema)
+        return TableColumns.of(main.arrow_schema)
 
-    def held_columns(
-        self, connection: str, table: TablePath
-    ) -> Mapping[tuple[str, pa.DataType], str] | None:
+    def held_columns(self, connection: str, table: TablePath) -> TableColumns | None:
         tables = self._planned.get(table) or self._tables(connection, table)
         if not tables.is_behind:
             return None
@@ -120,7 +119,14 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             there = {info.base_name for info in self._store.filesystem.get_file_info(folder)}
         if not there.issuperset(tables.changes.file_names):
             return None
-        return _columns(tables.changes.arrow_schema)
+        return TableColumns.of(tables.changes.arrow_schema)
+
+    def refuse_unfit(self, connection: str, spec: TableSpec) -> None:
+        main = (self._planned.get(spec.path) or self._tables(connection, spec.path)).main
+        if main.exists:
+            main.refuse_unless_plain(
+                replaces=spec.replaces, removes=spec.replaces or spec.mode == "append_dedup"
+            )
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:
         tables = self._take_tables(connection, spec.path)
@@ -205,11 +211,10 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
 
     def _schema_of(self, file: DataFile) -> pa.Schema:
         """The columns a staged file was written with."""
-        written = file.metadata.schema.to_arrow_schema()
-        names = [(field.metadata or {}).get(SOURCE_NAME_KEY.encode()) for field in written]
+        keys = (SOURCE_NAME_KEY.encode(), TYPE_KEY.encode())
         return pa.schema(
-            field.with_metadata(None if name is None else {SOURCE_NAME_KEY: name})
-            for field, name in zip(written, names, strict=True)
+            field.with_metadata({k: v for k, v in (field.metadata or {}).items() if k in keys})
+            for field in file.metadata.schema.to_arrow_schema()
         )
 
     def forget(self, connection: str, seqs: Collection[int]) -> None:
@@ -287,13 +292,3 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             raise unusable(self.root, error) from error
         stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(int(stem) for stem in stems if stem.isdigit())
-
-
-def _columns(schema: pa.Schema | None) -> dict[tuple[str, pa.DataType], str]:
-    """The columns that hold a field of the source."""
-    known = {}
-    for field in schema or ():
-        original = (field.metadata or {}).get(SOURCE_NAME_KEY.encode())
-        if original is not None:
-            known[original.decode(), field.type] = field.name
-    return known

@@ -64,7 +64,7 @@ class DedupWriter(DeltaWriter):
         if main.exists and not replaces:
             # Others may have compacted the table since it was opened; no sync may have written.
             main.reload(main.seq)
-            main.refuse_unless_plain()
+            main.refuse_unless_plain(replaces=False, removes=True)
             main.widen(schema)
             schema = main.arrow_schema
             assert schema is not None

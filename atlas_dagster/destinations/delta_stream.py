@@ -100,7 +100,7 @@ class StreamTables:
         waiting: list[StagedFile] = []
         if part.continues:
             waiting = self.changes.files
-            schema = _united(schema, self.changes.arrow_schema)
+            schema = self.changes.united(schema)
         elif self.changes.seq >= envelope.seq:
             # A table that was dropped counts anew; its log must not seem to be ahead.
             self.changes.add((), envelope, schema, replaces=True)
@@ -119,11 +119,6 @@ class StreamTables:
     def _delete(self, names: Iterable[str]) -> None:
         for name in names:
             self.open_file(name).delete()
-
-
-def _united(schema: pa.Schema, other: pa.Schema | None) -> pa.Schema:
-    """``schema`` with the columns that only ``other`` has."""
-    return pa.schema([*schema, *(f for f in other or () if f.name not in schema.names)])
 
 
 def changes_path(bookkeeping: str, table: TablePath) -> TablePath:

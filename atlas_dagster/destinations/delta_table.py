@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Trans
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
+from atlas_dagster.destinations.delta_obstacles import obstacles
 from atlas_dagster.destinations.store import reason_of, settle, unusable
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile, now
@@ -140,10 +141,17 @@ class LakeTable:
                     self.uri, delta_schema, actions, mode="error", commit_properties=properties
                 )
                 self.handle = DeltaTable(self.uri)
+            elif replaces and obstacles(self.handle, replaces=False, removes=False):
+                self.reload(self.seq)
+                create_table_with_add_actions(
+                    self.uri, delta_schema, actions, mode="overwrite", commit_properties=properties
+                )
             else:
                 self._allow_types(schema)
                 if replaces:
                     self.reload(self.seq)
+                else:
+                    self._refuse_misfits(schema)
                 self.handle.create_write_transaction(
                     [*actions, *removals],
                     "overwrite" if replaces else "append",
@@ -193,24 +201,29 @@ class LakeTable:
         self.handle.delete()
         self.reload(seq)
 
-    def refuse_unless_plain(self) -> None:
-        """Raises :class:`DestinationError` where a file does not hold its rows as they are."""
+    def refuse_unless_plain(self, *, replaces: bool, removes: bool) -> None:
+        """Ask whether what others made of the table lets us write to it.
+
+        ``replaces``: the commit makes the table anew. ``removes``: it takes files away.
+
+        Raises:
+            DestinationError: it does not.
+        """
         assert self.handle is not None
-        features = {*(self.handle.protocol().reader_features or ())} - {"timestampNtz"}
-        if self.handle.metadata().partition_columns:
-            features.add("partition columns")
-        if features:
-            raise DestinationError(
-                f"{self.uri} was given {', '.join(sorted(features))}, and append_dedup merges into "
-                "plain tables only; write it anew without, or refresh the stream."
-            )
+        found = obstacles(self.handle, replaces=replaces, removes=removes)
+        if found:
+            raise DestinationError(f"{self.uri} has {' and '.join(found)}.")
 
     def widen(self, schema: pa.Schema) -> None:
-        """Add the columns of ``schema`` that the table lacks; none is ever removed."""
+        """Add the columns of ``schema`` that the table lacks; none is ever removed.
+
+        Columns that do not say yet what they were made for say it afterwards.
+        """
         if self.handle is None:
             return
-        present = {field.name for field in self.arrow_schema or ()}
-        missing = [field for field in schema if field.name not in present]
+        present = {field.name: field for field in self.arrow_schema or ()}
+        self._refuse_misfits(schema)
+        missing = [f for f in schema if not _says_as_much(present.get(f.name), f)]
         self._allow_types(schema)
         if missing:
             seq = self.seq
@@ -224,6 +237,27 @@ class LakeTable:
             # Looks past the fence, so what it would have stopped must be stopped here.
             self.reload(seq)
 
+    def united(self, schema: pa.Schema) -> pa.Schema:
+        """``schema`` with the columns that only the table has."""
+        self._refuse_misfits(schema)
+        others = (field for field in self.arrow_schema or () if field.name not in schema.names)
+        return pa.schema([*schema, *others])
+
+    def _refuse_misfits(self, schema: pa.Schema) -> None:
+        """Raise where a column of ``schema`` has the name, in any case, of one that differs.
+
+        With files of such columns in it, nobody could read the table any more.
+        """
+        present = {field.name.lower(): field for field in self.arrow_schema or ()}
+        for field in schema:
+            there = present.get(field.name.lower(), field)
+            if (there.name, there.type) != (field.name, field.type):
+                raise DestinationError(
+                    f"{self.uri} has a column {there.name} ({there.type}), and rows with a column "
+                    f"{field.name} ({field.type}) cannot be in one table with it; sync again, and "
+                    "refresh the stream if that fails, too."
+                )
+
     def _allow_types(self, schema: pa.Schema) -> None:
         """Switch on the table feature that timestamps without zone need."""
         assert self.handle is not None
@@ -234,6 +268,11 @@ class LakeTable:
                 TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
             )
             self.reload(seq)
+
+
+def _says_as_much(there: pa.Field | None, wanted: pa.Field) -> bool:
+    """Whether a table has the column ``wanted``, and knows what it was made for."""
+    return there is not None and (wanted.metadata or {}).keys() <= (there.metadata or {}).keys()
 
 
 def _staged(row: Mapping[str, Any]) -> StagedFile:

@@ -16,13 +16,14 @@ from atlas_dagster.destinations.base import (
     TableSpec,
     read_columns,
 )
-from atlas_dagster.destinations.postgres_columns import columns_of, quoted
+from atlas_dagster.destinations.postgres_columns import MOST_COLUMNS, columns_of, quoted
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_merge import Merge
-from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState, TableStates
+from atlas_dagster.destinations.postgres_state import Bookkeeping, TableStates
 from atlas_dagster.destinations.postgres_writer import PostgresWriter
 from atlas_dagster.errors import ConfigError, DestinationError
-from atlas_dagster.records.types import SOURCE_NAME_KEY
+from atlas_dagster.records.columns import TableColumns
+from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.state.envelope import Envelope
 
 
@@ -60,16 +61,43 @@ class PostgresDestination(Destination):
     def adopt(self, connection: str, deployment: str) -> None:
         self._bookkeeping.adopt(connection, deployment)
 
-    def known_columns(self, table: TablePath) -> Mapping[tuple[str, pa.DataType], str]:
-        return _columns(self._bookkeeping.find(table))
+    def known_columns(self, table: TablePath) -> TableColumns:
+        state = self._bookkeeping.find(table)
+        if not state.exists:
+            return TableColumns()
+        names = self._bookkeeping.columns(state).keys()
+        ours = {*state.fields.names, *(field.name for field in METADATA_FIELDS)}
+        return TableColumns.of(
+            pa.schema(field for field in state.fields if field.name in names),
+            names=names,
+            lasting=self._bookkeeping.viewed_columns(state).keys() | names - ours,
+            widens=True,
+        )
 
     def held_columns(
         self,
         connection: str,  # noqa: ARG002
         table: TablePath,
-    ) -> Mapping[tuple[str, pa.DataType], str] | None:
+    ) -> TableColumns | None:
         held = self._bookkeeping.find_held(table)
-        return _columns(held) if held.exists else None
+        return TableColumns.of(held.fields) if held.exists else None
+
+    def refuse_unfit(self, connection: str, spec: TableSpec) -> None:  # noqa: ARG002
+        columns = columns_of(spec.schema)
+        state = self._bookkeeping.find(spec.path)
+        count = len(columns) + 1  # rows are numbered while they are staged
+        if state.exists:
+            present = self._bookkeeping.columns(state).keys()
+            # Columns that were dropped count for ever.
+            added = sum(column.name not in present for column in columns)
+            count = max(count, self._bookkeeping.column_count(state) + added)
+        if count > MOST_COLUMNS:
+            raise DestinationError(
+                f"{state.relation} would need {count:,} columns, and a table in Postgres has at "
+                f"most {MOST_COLUMNS:,}: leave the stream out, or send this connection to a lake, "
+                "whose tables have no such limit; columns of fields that are gone go where you "
+                "drop the table, and the stream is read from the beginning."
+            )
 
     def open(self, connection: str, spec: TableSpec) -> StreamWriter:  # noqa: ARG002
         self._opened += 1
@@ -138,11 +166,3 @@ class PostgresDestination(Destination):
 
     def close(self) -> None:
         self._database.close()
-
-
-def _columns(state: TableState) -> dict[tuple[str, pa.DataType], str]:
-    """The columns that hold a field of the source."""
-    return {
-        (field.metadata[SOURCE_NAME_KEY.encode()].decode(), field.type): field.name
-        for field in (state.fields if state.exists else ())
-    }

@@ -15,6 +15,8 @@ ARRIVAL = "_atlas_arrival"
 #: What Postgres has in every table already, and ours.
 _TAKEN_COLUMNS = ("tableoid", "xmin", "xmax", "cmin", "cmax", "ctid", ARRIVAL)
 _TAKEN_SCHEMAS = ("information_schema", "pg_catalog", "pg_toast", "pg_temp")
+#: Of one table, in Postgres.
+MOST_COLUMNS = 1600
 #: Bytes of all key columns together that an index entry can hold; a third of a page.
 _INDEXED_BYTES = 2400
 

@@ -209,6 +209,27 @@ class Bookkeeping:
         )
         return {row["name"]: row["type"] for row in rows}
 
+    def column_count(self, state: TableState) -> int:
+        """How many columns the table has ever had."""
+        (row,) = self._database.rows(
+            "SELECT count(*) AS columns FROM pg_attribute "
+            "WHERE attrelid = $1::text::regclass AND attnum > 0",
+            state.relation,
+        )
+        return int(row["columns"])
+
+    def viewed_columns(self, state: TableState) -> dict[str, str]:
+        """The columns whose type Postgres does not let us change, and a view that uses each."""
+        rows = self._database.rows(
+            "SELECT a.attname::text AS name, min(r.ev_class::regclass::text) AS view "
+            "FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid "
+            "JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid "
+            "WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass "
+            "AND d.refobjid = $1::text::regclass AND a.attnum > 0 GROUP BY a.attname",
+            state.relation,
+        )
+        return {row["name"]: row["view"] for row in rows}
+
     def store(self, envelope: Envelope) -> None:
         self._database.run(
             f"INSERT INTO {_in(schema_name(envelope.connection), _ENVELOPES)} "

@@ -1,6 +1,7 @@
 """Writes one stream's rows to a Postgres table."""
 
 import contextlib
+from collections.abc import Sequence
 
 import msgspec
 import pyarrow as pa
@@ -17,6 +18,8 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
 _NONE = pa.schema([])
+#: What an integer column can become in place.
+_WIDER = ("double precision", "numeric")
 
 
 class PostgresWriter(StreamWriter):
@@ -146,15 +149,18 @@ class PostgresWriter(StreamWriter):
                 for column in self._columns
                 if column.name not in types
             ]
-            if self.spec.replaces:
-                changes += [
-                    f"ALTER COLUMN {column.quoted} TYPE {column.type} USING NULL"
-                    for column in self._columns
-                    if types.get(column.name, column.type) != column.type
-                ]
-                types |= wanted
+            for column in self._columns:
+                present = types.get(column.name, column.type)
+                if present == column.type:
+                    continue
+                if self.spec.replaces:
+                    types[column.name] = column.type
+                    changes.append(f"ALTER COLUMN {column.quoted} TYPE {column.type} USING NULL")
+                elif present == "bigint" and column.type in _WIDER:
+                    types[column.name] = wider = self._wide_enough(state, column)
+                    changes.append(f"ALTER COLUMN {column.quoted} TYPE {wider}")
             if changes:
-                run(f"ALTER TABLE {state.relation} {', '.join(changes)}")
+                self._alter(state, changes)
             types = wanted | types
         if self.spec.primary_key:
             run(
@@ -163,6 +169,26 @@ class PostgresWriter(StreamWriter):
                 )
             )
         return types
+
+    def _wide_enough(self, state: TableState, column: Column) -> str:
+        """A type for numbers that loses no digit of the integers that are there."""
+        (row,) = self._database.rows(
+            f"SELECT COALESCE(max(abs({column.quoted}::numeric)) > 2 ^ 53, false) AS long "
+            f"FROM {state.relation}"
+        )
+        return "numeric" if row["long"] else column.type
+
+    def _alter(self, state: TableState, changes: Sequence[str]) -> None:
+        try:
+            with self._database.savepoint():
+                self._database.run(f"ALTER TABLE {state.relation} {', '.join(changes)}")
+        except DestinationError as error:
+            views = {*self._bookkeeping.viewed_columns(state).values()}
+            used = f"; the views {', '.join(sorted(views))} use it" if views else ""
+            raise DestinationError(
+                f"The columns of {state.relation} cannot be changed: {error} Sync again, and where "
+                f"that fails, too, drop what uses them{used}."
+            ) from error
 
     def _move(self, source: str, state: TableState, types: dict[str, str]) -> int:
         """Bring the rows of ``source`` into the table; the number of rows it has more."""

@@ -32,6 +32,7 @@ from atlas_dagster.sync.events import StreamFinished
 _SHOWN = {
     ColumnType.TIMESTAMP: "timestamp (UTC)",
     ColumnType.LOCAL_TIMESTAMP: "timestamp",
+    ColumnType.TEXT: "text (of any simple type)",
     ColumnType.OBJECT: "object (JSON)",
     ColumnType.ARRAY: "array (JSON)",
     ColumnType.UNKNOWN: "any (JSON)",

@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT, Record, present
 from atlas_dagster.records.changes import Change, Misfit, Remarks, utf8
-from atlas_dagster.records.coerce import STRICT_TYPES
+from atlas_dagster.records.coerce import STRICT_TYPES, decode_string
 from atlas_dagster.records.nested import NestedFields
 from atlas_dagster.records.numbers import parse_numbers
 from atlas_dagster.records.rows import RowDecoder
@@ -196,7 +196,13 @@ def _columns_of(
     count = len(lists[0])
     values = [*itertools.chain.from_iterable(lists)]
     texts, mended = _json_texts(values)
-    array, misfits = parse_numbers(texts) if kind is ColumnType.NUMBER else _of_kind(texts, kind)
+    misfits: dict[int, Misfit] = {}
+    if kind is ColumnType.NUMBER:
+        array, misfits = parse_numbers(texts)
+    elif kind is ColumnType.TEXT:
+        array = _plain_texts(texts)
+    else:
+        array, misfits = _of_kind(texts, kind)
     for place in mended:
         column, row = divmod(place, count)
         remarks.misfit(row, columns[column].field, Misfit.MENDED, values[place])
@@ -226,6 +232,18 @@ def _json_texts(values: Sequence[Raw]) -> tuple[pa.Array, list[int]]:
     texts, mended = utf8(column)
     absent = pc.is_in(texts, pa.array(["", "null"]))
     return pc.if_else(absent, pa.scalar(None, pa.string()), texts), mended
+
+
+def _plain_texts(texts: pa.Array) -> pa.Array:
+    """JSON as plain text: strings without their quotes, all else as written."""
+    quoted = pc.fill_null(pc.starts_with(texts, '"'), False)
+    escaped = pc.and_(quoted, pc.fill_null(pc.match_substring(texts, "\\"), False))
+    # A string without escapes has no quotes but those around it.
+    plain = pc.if_else(pc.xor(quoted, escaped), pc.ascii_trim(texts, '"'), texts)
+    if not pc.any(escaped, min_count=0).as_py():
+        return plain
+    strings = [decode_string(text) for text in texts.filter(escaped).to_pylist()]
+    return pc.replace_with_mask(plain, escaped, pa.array(strings, pa.string()))
 
 
 def _of_kind(texts: pa.Array, kind: ColumnType) -> tuple[pa.Array, dict[int, Misfit]]:

@@ -32,7 +32,7 @@ STRICT_TYPES: dict[ColumnType, Any] = {
 }
 _STRICT = {kind: msgspec.json.Decoder(type_).decode for kind, type_ in STRICT_TYPES.items()}
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-_decode_string = msgspec.json.Decoder(str).decode
+decode_string = msgspec.json.Decoder(str).decode
 _NUMBER = re.compile(rb'"?([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"?\Z')
 _LONGEST_INTEGER = 19
 
@@ -126,7 +126,7 @@ def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, Misfit | None]:
         return None, Misfit.TYPE
     text = as_text(raw)
     if text.startswith('"'):  # only its UTF-8 can be wrong
-        return _decode_string(text), Misfit.MENDED
+        return decode_string(text), Misfit.MENDED
     if kind is not ColumnType.STRING:
         return None, Misfit.TYPE
     return text, None if text.encode() == raw else Misfit.MENDED

@@ -9,9 +9,11 @@ other value that does not fit, is kept as the source wrote it in ``_airbyte_extr
 :mod:`atlas_dagster.records.changes`), never rounded unseen.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from msgspec import Struct
@@ -35,12 +37,16 @@ METADATA_FIELDS = (
     pa.field(GENERATION_ID, pa.int64()),
     pa.field(EXTRA, pa.string()),
 )
-#: Key of the field metadata that keeps a column's original name.
+#: Keys of the field metadata that keep the field and the type a column was made for.
 SOURCE_NAME_KEY = "airbyte.field"
+TYPE_KEY = "airbyte.type"
 
 
 class ColumnType(Enum):
-    """Airbyte's types. Times and everything structured are stored as text."""
+    """Airbyte's types. Times, unions and everything structured are stored as text.
+
+    ``TEXT`` is a union without objects and arrays: strings as they are, numbers as written.
+    """
 
     STRING = "string"
     BOOLEAN = "boolean"
@@ -50,6 +56,7 @@ class ColumnType(Enum):
     TIMESTAMP = "timestamp_with_timezone"
     LOCAL_TIMESTAMP = "timestamp_without_timezone"
     TIME = "time"
+    TEXT = "text"
     OBJECT = "object"
     ARRAY = "array"
     UNKNOWN = "json"
@@ -86,6 +93,7 @@ _SQL = {
     ColumnType.TIMESTAMP: "TIMESTAMP WITH TIME ZONE",
     ColumnType.LOCAL_TIMESTAMP: "TIMESTAMP",
     ColumnType.TIME: "TIME",
+    ColumnType.TEXT: "VARCHAR",
     ColumnType.OBJECT: "JSON",
     ColumnType.ARRAY: "JSON",
     ColumnType.UNKNOWN: "JSON",
@@ -105,27 +113,52 @@ _WELL_KNOWN = {
 }
 
 
-def column_type(schema: Any) -> ColumnType:
-    """The column type of one property's JSON schema, as it was parsed."""
-    if not isinstance(schema, dict):
+#: Of the definitions that Airbyte itself publishes.
+_WELL_KNOWN_REFERENCE = re.compile(r"(?:^|/)WellKnownTypes\.json#/definitions/(\w+)$")
+#: References and unions inside each other that are followed.
+_DEEPEST = 16
+
+
+def column_type(schema: Any, root: Any = None) -> ColumnType:
+    """The column type of one property's JSON schema; references are to ``root``, the stream's."""
+    kinds = _types(resolve(schema, root), root, _DEEPEST)
+    if len(kinds) == 1:
+        return kinds.pop()
+    if kinds == {ColumnType.INTEGER, ColumnType.NUMBER}:
+        return ColumnType.NUMBER
+    if not kinds or any(kind.is_json for kind in kinds):
         return ColumnType.UNKNOWN
-    reference = schema.get("$ref")
-    if isinstance(reference, str):
-        return _WELL_KNOWN.get(reference.rsplit("/", 1)[-1], ColumnType.UNKNOWN)
+    return ColumnType.UNKNOWN
+
+
+def _types(schema: Any, root: Any, depth: int) -> set[ColumnType]:
+    """The types that values of ``schema`` may have, null aside."""
+    if not isinstance(schema, dict) or not depth:
+        return {ColumnType.UNKNOWN}
     declared = schema.get("type")
-    if declared is None:
-        for keyword in ("oneOf", "anyOf", "allOf"):
-            options = schema.get(keyword)
-            if isinstance(options, Sequence):
-                real = [option for option in options if option not in ({"type": "null"},)]
-                return column_type(real[0]) if len(real) == 1 else ColumnType.UNKNOWN
-        return ColumnType.OBJECT
-    kinds = declared if isinstance(declared, list) else [declared]
-    kinds = [kind for kind in kinds if kind != "null"]
-    if len(kinds) != 1:
-        return ColumnType.UNKNOWN
+    if declared is not None:
+        kinds = declared if isinstance(declared, list) else [declared]
+        return {_type(kind, schema) for kind in kinds if kind != "null"}
+    reference = _WELL_KNOWN_REFERENCE.search(str(schema.get("$ref", "")))
+    if reference is not None or "$ref" in schema:
+        return {_WELL_KNOWN.get(reference[1] if reference else "", ColumnType.UNKNOWN)}
+    for keyword in ("oneOf", "anyOf"):
+        options = schema.get(keyword)
+        if isinstance(options, list):
+            return set[ColumnType]().union(
+                *(_types(resolve(option, root), root, depth - 1) for option in options)
+            )
+    parts = schema.get("allOf")
+    if isinstance(parts, list):
+        resolved = [resolve(part, root) for part in parts]
+        merged = {k: v for part in resolved if isinstance(part, dict) for k, v in part.items()}
+        return _types(merged, root, depth - 1)
+    return {ColumnType.OBJECT}
+
+
+def _type(kind: Any, schema: Mapping[str, Any]) -> ColumnType:
     airbyte_type = schema.get("airbyte_type")
-    match kinds[0]:
+    match kind:
         case "string":
             return _string_type(schema.get("format"), airbyte_type)
         case "boolean":
@@ -140,6 +173,41 @@ def column_type(schema: Any) -> ColumnType:
             return ColumnType.OBJECT
         case _:
             return ColumnType.UNKNOWN
+
+
+def resolve(schema: Any, root: Any) -> Any:
+    """``schema`` with what it refers to in ``root``; what stands beside the reference counts."""
+    for _ in range(_DEEPEST):
+        reference = schema.get("$ref") if isinstance(schema, dict) else None
+        if not isinstance(reference, str) or not reference.startswith("#"):
+            return schema
+        found = root
+        for key in reference.removeprefix("#").split("/")[1:]:
+            key = unquote(key).replace("~1", "/").replace("~0", "~")
+            found = found.get(key) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return schema
+        schema = found | {key: value for key, value in schema.items() if key != "$ref"}
+    return schema
+
+
+def was_json(schema: Any) -> bool:
+    """Whether versions that did not record a column's type kept ``schema`` as JSON text."""
+    if not isinstance(schema, dict):
+        return True
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        return reference.rsplit("/", 1)[-1] not in _WELL_KNOWN
+    declared = schema.get("type")
+    if declared is not None:
+        kinds = declared if isinstance(declared, list) else [declared]
+        return len([kind for kind in kinds if kind != "null"]) != 1
+    for keyword in ("oneOf", "anyOf", "allOf"):
+        options = schema.get(keyword)
+        if isinstance(options, list):
+            real = [option for option in options if option != {"type": "null"}]
+            return len(real) != 1 or was_json(real[0])
+    return False
 
 
 def _string_type(format_: Any, airbyte_type: Any) -> ColumnType:
@@ -160,7 +228,8 @@ class Column(Struct, frozen=True):
     """One column: the record's field ``field`` lands in ``name``.
 
     ``path``: for a field below the top of the record, the keys that lead there; else empty.
-    ``nullable``: whether the source says that it may be missing or null.
+    ``nullable``: whether the source says that it may be missing or null. ``was_json``: whether
+    older versions kept it as JSON text, though it is none.
     """
 
     field: str
@@ -169,10 +238,12 @@ class Column(Struct, frozen=True):
     description: str | None = None
     path: tuple[str, ...] = ()
     nullable: bool = True
+    was_json: bool = False
 
     @property
     def arrow(self) -> pa.Field:
-        return pa.field(self.name, self.type.arrow, metadata={SOURCE_NAME_KEY: self.field})
+        made_for = {SOURCE_NAME_KEY: self.field, TYPE_KEY: self.type.value}
+        return pa.field(self.name, self.type.arrow, metadata=made_for)
 
 
 class TableSchema(Struct, frozen=True):
@@ -184,13 +255,9 @@ class TableSchema(Struct, frozen=True):
     columns: tuple[Column, ...]
 
     @classmethod
-    def of(
-        cls, stream: ConfiguredStream, *, known_names: Mapping[str, str] | None = None
-    ) -> "TableSchema":
-        """The columns of ``stream``'s table; ``known_names`` as in :meth:`from_json_schema`."""
-        return cls.from_json_schema(
-            stream.stream.json_schema, nested=stream.nested_fields, known_names=known_names
-        )
+    def of(cls, stream: ConfiguredStream) -> "TableSchema":
+        """The columns of a new table for ``stream``."""
+        return cls.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
 
     @classmethod
     def from_json_schema(
@@ -206,34 +273,38 @@ class TableSchema(Struct, frozen=True):
         out gets none. ``known_names`` maps fields to the column names an existing table already
         uses for them.
         """
+        root = schema
+        schema = resolve(schema, root)
         declared = schema.get("properties")
         properties = dict(declared) if isinstance(declared, Mapping) else {}
         paths = {}
         for path in nested:
-            if declares(schema, path):
+            if declares(root, path):
                 field = ".".join(path)
                 while field in properties:  # a dot may be part of a plain name
                     field = f".{field}"
                 paths[field] = path
-                properties[field] = property_at(schema, path)
+                properties[field] = property_at(root, path)
         listed = schema.get("required")
         required = set(listed) if isinstance(listed, list) else set()
         own = {field.name for field in METADATA_FIELDS}
         known = {k: v for k, v in (known_names or {}).items() if k in properties}
         names = assign(properties, known=known, reserved=own)
-        return cls(
-            tuple(
+        columns = []
+        for field, sub in properties.items():
+            kind = column_type(sub, root)
+            columns.append(
                 Column(
                     field,
                     names[field],
-                    column_type(sub),
+                    kind,
                     _description(sub),
                     path=paths.get(field, ()),
                     nullable=field not in required or _may_be_null(sub),
+                    was_json=kind is not ColumnType.UNKNOWN and was_json(sub),
                 )
-                for field, sub in properties.items()
             )
-        )
+        return cls(tuple(columns))
 
     @property
     def top_level(self) -> tuple[Column, ...]:
@@ -258,7 +329,9 @@ def property_at(schema: Any, path: Sequence[str]) -> Any:
     Raises:
         KeyError: an object on the way lists other fields only.
     """
+    root = schema
     for key in path:
+        schema = resolve(schema, root)
         properties = schema.get("properties") if isinstance(schema, Mapping) else None
         if not isinstance(properties, Mapping) or not properties:
             return None
@@ -268,14 +341,14 @@ def property_at(schema: Any, path: Sequence[str]) -> Any:
 
 def declares(schema: Mapping[str, Any], path: Sequence[str]) -> bool:
     """Whether records of ``schema`` may have a field at ``path``; at the top it must be listed."""
-    properties = schema.get("properties")
+    properties = resolve(schema, schema).get("properties")
     if not isinstance(properties, Mapping) or path[0] not in properties:
         return False
     try:
         property_at(schema, path)
     except KeyError:
         return False
-    above = column_type(properties[path[0]])
+    above = column_type(properties[path[0]], schema)
     return len(path) == 1 or above in (ColumnType.OBJECT, ColumnType.UNKNOWN)
 
 

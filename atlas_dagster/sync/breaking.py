@@ -6,10 +6,9 @@ the key is another one. New, missing and changed columns are no such thing.
 
 from collections.abc import Collection, Mapping
 
-import pyarrow as pa
-
 from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
+from atlas_dagster.records.columns import TableColumns
 from atlas_dagster.records.types import TableSchema, declares
 from atlas_dagster.state.envelope import Envelope
 
@@ -51,21 +50,21 @@ def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Colle
 
 
 def refuse_new_key_column(
-    stream: ConfiguredStream, schema: TableSchema, known: Mapping[tuple[str, pa.DataType], str]
+    stream: ConfiguredStream, wanted: TableSchema, known: TableColumns
 ) -> None:
-    """See that the table has the columns of the key, if it has any: ``known``.
+    """Compare the key's columns in ``wanted`` with those that the table has, if it has any.
 
     Raises:
         BreakingChangeError: it lacks one, so its rows have no key.
     """
-    if stream.destination_sync_mode != "append_dedup":
+    if stream.destination_sync_mode != "append_dedup" or not known.fields:
         return
-    fields = {column.name: column.field for column in schema.columns}
-    held = {field for field, _ in known}
+    columns = {column.name: column for column in wanted.columns}
     for path in stream.primary_key:
-        column = column_at(schema, stream, path)
-        if known and column not in known.values():
-            new = "a new type for its key" if fields[column] in held else "the new key field"
+        column = columns[column_at(wanted, stream, path)]
+        if known.find(column) is None:
+            is_known = column.field in known.fields
+            new = "a new type for its key" if is_known else "the new key field"
             raise BreakingChangeError(
                 f"Stream '{stream.descriptor}' has {new} '{'.'.join(path)}', so new rows cannot be "
                 f"matched with those in the table; {_AGAIN}.",

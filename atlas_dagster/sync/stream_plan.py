@@ -1,21 +1,16 @@
 """What one sync will do with one stream: into which table, from which state."""
 
-from collections.abc import Mapping, Set
-
 import msgspec
-import pyarrow as pa
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
 from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.records.names import assign
+from atlas_dagster.records.columns import TableColumns, fit
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.reconcile import Resumption
 from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
 from atlas_dagster.sync.standing import stored_blob
-
-Fields = Set[tuple[str, pa.DataType]]
 
 
 class StreamPlan(Struct, frozen=True):
@@ -89,6 +84,7 @@ def plan_stream(
     Raises:
         ConfigError: a declared key or cursor is not a column.
         BreakingChangeError: its table cannot follow the source.
+        DestinationError: its table cannot take the rows.
     """
     is_synced = resumption.envelope is not None
     resumption = _changed_over(stream, resumption)
@@ -96,13 +92,13 @@ def plan_stream(
     known = destination.known_columns(path)
     waiting = _waiting_columns(connection, stream, resumption, destination, path)
     continues = False
+    wanted = TableSchema.of(stream)
     if not resumption.held:
         # Changes that wait for their merge are in the table before anything else is.
-        known = {**known, **(waiting or {})}
+        known |= waiting or TableColumns()
     elif ours:
-        fields, of_key = _fields(stream)
-        if waiting is not None and of_key <= waiting.keys() <= fields:
-            continues, known = True, {**known, **waiting}
+        if waiting is not None and _go_on(stream, wanted, waiting):
+            continues, known = True, known | waiting
         notice = _told(stream, gone=waiting is None, continues=continues)
         resumption = msgspec.structs.replace(resumption, notice=notice)
     full_refresh = stream.sync_mode == "full_refresh"
@@ -120,14 +116,14 @@ def plan_stream(
         generation_id=generation,
         minimum_generation_id=generation if replaces else 0,
     )
-    schema = _table_schema(stream, known)
     if resumption.envelope is not None and not replaces:
-        refuse_breaking_change(stream, resumption.envelope, {field for field, _ in known})
+        refuse_breaking_change(stream, resumption.envelope, known.fields)
     if is_synced and not replaces:
-        refuse_new_key_column(stream, schema, known)
+        refuse_new_key_column(stream, wanted, known)
     given_up = resumption.held and not continues
     blob = None if given_up else stored_blob(resumption.envelope, stream.descriptor)
-    table = _table(stream, schema, path)
+    table = _table(stream, fit(wanted, known, replaces=replaces), path)
+    destination.refuse_unfit(connection, table)
     return StreamPlan(stream, table, resumption, blob, continues, done)
 
 
@@ -173,7 +169,7 @@ def _waiting_columns(
     resumption: Resumption,
     destination: Destination,
     path: TablePath,
-) -> Mapping[tuple[str, pa.DataType], str] | None:
+) -> TableColumns | None:
     """The columns of rows that are held, or wait for their merge; None where there are none."""
     if resumption.envelope is None:
         return None
@@ -212,30 +208,9 @@ def _key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
     return stream.primary_key if stream.destination_sync_mode == "append_dedup" else ()
 
 
-def _fields(stream: ConfiguredStream) -> tuple[Fields, Fields]:
-    """The stream's fields as columns hold them, and those of its key."""
-    schema = TableSchema.of(stream)
-    fields = {
-        column.path or (column.field,): (column.field, column.type.arrow)
-        for column in schema.columns
-    }
-    return set(fields.values()), {fields[path] for path in _key(stream) if path in fields}
-
-
-def _table_schema(
-    stream: ConfiguredStream, known: Mapping[tuple[str, pa.DataType], str]
-) -> TableSchema:
-    """The stream's columns under the names that are ``known``: those the table already uses.
-
-    A field whose type changed gets a new column named after the type: Delta cannot change one.
-    """
-    wanted = TableSchema.of(stream)
-    columns = {field: column for (field, _), column in known.items()}
-    names = {}
-    for field, kind in ((column.field, column.type) for column in wanted.columns):
-        if (field, kind.arrow) in known:
-            names[field] = known[field, kind.arrow]
-        elif field in columns and not stream.replaces:
-            name = f"{columns[field]}_{kind.value}"
-            names[field] = assign([name], reserved=known.values())[name]
-    return TableSchema.of(stream, known_names=names)
+def _go_on(stream: ConfiguredStream, wanted: TableSchema, held: TableColumns) -> bool:
+    """Whether rows of ``wanted`` can follow those held: the key is there, and no field is gone."""
+    found = {c.path or (c.field,): held.find(c) for c in wanted.columns}
+    names = {column.name for column in found.values() if column is not None}
+    of_key = [found[path] for path in _key(stream) if path in found]
+    return held.of_fields <= names and None not in of_key

@@ -6,6 +6,7 @@ import pytest
 from atlas_dagster.records.types import (
     METADATA_FIELDS,
     SOURCE_NAME_KEY,
+    TYPE_KEY,
     Column,
     ColumnType,
     TableSchema,
@@ -52,7 +53,7 @@ WELL_KNOWN = "WellKnownTypes.json#/definitions/"
         ({"type": 5}, T.UNKNOWN),
         ({"type": {"a": 1}}, T.UNKNOWN),
         ({"type": [["string"], None]}, T.UNKNOWN),
-        ({"type": ["integer", "number"]}, T.UNKNOWN),
+        ({"type": ["integer", "number"]}, T.NUMBER),
         ({"type": "object", "oneOf": [{"type": "string"}]}, T.OBJECT),
         ({"type": "object", "additionalProperties": True}, T.OBJECT),
         ({"type": "string", "airbyte_type": "big_number"}, T.STRING),
@@ -104,7 +105,10 @@ def test_a_table_in_the_sources_order() -> None:
     )
     own = [field.name for field in METADATA_FIELDS]
     assert schema.arrow.names == ["z", "a_b", *own]
-    assert schema.arrow.field("a_b").metadata == {SOURCE_NAME_KEY.encode(): b"a b"}
+    assert schema.arrow.field("a_b").metadata == {
+        SOURCE_NAME_KEY.encode(): b"a b",
+        TYPE_KEY.encode(): b"integer",
+    }
     assert all(field.nullable for field in schema.arrow)
     assert schema.column_of("a b") == "a_b"
     with pytest.raises(KeyError):

@@ -54,7 +54,7 @@ def generation(done: Outcome) -> tuple[int, int]:
 
 
 def exists(lake: Lake) -> bool:
-    return lake.destination.known_columns(("c", "a")) != {}
+    return bool(lake.destination.known_columns(("c", "a")).names)
 
 
 def held(lake: Lake) -> list[Any]:

@@ -1,0 +1,166 @@
+"""Which column of a table holds which field: decided once, for the life of the table.
+
+Every column keeps the name and the type of the field it was made for in its own metadata. A field
+that comes back finds its column again, and no other field ever gets a name that is taken, whatever
+became of the field it was taken for.
+"""
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+
+from atlas_dagster.records.names import assign
+from atlas_dagster.records.types import (
+    METADATA_FIELDS,
+    SOURCE_NAME_KEY,
+    TYPE_KEY,
+    Column,
+    ColumnType,
+    TableSchema,
+)
+
+_TYPES = {kind.value: kind for kind in ColumnType}
+_TEXT = pa.string()
+#: The one type of a column that is not text; text columns hold several.
+_BY_ARROW = {kind.arrow: kind for kind in ColumnType if kind.arrow != _TEXT}
+
+
+class TableColumns(Struct, frozen=True):
+    """The columns that a table has.
+
+    Args:
+        names: of all columns, also of those that hold no field.
+        made_for: column names by the field and type they hold, in the table's order.
+        untyped: text columns by field, from versions that did not record the type.
+        lasting: names of columns that stay as they are even when all rows are replaced.
+        widens: whether integer columns can become number columns in place.
+    """
+
+    names: frozenset[str] = frozenset()
+    made_for: Mapping[tuple[str, ColumnType], str] = {}
+    untyped: Mapping[str, str] = {}
+    lasting: frozenset[str] = frozenset()
+    widens: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        schema: pa.Schema | None,
+        *,
+        names: Collection[str] = (),
+        lasting: Collection[str] = (),
+        widens: bool = False,
+    ) -> "TableColumns":
+        """Those of ``schema``, and others of whom only the ``names`` are known."""
+        made_for: dict[tuple[str, ColumnType], str] = {}
+        untyped: dict[str, str] = {}
+        for column in schema or ():
+            metadata = column.metadata or {}
+            name = metadata.get(SOURCE_NAME_KEY.encode())
+            if name is None:
+                continue
+            recorded = _TYPES.get(metadata.get(TYPE_KEY.encode(), b"").decode())
+            kind = recorded or _BY_ARROW.get(column.type)
+            if kind is not None:
+                made_for[name.decode(), kind] = column.name
+            elif column.type == _TEXT:
+                untyped[name.decode()] = column.name
+        return cls(
+            names=frozenset([*(schema.names if schema is not None else ()), *names]),
+            made_for=made_for,
+            untyped=untyped,
+            lasting=frozenset(lasting),
+            widens=widens,
+        )
+
+    def __or__(self, other: "TableColumns") -> "TableColumns":
+        """These and ``other``, which counts where both have a column for a field."""
+        return TableColumns(
+            names=self.names | other.names,
+            made_for={**self.made_for, **other.made_for},
+            untyped={**self.untyped, **other.untyped},
+            lasting=self.lasting | other.lasting,
+            widens=self.widens or other.widens,
+        )
+
+    @property
+    def of_fields(self) -> frozenset[str]:
+        """The names of columns that hold a field."""
+        return frozenset([*self.made_for.values(), *self.untyped.values()])
+
+    @property
+    def fields(self) -> frozenset[str]:
+        return frozenset([*(field for field, _ in self.made_for), *self.untyped])
+
+    def find(self, wanted: Column) -> Column | None:
+        """``wanted`` as the table has it; None where it has no column for that field and type."""
+        field, kind = wanted.field, wanted.type
+        if (field, kind) in self.made_for:
+            return _as(wanted, self.made_for[field, kind], kind)
+        json = ColumnType.UNKNOWN
+        if wanted.was_json and (field, json) in self.made_for:
+            return _as(wanted, self.made_for[field, json], json)
+        if field in self.untyped and (wanted.was_json or kind.arrow == _TEXT):
+            # A union's text is JSON there, and stays it: strings in quotes beside others without
+            # would be two spellings of one value.
+            union = wanted.was_json or kind is ColumnType.TEXT
+            return _as(wanted, self.untyped[field], json if union else kind)
+        return None
+
+    def first_of(self, field: str) -> str | None:
+        """The name of the first column that was made for ``field``."""
+        if field in self.untyped:
+            return self.untyped[field]
+        return next((name for (of, _), name in self.made_for.items() if of == field), None)
+
+
+def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSchema:
+    """The columns of ``schema`` under the names that ``table`` has for them.
+
+    A field whose type changed gets a column of its own, called after its first column and the type;
+    where the sync ``replaces`` all rows, it keeps its column, which then changes.
+    """
+    placed: dict[str, Column] = {}
+    renewed: dict[str, str] = {}
+    for column in schema.columns:
+        found = table.find(column) or _widened(column, table)
+        first = table.first_of(column.field)
+        if found is not None:
+            placed[column.field] = found
+        elif first is not None:
+            renewed[column.field] = first
+    own = [field.name for field in METADATA_FIELDS]
+    taken = {*own, *(table.lasting if replaces else table.names)}
+    taken |= {column.name for column in placed.values()}
+    new = [c.field for c in schema.columns if c.field not in placed and c.field not in renewed]
+    names = assign(new, reserved=[*taken, *renewed.values()])
+    taken |= {*names.values()}
+    lower = {name.lower() for name in taken}
+    for column in schema.columns:
+        if column.field in renewed:
+            name = renewed[column.field]
+            if name.lower() in lower:
+                suffixed = f"{name}_{column.type.value}"
+                name = assign([suffixed], reserved=lower)[suffixed]
+            names[column.field] = name
+            lower.add(name.lower())
+    return TableSchema(
+        tuple(
+            placed.get(column.field) or _as(column, names[column.field], column.type)
+            for column in schema.columns
+        )
+    )
+
+
+def _widened(column: Column, table: TableColumns) -> Column | None:
+    """A number in the column of the integer it was, where that can become one."""
+    name = table.made_for.get((column.field, ColumnType.INTEGER))
+    if not table.widens or column.type is not ColumnType.NUMBER or name in (None, *table.lasting):
+        return None
+    return _as(column, str(name), ColumnType.NUMBER)
+
+
+def _as(column: Column, name: str, kind: ColumnType) -> Column:
+    return msgspec.structs.replace(column, name=name, type=kind)
