@@ -23,6 +23,7 @@ _HARMLESS = frozenset(
         "invariants",
         "timestampNtz",
         "v2Checkpoint",
+        "variantType",
     }
 )
 #: Writer version from which a table may have identity columns, which deltalake does not write.
@@ -82,12 +83,14 @@ def _passing(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
             yield f"the NOT NULL column {field.name}"
     # Rows are only added beside such files, but a merge reads them as they are.
     if removes and _has_deletion_vectors(handle):
-        yield "deletion vectors"
+        yield "deletion vectors (the table feature deletionVectors)"
 
 
 def _has_deletion_vectors(handle: DeltaTable) -> bool:
     if "deletionVectors" not in (handle.protocol().reader_features or ()):
         return False
+    if handle.metadata().configuration.get("delta.enableDeletionVectors") == "true":
+        return True
     try:
         return bool(pa.table(handle.deletion_vectors()).num_rows)
     except (DeltaError, OSError):  # there are, and they cannot be read

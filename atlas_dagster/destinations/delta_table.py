@@ -134,7 +134,7 @@ class LakeTable:
             # that another has just made the table, which would then be made twice.
             max_commit_retries=0 if replaces or removals or not self.exists else None,
         )
-        delta_schema = Schema.from_arrow(schema)
+        delta_schema = Schema.from_arrow(_plain(schema))
         try:
             if self.handle is None:
                 create_table_with_add_actions(
@@ -268,6 +268,18 @@ class LakeTable:
                 TableFeatures.TimestampWithoutTimezone, allow_protocol_versions_increase=True
             )
             self.reload(seq)
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """``schema`` without the rules that others may have made for its columns."""
+    return pa.schema(
+        pa.field(
+            field.name,
+            field.type,
+            metadata={k: v for k, v in (field.metadata or {}).items() if k[:6] != b"delta."},
+        )
+        for field in schema
+    )
 
 
 def _says_as_much(there: pa.Field | None, wanted: pa.Field) -> bool:

@@ -14,7 +14,7 @@ from atlas_dagster.destinations.postgres_json import mend_json
 from atlas_dagster.destinations.postgres_merge import Merge
 from atlas_dagster.destinations.postgres_stage import TemporaryStage
 from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState, TableStates
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
 _NONE = pa.schema([])
@@ -173,7 +173,7 @@ class PostgresWriter(StreamWriter):
     def _wide_enough(self, state: TableState, column: Column) -> str:
         """A type for numbers that loses no digit of the integers that are there."""
         (row,) = self._database.rows(
-            f"SELECT COALESCE(max(abs({column.quoted}::numeric)) > 2 ^ 53, false) AS long "
+            f"SELECT COALESCE(max(abs({column.quoted})) > 9007199254740992, false) AS long "
             f"FROM {state.relation}"
         )
         return "numeric" if row["long"] else column.type
