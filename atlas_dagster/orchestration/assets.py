@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from atlas_dagster.orchestration.check import build_check, pool
+from atlas_dagster.orchestration.check import build_check
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import (
     DiscoveryConfig,
@@ -17,6 +17,7 @@ from atlas_dagster.orchestration.io_manager import default_resources, io_resourc
 from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.options import SyncConfig
+from atlas_dagster.orchestration.pools import pool
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
 from atlas_dagster.orchestration.source_asset import notes, source_spec, status_tags

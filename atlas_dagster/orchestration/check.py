@@ -9,6 +9,7 @@ from atlas_dagster.orchestration.dead_runs import note_process
 from atlas_dagster.orchestration.failure import text_block
 from atlas_dagster.orchestration.kubernetes import pod_tags
 from atlas_dagster.orchestration.metadata import short_digest
+from atlas_dagster.orchestration.pools import pool
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import Patience, tag_failure
@@ -21,19 +22,12 @@ from atlas_dagster.sync.discovered import Discovered
 from atlas_dagster.sync.source import connected
 
 CHECK_NAME = "connection"
-#: Of the pools of connections, with their name behind it.
-POOL_PREFIX = "airbyte_"
 #: A passed CHECK is good for this long, whoever asked for it.
 _FRESH_SECONDS = 300
 
 
 def check_key(connection: Connection) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(source_key(connection), CHECK_NAME)
-
-
-def pool(connection: Connection) -> str:
-    """CHECK, DISCOVER and READ of one connection never run at the same time."""
-    return f"{POOL_PREFIX}{connection.name}"
 
 
 def build_check(connection: Connection, discovered: Discovered) -> dg.AssetChecksDefinition:

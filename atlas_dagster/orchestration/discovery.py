@@ -11,11 +11,11 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from atlas_dagster.orchestration.check import pool
 from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.dead_runs import note_process
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.kubernetes import pod_tags
+from atlas_dagster.orchestration.pools import pool
 from atlas_dagster.orchestration.recording import check_evaluation
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG

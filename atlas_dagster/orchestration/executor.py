@@ -13,8 +13,8 @@ from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.in_process import InProcessExecutor
 
-from atlas_dagster.orchestration.check import POOL_PREFIX
-from atlas_dagster.orchestration.dead_runs import note_process
+from atlas_dagster.orchestration.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.pools import POOL_PREFIX, runs_in
 
 
 class _ConnectionExecutor(dg.Executor):
@@ -30,23 +30,16 @@ class _ConnectionExecutor(dg.Executor):
         self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
     ) -> Iterator[dg.DagsterEvent]:
         note_process(plan_context.instance, plan_context.run_id, os.getpid())
+        end_dead_runs(plan_context.instance)
         steps = map(execution_plan.get_step_by_key, execution_plan.step_keys_to_execute)
         pools = {step.pool for step in steps}
         pool = pools.pop() if len(pools) == 1 else None
         is_ours = pool is not None and pool.startswith(POOL_PREFIX)
         # Dagster's executor for one process hears of no termination while it waits for a pool.
-        if pool is None or not is_ours or _is_taken(plan_context.instance, pool):
+        if pool is None or not is_ours or runs_in(plan_context.instance, pool):
             yield from self._chosen.execute(plan_context, execution_plan)
         else:
             yield from self._one.execute(plan_context, execution_plan)
-
-
-def _is_taken(instance: dg.DagsterInstance, pool: str) -> bool:
-    storage = instance.event_log_storage
-    if not storage.supports_global_concurrency_limits:
-        return False
-    known = storage.get_concurrency_info(pool)
-    return bool(known.claimed_slots) and known.active_slot_count >= known.slot_count
 
 
 @dg.executor(

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained
 from atlas_dagster.errors import AtlasError, ConfigError
-from atlas_dagster.orchestration.check import pool
 from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.failure import explained_failure
+from atlas_dagster.orchestration.pools import pool
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.sync.connection import Connection

@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 import dagster as dg
 
 from atlas_dagster.orchestration.bookkeeping import books_of
+from atlas_dagster.orchestration.dead_runs import end_dead_runs
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.recording import observations
@@ -53,6 +54,7 @@ class StateDesk:
             ConfigError: the tables are another deployment's.
             AtlasError: what ``change`` raises.
         """
+        end_dead_runs(self._instance)
         with (
             self._locked(),
             closing(self._atlas.open_destination(self.connection)) as destination,

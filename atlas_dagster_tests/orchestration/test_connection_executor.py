@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.orchestration.dead_runs import PROCESS_TAG
-from atlas_dagster.orchestration.executor import _is_taken
+from atlas_dagster.orchestration.pools import runs_in
 from atlas_dagster_tests.orchestration.executor_jobs import (
     a_pool_of_a_user,
     one_connection,
@@ -51,13 +51,13 @@ def test_the_steps_of_one_connection_share_a_process(
     assert told(instance, job, config).startswith(f"Executing steps {how}")
 
 
-def test_a_pool_that_another_run_is_in_is_taken(instance: dg.DagsterInstance) -> None:
-    assert not _is_taken(instance, "airbyte_shop")
+def test_a_pool_that_another_run_is_inruns_in(instance: dg.DagsterInstance) -> None:
+    assert not runs_in(instance, "airbyte_shop")
     storage = instance.event_log_storage
     storage.initialize_concurrency_limit_to_default("airbyte_shop")
-    assert not _is_taken(instance, "airbyte_shop")
+    assert not runs_in(instance, "airbyte_shop")
     claim = storage.claim_concurrency_slot("airbyte_shop", "another run", "read")
     assert claim.is_claimed
-    assert _is_taken(instance, "airbyte_shop")
+    assert runs_in(instance, "airbyte_shop") == ["another run"]
     storage.free_concurrency_slots_for_run("another run")
-    assert not _is_taken(instance, "airbyte_shop")
+    assert not runs_in(instance, "airbyte_shop")

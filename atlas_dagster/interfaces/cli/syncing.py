@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.plan.objects import StepFailureData
 from dagster._core.storage.tags import MAX_RETRIES_TAG
+from dagster._core.utils import make_new_run_id
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +24,10 @@ from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import FailureType
 from atlas_dagster.interfaces.cli.declared import Declared
+from atlas_dagster.interfaces.cli.terminal import note
+from atlas_dagster.orchestration.dead_runs import process_tag
 from atlas_dagster.orchestration.defined import DefinedConnection
+from atlas_dagster.orchestration.pools import wait_for_turn
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import FAILURE_TAG
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
@@ -55,7 +59,7 @@ def sync_connection(
     streams: Collection[str],
     refresh: str | None = None,
 ) -> Outcome:
-    """Materialize the connection's streams, or only the named ones.
+    """Materialize the connection's streams, or only the named ones, once no other run of it is.
 
     ``defined`` is what ``declared`` is now. ``refresh``: remove or retain, the option of a run.
 
@@ -76,15 +80,23 @@ def sync_connection(
         redirect_stdout(log),
     ):
         outcome.log = Path(log.name)
+        wait_for_turn(instance, defined.connection, note)
+        run_id = make_new_run_id()
         result = job.execute_in_process(
+            run_id=run_id,
             run_config=config,
             instance=instance,
             asset_selection=selected,
             raise_on_error=False,
             # Nobody but the user runs it again.
-            tags={CONNECTION_TAG: declared.name, MAX_RETRIES_TAG: "0", **_whereabouts(instance)},
+            tags={
+                CONNECTION_TAG: declared.name,
+                MAX_RETRIES_TAG: "0",
+                **process_tag(run_id, os.getpid()),
+                **_whereabouts(instance),
+            },
         )
-        run = instance.get_run_by_id(result.run_id)
+        run = instance.get_run_by_id(run_id)
         outcome.failure_type = _failure_type(run.tags if run else {})
     for event in result.all_events:
         if event.is_step_failure:
