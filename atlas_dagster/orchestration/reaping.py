@@ -10,7 +10,12 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.dead_runs import end_dead_runs
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.owner import container_of, process_has_ended, this_container
+from atlas_dagster.runners.owner import (
+    container_of,
+    process_has_ended,
+    run_and_process,
+    this_container,
+)
 from atlas_dagster.runners.reaper import is_running, reap, reap_processes
 from atlas_dagster.sync.adhoc import reap_adhoc
 from atlas_dagster.sync.connection import Connection
@@ -30,15 +35,13 @@ def reap_ended(
     """
 
     def has_ended(owner: str) -> bool:
-        kind, _, name = owner.partition(":")
-        if kind == "run":
-            run_id, _, owner = name.partition(":")
-            run = instance.get_run_by_id(run_id)
-            if run is not None:
-                return run.is_finished
-            # Deleted here, or a run of another instance: its process tells.
-        container = container_of(owner)
-        return process_has_ended(owner) or (container is not None and _is_gone(container))
+        run_id, process = run_and_process(owner)
+        run = None if run_id is None else instance.get_run_by_id(run_id)
+        if run is not None:
+            return run.is_finished
+        # Of a run that was deleted here, or is another instance's, the process tells.
+        container = container_of(process)
+        return process_has_ended(process) or (container is not None and _is_gone(container))
 
     deployment = atlas.deployment_label()
     removed = reap_processes(deployment=deployment, has_ended=has_ended)

@@ -10,6 +10,7 @@ from typing import Any
 
 import docker
 
+from atlas_dagster.runners.owner import OWNER_LABEL, process_has_ended, run_and_process
 from atlas_dagster.runners.stopping import pause
 
 #: Bytes that the container may take.
@@ -43,10 +44,16 @@ def _before(api: docker.APIClient, container: str) -> list[int]:
     return [
         int(each["Labels"][MEMORY_LABEL])
         for each in found
-        # Created within the same second, the running one came first.
-        if each["Id"] != container
-        and (each["State"] != "created" or place is None or _place(each) < place)
+        if each["Id"] != container and _is_before(each, place)
     ]
+
+
+def _is_before(listed: dict[str, Any], place: tuple[int, str] | None) -> bool:
+    if listed["State"] != "created":
+        return True  # created within the same second, the running one came first
+    # One whose owner died while it waited never starts, and maybe nobody is there to remove it.
+    _, process = run_and_process(listed["Labels"].get(OWNER_LABEL, ""))
+    return (place is None or _place(listed) < place) and not process_has_ended(process)
 
 
 def _place(listed: dict[str, Any]) -> tuple[int, str]:

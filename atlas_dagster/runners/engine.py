@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -52,8 +52,8 @@ def connect(engine: str | None = None) -> docker.DockerClient:
         if host.startswith("ssh://"):
             raise _not_by_ssh(host)
         oldest = docker.constants.MINIMUM_DOCKER_API_VERSION
-        first = _client(address, oldest, _CONNECT_TIMEOUT_SECONDS)
-        version = first.version(api_version=False)["ApiVersion"]
+        with closing(_client(address, oldest, _CONNECT_TIMEOUT_SECONDS)) as first:
+            version = first.version(api_version=False)["ApiVersion"]
         return _client(address, version, _API_TIMEOUT_SECONDS)
     except API_ERRORS as error:
         raise _refusal(host, error) from error

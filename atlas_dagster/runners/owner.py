@@ -15,6 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args
 
+#: On every container and process that Atlas starts: its owner. A process (``command:…`` or
+#: ``request:…``), or ``run:<Dagster run id>:`` and the process of its step, which older versions
+#: leave out.
+OWNER_LABEL = "atlas.owner"
+
 Kind = Literal["command", "request"]
 _KINDS = get_args(Kind)
 #: How Docker names the host that a container is, where nobody does.
@@ -98,6 +103,15 @@ def process_has_ended(owner: str) -> bool:
     # A start is unknown where there is no /proc; then the pid has to do.
     now = _start(int(pid))
     return bool(start and now) and start != now
+
+
+def run_and_process(owner: str) -> tuple[str | None, str]:
+    """The id of ``owner``'s Dagster run, if it has one, and its process."""
+    kind, _, rest = owner.partition(":")
+    if kind != "run":
+        return None, owner
+    run_id, _, process = rest.partition(":")
+    return run_id, process
 
 
 def container_of(owner: str) -> str | None:

@@ -13,12 +13,10 @@ import docker.errors
 from atlas_dagster.runners.docker import CONNECTION_LABEL
 from atlas_dagster.runners.engine import API_ERRORS
 from atlas_dagster.runners.marks import kill, label_of, marked
+from atlas_dagster.runners.owner import OWNER_LABEL
 from atlas_dagster.runners.process import remove_leftovers
 
 DEPLOYMENT_LABEL = "atlas.deployment"
-#: A process (``command:…``, ``request:…``; see ``runners/owner.py``), or ``run:<Dagster run id>:``
-#: and the process of its step. Older versions leave the process out.
-OWNER_LABEL = "atlas.owner"
 
 
 def reap(

@@ -21,6 +21,8 @@ from atlas_dagster.protocol.secrets import Masker, scalars, secret_values
 from atlas_dagster.runners.stopping import pause
 
 _POLL_SECONDS = 0.5
+#: Of one call. Each is stored and masked from then on, so a source must not renew without end.
+_MOST_RENEWALS = 1_000
 
 
 class ConfigStore(ABC):
@@ -136,6 +138,7 @@ class LiveConfig:
         self._connection = connection
         self._store = store
         self._explain = explain
+        self._renewals = 0
         stored = self._stored()
         self.value = stored.applied_to(declared)
         self._mask(stored)
@@ -151,6 +154,12 @@ class LiveConfig:
         self._mask(renewal)
         if not Renewal.between(self.value, value).values:
             return
+        self._renewals += 1
+        if self._renewals > _MOST_RENEWALS:
+            raise BrokenError(
+                f"The connector of connection '{self._connection}' renewed its config more than "
+                f"{_MOST_RENEWALS:,} times in one call; report it to the connector's maintainers."
+            )
         try:
             origin = Origin.of(renewal, self._declared)
             self._store.save(self._connection, renewal.encode(), origin)

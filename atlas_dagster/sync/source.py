@@ -12,7 +12,8 @@ from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker import CONNECTION_LABEL
 from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL
+from atlas_dagster.runners.owner import OWNER_LABEL
+from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL
 from atlas_dagster.sync.catalog_changes import (
     Change,
     SchemaPolicy,
@@ -42,7 +43,7 @@ class Caller:
     Args:
         deployment: name of the deployment, with its lake: containers of others are never touched.
         owner: the process that runs them, and its Dagster run, for the reaper; see
-            ``runners/reaper.py``.
+            ``runners/owner.py``.
         environ: where ``{{ env.X }}`` is looked up.
         log: receives the connector's own lines with their levels, masked.
         explain: receives Atlas's own sentences, such as where the connector runs and why.

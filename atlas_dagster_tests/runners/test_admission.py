@@ -1,6 +1,8 @@
 """A queue on the Docker engine: connectors run at once only as far as there is memory for them."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,9 +11,11 @@ from contextlib import ExitStack
 import pytest
 from engines import SecondEngine, needs
 
+from atlas_dagster.runners.admission import MEMORY_LABEL
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.owner import OWNER_LABEL, identify
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
@@ -96,3 +100,17 @@ def test_who_needs_more_than_there_is_runs_alone(engine: SecondEngine) -> None:
     assert alone.ends_within(60)
     assert alone.process is not None
     alone.process.close()
+
+
+@pytest.mark.parametrize("run", ["", "run:of-another-instance:"])
+def test_one_whose_owner_died_in_the_queue_keeps_no_place(engine: SecondEngine, run: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        labels = {MEMORY_LABEL: str(2**50), OWNER_LABEL: run + identify(owner.pid)}
+        container = engine.client().containers.create(STANDIN, network_mode="none", labels=labels)
+        time.sleep(1.1)  # the engine tells the order by the second
+        waiting = Start(engine, 0.5)
+        assert not waiting.ends_within(3)
+    assert waiting.ends_within(60)
+    assert waiting.process is not None
+    waiting.process.close()
+    container.remove()

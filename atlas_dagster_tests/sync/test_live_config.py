@@ -201,3 +201,14 @@ def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     said: list[str] = []
     with FileConfigStore(tmp_path).lock("shop", said.append):
         assert said == []
+
+
+def test_a_source_must_not_renew_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atlas_dagster.sync.live_config._MOST_RENEWALS", 2)
+    renewals = [control({"credentials": {"refresh_token": f"token-{n}"}}) for n in (1, 1, 1, 2)]
+    Called(tmp_path, *renewals, PASSED).connector.check()
+    third = control({"credentials": {"refresh_token": "token-3"}})
+    with pytest.raises(BrokenError, match="'shop' renewed its config more than 2 times in one"):
+        Called(tmp_path / "other", *renewals, third, PASSED).connector.check()

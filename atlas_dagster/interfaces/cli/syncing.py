@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import closing, redirect_stdout
@@ -32,6 +31,7 @@ from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.retries import FAILURE_TAG
 from atlas_dagster.orchestration.schedule import CONNECTION_TAG
 from atlas_dagster.records.types import METADATA_FIELDS
+from atlas_dagster.runners.owner import this_container
 from atlas_dagster.sync.upkeep import find_streams
 
 _PREVIEW_ROWS = 3
@@ -118,7 +118,7 @@ def _whereabouts(instance: dg.DagsterInstance) -> dict[str, str]:
         return {}
     from dagster_docker.docker_run_launcher import DOCKER_CONTAINER_ID_TAG
 
-    return {DOCKER_CONTAINER_ID_TAG: socket.gethostname()}
+    return {DOCKER_CONTAINER_ID_TAG: this_container()}
 
 
 def _failure_type(tags: Mapping[str, str]) -> FailureType:
