@@ -107,6 +107,16 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             examples=["3.8.1", "auto"],
         ),
     ] = None
+    cdk_version: Annotated[
+        str | None,
+        # Not a template, as above.
+        dg.Resolver.passthrough(
+            description="Version of the Airbyte CDK that runs the manifest; by default the newest "
+            "of the major version that the manifest is written for. In Docker it is the tag of "
+            "airbyte/source-declarative-manifest.",
+            examples=["6.48.10"],
+        ),
+    ] = None
     config: Annotated[
         Mapping[str, Any],
         dg.Resolver.passthrough(
@@ -223,6 +233,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             command=None if self.command is None else list(self.command),
             folder=self._folder,
             version=self.version,
+            cdk_version=self.cdk_version,
             config=dict(self.config),
             streams=None if self.streams is None else list(self.streams),
             runner=self.runner,

@@ -62,6 +62,17 @@ _NETWORK = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+#: How Python says that code does not fit the code it calls.
+_CODE = re.compile(
+    r"""
+      \bhas\s+no\s+attribute\b | \bunexpected\s+keyword\s+argument\b | \bis\s+not\s+defined\b
+    | \bmissing\s+\d+\s+required\s+(?:positional|keyword) | \bpositional\s+arguments?\s+but\b
+    | \bcannot\s+import\s+name\b | \bNo\s+module\s+named\b | \babstract\s+(?:class|method)
+    | \bis\s+not\s+(?:callable|subscriptable)\b
+    | \b(?:Attribute|Import|ModuleNotFound|Name|NotImplemented|Type)Error\b
+    """,
+    re.VERBOSE,
+)
 #: What only the user can change, whatever else is in the text.
 _CREDENTIALS = re.compile(
     r"""
@@ -118,6 +129,11 @@ def is_network_failure(*texts: str) -> bool:
     """Whether ``texts`` are about a network or server that does not answer; a retry may help."""
     whole = "\n".join(texts)
     return bool(_NETWORK.search(whole)) and not _CREDENTIALS.search(whole)
+
+
+def is_code_failure(text: str) -> bool:
+    """Whether ``text`` is about code that fails, such as one written for another library."""
+    return _CODE.search(text) is not None
 
 
 def exceptions(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import requests
+import yaml
 from msgspec import Struct
 from platformdirs import user_cache_dir
 
@@ -17,18 +18,28 @@ from atlas_dagster.registry.info import LATEST, ConnectorInfo
 from atlas_dagster.registry.live import get_file, registry_url
 
 _DEFINITION = "oss.json"
+_METADATA = "metadata.yaml"
 _MANIFEST = "manifest.yaml"
 _COMPONENTS = "components.py"
 #: The components come packed (PyAirbyte ``_executors/util.py``).
 _PACKED_COMPONENTS = "components.zip"
+#: Kept beside them; empty where the metadata names none.
+_CDK_VERSION = "cdk_version"
+#: The image that a manifest is published in is the CDK's, at one version.
+_CDK_IMAGE = re.compile(r"(?:.*/)?source-declarative-manifest:(\d[\w.+-]*)(?:@.*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedManifest:
-    """A manifest as it was published; ``components`` is the Python code it needs, if any."""
+    """A manifest as it was published.
+
+    ``components`` is the Python code it needs, if any. ``cdk_version`` is the CDK it was published
+    with, by its metadata; None where that names none.
+    """
 
     manifest: bytes
-    components: bytes | None
+    components: bytes | None = None
+    cdk_version: str | None = None
 
 
 def published_manifest(info: ConnectorInfo) -> PublishedManifest:
@@ -51,10 +62,11 @@ def published_manifest(info: ConnectorInfo) -> PublishedManifest:
                 f"The manifest of {info.name} {info.tag} cannot be kept in {kept.parent} "
                 f"({error.strerror}); set XDG_CACHE_HOME to a directory that can be written."
             ) from error
-    components = kept / _COMPONENTS
+    components, cdk = kept / _COMPONENTS, kept / _CDK_VERSION
     return PublishedManifest(
         (kept / _MANIFEST).read_bytes(),
         components.read_bytes() if components.exists() else None,
+        (cdk.read_text() or None) if cdk.exists() else None,
     )
 
 
@@ -90,7 +102,7 @@ class _Definition(Struct):
 
 
 def _keep(published: PublishedManifest, folder: Path) -> None:
-    """Both files appear at once; whoever comes second finds the first one's."""
+    """All files appear at once; whoever comes second finds the first one's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as unfinished:
         complete = Path(unfinished) / folder.name
@@ -98,6 +110,7 @@ def _keep(published: PublishedManifest, folder: Path) -> None:
         (complete / _MANIFEST).write_bytes(published.manifest)
         if published.components is not None:
             (complete / _COMPONENTS).write_bytes(published.components)
+        (complete / _CDK_VERSION).write_text(published.cdk_version or "")
         try:
             complete.rename(folder)
         except OSError:
@@ -112,6 +125,7 @@ def _fetch(info: ConnectorInfo) -> PublishedManifest:
     try:
         manifest = get_file(f"{address}/{_MANIFEST}")
         packed = None if manifest is None else get_file(f"{address}/{_PACKED_COMPONENTS}")
+        metadata = None if manifest is None else get_file(f"{address}/{_METADATA}")
     except requests.RequestException as error:
         raise RunnerUnavailableError(
             f"The manifest of {title} cannot be fetched from {root}",
@@ -124,12 +138,23 @@ def _fetch(info: ConnectorInfo) -> PublishedManifest:
             "with Docker."
         )
     try:
-        return PublishedManifest(manifest, _unpacked(packed))
+        return PublishedManifest(manifest, _unpacked(packed), _published_with(metadata))
     except (zipfile.BadZipFile, KeyError) as error:
         raise RunnerUnavailableError(
             f"The components of {title} at {root} cannot be unpacked ({error})",
             "try again later, or run it with Docker",
         ) from error
+
+
+def _published_with(metadata: bytes | None) -> str | None:
+    """The CDK's version in ``data.connectorBuildOptions.baseImage``."""
+    try:
+        found = yaml.safe_load(metadata or b"")
+        image = found["data"]["connectorBuildOptions"]["baseImage"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
+    named = _CDK_IMAGE.fullmatch(str(image))
+    return named[1] if named else None
 
 
 def _address(info: ConnectorInfo) -> str:

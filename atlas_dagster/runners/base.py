@@ -118,6 +118,8 @@ class Runner(ABC):
     reference: str
     #: The limits everything it starts runs under.
     executor: ExecutorConfig = ExecutorConfig()
+    #: What an error of the connector's code adds: the library that ran code of the user's own.
+    code_note: str = ""
 
     @abstractmethod
     def start(self, command: ConnectorCommand) -> ConnectorProcess:

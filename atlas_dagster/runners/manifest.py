@@ -7,7 +7,7 @@ is a command of the package ``airbyte-cdk`` as well as an image, with the versio
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -26,8 +26,14 @@ from atlas_dagster.runners.base import (
 CDK_PACKAGE = "airbyte-cdk"
 EXECUTABLE = "source-declarative-manifest"
 IMAGE = f"airbyte/{EXECUTABLE}"
-#: Runs what was written for it or for an older one. Those before 6.54 take no manifest as a file.
+#: The newest CDK that Atlas is tested with.
 CDK_VERSION = "7.39.1"
+#: By major version, as Airbyte's platform picks one: code for one breaks with another.
+_NEWEST = {6: "6.61.6", 7: CDK_VERSION}
+#: Those before it take no components from outside of their image, or are no command at all.
+_OLDEST = "6.23.0"
+#: Those before it take a manifest in the config alone.
+_FIRST_WITH_FILES = "6.54.0"
 
 #: The CDK refuses code that comes with a manifest unless told that somebody vouches for it: here
 #: the user, in whose project it is, or Airbyte, who published it (CDK ``custom_code_compiler.py``).
@@ -58,26 +64,74 @@ class Manifest:
             raise ConfigError(f"{name} is no manifest: it has no `type: DeclarativeSource`.")
         self.version = str(parsed.get("version", ""))
         self.spec = _spec(name, parsed)
+        self._parsed = parsed
 
-    @property
-    def cdk_version(self) -> str:
-        """The CDK to run it with: ours, or the one it was written for where that is newer."""
-        return max(CDK_VERSION, self.version, key=_release)
+    def injected(self) -> dict[str, Any]:
+        """What brings it along in a config (CDK ``custom_code_compiler.py``)."""
+        # A SPEC that allows no other keys would refuse a config with these.
+        schema = {**self.spec["connectionSpecification"], "additionalProperties": True}
+        spec = {**_resolved(self._parsed["spec"], self._parsed), "connection_specification": schema}
+        injected: dict[str, Any] = {
+            "__injected_declarative_manifest": {**self._parsed, "spec": spec}
+        }
+        if self.components is not None:
+            checksum = hashlib.md5(self.components, usedforsecurity=False).hexdigest()
+            injected["__injected_components_py"] = self.components.decode()
+            injected["__injected_components_py_checksums"] = {"md5": checksum}
+        return injected
 
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.content + (self.components or b"")).hexdigest()
 
 
-class ManifestRunner(Runner):
-    """Runs a manifest through ``runner``, which runs ``source-declarative-manifest``."""
+@dataclass(frozen=True, slots=True)
+class Cdk:
+    """The version of the CDK to run a manifest with, and ``why`` that one, in words."""
 
-    def __init__(self, manifest: Manifest, runner: Runner) -> None:
+    version: str
+    why: str
+
+
+def cdk_for(manifest: Manifest, *, declared: str | None, published: str | None) -> Cdk:
+    """The CDK that the connection has ``declared``, else the one ``manifest`` was published with.
+
+    Else the newest of the major version that the manifest says it was written for.
+
+    Raises:
+        ConfigError: the declared one cannot run a manifest.
+    """
+    if declared is not None:
+        if _is_older(declared, _OLDEST):
+            raise ConfigError(
+                f"cdk_version {declared} cannot run {manifest.name}; choose {_OLDEST} or newer."
+            )
+        return Cdk(declared, "the CDK that the connection declares")
+    if published is not None and not _is_older(published, _OLDEST):
+        return Cdk(published, "the CDK it was published with")
+    written = published or manifest.version
+    if not written:
+        return Cdk(CDK_VERSION, "the newest CDK, as it names none")
+    major = max(6, *_release(written)[:1])
+    newest = _NEWEST.get(major)
+    if newest is None or _is_older(newest, written):
+        return Cdk(written, "the CDK it is written for")
+    of = "was published with" if published else "is written for"
+    return Cdk(newest, f"the newest CDK of major version {major}, as it {of} {written}")
+
+
+class ManifestRunner(Runner):
+    """Runs a manifest through ``runner``, which runs ``source-declarative-manifest`` of ``cdk``."""
+
+    def __init__(self, manifest: Manifest, runner: Runner, cdk: Cdk) -> None:
         self.kind = runner.kind
         self.reference = f"{manifest.name} ({runner.reference})"
         self.executor = runner.executor
         self._manifest = manifest
         self._runner = runner
+        self._cdk = cdk
+        if manifest.components is not None:
+            self.code_note = f"its components.py ran with airbyte-cdk {cdk.version}, {cdk.why}"
 
     def prepare(self) -> None:
         self._runner.prepare()
@@ -97,11 +151,21 @@ class ManifestRunner(Runner):
         if command.verb == "spec":
             # The executable would give its own, which asks for a manifest.
             return _Answer(msgspec.json.encode({"type": "SPEC", "spec": self._manifest.spec}))
+        files = self._files(command)
+        environment = {**command.environment, **_TRUSTED}
+        return self._runner.start(replace(command, files=files, environment=environment))
+
+    def _files(self, command: ConnectorCommand) -> dict[str, bytes]:
+        if _is_older(self._cdk.version, _FIRST_WITH_FILES):
+            config = msgspec.json.decode(command.files["config"])
+            return {
+                **command.files,
+                "config": msgspec.json.encode({**config, **self._manifest.injected()}),
+            }
         files = {**command.files, "manifest-path": self._manifest.content}
         if self._manifest.components is not None:
             files["components-path"] = self._manifest.components
-        environment = {**command.environment, **_TRUSTED}
-        return self._runner.start(replace(command, files=files, environment=environment))
+        return files
 
 
 class _Answer(ConnectorProcess):
@@ -155,6 +219,12 @@ def _resolved(value: Any, manifest: Mapping[str, Any]) -> Any:
         target = target[int(part)] if isinstance(target, list) else target[part]
     target = _resolved(target, manifest)
     return {**target, **own} if isinstance(target, Mapping) else target
+
+
+def _is_older(version: str, than: str) -> bool:
+    """False for ``latest``."""
+    numbers = _release(version)
+    return bool(numbers) and numbers < _release(than)
 
 
 def _release(version: str) -> tuple[int, ...]:

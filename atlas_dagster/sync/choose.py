@@ -22,8 +22,10 @@ from atlas_dagster.runners.manifest import (
     CDK_PACKAGE,
     EXECUTABLE,
     IMAGE,
+    Cdk,
     Manifest,
     ManifestRunner,
+    cdk_for,
 )
 from atlas_dagster.runners.packages import newest_version
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
@@ -114,14 +116,16 @@ def _in_python(
             f"{name} runs from its Python package {entry.pypi_package} {version}{newest}, {why}."
         )
         return package
-    manifest = own or _published(entry)
-    version = _cdk_version(connection, manifest)
-    if version == LATEST:
-        version = newest_version(CDK_PACKAGE)
-    runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=executor)
+    if own is not None:
+        manifest, cdk = own, _declared_cdk(connection, own)
+    else:
+        manifest, cdk = _published(entry)
+    version = newest_version(CDK_PACKAGE) if cdk.version == LATEST else cdk.version
+    cdk_runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=executor)
     of = f" of version {entry.tag}{newest}," if entry is not None and newest else ""
-    explain(f"{name} runs from its manifest{of} with the Python package {runner.reference}, {why}.")
-    return ManifestRunner(manifest, runner)
+    ran = f"the Python package {cdk_runner.reference}, {cdk.why}"
+    explain(f"{name} runs from its manifest{of} with {ran}, {why}.")
+    return ManifestRunner(manifest, cdk_runner, Cdk(version, cdk.why))
 
 
 def _newest(entry: ConnectorInfo) -> str:
@@ -144,8 +148,8 @@ def _in_pod(
             "kubernetes.md), or choose runner docker."
         )
     runner = FifoRunner(Path(folder), image_of(connection), executor)
-    explain(f"{connection.source_name} runs in this step's pod, from the image {runner.reference}.")
-    return runner if own is None else ManifestRunner(own, runner)
+    where = f"in this step's pod, from the image {runner.reference}"
+    return _explained(connection, own, runner, where, explain)
 
 
 def _in_docker(
@@ -165,9 +169,26 @@ def _in_docker(
             DockerRunner(image, client=client, executor=executor, explain=explain)
         )
         runner.ensure_image()
-        explain(f"{connection.source_name} runs in Docker, from the image {runner.described()}.")
+        where = f"in Docker, from the image {runner.described()}"
+        chosen = _explained(connection, own, runner, where, explain)
         undo.pop_all()
-    return runner if own is None else ManifestRunner(own, runner)
+    return chosen
+
+
+def _explained(
+    connection: Connection,
+    own: Manifest | None,
+    runner: Runner,
+    where: str,
+    explain: Callable[[str], None],
+) -> Runner:
+    """``runner``, which runs the connector's image, or that of the CDK for a manifest."""
+    if own is None:
+        explain(f"{connection.source_name} runs {where}.")
+        return runner
+    cdk = _declared_cdk(connection, own)
+    explain(f"{connection.source_name} runs {where}, {cdk.why}.")
+    return ManifestRunner(own, runner, cdk)
 
 
 def image_of(connection: Connection) -> str:
@@ -179,7 +200,7 @@ def image_of(connection: Connection) -> str:
     """
     own = _own_manifest(connection)
     if own is not None:
-        return f"{IMAGE}:{_cdk_version(connection, own)}"
+        return f"{IMAGE}:{_declared_cdk(connection, own).version}"
     entry = connection.entry()
     return connection.image or (entry.docker_image if entry else "")
 
@@ -190,10 +211,10 @@ def _runs_in_python(entry: ConnectorInfo | None, own: Manifest | None) -> bool:
     return entry.pypi_package is not None or entry.language == "manifest-only"
 
 
-def _cdk_version(connection: Connection, manifest: Manifest) -> str:
-    """Of a manifest of one's own the connection may say it; of a connector it says its own."""
-    own = connection.version if connection.manifest is not None else None
-    return own or manifest.cdk_version
+def _declared_cdk(connection: Connection, own: Manifest) -> Cdk:
+    """The CDK for a manifest of the user's own."""
+    declared = connection.cdk_version or connection.version
+    return cdk_for(own, declared=None if declared == AUTO else declared, published=None)
 
 
 def _own_manifest(connection: Connection) -> Manifest | None:
@@ -214,7 +235,8 @@ def _own_manifest(connection: Connection) -> Manifest | None:
         ) from error
 
 
-def _published(entry: ConnectorInfo | None) -> Manifest:
+def _published(entry: ConnectorInfo | None) -> tuple[Manifest, Cdk]:
     assert entry is not None  # a connection without a manifest of its own that runs in Python
     found = published_manifest(entry)
-    return Manifest(f"{entry.name} {entry.tag}", found.manifest, found.components)
+    manifest = Manifest(f"{entry.name} {entry.tag}", found.manifest, found.components)
+    return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)

@@ -69,7 +69,8 @@ class Connection(BaseModel):
     """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates.
 
     So may ``destination``, an address; None for the deployment's.
-    Relative paths in ``manifest`` and ``command`` start at ``folder``.
+    Relative paths in ``manifest`` and ``command`` start at ``folder``. ``version`` of a manifest is
+    an older spelling of ``cdk_version``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,6 +82,7 @@ class Connection(BaseModel):
     command: list[str] | None = None
     folder: Path = Path()
     version: str | None = None
+    cdk_version: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     streams: list[StreamSelection] | None = None
     runner: RunnerChoice = "auto"
@@ -107,10 +109,15 @@ class Connection(BaseModel):
             )
         if self.image is not None and self.version is not None:
             raise ValueError("version goes with connector; an image carries its version as its tag")
+        if self.cdk_version is not None and (self.manifest is None or self.version is not None):
+            raise ValueError(
+                "cdk_version goes with manifest, and without version: it is the version of the "
+                "CDK that runs the manifest"
+            )
         if self.image is not None and self.runner == "python":
             raise ValueError("an image cannot run with runner python; use connector")
         if self.command is not None and self.version is not None:
-            raise ValueError("version goes with connector or manifest; a command is what it is")
+            raise ValueError("version goes with connector; a command is what it is")
         if self.command is not None and self.runner in ("docker", "kubernetes"):
             raise ValueError(
                 f"a command cannot run with runner {self.runner}; build an image of it"

@@ -8,7 +8,7 @@ import msgspec
 
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError, FailureType
 from atlas_dagster.protocol.catalog import Catalog
-from atlas_dagster.protocol.causes import is_network_failure
+from atlas_dagster.protocol.causes import is_code_failure, is_network_failure
 from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec, Unreadable
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
@@ -97,6 +97,8 @@ class Connector:
             return status
         answer = self._masker(status.message or "").strip()
         reason = conversation.explain(answer)
+        if is_code_failure(reason):
+            reason = conversation.with_note(reason)
         kind: FailureType = "transient_error" if is_network_failure(reason) else "config_error"
         if len(answer) > len(reason):
             self.log("ERROR", answer)

@@ -163,7 +163,7 @@ class Conversation:
             )
         if reason != _NO_REASON:
             return ConnectorFailedError(
-                f"{self.name} ended with exit code {code}: {reason}",
+                f"{self.name} ended with exit code {code}: {self.with_note(reason)}",
                 failure_type=failure_type(None, None, (reason,)),
             )
         return ConnectorFailedError(
@@ -255,13 +255,19 @@ class Conversation:
         self._log("ERROR", _lines(message, internal, trace) or _NO_REASON)
         text = self._mask(cause(message, (internal, trace))) or self.explain(None)
         causes = (text, *exceptions(trace or ""))
+        kind = failure_type(error.failure_type, message, causes)
         return msgspec.structs.replace(
             error,
-            message=text,
+            message=self.with_note(text) if kind == "system_error" else text,
             internal_message=internal,
             stack_trace=trace,
-            failure_type=failure_type(error.failure_type, message, causes),
+            failure_type=kind,
         )
+
+    def with_note(self, reason: str) -> str:
+        """``reason`` with the library that ran the connector's code, where that may be why."""
+        note = self.runner.code_note
+        return f"{reason.rstrip('.')} ({note})" if note and reason != _NO_REASON else reason
 
     def _hear_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")

@@ -50,6 +50,15 @@ def said(instance: dg.DagsterInstance, run_id: str, words: str) -> list[str]:
     return [text for text in texts if words in text]
 
 
+def written_for_6(folder: Path) -> Path:
+    """The manifest as if it were of another major version; a CDK refuses one newer than itself."""
+    written = Path(shutil.copytree(BOOKS, folder / "books"))
+    manifest = (BOOKS / "manifest.yaml").read_text()
+    assert "version: 7.0.0" in manifest
+    (written / "manifest.yaml").write_text(manifest.replace("version: 7.0.0", "version: 6.0.0"))
+    return written
+
+
 @pytest.mark.parametrize("runner", EITHER)
 def test_a_manifest_is_synced_and_then_continued(
     api: BooksApi, instance: dg.DagsterInstance, tmp_path: Path, runner: str
@@ -87,6 +96,34 @@ def test_a_manifest_is_synced_and_then_continued(
     assert API_KEY not in everything
 
 
+def test_a_manifest_runs_with_an_older_cdk(
+    api: BooksApi, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """6.48 takes a manifest and its components in the config alone."""
+    fields: dict[str, Any] = {"folder": written_for_6(tmp_path), "cdk_version": "6.48.10"}
+    shop = make(tmp_path, api, manifest="manifest.yaml", runner="python", **fields)
+    run = shop.sync(instance)
+
+    assert [row["id"] for row in shop.rows("books")] == list(range(3, 26))
+    assert [row["greeting"] for row in shop.rows("authors")] == ["Hello, Ann", "Hello, Bo"]
+    assert metadata(run, "books")["atlas/connector"].endswith("(airbyte-cdk==6.48.10)")
+    (sentence,) = said(instance, run.run_id, "source-shop runs")
+    assert "airbyte-cdk==6.48.10, the CDK that the connection declares, as its" in sentence
+
+
+def test_an_error_of_its_code_names_the_cdk(
+    api: BooksApi, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    folder = written_for_6(tmp_path)
+    code = (BOOKS / "components.py").read_text()
+    (folder / "components.py").write_text(code.replace("record['name']", "record.title"))
+    shop = make(tmp_path, api, manifest="manifest.yaml", folder=folder, runner="python")
+    run = shop.sync(instance, raise_on_error=False)
+    failed = said(instance, run.run_id, "no attribute 'title'")
+    print(failed)
+    assert "(its components.py ran with airbyte-cdk 6.61.6, the newest CDK" in failed[0]
+
+
 def test_a_published_manifest_runs_without_docker(
     api: BooksApi,
     tmp_path: Path,
@@ -94,10 +131,14 @@ def test_a_published_manifest_runs_without_docker(
 ) -> None:
     published = tmp_path / "registry" / "metadata" / "airbyte" / "source-pokeapi" / "9.0.0"
     published.mkdir(parents=True)
-    shutil.copy(BOOKS / "manifest.yaml", published)
+    shutil.copy(written_for_6(tmp_path) / "manifest.yaml", published)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.write(BOOKS / "components.py", "components.py")
+    image = "docker.io/airbyte/source-declarative-manifest:6.48.10@sha256:09947fb3"
+    (published / "metadata.yaml").write_text(
+        f"data: {{connectorBuildOptions: {{baseImage: '{image}'}}}}"
+    )
     (published / "components.zip").write_bytes(packed.getvalue())
     # uv's own cache stays, so that the environment of the CDK is linked from there.
     monkeypatch.setattr(
@@ -109,6 +150,7 @@ def test_a_published_manifest_runs_without_docker(
         shop = make(tmp_path, api, runner="python", **fields)
 
     assert shop.discovered.connector.startswith("source-pokeapi 9.0.0@sha256:")
+    assert shop.discovered.connector.endswith("(airbyte-cdk==6.48.10)")
     # The registry is gone; what it gave is kept.
     with dg.instance_for_test() as instance:
         shop.sync(instance, "authors")

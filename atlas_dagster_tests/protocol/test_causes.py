@@ -2,7 +2,13 @@
 
 import pytest
 
-from atlas_dagster.protocol.causes import cause, exceptions, failure_type, says_nothing
+from atlas_dagster.protocol.causes import (
+    cause,
+    exceptions,
+    failure_type,
+    is_code_failure,
+    says_nothing,
+)
 
 GENERIC = "Something went wrong in the connector. See the logs for more details."
 PYTHON = """Traceback (most recent call last):
@@ -169,3 +175,22 @@ def test_whose_fault_it_is(
     declared: str | None, message: str | None, causes: list[str], expected: str
 ) -> None:
     assert failure_type(declared, message, causes) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error: 'SubstreamPartitionRouter' object has no attribute 'config'",
+        "Greet.transform() got an unexpected keyword argument 'stream_slice'",
+        "ModuleNotFoundError: No module named 'airbyte_cdk.sources.declarative.types'",
+        "cannot import name 'Record' from 'airbyte_cdk'",
+        "__init__() missing 2 required positional arguments: 'a' and 'b'",
+    ],
+)
+def test_code_that_does_not_fit_its_library(text: str) -> None:
+    assert is_code_failure(text)
+
+
+@pytest.mark.parametrize("text", ["HTTP 401: the key is wrong", "KeyError: 'count'", ""])
+def test_failures_of_other_kinds_than_code(text: str) -> None:
+    assert not is_code_failure(text)

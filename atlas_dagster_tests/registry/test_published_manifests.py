@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.registry import (
@@ -45,8 +46,9 @@ def refusal(call: Callable[[], object] = fetch) -> AtlasError:
 def test_a_manifest_is_fetched_once(registry: LiveRegistry, manifests: Path) -> None:
     registry.files[f"{BASE}/manifest.yaml"] = b"type: x"
 
-    assert fetch() == fetch() == PublishedManifest(b"type: x", None)
-    assert registry.asked == [f"{BASE}/manifest.yaml", f"{BASE}/components.zip"]
+    assert fetch() == fetch() == PublishedManifest(b"type: x")
+    files = ("manifest.yaml", "components.zip", "metadata.yaml")
+    assert registry.asked == [f"{BASE}/{file}" for file in files]
     assert [path.name for path in manifests.iterdir()] == ["source-pokeapi-1.2.3"]
 
 
@@ -55,7 +57,42 @@ def test_its_components_come_with_it(registry: LiveRegistry) -> None:
     registry.files[f"{BASE}/components.zip"] = packed("components.py")
 
     assert fetch() == fetch() == PublishedManifest(b"type: x", b"import os")
-    assert len(registry.asked) == 2
+    assert len(registry.asked) == 3
+
+
+def test_the_cdk_it_was_published_with_comes_from_its_metadata(registry: LiveRegistry) -> None:
+    registry.files[f"{BASE}/manifest.yaml"] = b"type: x"
+    image = "docker.io/airbyte/source-declarative-manifest:6.48.10@sha256:09947fb3"
+    metadata = {"data": {"connectorBuildOptions": {"baseImage": image}}}
+    registry.files[f"{BASE}/metadata.yaml"] = yaml.safe_dump(metadata).encode()
+
+    assert fetch() == fetch() == PublishedManifest(b"type: x", None, "6.48.10")
+    assert registry.asked.count(f"{BASE}/metadata.yaml") == 1
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "",
+        "[",
+        "data: {}",
+        "data: {connectorBuildOptions: []}",
+        "data: {connectorBuildOptions: {baseImage: 'airbyte/python-connector-base:3.0.0'}}",
+        "data: {connectorBuildOptions: {baseImage: 'airbyte/source-declarative-manifest:dev'}}",
+    ],
+)
+def test_metadata_that_names_no_cdk(registry: LiveRegistry, metadata: str) -> None:
+    registry.files[f"{BASE}/manifest.yaml"] = b"type: x"
+    registry.files[f"{BASE}/metadata.yaml"] = metadata.encode()
+    assert fetch() == fetch() == PublishedManifest(b"type: x")
+
+
+def test_a_manifest_that_an_older_atlas_kept(registry: LiveRegistry, manifests: Path) -> None:
+    kept = manifests / "source-pokeapi-1.2.3"
+    kept.mkdir(parents=True)
+    (kept / "manifest.yaml").write_bytes(b"type: x")
+    assert fetch() == PublishedManifest(b"type: x")
+    assert registry.asked == []
 
 
 def test_components_that_cannot_be_unpacked_leave_nothing(

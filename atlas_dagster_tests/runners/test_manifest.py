@@ -1,5 +1,6 @@
 """Declarative manifests: what they say of themselves, and how they reach the connector."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -9,8 +10,10 @@ import yaml
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.runners.manifest import CDK_VERSION, Manifest, ManifestRunner
+from atlas_dagster.runners.manifest import CDK_VERSION, Cdk, Manifest, ManifestRunner, cdk_for
 
+NEWEST = Cdk(CDK_VERSION, "the newest CDK")
+OLDER = Cdk("6.48.10", "the CDK it was published with")
 SPEC = {"type": "Spec", "connection_specification": {"type": "object", "properties": {}}}
 
 
@@ -22,7 +25,7 @@ def manifest(components: bytes | None = None, **keys: Any) -> Manifest:
 def spec_of(manifest: Manifest) -> Any:
     """What the runner answers to SPEC without a connector."""
     fake = FakeRunner(lambda _: [])
-    with ManifestRunner(manifest, fake).start(ConnectorCommand("spec")) as process:
+    with ManifestRunner(manifest, fake, NEWEST).start(ConnectorCommand("spec")) as process:
         ((channel, line),) = process.output()
         assert (channel, process.wait().code) == ("stdout", 0)
     assert fake.commands == []
@@ -57,18 +60,93 @@ def test_spec_is_what_the_manifest_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "run"),
-    [("0.29.0", CDK_VERSION), (CDK_VERSION, CDK_VERSION), ("99.1.0", "99.1.0"), ("", CDK_VERSION)],
+    ("written", "version", "why"),
+    [
+        ("", CDK_VERSION, "the newest CDK, as it names none"),
+        ("0.29.0", "6.61.6", "the newest CDK of major version 6, as it is written for 0.29.0"),
+        ("6.5.0", "6.61.6", "the newest CDK of major version 6, as it is written for 6.5.0"),
+        ("7.0.0", CDK_VERSION, "the newest CDK of major version 7, as it is written for 7.0.0"),
+        ("7.99.0", "7.99.0", "the CDK it is written for"),
+        ("99.1.0", "99.1.0", "the CDK it is written for"),
+    ],
 )
-def test_the_cdk_is_ours_unless_the_manifest_needs_a_newer_one(written: str, run: str) -> None:
-    assert manifest(version=written).cdk_version == run
+def test_the_cdk_of_a_manifest_that_nobody_says_more_about(
+    written: str, version: str, why: str
+) -> None:
+    found = cdk_for(manifest(version=written), declared=None, published=None)
+    assert found == Cdk(version, why)
+
+
+@pytest.mark.parametrize(
+    ("published", "version", "why"),
+    [
+        ("6.48.10", "6.48.10", "the CDK it was published with"),
+        ("6.23.0", "6.23.0", "the CDK it was published with"),
+        (
+            "5.17.0",
+            "6.61.6",
+            "the newest CDK of major version 6, as it was published with 5.17.0",
+        ),
+    ],
+)
+def test_the_cdk_of_a_published_manifest(published: str, version: str, why: str) -> None:
+    found = cdk_for(manifest(version="4.3.0"), declared=None, published=published)
+    assert found == Cdk(version, why)
+
+
+def test_the_cdk_that_a_connection_declares() -> None:
+    for declared in ("6.23.0", "8.0.0", "latest"):
+        found = cdk_for(manifest(version="7.0.0"), declared=declared, published=None)
+        assert found == Cdk(declared, "the CDK that the connection declares")
+    with pytest.raises(ConfigError) as caught:
+        cdk_for(manifest(), declared="6.22.0", published=None)
+    assert str(caught.value) == (
+        "cdk_version 6.22.0 cannot run manifest.yaml; choose 6.23.0 or newer."
+    )
+
+
+def test_an_older_cdk_gets_the_manifest_in_its_config() -> None:
+    fake = FakeRunner(lambda _: [])
+    closed = {"type": "object", "properties": {}, "additionalProperties": False}
+    found = manifest(
+        b"import os",
+        spec={"$ref": "#/definitions/spec"},
+        definitions={"spec": {"connection_specification": closed, "advanced_auth": {"a": "b"}}},
+    )
+    runner = ManifestRunner(found, fake, OLDER)
+    runner.start(ConnectorCommand("read", {"config": b'{"key": 1}', "state": b"[]"}))
+
+    (command,) = fake.commands
+    assert set(command.files) == {"config", "state"}
+    config = json.loads(command.files["config"])
+    assert config["key"] == 1
+    assert config["__injected_components_py"] == "import os"
+    assert config["__injected_components_py_checksums"] == {
+        "md5": hashlib.md5(b"import os", usedforsecurity=False).hexdigest()
+    }
+    injected = config["__injected_declarative_manifest"]
+    assert injected["type"] == "DeclarativeSource"
+    # Its SPEC lets the config hold these keys; all else in it stays.
+    assert injected["spec"]["connection_specification"]["additionalProperties"] is True
+    assert injected["spec"]["advanced_auth"] == {"a": "b"}
+    assert command.environment == {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
+
+
+def test_only_code_of_ones_own_is_noted() -> None:
+    fake = FakeRunner(lambda _: [])
+    assert ManifestRunner(manifest(), fake, OLDER).code_note == ""
+    assert ManifestRunner(manifest(b"import os"), fake, OLDER).code_note == (
+        "its components.py ran with airbyte-cdk 6.48.10, the CDK it was published with"
+    )
 
 
 @pytest.mark.parametrize("components", [None, b"import os"])
 def test_a_call_brings_the_manifest_along(components: bytes | None) -> None:
     fake = FakeRunner(lambda _: [])
     found = manifest(components)
-    ManifestRunner(found, fake).start(ConnectorCommand("check", {"config": b"{}"}, {"a": "b"}))
+    ManifestRunner(found, fake, NEWEST).start(
+        ConnectorCommand("check", {"config": b"{}"}, {"a": "b"})
+    )
 
     (command,) = fake.commands
     assert command.files == {
@@ -83,7 +161,7 @@ def test_a_call_brings_the_manifest_along(components: bytes | None) -> None:
 def test_its_identity_changes_with_its_content() -> None:
     fake = FakeRunner(lambda _: [])
     identities = {
-        ManifestRunner(each, fake).identity()
+        ManifestRunner(each, fake, NEWEST).identity()
         for each in (manifest(), manifest(), manifest(version="1"), manifest(b"import os"))
     }
     assert len(identities) == 3

@@ -9,7 +9,6 @@ from atlas_dagster.errors import ConfigError, MissingVariableError, RunnerUnavai
 from atlas_dagster.registry import PublishedManifest, get_connector_image, get_connector_info
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.manifest import CDK_VERSION
 from atlas_dagster.sync import choose, source
 from atlas_dagster.sync.choose import choose_runner
 from atlas_dagster.sync.connection import Connection
@@ -47,11 +46,14 @@ def chosen(**fields: Any) -> tuple[Runner, str]:
 def test_an_engine_is_preferred(pulled: None, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_bytes(MANIFEST)
     runner, said = chosen(manifest="own.yaml", folder=tmp_path)
-    image = f"airbyte/source-declarative-manifest:{CDK_VERSION}"
+    image = "airbyte/source-declarative-manifest:6.61.6"
+    newest = "the newest CDK of major version 6, as it is written for 6.1.0"
     assert (runner.kind, runner.reference) == ("docker", f"own.yaml ({image})")
-    assert said == f"source-shop runs in Docker, from the image {image}."
-    runner, _ = chosen(manifest="own.yaml", folder=tmp_path, version="6.60.0")
-    assert runner.reference == "own.yaml (airbyte/source-declarative-manifest:6.60.0)"
+    assert said == f"source-shop runs in Docker, from the image {image}, {newest}."
+    for declared in ({"cdk_version": "6.60.0"}, {"version": "6.60.0"}):
+        runner, said = chosen(manifest="own.yaml", folder=tmp_path, **declared)
+        assert runner.reference == "own.yaml (airbyte/source-declarative-manifest:6.60.0)"
+        assert said.endswith(":6.60.0, the CDK that the connection declares.")
     runner, _ = chosen(connector="source-pokeapi", version="1.2.3")
     assert runner.reference == "airbyte/source-pokeapi:1.2.3"
 
@@ -67,14 +69,18 @@ def test_without_an_engine_a_package_is_taken(no_docker: None) -> None:
 def test_without_an_engine_or_package_the_published_manifest_is_taken(
     no_docker: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published = PublishedManifest(MANIFEST, None)
-    monkeypatch.setattr(choose, "published_manifest", lambda entry: published)
-    runner, said = chosen(connector="source-pokeapi", version="1.2.3")
-    assert runner.reference == f"source-pokeapi 1.2.3 (airbyte-cdk=={CDK_VERSION})"
-    assert said == (
-        f"source-pokeapi runs from its manifest with the Python package airbyte-cdk=={CDK_VERSION},"
-        f" {BECAUSE}"
-    )
+    for cdk, ran, why in (
+        ("6.48.10", "6.48.10", "the CDK it was published with"),
+        (None, "6.61.6", "the newest CDK of major version 6, as it is written for 6.1.0"),
+    ):
+        published = PublishedManifest(MANIFEST, cdk_version=cdk)
+        monkeypatch.setattr(choose, "published_manifest", lambda entry, found=published: found)
+        runner, said = chosen(connector="source-pokeapi", version="1.2.3")
+        assert runner.reference == f"source-pokeapi 1.2.3 (airbyte-cdk=={ran})"
+        assert said == (
+            f"source-pokeapi runs from its manifest with the Python package airbyte-cdk=={ran}, "
+            f"{why}, {BECAUSE}"
+        )
 
 
 def test_latest_is_pulled_unless_the_user_says_otherwise(pulled: None) -> None:
@@ -106,11 +112,11 @@ def test_latest_without_an_engine_is_the_newest_that_is_published(
     assert said.startswith(
         "source-faker runs from its Python package airbyte-source-faker 9.9.0, the newest, because"
     )
-    published = PublishedManifest(MANIFEST, None)
+    published = PublishedManifest(MANIFEST)
     monkeypatch.setattr(choose, "published_manifest", lambda entry: published)
     monkeypatch.setattr(choose, "published_version", lambda entry: "3.2.1")
     runner, said = chosen(connector="source-pokeapi", version="latest")
-    assert runner.reference == f"source-pokeapi 3.2.1 (airbyte-cdk=={CDK_VERSION})"
+    assert runner.reference == "source-pokeapi 3.2.1 (airbyte-cdk==6.61.6)"
     assert said.startswith("source-pokeapi runs from its manifest of version 3.2.1, the newest, ")
 
 
@@ -141,8 +147,24 @@ def test_latest_of_ones_own_manifest_is_the_newest_cdk(
 ) -> None:
     (tmp_path / "own.yaml").write_bytes(MANIFEST)
     monkeypatch.setattr(choose, "newest_version", lambda package: "99.0.0")
-    runner, _ = chosen(manifest="own.yaml", folder=tmp_path, version="latest")
-    assert runner.reference == "own.yaml (airbyte-cdk==99.0.0)"
+    for declared in ({"cdk_version": "latest"}, {"version": "latest"}):
+        runner, _ = chosen(manifest="own.yaml", folder=tmp_path, **declared)
+        assert runner.reference == "own.yaml (airbyte-cdk==99.0.0)"
+    runner, _ = chosen(manifest="own.yaml", folder=tmp_path, version="auto")
+    assert runner.reference == "own.yaml (airbyte-cdk==6.61.6)"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"connector": "source-pokeapi"},
+        {"image": "my/own:1"},
+        {"manifest": "own.yaml", "version": "6.60.0"},
+    ],
+)
+def test_a_cdk_is_declared_for_a_manifest_alone(fields: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="cdk_version goes with manifest, and without version"):
+        Connection(name="shop", cdk_version="6.60.0", **fields)  # type: ignore[arg-type]
 
 
 def test_a_connector_in_another_language_needs_an_engine(no_docker: None) -> None:
