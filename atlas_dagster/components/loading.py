@@ -20,14 +20,17 @@ from dagster._core.definitions.definitions_load_context import (
     DefinitionsLoadType,
 )
 from dagster.components.core.component_tree import ComponentTree
+from dagster.components.core.context import ComponentLoadContext
 from dagster.components.core.decl import (
     ComponentDecl,
     ComponentLoaderDecl,
+    ComponentRootDecl,
     DefsFolderDecl,
     build_filesystem_component_decl_from_context,
 )
 from dagster.components.core.defs_module import (
     ComponentPath,
+    ComponentRootLoc,
     ResolvableToComponentLoc,
     find_defs_or_component_yaml,
 )
@@ -61,19 +64,29 @@ BUILT: dict[str, AirbyteConnection] = {}
 
 
 def build_airbyte_assets(
-    *connections: AirbyteConnection, path_within_project: Path | None = None
+    *connections: AirbyteConnection,
+    definitions: dg.Definitions | None = None,
+    path_within_project: Path | None = None,
 ) -> dg.Definitions:
     """Definitions of connections declared in Python, to merge with others of the project.
 
-    The project, whose file says ``[tool.dg.project]``, is that around ``path_within_project``, by
-    default the current folder. It keeps what DISCOVER finds.
+    Args:
+        definitions: Yours that take streams as arguments, merged in. A stream that is not
+            discovered yet has a stand-in, without which Dagster would refuse them.
+        path_within_project: The project, whose file says ``[tool.dg.project]``, is around it; by
+            default, around the file that calls. It keeps what DISCOVER finds.
 
     Raises:
         ConfigError: a connection is wrong, or there is no project.
     """
-    context = find_project(path_within_project or Path.cwd()).load_context
+    calling = sys._getframe(1).f_globals.get("__file__")
+    place = path_within_project or (Path(calling).absolute() if calling else Path.cwd())
+    context = find_project(place).context_in_python
     with _no_beta_warnings():
-        defs = dg.Definitions.merge(*(each.build_defs(context) for each in connections))
+        made = [each.build_defs(context) for each in connections]
+        if definitions is not None:
+            made.append(definitions)
+        defs = dg.Definitions.merge(*made, _upstream(made))
     BUILT.update({connection.name or "": connection for connection in connections})
     return defs
 
@@ -130,6 +143,14 @@ class ProjectTree(ComponentTree):
         """Folders that declare something, in YAML or Python, and Python files beside them."""
         root = self.defs_module_path
         return [root] if find_defs_or_component_yaml(root) else list(_parts(root))
+
+    @property
+    def context_in_python(self) -> ComponentLoadContext:
+        """That of a component which no file below the defs folder declares."""
+        nothing = ComponentRootDecl(
+            context=self.decl_load_context, loc=ComponentRootLoc(), decls=[]
+        )
+        return ComponentLoadContext.from_decl_load_context(self.decl_load_context, nothing)
 
     def build_defs(self, loc: ResolvableToComponentLoc | None = None) -> dg.Definitions:
         """All definitions; or those of the part ``loc`` alone, and whatever it raises."""

@@ -1,5 +1,6 @@
 """Connections declared in Python, in a project that uses no components."""
 
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +14,7 @@ from atlas_dagster_tests.interfaces.test_cli_state import SOURCE
 
 DEFINITIONS = """
 import sys
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -80,3 +82,42 @@ def test_a_connection_needs_a_name(project: Path, monkeypatch: pytest.MonkeyPatc
 def test_outside_of_a_project_it_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"add \[tool.dg.project\] to its pyproject.toml"):
         build_airbyte_assets(path_within_project=tmp_path)
+
+
+def snippets() -> tuple[str, str]:
+    """The project's file and its definitions, as docs/dagster.md shows them."""
+    text = (Path(__file__).parents[2] / "docs" / "dagster.md").read_text()
+    part = text[text.index("Without components") :]
+    found = dict(re.findall(r"```(toml|python)[^\n]*\n(.*?)```", part, re.DOTALL))
+    return found["toml"], found["python"]
+
+
+def test_the_docs_snippet_runs_as_written(tmp_path: Path) -> None:
+    """Before anything is discovered, from another folder than Dagster's home."""
+    config, definitions = snippets()
+    (tmp_path / "pyproject.toml").write_text(config)
+    (tmp_path / "analytics" / "defs").mkdir(parents=True)
+    (tmp_path / "analytics" / "definitions.py").write_text(definitions)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    show = (
+        "import dagster as dg; from analytics.definitions import defs; "
+        "dg.Definitions.validate_loadable(defs); "
+        "keys = defs.resolve_asset_graph().get_all_asset_keys(); "
+        "print(*sorted(key.to_user_string() for key in keys))"
+    )
+    told = run_in(
+        elsewhere,
+        "python",
+        "-W",
+        "ignore",
+        "-c",
+        show,
+        environment={"PYTHONPATH": str(tmp_path), "DAGSTER_HOME": str(elsewhere)},
+    )
+    assert told.split() == ["customers", "shop/discover", "shop/users"]
+    found = run_in(
+        tmp_path, "atlas", "doctor", "--json", environment={"DAGSTER_HOME": str(elsewhere)}
+    )
+    assert "run: atlas discover shop" in found

@@ -91,7 +91,7 @@ class Declared:
         with self._explained(), self._state_storage():
             if self.part is not None:
                 return self.tree.build_defs(self.part)
-            return self.component.build_defs(self.tree.load_context)
+            return self.component.build_defs(self.tree.context_in_python)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
