@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
-import msgspec
-
 from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError
 from atlas_dagster.protocol.causes import cause, exceptions, failure_type, is_frame
 from atlas_dagster.protocol.decoder import MessageDecoder
@@ -222,24 +220,9 @@ class Conversation:
         if decoded.trace is not None and decoded.trace.stream_status is not None:
             self._watchdog.heard(decoded.trace.stream_status)
         if decoded.trace is not None and decoded.trace.error is not None:
-            self._keep(self._explained(decoded.trace.error))
+            self._hear_error(decoded.trace.error)
             return True
         return False
-
-    def _keep(self, error: TraceError) -> None:
-        """Keep the first errors whole, then of each stream the first, and its message only.
-
-        A stream is judged by having an error at all; a source may repeat its own without end.
-        """
-        if len(self.errors) >= _WHOLE_ERRORS:
-            if error.stream_descriptor in self._broken or len(self._broken) >= _MOST_BROKEN:
-                return
-            message = (error.message or "")[:_SHORT_MESSAGE]
-            error = TraceError(
-                message, failure_type=error.failure_type, stream_descriptor=error.stream_descriptor
-            )
-        self._broken.add(error.stream_descriptor)
-        self.errors.append(error)
 
     def _hear_unreadable(self, message: Unreadable) -> None:
         if message.kind == "CONTROL":  # what it says may be secret, and nobody knows what of it
@@ -248,21 +231,33 @@ class Conversation:
             self.log("ERROR", f"Unreadable {message.kind}: {message.text}")
             self.unreadable = message
 
-    def _explained(self, error: TraceError) -> TraceError:
-        """``error`` with the cause as its message, masked; all it says goes to the log."""
+    def _hear_error(self, error: TraceError) -> None:
+        """Log all that it says, and keep it with its cause as the message, masked.
+
+        The first errors are kept whole, then of each stream the first, and its message only. A
+        stream is judged by having an error at all, and a source may repeat its own without end.
+        """
         said = (error.message, error.internal_message, error.stack_trace)
         message, internal, trace = (self._mask(text) if text else None for text in said)
         self._log("ERROR", _lines(message, internal, trace) or _NO_REASON)
+        whole = len(self.errors) < _WHOLE_ERRORS
+        about = error.stream_descriptor
+        if not whole and (about in self._broken or len(self._broken) >= _MOST_BROKEN):
+            return
         text = self._mask(cause(message, (internal, trace))) or self.explain(None)
         causes = (text, *exceptions(trace or ""))
         kind = failure_type(error.failure_type, message, causes)
-        return msgspec.structs.replace(
-            error,
-            message=self.with_note(text) if kind == "system_error" else text,
-            internal_message=internal,
-            stack_trace=trace,
+        if kind == "system_error":
+            text = self.with_note(text)
+        kept = TraceError(
+            message=text if whole else text[:_SHORT_MESSAGE],
+            internal_message=internal if whole else None,
+            stack_trace=trace if whole else None,
             failure_type=kind,
+            stream_descriptor=about,
         )
+        self.errors.append(kept)
+        self._broken.add(about)
 
     def with_note(self, reason: str) -> str:
         """``reason`` with the library that ran the connector's code, where that may be why."""
