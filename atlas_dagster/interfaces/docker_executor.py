@@ -48,7 +48,7 @@ class AirbyteDockerExecutor:
         return await self.sync._spec(image)
 
     async def check(self, image: str, config: Mapping[str, Any]) -> AirbyteConnectionStatus:
-        """Whether the source can be reached: ``status`` is ``Status.SUCCEEDED`` or ``FAILED``."""
+        """Whether the source can be reached: ``status`` is ``"SUCCEEDED"`` or ``"FAILED"``."""
         return await self.sync._check(image, config)
 
     async def discover(self, image: str, config: Mapping[str, Any]) -> AirbyteCatalog:
@@ -77,7 +77,11 @@ class AirbyteDockerExecutor:
         return self.sync._read(image, config, catalog, state)
 
     async def pull(self, image: str) -> str:
-        """Fetch the image, though it be there; the reference with the digest that it has now."""
+        """Fetch the image, even if it is there; the reference with the digest that it has now.
+
+        Raises:
+            RunnerUnavailableError: it cannot be pulled now, even if an older one is there.
+        """
         return await self.sync._pull(image)
 
     async def is_available(self) -> bool:
@@ -163,13 +167,14 @@ class SyncDockerExecutor:
         return Messages(Feed(produce, alone=source.connection.name))
 
     def _pull(self, image: str) -> Work[str]:
-        limits = (self._config or ExecutorConfig()).model_copy(update={"pull": "always"})
+        limits = self._config or ExecutorConfig()
         entry = adhoc_connection(image, {}, "docker").entry()
         reference = image if entry is None else entry.docker_image
 
         def pull() -> str:
             client = connect(limits.docker_host)
             with DockerRunner(reference, client=client, executor=limits, explain=_log.info) as it:
+                it.pull()
                 return it.identity()
 
         return Work(pull)

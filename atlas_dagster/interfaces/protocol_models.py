@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, StrEnum
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,6 +34,25 @@ from atlas_dagster.protocol.messages import (
 from atlas_dagster.protocol.nesting import shallow_fields
 from atlas_dagster.sync.adhoc_source import read_as
 
+
+class _Text(StrEnum):
+    """Equal to the text, and to the member of the protocol's own enum, which is no text."""
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other.value if isinstance(other, Enum) else other)
+
+    __hash__ = str.__hash__
+
+
+class _Status(_Text):
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+class _ConnectionStatus(AirbyteConnectionStatus):
+    status: _Status  # type: ignore[assignment]
+
+
 Model = TypeVar("Model", bound=BaseModel)
 #: What DISCOVER answered, which has each stream read as a whole, or how to read each.
 GivenCatalog = AirbyteCatalog | ConfiguredAirbyteCatalog | Mapping[str, Any]
@@ -44,7 +64,8 @@ def specification(spec: Spec) -> ConnectorSpecification:
 
 
 def connection_status(status: ConnectionStatus) -> AirbyteConnectionStatus:
-    return _model(AirbyteConnectionStatus, _plain(status))
+    """Its ``status`` equals both the text (``"SUCCEEDED"``) and the protocol's ``Status``."""
+    return _model(_ConnectionStatus, _plain(status))
 
 
 def catalog(found: Catalog) -> AirbyteCatalog:

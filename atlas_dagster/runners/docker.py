@@ -38,7 +38,7 @@ from atlas_dagster.runners.base import (
 from atlas_dagster.runners.engine import API_ERRORS, place, reason
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.frames import FrameDecoder
-from atlas_dagster.runners.images import Explain, have_image
+from atlas_dagster.runners.images import Explain, have_image, pulled_image
 
 #: Every container of ours carries this label: the name of its connection.
 CONNECTION_LABEL = "atlas.connection"
@@ -92,6 +92,15 @@ class DockerRunner(Runner):
             pull = self.executor.pull
             self._image = have_image(self._client, self.reference, pull, self._explain)
         return self._image
+
+    def pull(self) -> None:
+        """Fetch the image, even if one is there.
+
+        Raises:
+            ConfigError: it cannot be pulled until someone changes something.
+            RunnerUnavailableError: it cannot be pulled now.
+        """
+        self._image = pulled_image(self._client, self.reference, self._explain)
 
     def prepare(self) -> None:
         self.ensure_image()

@@ -114,12 +114,24 @@ def have_image(
             f"run `docker pull {reference}`, or set executor.pull to missing."
         )
     try:
-        _pull(client, reference, explain)
+        return pulled_image(client, reference, explain)
     except RunnerUnavailableError as error:
         if found is None:
             raise
         explain(f"{error.reason}; the one that is on the Docker engine is used.")
         return found
+
+
+def pulled_image(
+    client: docker.DockerClient, reference: str, explain: Explain
+) -> Mapping[str, Any]:
+    """The engine's description of the image, pulled now, even if one is there.
+
+    Raises:
+        ConfigError: it cannot be pulled until someone changes something.
+        RunnerUnavailableError: it cannot be pulled now.
+    """
+    _pull(client, reference, explain)
     found = _find(client, reference)
     if found is None:
         raise RunnerUnavailableError(

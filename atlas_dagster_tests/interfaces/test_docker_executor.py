@@ -11,6 +11,7 @@ import docker
 import pytest
 from airbyte_protocol.models import (
     AirbyteCatalog,
+    AirbyteConnectionStatus,
     AirbyteMessage,
     ConfiguredAirbyteCatalog,
     Status,
@@ -25,10 +26,10 @@ from atlas_dagster.airbyte import (
     get_docker_executor,
     pull_image,
 )
-from atlas_dagster.errors import ConfigError, ConnectorFailedError, InvalidConfigError
+from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, InvalidConfigError
 from atlas_dagster.interfaces import protocol_models
 from atlas_dagster.protocol.catalog import Catalog
-from atlas_dagster.protocol.messages import Spec, Unreadable
+from atlas_dagster.protocol.messages import ConnectionStatus, Spec, Unreadable
 from atlas_dagster.sync.adhoc import adhoc_connection
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE as CHAOS
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE as FAKER
@@ -146,13 +147,15 @@ def test_secrets_are_in_no_log_and_no_error(caplog: pytest.LogCaptureFixture) ->
 
 
 @in_docker
-def test_an_image_is_pulled_and_said_with_its_digest() -> None:
-    async def pulled() -> tuple[str, bool]:
-        return await pull_image(STANDIN), await check_docker_available()
+def test_a_pull_that_fails_is_none() -> None:
+    """No registry has this image, though the engine does."""
 
-    reference, available = asyncio.run(pulled())
-    assert reference.startswith(f"{STANDIN}@sha256:")
-    assert available
+    async def pulled() -> bool:
+        with pytest.raises(AtlasError, match=f"The image {STANDIN} cannot be pulled"):
+            await pull_image(STANDIN)
+        return await check_docker_available()
+
+    assert asyncio.run(pulled())
 
 
 def test_no_engine_is_said(
@@ -164,6 +167,21 @@ def test_no_engine_is_said(
 
 
 # The models, without an engine
+
+
+def test_a_status_is_the_text_and_the_protocols_own() -> None:
+    status = protocol_models.connection_status(ConnectionStatus("SUCCEEDED", "fine"))
+    assert isinstance(status, AirbyteConnectionStatus)
+    assert status.status == "SUCCEEDED"
+    assert status.status == Status.SUCCEEDED
+    assert status.status == Status.SUCCEEDED
+    assert status.status != "FAILED"
+    assert status.status != Status.FAILED
+    assert {"SUCCEEDED": 1}[status.status] == {Status.SUCCEEDED: 1}[status.status] == 1
+    assert status.status.value == str(status.status) == "SUCCEEDED"
+    assert json.loads(status.model_dump_json()) == {"status": "SUCCEEDED", "message": "fine"}
+    again = AirbyteConnectionStatus.model_validate(status.model_dump(mode="json"))
+    assert again.status is Status.SUCCEEDED
 
 
 def test_fields_that_are_only_handed_on_are() -> None:

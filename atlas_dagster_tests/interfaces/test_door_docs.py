@@ -14,6 +14,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import atlas_dagster.airbyte
+from atlas_dagster.airbyte import pull_image
+from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster_tests.interfaces.http.live_server import ServerProcess
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -25,9 +28,23 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w+)\n(.*?)^```$", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
 
 
+#: What a pull says on a machine without the internet, which is no fault of the page.
+UNREACHABLE = "its registry cannot be reached"
+
+
+async def pull_image_if_reachable(image: str) -> str | None:
+    try:
+        return await pull_image(image)
+    except RunnerUnavailableError as error:
+        if UNREACHABLE not in str(error):
+            raise
+        return None
+
+
 def test_every_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In order, in one namespace, as in a notebook."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(atlas_dagster.airbyte, "pull_image", pull_image_if_reachable)
     names: dict[str, Any] = {}
     snippets = [content for language, content in blocks("python.md") if language == "python"]
     assert len(snippets) >= 7
@@ -82,7 +99,10 @@ def test_every_curl_call_is_answered(server: ServerProcess, tmp_path: Path) -> N
         ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
         expects_problem = "source-fakr" in content
-        assert set(ran.stderr.split()) == {"404" if expects_problem else "200"}, ran.stdout
+        codes = set(ran.stderr.split())
+        if UNREACHABLE in ran.stdout and "/pull" in content:
+            codes.remove("503")
+        assert codes == {"404" if expects_problem else "200"}, ran.stdout
         if place + 1 < len(shown) and shown[place + 1][0] == "json":
             saved = re.search(r"> (\S+\.json)", content)
             came = (tmp_path / saved[1]).read_text() if saved else ran.stdout

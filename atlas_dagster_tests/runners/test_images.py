@@ -13,6 +13,7 @@ import pytest
 from engines import behind_port
 from registries import PASSWORD, USER, Registry, answering, error, foreign, two_layers
 
+from atlas_dagster.airbyte import get_docker_executor
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners import images
 from atlas_dagster.runners.docker import DockerRunner
@@ -90,7 +91,11 @@ def test_a_private_registry(
         always = ExecutorConfig(pull="always")
         DockerRunner(image, client=client, executor=always, explain=told.append).ensure_image()
         assert told == [f"Pulling {image}."]
+        pulled = get_docker_executor().sync.pull(image)
+        assert pulled == runner.identity()
         registry.stop()
+        with pytest.raises(RunnerUnavailableError, match="its registry cannot be reached"):
+            get_docker_executor().sync.pull(image)
         told.clear()
         have_image(client, image, "missing", told.append)
         have_image(client, image, "never", told.append)

@@ -17,6 +17,8 @@ from atlas_dagster.interfaces.background import end_all
 from atlas_dagster.interfaces.docker_executor import SyncDockerExecutor
 from atlas_dagster.interfaces.http.guards import Guards
 from atlas_dagster.interfaces.http.models import (
+    CONNECTED,
+    DOCKER_IS_READY,
     Categories,
     Category,
     CheckAnswer,
@@ -89,7 +91,7 @@ def _health(service: Service, settings: Settings) -> APIRouter:
         return Health(
             docker_available=wrong is None,
             status="healthy" if wrong is None else "degraded",
-            message=wrong or "Docker answers.",
+            message=wrong or DOCKER_IS_READY,
             total_connectors=sum(map(service.allows, list_connectors())),
             execution_mode=settings.runner,
         )
@@ -190,7 +192,7 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
         succeeded = status.status == "SUCCEEDED"
         return CheckAnswer(
             status="succeeded" if succeeded else "failed",
-            message=status.message or f"{source.name} reached its source.",
+            message=status.message or CONNECTED,
             connector_name=asked.connector_name,
             success=succeeded,
         )

@@ -13,6 +13,10 @@ MOST_PAGE_ROWS = 100_000
 #: Levels of objects and lists in a field; more would exhaust Python's stack further in.
 _DEEPEST = 100
 Format = Literal["json", "ndjson", "arrow"]
+#: Texts that clients compare.
+READ: Literal["success"] = "success"
+CONNECTED = "Connection successful"
+DOCKER_IS_READY = "Docker is ready for Airbyte connector execution"
 
 
 class Health(BaseModel):
@@ -205,7 +209,7 @@ class ReadAnswer(BaseModel):
     end.
     """
 
-    status: Literal["succeeded"]
+    status: Literal["success"]
     connector_name: str
     stream_name: str
     records_count: int
@@ -214,6 +218,7 @@ class ReadAnswer(BaseModel):
     state: list[dict[str, Any]] | None
     has_more: bool
     message: str
+    notes: list[str] = Field(description="What to know: how to get more, and what is not shown.")
 
 
 def _require_json(value: Any) -> None:

@@ -1,6 +1,6 @@
 """``POST /read``: rows of one stream, as one answer or as a stream of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ from atlas_dagster.interfaces.background import Feed
 from atlas_dagster.interfaces.http.models import (
     MOST_PAGE_ROWS,
     PAGE_ROWS,
+    READ,
     Format,
     ReadRequest,
 )
@@ -140,30 +141,28 @@ class _End(Struct, frozen=True):
 
     def said(self) -> dict[str, Any]:
         return {
-            "status": "succeeded",
+            "status": READ,
             "connector_name": self.request.connector_name,
             "stream_name": self.request.stream_name,
             "records_count": self.rows,
             "state": returned_state(self.state) if self.request.incremental else None,
             "has_more": not self.is_complete,
-            "message": " ".join(self._sentences()),
+            "message": f"Read {self.rows} records from {self.request.stream_name}",
+            "notes": list(self._notes()),
         }
 
-    def _sentences(self) -> list[str]:
-        records = "1 record" if self.rows == 1 else f"{self.rows:,} records"
-        sentences = [f"Read all {records}." if self.is_complete else f"Read the first {records}."]
+    def _notes(self) -> Iterator[str]:
         if not self.is_complete and not self.request.incremental:
-            sentences.append("For more, raise limit, or take them as a stream.")
+            yield "There are more records: raise limit, or take them as a stream."
         elif not self.is_complete and self.repeats:
-            sentences.append(
-                f"The source said no state since {self.repeats:,} records before the end, so the "
+            yield (
+                f"The source sent no state for the last {self.repeats:,} of these records, so the "
                 "next read with this state brings those again; raise limit."
             )
         elif not self.is_complete:
-            sentences.append("Send the state back for more.")
+            yield "There are more records: send the state back."
         if self.hidden and not self.request.metadata_columns:
-            sentences.append(
-                f"{self.hidden:,} of them have values that no column holds; metadata_columns shows "
-                "them, in _airbyte_extra."
+            yield (
+                f"In {self.hidden:,} of these records there are values that no column holds; "
+                "metadata_columns shows them, in _airbyte_extra."
             )
-        return sentences

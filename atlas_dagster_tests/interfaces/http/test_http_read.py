@@ -30,7 +30,7 @@ def test_a_page_has_all_there_is(client: Client) -> None:
     answer = client.read({"count": 3})
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {
-        "status": "succeeded",
+        "status": "success",
         "connector_name": "atlas-test/source-standin:2",
         "stream_name": "events",
         "records_count": 3,
@@ -41,14 +41,16 @@ def test_a_page_has_all_there_is(client: Client) -> None:
         ],
         "state": None,
         "has_more": False,
-        "message": "Read all 3 records.",
+        "message": "Read 3 records from events",
+        "notes": [],
     }
 
 
 def test_a_page_of_a_full_read_is_as_long_as_it_may_be(client: Client) -> None:
     answer = client.read({"count": 50}, limit=7).json()
     assert (ids(answer), answer["has_more"]) == ([1, 2, 3, 4, 5, 6, 7], True)
-    assert "raise limit" in answer["message"]
+    assert answer["message"] == "Read 7 records from events"
+    assert "raise limit" in answer["notes"][0]
 
 
 def test_the_state_sent_back_goes_on_with_the_next_row(client: Client) -> None:
@@ -80,7 +82,7 @@ def test_a_source_that_says_no_state_in_time_repeats_itself_and_says_so(client: 
     answer = client.read({"count": 35}, incremental=True, limit=3, state={"id": 20}).json()
     assert ids(answer) == [21, 22, 23]
     assert answer["state"][0]["stream"]["stream_state"] == {"id": 20}
-    assert "brings those again; raise limit" in answer["message"]
+    assert "brings those again; raise limit" in answer["notes"][0]
 
 
 def test_airbytes_own_columns_come_when_asked_for(client: Client) -> None:
@@ -92,7 +94,7 @@ def test_airbytes_own_columns_come_when_asked_for(client: Client) -> None:
 def test_values_that_no_column_holds_are_counted(client: Client) -> None:
     body = {"config": {"scenario": "integer-of-30-digits"}, "stream_name": "a"}
     answer = client.ask("/read", "atlas-test/source-chaos:1", **body).json()
-    assert "of them have values that no column holds" in answer["message"]
+    assert "there are values that no column holds" in answer["notes"][0]
 
 
 def test_a_page_of_real_records(client: Client) -> None:
@@ -113,7 +115,7 @@ def test_json_lines(client: Client, asked: dict[str, Any]) -> None:
     rows, said = lines(content)
     assert (kind, whole, rows) == (NDJSON, True, list(range(1, 26)))
     (end,) = said
-    assert (end["status"], end["records_count"], end["state"]) == ("succeeded", 25, None)
+    assert (end["status"], end["records_count"], end["state"]) == ("success", 25, None)
 
 
 def test_json_lines_say_the_state_of_the_rows_before(client: Client) -> None:
@@ -148,7 +150,7 @@ def test_an_arrow_stream(client: Client) -> None:
     rows = pa.Table.from_batches(batches)
     assert rows["id"].to_pylist() == list(range(1, 26))
     assert rows.schema.field("at").type == pa.timestamp("us", tz="UTC")
-    assert said[-1]["status"] == "succeeded"
+    assert said[-1]["status"] == "success"
     assert said[-1]["state"][0]["stream"]["stream_state"] == {"id": 25}
 
 

@@ -11,7 +11,7 @@ def test_health(registry_client: Client) -> None:
     assert registry_client.get("/health").json() == {
         "docker_available": True,
         "status": "healthy",
-        "message": "Docker answers.",
+        "message": "Docker is ready for Airbyte connector execution",
         "total_connectors": len(list_connectors()),
         "execution_mode": "docker",
     }
