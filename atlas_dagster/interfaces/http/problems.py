@@ -217,17 +217,25 @@ def _on_unexpected(_: Request, error: Exception) -> Response:
 async def _on_invalid(_: Request, error: Exception) -> Response:
     """Pydantic's errors without what it calls input and context: these are the request's own."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-    field = ".".join(place)
-    if first["type"] == "json_invalid":
-        return problem_response(ProblemError("invalid_request", "The body is no valid JSON."))
+    faults = list(map(_fault, error.errors()))
+    first = faults[0]
+    more = {"errors": faults} if len(faults) > 1 else {}
+    field = first.get("field")
+    return problem_response(ProblemError("invalid_request", first["detail"], field=field, **more))
+
+
+def _fault(error: Mapping[str, Any]) -> dict[str, str]:
+    """One of Pydantic's errors: a sentence, and the field it is about where it is about one."""
+    field = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
+    if error["type"] == "json_invalid":
+        return {"detail": "The body is not valid JSON."}
     if not field:
-        detail = "The body must be a JSON object, sent with Content-Type: application/json."
-        return problem_response(ProblemError("invalid_request", detail))
-    what = first["msg"].removeprefix("Value error, ").rstrip(".")
+        return {
+            "detail": "The body must be a JSON object, sent with Content-Type: application/json."
+        }
+    what = error["msg"].removeprefix("Value error, ").rstrip(".")
     detail = f"The field '{field}' is wrong: {what[:1].lower()}{what[1:]}."
-    return problem_response(ProblemError("invalid_request", detail, field=field))
+    return {"field": field, "detail": detail}
 
 
 async def _on_http(_: Request, error: Exception) -> Response:

@@ -108,6 +108,15 @@ def test_a_wrong_request_names_the_field(client: Client, body: dict[str, Any], f
     assert problem(answer, 422, "invalid_request")["field"] == field
 
 
+def test_all_that_is_wrong_with_a_request_is_said_at_once(client: Client) -> None:
+    body = {"connector_name": 1, "config": SECRET, "limit": 0, "confg": {}}
+    said = problem(client.post("/read", json=body), 422, "invalid_request")
+    fields = {each["field"]: each["detail"] for each in said["errors"]}
+    assert set(fields) == {"connector_name", "config", "stream_name", "limit", "confg"}
+    assert said["detail"] == fields[said["field"]]
+    assert fields["stream_name"] == "The field 'stream_name' is wrong: field required."
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
