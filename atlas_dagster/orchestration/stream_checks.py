@@ -3,6 +3,7 @@
 None of them reads a table twice, and one that cannot be made never fails a sync.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
@@ -192,14 +193,20 @@ def _schema(before: dg.TableSchema | None, now: dg.TableSchema) -> dg.AssetCheck
     return _warning(f"Since the last sync, {'; '.join(changes)}. The table follows by itself.")
 
 
+#: What a column's name ends in where its field once had another type.
+_SUFFIX = re.compile(rf"_(?:{'|'.join(kind.value for kind in ColumnType)})\Z")
+
+
 def schema_changes(before: dg.TableSchema, now: dg.TableSchema) -> Iterator[str]:
     """How the columns differ, in words."""
     diff = TableSchemaDiff.from_table_schemas(before, now)
     added = {column.name: column.type for column in diff.added_columns}
     removed = {column.name: column.type for column in diff.removed_columns}
-    # A field of another type gets a column of its own, called after both, where rows are kept.
+    # A field of another type has a column of its own where rows are kept, called after both.
     for name, type_ in list(removed.items()):
-        for successor in added.keys() & {f"{name}_{kind.value}" for kind in ColumnType}:
+        first = _SUFFIX.sub("", name)
+        of_field = {name, first} | {f"{n}_{k.value}" for n in (name, first) for k in ColumnType}
+        for successor in sorted(added.keys() & of_field)[:1]:
             yield f"{name} ({type_}) became {successor} ({added.pop(successor)})"
             del removed[name]
     for name, change in diff.column_type_changes.items():

@@ -119,12 +119,16 @@ class ConfiguredStream(Struct, frozen=True):
         return self.stream.descriptor
 
     @property
-    def nested_fields(self) -> tuple[FieldPath, ...]:
-        """Keys and cursors below the top of a record that rows are compared by."""
+    def compared_fields(self) -> tuple[FieldPath, ...]:
+        """Keys and cursors that rows are compared by."""
         if self.destination_sync_mode != "append_dedup":
             return ()
-        paths = (*self.primary_key, self.cursor_field)
-        return tuple(dict.fromkeys(path for path in paths if len(path) > 1))
+        return tuple(dict.fromkeys((*self.primary_key, self.cursor_field)))
+
+    @property
+    def nested_fields(self) -> tuple[FieldPath, ...]:
+        """Those below the top of a record."""
+        return tuple(path for path in self.compared_fields if len(path) > 1)
 
     @property
     def replaces(self) -> bool:

@@ -105,8 +105,7 @@ class TableColumns(Struct, frozen=True):
         if field in self.untyped and (wanted.was_json or kind.arrow == _TEXT):
             # A union's text is JSON there, and stays it: strings in quotes beside others without
             # would be two spellings of one value.
-            union = wanted.was_json or kind is ColumnType.TEXT
-            return _as(wanted, self.untyped[field], json if union else kind)
+            return _as(wanted, self.untyped[field], json if wanted.was_json else kind)
         return None
 
     def first_of(self, field: str) -> str | None:

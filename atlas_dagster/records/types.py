@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
@@ -128,7 +129,7 @@ def column_type(schema: Any, root: Any = None) -> ColumnType:
         return ColumnType.NUMBER
     if not kinds or any(kind.is_json for kind in kinds):
         return ColumnType.UNKNOWN
-    return ColumnType.UNKNOWN
+    return ColumnType.TEXT
 
 
 def _types(schema: Any, root: Any, depth: int) -> set[ColumnType]:
@@ -229,7 +230,8 @@ class Column(Struct, frozen=True):
 
     ``path``: for a field below the top of the record, the keys that lead there; else empty.
     ``nullable``: whether the source says that it may be missing or null. ``was_json``: whether
-    older versions kept it as JSON text, though it is none.
+    older versions kept it as JSON text, though it is none. ``is_union``: whether its values may be
+    of several types, none of which is an object or array.
     """
 
     field: str
@@ -239,6 +241,7 @@ class Column(Struct, frozen=True):
     path: tuple[str, ...] = ()
     nullable: bool = True
     was_json: bool = False
+    is_union: bool = False
 
     @property
     def arrow(self) -> pa.Field:
@@ -256,7 +259,25 @@ class TableSchema(Struct, frozen=True):
 
     @classmethod
     def of(cls, stream: ConfiguredStream) -> "TableSchema":
-        """The columns of a new table for ``stream``."""
+        """The columns of a new table for ``stream``.
+
+        A union of texts, numbers and booleans is plain text, unless rows are compared by it: as
+        JSON, 1 and "1" stay two values.
+        """
+        compared = stream.compared_fields
+        schema = cls.of_rows(stream)
+        return cls(
+            tuple(
+                msgspec.structs.replace(column, type=ColumnType.TEXT, was_json=True)
+                if column.is_union and (column.path or (column.field,)) not in compared
+                else column
+                for column in schema.columns
+            )
+        )
+
+    @classmethod
+    def of_rows(cls, stream: ConfiguredStream) -> "TableSchema":
+        """The columns of rows that are read and not stored: a number in a union stays one."""
         return cls.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
 
     @classmethod
@@ -293,6 +314,9 @@ class TableSchema(Struct, frozen=True):
         columns = []
         for field, sub in properties.items():
             kind = column_type(sub, root)
+            is_union = kind is ColumnType.TEXT
+            if is_union:
+                kind = ColumnType.UNKNOWN
             columns.append(
                 Column(
                     field,
@@ -302,6 +326,7 @@ class TableSchema(Struct, frozen=True):
                     path=paths.get(field, ()),
                     nullable=field not in required or _may_be_null(sub),
                     was_json=kind is not ColumnType.UNKNOWN and was_json(sub),
+                    is_union=is_union,
                 )
             )
         return cls(tuple(columns))

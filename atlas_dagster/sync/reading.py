@@ -374,4 +374,4 @@ class _Waiting:
 
 
 def _builder(stream: ConfiguredStream) -> BatchBuilder:
-    return BatchBuilder(TableSchema.of(stream), sync_id=0, generation_id=stream.generation_id)
+    return BatchBuilder(TableSchema.of_rows(stream), sync_id=0, generation_id=stream.generation_id)

@@ -204,6 +204,17 @@ def test_where_rows_are_overwritten_a_column_changes_in_its_place() -> None:
     assert list(schema_changes(now, now)) == []
 
 
+def test_a_type_that_changes_again() -> None:
+    """Regression: shown as one column gone and another added."""
+    kinds = {"x": "integer", "x_string": "string", "x_boolean": "boolean"}
+    tables = [dg.TableSchema([dg.TableColumn(name, kind)]) for name, kind in kinds.items()]
+    seen = [*schema_changes(tables[1], tables[2]), *schema_changes(tables[2], tables[0])]
+    assert seen == [
+        "x_string (string) became x_boolean (boolean)",
+        "x_boolean (boolean) became x (integer)",
+    ]
+
+
 def test_a_breaking_change_is_an_error_and_the_stream_is_not_read(runs: FakeRuns) -> None:
     load(runs, 1)
     runs.streams = [{**with_fields(v="string"), "source_defined_primary_key": [["v"]]}]

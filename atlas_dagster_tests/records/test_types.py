@@ -46,7 +46,10 @@ WELL_KNOWN = "WellKnownTypes.json#/definitions/"
         ({"type": "array", "items": {"type": "string"}}, T.ARRAY),
         ({"type": "object", "properties": {}}, T.OBJECT),
         ({}, T.OBJECT),
-        ({"type": ["string", "integer"]}, T.UNKNOWN),
+        ({"type": ["string", "integer"]}, T.TEXT),
+        ({"type": ["string", "integer", "boolean", "null"]}, T.TEXT),
+        ({"type": ["string", "object"]}, T.UNKNOWN),
+        ({"type": ["object", "array"]}, T.UNKNOWN),
         ({"type": ["null"]}, T.UNKNOWN),
         ({"type": []}, T.UNKNOWN),
         ({"type": "decimal"}, T.UNKNOWN),
@@ -57,7 +60,13 @@ WELL_KNOWN = "WellKnownTypes.json#/definitions/"
         ({"type": "object", "oneOf": [{"type": "string"}]}, T.OBJECT),
         ({"type": "object", "additionalProperties": True}, T.OBJECT),
         ({"type": "string", "airbyte_type": "big_number"}, T.STRING),
-        ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, T.UNKNOWN),
+        ({"oneOf": [{"type": "string"}, {"type": "integer"}]}, T.TEXT),
+        ({"oneOf": [{"type": "string"}, {"type": "string", "format": "ipv4"}]}, T.STRING),
+        ({"oneOf": [{"type": "object"}, {"type": ["null", "object"]}, {"type": "null"}]}, T.OBJECT),
+        ({"anyOf": [{"type": "integer"}, {"anyOf": [{"type": "number"}]}]}, T.NUMBER),
+        ({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string"}]}, T.TEXT),
+        ({"anyOf": [{"type": "string"}, {"type": "object"}]}, T.UNKNOWN),
+        ({"allOf": [{"type": "object"}, {"description": "d"}]}, T.OBJECT),
         ({"oneOf": [{"type": "string"}, {"type": "null"}]}, T.STRING),
         ({"anyOf": [{"type": "null"}, {"type": "string", "format": "date"}]}, T.DATE),
         ({"allOf": [{"$ref": WELL_KNOWN + "Integer"}]}, T.INTEGER),
@@ -70,6 +79,40 @@ WELL_KNOWN = "WellKnownTypes.json#/definitions/"
 )
 def test_airbyte_types(schema: Any, expected: ColumnType) -> None:
     assert column_type(schema) is expected
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"$ref": "#/definitions/Date"}, T.OBJECT),
+        ({"$ref": "#/$defs/Integer"}, T.BOOLEAN),
+        ({"$ref": "#/definitions/again"}, T.BOOLEAN),
+        ({"$ref": "#/definitions/a~1b%20c"}, T.NUMBER),
+        ({"$ref": "#/definitions/Date", "type": ["null", "string"]}, T.STRING),
+        ({"oneOf": [{"$ref": "#/definitions/Date"}, {"$ref": "#/definitions/Date"}]}, T.OBJECT),
+        ({"$ref": WELL_KNOWN + "Date"}, T.DATE),
+        ({"$ref": "https://airbyte.test/v0/" + WELL_KNOWN + "Date"}, T.DATE),
+        ({"$ref": WELL_KNOWN + "Date", "type": "string"}, T.STRING),
+        ({"$ref": "other.json#/definitions/Date"}, T.UNKNOWN),
+        ({"$ref": "#/definitions/circle"}, T.UNKNOWN),
+        ({"$ref": "#/definitions/tower"}, T.UNKNOWN),
+        ({"$ref": "#/definitions/missing"}, T.UNKNOWN),
+    ],
+)
+def test_references(schema: Any, expected: ColumnType) -> None:
+    root = {
+        "definitions": {
+            "Date": {"type": "object"},
+            "again": {"$ref": "#/$defs/Integer"},
+            "a/b c": {"type": "number"},
+            "circle": {"$ref": "#/definitions/circle"},
+            "tower": {"oneOf": [{"$ref": "#/definitions/tower"}]},
+        },
+        "$defs": {"Integer": {"type": "boolean"}},
+    }
+    assert column_type(schema, root) is expected
+    table = TableSchema.from_json_schema(root | {"properties": {"a": schema}})
+    assert table.columns[0].type is expected
 
 
 @pytest.mark.parametrize(

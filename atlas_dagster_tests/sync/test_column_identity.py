@@ -7,10 +7,10 @@ import pytest
 from scripted import Lake, Outcome, full_refresh, incremental, line, state, status, upkeep
 
 from atlas_dagster.errors import BreakingChangeError
-from atlas_dagster.records.types import SOURCE_NAME_KEY, Column
+from atlas_dagster.records.types import SOURCE_NAME_KEY, Column, TableSchema
 
 BOOLEAN, INTEGER, NUMBER, STRING = ({"type": t} for t in ("boolean", "integer", "number", "string"))
-MIXED = {"type": ["object", "string"]}
+MIXED, PLAIN = {"type": ["object", "string"]}, {"type": ["string", "integer", "boolean"]}
 MODES = ("append", "append_dedup", "overwrite")
 
 
@@ -116,6 +116,36 @@ def test_all_rows_replaced_leave_no_old_type(lake: Lake) -> None:
     assert lake.rows("a", columns="id, x, order_id") == [(2, "two", "o")]
 
 
+# Unions
+
+
+def test_a_union_of_plain_values_is_plain_text(lake: Lake) -> None:
+    """Regression: strings had quotes around them, and joins found nothing."""
+    values = ["b1", 5, True, None, 'a "quote"\n', "", "null", 1.50]
+    for id, value in enumerate(values):
+        sync(lake, "append", {"u": PLAIN}, id, u=value)
+    assert [u for _, u in lake.rows("a", columns="id, u")] == [
+        "b1",
+        "5",
+        "true",
+        None,
+        'a "quote"\n',
+        "",
+        "null",
+        "1.5",
+    ]
+
+
+def test_a_key_that_is_a_union_stays_json(lake: Lake) -> None:
+    stream = incremental("a", "append_dedup", v=None, id=PLAIN, u=PLAIN)
+    for u in "xy":
+        sent = [line("RECORD", record={"stream": "a", "data": {"id": id, "u": u}, "emitted_at": 1})
+                for id in (1, "1", True, "true")]  # fmt: skip
+        assert lake.sync([stream], *sent, state("a", {}), status("a")).failure is None
+    assert lake.rows("a", columns="CAST(id AS VARCHAR) AS id, u") == [
+        ('"1"', "y"), ('"true"', "y"), ("1", "y"), ("true", "y")]  # fmt: skip
+
+
 # Tables of versions that did not record the type of a column
 
 
@@ -128,16 +158,19 @@ def old_lake(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """With a row of an old table: ``s`` is text, and so is the union ``u``, as JSON."""
     with monkeypatch.context() as patch:
         patch.setattr(Column, "arrow", property(_without_type))
-        sync(lake, "append", {"s": STRING, "u": MIXED, "n": INTEGER}, 1, s="a", u="b", n=1)
+        patch.setattr(TableSchema, "of", TableSchema.of_rows)
+        sync(lake, "append", {"s": STRING, "u": PLAIN, "n": INTEGER}, 1, s="a", u="b", n=1)
     assert lake.destination.known_columns(("c", "a")).untyped == {"s": "s", "u": "u"}
     return lake
 
 
 def test_an_old_table_goes_on_and_learns_its_types(old_lake: Lake) -> None:
-    sync(old_lake, "append", {"s": STRING, "u": MIXED, "n": INTEGER}, 2, s="c", u="d", n=2)
-    assert old_lake.rows("a", columns="id, s, u, n") == [(1, "a", '"b"', 1), (2, "c", '"d"', 2)]
+    for id in (2, 3):
+        sync(old_lake, "append", {"s": STRING, "u": PLAIN, "n": INTEGER}, id, s="c", u="d", n=2)
+    found = old_lake.rows("a", columns="id, s, CAST(u AS VARCHAR) AS u, n")
+    assert found == [(1, "a", '"b"', 1), (2, "c", '"d"', 2), (3, "c", '"d"', 2)]
     assert old_lake.destination.known_columns(("c", "a")).untyped == {}
-    done = sync(old_lake, "append", {"s": MIXED, "u": MIXED, "n": INTEGER}, 3, s="e")
+    done = sync(old_lake, "append", {"s": MIXED, "u": PLAIN, "n": INTEGER}, 4, s="e")
     assert names(done)["s"] == "s_json"
 
 

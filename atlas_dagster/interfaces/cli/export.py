@@ -206,7 +206,7 @@ def _write_batches(
     with ExitStack() as stack:
         writers = {}
         for stream in streams:
-            schema = TableSchema.of(stream).arrow
+            schema = TableSchema.of_rows(stream).arrow
             writers[stream.descriptor] = stack.enter_context(make(sinks[stream.descriptor], schema))
         for name, batch in stack.enter_context(closing(reading.batches())):
             if form == "parquet":
