@@ -13,9 +13,10 @@ from dagster._core.definitions.metadata.metadata_set import (
 from msgspec import Raw
 
 from atlas_dagster.orchestration.envelope_text import from_text, shown_state, to_text
-from atlas_dagster.orchestration.summary import Mask, preview, summary
+from atlas_dagster.orchestration.summary import Mask, changes_by_field, preview, summary
 from atlas_dagster.orchestration.tally import Counts
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
+from atlas_dagster.records.changes import Change
 from atlas_dagster.records.types import (
     EXTRA,
     EXTRACTED_AT,
@@ -52,6 +53,8 @@ _OWN_COLUMNS = [
 ]
 #: Syncs whose counts are kept, to compare a new one with.
 RECENT_SYNCS = 20
+#: Of those whose values are not as the source wrote them.
+_LISTED_FIELDS = 20
 #: Characters from which the UI shows JSON as a link.
 _LINKED_FROM = 1_000
 #: Of an image; as much of it as Docker shows.
@@ -79,6 +82,7 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     cursor_after: dg.MetadataValue | None = None
     connector: str | None = None
     docs: dg.MetadataValue | None = None
+    changed_values: dg.MetadataValue | None = None
     envelope: dg.MetadataValue | None = None
 
     @classmethod
@@ -121,6 +125,7 @@ def materialization_metadata(
             cursor_after=_cursor(finished.cursor_after),
             connector=short_digest(connector),
             docs=None if docs_url is None else dg.MetadataValue.url(docs_url),
+            changed_values=_changed_values(finished.changes),
         ),
         **TableMetadataSet(
             column_schema=column_schema(spec.schema, finished.plan.configured),
@@ -133,6 +138,13 @@ def materialization_metadata(
             envelope=None if finished.envelope is None else envelope_value(_own(finished.envelope))
         ),
     }
+
+
+def _changed_values(changes: Mapping[Change, int]) -> dg.MetadataValue | None:
+    """Which fields hold values that are not as the source wrote them, and how many."""
+    fields = list(changes_by_field(changes).items())[:_LISTED_FIELDS]
+    listed = {field or "whole rows": dict(kinds) for field, kinds in fields}
+    return dg.MetadataValue.json(listed) if listed else None
 
 
 def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:

@@ -113,12 +113,17 @@ def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:
     return f"Cursor: {was}" if was == now else f"Cursor: {was} → {now}"
 
 
-def changed_values(changes: Mapping[Change, int]) -> Iterator[str]:
-    """What is not in its column as the source wrote it; no paragraph where there is nothing."""
+def changes_by_field(changes: Mapping[Change, int]) -> dict[str, Counter[str]]:
+    """How often each change (NULLED, TRUNCATED) was made to a field, the most changed first."""
     by_field: dict[str, Counter[str]] = {}
     for change, count in changes.items():
         by_field.setdefault(change.field, Counter())[change.change or "changed"] += count
-    most = sorted(by_field.items(), key=lambda item: -item[1].total())
+    return dict(sorted(by_field.items(), key=lambda item: -item[1].total()))
+
+
+def changed_values(changes: Mapping[Change, int]) -> Iterator[str]:
+    """What is not in its column as the source wrote it; no paragraph where there is nothing."""
+    most = list(changes_by_field(changes).items())
     listed = [
         f"{code(field) if field else 'whole rows'}: "
         + ", ".join(f"{count:,} {how}" for how, count in kinds.items())

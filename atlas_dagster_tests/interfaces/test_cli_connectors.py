@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from atlas_dagster.interfaces.cli import _VERBS, main, terminal
+from atlas_dagster.interfaces.cli import _VERBS, connectors, main, terminal
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
 from atlas_dagster.registry.listing import forget, listing, shipped_listing
+from atlas_dagster_tests.commands import run_in
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
 from atlas_dagster_tests.runners.wheels import write_wheel
 
@@ -35,8 +36,6 @@ def asked(*arguments: str) -> Any:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")
-    # And of the one that was made while this process had another width.
-    monkeypatch.setattr(terminal.console, "width", 200)
     # Outside of any project.
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
@@ -242,3 +241,20 @@ def test_names_are_completed(words: str, completed: str) -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
     assert done.stdout.splitlines() == [f"plain,{completed}"]
+
+
+def test_in_a_pipe_each_connector_is_one_line(tmp_path: Path) -> None:
+    lines = run_in(tmp_path, "atlas", "connectors", "list", environment={"COLUMNS": "40"})
+
+    heading, *rows = lines.splitlines()
+    assert heading.split() == ["name", "title", "category", "version", "support", "runs", "from"]
+    assert [row.split()[0] for row in rows] == [info.name for info in list_connectors()]
+
+
+def test_names_do_not_break_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "source-google-analytics-data-api"
+    narrow = terminal.LineConsole(width=80, force_terminal=True, color_system=None)
+    with narrow.capture() as captured:
+        monkeypatch.setattr(connectors, "console", narrow)
+        connectors._answer([get_connector_info(name)], as_json=False)
+    assert name in captured.get()

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 from click.testing import CliRunner, Result
 from deltalake import DeltaTable
 
 from atlas_dagster.interfaces import cli
+from atlas_dagster_tests.commands import BIN
 from atlas_dagster_tests.components.connections_project import Project, importable
 
 #: Sends the numbers after its state, up to ``last``, in one state.
@@ -91,7 +93,7 @@ def test_a_users_day_with_state(project: Project, monkeypatch: pytest.MonkeyPatc
     done("refresh", "numbers", "--keep-rows")
     assert ids(project) == [1, 1, 2, 2, 3, 3]
     assert "rows stay" in done("state", "reset", "numbers")
-    assert "cleared" in done("clear", "numbers")
+    assert "cleared" in done("clear", "numbers", "--yes")
     assert ids(project) == []
 
     history = done("state", "show", "numbers", "--history", "20")
@@ -103,7 +105,7 @@ def test_a_users_day_with_state(project: Project, monkeypatch: pytest.MonkeyPatc
     refused = atlas("sync", "numbers")
     assert refused.exit_code == 3
     assert "belong to the deployment 'atlas_dagster', and this one is 'dev'" in refused.stderr
-    assert atlas("clear", "numbers").exit_code == 3
+    assert atlas("clear", "numbers", "--yes").exit_code == 3
     assert done("state", "adopt", "numbers") == (
         "The tables of numbers belong to the deployment 'dev' now.\n"
     )
@@ -137,10 +139,50 @@ def test_a_state_that_cannot_be_set(
     assert sentence in result.stderr
 
 
-@pytest.mark.parametrize("command", [["clear"], ["refresh"], ["state", "show"], ["state", "adopt"]])
+@pytest.mark.parametrize(
+    "command", [["clear", "--yes"], ["refresh"], ["state", "show"], ["state", "adopt"]]
+)
 def test_streams_must_be_known(project: Project, command: list[str]) -> None:
     result = atlas(*command, "numbers")
     assert result.exit_code == 3
     assert result.stderr == (
         "Error: The streams of 'numbers' are not known yet; run: atlas discover numbers\n"
     )
+
+
+def test_clear_asks_before_it_removes(project: Project) -> None:
+    done("discover", "numbers")
+    done("sync", "numbers")
+
+    refused = atlas("clear", "numbers", stdin="")
+    assert refused.exit_code == 2
+    assert "removes all rows of all streams of numbers; without a terminal, say so with --yes" in (
+        " ".join(refused.stderr.split())
+    )
+
+    terminal = pexpect.spawn(str(BIN / "atlas"), ["clear", "numbers"], timeout=60)
+    terminal.expect_exact("Remove all rows of all streams of numbers, for good? [y/N]: ")
+    terminal.sendline("n")
+    terminal.expect(pexpect.EOF)
+    assert terminal.before.decode().splitlines()[-1] == "Nothing was removed."
+    terminal.close()
+    assert terminal.exitstatus == 130
+    assert ids(project) == [1, 2, 3]
+
+
+def test_a_sync_tells_which_values_became_null(project: Project) -> None:
+    source = SOURCE.replace(
+        '{"id": {"type": "integer"}}', '{"id": {"type": "integer"}, "age": {"type": "integer"}}'
+    )
+    source = source.replace('{"id": id}', '{"id": id, "age": "old"}')
+    (project.connections / "numbers" / "source.py").write_text(source)
+    done("discover", "numbers")
+
+    told = done("sync", "numbers")
+    assert (
+        "events: values are not in their columns as the source wrote them: age (3 NULLED). See "
+        "_airbyte_meta and _airbyte_extra of these rows.\n"
+    ) in told
+
+    (stream,) = json.loads(done("refresh", "numbers", "--json"))["streams"]
+    assert stream["changed_values"] == {"age": {"NULLED": 3}}

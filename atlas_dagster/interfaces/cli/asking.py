@@ -232,7 +232,7 @@ def _print_streams(source: str, catalog: Catalog) -> None:
     console.print(f"[bold green]{escape(source)}[/] offers {counted(len(catalog.streams))}:")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("stream", "fields", "primary key", "cursor", "sync modes"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("stream", "field"))
     for stream in catalog.streams:
         table.add_row(*(Text(cell) for cell in _cells(stream)))
     console.print(table)
@@ -254,7 +254,7 @@ def _print_fields(schema: dict[str, Any]) -> None:
     """The top level of a SPEC, and what each choice is between; all of it is in ``--json``."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("field", "type", "", "what"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("stream", "field"))
     for field in form(schema):
         marks = (("required", field.required), ("secret", field.secret))
         table.add_row(

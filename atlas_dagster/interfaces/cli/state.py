@@ -10,6 +10,7 @@ import click
 from atlas_dagster.interfaces.cli.completion import connections
 from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
 from atlas_dagster.interfaces.cli.terminal import (
+    DECLINED,
     EXIT_CODES,
     complain,
     console,
@@ -61,9 +62,13 @@ def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -
     """Remove all rows of CONNECTION, and where its streams continue."""
     from atlas_dagster.interfaces.cli.stored import desk
 
-    if sys.stdin.isatty() and not yes:
-        what = ", ".join(streams) if streams else "all streams"
-        click.confirm(f"Remove all rows of {what} of {connection}, for good?", abort=True)
+    if not yes:
+        what = f"all rows of {', '.join(streams) if streams else 'all streams'} of {connection}"
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"This removes {what}; without a terminal, say so with --yes.")
+        if not click.confirm(f"Remove {what}, for good?"):
+            say("Nothing was removed.")
+            sys.exit(DECLINED)
     with desk(connection, note) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.clear(names))

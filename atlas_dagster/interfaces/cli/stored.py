@@ -23,7 +23,7 @@ from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
 
 #: Columns that no terminal is too narrow for.
-_WHOLE = ("what", "when (UTC)", "run", "seq")
+_WHOLE = ("stream", "what", "when (UTC)", "run", "seq")
 
 
 @contextmanager

@@ -161,6 +161,7 @@ def summary(declared: Declared, outcome: Outcome) -> dict[str, Any]:
                     "rows": metadata["dagster/row_count"].value,
                     "seconds": metadata["atlas/duration_seconds"].value,
                     "cursor": metadata["atlas/cursor_after"].value,
+                    "changed_values": _changed_values(metadata),
                 }
                 for path, metadata in outcome.streams.items()
             ],
@@ -180,7 +181,7 @@ def _print_outcome(
     console: Console, declared: Declared, outcome: Outcome, destination: Destination
 ) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stream", style="bold")
+    table.add_column("stream", style="bold", no_wrap=True)
     table.add_column("records read", justify="right")
     table.add_column("rows in table", justify="right")
     table.add_column("seconds", justify="right")
@@ -197,6 +198,18 @@ def _print_outcome(
             ),
         )
     console.print(table)
+    for path, metadata in outcome.streams.items():
+        if changed := _changed_values(metadata):
+            told = ", ".join(
+                f"{field} ({', '.join(f'{count:,} {how}' for how, count in kinds.items())})"
+                for field, kinds in changed.items()
+            )
+            console.print(
+                f"{'.'.join(path[1:])}: values are not in their columns as the source wrote them: "
+                f"{told}. See _airbyte_meta and _airbyte_extra of these rows.",
+                markup=False,
+                soft_wrap=True,
+            )
     for path in outcome.streams:
         _print_preview(console, destination, path)
     if not outcome.streams or outcome.failures:
@@ -215,6 +228,12 @@ def _print_outcome(
         _reading(destination.kind, some),
     ):
         console.print(f"  [cyan]{command}[/]  {effect}", soft_wrap=True)
+
+
+def _changed_values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, dict[str, int]]:
+    """How many values of each field became NULL, or were cut, by what was done with them."""
+    found = metadata.get("atlas/changed_values")
+    return {} if found is None else found.value
 
 
 def _reading(kind: str, uri: str) -> tuple[str, str]:

@@ -8,21 +8,50 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
+from rich.table import Table
 
 from atlas_dagster.errors import AtlasError, CheckFailedError, ConnectorFailedError, FailureType
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+
+class LineConsole(Console):
+    """In a pipe or a file nothing is broken over lines: each row of a table is one line."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        return found if self.is_terminal else found._replace(width=_LINE)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.is_terminal or not isinstance(objects[0], Table):
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        rows = (line.rstrip() for line in captured.get().splitlines())
+        # Without the rule below the headings, which is as long as the longest line.
+        self.file.write("".join(f"{row}\n" for row in rows if row.strip(" ─")))
+        self.file.flush()
+
+
+#: Wider than any line.
+_LINE = 1_000_000
+
+console = LineConsole(highlight=False)
+errors = LineConsole(stderr=True, highlight=False)
 
 #: Click itself exits with 2 where the command line is wrong; 130 is for Ctrl-C, as in a shell.
 EXIT_CODES: dict[FailureType, int] = {"system_error": 1, "config_error": 3, "transient_error": 4}
 FAILED = EXIT_CODES["system_error"]
-_INTERRUPTED_EXIT = 130
+_INTERRUPTED_EXIT = DECLINED = 130
 INTERRUPTED = "Interrupted; what was not finished can be done again."
 
 #: ``--json``: the answer as one JSON value on stdout, and nothing else there.
