@@ -19,7 +19,6 @@
     └── BrokenError            something is broken: the connector's output, a table
         ├── ProtocolError            output that cannot be understood
         └── DestinationError         a table is not what its state says
-            └── UnknownCommitError   the state of its last commit is lost
 
 The families ConfigError, TransientError and BrokenError are Airbyte's own failure types
 (``config_error``, ``transient_error``, ``system_error``), so a connector's verdict maps onto ours
@@ -169,11 +168,3 @@ class DestinationError(BrokenError):
     """A table or its bookkeeping is not what the stored state says it is."""
 
     topic = "a-table-is-not-what-its-state-says"
-
-
-class UnknownCommitError(DestinationError):
-    """A table holds a commit whose state is lost; ``generation_id`` is the last one known."""
-
-    def __init__(self, message: str, generation_id: int) -> None:
-        super().__init__(message)
-        self.generation_id = generation_id

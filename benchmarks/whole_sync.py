@@ -16,6 +16,9 @@ class _NothingRemembered:
     def remembered(self, tables: Any, committed: Any) -> dict[Any, Any]:
         return {}
 
+    def find(self, table: Any, seq: int) -> None:
+        return None
+
 
 def sync(runner: Runner, recording: str, mode: str, destination: Destination) -> int:
     """Parse, type, stage, commit with state, merge for append_dedup; the tables' rows."""

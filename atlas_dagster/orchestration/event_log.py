@@ -15,6 +15,8 @@ from atlas_dagster.state.reconcile import Remembered
 
 #: Observations that are not Atlas's, after its own newest one, and yet do not hide it.
 _OTHERS = 50
+#: Observations that are read at once where an old one is looked for.
+_PAGE = 200
 
 
 class EventLogStateStore:
@@ -105,6 +107,20 @@ class EventLogStateStore:
             if known and known.is_reference and shared and known.seq == shared.seq:
                 found[stream] = Remembered(shared, each.wiped_at)
         return found
+
+    def find(self, table: TablePath, seq: int) -> Envelope | None:
+        """Look back to commit ``seq`` through all observations of the asset, and of its source."""
+        for key in (self._key(table), self._source):
+            cursor, more = None, True
+            while more:
+                page = self._instance.fetch_observations(key, limit=_PAGE, cursor=cursor)
+                cursor, more = page.cursor, page.has_more
+                for event in page.records:
+                    seen = event.asset_observation
+                    envelope = envelope_of(seen.metadata) if seen else None
+                    if envelope is not None and envelope.seq == seq and not envelope.is_reference:
+                        return envelope
+        return None
 
     def _observed(self, key: dg.AssetKey) -> Envelope | None:
         """The newest envelope among the observations; the newest of them may be another's."""

@@ -61,6 +61,7 @@ def stream_spec(props: StreamProps) -> dg.AssetSpec:
     keys = ", ".join(f"`{'.'.join(path)}`" for path in stream.primary_key)
     summary = f"Stream `{stream.descriptor}` of {name}, {mode}{cursor}"
     summary += f", primary key {keys}." if keys else "."
+    summary = " ".join([summary, *stream.differences])
     described = props.json_schema.get("description")
     return dg.AssetSpec(
         key=table_key(props.table),

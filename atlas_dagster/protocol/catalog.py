@@ -102,7 +102,8 @@ class ConfiguredStream(Struct, frozen=True):
 
     ``generation_id`` numbers the full copies of a table; when ``minimum_generation_id`` equals it,
     rows of older generations go once the stream is complete. ``hard_deletes``: rows go that the
-    source says were deleted, instead of staying with the time of that.
+    source says were deleted, instead of staying with the time of that. ``ignored_cursor``: one that
+    is declared of a source that reads by its own.
     """
 
     stream: Stream
@@ -113,6 +114,23 @@ class ConfiguredStream(Struct, frozen=True):
     generation_id: int = 0
     minimum_generation_id: int = 0
     hard_deletes: bool = False
+    ignored_cursor: FieldPath = ()
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """How the declaration differs from what the source defines, in sentences."""
+        found = []
+        own = tuple(path for path in self.stream.source_defined_primary_key if path)
+        if own and set(own) != set(self.primary_key):
+            found.append(
+                f"The source's own primary key is {_listed(own)}; the declared one counts."
+            )
+        if self.ignored_cursor:
+            found.append(
+                f"The declared cursor_field {_listed([self.ignored_cursor])} has no effect: the "
+                f"source reads by its own, {_listed([self.cursor_field])}."
+            )
+        return tuple(found)
 
     @property
     def descriptor(self) -> StreamDescriptor:
@@ -155,10 +173,11 @@ def configure(
         ConfigError: the choice cannot work for this stream.
     """
     name = stream.descriptor
-    key = stream.source_defined_primary_key or primary_key or ()
-    key = tuple(path for path in key if path)
+    declared_key = tuple(path for path in primary_key or () if path)
+    key = declared_key or tuple(path for path in stream.source_defined_primary_key if path)
     cursor = cursor_field or stream.default_cursor_field
     if stream.source_defined_cursor and stream.default_cursor_field:
+        # The source reads by its own, whatever it is told (protocol, source_defined_cursor).
         cursor = stream.default_cursor_field
     supported = stream.supported_sync_modes
     if sync_mode is None:
@@ -203,8 +222,18 @@ def configure(
             "read the database's log (CDC), or leave cdc_deletes out."
         )
     return ConfiguredStream(
-        stream, sync_mode, destination_sync_mode, cursor, key, hard_deletes=hard_deletes
+        stream,
+        sync_mode,
+        destination_sync_mode,
+        cursor,
+        key,
+        hard_deletes=hard_deletes,
+        ignored_cursor=cursor_field if cursor_field and cursor_field != cursor else (),
     )
+
+
+def _listed(paths: Iterable[FieldPath]) -> str:
+    return ", ".join(f"`{'.'.join(path)}`" for path in paths)
 
 
 def configured_catalog_json(streams: Iterable[ConfiguredStream], *, sync_id: int) -> bytes:

@@ -14,8 +14,10 @@ from msgspec import Raw, Struct
 
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.state.versions import version_of
 
-VERSION = 1
+#: 2: ``cursor_field``, ``wiped_at`` and ``covers``.
+VERSION = 2
 #: In place of a state that is kept elsewhere.
 _ELSEWHERE = Raw(b"null")
 WriteMode = Literal["append", "overwrite", "append_dedup"]
@@ -45,6 +47,8 @@ class StreamCommit(Struct, frozen=True):
     it; otherwise that goes. ``full_refresh``: the stream was read in full, so its state is none
     that an incremental read could go on from. ``begun_by``: the root run that began that reading.
     ``rows_of``: the ``seq`` of the commit that the rows are of, where this one leaves them alone.
+    ``cursor_field``: the cursor that the stream's state is of; None where that is not known.
+    ``wiped_at``: when the asset was wiped last, as Dagster keeps it, before this was planned.
     """
 
     stream: StreamDescriptor
@@ -58,6 +62,8 @@ class StreamCommit(Struct, frozen=True):
     full_refresh: bool = False
     begun_by: str | None = None
     rows_of: int | None = None
+    cursor_field: tuple[str, ...] | None = None
+    wiped_at: float | None = None
 
     def after(self, last: "Envelope | None") -> "StreamCommit":
         """This commit as it follows ``last``, whose rows stay where it shows none of its own."""
@@ -74,7 +80,12 @@ class StreamCommit(Struct, frozen=True):
 
 
 class Envelope(Struct, frozen=True):
-    """One commit. ``state`` is a state file's content; times are epoch seconds."""
+    """One commit. ``state`` is a state file's content; times are epoch seconds.
+
+    ``covers``: all streams that a state of several streams covers, none where it is not known.
+    ``wipes_until``: of version 1, which did not say which wipe it was planned after; any until then
+    counts as that.
+    """
 
     seq: int
     sync_id: int
@@ -84,6 +95,8 @@ class Envelope(Struct, frozen=True):
     prepared_at: float
     run_id: str | None = None
     action: Action = "sync"
+    covers: tuple[StreamDescriptor, ...] = ()
+    wipes_until: float | None = None
     version: int = VERSION
 
     @property
@@ -96,6 +109,14 @@ class Envelope(Struct, frozen=True):
     def rows_of(self, stream: StreamDescriptor) -> int:
         """The ``seq`` of the last commit that changed the stream's rows."""
         return self.commit_of(stream).rows_of or self.seq
+
+    def has_heeded(self, wiped_at: float | None, stream: StreamDescriptor) -> bool:
+        """Whether ``stream`` was planned after its asset was wiped, if it was, at ``wiped_at``."""
+        if wiped_at is None:
+            return True
+        if self.wipes_until is not None and self.commit_of(stream).wiped_at is None:
+            return wiped_at <= self.wipes_until
+        return self.commit_of(stream).wiped_at == wiped_at
 
     def commit_to(self, table: tuple[str, ...]) -> StreamCommit:
         return next(commit for commit in self.streams if commit.table == table)
@@ -118,8 +139,17 @@ class Envelope(Struct, frozen=True):
 
     @classmethod
     def decode(cls, content: bytes | str) -> "Envelope":
-        """Raises :class:`msgspec.ValidationError` for anything but an envelope."""
-        return msgspec.json.decode(content, type=cls)
+        """Read an envelope of any version so far.
+
+        Raises:
+            ConfigError: a newer Atlas wrote it.
+            msgspec.MsgspecError: it is no envelope.
+        """
+        version = version_of(content, known=VERSION, what="The stored state of a connection")
+        envelope = msgspec.json.decode(content, type=cls)
+        if version == 1:
+            envelope = msgspec.structs.replace(envelope, wipes_until=envelope.prepared_at)
+        return msgspec.structs.replace(envelope, version=VERSION)
 
 
 def next_seq(last: int) -> int:

@@ -49,6 +49,34 @@ def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Colle
             )
 
 
+def has_other_cursor(stream: ConfiguredStream, last: Envelope | None) -> bool:
+    """Whether ``stream`` is to be read by another cursor than the state of ``last`` is of.
+
+    A source that defines its cursor itself ignores the declared one.
+    """
+    if last is None or stream.sync_mode != "incremental" or stream.stream.source_defined_cursor:
+        return False
+    before = last.commit_of(stream.descriptor).cursor_field
+    return before is not None and before != stream.cursor_field
+
+
+def refuse_other_cursor(connection: str, stream: ConfiguredStream, last: Envelope) -> None:
+    """The value of one cursor, compared with another, would skip rows for ever.
+
+    Raises:
+        BreakingChangeError: the stream has another cursor than its state.
+    """
+    if has_other_cursor(stream, last):
+        before = last.commit_of(stream.descriptor).cursor_field or ()
+        raise BreakingChangeError(
+            f"Stream '{stream.descriptor}' has cursor_field '{'.'.join(stream.cursor_field)}', but "
+            f"its stored state is of '{'.'.join(before)}', and to go on from there would skip "
+            "rows: declare the old one again, or read the stream again with "
+            f"`atlas refresh {connection} --stream {stream.descriptor}`.",
+            stream=str(stream.descriptor),
+        )
+
+
 def refuse_new_key_column(
     stream: ConfiguredStream, wanted: TableSchema, known: TableColumns
 ) -> None:

@@ -116,18 +116,21 @@ def _of_stream(connection: Connection, was: ConfiguredStream, now: Stream) -> It
     }
     yield from _of_fields(name, was.stream.json_schema, now.json_schema, needed)
     key, new_key = was.stream.source_defined_primary_key, now.source_defined_primary_key
+    try:
+        after = connection.configure(now)
+    except ConfigError:
+        after = None
     if set(key) != set(new_key):
-        yield Change(name, "key", None, _listed(key), _listed(new_key), breaking=dedup)
+        # Where a key is declared, that of the source does not matter.
+        breaking = dedup and (after is None or set(after.primary_key) != set(was.primary_key))
+        yield Change(name, "key", None, _listed(key), _listed(new_key), breaking=breaking)
     cursor, new_cursor = was.stream.default_cursor_field, now.default_cursor_field
     if incremental and cursor != new_cursor and was.cursor_field == cursor:
         yield Change(name, "cursor", None, _listed([cursor]), _listed([new_cursor]))
-    try:
-        modes = _mode(connection.configure(now))
-    except ConfigError:
+    if after is None:
         yield Change(name, "mode", None, _mode(was), declared=True)
-    else:
-        if modes != _mode(was):
-            yield Change(name, "mode", None, _mode(was), modes, breaking=True)
+    elif _mode(after) != _mode(was):
+        yield Change(name, "mode", None, _mode(was), _mode(after), breaking=True)
 
 
 def _of_fields(

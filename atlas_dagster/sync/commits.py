@@ -44,6 +44,11 @@ class Commits:
             root_run_id=self._plan.root_run_id,
         )
 
+    @property
+    def _covers(self) -> tuple[StreamDescriptor, ...]:
+        """The streams that share a state, if any do: all that are read and have one."""
+        return tuple(plan.descriptor for plan in self._plan.streams if not plan.full_refresh)
+
     def last(self, stream: ActiveStream) -> Envelope | None:
         return self._last.get(stream.descriptor)
 
@@ -78,6 +83,7 @@ class Commits:
             state=Raw(self._state_of(streams, complete).to_file()),
             prepared_at=now(),
             run_id=self._plan.run_id,
+            covers=self._covers if any(map(self.share_state, streams)) else (),
         )
         self._destination.commit(envelope, [stream.writer for stream in streams])
         for stream in streams:

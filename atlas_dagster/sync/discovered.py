@@ -14,6 +14,7 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
 from atlas_dagster.records.names import assign
+from atlas_dagster.state.versions import version_of
 from atlas_dagster.sync.catalog_changes import Change, compare
 from atlas_dagster.sync.connection import Connection
 
@@ -58,8 +59,13 @@ class Discovered(Struct, frozen=True):
 
     @classmethod
     def decode(cls, content: bytes) -> "Discovered":
-        """Raises ConfigError when the cache cannot be read; refreshing it mends that."""
+        """Read a cached catalog of any version so far.
+
+        Raises:
+            ConfigError: a newer Atlas wrote it; or it cannot be read, and refreshing it mends that.
+        """
         try:
+            version_of(content, known=VERSION, what="The cached catalog")
             return msgspec.json.decode(content, type=cls)
         except msgspec.MsgspecError as error:
             raise ConfigError(

@@ -14,7 +14,7 @@ from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope
 from atlas_dagster.sync.standing import StateStore, look, restore
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
-from atlas_dagster.sync.whole_state import left_behind, refuse_to_leave_out
+from atlas_dagster.sync.whole_state import left_behind, left_out, refuse_to_leave_out
 
 
 class SyncPlan(Struct, frozen=True):
@@ -98,6 +98,7 @@ def make_plan(
     refused |= {n: recovered.refused[p] for n, p in paths.items() if p in recovered.refused}
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
     if newest is not None:
+        resumptions = {**resumptions, **left_out(newest, chosen, resumptions)}
         refused |= left_behind(connection, newest, chosen, resumptions)
     if whole and refused:
         which = ", ".join(f"'{name}'" for name in refused)
@@ -139,7 +140,7 @@ def make_plan(
         raise next(iter(refused.values()))
     last_state = newest.connection_state if newest is not None else ConnectionState()
     if whole:
-        refuse_to_leave_out(connection, last_state, plans, resumptions)
+        refuse_to_leave_out(connection, last_state, plans)
     return SyncPlan(
         connection=connection,
         sync_id=int(time.time() * 1000),

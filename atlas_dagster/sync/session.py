@@ -346,7 +346,15 @@ class SyncSession:
         if not news and self._commits.state_has_moved:
             news = list(whole[:1])  # without rows; one table is enough
         if news:
+            # Those that start over share the state from its first commit on, rows or none.
+            news += [s for s in self._streams.values() if s not in news and self._begins(s)]
             yield from self._commit(news, complete=whole)
+
+    def _begins(self, stream: ActiveStream) -> bool:
+        """Whether ``stream`` starts over, failed, and is in no commit of its shared state yet."""
+        starts_over = stream.plan.resumption.starts_over and not stream.checkpoints
+        fit = stream.phase == "failed" and stream.is_covered and stream.refusal is None
+        return bool(starts_over and fit and self._commits.share_state(stream))
 
     def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
         if stream.fault or stream.error is not None:

@@ -29,6 +29,9 @@ class StateStore(Protocol):
         need more be looked at.
         """
 
+    def find(self, table: TablePath, seq: int) -> Envelope | None:
+        """The commit ``seq`` of ``table``, however old; asked for where nothing else knows it."""
+
 
 class Standing(Struct, frozen=True):
     """What a sync, or a user's word about the state, starts from.
@@ -73,7 +76,10 @@ class Standing(Struct, frozen=True):
             for commit in envelope.streams:
                 changed.pop(commit.stream, None)
                 resumptions[commit.stream] = reconcile(
-                    commit.stream, Remembered(envelope), envelope.seq, lambda _: None
+                    commit.stream,
+                    Remembered(envelope, commit.wiped_at),
+                    envelope.seq,
+                    lambda _: None,
                 )
         return msgspec.structs.replace(self, resumptions=resumptions, changed=changed)
 
@@ -102,12 +108,17 @@ def look(
             change = destination.foreign_change(connection, tables[name])
             if change is not None:
                 changed[name] = _changed(connection, name, change)
-            resumptions[name] = reconcile(
+            path = tables[name]
+            resumptions[name] = found = reconcile(
                 name,
                 remembered.get(name, Remembered()),
                 committed[name],
-                lambda seq: destination.envelope(connection, seq),
+                lambda seq, path=path: (  # type: ignore[misc]
+                    destination.envelope(connection, seq) or store.find(path, seq)
+                ),
             )
+            if found.problem is not None:
+                refused[name] = found.problem
         except AtlasError as error:
             refused[name] = error
     return Standing(

@@ -193,6 +193,8 @@ class ActiveStream:
             continues=self._waits,
             full_refresh=self.plan.full_refresh,
             begun_by=self._begun_by,
+            cursor_field=None if self.plan.full_refresh else self.plan.configured.cursor_field,
+            wiped_at=self.plan.resumption.wiped_at,
         )
 
     def committed(self, part: StreamCommit) -> int:

@@ -9,7 +9,13 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.columns import TableColumns, fit
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.reconcile import Resumption
-from atlas_dagster.sync.breaking import column_at, refuse_breaking_change, refuse_new_key_column
+from atlas_dagster.sync.breaking import (
+    column_at,
+    has_other_cursor,
+    refuse_breaking_change,
+    refuse_new_key_column,
+    refuse_other_cursor,
+)
 from atlas_dagster.sync.standing import stored_blob
 
 
@@ -97,10 +103,12 @@ def plan_stream(
         # Changes that wait for their merge are in the table before anything else is.
         known |= waiting or TableColumns()
     elif ours:
-        if waiting is not None and _go_on(stream, wanted, waiting):
+        same = not has_other_cursor(stream, resumption.envelope)
+        if same and waiting is not None and _go_on(stream, wanted, waiting):
             continues, known = True, known | waiting
         notice = _told(stream, gone=waiting is None, continues=continues)
-        resumption = msgspec.structs.replace(resumption, notice=notice)
+        why = None if continues else "cannot be gone on with where the try before ended"
+        resumption = msgspec.structs.replace(resumption, notice=notice, starts_over=why)
     full_refresh = stream.sync_mode == "full_refresh"
     overwrite = stream.destination_sync_mode == "overwrite"
     generation = resumption.generation_id
@@ -116,6 +124,8 @@ def plan_stream(
         generation_id=generation,
         minimum_generation_id=generation if replaces else 0,
     )
+    if resumption.envelope is not None and not resumption.held:
+        refuse_other_cursor(connection, stream, resumption.envelope)
     if resumption.envelope is not None and not replaces:
         refuse_breaking_change(stream, resumption.envelope, known.fields)
     if is_synced and not replaces:
@@ -158,6 +168,8 @@ def _changed_over(stream: ConfiguredStream, resumption: Resumption) -> Resumptio
         generation_id=resumption.generation_id + 1,
         replaces=last.replaces,
         unrecorded=resumption.unrecorded,
+        starts_over="was read in full so far and is incremental now",
+        wiped_at=resumption.wiped_at,
         notice=f"Stream '{stream.descriptor}' was read in full so far and is incremental now: it "
         f"is read from the beginning, and {rows}.",
     )
@@ -200,7 +212,11 @@ def _told(stream: ConfiguredStream, *, gone: bool, continues: bool) -> str:
             f"S{name[1:]} goes on where the try before ended; all its rows are shown at once when "
             "it is complete."
         )
-    why = f"What was held of {name} is gone" if gone else f"The fields of {name} changed meanwhile"
+    why = (
+        f"What was held of {name} is gone"
+        if gone
+        else f"The fields or the cursor of {name} changed"
+    )
     return f"{why}; it is read again from the beginning."
 
 

@@ -16,7 +16,6 @@ from atlas_dagster.errors import (
     BreakingChangeError,
     ConfigError,
     DestinationError,
-    UnknownCommitError,
     UnknownStreamError,
 )
 from atlas_dagster.protocol.catalog import ConfiguredStream
@@ -229,15 +228,9 @@ class Upkeep:
         found = list(names)
         for name in found:
             reason = self.standing.refused.get(name)
-            if reason is not None and not (anew and isinstance(reason, UnknownCommitError)):
+            if reason is not None and not (anew and name in self.standing.resumptions):
                 raise reason
         return [name for name in found if self.standing.committed[name] is not None]
-
-    def _resumption(self, name: StreamDescriptor) -> Resumption:
-        reason = self.standing.refused.get(name)
-        if isinstance(reason, UnknownCommitError):
-            return Resumption(reason.generation_id)
-        return self.standing.resumptions[name]
 
     def _raise_refused(self, names: Iterable[StreamDescriptor]) -> None:
         for name in names:
@@ -254,7 +247,8 @@ class Upkeep:
         forgotten = [name for name in self._incremental if name in names]
         if forgotten == self._incremental:
             return ConnectionState()
-        if any(name not in state.streams for name in forgotten):
+        if forgotten and not state.streams:
+            # Where there are parts, a stream without one is read from the beginning.
             raise self._cannot_divide(forgotten)
         return msgspec.structs.replace(state, streams=kept)
 
@@ -300,6 +294,7 @@ class Upkeep:
                 prepared_at=now(),
                 run_id=self._run_id,
                 action=action,
+                covers=self._covers(action) if together else (),
             )
             done.append(envelope)
             if self._pretend:
@@ -319,11 +314,23 @@ class Upkeep:
                 self._destination.mark(envelope, since)
         return done
 
+    def _covers(self, action: Action) -> tuple[StreamDescriptor, ...]:
+        """The streams that the state of all streams covers after ``action``: as before it."""
+        newest = self.standing.newest
+        if action == "set":
+            return tuple(self._incremental)
+        return () if newest is None else newest.covers
+
     def _part(self, action: Action, part: _Change, name: StreamDescriptor) -> StreamCommit:
-        resumption = self._resumption(name)
-        made = part(self._streams[name], resumption)
+        resumption, stream = self.standing.resumptions[name], self._streams[name]
+        made = part(stream, resumption)
+        cursor = stream.cursor_field if stream.sync_mode == "incremental" else None
+        last = resumption.envelope
+        if action == "accept" and last is not None:
+            cursor = last.commit_of(name).cursor_field
+        made = msgspec.structs.replace(made, cursor_field=cursor, wiped_at=resumption.wiped_at)
         # What is accepted are rows that someone else has changed.
-        return made if action == "accept" else made.after(resumption.envelope)
+        return made if action == "accept" else made.after(last)
 
     def _open(self, part: StreamCommit) -> StreamWriter:
         """A writer of no rows, with which the table is emptied, made, or stays as it is."""

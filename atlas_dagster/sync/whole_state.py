@@ -11,6 +11,29 @@ from atlas_dagster.state.reconcile import Resumption
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 
+def left_out(
+    newest: Envelope,
+    streams: Collection[ConfiguredStream],
+    resumptions: Mapping[StreamDescriptor, Resumption],
+) -> dict[StreamDescriptor, Resumption]:
+    """Streams that were not selected while the position of all others (GLOBAL) moved on.
+
+    What changed in them meanwhile is lost to them, so they start over. A LEGACY state is one blob,
+    in which a source keeps a position for each stream.
+    """
+    found = {}
+    for stream in streams:
+        name = stream.descriptor
+        last = resumptions[name].envelope if name in resumptions else None
+        if last is None or stream.sync_mode != "incremental" or last.seq >= newest.seq:
+            continue
+        shared = last.connection_state.type == newest.connection_state.type == "GLOBAL"
+        if shared and newest.covers and name not in newest.covers:
+            why = "was not selected for a while, in which its source went on without it"
+            found[name] = resumptions[name].over(name, why)
+    return found
+
+
 def left_behind(
     connection: str,
     newest: Envelope,
@@ -37,34 +60,28 @@ def left_behind(
             )
         own = was.type == "STREAM" and name in was.streams
         if own and now.type != "STREAM" and name not in now.streams:
+            only = f" --stream {name}" if now.streams else ""
             refused[name] = BreakingChangeError(
                 f"The source now keeps one state for all streams ({now.type}), but the one stored "
                 f"is without '{name}', so it is not known where to continue; "
-                f"run `atlas refresh {connection}`."
+                f"run `atlas refresh {connection}{only}`."
             )
     return refused
 
 
 def refuse_to_leave_out(
-    connection: str,
-    state: ConnectionState,
-    plans: Collection[StreamPlan],
-    resumptions: Mapping[StreamDescriptor, Resumption],
+    connection: str, state: ConnectionState, plans: Collection[StreamPlan]
 ) -> None:
-    """One stream cannot start over where the state says nothing of single streams.
+    """One stream cannot start over where the state has no parts for single streams.
 
-    The source would send it only what is new, and that would replace all its rows. One that was
-    read in full so far is as good as new to a state that has parts for the others.
+    The source would send it only what is new, and that would replace all its rows. Where there are
+    parts, it reads a stream without one from the beginning.
     """
     for plan in plans:
-        starts_over = plan.resumption.notice or plan.resumption.held
-        if plan.full_refresh or plan.goes_on or not starts_over:
-            continue
-        last = resumptions[plan.descriptor].envelope
-        is_new = last is not None and last.commit_of(plan.descriptor).full_refresh
-        if plan.descriptor not in state.streams and not (is_new and state.streams):
+        why = plan.resumption.starts_over
+        if why and not (plan.full_refresh or plan.goes_on or state.streams):
             raise BreakingChangeError(
-                f"Stream '{plan.descriptor}' was wiped, its table deleted or its mode changed, but "
-                "its source keeps one state for all streams and cannot read this one alone from "
-                f"the beginning; to read all of them again, run `atlas refresh {connection}`."
+                f"Stream '{plan.descriptor}' {why}, but its source keeps one state for all streams "
+                f"({state.type}) and cannot read this one alone from the beginning; to read all of "
+                f"them again, run `atlas refresh {connection}`."
             )

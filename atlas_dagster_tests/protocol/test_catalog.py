@@ -55,9 +55,19 @@ def test_modes(offered: dict[str, Any], chosen: dict[str, Any], modes: str) -> N
     assert f"{found.sync_mode} {found.destination_sync_mode}" == modes
 
 
-def test_what_the_source_defines_counts() -> None:
-    found = configure(stream(**DEFINED), cursor_field=("other",), primary_key=(("other",),))
-    assert (found.cursor_field, found.primary_key) == (("at",), (("id",),))
+def test_a_declared_key_counts_and_a_declared_cursor_only_where_the_source_has_none() -> None:
+    """Regression: rows of two regions became one, for the source's own key counted."""
+    found = configure(
+        stream(**DEFINED), cursor_field=("other",), primary_key=(("id",), ("region",))
+    )
+    assert (found.cursor_field, found.primary_key) == (("at",), (("id",), ("region",)))
+    assert found.differences == (
+        "The source's own primary key is `id`; the declared one counts.",
+        "The declared cursor_field `other` has no effect: the source reads by its own, `at`.",
+    )
+    assert configure(stream(**DEFINED)).primary_key == (("id",),)
+    same = configure(stream(**DEFINED), cursor_field=("at",), primary_key=(("id",),))
+    assert same.differences == ()
     found = configure(stream(default_cursor_field=["at"]), cursor_field=("other",))
     assert found.cursor_field == ("other",)
 

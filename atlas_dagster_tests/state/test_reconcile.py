@@ -1,7 +1,7 @@
+import msgspec
 import pytest
 from msgspec import Raw
 
-from atlas_dagster.errors import DestinationError
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit, next_seq
 from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
@@ -9,8 +9,8 @@ from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
 S = StreamDescriptor("s")
 
 
-def envelope(seq: int, generation: int = 3) -> Envelope:
-    commit = StreamCommit(S, ("c", "s"), generation, replaces=False)
+def envelope(seq: int, generation: int = 3, wiped_at: float | None = None) -> Envelope:
+    commit = StreamCommit(S, ("c", "s"), generation, replaces=False, wiped_at=wiped_at)
     return Envelope(seq, 1, "c", (commit,), Raw(b"[]"), prepared_at=float(seq))
 
 
@@ -41,8 +41,9 @@ def test_the_table_is_right_and_the_lake_knows_why(last: int | None) -> None:
 
 
 def test_a_commit_that_nobody_remembers() -> None:
-    with pytest.raises(DestinationError, match="stream 's' holds commit 50, which neither"):
-        reconcile(S, Remembered(envelope(40)), 50, nothing)
+    found = reconcile(S, Remembered(envelope(40)), 50, nothing)
+    assert (found.generation_id, found.envelope) == (3, None)
+    assert "stream 's' holds commit 50, which neither" in str(found.problem)
 
 
 def test_a_table_that_is_gone() -> None:
@@ -60,15 +61,32 @@ def test_wiped_after_the_commit(remembered: bool) -> None:
     assert "was wiped" in (found.notice or "")
 
 
-def test_wiped_before_the_commit() -> None:
-    assert reconcile(S, Remembered(envelope(50), wiped_at=49.5), 50, never) == Resumption(
-        3, envelope(50)
-    )
+@pytest.mark.parametrize("wiped_at", [49.5, 4e9], ids=["clocks agree", "clocks differ"])
+def test_wiped_before_the_commit_was_planned(wiped_at: float) -> None:
+    last = envelope(50, wiped_at=wiped_at)
+    found = reconcile(S, Remembered(last, wiped_at), 50, never)
+    assert found == Resumption(3, last, wiped_at=wiped_at)
+
+
+@pytest.mark.parametrize("wiped_at", [49.5, 4e9], ids=["before the commit", "after it"])
+@pytest.mark.parametrize("before", [None, 20.0])
+def test_wiped_while_the_sync_was_running(wiped_at: float, before: float | None) -> None:
+    """Regression: the time of the wipe was compared with the time of the commit."""
+    found = reconcile(S, Remembered(envelope(50, wiped_at=before), wiped_at), 50, never)
+    assert found.starts_over == "was wiped in Dagster"
+    assert (found.envelope, found.replaces, found.wiped_at) == (None, True, wiped_at)
+
+
+@pytest.mark.parametrize(("wiped_at", "heeded"), [(49.5, True), (50.5, False)])
+def test_an_envelope_of_version_1_says_nothing_of_wipes(wiped_at: float, heeded: bool) -> None:
+    last = msgspec.structs.replace(envelope(50), wipes_until=50.0)
+    found = reconcile(S, Remembered(last, wiped_at), 50, never)
+    assert (found.envelope is not None) == heeded
 
 
 def test_wiped_and_gone() -> None:
     found = reconcile(S, Remembered(None, wiped_at=1.0), None, never)
-    assert found == Resumption()
+    assert found == Resumption(wiped_at=1.0)
 
 
 # Envelopes
@@ -98,5 +116,5 @@ def test_a_state_the_event_only_refers_to_is_looked_up_beside_the_data() -> None
     assert reconcile(S, Remembered(envelope(50).reference()), 50, envelope) == Resumption(
         3, envelope(50)
     )
-    with pytest.raises(DestinationError, match="holds commit 50"):
-        reconcile(S, Remembered(envelope(50).reference()), 50, nothing)
+    found = reconcile(S, Remembered(envelope(50).reference()), 50, nothing)
+    assert "holds commit 50" in str(found.problem)

@@ -152,6 +152,9 @@ class MemoryStore:
             for commit in bare.streams:
                 self.envelopes[commit.stream] = bare
 
+    def find(self, table: TablePath, seq: int) -> Envelope | None:
+        return None
+
     def remembered(
         self, tables: Mapping[StreamDescriptor, TablePath], committed: Any
     ) -> Mapping[StreamDescriptor, Remembered]:

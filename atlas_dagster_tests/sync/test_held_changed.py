@@ -224,7 +224,7 @@ def test_another_column_in_the_middle(lake: Lake, mode: str, column: Any) -> Non
     done = end(lake, resumable("a", mode, v=column), 3)
     assert sent(done) is None
     assert done.notices == [
-        "The fields of stream 'a' changed meanwhile; it is read again from the beginning."
+        "The fields or the cursor of stream 'a' changed; it is read again from the beginning."
     ]
     assert generation(done)[0] == generation(first)[0] + 1
     assert lake.ids("a") == ([3] if mode == "overwrite" else [1, 3])

@@ -14,7 +14,10 @@ from scripted import (
     resumable,
     state,
     status,
+    upkeep,
 )
+
+from atlas_dagster.errors import BreakingChangeError
 
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")
@@ -212,7 +215,7 @@ def test_death_between_two_of_them(lake: Lake) -> None:
 
 
 def test_a_stream_may_be_left_out_for_a_while(lake: Lake) -> None:
-    """Regression: its last commit was forgotten, so it was not known any more where it stood."""
+    """What changed in it meanwhile is lost to it, so it starts over."""
     streams = [A, B, incremental("c")]
 
     def sync(names: str, id: int) -> Outcome:
@@ -228,4 +231,56 @@ def test_a_stream_may_be_left_out_for_a_while(lake: Lake) -> None:
     assert done.failure is None
     sent = done.file("state")[0]["global"]["stream_states"]
     assert [each["stream_descriptor"]["name"] for each in sent] == ["a", "c"]
-    assert (lake.ids("a"), lake.ids("b"), lake.ids("c")) == ([0, 1, 2, 3], [0, 3], [0, 1, 2, 3])
+    assert done.notices[0].startswith(
+        "Stream 'b' was not selected for a while, in which its source"
+    )
+    assert (lake.ids("a"), lake.ids("b"), lake.ids("c")) == ([0, 1, 2, 3], [3], [0, 1, 2, 3])
+    assert sync("abc", 4).notices == []
+    assert lake.ids("b") == [3, 4]
+
+
+def test_a_stream_that_was_left_out_and_cannot_start_over_alone(lake: Lake) -> None:
+    lake.sync([A, B], records("a", [1]) + records("b", [1]) + global_state({"lsn": 1}, {}) + BOTH)
+    lake.sync([A], records("a", [2]) + global_state({"lsn": 2}, {}) + status("a"))
+    with pytest.raises(
+        BreakingChangeError, match=r"^Stream 'b' was not selected .*`atlas refresh c`"
+    ):
+        lake.plan([A, B])
+    upkeep(lake, A, B).refresh([A.descriptor, B.descriptor], keep_rows=False)
+    read = records("a", [1, 2]) + records("b", [1, 2]) + global_state({"lsn": 2}, {}) + BOTH
+    assert lake.sync([A, B], read).file("state") is None
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [1, 2])
+
+
+def test_a_stream_that_is_left_out_of_a_legacy_state_goes_on(lake: Lake) -> None:
+    """It is one blob, in which the source keeps a position of each."""
+    lake.sync([A, B], records("a", [1]) + records("b", [1]) + legacy_state({"a": 1, "b": 1}))
+    lake.sync([A], records("a", [2]) + legacy_state({"a": 2, "b": 1}))
+    done = lake.sync([A, B], records("b", [2]) + legacy_state({"a": 2, "b": 2}))
+    assert (done.failure, done.file("state")) == (None, {"a": 2, "b": 1})
+    assert lake.ids("b") == [1, 2]
+
+
+@pytest.mark.parametrize("parts", [True, False], ids=["parts", "shared alone"])
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_refresh_that_dies_after_the_rows_of_one_stream_goes_on(
+    lake: Lake, parts: bool, eager: bool
+) -> None:
+    """Regression: the other stream blocked the connection with the sentence that it was wiped."""
+
+    def at(lsn: int, names: str) -> bytes:
+        return global_state({"lsn": lsn}, {name: {"at": lsn} for name in names if parts})
+
+    lake.sync([A, B], records("a", [1]) + records("b", [1]) + at(1, "ab") + BOTH)
+    upkeep(lake, A, B).refresh([A.descriptor, B.descriptor], keep_rows=False)
+    options = EAGER if eager else {}
+    died = lake.sync([A, B], records("a", [1, 2]) + at(2, "a") + records("a", [3]), 1, **options)
+    assert died.failure is not None
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [1])
+    read = records("a", [3]) + records("b", [1, 2]) + at(3, "ab") + BOTH
+    done = lake.sync([A, B], read)
+    assert done.failure is None
+    whole = done.file("state")[0]["global"]
+    assert whole["shared_state"] == {"lsn": 2}
+    assert len(whole.get("stream_states", [])) == int(parts)
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [1, 2])
