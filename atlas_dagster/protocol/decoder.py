@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from atlas_dagster.protocol.long_lines import LONGEST_LINE, LongLine
-from atlas_dagster.protocol.messages import Message, Noise, Records, Unreadable
+from atlas_dagster.protocol.messages import Message, Noise, Records, State, Unreadable
 from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
 
 _BOM = b"\xef\xbb\xbf"
@@ -115,6 +115,8 @@ class MessageDecoder:
             if record is None:
                 yield from _counted(batches.values(), len(block))
                 batches, stream = {}, None
+                if type(message) is Message and message.state is not None:
+                    _make_text(message.state)
                 yield message
                 continue
             if record.stream != stream or record.namespace != namespace:
@@ -255,6 +257,25 @@ def _finite(token: re.Match[bytes]) -> bytes:
     if text[:1] == b'"' or abs(float(text)) <= sys.float_info.max:
         return text
     return b"%r" % math.copysign(sys.float_info.max, float(text))
+
+
+def _make_text(state: State) -> None:
+    """Put U+FFFD for all in ``state`` that is no UTF-8: it is stored and handed back as JSON."""
+    each = [*([state.stream] if state.stream else ())]
+    if state.global_ is not None:
+        each += state.global_.stream_states
+        state.global_.shared_state = _utf8(state.global_.shared_state)
+    for stream in each:
+        stream.stream_state = _utf8(stream.stream_state)
+    state.data = _utf8(state.data)
+
+
+def _utf8(blob: Raw) -> Raw:
+    try:
+        str(blob, "utf-8")
+    except UnicodeDecodeError:
+        return Raw(as_text(bytes(blob)).encode())
+    return blob
 
 
 def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:

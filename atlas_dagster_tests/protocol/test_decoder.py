@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from atlas_dagster.protocol.decoder import Decoded, MessageDecoder
 from atlas_dagster.protocol.messages import Message, Noise, Records, Unreadable
+from atlas_dagster.protocol.state import ConnectionState
 
 
 def decode(*chunks: bytes) -> list[Decoded]:
@@ -253,6 +254,29 @@ def test_invalid_utf8() -> None:
     assert isinstance(message, Message)
     assert message.log is not None
     assert (message.log.level, message.log.message) == ("WARNING", "caf\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("blob", "kept"),
+    [
+        (b'{"at":"caf\xe9"}', '{"at":"caf\ufffd"}'),
+        (b'{"at":"\\ud800"}', '{"at":"\ufffd"}'),
+        (b'{"at":"\\ud83d\\ude00"}', '{"at":"\\ud83d\\ude00"}'),
+    ],
+)
+def test_a_state_is_text(blob: bytes, kept: str) -> None:
+    """It is stored as JSON, and a connector is given JSON."""
+    stream = b'{"stream_descriptor":{"name":"s"},"stream_state":%s}' % blob
+    for content in (
+        b'"type":"STREAM","stream":%s' % stream,
+        b'"type":"GLOBAL","global":{"shared_state":%s,"stream_states":[%s]}' % (blob, stream),
+        b'"type":"LEGACY","data":%s' % blob,
+    ):
+        (message,) = decode(b'{"type":"STATE","state":{%s}}' % content)
+        assert isinstance(message, Message)
+        assert message.state is not None
+        text = ConnectionState().apply(message.state).to_file().decode()
+        assert text.count(kept) == content.count(blob)
 
 
 def test_several_messages_on_one_line() -> None:

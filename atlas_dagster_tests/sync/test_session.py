@@ -172,6 +172,24 @@ def test_a_wrong_record_count_stops_the_stream_there(lake: Lake) -> None:
     assert lake.sync([A], status("a")).file("state")[0]["stream"]["stream_state"] == {"at": 1}
 
 
+@pytest.mark.parametrize(
+    ("blob", "kept"),
+    [
+        *((each, each) for each in (b"1e400", b"-0.0", b"1" * 5000, b"[" * 900 + b"]" * 900)),
+        (b'"caf\xe9"', '"caf\ufffd"'.encode()),
+        (b'"\\ud800"', '"\ufffd"'.encode()),
+    ],
+    ids=["1e400", "zero", "5000 digits", "900 levels", "no UTF-8", "surrogate"],
+)
+def test_any_state_is_handed_back(lake: Lake, blob: bytes, kept: bytes) -> None:
+    said = state("a", {"at": "BLOB"}).replace(b'"BLOB"', blob)
+    for id in (1, 2):
+        done = lake.sync([A], record("a", id), said, status("a"))
+        assert done.failure is None
+    assert kept in done.runner.commands[-1].files["state"]
+    assert lake.ids("a") == [1, 2]
+
+
 @pytest.mark.parametrize("levels", [400, 900, 985, 1000, 5000])
 def test_no_nesting_ends_a_sync(lake: Lake, levels: int) -> None:
     deep = b"[" * levels + b"]" * levels

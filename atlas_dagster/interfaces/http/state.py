@@ -1,6 +1,5 @@
 """State in requests and answers."""
 
-import json
 from typing import Any
 
 import msgspec
@@ -49,9 +48,10 @@ def returned_state(state: ConnectionState) -> list[Any] | None:
     """For an answer; :func:`given_state` takes it back. None where there is none yet."""
     if not state:
         return None
-    content = json.loads(state.to_file())
+    # As the source wrote it: what it holds may be beyond every parser.
+    content = Raw(state.to_file())
     # Of a source that is older than types: a list like the others, without a type as it came.
-    return [{"data": content}] if state.bare else list(content)
+    return [{"data": content}] if state.bare else msgspec.json.decode(content, type=list[Raw])
 
 
 def _is_message(given: dict[str, Any]) -> bool:
