@@ -1,5 +1,6 @@
 """What is shown and stored with each event of a stream."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def _changed_values(changes: Mapping[Change, int]) -> dg.MetadataValue | None:
     """Which fields hold values that are not as the source wrote them, and how many."""
     fields = list(changes_by_field(changes).items())[:_LISTED_FIELDS]
     listed = {field or "whole rows": dict(kinds) for field, kinds in fields}
-    return dg.MetadataValue.json(listed) if listed else None
+    return _json_value(listed) if listed else None
 
 
 def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
@@ -203,7 +204,17 @@ def _table_column(
 
 def _cursor(blob: Raw | None) -> dg.MetadataValue:
     shown = shown_state(blob)
-    return dg.MetadataValue.text(shown) if isinstance(shown, str) else dg.MetadataValue.json(shown)
+    return dg.MetadataValue.text(shown) if isinstance(shown, str) else _json_value(shown)
+
+
+def _json_value(content: Any) -> dg.MetadataValue:
+    """JSON whose keys are the source's, or its text.
+
+    Dagster's serializer takes keys like ``__class__`` for its own, and then nobody can read the
+    event any more.
+    """
+    text = json.dumps(content, ensure_ascii=False)
+    return dg.MetadataValue.text(text) if '"__' in text else dg.MetadataValue.json(content)
 
 
 def _own(envelope: Envelope) -> Envelope:

@@ -22,7 +22,7 @@ class _DiscoveredStream(Struct):
     """Wire form of one stream of DISCOVER."""
 
     name: str
-    json_schema: dict[str, Any] = {}
+    json_schema: Any = {}
     supported_sync_modes: list[str] | None = None
     source_defined_cursor: bool | None = None
     default_cursor_field: list[str] | None = None
@@ -32,7 +32,10 @@ class _DiscoveredStream(Struct):
 
 
 class Stream(Struct, frozen=True):
-    """A stream the source offers. ``raw`` is the source's own JSON, sent back to it untouched."""
+    """A stream the source offers. ``raw`` is the source's own JSON, sent back to it untouched.
+
+    ``says_fields``: whether ``json_schema`` is the source's; it is empty where that is no object.
+    """
 
     descriptor: StreamDescriptor
     json_schema: dict[str, Any]
@@ -42,6 +45,7 @@ class Stream(Struct, frozen=True):
     source_defined_primary_key: tuple[FieldPath, ...]
     is_resumable: bool
     raw: Raw
+    says_fields: bool = True
 
     @classmethod
     def from_raw(cls, raw: Raw | bytes) -> "Stream":
@@ -59,9 +63,10 @@ class Stream(Struct, frozen=True):
                 f"The connector's catalog holds a stream Atlas cannot read ({error}); "
                 "report it to the connector's maintainers."
             ) from error
+        schema = found.json_schema
         return cls(
             descriptor=StreamDescriptor(found.name, found.namespace),
-            json_schema=found.json_schema,
+            json_schema=schema if isinstance(schema, dict) else {},
             supported_sync_modes=tuple(found.supported_sync_modes or ("full_refresh",)),
             source_defined_cursor=bool(found.source_defined_cursor),
             default_cursor_field=tuple(found.default_cursor_field or ()),
@@ -70,6 +75,7 @@ class Stream(Struct, frozen=True):
             ),
             is_resumable=bool(found.is_resumable),
             raw=Raw(raw),
+            says_fields=isinstance(schema, dict),
         )
 
 

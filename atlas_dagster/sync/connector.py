@@ -118,7 +118,16 @@ class Connector:
             ConnectorFailedError: it gave no catalog.
         """
         catalog, _ = self._ask("discover", lambda message: message.catalog)
-        return Catalog.from_message(catalog)
+        found = Catalog.from_message(catalog)
+        for stream in found.streams:
+            if not stream.says_fields:
+                self.log(
+                    "WARN",
+                    f"The schema of stream '{stream.descriptor}' is not an object, so the stream "
+                    "gets no columns of its own: its records land as JSON in _airbyte_extra. "
+                    "Report it to the connector's maintainers.",
+                )
+        return found
 
     def converse(self) -> Conversation:
         return Conversation(

@@ -19,6 +19,17 @@ from atlas_dagster.sync.catalog_changes import Change, compare
 from atlas_dagster.sync.connection import Connection
 
 VERSION = 1
+#: Names of folders and objects that stores and Dagster's serializer keep for themselves.
+_TAKEN = (
+    "_atlas",
+    "_change_data",
+    "_delta_log",
+    "__class__",
+    "__enum__",
+    "__frozenset__",
+    "__mapping_items__",
+    "__set__",
+)
 
 
 class NamedTable(Struct, frozen=True):
@@ -136,7 +147,7 @@ def _name_tables(
     spaces = assign(
         {name.namespace for name in found if name.namespace},
         known={name.namespace: path[1] for name, path in known.items() if name.namespace},
-        reserved=[reserved, *(path[1] for path in known.values() if len(path) == 2)],
+        reserved=[reserved, *_TAKEN, *(path[1] for path in known.values() if len(path) == 2)],
     )
     paths: dict[StreamDescriptor, TablePath] = {}
     joined = ["__".join(path[1:]) for path in known.values()]
@@ -147,7 +158,7 @@ def _name_tables(
         names = assign(
             {name.name for name in here},
             known={name.name: path[-1] for name, path in known.items() if name in here},
-            reserved=met if space else [reserved, *spaces.values(), *met],
+            reserved=[*_TAKEN, *met] if space else [reserved, *_TAKEN, *spaces.values(), *met],
         )
         for name in here:
             middle = (spaces[space],) if space else ()

@@ -12,6 +12,7 @@ from atlas_dagster.sync import progress
 from atlas_dagster_tests.sync.scripted import error, line, record, records, state, status
 
 DONE = status("events")
+INTEGER = {"type": "integer"}
 
 
 def test_what_was_read_and_from_where_to_where(runs: FakeRuns) -> None:
@@ -53,6 +54,21 @@ def test_the_last_rows_are_shown_cut_and_without_secrets(runs: FakeRuns) -> None
     assert [row["id"] for row in rows] == ["6", "7", "8", "10", "11"]
     assert [row["v"] for row in rows] == [*["x" * 31 + "…"] * 3, "my **********!", None]
     assert [column.name for column in shown.schema.columns] == ["id", "v"]
+
+
+@pytest.mark.parametrize(
+    "name", ["__class__", "__enum__", "__set__", "__frozenset__", "__mapping_items__"]
+)
+def test_a_field_with_a_name_of_dagsters_serializer(runs: FakeRuns, name: str) -> None:
+    """Regression: no later sync could read the event."""
+    runs.streams = [{**EVENTS, "json_schema": {"properties": {"id": INTEGER, name: INTEGER}}}]
+    for number in (1, 2):
+        data = {name: "no integer", "id": number}
+        sent = line("RECORD", record={"stream": "events", "data": data, "emitted_at": 1})
+        ran = runs.run(sent, state("events", {name: number}), status("events"))
+        assert ran.success
+        assert name in str(ran.metadata["events"]["atlas/preview"])
+        assert name in str(ran.metadata["events"]["atlas/cursor_after"])
 
 
 def test_a_wide_table_is_shown_in_part(runs: FakeRuns) -> None:

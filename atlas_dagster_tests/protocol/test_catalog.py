@@ -133,7 +133,14 @@ def test_a_cached_catalog_is_the_same() -> None:
     assert first.source_defined_primary_key == (("id",),)
 
 
-@pytest.mark.parametrize("raw", [b"5", b"{}", b'{"name":null}', b'{"name":"s","json_schema":[]}'])
+@pytest.mark.parametrize("schema", ["true", "null", "[]", '"text"', "5"])
+def test_a_schema_that_is_no_object(schema: str) -> None:
+    """Regression: it made DISCOVER fail for all streams."""
+    stream = Stream.from_raw(f'{{"name":"s","json_schema":{schema}}}'.encode())
+    assert (stream.json_schema, stream.says_fields) == ({}, False)
+
+
+@pytest.mark.parametrize("raw", [b"5", b"{}", b'{"name":null}'])
 def test_what_is_no_stream(raw: bytes) -> None:
     with pytest.raises(ProtocolError, match="stream Atlas cannot read"):
         Stream.from_raw(raw)

@@ -1,6 +1,7 @@
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
-from atlas_dagster.sync.discovered import Discovered, discovered
+from atlas_dagster.sync.discovered import Discovered, NamedTable, discovered
 
 Names = list[tuple[str | None, str]]
 
@@ -52,6 +53,19 @@ def test_no_two_paths_meet(names: Names) -> None:
     for one, other in itertools.permutations(found_paths, 2):
         assert one != other[: len(one)]
     assert ("c", "source_x") not in {path[:2] for path in found_paths}
+
+
+@pytest.mark.parametrize("name", ["_delta_log", "_DELTA_LOG", "_atlas", "__class__"])
+def test_names_that_stores_keep_for_themselves(name: str) -> None:
+    """Regression: a stream or namespace of such a name broke all streams of its connection."""
+    for path in paths([(None, name), (name, "a"), ("n", name)]):
+        assert name.lower() not in {part.lower() for part in path}
+    given = {StreamDescriptor(name): ("c", name)}
+    before = found([(None, "a")])
+    before = msgspec.structs.replace(
+        before, tables=(*before.tables, *(NamedTable(s, p) for s, p in given.items()))
+    )
+    assert found([(None, name)], before).table_paths.items() >= given.items()
 
 
 PARTS = st.text("ab_-", min_size=1, max_size=4)
