@@ -126,6 +126,8 @@ class Destination(ABC):
 
     #: Dagster's storage kind.
     kind: str
+    #: Whether tables hold numbers digit by digit, and not as doubles.
+    has_decimals: bool = False
 
     @abstractmethod
     def committed(self, connection: str, table: TablePath) -> int | None:

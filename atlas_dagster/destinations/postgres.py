@@ -16,7 +16,7 @@ from atlas_dagster.destinations.base import (
     TableSpec,
     read_columns,
 )
-from atlas_dagster.destinations.postgres_columns import MOST_COLUMNS, columns_of, quoted
+from atlas_dagster.destinations.postgres_columns import MOST_COLUMNS, columns_of, readable
 from atlas_dagster.destinations.postgres_connection import Database
 from atlas_dagster.destinations.postgres_merge import Merge
 from atlas_dagster.destinations.postgres_state import Bookkeeping, TableStates
@@ -35,6 +35,7 @@ class PostgresDestination(Destination):
     """
 
     kind = "postgres"
+    has_decimals = True
 
     def __init__(self, address: str) -> None:
         self._database = Database(address)
@@ -148,9 +149,10 @@ class PostgresDestination(Destination):
         uri = self.table_uri(table)
         if not state.exists:
             raise ConfigError(f"There is no table {uri} yet; materialize {'/'.join(table)}.")
-        present = self.preview(table, 0).column_names
-        chosen = ", ".join(quoted(c) for c in read_columns(columns, present=present, where=uri))
-        return self._database.batches(f"SELECT {chosen} FROM {state.relation}")
+        types = self._bookkeeping.columns(state)
+        chosen = read_columns(columns, present=[*types], where=uri)
+        selected = ", ".join(readable(name, types[name]) for name in chosen)
+        return self._database.batches(f"SELECT {selected} FROM {state.relation}")
 
     def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
         state = self._bookkeeping.find(spec.path)
@@ -161,8 +163,10 @@ class PostgresDestination(Destination):
         return int(found["duplicates"])
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
-        relation = self._bookkeeping.find(table).relation
-        return self._database.table(f"SELECT * FROM {relation} LIMIT {rows}")
+        state = self._bookkeeping.find(table)
+        columns = self._bookkeeping.columns(state).items()
+        selected = ", ".join(readable(name, type_) for name, type_ in columns)
+        return self._database.table(f"SELECT {selected} FROM {state.relation} LIMIT {rows}")
 
     def close(self) -> None:
         self._database.close()

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.records.names import assign
-from atlas_dagster.records.types import EXTRA, META, SOURCE_NAME_KEY, TableSchema
+from atlas_dagster.records.types import EXTRA, META, SOURCE_NAME_KEY, ColumnType, TableSchema
 
 #: Order of arrival; in staged rows only.
 ARRIVAL = "_atlas_arrival"
@@ -46,11 +46,22 @@ class Column(Struct, frozen=True):
 
     @property
     def staged_type(self) -> str:
-        """JSON waits as text, which no server refuses."""
-        return "text" if self.is_json else self.type
+        """JSON waits as text, which no server refuses, and decimals as they were written."""
+        return "text" if self.type in ("jsonb", "numeric") else self.type
+
+    def as_decimal(self) -> str:
+        """The decimals of a column of integers or doubles: those kept beside them digit by digit,
+        or what the column shows. By way of text, for the cast of a double keeps 15 digits only."""
+        extra, key = quoted(EXTRA), literal(self.source)
+        return (
+            f"CASE WHEN jsonb_typeof({extra} -> {key}) = 'number' "
+            f"THEN ({extra} ->> {key})::numeric ELSE {self.quoted}::text::numeric END"
+        )
 
     def moved(self, target_type: str) -> str:
         """The staged value, for a target column of ``target_type``."""
+        if self.type == "numeric":
+            return f"{self.quoted}::numeric"
         if target_type != "jsonb":
             return self.quoted
         return f"{self.quoted}::jsonb" if self.is_json else f"to_jsonb({self.quoted})"
@@ -59,8 +70,9 @@ class Column(Struct, frozen=True):
 def columns_of(schema: TableSchema) -> tuple[Column, ...]:
     """All columns of a table, in the order of ``schema.arrow``."""
     names = assign(schema.arrow.names, reserved=_TAKEN_COLUMNS)
-    json_columns = {column.name for column in schema.columns if column.type.is_json}
-    json_columns |= {META, EXTRA}
+    types = dict.fromkeys((META, EXTRA), "jsonb")
+    types |= {column.name: "jsonb" for column in schema.columns if column.type.is_json}
+    types |= {c.name: "numeric" for c in schema.columns if c.type is ColumnType.DECIMAL}
     columns = []
     for field in schema.arrow:
         known = SOURCE_NAME_KEY.encode() in (field.metadata or {})
@@ -69,7 +81,7 @@ def columns_of(schema: TableSchema) -> tuple[Column, ...]:
             Column(
                 name=name,
                 logical=field.name,
-                type="jsonb" if field.name in json_columns else _type(field.type),
+                type=types.get(field.name) or _type(field.type),
                 field=field.with_name(name) if known else None,
             )
         )
@@ -109,6 +121,18 @@ def table_name(path: TablePath, taken: Collection[str]) -> str:
 
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def readable(name: str, type_: str) -> str:
+    """The column ``name`` as readers get it: decimals as the nearest doubles."""
+    column = quoted(name)
+    if not type_.startswith("numeric"):
+        return column
+    size = f"abs({column})"
+    return (
+        f"CASE WHEN {size} >= 1e308 THEN sign({column})::double precision * 'infinity' "
+        f"WHEN {size} < 1e-307 THEN 0 ELSE {column}::double precision END AS {column}"
+    )
 
 
 def literal(text: str) -> str:

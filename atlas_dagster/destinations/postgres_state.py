@@ -200,11 +200,11 @@ class Bookkeeping:
             )
 
     def columns(self, state: TableState) -> dict[str, str]:
-        """The table's columns and their types."""
+        """The table's columns and their types, in its order."""
         rows = self._database.rows(
             "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type "
             "FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 "
-            "AND NOT attisdropped",
+            "AND NOT attisdropped ORDER BY attnum",
             state.relation,
         )
         return {row["name"]: row["type"] for row in rows}

@@ -18,8 +18,8 @@ from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
 _NONE = pa.schema([])
-#: What an integer column can become in place.
-_WIDER = ("double precision", "numeric")
+#: What can become decimals in place.
+_NUMBERS = ("bigint", "double precision")
 
 
 class PostgresWriter(StreamWriter):
@@ -156,9 +156,10 @@ class PostgresWriter(StreamWriter):
                 if self.spec.replaces:
                     types[column.name] = column.type
                     changes.append(f"ALTER COLUMN {column.quoted} TYPE {column.type} USING NULL")
-                elif present == "bigint" and column.type in _WIDER:
-                    types[column.name] = wider = self._wide_enough(state, column)
-                    changes.append(f"ALTER COLUMN {column.quoted} TYPE {wider}")
+                elif present in _NUMBERS and column.type == "numeric":
+                    types[column.name] = column.type
+                    decimals = column.as_decimal()
+                    changes.append(f"ALTER COLUMN {column.quoted} TYPE numeric USING {decimals}")
             if changes:
                 self._alter(state, changes)
             types = wanted | types
@@ -169,14 +170,6 @@ class PostgresWriter(StreamWriter):
                 )
             )
         return types
-
-    def _wide_enough(self, state: TableState, column: Column) -> str:
-        """A type for numbers that loses no digit of the integers that are there."""
-        (row,) = self._database.rows(
-            f"SELECT COALESCE(max(abs({column.quoted})) > 9007199254740992, false) AS long "
-            f"FROM {state.relation}"
-        )
-        return "numeric" if row["long"] else column.type
 
     def _alter(self, state: TableState, changes: Sequence[str]) -> None:
         try:

@@ -23,7 +23,7 @@ from atlas_dagster.protocol.messages import ABSENT, Record, present
 from atlas_dagster.records.changes import Change, Misfit, Remarks, utf8
 from atlas_dagster.records.coerce import STRICT_TYPES, decode_string
 from atlas_dagster.records.nested import NestedFields
-from atlas_dagster.records.numbers import parse_numbers
+from atlas_dagster.records.numbers import parse_decimals, parse_numbers
 from atlas_dagster.records.rows import RowDecoder
 from atlas_dagster.records.temporal import (
     parse_dates,
@@ -199,6 +199,8 @@ def _columns_of(
     misfits: dict[int, Misfit] = {}
     if kind is ColumnType.NUMBER:
         array, misfits = parse_numbers(texts)
+    elif kind is ColumnType.DECIMAL:
+        array, misfits = parse_decimals(texts)
     elif kind is ColumnType.TEXT:
         array = _plain_texts(texts)
     else:

@@ -35,7 +35,7 @@ class TableColumns(Struct, frozen=True):
         made_for: column names by the field and type they hold, in the table's order.
         untyped: text columns by field, from versions that did not record the type.
         lasting: names of columns that stay as they are even when all rows are replaced.
-        widens: whether integer columns can become number columns in place.
+        widens: whether columns of integers and of doubles can become decimals in place.
     """
 
     names: frozenset[str] = frozenset()
@@ -102,6 +102,11 @@ class TableColumns(Struct, frozen=True):
         json = ColumnType.UNKNOWN
         if wanted.was_json and (field, json) in self.made_for:
             return _as(wanted, self.made_for[field, json], json)
+        if kind is ColumnType.DECIMAL and (field, ColumnType.NUMBER) in self.made_for:
+            name = self.made_for[field, ColumnType.NUMBER]
+            if name in self.lasting:
+                return _as(wanted, name, ColumnType.NUMBER)
+            return _as(wanted, name, kind) if self.widens else None
         if field in self.untyped and (wanted.was_json or kind.arrow == _TEXT):
             # A union's text is JSON there, and stays it: strings in quotes beside others without
             # would be two spellings of one value.
@@ -154,11 +159,11 @@ def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSch
 
 
 def _widened(column: Column, table: TableColumns) -> Column | None:
-    """A number in the column of the integer it was, where that can become one."""
+    """A decimal in the column of the integer it was, where that can become one."""
     name = table.made_for.get((column.field, ColumnType.INTEGER))
-    if not table.widens or column.type is not ColumnType.NUMBER or name in (None, *table.lasting):
+    if not table.widens or column.type is not ColumnType.DECIMAL or name in (None, *table.lasting):
         return None
-    return _as(column, str(name), ColumnType.NUMBER)
+    return _as(column, str(name), ColumnType.DECIMAL)
 
 
 def _as(column: Column, name: str, kind: ColumnType) -> Column:

@@ -1,5 +1,9 @@
-"""Numbers: whole columns of JSON text into doubles, which must not round a value unseen."""
+"""Numbers: whole columns of JSON text into doubles or decimals, none rounded unseen.
 
+Decimals stay text, for a store that reads them digit by digit.
+"""
+
+import re
 from decimal import Decimal, InvalidOperation
 
 import pyarrow as pa
@@ -10,6 +14,12 @@ from atlas_dagster.records.changes import Misfit
 _QUOTED = r'^"(.*)"$'
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO = r"^[+-]?[0.]+([eE][+-]?\d+)?$"
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+#: What needs no closer look.
+_PLAIN_DECIMAL = r"^-?[0-9]{1,30}(?:\.[0-9]{1,30})?$"
+#: Digits of a decimal on either side of its point: numbers that mean something have fewer, and
+#: Postgres has room for 16,383 behind it.
+_MOST_DIGITS = 1_000
 #: Any decimal of so many digits survives the way into a double and back ...
 _EXACT_DIGITS = 15
 #: ... unless it is smaller than this, where doubles have fewer digits.
@@ -41,6 +51,42 @@ def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
         misfits |= _inexact(texts, column, pc.indices_nonzero(doubtful))
         column = pc.if_else(infinite, pa.scalar(None, pa.float64()), column)
     return column, misfits
+
+
+def parse_decimals(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
+    """Decimals, as text, from JSON numbers and from numbers inside JSON strings.
+
+    Returns the column and the rows that it holds nothing of: what is no number, and numbers of more
+    than :data:`_MOST_DIGITS` before or behind the point.
+    """
+    plain = pc.fill_null(pc.match_substring_regex(texts, _PLAIN_DECIMAL), True)
+    if pc.all(plain, min_count=0).as_py():
+        return texts, {}
+    rows = pc.indices_nonzero(pc.invert(plain))
+    misfits: dict[int, Misfit] = {}
+    values: list[str | None] = []
+    for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
+        value, why = _decimal(text[1:-1] if text.startswith('"') else text)
+        values.append(value)
+        if why is not None:
+            misfits[row] = why
+    return pc.replace_with_mask(texts, pc.invert(plain), pa.array(values, pa.string())), misfits
+
+
+def _decimal(text: str) -> tuple[str | None, Misfit | None]:
+    if not _DECIMAL.fullmatch(text):
+        return None, Misfit.TYPE
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # an exponent beyond all measure
+        return None, Misfit.SIZE
+    if not number:
+        return "0", None
+    exponent = number.as_tuple().exponent
+    assert isinstance(exponent, int)  # the text says no NaN and no infinity
+    if number.adjusted() >= _MOST_DIGITS or -exponent > _MOST_DIGITS:
+        return None, Misfit.SIZE
+    return text, None
 
 
 def _inexact(texts: pa.Array, column: pa.Array, rows: pa.Array) -> dict[int, Misfit]:

@@ -3,9 +3,9 @@
 The rules are those of Airbyte's destinations (``JsonSchemaToAirbyteType``): ``required`` is ignored
 and every column is nullable. Columns start wide, because a Delta table cannot widen one later.
 
-``number`` is a double: decimals are slow objects in pandas, and none of Delta's has room for both
-1e300 and 1e-20. What a double cannot show digit by digit, like an integer beyond 64 bits or any
-other value that does not fit, is kept as the source wrote it in ``_airbyte_extra`` (see
+``number`` is a double where a table's format has no decimals of any length: those of Delta have no
+room for both 1e300 and 1e-20. What a double cannot show digit by digit, like an integer beyond 64
+bits or any other value that does not fit, is kept as the source wrote it in ``_airbyte_extra`` (see
 :mod:`atlas_dagster.records.changes`), never rounded unseen.
 """
 
@@ -46,6 +46,7 @@ TYPE_KEY = "airbyte.type"
 class ColumnType(Enum):
     """Airbyte's types. Times, unions and everything structured are stored as text.
 
+    ``DECIMAL`` is a number that is held digit by digit: text here, ``numeric`` in Postgres.
     ``TEXT`` is a union without objects and arrays: strings as they are, numbers as written.
     """
 
@@ -53,6 +54,7 @@ class ColumnType(Enum):
     BOOLEAN = "boolean"
     INTEGER = "integer"
     NUMBER = "number"
+    DECIMAL = "decimal"
     DATE = "date"
     TIMESTAMP = "timestamp_with_timezone"
     LOCAL_TIMESTAMP = "timestamp_without_timezone"
@@ -90,6 +92,7 @@ _SQL = {
     ColumnType.BOOLEAN: "BOOLEAN",
     ColumnType.INTEGER: "INTEGER",
     ColumnType.NUMBER: "DOUBLE",
+    ColumnType.DECIMAL: "DECIMAL",
     ColumnType.DATE: "DATE",
     ColumnType.TIMESTAMP: "TIMESTAMP WITH TIME ZONE",
     ColumnType.LOCAL_TIMESTAMP: "TIMESTAMP",
@@ -258,22 +261,22 @@ class TableSchema(Struct, frozen=True):
     columns: tuple[Column, ...]
 
     @classmethod
-    def of(cls, stream: ConfiguredStream) -> "TableSchema":
+    def of(cls, stream: ConfiguredStream, *, decimals: bool = False) -> "TableSchema":
         """The columns of a new table for ``stream``.
 
         A union of texts, numbers and booleans is plain text, unless rows are compared by it: as
-        JSON, 1 and "1" stay two values.
+        JSON, 1 and "1" stay two values. ``decimals``: whether the store holds numbers digit by
+        digit.
         """
         compared = stream.compared_fields
-        schema = cls.of_rows(stream)
-        return cls(
-            tuple(
-                msgspec.structs.replace(column, type=ColumnType.TEXT, was_json=True)
-                if column.is_union and (column.path or (column.field,)) not in compared
-                else column
-                for column in schema.columns
-            )
-        )
+        columns = []
+        for column in cls.of_rows(stream).columns:
+            if column.is_union and (column.path or (column.field,)) not in compared:
+                column = msgspec.structs.replace(column, type=ColumnType.TEXT, was_json=True)
+            elif column.type is ColumnType.NUMBER and decimals:
+                column = msgspec.structs.replace(column, type=ColumnType.DECIMAL)
+            columns.append(column)
+        return cls(tuple(columns))
 
     @classmethod
     def of_rows(cls, stream: ConfiguredStream) -> "TableSchema":

@@ -98,7 +98,7 @@ def plan_stream(
     known = destination.known_columns(path)
     waiting = _waiting_columns(connection, stream, resumption, destination, path)
     continues = False
-    wanted = TableSchema.of(stream)
+    wanted = TableSchema.of(stream, decimals=destination.has_decimals)
     if not resumption.held:
         # Changes that wait for their merge are in the table before anything else is.
         known |= waiting or TableColumns()

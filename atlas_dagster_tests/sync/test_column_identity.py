@@ -158,7 +158,7 @@ def old_lake(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """With a row of an old table: ``s`` is text, and so is the union ``u``, as JSON."""
     with monkeypatch.context() as patch:
         patch.setattr(Column, "arrow", property(_without_type))
-        patch.setattr(TableSchema, "of", TableSchema.of_rows)
+        patch.setattr(TableSchema, "of", lambda stream, **_: TableSchema.of_rows(stream))
         sync(lake, "append", {"s": STRING, "u": PLAIN, "n": INTEGER}, 1, s="a", u="b", n=1)
     assert lake.destination.known_columns(("c", "a")).untyped == {"s": "s", "u": "u"}
     return lake
