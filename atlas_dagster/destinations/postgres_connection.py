@@ -209,5 +209,11 @@ def _explained(error: adbc_driver_manager.Error, where: str) -> AtlasError:
             f"{where} has no space left ({said}); free some, then sync again: what is committed "
             "stays, the rest is read again."
         )
+    if said.startswith("row is too big"):
+        return DestinationError(
+            f"{where} has no room for a row ({said} bytes): one of many columns must fit into a "
+            "page; leave the stream out, or send this connection to a lake, whose rows have no "
+            "such limit."
+        )
     kind = ValueRefusedError if state.startswith(_REFUSED) else DestinationError
     return kind(f"{where} refused a statement ({said}, SQLSTATE {state}).")
