@@ -260,6 +260,14 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         assert self._discovery is not None
         return self._discovery
 
+    def compare_catalog(self, project_root: Path, caller: Caller) -> Discovery:
+        """Run DISCOVER and store nothing: all that has changed is pending. Raises AtlasError."""
+        caller.books = None
+        known = self.known(project_root)
+        return Discovery.since(
+            known, discover(self.connection, caller, known, "ignore"), self.connection
+        )
+
     async def refresh_state(self, project_root: Path) -> str:
         # One that cannot be read is what discovering again mends.
         with contextlib.suppress(ConfigError):
@@ -333,6 +341,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             self._defined,
             execute=self.execute,
             refresh=refresh,
+            compare=partial(self.compare_catalog, context.project_root),
             maintenance=self.maintenance,
             discovery=self.discovery,
         )

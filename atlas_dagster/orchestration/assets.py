@@ -8,6 +8,7 @@ import dagster as dg
 from atlas_dagster.orchestration.check import build_check
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import (
+    Compare,
     DiscoveryConfig,
     Refresh,
     build_discovery,
@@ -20,7 +21,7 @@ from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.pools import pool
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.schedule import build_schedule
-from atlas_dagster.orchestration.source_asset import notes, source_spec, status_tags
+from atlas_dagster.orchestration.source_asset import BROKEN, problem_note, source_spec
 from atlas_dagster.orchestration.stream_checks import stream_check_specs
 from atlas_dagster.sync.connection import Connection
 
@@ -33,6 +34,7 @@ def build_connection_defs(
     *,
     execute: Execute,
     refresh: Refresh,
+    compare: Compare,
     maintenance: MaintenanceConfig | None = None,
     discovery: DiscoveryConfig | None = None,
 ) -> dg.Definitions:
@@ -44,9 +46,8 @@ def build_connection_defs(
         for stream in defined.streams
         for check in stream_check_specs(stream, defined.specs[stream.descriptor].key)
     ]
-    if tags := status_tags(defined):
-        note = "\n\n".join(notes(defined)[:1])
-        specs = [_noted(spec, note, tags) for spec in specs]
+    if defined.problem:
+        specs = [_noted(spec, problem_note(defined.problem), BROKEN) for spec in specs]
 
     @dg.multi_asset(
         name=f"{connection.name}__sync",
@@ -72,7 +73,7 @@ def build_connection_defs(
             sensors=sensors,
             resources=default_resources() | io_resources(connection),
         ),
-        build_discovery(connection, discovery or DiscoveryConfig(), refresh),
+        build_discovery(connection, discovery or DiscoveryConfig(), refresh, compare),
     ]
     if maintenance is not None:
         tables = [defined.tables[name] for name in defined.specs]

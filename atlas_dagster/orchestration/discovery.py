@@ -29,6 +29,8 @@ from atlas_dagster.sync.source import Caller
 CHECK_NAME = "schema_changes"
 #: Runs DISCOVER on someone's behalf, takes what the policy allows (all without one), stores it.
 Refresh = Callable[[Caller, SchemaPolicy | None], Discovery]
+#: Runs DISCOVER on someone's behalf and compares; takes and stores nothing.
+Compare = Callable[[Caller], Discovery]
 #: More changes than this are counted, not listed.
 _LISTED = 50
 
@@ -75,17 +77,10 @@ def schema_check_key(connection: Connection) -> dg.AssetCheckKey:
 
 
 def build_discovery(
-    connection: Connection, config: DiscoveryConfig, refresh: Refresh
+    connection: Connection, config: DiscoveryConfig, refresh: Refresh, compare: Compare
 ) -> dg.Definitions:
     """The check, the job ``<connection>__discover``, and its schedule if there is one."""
-
-    def run(
-        context: dg.OpExecutionContext | dg.AssetCheckExecutionContext,
-        atlas: AtlasResource,
-        options: DiscoveryOptions,
-    ) -> dg.AssetCheckResult:
-        policy = None if options.take is Take.all else config.schema_changes
-        return discover(context, atlas, lambda caller: refresh(caller, policy))
+    allowed = config.schema_changes
 
     @dg.asset_check(
         asset=source_key(connection),
@@ -93,12 +88,13 @@ def build_discovery(
         pool=pool(connection),
         op_tags=pod_tags(connection),
         description="Whether the source still offers the streams and fields that are known: runs "
-        f"DISCOVER and takes changes as schema_changes: {config.schema_changes} says.",
+        f"DISCOVER and compares. The job {connection.name}__discover applies changes, as "
+        f"schema_changes: {allowed} says.",
     )
     def schema_changes(
-        context: dg.AssetCheckExecutionContext, config: DiscoveryOptions, atlas: AtlasResource
+        context: dg.AssetCheckExecutionContext, atlas: AtlasResource
     ) -> dg.AssetCheckResult:
-        return run(context, atlas, config)
+        return discover(context, atlas, compare)
 
     @dg.op(
         name=f"{connection.name}__run_discover",
@@ -108,8 +104,10 @@ def build_discovery(
     def run_discover(
         context: dg.OpExecutionContext, config: DiscoveryOptions, atlas: AtlasResource
     ) -> None:
+        policy = None if config.take is Take.all else allowed
+        result = discover(context, atlas, lambda caller: refresh(caller, policy))
         # Op contexts are typed for the other events alone, and take it all the same.
-        event: Any = evaluation(connection, run(context, atlas, config))
+        event: Any = evaluation(connection, result)
         context.log_event(event)
 
     @dg.job(

@@ -10,7 +10,6 @@ from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import as_markdown
 from atlas_dagster.orchestration.metadata import uri_value
 from atlas_dagster.orchestration.summary import counted
-from atlas_dagster.sync.discovered import config_hash
 from atlas_dagster.sync.source_uri import source_uri
 
 BROKEN = {"atlas/status": "broken"}
@@ -42,7 +41,7 @@ def source_spec(defined: DefinedConnection) -> dg.AssetSpec:
     described = [
         f"The system that {name} reads from. Its check `connection` runs the connector's CHECK, "
         "its check `schema_changes` DISCOVER.",
-        *notes(defined),
+        *_notes(defined),
     ]
     return dg.AssetSpec(
         key=defined.source_key,
@@ -50,27 +49,33 @@ def source_spec(defined: DefinedConnection) -> dg.AssetSpec:
         kinds={"airbyte", name.removeprefix("source-")},
         description="\n\n".join(described),
         metadata=metadata,
-        tags=status_tags(defined) | (PENDING if discovered.pending else {}),
+        tags=_status_tags(defined) | (PENDING if discovered.pending else {}),
     )
 
 
-def status_tags(defined: DefinedConnection) -> dict[str, str]:
-    """For the source and its streams: whether what is shown is what is declared now."""
+def problem_note(problem: str) -> str:
+    """What the source and its streams say where the connection cannot be synced."""
+    return (
+        f"**Cannot be synced as it is declared now.** {problem} "
+        "Shown are the streams that were discovered before."
+    )
+
+
+def _status_tags(defined: DefinedConnection) -> dict[str, str]:
+    """Whether what is shown is what is declared now."""
     return (BROKEN if defined.problem else {}) | (STALE if _is_stale(defined) else {})
 
 
-def notes(defined: DefinedConnection) -> list[str]:
+def _notes(defined: DefinedConnection) -> list[str]:
     """Why the tags are there, a sentence or two each."""
     found = []
     name = defined.connection.name
     if defined.problem:
-        found.append(
-            f"**Cannot be synced as it is declared now.** {defined.problem} "
-            "Shown are the streams that were discovered before."
-        )
+        found.append(problem_note(defined.problem))
     elif _is_stale(defined):
         found.append(
-            "The config has changed since the streams were discovered; to see what it offers now, "
+            "The config has changed since the streams were discovered; to see what the source "
+            "offers now, "
             f"run `atlas discover {name}` or the job `{name}__discover`."
         )
     if waiting := len(defined.discovered.pending):
@@ -84,4 +89,4 @@ def notes(defined: DefinedConnection) -> list[str]:
 
 
 def _is_stale(defined: DefinedConnection) -> bool:
-    return defined.discovered.config_hash != config_hash(defined.connection.config)
+    return not defined.discovered.is_of(defined.connection.config)

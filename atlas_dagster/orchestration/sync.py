@@ -115,6 +115,7 @@ class _Step:
         self._left = set(context.selected_asset_keys)
         self._orders = orders(defined.connection.name, defined.streams, self._selected, config)
         self._tally = tally
+        self._tried = False
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
     def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
@@ -153,7 +154,7 @@ class _Step:
                 return
             claim(destination, connection.name, self._atlas.deployment)
             # Once for all tries of a run, and for its retries: what they did already is skipped.
-            for envelope in self._orders.carry_out(lambda _: self._upkeep(destination)):
+            for envelope in self._orders.carry_out(lambda _: self._open_upkeep(destination)):
                 reporter.observe(envelope)
             plan = self._plan(destination, reporter)
             self._warn_of_major_change(connector)
@@ -165,6 +166,19 @@ class _Step:
     @property
     def _selected(self) -> list[StreamDescriptor]:
         return self._defined.selected(self._left)
+
+    def _open_upkeep(self, destination: Destination) -> Upkeep:
+        upkeep = self._upkeep(destination)
+        parent = self._context.run.parent_run_id
+        begun = sorted(str(name) for name in upkeep.begun() & self._orders.refreshes.keys())
+        if begun and parent is not None and not self._tried:
+            self._context.log.warning(
+                f"This run tries run {parent} again, whose refresh of {', '.join(begun)} has begun "
+                "already: they continue where they are. To read them from the beginning once more, "
+                "start a new run with refresh."
+            )
+        self._tried = True
+        return upkeep
 
     def _upkeep(self, destination: Destination, as_if: Sequence[Envelope] | None = None) -> Upkeep:
         return Upkeep(

@@ -42,7 +42,8 @@ class NamedTable(Struct, frozen=True):
 class Discovered(Struct, frozen=True):
     """Cached result of SPEC and DISCOVER. Holds no secrets.
 
-    ``config_hash`` is of the declaration, templates unreplaced; ``connector`` says what answered;
+    ``config_hash`` is of the declaration, templates unreplaced, as far as DISCOVER may depend on it
+    (in caches of older versions, of all of it); ``connector`` says what answered;
     ``streams`` are the source's own JSON; ``pending`` are changes of the source that were found and
     not taken, so that ``streams`` lacks them.
     """
@@ -64,6 +65,10 @@ class Discovered(Struct, frozen=True):
     @property
     def table_paths(self) -> dict[StreamDescriptor, TablePath]:
         return {table.stream: table.path for table in self.tables}
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        """Whether DISCOVER would be asked about the same as then."""
+        return self.config_hash in (config_hash(config, self.spec_schema), _hash(config))
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
@@ -119,7 +124,7 @@ def discovered(
     known = previous.table_paths if previous else {}
     return Discovered(
         connector=connector,
-        config_hash=config_hash(config),
+        config_hash=config_hash(config, spec.connectionSpecification),
         discovered_at=time.time(),
         spec_schema=spec.connectionSpecification,
         documentation_url=spec.documentationUrl,
@@ -129,7 +134,24 @@ def discovered(
     )
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
+def config_hash(config: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """Of the values that the offered streams may depend on.
+
+    Not of fields that ``schema`` marks secret, nor of dates to read from or to.
+    """
+    fields = schema.get("properties")
+    known = fields if isinstance(fields, Mapping) else {}
+    return _hash({name: value for name, value in config.items() if not _is_aside(known.get(name))})
+
+
+def _is_aside(field: Any) -> bool:
+    if not isinstance(field, Mapping):
+        return False
+    is_date = field.get("format") in ("date", "date-time")
+    return bool(field.get("airbyte_secret")) or is_date
+
+
+def _hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 

@@ -80,7 +80,7 @@ class Upkeep:
         Their old rows go once that is complete, or stay. Streams that this root run has begun to
         read from the beginning already are left alone, so a run that is tried again continues.
         """
-        begun = self._begun()
+        begun = self.begun()
 
         def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
             return StreamCommit(
@@ -157,7 +157,7 @@ class Upkeep:
         return self._set([name], whole)
 
     def _set(self, names: Sequence[StreamDescriptor], state: ConnectionState) -> Sequence[Envelope]:
-        if self._begun().issuperset(names):
+        if self.begun().issuperset(names):
             return []
         self._raise_refused(names)
 
@@ -167,7 +167,7 @@ class Upkeep:
 
         return self._commit("set", names, state, part)
 
-    def _begun(self) -> frozenset[StreamDescriptor]:
+    def begun(self) -> frozenset[StreamDescriptor]:
         """The streams whose beginning this root run has set."""
         ours, resumptions = self._root_run_id, self.standing.resumptions
         return frozenset(n for n, r in resumptions.items() if ours and r.begun_by == ours)

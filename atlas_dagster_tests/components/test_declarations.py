@@ -1,12 +1,13 @@
 """Connections that are declared well: what they become, and how their catalog is refreshed."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from connections_project import Project, importable
+from connections_project import STREAMS, Project, importable
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
@@ -14,7 +15,7 @@ from atlas_dagster.errors import ConnectorFailedError
 from atlas_dagster.runners.docker import DockerRunner
 from atlas_dagster.runners.python import PythonRunner
 from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.sync.discovered import Discovered, config_hash
 from atlas_dagster.sync.live_config import FileConfigStore
 from atlas_dagster.sync.source import Caller
 
@@ -124,12 +125,59 @@ def test_a_schedule_becomes_a_sensor(project: Project) -> None:
     assert sensor.metadata["atlas/timezone"].value == "UTC"
 
 
-def test_streams_are_stale_when_the_config_has_changed(project: Project) -> None:
-    project.declare("shop", "connector: source-faker", "config: {count: 2}")
-    project.discover("shop", {"count": 1})
+@pytest.mark.parametrize(
+    ("config", "is_stale"),
+    [
+        ("{count: 1, schema: sales}", True),
+        ("{count: 1, schema: public, since: 2024-01-01}", False),
+        ("{count: 1, schema: public}", False),
+        ("{schema: public, count: 1, password: other}", False),
+    ],
+)
+def test_the_source_is_stale_where_discover_depends_on_what_has_changed(
+    project: Project, config: str, is_stale: bool
+) -> None:
+    """Its streams do not say so."""
+    project.discover("shop", {"count": 1, "schema": "public", "password": "{{ env.P }}"})
+    found = json.loads(project.state_path("shop").read_bytes())
+    schema = found["spec_schema"]
+    schema["properties"] |= {
+        "schema": {"type": "string"},
+        "since": {"type": "string", "format": "date"},
+    }
+    found["config_hash"] = config_hash({"count": 1, "schema": "public"}, schema)
+    project.state_path("shop").write_text(json.dumps(found))
+    project.declare("shop", "connector: source-faker", f"config: {config}")
 
     specs = {s.key.to_user_string(): s for s in project.definitions().resolve_all_asset_specs()}
-    assert specs["shop/users"].tags["atlas/discovery"] == "stale"
+    assert (specs["shop/source_faker"].tags.get("atlas/discovery") == "stale") == is_stale
+    assert "atlas/discovery" not in specs["shop/users"].tags
+    description = specs["shop/users"].description
+    assert description is not None
+    assert "config has changed" not in description
+
+
+def test_the_check_of_schema_changes_stores_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
+) -> None:
+    project.declare("shop", "connector: source-faker", "config: {count: 1}")
+    project.discover("shop", {"count": 1})
+    before = project.state_path("shop").read_bytes()
+    asked = []
+
+    def answer(
+        connection: Connection, caller: Caller, previous: Discovered | None, policy: str | None
+    ) -> Discovered:
+        asked.append((policy, caller.books))
+        return project.found("shop", {"count": 1}, [*STREAMS, {"name": "new", "json_schema": {}}])
+
+    monkeypatch.setattr(airbyte_connection, "discover", answer)
+    (part,) = [p for p in project.tree().parts() if p.name == "shop"]
+    (component,) = project.tree().connections(part)
+    component.compare_catalog(project.root, caller)
+
+    assert asked == [("ignore", None)]
+    assert project.state_path("shop").read_bytes() == before
 
 
 def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(

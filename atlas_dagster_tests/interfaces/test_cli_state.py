@@ -186,3 +186,27 @@ def test_a_sync_tells_which_values_became_null(project: Project) -> None:
 
     (stream,) = json.loads(done("refresh", "numbers", "--json"))["streams"]
     assert stream["changed_values"] == {"age": {"NULLED": 3}}
+
+
+def test_what_a_first_sync_advises_works_where_one_stands(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("discover", "numbers")
+    below = project.root / "notes" / "today"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    monkeypatch.setattr(sys, "argv", [str(BIN / "atlas")])
+    monkeypatch.setenv("PATH", str(BIN))
+
+    told = done("sync", "numbers")
+    assert "../../lake/numbers/events\n" in told
+    assert "SELECT * FROM delta_scan('../../lake/numbers/events')" in told
+    assert "  atlas sync numbers  once more" in told
+    assert "  cd ../.. && dagster dev  the same streams" in told
+
+    monkeypatch.chdir(project.root)
+    done("clear", "numbers", "--yes")
+    (project.root / "Makefile").write_text("demo dev: export A := 1\n\ndev:\n\ttrue\n")
+    told = done("sync", "numbers")
+    assert "\nlake/numbers/events\n" in told
+    assert "  make dev  the same streams" in told

@@ -108,6 +108,7 @@ def define(
         defined,
         execute=lambda context, atlas, config: run_sync(context, defined, atlas, config),
         refresh=refresh,
+        compare=lambda caller: refresh(caller, None),
         maintenance=maintenance,
         discovery=discovery,
     )

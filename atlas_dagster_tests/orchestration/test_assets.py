@@ -229,14 +229,14 @@ def test_a_schedule_is_a_running_sensor_over_streams_and_check() -> None:
     assert sensor.asset_selection.resolve_checks(graph) == graph.asset_check_keys
 
 
-def test_streams_are_stale_once_the_config_differs_from_the_discovered_one() -> None:
+def test_the_source_is_stale_once_the_config_differs_from_the_discovered_one() -> None:
     discovered = found(shop())
     fresh = specs(define(shop(), discovered))
     changed = specs(define(shop(config={"host": "elsewhere"}), discovered))
 
-    assert "atlas/discovery" not in fresh[USERS_KEY].tags
-    assert changed[USERS_KEY].tags["atlas/discovery"] == "stale"
-    assert changed[ORDERS_KEY].tags["atlas/discovery"] == "stale"
+    assert "atlas/discovery" not in fresh[SOURCE].tags
+    assert changed[SOURCE].tags["atlas/discovery"] == "stale"
+    assert "atlas/discovery" not in changed[USERS_KEY].tags
 
 
 def test_only_declared_streams_become_assets() -> None:

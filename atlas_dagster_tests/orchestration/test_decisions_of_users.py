@@ -136,6 +136,11 @@ def test_a_run_refreshes_once_however_often_it_is_tried(it: Shop) -> None:
     assert second.success
     assert it.source.started_from == [None, None, 2]
     assert it.ids() == [1, 1, 2, 2, 3, 3]
+    assert second.warnings == [
+        f"This run tries run {first.run_id} again, whose refresh of events has begun already: they "
+        "continue where they are. To read them from the beginning once more, start a new run with "
+        "refresh."
+    ]
 
     # Executed once more, though it succeeded, it is a run like any other.
     assert it.run("retain", again=second).success

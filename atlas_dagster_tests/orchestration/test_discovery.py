@@ -38,6 +38,12 @@ class Source:
     def __init__(self, brings: Discovery | Exception) -> None:
         self.brings = brings
         self.asked: list[SchemaPolicy | None] = []
+        self.compared = 0
+
+    def compare(self, caller: Caller) -> Discovery:
+        self.compared += 1
+        assert isinstance(self.brings, Discovery)
+        return self.brings
 
     def __call__(self, caller: Caller, policy: SchemaPolicy | None) -> Discovery:
         self.asked.append(policy)
@@ -50,7 +56,7 @@ class Source:
     ) -> dg.ExecuteInProcessResult:
         """The job ``shop__discover``."""
         defs = dg.Definitions.merge(
-            build_discovery(shop(), config, self),
+            build_discovery(shop(), config, self, self.compare),
             dg.Definitions(assets=[dg.AssetSpec(SOURCE)], resources=default_resources()),
         )
         run_config = {"ops": {"shop__run_discover": {"config": options}}}
@@ -131,10 +137,10 @@ def test_a_discovery_that_fails_says_nothing_of_the_source() -> None:
     assert said.description == "source-shop: no route to host."
 
 
-def test_the_check_itself_can_be_run_in_the_ui() -> None:
+def test_the_check_compares_and_takes_nothing() -> None:
     source = Source(Discovery(pending(NEW)))
     defs = dg.Definitions.merge(
-        build_discovery(shop(), DiscoveryConfig(), source),
+        build_discovery(shop(), DiscoveryConfig(), source, source.compare),
         dg.Definitions(assets=[dg.AssetSpec(SOURCE)], resources=default_resources()),
     )
     job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={KEY})
@@ -142,7 +148,8 @@ def test_the_check_itself_can_be_run_in_the_ui() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         assert job.execute_in_process(instance=instance).success
         assert not evaluated(instance).passed
-    assert source.asked == ["propagate_columns"]
+    assert source.asked == []
+    assert source.compared == 1
 
 
 def test_runs_of_streams_do_not_discover() -> None:

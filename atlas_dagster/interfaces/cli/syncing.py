@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import closing, redirect_stdout
@@ -23,6 +25,7 @@ from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import FailureType
 from atlas_dagster.interfaces.cli.declared import Declared
+from atlas_dagster.interfaces.cli.project import called_in
 from atlas_dagster.interfaces.cli.terminal import note
 from atlas_dagster.orchestration.dead_runs import process_tag
 from atlas_dagster.orchestration.defined import DefinedConnection
@@ -220,11 +223,11 @@ def _print_outcome(
     if any(cursor is not None and cursor.value != "none" for cursor in before):
         return  # not for the first time
     some = destination.table_uri(next(iter(outcome.streams)))
-    atlas = _shown(sys.argv[0])
+    atlas = _this_command()
     console.print("[bold]What to try next[/]")
     for command, effect in (
         (f"{atlas} sync {declared.name}", "once more: it continues from the stored cursors"),
-        ("make dev", "the same streams as assets in Dagster's web UI, on port 3000"),
+        (_web_ui(Path.cwd()), "the same streams as assets in Dagster's web UI, on port 3000"),
         _reading(destination.kind, some),
     ):
         console.print(f"  [cyan]{command}[/]  {effect}", soft_wrap=True)
@@ -261,9 +264,26 @@ def _print_preview(console: Console, destination: Destination, path: TablePath) 
     console.print(preview)
 
 
+def _this_command() -> str:
+    """``atlas`` as it can be called where the command was called."""
+    found = shutil.which("atlas")
+    called = called_in() / sys.argv[0]
+    return "atlas" if found and Path(found) == called else _shown(str(called))
+
+
+def _web_ui(project: Path) -> str:
+    """What starts Dagster on ``project``, in its folder."""
+    makefile = project / "Makefile"
+    has_target = makefile.exists() and re.search(
+        r"^[\w ]*\bdev\b[\w ]*:", makefile.read_text(), re.M
+    )
+    command = "make dev" if has_target else "dagster dev"
+    return command if project == called_in() else f"cd {_shown(str(project))} && {command}"
+
+
 def _shown(uri: str) -> str:
-    """A local path relative to the project, which is where the command works."""
-    return os.path.relpath(uri) if "://" not in uri else uri
+    """A local path relative to where the command was called, which need not be the project."""
+    return os.path.relpath(uri, called_in()) if "://" not in uri else uri
 
 
 def _shortened(text: str, width: int) -> str:
