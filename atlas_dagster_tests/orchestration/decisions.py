@@ -51,6 +51,8 @@ class Source:
         self.dies_after: int | None = None
         self.kind = "STREAM"
         self.miscounts = False
+        #: Streams in which nothing happens: their part of the state stays as it is.
+        self.quiet: set[str] = set()
         self.started_from: list[Any] = []
 
     def __call__(self, command: ConnectorCommand) -> Iterator[bytes | int]:
@@ -64,14 +66,16 @@ class Source:
             if self.dies_after is not None and id > self.dies_after:
                 yield 1
                 return
-            sending = [name for name in names if id > (at[name] or 0)]
+            sending = [name for name in names if id > (at[name] or 0) and name not in self.quiet]
             for name in sending:
                 record = {"stream": name, "data": {"id": id}, "emitted_at": id}
                 yield _line("RECORD", record=record)
                 if self.kind == "STREAM":
                     yield self._line_of_state(_part(name, id), 1)
             if self.kind == "GLOBAL":
-                parts = [_part(name, id) for name in names]
+                parts = [
+                    _part(name, (at[name] or 0) if name in self.quiet else id) for name in names
+                ]
                 whole = {"shared_state": {"at": id}, "stream_states": parts}
                 yield self._line_of_state(whole, len(sending))
         for name in names:

@@ -3,20 +3,23 @@
 The rows of docs/state.md, driven through Dagster; its event log in SQLite and in Postgres.
 """
 
+import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
 import dagster as dg
 import pytest
-from decisions import APPEND, EITHER, KEY, Crash, Shop, die
+from decisions import APPEND, EITHER, EVENTS, KEY, Crash, Shop, die
 from deltalake import write_deltalake
 from pyarrow import table as arrow_table
 
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.destinations.delta_dedup import DedupWriter
 from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.sync import commits
 from atlas_dagster_tests.destinations.stores import Database
 from atlas_dagster_tests.orchestration.by_hand import shop
 
@@ -131,6 +134,80 @@ def test_the_asset_was_wiped(it: Shop, instance: dg.DagsterInstance) -> None:
 
 
 @EITHER
+def test_the_asset_was_wiped_while_a_sync_ran(
+    it: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the run's own last commit, so that no comparison of times could tell."""
+    it.run()
+    it.source.last = 4
+    commit = DeltaDestination.commit
+
+    def wipe_first(*args: Any) -> None:
+        instance.wipe_assets([KEY])
+        commit(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaDestination, "commit", wipe_first)
+        assert it.run().success
+    it.source.last = 5
+    assert "was wiped in Dagster" in it.run().warnings[0]
+    assert it.run().warnings == []
+    assert it.source.started_from == [None, 3, None, 5]
+    assert it.ids() == [1, 2, 3, 4, 5]
+
+
+@EITHER
+def test_the_clocks_of_the_web_server_and_of_runs_differ(
+    it: Shop, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(commits, "now", lambda: time.time() + 86_400)
+        it.run()
+    instance.wipe_assets([KEY])
+    assert "was wiped in Dagster" in it.run().warnings[0]
+    it.source.last = 4
+    assert it.run().warnings == []
+    assert it.source.started_from == [None, None, 3]
+    assert it.ids() == [1, 2, 3, 4]
+
+
+@EITHER
+def test_either_place_is_enough_for_a_stream_that_was_quiet(it: Shop) -> None:
+    """Its shared state is of an older commit than that of the others."""
+    it.have_two_streams()
+    it.source.kind = "GLOBAL"
+    it.run()
+    it.source.quiet = {"visits"}
+    for it.source.last in (4, 5):
+        assert it.run().success
+    it.lose_envelopes()
+    it.source.quiet, it.source.last = set(), 6
+    assert it.run().warnings == []
+    assert it.ids() == it.ids(stream="visits") == [1, 2, 3, 4, 5, 6]
+
+
+@EITHER
+def test_a_newer_atlas_wrote_the_state(it: Shop) -> None:
+    it.run()
+    for envelope in it.lake.glob("_atlas/shop/*.json"):
+        envelope.write_text(json.dumps(json.loads(envelope.read_text()) | {"version": 99}))
+    assert "was written by a newer Atlas (format 99" in it.run().failure
+    assert it.ids() == [1, 2, 3]
+
+
+@EITHER
+def test_the_cursor_was_changed(it: Shop) -> None:
+    it.offered = [EVENTS | {"source_defined_cursor": False}]
+    it.connection = shop(streams=[{"name": "events", **APPEND, "cursor_field": "id"}])
+    it.run()
+    it.connection = shop(streams=[{"name": "events", **APPEND, "cursor_field": "name"}])
+    assert "has cursor_field 'name', but its stored state is of 'id'" in it.run().failure
+    assert it.run("remove").success
+    assert it.source.started_from == [None, None]
+    assert it.ids() == [1, 2, 3]
+
+
+@EITHER
 def test_the_run_was_deleted(it: Shop, instance: dg.DagsterInstance) -> None:
     instance.delete_run(it.run().run_id)
     it.source.last = 4
@@ -182,6 +259,10 @@ def test_neither_remembers(it: Shop, instance: dg.DagsterInstance) -> None:
     instance.wipe_assets([KEY])
     it.lose_envelopes()
     assert "so it is not known where to continue" in it.run().failure
+    assert it.ids() == [1, 2, 3]
+    assert it.run("remove").success
+    assert it.run().warnings == []
+    assert it.source.started_from == [None, None, 3]
     assert it.ids() == [1, 2, 3]
 
 

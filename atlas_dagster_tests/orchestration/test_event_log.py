@@ -10,6 +10,7 @@ import pytest
 from msgspec import Raw
 from postgres_instance import postgres_instance
 
+from atlas_dagster.orchestration import event_log
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.metadata import (
     AtlasMetadataSet,
@@ -303,3 +304,19 @@ def test_a_shared_state_of_another_commit_is_not_taken_for_it(
 
     assert found is not None
     assert (found.seq, found.is_reference) == (9, True)
+
+
+def test_the_shared_state_of_a_quiet_stream_is_found_however_old(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: only the newest observation of the source was looked at."""
+    monkeypatch.setattr(event_log, "_PAGE", 2)
+    for seq in range(5, 13):
+        observe_shared(instance, seq)
+    observe(instance, 20)
+
+    store = EventLogStateStore(instance, SOURCE)
+
+    assert store.find(TABLES[ORDERS], 5) == shared_envelope(5)
+    assert store.find(TABLES[USERS], 20) == envelope(20).without_files()
+    assert store.find(TABLES[USERS], 4) is None

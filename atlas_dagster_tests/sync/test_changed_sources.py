@@ -3,8 +3,9 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
-from scripted import Lake, line, records, state, status
+from scripted import Lake, line, records, state, status, upkeep
 
 from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
@@ -206,3 +207,57 @@ def test_a_key_in_another_order_is_the_same(lake: Lake) -> None:
     for key in ([["plain"], ["v"]], [["v"], ["plain"]]):
         assert lake.sync([stream(key)], rows({"plain": 1, "v": "x"})).failure is None
     assert lake.rows("a", columns="plain, v") == [(1, "x")]
+
+
+def by_cursor(field: str, mode: Any = "append", *, own: bool = False) -> ConfiguredStream:
+    """A declared cursor; ``own``: of a source that reads by its own."""
+    offered = json.loads(bytes(stream([["plain"]]).stream.raw))
+    found = Stream.from_raw(json.dumps(offered | {"source_defined_cursor": own}).encode())
+    return configure(
+        found, sync_mode="incremental", destination_sync_mode=mode, cursor_field=(field,)
+    )
+
+
+@pytest.mark.parametrize("mode", ["append", "append_dedup"])
+def test_a_changed_cursor_stops_its_stream_only(lake: Lake, mode: str) -> None:
+    """Regression: a value of the old one was compared with the new one, and rows were skipped."""
+    before, after = by_cursor("plain", mode), by_cursor("v", mode)
+    other = stream([["plain"]], name="b")
+    both = rows({"plain": 1}), records("b", [1]) + state("b", {}) + status("b")
+    assert lake.sync([before, other], *both).failure is None
+    done = lake.sync([after, other], both[1])
+    assert (
+        "a: Stream 'a' has cursor_field 'v', but its stored state is of 'plain', and to go on from "
+        "there would skip rows: declare the old one again, or read the stream again with "
+        "`atlas refresh c --stream a`. Finished and kept: b."
+    ) in str(done.failure)
+    assert lake.sync([before, other], *both).failure is None
+    upkeep(lake, after, other).refresh([after.descriptor], keep_rows=False)
+    assert lake.sync([after, other], *both).file("state") is not None
+    assert lake.sync([after, other], *both).failure is None
+
+
+def test_a_cursor_changed_in_the_middle_of_a_refresh_reads_it_again(lake: Lake) -> None:
+    before, after = by_cursor("plain"), by_cursor("v")
+    lake.sync([before], rows({"plain": 1}))
+    upkeep(lake, before).refresh([before.descriptor], keep_rows=False)
+    first = line("RECORD", record={"stream": "a", "data": {"plain": 5}, "emitted_at": 1})
+    lake.sync([before], first + state("a", {"at": 5}), 1)
+    done = lake.sync([after], rows({"plain": 1}, {"plain": 2}))
+    assert (done.failure, done.file("state")) == (None, None)
+    assert lake.rows("a", columns="plain") == [(1,), (2,)]
+
+
+def test_the_cursor_of_a_source_that_has_its_own_does_not_matter(lake: Lake) -> None:
+    lake.sync([by_cursor("plain", own=True)], rows({"plain": 1}))
+    assert lake.sync([by_cursor("v", own=True)], rows({"plain": 2})).failure is None
+
+
+def test_a_state_without_its_cursor_is_gone_on_from(lake: Lake) -> None:
+    """As version 1 stored it."""
+    lake.sync([by_cursor("plain")], rows({"plain": 1}))
+    for name, last in lake.store.envelopes.items():
+        (commit,) = last.streams
+        commit = msgspec.structs.replace(commit, cursor_field=None)
+        lake.store.envelopes[name] = msgspec.structs.replace(last, streams=(commit,))
+    assert lake.sync([by_cursor("v")], rows({"plain": 2})).failure is None
