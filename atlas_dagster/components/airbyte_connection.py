@@ -111,8 +111,8 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         str | None,
         # Not a template, as above.
         dg.Resolver.passthrough(
-            description="Version of the Airbyte CDK that runs the manifest; by default the newest "
-            "of the major version that the manifest is written for. In Docker it is the tag of "
+            description="Version of the Airbyte CDK that runs the manifest; by default the one "
+            "that its own version names. In Docker, the tag of "
             "airbyte/source-declarative-manifest.",
             examples=["6.48.10"],
         ),

@@ -32,6 +32,14 @@ _SEE_LOGS = re.compile(
     r"(?:\s+(?:for|to)\s+(?:more|further|additional|get|see)?[a-z\s]*)?[).]*",
     re.IGNORECASE,
 )
+#: What the CDK puts before any error of a manifest (CDK ``source_declarative_manifest/_run.py``).
+_PREAMBLE = re.compile(
+    r"^Error starting the sync\. This could be due to an invalid configuration or catalog\. "
+    r"Please contact Support for assistance\. Error: "
+)
+#: The CDK says only that a manifest is invalid; jsonschema, in the stack trace, says where.
+_INVALID_MANIFEST = "declarative_component_schema"
+_PLACE = re.compile(r"^On instance(\[.+\]):", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
 _JAVA_FRAME = re.compile(r"^\s+at [\w.$/<>]+\(", re.MULTILINE)
 _JAVA_CAUSE = re.compile(r"^\s*Caused by: (.+)$", re.MULTILINE)
@@ -46,10 +54,11 @@ _NETWORK = re.compile(
       name\s+or\s+service\s+not\s+known | temporary\s+failure\s+in\s+name\s+resolution
     | nodename\s+nor\s+servname | getaddrinfo | NameResolutionError | UnknownHost
     | no\s+address\s+associated\s+with\s+hostname | could\s+not\s+(?:resolve|translate)\s+host
-    | failed\s+to\s+resolve | ENOTFOUND | EAI_AGAIN | \bDNS\b
+    | failed\s+to\s+resolve | \bENOTFOUND\b | \bEAI_AGAIN\b | \bDNS\b
     | connection\s+(?:was\s+|has\s+been\s+)?(?:refused|reset|aborted|closed|broken|timed\s+out)
     | connection\s+attempt\s+(?:failed|timed\s+out)
-    | connect(?:ion)?\s*(?:Refused|Reset|Aborted)Error | ECONN\w+ | ETIMEDOUT | EHOSTUNREACH
+    | connect(?:ion)?\s*(?:Refused|Reset|Aborted)Error
+    | \b(?:ECONN\w+|ETIMEDOUT|EHOSTUNREACH)\b
     | RemoteDisconnected | remote\s+end\s+closed\s+connection | broken\s+pipe | NewConnectionError
     | (?:network|host)\s+is\s+unreachable | no\s+route\s+to\s+host
     | max\s+retries\s+exceeded | timed\s+out | (?:Read|Connect|Socket|Connection)Timeout
@@ -97,7 +106,9 @@ def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
     ``details`` are internal message, stack trace and log lines, the best first. Of a stack trace
     only the exception counts. Empty where nothing names a cause.
     """
-    said = _shortened(_unquoted(message or "").strip())
+    said = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
+    if _INVALID_MANIFEST in said and (place := _PLACE.search("\n".join(filter(None, details)))):
+        return _cut(f"its manifest is not valid for the CDK that runs it, at {place[1]}")
     told = _SEE_LOGS.sub("", said).strip()
     if told and told == said and not says_nothing(told):
         return _cut(said)

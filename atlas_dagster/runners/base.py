@@ -118,7 +118,7 @@ class Runner(ABC):
     reference: str
     #: The limits everything it starts runs under.
     executor: ExecutorConfig = ExecutorConfig()
-    #: What an error of the connector's code adds: the library that ran code of the user's own.
+    #: What an error of the connector's code adds: the library that ran it, where Atlas chose that.
     code_note: str = ""
 
     @abstractmethod

@@ -26,10 +26,8 @@ from atlas_dagster.runners.base import (
 CDK_PACKAGE = "airbyte-cdk"
 EXECUTABLE = "source-declarative-manifest"
 IMAGE = f"airbyte/{EXECUTABLE}"
-#: The newest CDK that Atlas is tested with.
+#: For a manifest that names none.
 CDK_VERSION = "7.39.1"
-#: By major version, as Airbyte's platform picks one: code for one breaks with another.
-_NEWEST = {6: "6.61.6", 7: CDK_VERSION}
 #: Those before it take no components from outside of their image, or are no command at all.
 _OLDEST = "6.23.0"
 #: Those before it take a manifest in the config alone.
@@ -60,7 +58,7 @@ class Manifest:
             where = f", line {mark.line + 1}" if mark else ""
             problem = getattr(error, "problem", None) or error
             raise ConfigError(f"{name}{where}: this is not valid YAML ({problem}).") from error
-        if not isinstance(parsed, Mapping) or parsed.get("type") != "DeclarativeSource":
+        if not isinstance(parsed, Mapping) or not _is_source(parsed):
             raise ConfigError(f"{name} is no manifest: it has no `type: DeclarativeSource`.")
         self.version = str(parsed.get("version", ""))
         self.spec = _spec(name, parsed)
@@ -96,7 +94,8 @@ class Cdk:
 def cdk_for(manifest: Manifest, *, declared: str | None, published: str | None) -> Cdk:
     """The CDK that the connection has ``declared``, else the one ``manifest`` was published with.
 
-    Else the newest of the major version that the manifest says it was written for.
+    Else the one that the manifest says it was written for: a newer one may understand another
+    language, and has other classes for its code.
 
     Raises:
         ConfigError: the declared one cannot run a manifest.
@@ -107,17 +106,13 @@ def cdk_for(manifest: Manifest, *, declared: str | None, published: str | None) 
                 f"cdk_version {declared} cannot run {manifest.name}; choose {_OLDEST} or newer."
             )
         return Cdk(declared, "the CDK that the connection declares")
-    if published is not None and not _is_older(published, _OLDEST):
-        return Cdk(published, "the CDK it was published with")
-    written = published or manifest.version
-    if not written:
-        return Cdk(CDK_VERSION, "the newest CDK, as it names none")
-    major = max(6, *_release(written)[:1])
-    newest = _NEWEST.get(major)
-    if newest is None or _is_older(newest, written):
-        return Cdk(written, "the CDK it is written for")
-    of = "was published with" if published else "is written for"
-    return Cdk(newest, f"the newest CDK of major version {major}, as it {of} {written}")
+    named = published or manifest.version
+    if not named:
+        return Cdk(CDK_VERSION, "the newest CDK, as the manifest names none")
+    origin = "it was published with" if published else "it is written for"
+    if _is_older(named, _OLDEST):
+        return Cdk(_OLDEST, f"the nearest CDK to the one {origin} ({named})")
+    return Cdk(named, f"the CDK {origin}")
 
 
 class ManifestRunner(Runner):
@@ -130,8 +125,8 @@ class ManifestRunner(Runner):
         self._manifest = manifest
         self._runner = runner
         self._cdk = cdk
-        if manifest.components is not None:
-            self.code_note = f"its components.py ran with airbyte-cdk {cdk.version}, {cdk.why}"
+        code = "it" if manifest.components is None else "its components.py"
+        self.code_note = f"{code} ran with airbyte-cdk {cdk.version}, {cdk.why}"
 
     def prepare(self) -> None:
         self._runner.prepare()
@@ -186,6 +181,12 @@ class _Answer(ConnectorProcess):
 
 #: The parser in C where PyYAML has it: a manifest may be tens of thousands of lines long.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _is_source(manifest: Mapping[str, Any]) -> bool:
+    """Old ones leave the type out (CDK ``_fix_source_type``)."""
+    untyped = "type" not in manifest and bool({"streams", "dynamic_streams"} & set(manifest))
+    return untyped or manifest.get("type") == "DeclarativeSource"
 
 
 def _spec(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:

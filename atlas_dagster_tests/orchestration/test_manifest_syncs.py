@@ -50,12 +50,12 @@ def said(instance: dg.DagsterInstance, run_id: str, words: str) -> list[str]:
     return [text for text in texts if words in text]
 
 
-def written_for_6(folder: Path) -> Path:
-    """The manifest as if it were of another major version; a CDK refuses one newer than itself."""
+def written_for(cdk: str, folder: Path) -> Path:
+    """The manifest as if it were of another version; a CDK refuses one newer than itself."""
     written = Path(shutil.copytree(BOOKS, folder / "books"))
     manifest = (BOOKS / "manifest.yaml").read_text()
-    assert "version: 7.0.0" in manifest
-    (written / "manifest.yaml").write_text(manifest.replace("version: 7.0.0", "version: 6.0.0"))
+    assert f"version: {CDK_VERSION}\n" in manifest
+    (written / "manifest.yaml").write_text(manifest.replace(CDK_VERSION, cdk))
     return written
 
 
@@ -100,7 +100,7 @@ def test_a_manifest_runs_with_an_older_cdk(
     api: BooksApi, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     """6.48 takes a manifest and its components in the config alone."""
-    fields: dict[str, Any] = {"folder": written_for_6(tmp_path), "cdk_version": "6.48.10"}
+    fields: dict[str, Any] = {"folder": written_for("6.0.0", tmp_path), "cdk_version": "6.48.10"}
     shop = make(tmp_path, api, manifest="manifest.yaml", runner="python", **fields)
     run = shop.sync(instance)
 
@@ -114,14 +114,14 @@ def test_a_manifest_runs_with_an_older_cdk(
 def test_an_error_of_its_code_names_the_cdk(
     api: BooksApi, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
-    folder = written_for_6(tmp_path)
+    folder = written_for("6.48.10", tmp_path)
     code = (BOOKS / "components.py").read_text()
     (folder / "components.py").write_text(code.replace("record['name']", "record.title"))
     shop = make(tmp_path, api, manifest="manifest.yaml", folder=folder, runner="python")
     run = shop.sync(instance, raise_on_error=False)
     failed = said(instance, run.run_id, "no attribute 'title'")
-    print(failed)
-    assert "(its components.py ran with airbyte-cdk 6.61.6, the newest CDK" in failed[0]
+    note = "(its components.py ran with airbyte-cdk 6.48.10, the CDK it is written for)"
+    assert note in failed[0]
 
 
 def test_a_published_manifest_runs_without_docker(
@@ -131,7 +131,7 @@ def test_a_published_manifest_runs_without_docker(
 ) -> None:
     published = tmp_path / "registry" / "metadata" / "airbyte" / "source-pokeapi" / "9.0.0"
     published.mkdir(parents=True)
-    shutil.copy(written_for_6(tmp_path) / "manifest.yaml", published)
+    shutil.copy(written_for("6.0.0", tmp_path) / "manifest.yaml", published)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.write(BOOKS / "components.py", "components.py")

@@ -11,6 +11,21 @@ from atlas_dagster.protocol.causes import (
 )
 
 GENERIC = "Something went wrong in the connector. See the logs for more details."
+PREAMBLE = (
+    "Error starting the sync. This could be due to an invalid configuration or catalog. Please "
+    "contact Support for assistance. Error: "
+)
+INVALID = """Traceback (most recent call last):
+  File "jsonschema/validators.py", line 1332, in validate
+    raise error
+jsonschema.exceptions.ValidationError: {'type': 'AsyncRetriever'} is not valid
+
+Failed validating 'anyOf' in schema['properties']['streams']['items'][0]:
+    {'anyOf': []}
+
+On instance['streams'][0]['retriever']:
+    {'type': 'AsyncRetriever'}
+"""
 PYTHON = """Traceback (most recent call last):
   File "/airbyte/integration_code/main.py", line 8, in <module>
     run()
@@ -113,6 +128,13 @@ def test_texts_that_name_a_cause(text: str) -> None:
             (),
             "1 validation error\nhost\n  field required",
         ),
+        (f"{PREAMBLE}No module named 'x'", (), "No module named 'x'"),
+        (
+            f"{PREAMBLE}Validation against json schema defined in "
+            "declarative_component_schema.yaml schema failed",
+            (None, INVALID),
+            "its manifest is not valid for the CDK that runs it, at ['streams'][0]['retriever']",
+        ),
     ],
 )
 def test_the_cause(
@@ -151,6 +173,9 @@ def test_exceptions_of_a_chain() -> None:
         (None, None, ["Max retries exceeded with url: /v1"], "transient_error"),
         (None, None, ["Max retries exceeded: invalid token"], "system_error"),
         ("nonsense", "no", ["no"], "system_error"),
+        (None, None, ["ModuleNotFoundError: No module named 'x'"], "system_error"),
+        (None, None, ["FileNotFoundError: Cannot find file x.json"], "system_error"),
+        (None, None, ["Error: getaddr ENOTFOUND db"], "transient_error"),
         ("transient_error", GENERIC, ["KeyError"], "transient_error"),
         ("system_error", GENERIC, ["500 Server Error: Internal Server Error"], "transient_error"),
         (

@@ -62,11 +62,9 @@ def test_spec_is_what_the_manifest_says() -> None:
 @pytest.mark.parametrize(
     ("written", "version", "why"),
     [
-        ("", CDK_VERSION, "the newest CDK, as it names none"),
-        ("0.29.0", "6.61.6", "the newest CDK of major version 6, as it is written for 0.29.0"),
-        ("6.5.0", "6.61.6", "the newest CDK of major version 6, as it is written for 6.5.0"),
-        ("7.0.0", CDK_VERSION, "the newest CDK of major version 7, as it is written for 7.0.0"),
-        ("7.99.0", "7.99.0", "the CDK it is written for"),
+        ("", CDK_VERSION, "the newest CDK, as the manifest names none"),
+        ("0.29.0", "6.23.0", "the nearest CDK to the one it is written for (0.29.0)"),
+        ("6.48.10", "6.48.10", "the CDK it is written for"),
         ("99.1.0", "99.1.0", "the CDK it is written for"),
     ],
 )
@@ -82,11 +80,7 @@ def test_the_cdk_of_a_manifest_that_nobody_says_more_about(
     [
         ("6.48.10", "6.48.10", "the CDK it was published with"),
         ("6.23.0", "6.23.0", "the CDK it was published with"),
-        (
-            "5.17.0",
-            "6.61.6",
-            "the newest CDK of major version 6, as it was published with 5.17.0",
-        ),
+        ("5.17.0", "6.23.0", "the nearest CDK to the one it was published with (5.17.0)"),
     ],
 )
 def test_the_cdk_of_a_published_manifest(published: str, version: str, why: str) -> None:
@@ -132,9 +126,12 @@ def test_an_older_cdk_gets_the_manifest_in_its_config() -> None:
     assert command.environment == {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
 
 
-def test_only_code_of_ones_own_is_noted() -> None:
+def test_errors_note_what_ran_the_code() -> None:
     fake = FakeRunner(lambda _: [])
-    assert ManifestRunner(manifest(), fake, OLDER).code_note == ""
+    assert fake.code_note == ""
+    assert ManifestRunner(manifest(), fake, NEWEST).code_note == (
+        f"it ran with airbyte-cdk {CDK_VERSION}, the newest CDK"
+    )
     assert ManifestRunner(manifest(b"import os"), fake, OLDER).code_note == (
         "its components.py ran with airbyte-cdk 6.48.10, the CDK it was published with"
     )
@@ -167,12 +164,22 @@ def test_its_identity_changes_with_its_content() -> None:
     assert len(identities) == 3
 
 
+def test_an_old_manifest_leaves_its_type_out() -> None:
+    content = yaml.safe_dump({"version": "0.29.0", "streams": [], "spec": SPEC}).encode()
+    assert Manifest("manifest.yaml", content).version == "0.29.0"
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ("a: [b\nc: d\n", "manifest.yaml, line 2: this is not valid YAML (did not find"),
         ("[]", "manifest.yaml is no manifest: it has no `type: DeclarativeSource`."),
         ("", "manifest.yaml is no manifest: it has no `type: DeclarativeSource`."),
+        ("spec: {}", "manifest.yaml is no manifest: it has no `type: DeclarativeSource`."),
+        (
+            "{type: Other, streams: []}",
+            "manifest.yaml is no manifest: it has no `type: DeclarativeSource`.",
+        ),
         (
             "type: DeclarativeSource",
             "manifest.yaml does not say what config it takes; add spec with "

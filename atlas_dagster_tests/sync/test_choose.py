@@ -16,7 +16,7 @@ from atlas_dagster.sync.live_config import FileConfigStore
 from atlas_dagster.sync.source import Caller, connected, discover
 
 MANIFEST = (
-    b"{type: DeclarativeSource, version: 6.1.0, spec: {connection_specification: {type: object}}}"
+    b"{type: DeclarativeSource, version: 6.50.0, spec: {connection_specification: {type: object}}}"
 )
 BECAUSE = "because Docker cannot run it: No Docker engine answers."
 
@@ -46,10 +46,9 @@ def chosen(**fields: Any) -> tuple[Runner, str]:
 def test_an_engine_is_preferred(pulled: None, tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_bytes(MANIFEST)
     runner, said = chosen(manifest="own.yaml", folder=tmp_path)
-    image = "airbyte/source-declarative-manifest:6.61.6"
-    newest = "the newest CDK of major version 6, as it is written for 6.1.0"
+    image = "airbyte/source-declarative-manifest:6.50.0"
     assert (runner.kind, runner.reference) == ("docker", f"own.yaml ({image})")
-    assert said == f"source-shop runs in Docker, from the image {image}, {newest}."
+    assert said == f"source-shop runs in Docker, from the image {image}, the CDK it is written for."
     for declared in ({"cdk_version": "6.60.0"}, {"version": "6.60.0"}):
         runner, said = chosen(manifest="own.yaml", folder=tmp_path, **declared)
         assert runner.reference == "own.yaml (airbyte/source-declarative-manifest:6.60.0)"
@@ -71,7 +70,7 @@ def test_without_an_engine_or_package_the_published_manifest_is_taken(
 ) -> None:
     for cdk, ran, why in (
         ("6.48.10", "6.48.10", "the CDK it was published with"),
-        (None, "6.61.6", "the newest CDK of major version 6, as it is written for 6.1.0"),
+        (None, "6.50.0", "the CDK it is written for"),
     ):
         published = PublishedManifest(MANIFEST, cdk_version=cdk)
         monkeypatch.setattr(choose, "published_manifest", lambda entry, found=published: found)
@@ -116,7 +115,7 @@ def test_latest_without_an_engine_is_the_newest_that_is_published(
     monkeypatch.setattr(choose, "published_manifest", lambda entry: published)
     monkeypatch.setattr(choose, "published_version", lambda entry: "3.2.1")
     runner, said = chosen(connector="source-pokeapi", version="latest")
-    assert runner.reference == "source-pokeapi 3.2.1 (airbyte-cdk==6.61.6)"
+    assert runner.reference == "source-pokeapi 3.2.1 (airbyte-cdk==6.50.0)"
     assert said.startswith("source-pokeapi runs from its manifest of version 3.2.1, the newest, ")
 
 
@@ -151,7 +150,7 @@ def test_latest_of_ones_own_manifest_is_the_newest_cdk(
         runner, _ = chosen(manifest="own.yaml", folder=tmp_path, **declared)
         assert runner.reference == "own.yaml (airbyte-cdk==99.0.0)"
     runner, _ = chosen(manifest="own.yaml", folder=tmp_path, version="auto")
-    assert runner.reference == "own.yaml (airbyte-cdk==6.61.6)"
+    assert runner.reference == "own.yaml (airbyte-cdk==6.50.0)"
 
 
 @pytest.mark.parametrize(
