@@ -38,6 +38,8 @@ from atlas_dagster.sync.standing import claim
 from atlas_dagster.sync.upkeep import Upkeep
 
 _SETTLE_SECONDS = 5.0
+#: How *Terminate* in the UI, and Ctrl-C, arrive.
+_INTERRUPTS = (DagsterExecutionInterruptedError, KeyboardInterrupt)
 
 
 def run_sync(
@@ -158,7 +160,10 @@ class _Step:
                 reporter.observe(envelope)
             plan = self._plan(destination, reporter)
             self._warn_of_major_change(connector)
-            for event in SyncSession(plan, connector=connector, destination=destination).run():
+            session = SyncSession(
+                plan, connector=connector, destination=destination, interrupts=_INTERRUPTS
+            )
+            for event in session.run():
                 if isinstance(event, Checkpoint):
                     patience.note_progress()
                 yield from reporter.take(event)

@@ -52,11 +52,15 @@ class SyncSession:
         destination: Destination,
         commit_seconds: float = COMMIT_SECONDS,
         commit_bytes: int = COMMIT_BYTES,
+        interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
     ) -> None:
         self._plan = plan
         self._connector = connector
         self._commit_seconds = commit_seconds
         self._commit_bytes = commit_bytes
+        #: What is raised when a user ends the sync, and whether all that came is dealt with.
+        self._interrupts = interrupts
+        self._at_rest = False
         self._commits = Commits(plan, destination)
         self._streams: dict[tuple[str | None, str], ActiveStream] = {}
         self._done: list[ActiveStream] = []
@@ -84,6 +88,12 @@ class SyncSession:
                     conversation = None  # it was stopped, and what it said is of no use
                 else:
                     yield from self._end(conversation)
+        except self._interrupts:
+            # Only one that came while waiting for output: another may have cut a batch in two.
+            if self._at_rest:
+                reading = [s for s in self._streams.values() if s.phase == "reading"]
+                yield from self._keep_covered(reading)
+            raise
         finally:
             for stream in self._streams.values():
                 stream.writer.discard()
@@ -98,7 +108,9 @@ class SyncSession:
     def _read(self, conversation: Conversation) -> Iterator[SyncEvent]:
         command = self._connector.command("read", self._plan.files())
         with closing(conversation.messages(command)) as messages:
+            self._at_rest = True
             for message in messages:
+                self._at_rest = False
                 if message is None:
                     if progressed := self._progress.due(self._streams.values()):
                         yield progressed
@@ -117,6 +129,7 @@ class SyncSession:
                     self._on_unreadable(Unreadable(message.type, "it holds nothing"))
                 if self._nothing_left:
                     return
+                self._at_rest = True
 
     def _open(self) -> Iterator[SyncEvent]:
         refused: dict[StreamDescriptor, AtlasError] = {}
@@ -293,6 +306,21 @@ class SyncSession:
         if broken or any(s.phase == "failed" for s in self._streams.values()):
             broken += self._kept_back([s for s in still_open if s not in broken])
         whole = [s for s in still_open if s not in broken]
+        yield from self._keep_covered(broken, whole)
+        for stream in broken:
+            with self._alone([stream]):
+                stream.writer.finish()
+        for stream in whole:
+            if not stream.refusal:
+                yield from self._finish(stream)
+
+    def _keep_covered(
+        self, broken: Sequence[ActiveStream], whole: Sequence[ActiveStream] = ()
+    ) -> Iterator[SyncEvent]:
+        """Commit what the last states cover of streams that do not complete.
+
+        ``whole``: those that do, which share a state with them.
+        """
         for stream in broken:
             stream.phase = "failed"
             with self._alone([stream]):
@@ -305,12 +333,6 @@ class SyncSession:
             [s for s in kept if self._commits.share_state(s)],
             [s for s in whole if self._commits.share_state(s)],
         )
-        for stream in broken:
-            with self._alone([stream]):
-                stream.writer.finish()
-        for stream in whole:
-            if not stream.refusal:
-                yield from self._finish(stream)
 
     def _kept_back(self, complete: Sequence[ActiveStream]) -> list[ActiveStream]:
         """Complete streams that others, which failed, keep from being shown.
@@ -346,14 +368,9 @@ class SyncSession:
             news = list(whole[:1])  # without rows; one table is enough
         if news:
             # Those that start over share the state from its first commit on, rows or none.
-            news += [s for s in self._streams.values() if s not in news and self._begins(s)]
+            others = [s for s in self._streams.values() if s.is_in_no_commit and s not in news]
+            news += [s for s in others if self._commits.share_state(s)]
             yield from self._commit(news, complete=whole)
-
-    def _begins(self, stream: ActiveStream) -> bool:
-        """Whether ``stream`` starts over, failed, and is in no commit of its shared state yet."""
-        starts_over = stream.plan.resumption.starts_over and not stream.checkpoints
-        fit = stream.phase == "failed" and stream.is_covered and stream.refusal is None
-        return bool(starts_over and fit and self._commits.share_state(stream))
 
     def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
         if stream.fault or stream.error is not None:

@@ -173,6 +173,12 @@ class ActiveStream:
         return not self._shown and (waits or not self.writer.exists())
 
     @property
+    def is_in_no_commit(self) -> bool:
+        """Whether it starts over, has failed, and could be in a commit of its shared state."""
+        failed = self.phase == "failed" and self.refusal is None and self.is_covered
+        return bool(failed and self.plan.resumption.starts_over and not self.checkpoints)
+
+    @property
     def is_accidentally_empty(self) -> bool:
         """Whether old rows would go for nothing, and the source has not said that this is right."""
         came = self.status == "COMPLETE" or self.records or self.held_rows
