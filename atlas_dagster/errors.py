@@ -26,6 +26,7 @@ one to one. A message is one sentence that names the thing and the fix. Messages
 values.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 FailureType = Literal["config_error", "transient_error", "system_error"]
@@ -60,11 +61,18 @@ class MissingVariableError(ConfigError):
 
 
 class InvalidConfigError(ConfigError):
-    """A config does not fit the connector's SPEC; ``field`` says where, dots between its keys."""
+    """A config does not fit the connector's SPEC.
 
-    def __init__(self, message: str, field: str) -> None:
+    ``field`` says where, dots between its keys; ``faults`` are all of them, each with its field and
+    a sentence.
+    """
+
+    def __init__(
+        self, message: str, field: str, faults: Sequence[tuple[str, str]] | None = None
+    ) -> None:
         super().__init__(message)
         self.field = field
+        self.faults = [(field, message)] if faults is None else list(faults)
 
 
 class CheckFailedError(ConfigError):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -125,6 +126,13 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             examples=[{"host": "db", "password": "{{ env.SHOP_PASSWORD }}"}],
         ),
     ] = None  # type: ignore[assignment]
+    validate: Annotated[
+        bool,
+        dg.Resolver.default(
+            description="Whether the config must fit the connector's SPEC. With `off` it goes to "
+            "the connector as it is written, without the SPEC's defaults."
+        ),
+    ] = True
     streams: Annotated[
         Sequence[StreamSelection] | None,
         dg.Resolver.default(
@@ -199,6 +207,13 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self._discovery: Discovery | None = None
 
     @classmethod
+    def model(cls) -> type[BaseModel]:
+        with warnings.catch_warnings():
+            # Pydantic's old method of this name, which nobody calls.
+            warnings.filterwarnings("ignore", message='Field name "validate"')
+            return super().model()
+
+    @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         # The parent's load asks for the state key at once, and that needs the name.
         loaded = super(StateBackedComponent, cls).load(attributes, context)
@@ -239,6 +254,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             runner=self.runner,
             executor=self.executor,
             destination=self.destination,
+            validate_config=self.validate,
         )
 
     @property

@@ -7,7 +7,8 @@ from urllib.parse import quote
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.protocol.config import resolve, variables
+from atlas_dagster.protocol.config import resolve
+from atlas_dagster.protocol.templates import variables
 
 if TYPE_CHECKING:
     from atlas_dagster.destinations.postgres import PostgresDestination

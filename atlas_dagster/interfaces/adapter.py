@@ -17,7 +17,7 @@ import pandas as pd
 from atlas_dagster.errors import MissingVariableError
 from atlas_dagster.interfaces.adapter_calls import AdapterCalls, Asked
 from atlas_dagster.interfaces.adapter_state import GivenState
-from atlas_dagster.protocol.config import variables
+from atlas_dagster.protocol.templates import variables
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.sync.adhoc import adhoc_caller, adhoc_connection
 from atlas_dagster.sync.adhoc_source import AdHocSource
@@ -257,6 +257,7 @@ def create_airbyte_adapter(
     runner: RunnerChoice = "auto",
     executor: ExecutorConfig | None = None,
     state: GivenState | None = None,
+    validate: bool = True,
 ) -> AirbyteSourceAdapter:
     """A source, not asked anything yet.
 
@@ -269,20 +270,22 @@ def create_airbyte_adapter(
         executor: limits of the connector.
         state: where tables continue: what :attr:`AirbyteSourceAdapter.state` was, or the path of a
             file, which need not exist yet.
+        validate: whether ``config`` must fit the SPEC; else it goes on as it is written.
 
     Raises:
         UnknownConnectorError: no connector has this name; the message offers the nearest.
         MissingVariableError: ``config`` refers to a variable that is not set.
         ConfigError: ``state`` is none.
     """
-    connection = adhoc_connection(connector, config or {}, runner)
+    connection = adhoc_connection(connector, config or {}, runner, validate=validate)
     missing = sorted(variables(connection.config) - set(os.environ))
     if missing:
         raise MissingVariableError(
             f"{connection.where} refers to the environment variable {', '.join(missing)}, which is "
             "not set; set it, or change the config."
         )
-    caller = adhoc_caller(_log.info, log_of(connection.source_name), executor=executor)
+    log = log_of(connection.source_name)
+    caller = adhoc_caller(_log.info, log, executor=executor, warn=_log.warning)
     return AirbyteSourceAdapter(AdHocSource(connection, caller), state)
 
 

@@ -47,7 +47,10 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         while True:
             try:
                 caller = atlas.caller(
-                    context.instance, context.run.run_id, explain=context.log.info
+                    context.instance,
+                    context.run.run_id,
+                    explain=context.log.info,
+                    warn=context.log.warning,
                 )
                 with connected(connection, caller, discovered.spec_schema) as connector:
                     connector.check()

@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.summary import counted
-from atlas_dagster.protocol.config import variables
+from atlas_dagster.protocol.templates import variables
 from atlas_dagster.registry.listing import listing
 from atlas_dagster.runners.engine import API_ERRORS, connect, reason
 from atlas_dagster.runners.executor import ExecutorConfig

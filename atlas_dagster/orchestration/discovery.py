@@ -144,7 +144,9 @@ def discover(
     """
     with explained_failure():
         note_process(context.instance, context.run.run_id)
-        caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+        caller = atlas.caller(
+            context.instance, context.run.run_id, explain=context.log.info, warn=context.log.warning
+        )
         discovery = refresh(caller)
     context.log.info(f"Discovered. {told(discovery)}")
     return check_result(discovery)

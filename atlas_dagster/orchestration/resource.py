@@ -93,6 +93,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         *,
         explain: Callable[[str], None],
         log: Log | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> Caller:
         """On behalf of a Dagster run, or of this very process when there is none.
 
@@ -110,6 +111,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             configs=config_store(instance),
             executor=self.executor_defaults(),
             books=books_of(instance, explain),
+            warn=warn,
         )
 
 

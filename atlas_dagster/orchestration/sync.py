@@ -134,7 +134,9 @@ class _Step:
 
     def _attempt(self, patience: Patience, book: SyncBook) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
-        caller = self._atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+        caller = self._atlas.caller(
+            context.instance, context.run.run_id, explain=context.log.info, warn=context.log.warning
+        )
         with (
             connected(connection, caller, self._defined.discovered.spec_schema) as connector,
             closing(self._atlas.open_destination(connection)) as destination,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
-from atlas_dagster.protocol.config import variables
+from atlas_dagster.protocol.templates import variables
 
 MASK = "**********"
 #: Shorter values would mangle every text they happen to occur in, and protect nothing.
@@ -57,8 +57,15 @@ class Masker:
 
 
 def secret_values(config: Any, schema: Any) -> Iterator[str]:
-    """Yield, as text, every scalar of ``config`` that ``schema`` marks ``airbyte_secret``."""
-    return (place.text for place in _places(config, [schema]) if place.is_marked)
+    """Yield, as text, every scalar of ``config`` that ``schema`` marks ``airbyte_secret``.
+
+    So is what a field holds that ``schema`` does not describe, if its name calls it a secret.
+    """
+    return (
+        place.text
+        for place in _places(config, [schema])
+        if place.is_marked or (not place.is_described and _names_secret(place.field))
+    )
 
 
 def secret_variables(config: Any, schema: Any) -> set[str]:

@@ -105,17 +105,17 @@ def _options(schema: Mapping[str, Any]) -> tuple[Option, ...]:
         Option(
             title=str(each.get("title") or f"Option {number}"),
             description=_plain(each.get("description")),
-            constants=_constants(each["properties"]),
-            fields=tuple(f for f in form(each) if f.name not in _constants(each["properties"])),
+            constants=constants(each["properties"]),
+            fields=tuple(f for f in form(each) if f.name not in constants(each["properties"])),
         )
         for number, each in enumerate(objects, 1)
     )
 
 
-def _constants(properties: Mapping[str, Any]) -> dict[str, Any]:
+def constants(properties: Any) -> dict[str, Any]:
     """Fields with one allowed value; older SPECs write an ``enum`` of one with a default."""
     found = {}
-    for name, schema in properties.items():
+    for name, schema in properties.items() if isinstance(properties, Mapping) else ():
         if not isinstance(schema, Mapping):
             continue
         if "const" in schema:
@@ -123,6 +123,30 @@ def _constants(properties: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(schema.get("enum"), list) and len(schema["enum"]) == 1:
             found[name] = schema["enum"][0]
     return found
+
+
+def properties_of(schema: Any) -> dict[str, Any]:
+    """All properties of an object with their schemas, those of its forms included."""
+    if not isinstance(schema, Mapping):
+        return {}
+    found: dict[str, Any] = {}
+    for keyword in ("oneOf", "anyOf", "allOf"):
+        options = schema.get(keyword)
+        for option in options if isinstance(options, list) else ():
+            found = properties_of(option) | found
+    own = schema.get("properties")
+    return found | (dict(own) if isinstance(own, Mapping) else {})
+
+
+def property_schema(schema: Mapping[str, Any], key: str) -> Any:
+    """The schema of a property, looked for through ``oneOf`` and its kin."""
+    return properties_of(schema).get(key, {})
+
+
+def required_of(schema: Mapping[str, Any]) -> set[str]:
+    required = schema.get("required")
+    names = required if isinstance(required, list) else ()
+    return {name for name in names if isinstance(name, str)}
 
 
 def _kind(schema: Mapping[str, Any]) -> Kind:

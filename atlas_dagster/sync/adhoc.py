@@ -58,7 +58,11 @@ def registry_name(source: str) -> RegistryName | None:
 
 
 def adhoc_connection(
-    source: str, config: Mapping[str, Any], runner: RunnerChoice = "auto"
+    source: str,
+    config: Mapping[str, Any],
+    runner: RunnerChoice = "auto",
+    *,
+    validate: bool = True,
 ) -> AdHocConnection:
     """What ``source`` says: ``source-x``, ``source-x:1.2.3``, ``source-x:latest`` or an image.
 
@@ -78,6 +82,7 @@ def adhoc_connection(
         version=named and named.version,
         config=dict(config),
         runner=runner,
+        validate_config=validate,
     )
     connection.entry()
     return connection
@@ -120,6 +125,7 @@ def adhoc_caller(
     kind: Kind = "command",
     environ: Mapping[str, str] = os.environ,
     executor: ExecutorConfig | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Caller:
     """On behalf of this process. By default the limits are those of ATLAS_EXECUTOR.
 
@@ -134,6 +140,7 @@ def adhoc_caller(
         explain=explain,
         configs=AdHocConfigStore(),
         executor=executor or executor_defaults(declared_defaults(os.environ)),
+        warn=warn,
     )
 
 

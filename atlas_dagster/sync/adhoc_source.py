@@ -51,10 +51,23 @@ class AdHocSource:
         self.connection = connection
         self._caller = caller
         self._catalog = catalog
+        self._warnings: list[str] = []
+        tell = caller.warn
+
+        def warn(text: str) -> None:
+            self._warnings.append(text)
+            tell(text)
+
+        caller.warn = warn
 
     @property
     def name(self) -> str:
         return self.connection.source_name
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the config, as far as calls have told it."""
+        return list(dict.fromkeys(self._warnings))
 
     @property
     def image(self) -> str:

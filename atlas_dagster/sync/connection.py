@@ -88,6 +88,8 @@ class Connection(BaseModel):
     runner: RunnerChoice = "auto"
     executor: ExecutorConfig | None = None
     destination: str | None = None
+    #: Whether the config must fit the SPEC; ``validate`` in a declaration.
+    validate_config: bool = True
 
     @field_validator("name")
     @classmethod

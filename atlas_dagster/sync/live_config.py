@@ -15,9 +15,9 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from atlas_dagster.errors import BrokenError
-from atlas_dagster.protocol.config import property_schema
 from atlas_dagster.protocol.renewal import Origin, Renewal, merged
 from atlas_dagster.protocol.secrets import Masker, scalars, secret_values
+from atlas_dagster.protocol.spec import property_schema
 from atlas_dagster.runners.stopping import pause
 
 _POLL_SECONDS = 0.5

@@ -50,6 +50,7 @@ class Caller:
         configs: where config renewals are kept.
         executor: limits of connectors whose connection does not say otherwise.
         books: where discoveries are written down; nowhere, when None.
+        warn: receives what is odd about a config; ``explain`` does, when None.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Caller:
         configs: ConfigStore,
         executor: ExecutorConfig | None = None,
         books: "Books | None" = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -72,6 +74,7 @@ class Caller:
         self.configs = configs
         self.executor = executor or ExecutorConfig()
         self.books = books
+        self.warn = warn or explain
 
     def labels(self, connection: str) -> dict[str, str]:
         return {
@@ -212,7 +215,12 @@ def _resolved(
     connection: Connection, caller: Caller, spec_schema: Mapping[str, Any]
 ) -> dict[str, Any]:
     return resolve(
-        connection.config, schema=spec_schema, environ=caller.environ, where=connection.where
+        connection.config,
+        schema=spec_schema,
+        environ=caller.environ,
+        where=connection.where,
+        warn=caller.warn,
+        check=connection.validate_config,
     )
 
 

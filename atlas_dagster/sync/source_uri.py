@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from atlas_dagster.protocol.config import variables
 from atlas_dagster.protocol.secrets import secret_values
+from atlas_dagster.protocol.templates import variables
 
 #: Fields of Airbyte's sources, most telling first.
 _ADDRESSES = (

@@ -102,6 +102,16 @@ def test_config_stays_as_it_is_written(project: Project) -> None:
     }
 
 
+@pytest.mark.parametrize(("word", "checks"), [("off", False), ("on", True), ('"off"', False)])
+def test_a_config_need_not_be_validated(project: Project, word: str, checks: bool) -> None:
+    project.declare("shop", "connector: source-faker", "config: {cuont: 1}", f"validate: {word}")
+    project.discover("shop", {"cuont": 1})
+
+    assert load(project, "shop").connection.validate_config is checks
+    described = "\n".join(project.descriptions().values())
+    assert ("did you mean 'count'?" in described) is checks
+
+
 @pytest.mark.parametrize(
     "declared", ["manifest: own/manifest.yaml", "command: [python3, my_source.py]"]
 )

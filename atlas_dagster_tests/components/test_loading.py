@@ -10,8 +10,8 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
-    "name, connector, image, manifest, command, version, config, streams, schedule, discovery, "
-    "maintenance, runner, executor, destination, translation, defs_state"
+    "name, connector, image, manifest, command, version, config, validate, streams, schedule, "
+    "discovery, maintenance, runner, executor, destination, translation, defs_state"
 )
 HEALTHY = "connector: source-faker"
 HEALTHY_ASSETS = {"good/source_faker", "good/users", "good/orders"}

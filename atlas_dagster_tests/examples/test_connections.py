@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from atlas_dagster.components.loading import find_project
-from atlas_dagster.protocol.config import resolve, variables
+from atlas_dagster.protocol.config import resolve
 from atlas_dagster.protocol.secrets import secret_values
+from atlas_dagster.protocol.templates import variables
 from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.manifest import Manifest
 from atlas_dagster.runners.packages import bare_package

@@ -113,6 +113,32 @@ def test_discover_takes_no_config_for_a_declared_connection(project: Project) ->
     assert "'own' is a declared connection" in result.stderr
 
 
+# A config and its SPEC
+
+
+def test_what_is_odd_about_a_config_is_told_on_stderr(project: Project) -> None:
+    source = Source(project, "users")
+    schema = {"properties": {"count": {"type": "integer", "default": 7}}}
+    source.answers("spec", line("SPEC", spec={"connectionSpecification": schema}))
+    declared = (source.folder / "defs.yaml").read_text()
+    odd, wrong = declared + "  config: {xyzzy: 1}\n", declared + "  config: {cuont: 1}\n"
+
+    (source.folder / "defs.yaml").write_text(odd)
+    checked, discovered = atlas("check", "own"), atlas("discover", "own")
+    (source.folder / "defs.yaml").write_text(wrong)
+    refused = atlas("check", "own")
+    (source.folder / "defs.yaml").write_text(wrong + "  validate: off\n")
+    passed = atlas("check", "own")
+
+    sentence = "Warning: Connection 'own': the connector's SPEC has no config field 'xyzzy';"
+    for result in (checked, discovered):
+        assert result.exit_code == 0
+        assert sentence in result.stderr
+        assert "xyzzy" not in result.stdout
+    assert (refused.exit_code, passed.exit_code) == (3, 0)
+    assert "did you mean 'count'?" in refused.stderr
+
+
 # A reader that has had enough
 
 

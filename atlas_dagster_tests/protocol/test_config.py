@@ -2,8 +2,9 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.errors import ConfigError, MissingVariableError
-from atlas_dagster.protocol.config import resolve, validate, variables
+from atlas_dagster.errors import ConfigError, InvalidConfigError, MissingVariableError
+from atlas_dagster.protocol.config import resolve, validate
+from atlas_dagster.protocol.templates import variables
 
 SPEC: dict[str, Any] = {
     "type": "object",
@@ -95,7 +96,18 @@ def test_missing_variables_are_named() -> None:
     ("config", "sentence"),
     [
         ({"hots": 1}, "shop: the connector has no config field 'hots'; did you mean 'host'?"),
-        ({"xyzzy": 1}, "shop: the connector has no config field 'xyzzy'; it has: host, port, "),
+        ({"Host": 1}, "shop: the connector has no config field 'Host'; did you mean 'host'?"),
+        ({"pasword": 1}, "shop: the connector has no config field 'pasword'; did you mean"),
+        (
+            {"login": {"kind": "age", "aeg": 5}},
+            "shop: the connector has no config field 'login.aeg'; did you mean 'age'?",
+        ),
+        (
+            {"login": {"kind": "agr", "age": 5}},
+            "shop: config field 'login' must be one of the 2 forms: "
+            'Token (kind: "token"), Age (kind: "age").',
+        ),
+        ({"login": {"kind": "age", "age": "x"}}, "shop: config field 'login.age' must be of type"),
         ({"port": "x"}, "shop: config field 'port' must be of type integer, not string."),
         ({"port": 0}, "shop: config field 'port' breaks the rule minimum: 1."),
         ({"ssl": 1}, "shop: config field 'ssl' must be of type boolean, not integer."),
@@ -164,3 +176,90 @@ def test_a_broken_rule_beside_a_type_nobody_knows() -> None:
     schema = {"properties": {"a": {"type": "str", "enum": ["x"]}}}
     with pytest.raises(ConfigError, match="'a' must be one of \"x\""):
         validate({"a": "y"}, schema=schema, where="x")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(InvalidConfigError) as caught:
+        resolve(
+            {"hots": "h", "port": "x", "login": {"kind": "age"}, "mode": "quick"},
+            schema=SPEC | {"required": ["host", "ssl"]},
+            environ={},
+            where="shop",
+        )
+    assert str(caught.value).splitlines() == [
+        "shop: the connector has no config field 'hots'; did you mean 'host'?",
+        "Also: config field 'ssl' is missing; the connector requires it.",
+        "Also: config field 'port' must be of type integer, not string.",
+        'Also: config field \'mode\' must be one of "fast", "slow".',
+        "Also: config field 'login.age' is missing; the connector requires it.",
+    ]
+    assert [field for field, _ in caught.value.faults] == [
+        *("hots", "ssl", "port", "mode", "login.age"),
+    ]
+    assert caught.value.field == "hots"
+
+
+# What goes to the connector all the same
+
+
+def warned(config: dict[str, Any], schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    found = resolve(config, schema=schema, environ={}, where="shop", warn=said.append)
+    return found, said
+
+
+def test_a_field_like_no_other_is_passed_on() -> None:
+    found, said = warned(
+        {"host": "h", "xyzzy": 1, "login": {"kind": "age", "age": 1, "x": 2}}, SPEC
+    )
+    assert (found["xyzzy"], found["login"]["x"]) == (1, 2)
+    assert said == [
+        "shop: the connector's SPEC has no config field 'xyzzy'; it is passed on as it is.",
+        "shop: the connector's SPEC has no config field 'login.x'; it is passed on as it is.",
+    ]
+
+
+def test_a_closed_object_is_no_reason_to_refuse_a_field() -> None:
+    closed = SPEC | {"additionalProperties": False}
+    assert warned({"host": "h", "xyzzy": 1}, closed)[0]["xyzzy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("repository", "repositories"), ("branch", "branches"), ("account_id", "account_ids")],
+)
+def test_an_old_name_that_the_connector_migrates(old: str, new: str) -> None:
+    schema = {"required": [new], "properties": {new: {"type": "array"}, "token": {}}}
+    found, said = warned({old: "a/b"}, schema)
+    assert found == {old: "a/b"}
+    assert said == [
+        f"shop: the connector's SPEC has no config field '{old}' (did you mean '{new}'?); "
+        "it is passed on as it is."
+    ]
+
+
+@pytest.mark.parametrize("name", ["additionalProperties", "unknown"])
+def test_a_required_field_that_the_spec_does_not_define(name: str) -> None:
+    schema = {"required": ["a", name], "properties": {"a": {"type": "string"}}}
+    assert warned({"a": "x"}, schema) == ({"a": "x"}, [])
+    with pytest.raises(InvalidConfigError, match="'a' is missing"):
+        warned({}, schema)
+
+
+def test_a_required_field_of_one_form_is_one() -> None:
+    form = {"properties": {"b": {"type": "string"}}}
+    schema = {"required": ["b"], "properties": {"a": {}}, "oneOf": [form]}
+    with pytest.raises(InvalidConfigError, match="'b' is missing"):
+        warned({"a": 1}, schema)
+
+
+def test_a_config_that_suits_two_forms() -> None:
+    forms = [{"title": "A", "properties": {"a": {}}}, {"title": "B", "properties": {"b": {}}}]
+    schema = {"properties": {"login": {"type": "object", "oneOf": forms}}}
+    assert warned({"login": {}}, schema)[0] == {"login": {}}
+
+
+def test_nothing_is_looked_at_where_that_is_off() -> None:
+    config = {"hots": "{{ env.X }}", "port": "x"}
+    found = resolve(config, schema=SPEC, environ={"X": "h"}, where="shop", check=False)
+    assert found == {"hots": "h", "port": "x"}

@@ -48,10 +48,18 @@ if TYPE_CHECKING:
 @json_option
 @one_sentence
 def spec(
-    source: str, config: str | None, runner: RunnerChoice | None, logs: bool, as_json: bool
+    source: str,
+    config: str | None,
+    runner: RunnerChoice | None,
+    logs: bool,
+    validate: bool,
+    as_json: bool,
 ) -> None:
     """Say what config SOURCE takes: a connection, a connector (source-postgres) or an image."""
-    with opened(source, config=config, runner=runner, logs=logs) as it, pull_bar():
+    with (
+        opened(source, config=config, runner=runner, logs=logs, validate=validate) as it,
+        pull_bar(),
+    ):
         found = spec_of(it.connection, it.caller)
         name = it.connection.source_name
     if as_json:
@@ -74,7 +82,12 @@ def spec(
 @json_option
 @one_sentence
 def check(
-    source: str, config: str | None, runner: RunnerChoice | None, logs: bool, as_json: bool
+    source: str,
+    config: str | None,
+    runner: RunnerChoice | None,
+    logs: bool,
+    validate: bool,
+    as_json: bool,
 ) -> None:
     """Ask SOURCE's connector whether it can reach its source.
 
@@ -82,7 +95,9 @@ def check(
     """
     explain = note if as_json or is_adhoc(source) else say
     with (
-        opened(source, config=config, runner=runner, logs=logs, explain=explain) as it,
+        opened(
+            source, config=config, runner=runner, logs=logs, validate=validate, explain=explain
+        ) as it,
         pull_bar(),
         at_work(it) as connector,
     ):
@@ -107,6 +122,7 @@ def discover(
     config: str | None,
     runner: RunnerChoice | None,
     logs: bool,
+    validate: bool,
     as_json: bool,
 ) -> None:
     """Ask sources which streams they offer.
@@ -117,7 +133,7 @@ def discover(
     """
     if len(sources) == 1 and is_adhoc(sources[0]):
         with (
-            opened(sources[0], config=config, runner=runner, logs=logs) as it,
+            opened(sources[0], config=config, runner=runner, logs=logs, validate=validate) as it,
             pull_bar(),
             reached(it) as (_, catalog),
         ):

@@ -16,7 +16,7 @@ from atlas_dagster.components.explaining import explain
 from atlas_dagster.components.loading import ProjectTree, built_connections, find_project
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli.project import called_in, enter_project
-from atlas_dagster.interfaces.cli.terminal import note
+from atlas_dagster.interfaces.cli.terminal import note, warn
 from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.orchestration.checkup import Subject
 from atlas_dagster.orchestration.cron import Schedule
@@ -244,4 +244,4 @@ def preview_catalog(declared: Declared, say: Say, log: Log) -> Discovery:
 def _caller(say: Say, log: Log) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
     with dg.DagsterInstance.get() as instance:
         atlas = AtlasResource.from_environment()
-        yield instance, atlas.caller(instance, None, explain=say, log=log)
+        yield instance, atlas.caller(instance, None, explain=say, log=log, warn=warn)

@@ -56,6 +56,7 @@ def read(
     config: str | None,
     runner: RunnerChoice | None,
     logs: bool,
+    validate: bool,
 ) -> None:
     """Read records of SOURCE: a connection, a connector (source-faker) or an image.
 
@@ -81,7 +82,7 @@ def read(
     state = None if state is None else str(Path(state).absolute())
     before = _stored(state)
     with (
-        opened(source, config=config, runner=runner, logs=logs) as it,
+        opened(source, config=config, runner=runner, logs=logs, validate=validate) as it,
         pull_bar(),
         reached(it) as (connector, catalog),
     ):

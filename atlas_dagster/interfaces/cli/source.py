@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.cli.terminal import errors, note
+from atlas_dagster.interfaces.cli.terminal import errors, note, warn
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.sync.adhoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
 from atlas_dagster.sync.connection import Connection, RunnerChoice
@@ -42,6 +42,11 @@ def source_options(command: Callable[P, T]) -> Callable[P, T]:
     for option in (
         click.option("--logs", is_flag=True, help="Show the connector's own log, on stderr."),
         click.option(
+            "--validate/--no-validate",
+            default=True,
+            help="Whether the config of a connector that is not declared must fit its SPEC.",
+        ),
+        click.option(
             "--runner",
             type=click.Choice(["auto", "docker", "python"]),
             help="Where a connector runs that is not declared.",
@@ -65,6 +70,7 @@ def opened(
     config: str | None = None,
     runner: RunnerChoice | None = None,
     logs: bool = False,
+    validate: bool = True,
     explain: Callable[[str], None] = note,
 ) -> Iterator[Source]:
     """Raises ConfigError where there is no such source."""
@@ -72,8 +78,10 @@ def opened(
     if is_adhoc(source):
         if runner != "python":
             reap_adhoc()
-        connection = adhoc_connection(source, read_config(config), runner or "auto")
-        yield Source(connection, adhoc_caller(explain, log))
+        connection = adhoc_connection(
+            source, read_config(config), runner or "auto", validate=validate
+        )
+        yield Source(connection, adhoc_caller(explain, log, warn=warn))
         return
     require_own_config(source, config, runner)
     # Dagster takes seconds to import.
@@ -85,7 +93,7 @@ def opened(
     declared = find_declared(source)
     with dg.DagsterInstance.get() as instance:
         atlas = AtlasResource.from_environment()
-        caller = atlas.caller(instance, None, explain=explain, log=log)
+        caller = atlas.caller(instance, None, explain=explain, log=log, warn=warn)
         yield Source(declared.connection, caller, declared.discovered)
 
 

@@ -112,6 +112,11 @@ def note(text: str) -> None:
     errors.print(text, markup=False, soft_wrap=True, style="dim")
 
 
+def warn(text: str) -> None:
+    """Beside the answer: on stderr, as something to look at."""
+    errors.print(f"[bold yellow]Warning:[/] {escape(text)}", soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """``value`` in one piece; numbers of ``Raw`` members stay as they were written."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -187,7 +187,7 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
     @router.post("/check")
     async def check(request: Request, asked: ConnectorRequest) -> CheckAnswer:
         """Ask a connector whether it can reach its source."""
-        source = service.source(asked.connector_name, asked.config)
+        source = service.source(asked.connector_name, asked.config, validate=asked.validate_config)
         status = await service.run(request, source, source.status)
         succeeded = status.status == "SUCCEEDED"
         return CheckAnswer(
@@ -195,18 +195,20 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
             message=status.message or CONNECTED,
             connector_name=asked.connector_name,
             success=succeeded,
+            warnings=source.warnings,
         )
 
     @router.post("/discover")
     async def discover(request: Request, asked: ConnectorRequest) -> DiscoverAnswer:
         """Ask a connector which streams its source offers."""
-        source = service.source(asked.connector_name, asked.config)
+        source = service.source(asked.connector_name, asked.config, validate=asked.validate_config)
         catalog = await service.run(request, source, source.discover)
         service.remember(asked.connector_name, asked.config, source)
         return DiscoverAnswer(
             connector_name=asked.connector_name,
             streams=[_discovered(stream) for stream in catalog.streams],
             total_streams=len(catalog.streams),
+            warnings=source.warnings,
         )
 
     @router.post(
@@ -225,7 +227,7 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
         In a stream, what is no row is said in lines with the one key `_atlas`, or in the metadata
         `atlas` of Arrow's batches: the state so far, and last how the read ended.
         """
-        source = service.source(asked.connector_name, asked.config)
+        source = service.source(asked.connector_name, asked.config, validate=asked.validate_config)
         form = format_of(asked, accept)
         try:
             if form != "json":

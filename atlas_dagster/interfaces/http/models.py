@@ -114,6 +114,11 @@ class ConnectorRequest(BaseModel):
         description="A name of the registry, with a version if need be: source-faker:7.2.1."
     )
     config: dict[str, Any] = Field(default={}, description="What the connector's SPEC asks for.")
+    validate_config: bool = Field(
+        default=True,
+        alias="validate",
+        description="Whether the config must fit the SPEC; else it goes on as it is sent.",
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -130,6 +135,7 @@ class CheckAnswer(BaseModel):
     message: str
     connector_name: str
     success: bool
+    warnings: list[str] = Field(default=[], description="What is odd about the config.")
 
 
 class DiscoveredStream(BaseModel):
@@ -146,6 +152,7 @@ class DiscoverAnswer(BaseModel):
     connector_name: str
     streams: list[DiscoveredStream]
     total_streams: int
+    warnings: list[str] = Field(default=[], description="What is odd about the config.")
 
 
 class ReadRequest(ConnectorRequest):
@@ -219,6 +226,7 @@ class ReadAnswer(BaseModel):
     has_more: bool
     message: str
     notes: list[str] = Field(description="What to know: how to get more, and what is not shown.")
+    warnings: list[str] = Field(default=[], description="What is odd about the config.")
 
 
 def _require_json(value: Any) -> None:

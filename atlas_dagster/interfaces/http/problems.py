@@ -99,6 +99,9 @@ class Problem(BaseModel):
     detail: str = Field(description="One sentence that names the thing and the fix.")
     code: Code
     field: str | None = Field(None, description="The field of the request or config it is about.")
+    errors: list[dict[str, str]] | None = Field(
+        None, description="All that is wrong with a config: field and detail of each."
+    )
     suggestions: list[str] | None = Field(None, description="Connectors with such a name.")
     failure_type: str | None = Field(
         None, description="Whose turn it is: config_error, transient_error or system_error."
@@ -143,7 +146,10 @@ def problem_of(error: Exception) -> ProblemError:
         case UnknownStreamError():
             return ProblemError("unknown_stream", str(error), field="stream_name")
         case InvalidConfigError():
-            return ProblemError("invalid_config", str(error), field=error.field or None)
+            faults = [{"field": field, "detail": text} for field, text in error.faults]
+            return ProblemError(
+                "invalid_config", str(error), field=error.field or None, errors=faults
+            )
         case ConnectorTimeoutError():
             return ProblemError("connector_timeout", str(error), failure_type=error.failure_type)
         case ConnectorFailedError() | ProtocolError():

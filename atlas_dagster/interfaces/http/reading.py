@@ -71,7 +71,15 @@ def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> byt
     page = source.page(plan.stream, state=plan.state, limit=limit, most_bytes=most_bytes)
     encoder = RowEncoder(table_schema(plan.stream.stream), plan.columns)
     hidden = page.rows.num_rows - page.rows[EXTRA].null_count
-    end = _End(request, page.rows.num_rows, page.state, page.repeats, page.is_complete, hidden)
+    end = _End(
+        request,
+        source.warnings,
+        page.rows.num_rows,
+        page.state,
+        page.repeats,
+        page.is_complete,
+        hidden,
+    )
     return msgspec.json.encode(
         {**end.said(), "columns": plan.columns, "data": Raw(encoder.array(page.rows))}
     )
@@ -102,7 +110,8 @@ def read_stream(
                 said = {"state": returned_state(before), "records_count": rows} if moved else None
                 put(writer.rows(batch, said))
             repeats, is_complete = reading.uncovered, reading.is_complete
-            end = _End(request, rows, reading.state, repeats, is_complete, hidden)
+            state, odd = reading.state, source.warnings
+            end = _End(request, odd, rows, state, repeats, is_complete, hidden)
         put(writer.last(end.said()))
 
     def failed(said: Any) -> bytes:
@@ -133,6 +142,7 @@ class _End(Struct, frozen=True):
     """How a read ended. ``hidden``: rows with values that no column holds."""
 
     request: ReadRequest
+    warnings: list[str]
     rows: int
     state: ConnectionState
     repeats: int
@@ -149,6 +159,7 @@ class _End(Struct, frozen=True):
             "has_more": not self.is_complete,
             "message": f"Read {self.rows} records from {self.request.stream_name}",
             "notes": list(self._notes()),
+            "warnings": self.warnings,
         }
 
     def _notes(self) -> Iterator[str]:

@@ -22,7 +22,7 @@ from atlas_dagster.interfaces.http.reading import read_stream
 from atlas_dagster.interfaces.http.settings import Settings
 from atlas_dagster.interfaces.http.streaming import RowStream
 from atlas_dagster.protocol.catalog import Catalog
-from atlas_dagster.protocol.config import variables
+from atlas_dagster.protocol.templates import variables
 from atlas_dagster.registry import (
     ConnectorInfo,
     get_connector_info,
@@ -61,13 +61,15 @@ class Service:
     def allows(self, info: ConnectorInfo) -> bool:
         return self._settings.allow is None or info.name in self._settings.allow
 
-    def source(self, name: str, config: Mapping[str, Any] | None = None) -> AdHocSource:
+    def source(
+        self, name: str, config: Mapping[str, Any] | None = None, *, validate: bool = True
+    ) -> AdHocSource:
         """The connector ``name`` with ``config``.
 
         Raises:
             ProblemError: there is none such, it may not run here, or its config is refused.
         """
-        connection = self._connection(name, config or {})
+        connection = self._connection(name, config or {}, validate=validate)
         catalog = self._known_catalog(_key(name, config or {}))
         log = log_of(connection.source_name)
         # Nothing of our own environment may get into what a client sends.
@@ -125,7 +127,9 @@ class Service:
         until, catalog = self._catalogs.get(key, (0.0, None))
         return catalog if until > time.monotonic() else None
 
-    def _connection(self, name: str, config: Mapping[str, Any]) -> AdHocConnection:
+    def _connection(
+        self, name: str, config: Mapping[str, Any], *, validate: bool
+    ) -> AdHocConnection:
         allow = self._settings.allow
         named = registry_name(name)
         if allow is not None and name not in allow and (named is None or named.name not in allow):
@@ -149,7 +153,7 @@ class Service:
                     "replaced here; send its value.",
                     field=field,
                 )
-        return adhoc_connection(name, config, self._settings.runner)
+        return adhoc_connection(name, config, self._settings.runner, validate=validate)
 
 
 def _require(name: str) -> None:

@@ -188,6 +188,37 @@ def test_a_wrong_config_names_the_field(client: Client, config: dict[str, Any], 
     assert problem(client.ask("/check", config=config), 422, "invalid_config")["field"] == field
 
 
+@pytest.mark.docker
+def test_all_faults_of_a_config_are_listed(client: Client) -> None:
+    said = problem(
+        client.ask("/check", config={"cuont": 1, "behaviour": SECRET, "rate": -1}),
+        422,
+        "invalid_config",
+    )
+    assert [each["field"] for each in said["errors"]] == ["cuont", "behaviour", "rate"]
+    assert said["errors"][0]["detail"].endswith("did you mean 'count'?")
+    assert all(each["detail"] in said["detail"] for each in said["errors"])
+
+
+@pytest.mark.docker
+def test_what_is_odd_about_a_config_is_told_beside_the_answer(client: Client) -> None:
+    config = {"xyzzy": 1, "count": 1}
+    for answer in (
+        client.ask("/check", config=config),
+        client.ask("/discover", config=config),
+        client.read(config),
+    ):
+        (warning,) = answer.json()["warnings"]
+        assert "has no config field 'xyzzy'" in warning
+    assert client.read({"count": 1}).json()["warnings"] == []
+
+
+@pytest.mark.docker
+def test_a_config_need_not_be_validated(client: Client) -> None:
+    answer = client.ask("/check", config={"cuont": 1}, validate=False)
+    assert (answer.status_code, answer.json()["success"]) == (200, True)
+
+
 def test_variables_of_the_server_stay_in_it(client: Client) -> None:
     answer = client.ask("/check", config={"nested": {"password": ["{{ env.HOME }}"]}})
     assert problem(answer, 422, "invalid_config")["field"] == "nested"

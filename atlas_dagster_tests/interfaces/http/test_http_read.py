@@ -43,6 +43,7 @@ def test_a_page_has_all_there_is(client: Client) -> None:
         "has_more": False,
         "message": "Read 3 records from events",
         "notes": [],
+        "warnings": [],
     }
 
 

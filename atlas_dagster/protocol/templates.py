@@ -1,0 +1,18 @@
+"""``{{ env.X }}`` in declarations."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+TEMPLATE = re.compile(r"\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+
+
+def variables(value: Any) -> set[str]:
+    """Names of the environment variables that ``value`` refers to."""
+    if isinstance(value, str):
+        return set(TEMPLATE.findall(value))
+    if isinstance(value, Mapping):
+        return set().union(*(variables(item) for item in value.values()))
+    if isinstance(value, list):
+        return set().union(*(variables(item) for item in value))
+    return set()
