@@ -34,6 +34,7 @@ from atlas_dagster.orchestration.catalog_lock import catalog_lock
 from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import DiscoveryConfig
+from atlas_dagster.orchestration.looking import Look
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.options import SyncConfig
 from atlas_dagster.orchestration.resource import AtlasResource
@@ -151,7 +152,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         DiscoveryConfig | None,
         dg.Resolver.default(
             description="When to ask the source by itself what it offers, and which changes to "
-            "take then; only when somebody asks, when left out.",
+            "take then; before a sync, once a day, when left out.",
             examples=[{"schedule": "0 6 * * *", "schema_changes": "propagate_columns"}],
         ),
     ] = None
@@ -205,6 +206,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self._found: Discovered | None = None
         self._until_stored = contextlib.ExitStack()
         self._discovery: Discovery | None = None
+        self._look: Look | None = None
 
     @classmethod
     def model(cls) -> type[BaseModel]:
@@ -309,6 +311,13 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
                 return None
             raise
 
+    def look(self, project_root: Path) -> Look | None:
+        """How a sync looks at an old catalog first; None where it must not."""
+        discovery = self.discovery or DiscoveryConfig()
+        if discovery.look == "never":
+            return None
+        return Look(discovery.schema_changes, partial(self.keep, project_root=project_root))
+
     def keep(self, found: Discovered, project_root: Path) -> None:
         """Store what somebody else has discovered."""
         self._found = found
@@ -353,6 +362,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             self.times()
             return build_undiscovered_defs(self.connection, refresh=refresh)
         self._defined = self.define(Discovered.decode(state_path.read_bytes()))
+        self._look = self.look(context.project_root)
         return build_connection_defs(
             self._defined,
             execute=self.execute,
@@ -408,7 +418,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             dagster.Failure: with the one sentence that says what failed and what to do.
         """
         assert self._defined is not None  # Dagster runs what was built
-        yield from run_sync(context, self._defined, atlas, config)
+        yield from run_sync(context, self._defined, atlas, config, self._look)
 
 
 def _is_lost(error: ValueError) -> bool:

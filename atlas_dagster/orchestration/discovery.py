@@ -6,7 +6,7 @@ is the connection's policy; the others wait, and the check warns, until somebody
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -50,6 +50,12 @@ class DiscoveryConfig(BaseModel):
         description="Changes that are taken at once: none (ignore), new, missing and retyped "
         "fields (propagate_columns), or streams that come and go as well (propagate_all). Breaking "
         "ones never are. What is not taken is shown on the source's asset and waits.",
+    )
+
+    look: Literal["daily", "never"] = Field(
+        default="daily",
+        description="Whether a sync first asks the source what it offers, at most once a day: many "
+        "sources send only the fields that are known, so those of a new field would be missed.",
     )
 
     _cron = field_validator("schedule")(validated)
@@ -176,6 +182,12 @@ def told(discovery: Discovery) -> str:
     said = []
     if discovery.taken:
         said.append(f"{_counted(discovery.taken)} taken: reload the definitions to see them.")
+    if discovery.lacking:
+        streams = ", ".join(map(str, discovery.lacking))
+        said.append(
+            f"Rows that are in the tables of {streams} already have nothing in the new columns; "
+            "`atlas refresh` reads them again."
+        )
     if discovery.found.pending:
         said.append(f"{_counted(discovery.found.pending)} not taken yet.")
     return " ".join(said) or "The source offers what is known."

@@ -18,6 +18,7 @@ from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.dry_run import refused_observation, rehearsed_observation
 from atlas_dagster.orchestration.event_log import EventLogStateStore
 from atlas_dagster.orchestration.failure import explained_failure
+from atlas_dagster.orchestration.looking import Look, look_at_source
 from atlas_dagster.orchestration.options import SyncConfig, orders
 from atlas_dagster.orchestration.reaping import reap_ended
 from atlas_dagster.orchestration.reporting import Reporter
@@ -47,9 +48,11 @@ def run_sync(
     defined: DefinedConnection,
     atlas: AtlasResource,
     config: SyncConfig,
+    look: Look | None = None,
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Sync the streams selected in ``context``; yield each the moment it is durable.
 
+    ``look``: how to look at the source's catalog first, where it is old.
     A failure that may pass is waited for a little and tried again, for the streams not done yet.
 
     Raises:
@@ -61,7 +64,7 @@ def run_sync(
                 yield as_of_last_sync(context.instance, check)
             return
         tally = Tally()
-        synced = _sync(context, defined, atlas, config, tally)
+        synced = _sync(context, defined, atlas, config, tally, look)
         if config.dry_run:
             yield from synced
             return
@@ -75,6 +78,7 @@ def _sync(
     atlas: AtlasResource,
     config: SyncConfig,
     tally: Tally,
+    look: Look | None,
 ) -> Iterator[dg.MaterializeResult[None]]:
     if defined.problem is not None:
         raise ConfigError(defined.problem)
@@ -83,7 +87,7 @@ def _sync(
     if reap_ended(context.instance, atlas, defined.connection):
         # The step of a killed run may still be alive and commit what it had read; let it end.
         time.sleep(_SETTLE_SECONDS)
-    step = _Step(context, defined, atlas, config, tally)
+    step = _Step(context, defined, atlas, config, tally, look)
     patience = Patience()
     while True:
         try:
@@ -108,8 +112,10 @@ class _Step:
         atlas: AtlasResource,
         config: SyncConfig,
         tally: Tally,
+        look: Look | None,
     ) -> None:
         self._context = context
+        self._look = look
         self._defined = defined
         self._connection = defined.connection
         self._atlas = atlas
@@ -143,6 +149,8 @@ class _Step:
         ):
             book.connector = connector
             ensure_checked(context, connection, connector, self._tally)
+            if self._look is not None and not self._config.dry_run:
+                self._defined = look_at_source(context, self._defined, connector, self._look)
             reporter = Reporter(
                 context,
                 self._defined,

@@ -143,13 +143,15 @@ def _of_fields(
     gone = {path for path in needed if declares(before, path) and not declares(after, path)}
     for field in [*new, *(field for field in old if field not in new)]:
         if field not in old:
-            yield Change(name, "added", field, None, column_type(new[field]).value)
+            yield Change(name, "added", field, None, column_type(new[field], after).value)
         elif field not in new:
             breaking = (field,) in gone
-            yield Change(name, "removed", field, column_type(old[field]).value, None, breaking)
-        elif column_type(old[field]) is not column_type(new[field]):
-            was, now = column_type(old[field]).value, column_type(new[field]).value
-            yield Change(name, "retyped", field, was, now)
+            was = column_type(old[field], before)
+            yield Change(name, "removed", field, was.value, None, breaking)
+        else:
+            was, now = column_type(old[field], before), column_type(new[field], after)
+            if was is not now:
+                yield Change(name, "retyped", field, was.value, now.value)
     for path in sorted(path for path in gone if len(path) > 1):
         yield Change(name, "removed", ".".join(path), breaking=True)
 

@@ -90,10 +90,14 @@ class Discovered(Struct, frozen=True):
 
 
 class Discovery(Struct, frozen=True):
-    """What a DISCOVER brought: what is known now, and the changes that were taken into it."""
+    """What a DISCOVER brought: what is known now, and the changes that were taken into it.
+
+    ``lacking``: the streams whose old rows have nothing in the columns that are new.
+    """
 
     found: Discovered
     taken: tuple[Change, ...] = ()
+    lacking: tuple[StreamDescriptor, ...] = ()
 
     @classmethod
     def since(
@@ -102,7 +106,13 @@ class Discovery(Struct, frozen=True):
         """As ``found`` differs from ``previous``."""
         if previous is None:
             return cls(found)
-        return cls(found, tuple(compare(connection, previous.catalog, found.catalog)))
+        taken = tuple(compare(connection, previous.catalog, found.catalog))
+        wider = {change.stream for change in taken if change.what == "added" and change.field}
+        known = connection.configured_as_far_as_possible(found.catalog)
+        kept = [
+            stream.descriptor for stream in known if stream.destination_sync_mode != "overwrite"
+        ]
+        return cls(found, taken, tuple(name for name in kept if name in wider))
 
 
 def discovered(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.config import require_variables, resolve
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.protocol.secrets import Masker, secret_values, secret_variables
@@ -163,13 +164,42 @@ def discover(
         ConnectorFailedError: the connector gave no answer.
     """
     with introduced(connection, caller) as (connector, spec):
-        catalog = connector.discover()
+        found = _compared(connection, connector, connector.discover(), spec, previous, policy)
+    if caller.books is not None:
+        write_down(caller.books, connection.name, found)
+    return found
+
+
+def look(
+    connection: Connection,
+    connector: Connector,
+    previous: Discovered,
+    policy: SchemaPolicy,
+    books: "Books | None",
+) -> Discovered:
+    """Run DISCOVER alone, with a ``connector`` that is there already; else as :func:`discover`."""
+    spec = Spec(previous.spec_schema, previous.documentation_url)
+    found = _compared(connection, connector, connector.discover(), spec, previous, policy)
+    if books is not None:
+        write_down(books, connection.name, found)
+    return found
+
+
+def _compared(
+    connection: Connection,
+    connector: Connector,
+    catalog: Catalog,
+    spec: Spec,
+    previous: Discovered | None,
+    policy: SchemaPolicy | None,
+) -> Discovered:
+    """What is known now, with the changes that ``policy`` takes."""
     pending: list[Change] = []
     if previous is not None:
         pending = held_back(compare(connection, previous.catalog, catalog), policy)
         catalog = merged(previous.catalog, catalog, pending)
     connection.configured(catalog)
-    found = discovered(
+    return discovered(
         connection.name,
         connector=connector.runner.identity(),
         config=connection.config,
@@ -179,9 +209,6 @@ def discover(
         previous=previous,
         pending=pending,
     )
-    if caller.books is not None:
-        write_down(caller.books, connection.name, found)
-    return found
 
 
 def write_down(books: "Books", connection: str, found: Discovered) -> None:

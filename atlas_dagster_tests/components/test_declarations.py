@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 import pytest
 from connections_project import STREAMS, Project, importable
 
@@ -52,6 +53,28 @@ def test_several_connections_load_beside_each_other(project: Project) -> None:
     assert streams == {
         f"{name}/{s}" for name in ("one", "two", "three") for s in ("users", "orders")
     }
+
+
+def test_syncs_look_at_an_old_catalog_unless_they_must_not(project: Project) -> None:
+    project.declare("shop", "connector: source-faker")
+    look = load(project, "shop").look(project.connections)
+    assert look is not None
+    assert look.policy == "propagate_columns"
+    project.declare("quiet", "connector: source-faker", "discovery: {look: never}")
+    assert load(project, "quiet").look(project.connections) is None
+
+
+def test_a_look_is_kept_as_what_was_discovered(project: Project) -> None:
+    project.declare("shop", "connector: source-faker")
+    project.discover("shop", {})
+    component = load(project, "shop")
+    known, look = component.known(project.root), component.look(project.root)
+    assert known is not None
+    assert look is not None
+    look.keep(msgspec.structs.replace(known, discovered_at=5.0))
+    again = component.known(project.root)
+    assert again is not None
+    assert again.discovered_at == 5.0
 
 
 def test_a_new_connection_is_an_asset_that_discovers(project: Project) -> None:

@@ -12,6 +12,7 @@ from atlas_dagster.orchestration.cron import Schedule
 from atlas_dagster.orchestration.defined import DefinedConnection
 from atlas_dagster.orchestration.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.io_manager import common_resources
+from atlas_dagster.orchestration.looking import Look
 from atlas_dagster.orchestration.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.orchestration.sync import run_sync
@@ -91,6 +92,7 @@ def define(
     schedule: str | Schedule | None = None,
     maintenance: MaintenanceConfig | None = None,
     discovery: DiscoveryConfig | None = None,
+    look: Look | None = None,
     get_asset_spec: GetAssetSpec = stream_spec,
 ) -> dg.Definitions:
     """The connection's definitions with the resource they need; nothing may refresh them."""
@@ -106,7 +108,7 @@ def define(
     )
     defs = build_connection_defs(
         defined,
-        execute=lambda context, atlas, config: run_sync(context, defined, atlas, config),
+        execute=lambda context, atlas, config: run_sync(context, defined, atlas, config, look),
         refresh=refresh,
         compare=lambda caller: refresh(caller, None),
         maintenance=maintenance,
