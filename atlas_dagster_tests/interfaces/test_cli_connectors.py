@@ -258,3 +258,18 @@ def test_names_do_not_break_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(connectors, "console", narrow)
         connectors._answer([get_connector_info(name)], as_json=False)
     assert name in captured.get()
+
+
+@pytest.mark.parametrize("verb", ["spec", "check", "read", "sync", "serve", "pull"])
+def test_a_wrong_command_line_is_told_before_anything_heavy_is_imported(verb: str) -> None:
+    script = (
+        "import sys\n"
+        "from atlas_dagster.interfaces.cli import main\n"
+        f"sys.argv = ['atlas', {verb!r}, '--no-such-option']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 2\n"
+        "print(*{'dagster', 'pyarrow', 'pandas', 'docker', 'deltalake'} & sys.modules.keys())\n"
+    )
+    command = [sys.executable, "-c", script]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert imported.split() == []

@@ -32,13 +32,11 @@ from atlas_dagster.interfaces.cli.terminal import (
     say,
     waiting,
 )
-from atlas_dagster.protocol.catalog import Catalog, Stream
-from atlas_dagster.protocol.spec import Field, form
-from atlas_dagster.sync.adhoc import is_adhoc
-from atlas_dagster.sync.connection import RunnerChoice
-from atlas_dagster.sync.source import spec_of
 
 if TYPE_CHECKING:
+    from atlas_dagster.protocol.catalog import Catalog, Stream
+    from atlas_dagster.protocol.spec import Field
+    from atlas_dagster.sync.connection import RunnerChoice
     from atlas_dagster.sync.discovered import Discovery
 
 
@@ -50,12 +48,14 @@ if TYPE_CHECKING:
 def spec(
     source: str,
     config: str | None,
-    runner: RunnerChoice | None,
+    runner: "RunnerChoice | None",
     logs: bool,
     validate: bool,
     as_json: bool,
 ) -> None:
     """Say what config SOURCE takes: a connection, a connector (source-postgres) or an image."""
+    from atlas_dagster.sync.source import spec_of
+
     with (
         opened(source, config=config, runner=runner, logs=logs, validate=validate) as it,
         pull_bar(),
@@ -84,7 +84,7 @@ def spec(
 def check(
     source: str,
     config: str | None,
-    runner: RunnerChoice | None,
+    runner: "RunnerChoice | None",
     logs: bool,
     validate: bool,
     as_json: bool,
@@ -93,6 +93,8 @@ def check(
 
     SOURCE is a declared connection, or with --config a connector (source-postgres) or an image.
     """
+    from atlas_dagster.sync.adhoc import is_adhoc
+
     explain = note if as_json or is_adhoc(source) else say
     with (
         opened(
@@ -120,7 +122,7 @@ def discover(
     missing: bool,
     dry_run: bool,
     config: str | None,
-    runner: RunnerChoice | None,
+    runner: "RunnerChoice | None",
     logs: bool,
     validate: bool,
     as_json: bool,
@@ -131,6 +133,8 @@ def discover(
     since the last time, breaking ones too. A connector (source-postgres) or an image may be asked
     too, with --config.
     """
+    from atlas_dagster.sync.adhoc import is_adhoc
+
     if len(sources) == 1 and is_adhoc(sources[0]):
         with (
             opened(sources[0], config=config, runner=runner, logs=logs, validate=validate) as it,
@@ -193,7 +197,7 @@ def discover(
 )
 @json_option
 @one_sentence
-def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -> None:
+def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool) -> None:
     """Fetch what SOURCES run from: images, Python packages, manifests.
 
     SOURCES are declared connections (all of them by default), connectors or images.
@@ -244,7 +248,7 @@ def _print_discovery(source: str, discovery: "Discovery", dry_run: bool) -> None
         console.print(escape(f"  cannot take {change}: the connection declares otherwise"))
 
 
-def _print_streams(source: str, catalog: Catalog) -> None:
+def _print_streams(source: str, catalog: "Catalog") -> None:
     console.print(f"[bold green]{escape(source)}[/] offers {counted(len(catalog.streams))}:")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("stream", "fields", "primary key", "cursor", "sync modes"):
@@ -254,7 +258,7 @@ def _print_streams(source: str, catalog: Catalog) -> None:
     console.print(table)
 
 
-def _cells(stream: Stream) -> tuple[str, ...]:
+def _cells(stream: "Stream") -> tuple[str, ...]:
     properties = stream.json_schema.get("properties")
     key = ", ".join(".".join(path) for path in stream.source_defined_primary_key)
     return (
@@ -268,6 +272,8 @@ def _cells(stream: Stream) -> tuple[str, ...]:
 
 def _print_fields(schema: dict[str, Any]) -> None:
     """The top level of a SPEC, and what each choice is between; all of it is in ``--json``."""
+    from atlas_dagster.protocol.spec import form
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("field", "type", "", "what"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("stream", "field"))
@@ -282,13 +288,13 @@ def _print_fields(schema: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _kind(field: Field) -> str:
+def _kind(field: "Field") -> str:
     if field.options:
         return f"one of: {', '.join(option.title for option in field.options)}"
     return f"list of {field.item}" if field.kind == "array" else field.kind
 
 
-def _about(field: Field) -> str:
+def _about(field: "Field") -> str:
     values = f" One of: {', '.join(map(str, field.values))}." if field.values else ""
     default = f" Default: {field.default}." if field.default not in (None, "") else ""
     return f"{field.description or field.title}{values}{default}"

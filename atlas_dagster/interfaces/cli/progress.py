@@ -15,8 +15,6 @@ from rich.progress import (
 )
 
 from atlas_dagster.interfaces.cli.terminal import errors
-from atlas_dagster.runners.images import pull_watcher
-from atlas_dagster.sync.progress import sync_watcher
 
 _ON_TERMINALS: Any = {"console": errors, "transient": True, "disable": not errors.is_terminal}
 
@@ -24,6 +22,8 @@ _ON_TERMINALS: Any = {"console": errors, "transient": True, "disable": not error
 @contextmanager
 def pull_bar() -> Iterator[None]:
     """Draws a bar as soon as an image is pulled."""
+    from atlas_dagster.runners.images import pull_watcher
+
     columns = (SpinnerColumn(), TextColumn("Pulling"), BarColumn(), DownloadColumn())
     progress = Progress(*columns, TimeRemainingColumn(), **_ON_TERMINALS)
     task = progress.add_task("")
@@ -43,6 +43,8 @@ def pull_bar() -> Iterator[None]:
 @contextmanager
 def sync_bar(connection: str) -> Iterator[None]:
     """Draws the records of a sync, as a bar where the source says how many there will be."""
+    from atlas_dagster.sync.progress import sync_watcher
+
     columns = (
         SpinnerColumn(),
         TextColumn("Syncing {task.description}"),

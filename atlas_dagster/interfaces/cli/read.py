@@ -12,12 +12,10 @@ from atlas_dagster.interfaces.cli.source import Source, opened, reached, source_
 from atlas_dagster.interfaces.cli.terminal import console, note, one_sentence
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.adhoc import AdHocConnection, chosen_streams
-from atlas_dagster.sync.connection import RunnerChoice
-from atlas_dagster.sync.upkeep import find_streams
 
 if TYPE_CHECKING:
     from atlas_dagster.interfaces.cli.export import Format
+    from atlas_dagster.sync.connection import RunnerChoice
 
 _FORMATS = ("table", "jsonl", "parquet", "csv")
 _ROWS_SHOWN = 20
@@ -54,7 +52,7 @@ def read(
     state: str | None,
     cursor_field: str | None,
     config: str | None,
-    runner: RunnerChoice | None,
+    runner: "RunnerChoice | None",
     logs: bool,
     validate: bool,
 ) -> None:
@@ -119,6 +117,9 @@ def _configured(
     cursor_field: str | None,
 ) -> list[ConfiguredStream]:
     """A declared connection's streams are read as it says."""
+    from atlas_dagster.sync.adhoc import AdHocConnection, chosen_streams
+    from atlas_dagster.sync.upkeep import find_streams
+
     if isinstance(it.connection, AdHocConnection):
         cursor = None if cursor_field is None else (cursor_field,)
         return chosen_streams(

@@ -1,4 +1,7 @@
-"""What a verb works on: a declared connection, or a connector by its name or image."""
+"""What a verb works on: a declared connection, or a connector by its name or image.
+
+What runs connectors is imported once the command line is known to be right: it takes a second.
+"""
 
 import json
 import sys
@@ -14,15 +17,14 @@ import yaml
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.cli.terminal import errors, note, warn
-from atlas_dagster.protocol.catalog import Catalog
-from atlas_dagster.sync.adhoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
-from atlas_dagster.sync.connection import Connection, RunnerChoice
-from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.conversation import Log
-from atlas_dagster.sync.source import Caller, connected, introduced
 
 if TYPE_CHECKING:
+    from atlas_dagster.protocol.catalog import Catalog
+    from atlas_dagster.sync.connection import Connection, RunnerChoice
+    from atlas_dagster.sync.connector import Connector
+    from atlas_dagster.sync.conversation import Log
     from atlas_dagster.sync.discovered import Discovered
+    from atlas_dagster.sync.source import Caller
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,8 +34,8 @@ T = TypeVar("T")
 class Source:
     """``discovered`` is what is cached of a declared connection."""
 
-    connection: Connection
-    caller: Caller
+    connection: "Connection"
+    caller: "Caller"
     discovered: "Discovered | None" = None
 
 
@@ -68,12 +70,14 @@ def opened(
     source: str,
     *,
     config: str | None = None,
-    runner: RunnerChoice | None = None,
+    runner: "RunnerChoice | None" = None,
     logs: bool = False,
     validate: bool = True,
     explain: Callable[[str], None] = note,
 ) -> Iterator[Source]:
     """Raises ConfigError where there is no such source."""
+    from atlas_dagster.sync.adhoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
+
     log = connector_log(logs)
     if is_adhoc(source):
         if runner != "python":
@@ -98,8 +102,10 @@ def opened(
 
 
 @contextmanager
-def at_work(it: Source) -> Iterator[Connector]:
+def at_work(it: Source) -> "Iterator[Connector]":
     """The source's connector with its config, checked against the SPEC that is known, if one is."""
+    from atlas_dagster.sync.source import connected, introduced
+
     if it.discovered is not None:
         with connected(it.connection, it.caller, it.discovered.spec_schema) as connector:
             yield connector
@@ -109,7 +115,7 @@ def at_work(it: Source) -> Iterator[Connector]:
 
 
 @contextmanager
-def reached(it: Source) -> Iterator[tuple[Connector, Catalog]]:
+def reached(it: Source) -> "Iterator[tuple[Connector, Catalog]]":
     """As :func:`at_work`, and the source's catalog: the cached one if there is one."""
     with at_work(it) as connector:
         yield connector, it.discovered.catalog if it.discovered else connector.discover()
@@ -148,7 +154,7 @@ def _parsed(text: str) -> Any:
         return msgspec.to_builtins(yaml.safe_load(text))
 
 
-def require_own_config(source: str, config: str | None, runner: RunnerChoice | None) -> None:
+def require_own_config(source: str, config: str | None, runner: "RunnerChoice | None") -> None:
     """Raises ConfigError where options are given that a declared connection does not take."""
     if config is not None or runner is not None:
         raise ConfigError(
@@ -157,7 +163,7 @@ def require_own_config(source: str, config: str | None, runner: RunnerChoice | N
         )
 
 
-def connector_log(logs: bool) -> Log:
+def connector_log(logs: bool) -> "Log":
     """Where the connector's own log goes: to stderr with ``--logs``."""
     return _print_log if logs else _drop
 

@@ -3,6 +3,7 @@
 import datetime as dt
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
@@ -16,7 +17,9 @@ from atlas_dagster.interfaces.cli.terminal import (
     print_json,
     say,
 )
-from atlas_dagster.sync.connection import RunnerChoice
+
+if TYPE_CHECKING:
+    from atlas_dagster.sync.connection import RunnerChoice
 
 _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
 
@@ -147,7 +150,7 @@ def serve(
     port: int,
     token: str | None,
     allow: tuple[str, ...],
-    runner: RunnerChoice,
+    runner: "RunnerChoice",
     containers: int | None,
 ) -> None:
     """Serve connectors over HTTP, to programs in any language; see http://HOST:PORT/docs."""
