@@ -11,12 +11,15 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from atlas_dagster.protocol.nesting import levels
 from atlas_dagster.state.envelope import Envelope
 
 #: Characters up to which an envelope is stored as it is, and compressed.
 LONGEST_PLAIN = 64 * 1024
 LONGEST_COMPRESSED = 1024 * 1024
 _COMPRESSED = "zlib:"
+#: Levels of JSON that Dagster's serializer follows, on any stack.
+_DEEPEST_SHOWN = 100
 
 
 def to_text(envelope: Envelope) -> str:
@@ -47,6 +50,8 @@ def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
     if len(content) > longest:
         return f"{len(content) / 1024:,.0f} KB, not shown"
     try:
-        return msgspec.json.decode(content)
-    except (msgspec.MsgspecError, RecursionError):  # numbers or nesting beyond every parser
-        return content.decode("utf-8", "replace")
+        if levels(content) <= _DEEPEST_SHOWN:
+            return msgspec.json.decode(content)
+    except msgspec.MsgspecError:  # numbers beyond every parser
+        pass
+    return content.decode("utf-8", "replace")

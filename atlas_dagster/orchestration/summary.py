@@ -101,10 +101,9 @@ def code(text: str) -> str:
 def shown_cursor(blob: Raw | None, mask: Mask) -> str:
     """A state in one line of Markdown."""
     shown = shown_state(blob)
-    if isinstance(shown, str):
-        return shown
     # With blanks, at which the page can break it.
-    return plain(cut(mask(json.dumps(shown, ensure_ascii=False)), _LONGEST_CURSOR))
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    return plain(cut(mask(text), _LONGEST_CURSOR))
 
 
 def counted(count: int, what: str) -> str:

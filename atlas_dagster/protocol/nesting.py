@@ -28,7 +28,7 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
     open_brackets: list[bytes] = []
     name: bytes | None = None
     key: str | None = None
-    begin = levels = 0
+    begin = depth = 0
     end = None
     for token in _TOKEN.finditer(text):
         first = token[0][:1]
@@ -37,7 +37,7 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
             raise _disorder(token.start())
         if first in _CLOSING:
             open_brackets.append(_CLOSING[first])
-            levels = max(levels, len(open_brackets) - 1)
+            depth = max(depth, len(open_brackets) - 1)
             continue
         at_top = len(open_brackets) == 1
         if first in (b"}", b"]") and open_brackets.pop() != first:
@@ -47,10 +47,10 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
         if first == b'"' and key is None:
             name = token[0]
         elif first == b":" and key is None and name is not None:
-            key, begin, levels = msgspec.json.decode(name, type=str), token.end(), 0
+            key, begin, depth = msgspec.json.decode(name, type=str), token.end(), 0
         elif first in (b",", b"}"):
             if key is not None:
-                fields[key] = Raw(text[begin : token.start()].strip()), levels
+                fields[key] = Raw(text[begin : token.start()].strip()), depth
             elif first == b"," or fields or name is not None:
                 raise _disorder(token.start())
             name = key = None
@@ -60,6 +60,18 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
     if end is None or text[end:].strip():
         raise _disorder(len(text))
     return fields
+
+
+def levels(text: bytes) -> int:
+    """How many levels the JSON ``text`` nests."""
+    depth = deepest = 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in _CLOSING:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in (b"}", b"]"):
+            depth -= 1
+    return deepest
 
 
 def _disorder(at: int) -> ValueError:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,8 +50,14 @@ def test_a_run_whose_process_is_gone_has_failed(instance: dg.DagsterInstance) ->
 
 @pytest.mark.parametrize(
     "process",
-    [None, this_process(), "command:another-host:1:1", "nonsense"],
-    ids=["none", "this one", "another host's", "nonsense"],
+    [
+        None,
+        this_process(),
+        "command:another-host:1:1",
+        f"command:{socket.gethostname()}:{2**22}:1:this-boot/1/1/",
+        "nonsense",
+    ],
+    ids=["none", "this one", "another host's", "a clone's or another container's", "nonsense"],
 )
 def test_other_runs_are_left_alone(instance: dg.DagsterInstance, process: str | None) -> None:
     run = running(instance)

@@ -1,5 +1,6 @@
 """Envelopes in events, from short to far too long."""
 
+import json
 import random
 
 import msgspec
@@ -64,6 +65,11 @@ def test_rubbish_is_refused(text: str) -> None:
 def test_people_are_shown_short_states_and_the_size_of_long_ones() -> None:
     assert shown_state(None) == "none"
     assert shown_state(Raw(b'{"id": 1}')) == {"id": 1}
-    for text in ('{"id": 1e400}', '{"id": %s}' % ("1" * 4000), "[" * 2000 + "]" * 2000):
+    for text in ('{"id": 1e400}', '{"id": %s}' % ("1" * 4000), *map(nested, (101, 500, 2000))):
         assert shown_state(Raw(text.encode())) in (text, {"id": int("1" * 4000)})
     assert shown_state(Raw(text_of(50_000))) == "49 KB, not shown"
+    assert shown_state(Raw(nested(100).encode())) == json.loads(nested(100))
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_dagster.protocol.nesting import shallow_fields
+from atlas_dagster.protocol.nesting import levels, shallow_fields
 
 TEXT = st.text('ab"\\[]{}:,\n\u2028', max_size=5)
 JSON = st.recursive(
@@ -17,9 +17,9 @@ JSON = st.recursive(
 )
 
 
-def levels(value: Any) -> int:
+def levels_of(value: Any) -> int:
     inner = value.values() if isinstance(value, dict) else value
-    return 1 + max(map(levels, inner), default=0) if isinstance(value, dict | list) else 0
+    return 1 + max(map(levels_of, inner), default=0) if isinstance(value, dict | list) else 0
 
 
 @given(st.dictionaries(TEXT, JSON, max_size=4), st.sampled_from([None, 2]), st.booleans())
@@ -30,8 +30,9 @@ def test_fields_and_how_deeply_they_nest(
     found = shallow_fields(b" " + text + b"\r")
     assert {name: json.loads(bytes(value)) for name, (value, _) in found.items()} == wanted
     assert {name: depth for name, (_, depth) in found.items()} == {
-        name: levels(value) for name, value in wanted.items()
+        name: levels_of(value) for name, value in wanted.items()
     }
+    assert levels(text) == levels_of(wanted)
 
 
 @pytest.mark.parametrize(
