@@ -45,6 +45,8 @@ _JAVA_FRAME = re.compile(r"^\s+at [\w.$/<>]+\(", re.MULTILINE)
 _JAVA_CAUSE = re.compile(r"^\s*Caused by: (.+)$", re.MULTILINE)
 #: Lines of a stack trace that name no cause.
 _FRAME = re.compile(r"\s+at [\w.$/<>]+\(|  File \"|    |\s+\.\.\. \d+ (?:more|common)|\s*$")
+#: ``<urllib3.connection.HTTPSConnection object at 0x7f1addb1f110>: ``
+_OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>(?:: )?")
 #: ``package.module.`` before the name of an exception.
 _PACKAGE = re.compile(r"^(?:[\w$]+\.)+(?=(?:[A-Z_]\w*|\w*error)(?::|$))")
 _TRACED = re.compile(r"^(?:\w*AirbyteTraced\w*): ")
@@ -233,6 +235,6 @@ def _unquoted(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    lines = text.strip().splitlines()
+    lines = _OBJECT.sub("", text).strip().splitlines()
     short = "\n".join(lines[:_MOST_LINES])[:_MOST_CHARACTERS]
     return short if len(short) == len("\n".join(lines)) else f"{short.rstrip()} … (all in the log)"

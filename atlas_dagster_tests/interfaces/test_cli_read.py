@@ -111,6 +111,10 @@ def test_discover_takes_no_config_for_a_declared_connection(project: Project) ->
     result = atlas("discover", "own", "--runner", "python")
     assert result.exit_code == 3
     assert "'own' is a declared connection" in result.stderr
+    for verb in ("check", "discover"):
+        result = atlas(verb, "own", "--no-validate")
+        assert result.exit_code == 3
+        assert "write `validate: off`" in result.stderr
 
 
 # A config and its SPEC

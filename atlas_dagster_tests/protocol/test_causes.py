@@ -153,6 +153,11 @@ def test_a_long_text_is_cut() -> None:
     assert len(cause("x" * 5_000)) < 1_600
 
 
+def test_addresses_of_objects_are_left_out() -> None:
+    text = "NewConnectionError('<urllib3.connection.HTTPSConnection object at 0x7f1a>: refused')"
+    assert cause(text) == "NewConnectionError('refused')"
+
+
 def test_exceptions_of_a_chain() -> None:
     assert exceptions(CHAINED) == [
         "gaierror: [Errno -2] Name or service not known",

@@ -155,7 +155,7 @@ def discover(
     )
 
     for name in sources:
-        require_own_config(name, config, runner)
+        require_own_config(name, config, runner, validate=validate)
     ask = preview_catalog if dry_run else discover_catalog
     declared = [find_declared(name) for name in sources] if sources else declared_connections()
     log = connector_log(logs)

@@ -87,7 +87,7 @@ def opened(
         )
         yield Source(connection, adhoc_caller(explain, log, warn=warn))
         return
-    require_own_config(source, config, runner)
+    require_own_config(source, config, runner, validate=validate)
     # Dagster takes seconds to import.
     import dagster as dg
 
@@ -154,8 +154,14 @@ def _parsed(text: str) -> Any:
         return msgspec.to_builtins(yaml.safe_load(text))
 
 
-def require_own_config(source: str, config: str | None, runner: "RunnerChoice | None") -> None:
+def require_own_config(
+    source: str, config: str | None, runner: "RunnerChoice | None", *, validate: bool
+) -> None:
     """Raises ConfigError where options are given that a declared connection does not take."""
+    if not validate:
+        raise ConfigError(
+            f"'{source}' is a declared connection; write `validate: off` in its defs.yaml."
+        )
     if config is not None or runner is not None:
         raise ConfigError(
             f"'{source}' is a declared connection, which has its own config and runner; to try a "
