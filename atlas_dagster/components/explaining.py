@@ -93,7 +93,8 @@ def _explain_field(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{where}the field '{field}' is missing."
     path = path[1:] if path[:1] == ["attributes"] else path
-    named = f"field '{'.'.join(path)}'" if path else ""
+    # The connection's name is that of its folder, and no field, where it is not given.
+    named = f"field '{'.'.join(path)}'" if path and path != ["name"] else ""
     if first["type"] == "string_type" and isinstance(first["input"], int | float):
         return f"{where}{named} must be text; put it in quotes."
     message = first["msg"].removeprefix("Value error, ").removesuffix(".")

@@ -107,7 +107,10 @@ def _resources_of(*_: str | None) -> dict[str, Any]:
 
 def io_manager_key(connection: Connection) -> str:
     """The key of what reads ``connection``'s tables: its own where its destination is."""
-    return IO_MANAGER_KEY if connection.destination is None else f"{connection.name}__io"
+    if connection.destination is None:
+        return IO_MANAGER_KEY
+    # A key is an identifier in Python, which no digit begins.
+    return f"_{connection.name}__io" if connection.name[0].isdigit() else f"{connection.name}__io"
 
 
 def io_resources(connection: Connection) -> dict[str, Any]:

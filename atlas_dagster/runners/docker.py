@@ -43,6 +43,8 @@ from atlas_dagster.runners.images import Explain, have_image, pulled_image
 #: Every container of ours carries this label: the name of its connection.
 CONNECTION_LABEL = "atlas.connection"
 #: Airbyte's images carry this one: their version.
+#: Exit codes of a shell or an init that cannot run a program.
+_NOT_EXECUTED = (126, 127)
 _VERSION_LABEL = "io.airbyte.version"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
@@ -338,7 +340,7 @@ class _DockerProcess(ConnectorProcess):
         except API_ERRORS as error:
             raise self._gone(error) from error
         if code != 0 and not self._spoke:
-            self._raise_if_foreign()
+            self._raise_if_foreign(code)
         heap_full = code == _JVM_OUT_OF_MEMORY and self._is_java()
         finished = datetime.fromisoformat(state["FinishedAt"])
         return ExitStatus(
@@ -375,14 +377,15 @@ class _DockerProcess(ConnectorProcess):
             "see that it is up, then sync again",
         )
 
-    def _raise_if_foreign(self) -> None:
+    def _raise_if_foreign(self, code: int) -> None:
         """Raise ConfigError where the machine cannot run the image's program at all.
 
         Docker's init then says so on stderr, in the words of the C library; where the image has
-        no shell to try next, it says only that there is no such file.
+        no shell to try next, it says only that there is no such file. A shell may say it in words
+        of its own, or not at all; the code says that a program could not be executed.
         """
         words = self._first_words.lower()
-        if b"exec " not in words:
+        if b"exec " not in words and code not in _NOT_EXECUTED:
             return
         try:
             engine = self._client.version().get("Arch")

@@ -96,8 +96,9 @@ class Connection(BaseModel):
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
             raise ValueError(
-                f"the connection's name '{name}' becomes part of asset keys and table paths; "
-                "use letters, digits and underscores only, and no underscore first"
+                f"the connection's name '{name}' becomes part of asset keys and table paths; use "
+                "letters, digits and underscores only, and no underscore first (it is the name of "
+                "the folder where the declaration has none)"
             )
         return name
 
@@ -209,7 +210,8 @@ class Connection(BaseModel):
 
 
 def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
-    named = [s for s in catalog.streams if s.descriptor.name == selection.name]
+    anywhere = [s for s in catalog.streams if s.descriptor.name == selection.name]
+    named = anywhere
     if selection.namespace is not None:
         named = [s for s in named if s.descriptor.namespace == (selection.namespace or None)]
     if len(named) == 1:
@@ -218,6 +220,12 @@ def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
         spaces = ", ".join(str(s.descriptor.namespace) for s in named)
         raise UnknownStreamError(
             f"Stream '{selection.name}' is in several namespaces ({spaces}); add namespace to it."
+        )
+    if anywhere:
+        spaces = " and ".join(str(s.descriptor.namespace or "none") for s in anywhere)
+        raise UnknownStreamError(
+            f"Stream '{selection.name}' is not in the namespace '{selection.namespace}'; the "
+            f"source has it in {spaces}."
         )
     raise UnknownStreamError(
         no_stream(selection.name, {s.descriptor.name for s in catalog.streams})

@@ -211,8 +211,9 @@ def test_a_folder_name_that_cannot_be_a_key(project: Project, name: str) -> None
     project.declare(name, HEALTHY)
 
     assert only_broken(project) == (
-        f"{name}/defs.yaml: field 'name': the connection's name '{name}' becomes part of asset "
-        "keys and table paths; use letters, digits and underscores only, and no underscore first."
+        f"{name}/defs.yaml: the connection's name '{name}' becomes part of asset keys and table "
+        "paths; use letters, digits and underscores only, and no underscore first (it is the name "
+        "of the folder where the declaration has none)."
     )
 
 
@@ -238,6 +239,10 @@ WRONG_FOR_THE_SOURCE = {
     "unknown stream": (
         [HEALTHY, "config: {count: 1}", "streams: [{name: user}]"],
         "The connector has no stream 'user'; did you mean users?",
+    ),
+    "a namespace that has no such stream": (
+        [HEALTHY, "config: {count: 1}", "streams: [{name: users, namespace: sales}]"],
+        "Stream 'users' is not in the namespace 'sales'; the source has it in none.",
     ),
     "one of the streams unknown": (
         [HEALTHY, "config: {count: 1}", "streams: [{name: user}, {name: orders}]"],
@@ -348,6 +353,22 @@ def test_a_missing_variable_fails_in_the_step_only(
         "Dagster's steps run (in the shell or .env beside dagster.yaml), or change config in "
         "defs.yaml."
     )
+
+
+def test_a_name_may_begin_with_a_digit(project: Project) -> None:
+    project.discover("2024_shop", {"count": 1})
+    project.declare(
+        "2024_shop",
+        HEALTHY,
+        "config: {count: 1}",
+        'destination: "postgresql://loader@db/warehouse"',
+        "schedule: '@daily'",
+        "maintenance: {schedule: '@daily'}",
+    )
+    write_python(project, REPORT.replace("CONNECTION", "2024_shop"))
+
+    assert {"2024_shop/users", "report"} <= set(project.descriptions())
+    RepositorySnap.from_def(project.definitions().get_repository_def())
 
 
 def test_a_broken_connections_asset_fails_with_its_sentence(project: Project) -> None:
