@@ -10,7 +10,7 @@ STACK := atlas_dagster_tests/stack
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images docs bench crash soak lock audit sbom clean
+.PHONY: help demo dev test lint format images docs bench crash soak lock audit sbom connectors clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -64,6 +64,9 @@ crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an u
 
 soak: .venv ## sync many connections every minute on the stack (CONNECTIONS=20 MINUTES=30), as root
 	$(BIN)/python -m atlas_dagster_tests.soak --connections $(CONNECTIONS) --minutes $(MINUTES)
+
+connectors: .venv ## run real connectors from PyPI, print all that Atlas says (ARGS="source-faker" for some)
+	$(BIN)/python -m atlas_dagster_tests.survey $(ARGS)
 
 lock: .venv ## write the requirements files from pyproject.toml (UPGRADE=1 for the newest)
 	$(LOCK) --extra production --output-file requirements.txt

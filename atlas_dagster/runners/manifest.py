@@ -35,7 +35,8 @@ _FIRST_WITH_FILES = "6.54.0"
 
 #: The CDK refuses code that comes with a manifest unless told that somebody vouches for it: here
 #: the user, in whose project it is, or Airbyte, who published it (CDK ``custom_code_compiler.py``).
-_TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
+#: CDKs up to 6.28 call it by the second name.
+_TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true", "AIRBYTE_ALLOW_CUSTOM_CODE": "true"}
 _REFERENCE = "$ref"
 
 

@@ -12,6 +12,7 @@ from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.runners.manifest import CDK_VERSION, Cdk, Manifest, ManifestRunner, cdk_for
 
+TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true", "AIRBYTE_ALLOW_CUSTOM_CODE": "true"}
 NEWEST = Cdk(CDK_VERSION, "the newest CDK")
 OLDER = Cdk("6.48.10", "the CDK it was published with")
 SPEC = {"type": "Spec", "connection_specification": {"type": "object", "properties": {}}}
@@ -123,7 +124,7 @@ def test_an_older_cdk_gets_the_manifest_in_its_config() -> None:
     # Its SPEC lets the config hold these keys; all else in it stays.
     assert injected["spec"]["connection_specification"]["additionalProperties"] is True
     assert injected["spec"]["advanced_auth"] == {"a": "b"}
-    assert command.environment == {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
+    assert command.environment == TRUSTED
 
 
 def test_errors_note_what_ran_the_code() -> None:
@@ -152,7 +153,7 @@ def test_a_call_brings_the_manifest_along(components: bytes | None) -> None:
         **({} if components is None else {"components-path": components}),
     }
     assert command.labels == {"a": "b"}
-    assert command.environment == {"AIRBYTE_ENABLE_UNSAFE_CODE": "true"}
+    assert command.environment == TRUSTED
 
 
 def test_its_identity_changes_with_its_content() -> None:
