@@ -5,6 +5,7 @@ is a command of the package ``airbyte-cdk`` as well as an image, with the versio
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ _FIRST_WITH_FILES = "6.54.0"
 
 #: The CDK refuses code that comes with a manifest unless told that somebody vouches for it: here
 #: the user, in whose project it is, or Airbyte, who published it (CDK ``custom_code_compiler.py``).
-#: CDKs up to 6.28 call it by the second name.
+#: Older CDKs, such as 6.30, call it by the second name.
 _TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true", "AIRBYTE_ALLOW_CUSTOM_CODE": "true"}
 _REFERENCE = "$ref"
 
@@ -71,7 +72,7 @@ class Manifest:
         schema = {**self.spec["connectionSpecification"], "additionalProperties": True}
         spec = {**_resolved(self._parsed["spec"], self._parsed), "connection_specification": schema}
         injected: dict[str, Any] = {
-            "__injected_declarative_manifest": {**self._parsed, "spec": spec}
+            "__injected_declarative_manifest": _with_text_keys({**self._parsed, "spec": spec})
         }
         if self.components is not None:
             checksum = hashlib.md5(self.components, usedforsecurity=False).hexdigest()
@@ -182,6 +183,19 @@ class _Answer(ConnectorProcess):
 
 #: The parser in C where PyYAML has it: a manifest may be tens of thousands of lines long.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """``value`` for JSON: the keys of YAML may be numbers, dates, or ``True`` for ``on``."""
+    if isinstance(value, list):
+        return [_with_text_keys(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {_text_key(key): _with_text_keys(item) for key, item in value.items()}
+
+
+def _text_key(key: Any) -> str:
+    return key if isinstance(key, str) else json.dumps(key, default=str).strip('"')
 
 
 def _is_source(manifest: Mapping[str, Any]) -> bool:

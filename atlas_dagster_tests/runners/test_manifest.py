@@ -127,6 +127,18 @@ def test_an_older_cdk_gets_the_manifest_in_its_config() -> None:
     assert command.environment == TRUSTED
 
 
+def test_keys_that_are_no_text_reach_an_older_cdk_as_text() -> None:
+    written = b"{type: DeclarativeSource, spec: {connection_specification: {type: object}}, "
+    written += b"x: [{on: 1, 2: a, ~: b, 2024-01-01: {2.5: 2024-01-01}}]}"
+    fake = FakeRunner(lambda _: [])
+    runner = ManifestRunner(Manifest("manifest.yaml", written), fake, OLDER)
+    runner.start(ConnectorCommand("check", {"config": b"{}"}))
+    injected = json.loads(fake.commands[0].files["config"])["__injected_declarative_manifest"]
+    assert injected["x"] == [
+        {"true": 1, "2": "a", "null": "b", "2024-01-01": {"2.5": "2024-01-01"}}
+    ]
+
+
 def test_errors_note_what_ran_the_code() -> None:
     fake = FakeRunner(lambda _: [])
     assert fake.code_note == ""
