@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
@@ -67,9 +68,10 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         schema = pa.schema([present.field(name) for name in chosen])
         listed = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
         # Not DeltaTable.to_pyarrow_table: the process then aborts when it ends (deltalake 1.6.6).
-        query = QueryBuilder().register("rows", main.handle)
-        rows = query.execute(f"SELECT {listed} FROM rows")  # noqa: S608 - column names, quoted
-        return pa.RecordBatchReader.from_stream(rows).cast(schema)
+        with explained(main.uri):
+            query = QueryBuilder().register("rows", main.handle)
+            rows = query.execute(f"SELECT {listed} FROM rows")  # noqa: S608 - column names, quoted
+            return pa.RecordBatchReader.from_stream(rows).cast(schema)
 
     def store(self, table: TablePath, rows: pa.RecordBatchReader) -> TableInfo:
         uri = self.table_uri(table)
@@ -84,7 +86,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
 
     def committed(self, connection: str, table: TablePath) -> int | None:
         tables = self._planned[table] = self._tables(connection, table)
-        return tables.seq or None if tables.exists else None
+        with explained(tables.main.uri):
+            return tables.seq or None if tables.exists else None
 
     def foreign_change(self, connection: str, table: TablePath) -> str | None:
         tables = self._planned.get(table) or self._tables(connection, table)
@@ -97,10 +100,12 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             return foreign_change(tables.main, self._store.filesystem, self._store.path(*table))
 
     def claim(self, connection: str, deployment: str) -> str:
-        return delta_owner.claim(self._owner_uri(connection), deployment)
+        with explained(self._owner_uri(connection)):
+            return delta_owner.claim(self._owner_uri(connection), deployment)
 
     def adopt(self, connection: str, deployment: str) -> None:
-        delta_owner.adopt(self._owner_uri(connection), deployment)
+        with explained(self._owner_uri(connection)):
+            delta_owner.adopt(self._owner_uri(connection), deployment)
 
     def _owner_uri(self, connection: str) -> str:
         return self.table_uri((BOOKKEEPING, connection, "owner"))
@@ -161,10 +166,15 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         path = f"{self._envelope_folder(connection)}/{seq}.json"
         try:
-            with self._store.filesystem.open_input_file(path) as source:
+            with (
+                explained(path),
+                contextlib.suppress(FileNotFoundError),
+                self._store.filesystem.open_input_file(path) as source,
+            ):
                 return Envelope.decode(source.read())
-        except FileNotFoundError:
-            return None
+        except msgspec.MsgspecError:
+            return None  # as good as gone; the event log may know it
+        return None
 
     def recover(self, connection: str) -> Recovered:
         stored = [self.envelope(connection, seq) for seq in self._stored_seqs(connection)]
@@ -252,14 +262,16 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         }
 
     def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
-        names = LakeTable(self.table_uri(spec.path), connection="").file_names
-        files = [self._file(spec.path, name) for name in names]
-        stays = newest_rows([], files, by_key(spec.schema.arrow, key, spec.fields_of(key)))
+        table = LakeTable(self.table_uri(spec.path), connection="")
+        files = [self._file(spec.path, name) for name in table.file_names]
+        with explained(table.uri):
+            stays = newest_rows([], files, by_key(spec.schema.arrow, key, spec.fields_of(key)))
         return sum(int(mask.size - mask.sum()) for mask in stays)
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
-        query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))
-        return pa.table(query.execute(f"SELECT * FROM rows LIMIT {rows}"))  # noqa: S608 - a number
+        with explained(self.table_uri(table)):
+            query = QueryBuilder().register("rows", DeltaTable(self.table_uri(table)))
+            return pa.table(query.execute(f"SELECT * FROM rows LIMIT {rows}"))  # noqa: S608
 
     def close(self) -> None:
         """Nothing is held open."""

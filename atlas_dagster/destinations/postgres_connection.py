@@ -72,12 +72,18 @@ class Database:
         other = Database(self._address)
         other._connection = other._connect()
         cursor = other._connection.cursor()
-        cursor.execute(sql)
-        reader = cursor.fetch_record_batch()
+        try:
+            cursor.execute(sql)
+            reader = cursor.fetch_record_batch()
+        except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
+            other.close()
+            raise _explained(error, self.uri) from None
 
         def ending() -> Iterator[pa.RecordBatch]:
             try:
                 yield from reader
+            except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
+                raise _explained(error, self.uri) from None
             finally:
                 reader.close()
                 cursor.close()
@@ -134,7 +140,7 @@ class Database:
                 # how many rows a statement changed.
                 cursor.adbc_statement.set_options(**{StatementOptions.USE_COPY.value: "false"})
                 yield cursor
-        except adbc_driver_manager.Error as error:
+        except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             # The driver's message repeats the statement, so it is no cause to show.
             raise _explained(error, self.uri) from None
 
@@ -190,8 +196,9 @@ def _unconnected(said: str, where: str) -> AtlasError:
     )
 
 
-def _explained(error: adbc_driver_manager.Error, where: str) -> AtlasError:
-    state = error.sqlstate or ""
+def _explained(error: Exception, where: str) -> AtlasError:
+    # Arrow raises its own errors, without a code, where a result breaks off.
+    state = getattr(error, "sqlstate", None) or ""
     found = _SAID.findall(str(error))
     said = (found[-1] if found else str(error).rpartition("': ")[2].partition("\n")[0]).strip()
     if not state or state.startswith(_TRANSIENT):

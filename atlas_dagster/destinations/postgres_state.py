@@ -7,7 +7,9 @@ has put in its place; as a ``regclass`` it survives dump and restore. ``_atlas_o
 deployment that the tables belong to.
 """
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -233,7 +235,8 @@ class Bookkeeping:
     def store(self, envelope: Envelope) -> None:
         self._database.run(
             f"INSERT INTO {_in(schema_name(envelope.connection), _ENVELOPES)} "
-            "(seq, envelope) VALUES ($1, $2)",
+            "(seq, envelope) VALUES ($1, $2) "
+            "ON CONFLICT (seq) DO UPDATE SET envelope = excluded.envelope",  # a damaged one
             envelope.seq,
             envelope.encode().decode(),
         )
@@ -246,14 +249,14 @@ class Bookkeeping:
             f"SELECT envelope FROM {_in(schema, _ENVELOPES)} WHERE seq = $1",
             seq,
         )
-        return Envelope.decode(rows[0]["envelope"]) if rows else None
+        return next(iter(_decoded(rows)), None)
 
     def envelopes(self, connection: str) -> list[Envelope]:
         schema = schema_name(connection)
         if not self._is_kept(schema):
             return []
         rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
-        return [Envelope.decode(row["envelope"]) for row in rows]
+        return list(_decoded(rows))
 
     def forget(self, connection: str, seqs: Collection[int]) -> None:
         schema = schema_name(connection)
@@ -335,6 +338,13 @@ class Bookkeeping:
             "deployment text NOT NULL, is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only))"
         )
         self._kept.add(schema)
+
+
+def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[Envelope]:
+    """The envelopes in ``rows``; one that is none is as good as gone."""
+    for row in rows:
+        with contextlib.suppress(msgspec.MsgspecError):
+            yield Envelope.decode(row["envelope"])
 
 
 def _held(path: TablePath) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import dagster as dg
+import msgspec
 from dagster._core.definitions.metadata.metadata_set import (
     NamespacedMetadataSet,
     TableMetadataSet,
@@ -166,9 +167,16 @@ def is_shared(envelope: Envelope) -> bool:
 
 
 def envelope_of(metadata: Any) -> Envelope | None:
-    """The envelope an event carries; None for events that are not Atlas's."""
+    """The envelope an event carries; None for events that are not Atlas's, or are damaged.
+
+    Raises:
+        ConfigError: a newer Atlas wrote it.
+    """
     found = AtlasMetadataSet.extract(metadata).envelope
-    return None if found is None else from_text(str(found.value))
+    try:
+        return None if found is None else from_text(str(found.value))
+    except msgspec.MsgspecError:
+        return None
 
 
 def envelope_value(envelope: Envelope) -> dg.MetadataValue:
@@ -214,7 +222,9 @@ def _json_value(content: Any) -> dg.MetadataValue:
     event any more.
     """
     text = json.dumps(content, ensure_ascii=False)
-    return dg.MetadataValue.text(text) if '"__' in text else dg.MetadataValue.json(content)
+    if '"__' in text or not isinstance(content, dict | list):
+        return dg.MetadataValue.text(text)
+    return dg.MetadataValue.json(content)
 
 
 def _own(envelope: Envelope) -> Envelope:

@@ -12,7 +12,6 @@ from typing import Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from atlas_dagster.protocol.decoder import as_text
 from atlas_dagster.protocol.messages import State, StreamDescriptor, StreamState, present
 
 StateType = Literal["STREAM", "GLOBAL", "LEGACY"]
@@ -38,21 +37,6 @@ def is_whole(state: State) -> bool:
             return bytes(state.data) != b""
 
 
-def blob_of(blob: Raw | None) -> Raw | None:
-    """A state's ``blob`` as the source wrote it; None where it is none.
-
-    Bytes that are no UTF-8, which no JSON may have, become U+FFFD.
-    """
-    found = present(blob)
-    if found is None:
-        return None
-    try:
-        bytes(found).decode()
-    except UnicodeDecodeError:
-        return Raw(as_text(bytes(found)).encode())
-    return found
-
-
 class ConnectionState(Struct, frozen=True):
     """Everything a connector needs to continue; what goes into the state file."""
 
@@ -73,7 +57,7 @@ class ConnectionState(Struct, frozen=True):
             case "STREAM":
                 assert state.stream is not None
                 streams = dict(self.streams) if self.type == "STREAM" else {}
-                blob = blob_of(state.stream.stream_state)
+                blob = present(state.stream.stream_state)
                 if blob is None:
                     streams.pop(state.stream.stream_descriptor, None)
                 else:
@@ -83,11 +67,11 @@ class ConnectionState(Struct, frozen=True):
                 whole = state.global_
                 assert whole is not None
                 return ConnectionState(
-                    "GLOBAL", _blobs(whole.stream_states), blob_of(whole.shared_state)
+                    "GLOBAL", _blobs(whole.stream_states), present(whole.shared_state)
                 )
             case "LEGACY":
                 bare = state.type is None and _is_object(state.data)
-                return ConnectionState("LEGACY", {}, blob_of(state.data), bare)
+                return ConnectionState("LEGACY", {}, present(state.data), bare)
 
     @classmethod
     def from_file(cls, content: bytes | Raw) -> "ConnectionState":
@@ -166,7 +150,7 @@ def _is_object(blob: bytes | Raw) -> bool:
 
 
 def _blobs(states: list[StreamState]) -> dict[StreamDescriptor, Raw]:
-    blobs = {state.stream_descriptor: blob_of(state.stream_state) for state in states}
+    blobs = {state.stream_descriptor: present(state.stream_state) for state in states}
     return {name: blob for name, blob in blobs.items() if blob is not None}
 
 

@@ -16,8 +16,9 @@ from atlas_dagster.protocol.messages import (
     StreamDescriptor,
     StreamStatus,
     Unreadable,
+    present,
 )
-from atlas_dagster.protocol.state import blob_of, is_whole, state_type
+from atlas_dagster.protocol.state import is_whole, state_type
 from atlas_dagster.sync.attribution import (
     Strangers,
     StreamNames,
@@ -223,7 +224,7 @@ class SyncSession:
             if not self._counts_agree([stream], counted):
                 return
             state.stream.stream_descriptor = stream.descriptor
-            stream.adopt(blob_of(state.stream.stream_state))
+            stream.adopt(present(state.stream.stream_state))
             stream.counted = counted is not None
             if not stream.plan.full_refresh:
                 self._commits.state = self._commits.state.apply(state)

@@ -155,7 +155,7 @@ def test_envelopes_come_back_and_are_forgotten(lake: S3Lake) -> None:
     assert stored is not None
     assert stored.seq == seqs[0]
     assert lake.destination.envelope("c", 1) is None
-    lake.destination.forget("c", [seqs[2]])
+    lake.destination.forget("c", [seqs[0], seqs[1], 7])
     assert lake.envelopes() == seqs[2:]
 
 

@@ -320,3 +320,10 @@ def test_the_shared_state_of_a_quiet_stream_is_found_however_old(
     assert store.find(TABLES[ORDERS], 5) == shared_envelope(5)
     assert store.find(TABLES[USERS], 20) == envelope(20).without_files()
     assert store.find(TABLES[USERS], 4) is None
+
+
+@pytest.mark.parametrize("blob", [b"7", b"true", b'"text"', b'{"__class__":1}', b"1e400"], ids=repr)
+def test_a_state_of_any_kind_can_be_shown(instance: dg.DagsterInstance, blob: bytes) -> None:
+    metadata = checkpoint_metadata(envelope(3), Raw(blob))
+    instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS), metadata=metadata))
+    assert seq_of(instance) == 3

@@ -306,6 +306,12 @@ class Lake:
             if f'"name":"{of}' in file.read_text():
                 file.unlink()
 
+    def damage_envelopes(self, of: str) -> None:
+        """Those of one stream."""
+        for file in self.root.glob("_atlas/c/*.json"):
+            if f'"name":"{of}' in file.read_text():
+                file.write_text(file.read_text()[:40])
+
     def rows(self, *names: str, columns: str = "id, v") -> list[tuple[Any, ...]]:
         found = self.read(names, columns)
         return sorted((tuple(row.values()) for row in found.to_pylist()), key=repr)
@@ -387,6 +393,10 @@ class Warehouse(Lake):
 
     def drop(self, name: str) -> None:
         self.do(f'DROP TABLE c."{name}"')
+
+    def damage_envelopes(self, of: str) -> None:
+        named = f'strpos(envelope, \'"name":"{of}\') > 0'
+        self.do(f"UPDATE c._atlas_envelopes SET envelope = left(envelope, 40) WHERE {named}")
 
     def lose_envelopes(self, of: str = "") -> None:
         self.do(f'DELETE FROM c._atlas_envelopes WHERE strpos(envelope, \'"name":"{of}\') > 0')

@@ -157,3 +157,19 @@ def test_a_commit_that_nobody_remembers(lake: Lake, way_out: str, stream: Config
     assert done.failure is None
     both = way_out == "refresh, rows kept" and stream is A
     assert lake.ids("a") == ([1, 1, 2] if both else [1, 2])
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_an_envelope_that_is_damaged_is_as_good_as_gone(lake: Lake, remembered: bool) -> None:
+    lake.sync([A, B], output("a", 1) + output("b", 1))
+    lake.damage_envelopes("a")
+    if not remembered:
+        lake.store = MemoryStore()
+    done = lake.sync([A, B], (output("a", 2) if remembered else b"") + output("b", 2))
+    if remembered:
+        assert done.failure is None
+    else:
+        assert "which neither Dagster's event log nor" in str(done.failure)
+        take(lake, "refresh", A)
+        assert lake.sync([A, B], output("a", 1, 2) + status("b")).failure is None
+    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [1, 2])
