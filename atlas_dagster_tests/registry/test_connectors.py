@@ -1,11 +1,9 @@
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from uv import find_uv_bin
 
 import atlas_dagster.registry
 from atlas_dagster.errors import ConfigError, UnknownConnectorError
@@ -190,19 +188,6 @@ def test_a_well_known_name_without_a_connector_is_explained(name: str, sentence:
     with pytest.raises(UnknownConnectorError) as caught:
         get_connector_info(name)
     assert str(caught.value) == sentence
-
-
-def test_the_wheel_holds_the_data(tmp_path: Path) -> None:
-    subprocess.run(
-        [find_uv_bin(), "build", "--wheel", "--quiet", "--out-dir", tmp_path, REPOSITORY],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    held = zipfile.ZipFile(wheel).namelist()
-    assert "atlas_dagster/registry/connectors.json" in held
-    assert "atlas_dagster/registry/unlisted.csv" in held
-    assert "atlas_dagster/bookkeeping/migrations/versions/v0001_first_tables.py" in held
 
 
 def test_the_registry_imports_nothing_heavy() -> None:
