@@ -10,10 +10,11 @@ STACK := atlas_dagster_tests/stack
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev test lint format images docs bench crash soak lock audit sbom connectors clean
+.PHONY: help demo dev quick test test-docker test-postgres test-browser lint format images docs bench \
+	crash soak lock audit sbom connectors clean
 
 help: ## list what there is to make
-	@sed -n 's/^\([a-z.]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 demo dev: export DAGSTER_HOME := $(CURDIR)
 
@@ -24,6 +25,26 @@ demo: .venv ## run a real Airbyte connector into Delta tables under lake/
 dev: .venv ## start Dagster (web UI and daemon) on this code location
 	-$(BIN)/atlas discover --missing
 	exec $(BIN)/dagster dev -w workspace.yaml
+
+QUICK_TESTS := not docker and not postgres and not browser and not pypi and not slow
+
+# One file stays in one process, because fixtures of a module are shared.
+quick: .venv ## run the tests that need no services and are not slow (ARGS="-k name" for some)
+	@started=$$(date +%s); \
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK_TESTS)" $(ARGS) || exit; \
+	seconds=$$(($$(date +%s) - started)); echo "make quick took $$seconds s."; \
+	if [ $$seconds -gt $${QUICK_SECONDS:-$$seconds} ]; then \
+		echo "That is over the limit of $$QUICK_SECONDS s: mark slow tests with pytest.mark.slow."; exit 1; \
+	fi
+
+test-docker: .venv ## run the tests with containers (needs Docker and make images)
+	ATLAS_REQUIRE=docker $(BIN)/pytest -m docker $(ARGS)
+
+test-postgres: .venv ## run the tests with Postgres and without containers
+	ATLAS_REQUIRE=postgres $(BIN)/pytest -m "postgres and not docker" $(ARGS)
+
+test-browser: .venv ## run the tests with Chromium (needs Docker and make images)
+	ATLAS_REQUIRE=browser,docker $(BIN)/pytest -m browser $(ARGS)
 
 # Tests with containers count what runs on the engine, so they run one by one. Beside them the others,
 # and then the stack's, which mostly wait.
