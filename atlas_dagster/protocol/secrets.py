@@ -218,10 +218,11 @@ def _escaped(piece: str) -> str:
     if piece.startswith("\\"):
         times = len(piece)
         return rf"(?:\\{{{times},}}|(?:{_percent(piece[0])}){{{times}}})"
+    # The longest first: "%25" begins with "%", and "&amp;" with "&".
     found = [
+        _percent(piece),
         re.escape(html.escape(piece)),
         rf"\\*{re.escape(piece)}",
-        _percent(piece),
         "".join(rf"\\+u{_hex(unit)}" for unit in _utf16_units(piece)),
     ]
     if piece == " ":

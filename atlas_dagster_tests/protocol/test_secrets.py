@@ -132,6 +132,7 @@ WRITTEN: list[Callable[[str], str]] = [
 @example(secret='pä"ss\\w rd/+&')
 @example(secret="\\\\'\"\r\n\t\x00\x7fé😀=<?>")
 @example(secret="~~~~????>>>>")
+@example(secret="rate%")
 @settings(max_examples=25, deadline=None)
 @given(secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=3, max_size=30))
 def test_a_secret_is_masked_as_any_program_writes_it(
