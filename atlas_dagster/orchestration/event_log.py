@@ -7,6 +7,7 @@ import dagster as dg
 from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 
 from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.orchestration.mended_events import readable
 from atlas_dagster.orchestration.metadata import AtlasMetadataSet, envelope_of
 from atlas_dagster.orchestration.translator import table_key
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -52,7 +53,10 @@ class EventLogStateStore:
         """
         keys = {self._key(path): name for name, path in tables.items()}
         found: dict[StreamDescriptor, Remembered] = {}
-        for record in self._instance.get_asset_records(list(keys)):
+        records = readable(
+            self._instance, keys, lambda: self._instance.get_asset_records(list(keys))
+        )
+        for record in records:
             entry = record.asset_entry
             stream = keys[entry.asset_key]
             details = entry.asset_details
@@ -134,5 +138,9 @@ class EventLogStateStore:
 
     def _observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
         """Metadata of the newest ones."""
-        events = self._instance.fetch_observations(key, limit=limit).records
+        events = readable(
+            self._instance,
+            [key],
+            lambda: self._instance.fetch_observations(key, limit=limit).records,
+        )
         return [o.metadata if (o := event.asset_observation) else {} for event in events]

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.cron import Schedule
+from atlas_dagster.orchestration.mended_events import readable
 from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, next_try, root_run_id
 from atlas_dagster.orchestration.translator import source_key
 from atlas_dagster.sync.connection import Connection
@@ -146,9 +147,11 @@ def _again(
         return _skip(f"{why}; it is tried again at {times.shown(at)}.", cursor)
     # What it finished is not done again.
     failed_run = last.dagster_run.run_id
+    instance = context.instance
+    records = readable(instance, streams, lambda: instance.get_asset_records(list(streams)))
     done = {
         record.asset_entry.asset_key
-        for record in context.instance.get_asset_records(list(streams))
+        for record in records
         if record.asset_entry.last_run_id == failed_run
         and record.asset_entry.last_materialization
         and record.asset_entry.last_materialization.run_id == failed_run

@@ -10,6 +10,7 @@ import pyarrow as pa
 from msgspec import Raw
 
 from atlas_dagster.orchestration.envelope_text import shown_state
+from atlas_dagster.orchestration.mended_events import label
 from atlas_dagster.orchestration.tally import Counts
 from atlas_dagster.records.changes import Change
 from atlas_dagster.records.types import METADATA_FIELDS
@@ -65,16 +66,11 @@ def preview(sample: pa.RecordBatch | None, mask: Mask) -> dg.TableMetadataValue 
     if not names:
         return None
     records = [
-        dg.TableRecord({_label(name): shown_value(value, mask) for name, value in row.items()})
+        dg.TableRecord({label(name): shown_value(value, mask) for name, value in row.items()})
         for row in sample.select(names).to_pylist()
     ]
-    columns = [dg.TableColumn(_label(name), str(sample.schema.field(name).type)) for name in names]
+    columns = [dg.TableColumn(label(name), str(sample.schema.field(name).type)) for name in names]
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
-
-
-def _label(name: str) -> str:
-    """``name`` as a key of what Dagster stores, whose serializer keeps names like ``__class__``."""
-    return f" {name}" if name.startswith("__") else name
 
 
 def shown_value(value: object, mask: Mask) -> str | None:

@@ -327,3 +327,37 @@ def test_a_state_of_any_kind_can_be_shown(instance: dg.DagsterInstance, blob: by
     metadata = checkpoint_metadata(envelope(3), Raw(blob))
     instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS), metadata=metadata))
     assert seq_of(instance) == 3
+
+
+# Events that earlier versions made unreadable
+
+
+@pytest.mark.parametrize(
+    "name", ["__class__", "__enum__", "__set__", "__frozenset__", "__mapping_items__"]
+)
+def test_an_event_that_dagster_cannot_read(instance: dg.DagsterInstance, name: str) -> None:
+    """Regression: a field of such a name stopped its connection for ever."""
+    metadata = {
+        "atlas/envelope": envelope_value(envelope(5)),
+        "atlas/preview": dg.MetadataValue.table(
+            [dg.TableRecord({"id": "1", name: "x"})],
+            dg.TableSchema([dg.TableColumn("id"), dg.TableColumn(name)]),
+        ),
+        "atlas/cursor_after": dg.MetadataValue.json({"at": [{name: "x"}]}),
+    }
+    key = key_of(USERS)
+    instance.report_runless_asset_event(dg.AssetObservation(key, metadata=metadata))
+    instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
+
+    found = EventLogStateStore(instance, SOURCE).remembered({USERS: TABLES[USERS]}, {USERS: 5})
+    assert found[USERS].envelope is not None
+    assert found[USERS].envelope.seq == 5
+
+    (record,) = instance.get_asset_records([key])
+    assert record.asset_entry.last_materialization is not None
+    (observed,) = instance.fetch_observations(key, limit=1).records
+    assert observed.asset_observation is not None
+    assert observed.asset_observation.metadata["atlas/cursor_after"].value == {
+        "at": [{f" {name}": "x"}]
+    }
+    assert instance.all_logs(observed.run_id)
