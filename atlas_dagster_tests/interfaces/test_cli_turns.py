@@ -1,5 +1,6 @@
 """``atlas sync`` while another run of the connection is under way, or was killed."""
 
+import io
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+import pexpect
 import pytest
 
 from atlas_dagster_tests.commands import BIN
@@ -145,3 +147,26 @@ def test_the_wait_can_be_ended_and_ends_when_the_other_is_killed(project: Projec
             first.kill()
             first.wait(PATIENCE)
             assert second.wait(PATIENCE) == 0
+
+
+def test_ctrl_c_in_a_terminal_is_one_sentence(project: Project) -> None:
+    """The terminal sends it to Dagster's own processes as well."""
+    reading = project.connections / "numbers" / "reading"
+    terminal = pexpect.spawn(str(BIN / "atlas"), ["sync", "numbers"], timeout=PATIENCE)
+    terminal.logfile_read = read = io.BytesIO()
+
+    def it_reads() -> bool:
+        # A terminal that nobody reads from holds the command up.
+        terminal.expect(pexpect.TIMEOUT, timeout=0.1)
+        return reading.exists()
+
+    until(it_reads, "the read begins")
+    terminal.sendintr()
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    shown = read.getvalue().decode()
+    assert terminal.exitstatus == 130
+    assert "Traceback" not in shown
+    assert "KeyboardInterrupt" not in shown
+    assert "Syncing numbers" in shown
+    assert "Interrupted; what was not finished can be done again." in shown

@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping
-from contextlib import closing, redirect_stdout
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -81,6 +81,7 @@ def sync_connection(
         dg.DagsterInstance.get() as instance,
         _log_file(instance, declared.name).open("w") as log,
         redirect_stdout(log),
+        _stderr_of_children(log),
     ):
         outcome.log = Path(log.name)
         wait_for_turn(instance, defined.connection, note)
@@ -127,6 +128,32 @@ def _whereabouts(instance: dg.DagsterInstance) -> dict[str, str]:
 def _failure_type(tags: Mapping[str, str]) -> FailureType:
     found = tags.get(FAILURE_TAG)
     return next((kind for kind in get_args(FailureType) if kind == found), "system_error")
+
+
+@contextmanager
+def _stderr_of_children(log: IO[str]) -> Iterator[None]:
+    """Have processes that are started write their errors into ``log``.
+
+    Dagster starts some that mirror logs. Ctrl-C in a terminal reaches them, too, and each would
+    print a traceback. What this process prints goes where it went.
+    """
+    ours = sys.stderr
+    with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as terminal:
+        if _is_own(ours):
+            sys.stderr = terminal
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            sys.stderr = ours
+
+
+def _is_own(stream: IO[str]) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):
+        return False
 
 
 def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
