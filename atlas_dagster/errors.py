@@ -15,6 +15,7 @@
     ├── ConnectorFailedError   the connector crashed or reported an error; the family it says
     │   ├── ConnectorTimeoutError    it exceeded one of its time limits and was stopped
     │   └── ReadFailedError          one or more streams did not complete
+    ├── MaintenanceFailedError   the maintenance of some tables failed; the family of the first
     ├── StoppedError           whoever asked for it wants it no longer
     └── BrokenError            something is broken: the connector's output, a table
         ├── ProtocolError            output that cannot be understood
@@ -160,6 +161,15 @@ class ConnectorTimeoutError(ConnectorFailedError):
 
 class StoppedError(AtlasError):
     """Whoever had asked for it wants it no longer: a caller that left, an adapter that closed."""
+
+
+class MaintenanceFailedError(AtlasError):
+    """The maintenance of some tables failed; that of the others is done."""
+
+    def __init__(self, failed: Sequence[AtlasError], tables: int) -> None:
+        why = " ".join(map(str, failed))
+        super().__init__(f"Maintenance failed for {len(failed)} of {tables} tables. {why}")
+        self.failure_type = failed[0].failure_type
 
 
 class ProtocolError(BrokenError):

@@ -171,10 +171,13 @@ class LakeTable:
         self.handle.update_incremental()
         self._settle()
         if self.seq != seq:
-            raise DestinationError(
-                f"{self.uri} was written by another sync of this connection at the same time; "
-                "this one stops. Sync again once the other has ended."
-            )
+            raise self._written()
+
+    def _written(self) -> DestinationError:
+        return DestinationError(
+            f"{self.uri} was written by another sync of this connection at the same time; "
+            "this one stops. Sync again once the other has ended."
+        )
 
     def _settle(self) -> None:
         """Have new versions survive a loss of power, which Delta does not see to by itself.
@@ -193,6 +196,8 @@ class LakeTable:
         """Raise :class:`DestinationError` where another sync has committed to the table."""
         if self.exists:
             self.reload(self.seq)
+        elif DeltaTable.is_deltatable(self.uri):
+            raise self._written()
 
     def clear(self) -> None:
         """Let go of all files."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained
-from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
 from atlas_dagster.orchestration.cron import Schedule, validated
 from atlas_dagster.orchestration.failure import explained_failure
 from atlas_dagster.orchestration.pools import pool
@@ -39,15 +39,6 @@ class MaintenanceConfig(BaseModel):
         if hours < 1:
             raise ValueError("give at least 1 hour, for queries that read the old files now")
         return hours
-
-
-class MaintenanceFailedError(AtlasError):
-    """The maintenance of some tables failed; that of the others is done."""
-
-    def __init__(self, failed: Sequence[AtlasError], tables: int) -> None:
-        why = " ".join(map(str, failed))
-        super().__init__(f"Maintenance failed for {len(failed)} of {tables} tables. {why}")
-        self.failure_type = failed[0].failure_type
 
 
 def build_maintenance(

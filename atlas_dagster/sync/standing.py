@@ -139,12 +139,15 @@ def look(
 def restore(standing: Standing, destination: Destination, stored: Collection[Envelope]) -> None:
     """Store the envelopes that only the event log has, beside the tables again.
 
-    They are of commits that all their tables have taken, for only then are they in the log.
+    An event names no files, so none from which a table could still take its part.
     """
     there = {envelope.seq for envelope in stored}
     for resumption in standing.resumptions.values():
         envelope = resumption.envelope
-        if envelope is not None and envelope.seq not in there:
+        if envelope is None or envelope.seq in there:
+            continue
+        held = [standing.committed.get(commit.stream) or 0 for commit in envelope.streams]
+        if min(held) >= envelope.seq:
             there.add(envelope.seq)
             destination.prepare(envelope)
 

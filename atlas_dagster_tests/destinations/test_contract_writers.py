@@ -186,6 +186,26 @@ def test_a_commit_between_plan_and_open_is_refused(
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("other_mode", MODES)
+@pytest.mark.parametrize("held", [False, True])
+def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
+    store: Store, mode: WriteMode, other_mode: WriteMode, held: bool
+) -> None:
+    planned, other = store.destination, store.another()
+    store.committed()
+    writer = store.open(spec(mode))
+    store.write(writer, [{"id": 9}])
+    store.destination = other
+    first = store.open(spec(other_mode))
+    store.write(first, [{"id": 1}])
+    seq = store.commit(first, held=held).seq
+    store.destination = planned
+    with pytest.raises(DestinationError, match="sync of this connection"):
+        store.commit(writer)
+    assert store.another().committed("c", ("c", "t")) == seq
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("held", [False, True])
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("before", ["append", "append_dedup", None])

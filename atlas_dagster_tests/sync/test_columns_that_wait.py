@@ -90,6 +90,6 @@ def test_a_new_key_for_rows_that_are_held(lake: Lake) -> None:
 
     assert done.file("state") is None
     assert done.notices == [
-        "The fields of stream 'a' changed meanwhile; it is read again from the beginning."
+        "The fields or the cursor of stream 'a' changed; it is read again from the beginning."
     ]
     assert lake.rows("a", columns="id") == [(1,), (2,), (3,)]
