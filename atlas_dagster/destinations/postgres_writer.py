@@ -160,6 +160,8 @@ class PostgresWriter(StreamWriter):
                     types[column.name] = column.type
                     decimals = column.as_decimal()
                     changes.append(f"ALTER COLUMN {column.quoted} TYPE numeric USING {decimals}")
+                else:
+                    self._refuse_misfit(state, column, present)
             if changes:
                 self._alter(state, changes)
             types = wanted | types
@@ -170,6 +172,16 @@ class PostgresWriter(StreamWriter):
                 )
             )
         return types
+
+    def _refuse_misfit(self, state: TableState, column: Column, present: str) -> None:
+        """Raise where the table's column was made for values of another type."""
+        place = state.fields.get_field_index(column.name)
+        if place >= 0 and column.field and state.fields.field(place).type != column.field.type:
+            raise DestinationError(
+                f"{state.relation} has a column {column.name} ({present}), and rows with one of "
+                f"type {column.type} cannot be in one table with it; sync again, and refresh the "
+                "stream if that fails, too."
+            )
 
     def _alter(self, state: TableState, changes: Sequence[str]) -> None:
         try:

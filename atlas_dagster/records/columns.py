@@ -146,7 +146,9 @@ def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSch
         if column.field in renewed:
             name = renewed[column.field]
             if name.lower() in lower:
-                suffixed = f"{name}_{column.type.value}"
+                is_number = column.type is ColumnType.DECIMAL  # the same to a source
+                kind = ColumnType.NUMBER if is_number else column.type
+                suffixed = f"{name}_{kind.value}"
                 name = assign([suffixed], reserved=lower)[suffixed]
             names[column.field] = name
             lower.add(name.lower())

@@ -114,6 +114,28 @@ def test_a_replaced_table_takes_the_new_columns_only(store: Store, mode: WriteMo
     assert (3, 6, None) in store.rows("id", "v", "w")
 
 
+@pytest.mark.parametrize("mode", ["append", "append_dedup"])
+@pytest.mark.parametrize("held", [False, True])
+def test_rows_that_do_not_fit_their_table_are_refused(
+    store: Store, mode: WriteMode, held: bool
+) -> None:
+    """The last line, where columns were given the wrong names: nobody can read such a file."""
+    store.sync(spec(mode), [{"id": 1, "v": "x"}])
+    writer = store.open(spec(mode, v=INTEGER))
+    store.write(writer, [{"id": 2, "v": 5}])
+    if held:
+        store.commit(writer, held=True)
+
+    def show() -> None:
+        store.commit(writer)
+        writer.finish()
+
+    with pytest.raises(DestinationError, match="cannot be in one table with it"):
+        show()
+    writer.discard()
+    assert store.rows() == [(1, "x")]
+
+
 # Append and overwrite
 
 
