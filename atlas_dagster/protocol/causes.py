@@ -40,6 +40,8 @@ _PREAMBLE = re.compile(
 #: The CDK says only that a manifest is invalid; jsonschema, in the stack trace, says where.
 _INVALID_MANIFEST = "declarative_component_schema"
 _PLACE = re.compile(r"^On instance(\[.+\]):", re.MULTILINE)
+#: The name of an exception at the end, without its text (CDK ``concurrent_read_processor.py``).
+_BARE_NAME = re.compile(r": (\w+(?:Error|Exception))\.?$")
 _TRACEBACK = "Traceback (most recent call last)"
 _JAVA_FRAME = re.compile(r"^\s+at [\w.$/<>]+\(", re.MULTILINE)
 _JAVA_CAUSE = re.compile(r"^\s*Caused by: (.+)$", re.MULTILINE)
@@ -111,6 +113,7 @@ def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
     said = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
     if _INVALID_MANIFEST in said and (place := _PLACE.search("\n".join(filter(None, details)))):
         return _cut(f"its manifest is not valid for the CDK that runs it, at {place[1]}")
+    said = _with_text(said, details)
     told = _SEE_LOGS.sub("", said).strip()
     if told and told == said and not says_nothing(told):
         return _cut(said)
@@ -167,6 +170,16 @@ def exceptions(text: str) -> list[str]:
 def is_frame(line: str) -> bool:
     """Whether ``line`` is a part of a stack trace that names no cause."""
     return _FRAME.match(line) is not None
+
+
+def _with_text(said: str, details: Sequence[str | None]) -> str:
+    """``said`` with the text of the exception whose name alone it ends with."""
+    bare = _BARE_NAME.search(said)
+    if bare is None:
+        return said
+    raised = (each for detail in filter(None, details) for each in exceptions(detail))
+    full = next((each for each in raised if each.startswith(f"{bare[1]}: ")), bare[1])
+    return f"{said[: bare.start(1)]}{full}"
 
 
 def _first_detail(details: Sequence[str | None]) -> str:

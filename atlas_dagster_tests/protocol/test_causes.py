@@ -130,6 +130,12 @@ def test_texts_that_name_a_cause(text: str) -> None:
         ),
         (f"{PREAMBLE}No module named 'x'", (), "No module named 'x'"),
         (
+            "An unexpected error occurred in stream users: KeyError",
+            ("An internal text", PYTHON),
+            "An unexpected error occurred in stream users: KeyError: 'count'",
+        ),
+        ("Reading users failed: KeyError", (None, "x"), "Reading users failed: KeyError"),
+        (
             f"{PREAMBLE}Validation against json schema defined in "
             "declarative_component_schema.yaml schema failed",
             (None, INVALID),
