@@ -138,6 +138,7 @@ class _Step:
                 book.failed(self._selected, error)
             raise
 
+    # --8<-- [start:attempt] shown in docs/architecture.md
     def _attempt(self, patience: Patience, book: SyncBook) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
         caller = self._atlas.caller(
@@ -177,6 +178,8 @@ class _Step:
                 if isinstance(event, Checkpoint):
                     patience.note_progress()
                 yield from reporter.take(event)
+
+    # --8<-- [end:attempt]
 
     @property
     def _selected(self) -> list[StreamDescriptor]:

@@ -71,6 +71,7 @@ class SyncSession:
         self._buffered = 0
         self._progress = Progress()
 
+    # --8<-- [start:run] shown in docs/architecture.md
     def run(self) -> Iterator[SyncEvent]:
         """Read, commit, and yield what became true.
 
@@ -105,6 +106,8 @@ class SyncSession:
         failure = failure_of(conversation, streams, self._plan.refused)
         if failure is not None:
             raise failure
+
+    # --8<-- [end:run]
 
     def _read(self, conversation: Conversation) -> Iterator[SyncEvent]:
         command = self._connector.command("read", self._plan.files())
