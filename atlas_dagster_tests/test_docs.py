@@ -11,7 +11,8 @@ from atlas_dagster import errors
 from atlas_dagster.interfaces.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+ROOT_PAGES = sorted(REPOSITORY.glob("*.md"))
+PAGES = [*ROOT_PAGES, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
 def commands() -> list[tuple[str, str]]:
@@ -55,6 +56,23 @@ def test_a_command_in_the_docs_is_one(
 
 def test_some_commands_were_found() -> None:
     assert len(commands()) > 40
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_paths_in_the_docs_exist(page: Path) -> None:
+    paths = re.findall(
+        r"`((?:atlas_dagster|atlas_dagster_tests|benchmarks)/[^`\s]+)`", page.read_text()
+    )
+    for path in paths:
+        if not path.startswith("atlas_dagster/connections/"):  # the reader's own
+            assert list(REPOSITORY.glob(path)), f"{page.name}: there is no {path}"
+
+
+@pytest.mark.parametrize("page", ROOT_PAGES, ids=lambda page: page.name)
+def test_relative_links_of_pages_outside_the_site_exist(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if "://" not in link:
+            assert (REPOSITORY / link).exists(), f"{page.name} links to {link}"
 
 
 def test_every_error_that_says_more_says_it() -> None:
