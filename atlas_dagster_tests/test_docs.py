@@ -11,7 +11,8 @@ from atlas_dagster import errors
 from atlas_dagster.interfaces.cli import main
 
 REPOSITORY = Path(__file__).parents[1]
-ROOT_PAGES = sorted(REPOSITORY.glob("*.md"))
+# Not the changelog: it tells of paths and commands of its time.
+ROOT_PAGES = sorted(set(REPOSITORY.glob("*.md")) - {REPOSITORY / "CHANGELOG.md"})
 PAGES = [*ROOT_PAGES, *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
 
