@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.records.columns import TableColumns
-from atlas_dagster.records.types import TableSchema
+from atlas_dagster.records.types import Column, TableSchema
 from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
 TablePath = tuple[str, ...]
@@ -37,9 +37,9 @@ class TableSpec(Struct, frozen=True):
     replaces: bool = False
     deleted_at: str | None = None
 
-    def fields_of(self, columns: Collection[str]) -> dict[str, str]:
-        """The source's name of each of ``columns``."""
-        return {c.name: c.field for c in self.schema.columns if c.name in columns}
+    def column(self, name: str) -> Column:
+        """The column called ``name``."""
+        return next(column for column in self.schema.columns if column.name == name)
 
 
 class TableInfo(Struct, frozen=True):
@@ -66,6 +66,8 @@ class StreamWriter(ABC):
     staged_rows: int = 0
     #: Rows of earlier commits that are not shown yet.
     held_rows: int = 0
+    #: Versions that lost to one that had come before them, for it has a greater cursor.
+    late_rows: int = 0
 
     @abstractmethod
     def write(self, batch: pa.RecordBatch) -> None:
@@ -235,7 +237,9 @@ class Destination(ABC):
 
     @abstractmethod
     def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
-        """Rows beyond the first of each key; NULL equals NULL. One pass over the ``key`` columns.
+        """Rows beyond the first of each key. One pass over the ``key`` columns.
+
+        Rows without a value in a field of the key have none that could be the same.
 
         ``spec``: of a table that exists. ``key``: columns of its schema.
         """

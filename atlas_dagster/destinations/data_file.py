@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -40,6 +41,26 @@ class DataFile:
             return self.rows
         found = _column_statistics(self.metadata, names.index(name))
         return None if found is None else sum(s.null_count for s in found)
+
+    def holds_text(self, name: str, part: str) -> bool:
+        """Whether a value of the text column ``name`` may have ``part`` in it.
+
+        Cheap where the column has few different values.
+        """
+        names = self.metadata.schema.names
+        if name not in names:
+            return False
+        found = _column_statistics(self.metadata, names.index(name))
+        if found is not None and all(s.has_min_max and s.min == s.max for s in found):
+            return any(part in s.min for s in found)
+        with (
+            self._filesystem.open_input_file(self.path) as source,
+            pq.ParquetFile(source, read_dictionary=[name], buffer_size=_READ_AHEAD) as reader,
+        ):
+            return any(
+                pc.any(pc.match_substring(batch.column(0).dictionary, part), min_count=0).as_py()
+                for batch in reader.iter_batches(_BATCH_ROWS, columns=[name])
+            )
 
     def staged(self) -> StagedFile:
         """The file as a commit lists it."""

@@ -32,9 +32,10 @@ from atlas_dagster.destinations.delta_maintenance import maintain
 from atlas_dagster.destinations.delta_stream import StreamTables, changes_path
 from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.destinations.newest_rows import by_key, newest_rows
+from atlas_dagster.destinations.newest_rows import newest_rows
 from atlas_dagster.destinations.staging import ParquetStage, Waiting
 from atlas_dagster.destinations.store import Store, explained, unusable
+from atlas_dagster.destinations.versions import Ranking
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
 from atlas_dagster.records.columns import TableColumns
 from atlas_dagster.records.types import SOURCE_NAME_KEY, TYPE_KEY
@@ -265,8 +266,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         table = LakeTable(self.table_uri(spec.path), connection="")
         files = [self._file(spec.path, name) for name in table.file_names]
         with explained(table.uri):
-            stays = newest_rows([], files, by_key(spec.schema.arrow, key, spec.fields_of(key)))
-        return sum(int(mask.size - mask.sum()) for mask in stays)
+            found = newest_rows([], files, Ranking(tuple(map(spec.column, key))))
+        return sum(int(mask.size - mask.sum()) for mask in found.stay)
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         with explained(self.table_uri(table)):

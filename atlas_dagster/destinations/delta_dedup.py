@@ -5,21 +5,21 @@ append; the files stand in the real table's folder already. When the stream ends
 one commit: files whose rows are all the newest of their key become part of the table as they are,
 and only files with an older row are written anew without it. The real table then holds the ``seq``
 of the last change merged, so a merge that was interrupted is simply done at the next opportunity.
+The first merge into a table that was appended to looks at all its keys, which may be there twice.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from atlas_dagster.destinations.data_file import DataFile
 from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.destinations.newest_rows import Mask, Ranking, by_key, newest_rows
+from atlas_dagster.destinations.newest_rows import newest_rows
 from atlas_dagster.destinations.staging import ParquetStage
 from atlas_dagster.destinations.store import explained
+from atlas_dagster.destinations.versions import Mask, Ranking, has_value
 from atlas_dagster.errors import DestinationError
-from atlas_dagster.records.types import EXTRACTED_AT
 from atlas_dagster.state.envelope import Envelope, StagedFile
 
 
@@ -61,6 +61,7 @@ class DedupWriter(DeltaWriter):
         assert schema is not None
         replaces = envelope.commit_to(self.spec.path).replaces
         old: list[DataFile] = []
+        unique = True
         if main.exists and not replaces:
             # Others may have compacted the table since it was opened; no sync may have written.
             main.reload(main.seq)
@@ -68,13 +69,16 @@ class DedupWriter(DeltaWriter):
             main.widen(schema)
             schema = main.arrow_schema
             assert schema is not None
-            near = main.files_near(changes, self.spec.primary_key)
+            unique = main.is_unique_by(self.spec.primary_key)
+            near = main.files_near(changes, self.spec.primary_key) if unique else main.file_names
             old = [self.tables.open_file(name) for name in near]
-        stays = newest_rows(old, new, self._ranking(schema))
-        if self.spec.deleted_at in schema.names:
-            deleted_at = pa.schema([schema.field(self.spec.deleted_at)])
+        found = newest_rows(old, new, self._ranking(schema), unique=unique)
+        stays = found.stay
+        self.late_rows += found.late
+        if self.spec.deleted_at is not None and self.spec.deleted_at in schema.names:
+            deleted_at = self.spec.column(self.spec.deleted_at)
             for file, mask in zip(new, stays[len(old) :], strict=True):
-                mask &= _without(file, deleted_at)
+                mask &= ~has_value(file, deleted_at)
         changed = [
             (file, mask) for file, mask in zip([*old, *new], stays, strict=True) if not mask.all()
         ]
@@ -82,13 +86,23 @@ class DedupWriter(DeltaWriter):
         files = [file.staged() for file in new if file.name not in names]
         files += self._write_anew(changed, schema)
         removed = [file.name for file in old if file.name in names]
-        main.add(files, envelope, schema, replaces=replaces, removed=removed)
+        main.add(
+            files,
+            envelope,
+            schema,
+            replaces=replaces,
+            removed=removed,
+            unique_by=self.spec.primary_key,
+        )
 
     def _ranking(self, schema: pa.Schema) -> Ranking:
         # What an interrupted sync left may be from before there was this cursor.
-        order = [name for name in (self.spec.cursor, EXTRACTED_AT) if name and name in schema.names]
-        key = self.spec.primary_key
-        return by_key(schema, key, self.spec.fields_of(key), order)
+        cursor = self.spec.cursor
+        known = cursor is not None and cursor in schema.names
+        return Ranking(
+            tuple(map(self.spec.column, self.spec.primary_key)),
+            self.spec.column(cursor) if known and cursor else None,
+        )
 
     def _write_anew(
         self, files: Iterable[tuple[DataFile, Mask]], schema: pa.Schema
@@ -105,11 +119,3 @@ class DedupWriter(DeltaWriter):
         except BaseException:
             stage.discard()
             raise
-
-
-def _without(file: DataFile, column: pa.Schema) -> Mask:
-    """Which rows of ``file`` have nothing in ``column``."""
-    if file.null_count(column.names[0]) == file.rows:
-        return np.ones(file.rows, np.bool_)
-    nothing = [batch.column(0).is_null().to_numpy(False) for batch in file.batches(column)]
-    return np.concatenate(nothing)

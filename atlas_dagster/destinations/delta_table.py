@@ -7,6 +7,7 @@ against a second writer.
 """
 
 import contextlib
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -112,10 +113,12 @@ class LakeTable:
         *,
         replaces: bool,
         removed: Iterable[str] = (),
+        unique_by: Collection[str] = (),
     ) -> None:
         """Take ``files`` and ``envelope.seq`` in one transaction, making the table if need be.
 
-        The files named in ``removed`` leave the table in the same transaction.
+        The files named in ``removed`` leave the table in the same transaction. With ``unique_by``,
+        the table has one row for each value of these columns now.
 
         Raises:
             DestinationError: someone else has committed with our application id meanwhile.
@@ -127,7 +130,10 @@ class LakeTable:
         note = {"atlas.sync_id": str(envelope.sync_id), "atlas.run_id": envelope.run_id or ""}
         removals = [RemoveAction(name, True, int(now() * 1000)) for name in removed]
         properties = CommitProperties(
-            app_transactions=[Transaction(self.app_id, envelope.seq)],
+            app_transactions=[
+                Transaction(app_id, envelope.seq)
+                for app_id in (self.app_id, *([self._key_id(unique_by)] if unique_by else []))
+            ],
             custom_metadata=note,
             # Delta lets files be removed that a compaction has just replaced, and rows would come
             # twice; so nobody may have committed anything since they were listed. Nor does it see
@@ -164,6 +170,17 @@ class LakeTable:
                 "connection is running, let it end and sync again."
             ) from error
         self.reload(envelope.seq)
+
+    def is_unique_by(self, columns: Collection[str]) -> bool:
+        """Whether our last commit left one row for each value of ``columns``."""
+        assert self.handle is not None
+        return self.handle.transaction_version(self._key_id(columns)) == self.seq
+
+    def _key_id(self, columns: Collection[str]) -> str:
+        """An application id whose version is the ``seq`` of the last commit that left no twins."""
+        identity = "\0".join(sorted(columns)).encode()
+        digest = hashlib.sha1(identity, usedforsecurity=False).hexdigest()[:16]
+        return f"{self.app_id}/unique/{digest}"
 
     def reload(self, seq: int) -> None:
         """See our own commit, and make sure that it is still the last one of ours."""

@@ -5,8 +5,9 @@ are looked at closer, a bounded number of keys at a time, and there the keys the
 rows that are all new, as in a first load, cost one look at their keys and no rewriting.
 """
 
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,61 +20,79 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from atlas_dagster.destinations.data_file import DataFile
-from atlas_dagster.destinations.exact_keys import EXACT, exact_batches
+from atlas_dagster.destinations.exact_values import DATED, ZONE, order_of
+from atlas_dagster.destinations.versions import (
+    CURSOR,
+    EXTRACTED,
+    KEPT_CURSOR,
+    Mask,
+    Ranking,
+    keys,
+    versions,
+    with_identity,
+)
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 #: Hashes held at once; more are taken in several passes over the files.
 _HASHES = 8_000_000
 #: Keys compared at once, and rows of them collected before the losers among them are let go.
 _KEYS = 250_000
 _VERSIONS = 3 * _KEYS
-_HASH, _ROW = "_atlas_hash", "_atlas_row"
+_HASH, _ARRIVAL, _ROW, _ORDER = "_atlas_hash", "_atlas_arrival", "_atlas_row", "_atlas_order"
+#: Where new rows arrive: after all old ones, which arrived when they were extracted.
+_LAST = pa.scalar(2**63 - 1, pa.int64())
+_NAMED_ZONE = ZONE.replace("(", "(?P<zone>")
+_NO_ROWS: Rows = np.empty(0, np.int64)
 
 
-class Ranking(Struct, frozen=True):
-    """The columns that identify a row, and those that say which of two versions is newer.
+class Newest(Struct, frozen=True):
+    """Which rows of each file ``stay``.
 
-    The last of ``order`` decides only between equal ones before it; NULL is older than anything.
-    Rows equal in all of them rank as they stand in the files. ``fields``: the source's name of each
-    key column, where ``key`` has :data:`~atlas_dagster.destinations.exact_keys.EXACT`, too.
+    ``late``: versions that lost to one that had come before them.
     """
 
-    key: pa.Schema
-    order: pa.Schema
-    fields: Mapping[str, str] = {}
+    stay: list[Mask]
+    late: int = 0
 
 
-def by_key(
-    schema: pa.Schema, key: Sequence[str], fields: Mapping[str, str], order: Sequence[str] = ()
-) -> Ranking:
-    """The ranking of rows with the columns of ``schema``."""
-    return Ranking(
-        pa.schema([*(schema.field(name) for name in key), EXACT]),
-        pa.schema([schema.field(name) for name in order]),
-        fields,
-    )
+def newest_rows(
+    old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking, *, unique: bool = True
+) -> Newest:
+    """Which rows stay: all but those that another version of the same key replaces.
 
+    A version without a cursor that compares replaces all that came before it, and those that come
+    later start a new count: the newest is the one with the greatest cursor since the last such
+    version; of equal ones, the one extracted last, then the last to come. Rows without a value in
+    a field of the key have no other versions.
 
-def newest_rows(old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking) -> list[Mask]:
-    """Which rows of each file stay: all but those that a newer one with the same key replaces.
-
-    ``new`` are in order of arrival, all after ``old``. Of a key that only ``old`` has, the newest
-    row stays for certain, and others, where the table was not unique before, mostly do.
+    Args:
+        old: files of the table, which came before ``new``: in the order of their extraction.
+        new: files in order of arrival.
+        unique: ``old`` have each key once, and only keys of ``new`` are looked at.
     """
-    files = [*old, *new]
+    files, arrivals = [*old, *new], len(new)
     ends = np.cumsum([file.rows for file in files], dtype=np.int64)
     if not files:
-        return []
+        return Newest([])
+    if not unique:
+        old, new = (), files
+    first_new = int(ends[-1]) - sum(file.rows for file in files[len(files) - arrivals :])
     stays = np.ones(ends[-1], np.bool_)
+    late = 0
     for part in range(parts := -(-sum(file.rows for file in new) // _HASHES)):
         contested = _contested(old, new, by, part, parts)
         if len(contested):
-            for lost in _losers(files, _HashSet(contested), by):
-                stays[lost] = False
-    return np.split(stays, ends[:-1])
+            for lost in _losers(files, _HashSet(contested), by, first_new):
+                stays[lost.rows] = False
+                late += lost.late
+    return Newest(np.split(stays, ends[:-1]), late)
+
+
+class _Lost(Struct, frozen=True):
+    rows: Rows
+    late: int
 
 
 class _HashSet:
@@ -120,35 +139,46 @@ def _contested(
     return hashes[first]
 
 
-def _losers(files: Sequence[DataFile], contested: _HashSet, by: Ranking) -> Iterator[Rows]:
+def _losers(
+    files: Sequence[DataFile], contested: _HashSet, by: Ranking, first_new: int
+) -> Iterator[_Lost]:
     """The rows, counted over all ``files``, that lose among those with ``contested`` hashes.
 
     They are put aside on disk first, so that all versions of some keys can be compared at once.
     """
-    columns = pa.schema([*by.key, *(field for field in by.order if field.name not in by.key.names)])
-    aside = columns.append(pa.field(_HASH, pa.uint64())).append(pa.field(_ROW, pa.int64()))
+    numbers = [(_HASH, pa.uint64()), (_ARRIVAL, pa.int64()), (_ROW, pa.int64())]
+    aside = pa.schema([*by.schema, *itertools.starmap(pa.field, numbers)])
     row = 0
     with tempfile.TemporaryDirectory(prefix="atlas-merge-") as folder:
         shares = [Path(folder, str(n)) for n in range(-(-len(contested.ascending) // _KEYS))]
         with ExitStack() as stack:
             sinks = [stack.enter_context(pa.ipc.new_stream(path, aside)) for path in shares]
             for file in files:
-                for batch in exact_batches(file, columns, by.fields):
-                    hashes = _hash(batch, by)
+                is_new = row >= first_new
+                for batch in versions(file, by):
+                    hashes, identified = _hash(batch, by), with_identity(batch, by)
                     rows, places = contested.find(hashes)
+                    if identified is not None:
+                        rows, places = rows[identified[rows]], places[identified[rows]]
                     bounds = np.searchsorted(places, np.arange(len(sinks) + 1) * _KEYS)
                     for sink, low, high in zip(sinks, bounds, bounds[1:], strict=False):
                         if high > low:
                             chosen = rows[low:high]
-                            found = batch.take(pa.array(chosen)).columns
-                            found += [pa.array(hashes[chosen]), pa.array(chosen + row)]
-                            sink.write_batch(pa.RecordBatch.from_arrays(found, schema=aside))
+                            found = batch.take(pa.array(chosen))
+                            arrival = found.column(EXTRACTED.name)
+                            columns = [
+                                *found.columns,
+                                pa.array(hashes[chosen]),
+                                pa.repeat(_LAST, len(chosen)) if is_new else arrival,
+                                pa.array(chosen + row),
+                            ]
+                            sink.write_batch(pa.RecordBatch.from_arrays(columns, schema=aside))
                     row += batch.num_rows
         for path in shares:
-            yield from _losers_of_share(path, by)
+            yield from _losers_of_share(path, by, first_new)
 
 
-def _losers_of_share(path: Path, by: Ranking) -> Iterator[Rows]:
+def _losers_of_share(path: Path, by: Ranking, first_new: int) -> Iterator[_Lost]:
     kept: list[pa.RecordBatch] = []
     waiting = 0
     with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
@@ -156,42 +186,109 @@ def _losers_of_share(path: Path, by: Ranking) -> Iterator[Rows]:
             kept.append(batch)
             waiting += batch.num_rows
             if waiting > _VERSIONS:
-                kept, lost = _newest(kept, by)
+                kept, lost = _newest(kept, by, first_new)
                 waiting = 0
                 yield lost
     if kept:
-        yield _newest(kept, by)[1]
+        yield _newest(kept, by, first_new)[1]
 
 
-def _newest(rows: list[pa.RecordBatch], by: Ranking) -> tuple[list[pa.RecordBatch], Rows]:
-    """The newest row of each key, and the numbers of all others."""
-    table = pa.Table.from_batches(rows)
-    keys = [_HASH, *by.key.names]
-    names = [*keys, *(name for name in by.order.names if name not in keys), _ROW]
-    order = pc.sort_indices(table, [(name, "ascending", "at_start") for name in names])
-    table = table.take(order).combine_chunks()
+def _newest(
+    rows: list[pa.RecordBatch], by: Ranking, first_new: int
+) -> tuple[list[pa.RecordBatch], _Lost]:
+    """The rows that the next ones are to be compared with, and those that have lost."""
+    kept: list[pa.RecordBatch] = []
+    lost: list[Rows] = []
+    late = 0
+    keys = [_HASH, *by.key_schema.names]
+    for found in _comparable(pa.Table.from_batches(rows), by):
+        table, replaced = _since_reset(found, keys) if by.cursor else (found, _NO_ROWS)
+        order = [*([_ORDER] if by.cursor else []), EXTRACTED.name, _ROW]
+        table, first = _in_order(table, keys, *order)
+        numbers, last = table[_ROW].to_numpy(), np.append(first[1:], True)[: table.num_rows]
+        winners = numbers[last][np.cumsum(first) - 1]
+        lost += [replaced, numbers[~last]]
+        late += int(np.sum(~last & (numbers > winners) & (numbers >= first_new)))
+        # A version that replaced others does so until all have been looked at.
+        still = pc.or_(pa.array(last), table[_ORDER].is_null()) if by.cursor else pa.array(last)
+        kept += table.filter(still).drop_columns([_ORDER]).to_batches()
+    return kept, _Lost(np.concatenate(lost), late)
+
+
+def _comparable(table: pa.Table, by: Ranking) -> Iterator[pa.Table]:
+    """``table`` in parts, all versions of a key in one, with a column that orders them."""
+    if by.cursor is None:
+        yield table.append_column(_ORDER, pa.nulls(table.num_rows, pa.bool_()))
+        return
+    cursors = table[CURSOR]
+    odd = table[KEPT_CURSOR.name].is_valid()
+    text = cursors.type == pa.string()
+    if by.cursor.type.is_json or (text and not _compares_as_text(cursors)):
+        odd = pa.chunked_array([pa.repeat(pa.scalar(True), table.num_rows)])
+    if not pc.any(odd, min_count=0).as_py():
+        yield table.append_column(_ORDER, cursors)
+        return
+    apart = pc.is_in(table[_HASH], pc.unique(table[_HASH].filter(odd)))
+    plain, exact = table.filter(pc.invert(apart)), table.filter(apart)
+    yield plain.append_column(_ORDER, plain[CURSOR])
+    texts, kept = exact[CURSOR].cast(pa.string()), exact[KEPT_CURSOR.name]
+    order = [
+        order_of(by.cursor.type, *values)
+        for values in zip(texts.to_pylist(), kept.to_pylist(), strict=True)
+    ]
+    yield exact.append_column(_ORDER, pa.array(order, pa.binary()))
+
+
+def _compares_as_text(cursors: pa.ChunkedArray) -> bool:
+    """Whether the order of these texts is that of what they say: no moments, or all alike."""
+    dated = pc.match_substring_regex(cursors, DATED)
+    if not pc.any(dated, min_count=0).as_py():
+        return True
+    zones = pc.struct_field(pc.extract_regex(cursors, _NAMED_ZONE), [0])
+    forms = pc.replace_substring_regex(cursors, r"[0-9]", "0")
+    forms = pc.binary_join_element_wise(forms, pc.fill_null(zones, ""), "")
+    return len(pc.unique(forms.drop_null())) == 1
+
+
+def _since_reset(table: pa.Table, keys: list[str]) -> tuple[pa.Table, Rows]:
+    """The versions of each key since the last without a cursor, and the rows before that."""
+    if not table[_ORDER].null_count:
+        return table, _NO_ROWS
+    table, first = _in_order(table, keys, _ARRIVAL, _ROW)
+    group, places = np.cumsum(first) - 1, np.arange(table.num_rows)
+    resets = table[_ORDER].is_null().to_numpy()
+    last = np.full(int(first.sum()), -1)
+    last[group[resets]] = places[resets]
+    since = places >= last[group]
+    return table.filter(pa.array(since)), table[_ROW].to_numpy()[~since]
+
+
+def _in_order(table: pa.Table, keys: list[str], *then: str) -> tuple[pa.Table, Mask]:
+    """``table`` sorted, and which rows are the first with their key."""
+    names = [(name, "ascending", "at_start") for name in (*keys, *then)]
+    table = table.take(pc.sort_indices(table, names)).combine_chunks()
     same = np.ones(max(table.num_rows - 1, 0), np.bool_)
     for name in keys:
-        first, second = table[name][:-1], table[name][1:]
-        equal = pc.fill_null(pc.equal(first, second), False)
-        both_null = pc.and_(first.is_null(), second.is_null())
-        same &= pc.or_(equal, both_null).to_numpy()
-    last = np.append(~same, True)
-    numbers = table[_ROW].to_numpy()
-    return table.filter(pa.array(last)).to_batches(), numbers[~last]
+        one, other = table[name][:-1], table[name][1:]
+        equal = pc.fill_null(pc.equal(one, other), False)
+        same &= pc.or_(equal, pc.and_(one.is_null(), other.is_null())).to_numpy()
+    return table, np.append(True, ~same)[: table.num_rows]
 
 
 def _hashes(files: Sequence[DataFile], by: Ranking, part: int, parts: int) -> Iterator[Hashes]:
     for file in files:
-        for batch in exact_batches(file, by.key, by.fields):
+        for batch in keys(file, by):
             found = _hash(batch, by)
+            identified = with_identity(batch, by)
+            if identified is not None:
+                found = found[identified]
             yield found if parts == 1 else found[found % np.uint64(parts) == part]
 
 
 def _hash(batch: pa.RecordBatch, by: Ranking) -> Hashes:
     """One hash per row, the same for equal keys."""
     combined = np.zeros(batch.num_rows, np.uint64)
-    for name in by.key.names:
+    for name in by.key_schema.names:
         combined *= np.uint64(1_000_003)
         column = batch.column(name)
         if column.null_count == len(column):

@@ -159,7 +159,9 @@ def comparable(column: str, type_: str) -> str:
 
 def indexed(column: str, type_: str, keys: int) -> str:
     """The part of key ``column`` that an index over ``keys`` columns holds."""
-    if type_ not in ("text", "jsonb"):
+    if type_ == "jsonb":
+        return f"jsonb_hash({column})"
+    if type_ != "text":
         return column
     # Four bytes a character at most.
     return f"left({column}::text, {_INDEXED_BYTES // 4 // keys})"

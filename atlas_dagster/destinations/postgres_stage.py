@@ -4,11 +4,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Raw
 
 from atlas_dagster.destinations.postgres_columns import ARRIVAL, Column, quoted
 from atlas_dagster.destinations.postgres_connection import Database, ValueRefusedError
-from atlas_dagster.records.changes import Change, Misfit
-from atlas_dagster.records.types import META
+from atlas_dagster.records.changes import Change, Misfit, as_base64
+from atlas_dagster.records.types import EXTRA, META
+
+_decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class TemporaryStage:
@@ -30,9 +33,9 @@ class TemporaryStage:
 
     def write(self, batch: pa.RecordBatch) -> None:
         if not self._exists:
-            columns = [f"{column.quoted} {column.staged_type}" for column in self._columns]
             self._database.run(
-                f"CREATE TEMPORARY TABLE {self.table} ({', '.join(columns)}, {ARRIVAL} bigint)"
+                f"CREATE TEMPORARY TABLE {self.table} "
+                f"({', '.join(self._definitions)}, {ARRIVAL} bigint)"
             )
             self._exists = True
         batch = batch.rename_columns([column.name for column in self._columns])
@@ -43,6 +46,22 @@ class TemporaryStage:
             batch = self._without_nuls(batch)
             self._database.copy(batch.append_column(ARRIVAL, arrivals), self.name)
         self.rows += batch.num_rows
+
+    def tombstones(self) -> str:
+        """A table, quoted, for staged rows that deleted others, as long as the sync takes."""
+        self._database.run(
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._tombstones} "
+            f"({', '.join(self._definitions)})"
+        )
+        return self._tombstones
+
+    @property
+    def _tombstones(self) -> str:
+        return quoted(f"{self.name}_tombstones")
+
+    @property
+    def _definitions(self) -> list[str]:
+        return [f"{column.quoted} {column.staged_type}" for column in self._columns]
 
     def rewind(self, rows: int) -> None:
         """Keep the first ``rows`` rows only."""
@@ -58,11 +77,14 @@ class TemporaryStage:
 
     def drop(self) -> None:
         if self._exists:
-            self._database.run(f"DROP TABLE IF EXISTS {self.table}")
+            self._database.run(f"DROP TABLE IF EXISTS {self.table}, {self._tombstones}")
         self._exists, self.rows = False, 0
 
     def _without_nuls(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Without U+0000, the one character that Postgres text cannot hold; noted as changes."""
+        """Without U+0000, the one character that Postgres text cannot hold.
+
+        It is noted as a change, and the value kept with its bytes.
+        """
         for index, column in enumerate(self._columns):
             values = batch.column(index)
             if values.type != pa.string():
@@ -76,7 +98,20 @@ class TemporaryStage:
             noted = _with_change(batch.column(place), column.source)
             metas = pc.if_else(found, noted, batch.column(place))
             batch = batch.set_column(place, batch.schema.field(place), metas)
+            place = batch.schema.get_field_index(EXTRA)
+            extra = _with_values(batch.column(place), column.source, values, found)
+            batch = batch.set_column(place, batch.schema.field(place), extra)
         return batch
+
+
+def _with_values(extra: pa.Array, field: str, values: pa.Array, chosen: pa.Array) -> pa.Array:
+    """``_airbyte_extra`` texts with the ``chosen`` values of ``field``, whatever is kept of it."""
+    texts = extra.to_pylist()
+    for row in pc.indices_nonzero(chosen).to_pylist():
+        kept = _decode_extra(texts[row] or "{}")
+        kept.setdefault(field, as_base64(msgspec.json.encode(values[row].as_py())))
+        texts[row] = msgspec.json.encode(kept).decode()
+    return pa.array(texts, pa.string())
 
 
 def _with_change(metas: pa.Array, field: str) -> pa.Array:

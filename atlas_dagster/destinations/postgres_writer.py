@@ -12,6 +12,7 @@ from atlas_dagster.destinations.postgres_connection import Database, ValueRefuse
 from atlas_dagster.destinations.postgres_held import HeldRows
 from atlas_dagster.destinations.postgres_json import mend_json
 from atlas_dagster.destinations.postgres_merge import Merge
+from atlas_dagster.destinations.postgres_newest import KeyedMerge
 from atlas_dagster.destinations.postgres_stage import TemporaryStage
 from atlas_dagster.destinations.postgres_state import Bookkeeping, TableState, TableStates
 from atlas_dagster.errors import AtlasError, DestinationError
@@ -93,7 +94,7 @@ class PostgresWriter(StreamWriter):
             self._database.run(f"DELETE FROM {state.relation}")
         types = self._fit_table(state)
         if not self._is_unique(envelope, state):
-            row_count -= self._database.run(self._merge(source, state, types).unduplication())
+            row_count -= self._keyed_merge(source, state, types).unduplicate()
         if rows:
             row_count += self._move(source, state, types)
         self._held.drop()
@@ -208,22 +209,27 @@ class PostgresWriter(StreamWriter):
         if self.spec.primary_key:
             # Nothing is known yet of a table that no vacuum ever looks at, or not yet.
             self._database.run(f"ANALYZE {source}")
-            merge = self._merge(source, state, types)
-            more = 0
-            for pattern in self._database.rows(merge.null_patterns()):
-                nulls = list(pattern.values())
-                if self.spec.deleted_at is not None:
-                    more -= self._database.run(merge.deletion(nulls))
-                more += self._database.run(merge.statement(nulls))
-            return more
+            merged = self._keyed_merge(source, state, types).run()
+            self.late_rows += merged.late
+            return merged.more
         names = listed([column.name for column in self._columns])
         values = ", ".join(column.moved(types[column.name]) for column in self._columns)
         return self._database.run(
             f"INSERT INTO {state.relation} ({names}) SELECT {values} FROM {source}"
         )
 
+    def _keyed_merge(self, source: str, state: TableState, types: dict[str, str]) -> KeyedMerge:
+        cursor = self.spec.cursor
+        return KeyedMerge(
+            self._database,
+            self._merge(source, state, types),
+            kind=self.spec.column(cursor).type if cursor else None,
+            tombstones=self._stage.tombstones() if self.spec.deleted_at else None,
+        )
+
     def _merge(self, source: str, state: TableState, types: dict[str, str]) -> Merge:
         by_logical = {column.logical: column for column in self._columns}
+        cursor = self.spec.cursor
         ours = {column.name for column in self._columns}
         return Merge(
             state.relation,
@@ -231,7 +237,7 @@ class PostgresWriter(StreamWriter):
             self._columns,
             types,
             keys=[by_logical[key] for key in self.spec.primary_key],
-            cursor=by_logical[self.spec.cursor] if self.spec.cursor else None,
+            cursor=by_logical[cursor] if cursor else None,
             deleted_at=by_logical[self.spec.deleted_at] if self.spec.deleted_at else None,
             gone=[name for name in state.fields.names if name in types and name not in ours],
         )

@@ -43,7 +43,8 @@ def stream_check_specs(stream: ConfiguredStream, key: dg.AssetKey) -> Iterator[d
         yield dg.AssetCheckSpec(
             PRIMARY_KEY,
             asset=key,
-            blocking=True,
+            # Twins matter to what relies on the key; where rows are replaced, they all stay.
+            blocking=stream.destination_sync_mode == "append_dedup",
             description="Every row has a primary key" + (" of its own." if unique else "."),
         )
     yield dg.AssetCheckSpec(
@@ -167,17 +168,31 @@ def _primary_key(
     if not records:
         return _passed("Nothing new to check.")
     repeated = duplicates() if stream.destination_sync_mode == "overwrite" else 0
-    numbers = {"atlas/rows_without_key": finished.keyless, "atlas/rows_with_same_key": repeated}
+    numbers = {
+        "atlas/rows_without_key": finished.keyless,
+        "atlas/rows_with_same_key": repeated,
+        "atlas/late_versions": finished.late,
+    }
     if repeated:
         return _failed(
-            f"{_rows(repeated)} the primary key ({names}) of another row; with "
-            "destination_sync_mode: append_dedup the newest of each is kept.",
+            f"{_rows(repeated)} the primary key ({names}) of another row. All are kept; with "
+            "destination_sync_mode: append_dedup, the newest of each would be.",
             numbers,
         )
     if finished.keyless:
-        told = f"{_rows(finished.keyless)} nothing in a field of the key ({names})."
-        return _warning(told, numbers)
-    return _passed(f"All rows have a primary key ({names}).", numbers)
+        told = (
+            f"{_rows(finished.keyless)} no value in a field of the primary key ({names}); each is "
+            "kept as a row of its own. Declare null_keys: refuse to stop the stream instead."
+        )
+        return _warning(f"{told}{_late(finished.late)}", numbers)
+    return _passed(f"All rows have a primary key ({names}).{_late(finished.late)}", numbers)
+
+
+def _late(count: int) -> str:
+    if not count:
+        return ""
+    versions = f"{count:,} versions" if count > 1 else "One version"
+    return f" {versions} came late: the newest of the key, by its cursor, had come before."
 
 
 def _rows(count: int) -> str:

@@ -109,7 +109,8 @@ class ConfiguredStream(Struct, frozen=True):
     ``generation_id`` numbers the full copies of a table; when ``minimum_generation_id`` equals it,
     rows of older generations go once the stream is complete. ``hard_deletes``: rows go that the
     source says were deleted, instead of staying with the time of that. ``ignored_cursor``: one that
-    is declared of a source that reads by its own.
+    is declared of a source that reads by its own. ``refuses_null_keys``: a record without a value
+    in a field of the key stops the stream.
     """
 
     stream: Stream
@@ -121,6 +122,7 @@ class ConfiguredStream(Struct, frozen=True):
     minimum_generation_id: int = 0
     hard_deletes: bool = False
     ignored_cursor: FieldPath = ()
+    refuses_null_keys: bool = False
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -168,6 +170,7 @@ def configure(
     cursor_field: FieldPath | None = None,
     primary_key: tuple[FieldPath, ...] | None = None,
     hard_deletes: bool = False,
+    refuses_null_keys: bool = False,
 ) -> ConfiguredStream:
     """Choose how to sync ``stream``; what is ``None`` is the Airbyte platform's default.
 
@@ -227,6 +230,11 @@ def configure(
             f"Stream '{name}' has cdc_deletes hard, but no field {CDC_DELETED_AT}: let the source "
             "read the database's log (CDC), or leave cdc_deletes out."
         )
+    if refuses_null_keys and not key:
+        raise ConfigError(
+            f"Stream '{name}' has null_keys refuse, but no primary_key: declare one, or leave "
+            "null_keys out."
+        )
     return ConfiguredStream(
         stream,
         sync_mode,
@@ -234,6 +242,7 @@ def configure(
         cursor,
         key,
         hard_deletes=hard_deletes,
+        refuses_null_keys=refuses_null_keys,
         ignored_cursor=cursor_field if cursor_field and cursor_field != cursor else (),
     )
 

@@ -49,6 +49,12 @@ class StreamSelection(BaseModel):
         "them with the time in _ab_cdc_deleted_at, hard deletes them.",
     )
 
+    null_keys: Literal["keep", "refuse"] = Field(
+        "keep",
+        description="What becomes of records without a value in a field of the primary key: keep "
+        "stores each as a row of its own, refuse stops the stream.",
+    )
+
     def cursor_path(self) -> FieldPath | None:
         match self.cursor_field:
             case None:
@@ -195,6 +201,7 @@ class Connection(BaseModel):
             cursor_field=selection.cursor_path(),
             primary_key=selection.key_paths(),
             hard_deletes=selection.cdc_deletes == "hard",
+            refuses_null_keys=selection.null_keys == "refuse",
         )
 
     def _selection(self, stream: Stream) -> StreamSelection | None:

@@ -28,8 +28,9 @@ class StreamFinished(Struct, frozen=True):
     ``bytes`` are those of the records' JSON; ``seconds`` since the sync began. ``envelope`` is the
     stream's last commit: an older sync's where this one brought nothing new. ``counted``: the
     source said how many records it sent, and so many came. ``keyless``: records that lack a value
-    in a column of the primary key. ``changes``: how many values are not in their columns as the
-    source wrote them. ``sample``: the last few rows.
+    in a field of the primary key. ``late``: versions of rows that came after the newest one of
+    their key, so that they are not in the table. ``changes``: how many values are not in their
+    columns as the source wrote them. ``sample``: the last few rows.
     """
 
     plan: StreamPlan
@@ -44,6 +45,7 @@ class StreamFinished(Struct, frozen=True):
     warnings: tuple[str, ...]
     counted: bool
     keyless: int
+    late: int
     changes: Mapping[Change, int]
     sample: pa.RecordBatch | None
 

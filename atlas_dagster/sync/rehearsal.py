@@ -77,6 +77,8 @@ def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
         )
         for each in plan.streams
     }
+    for stream in streams.values():
+        stream.refuses_null_keys = False  # told instead
     names = StreamNames(streams)
     deadline = time.monotonic() + SECONDS
     conversation = connector.converse()

@@ -421,6 +421,7 @@ class SyncSession:
             warnings=tuple(stream.warnings),
             counted=stream.counted,
             keyless=stream.keyless,
+            late=stream.writer.late_rows,
             changes=stream.builder.changes,
             sample=stream.sample,
         )

@@ -1,16 +1,14 @@
 """One stream while it is read: its rows on their way, its state, its verdict."""
 
-import functools
 import time
-from collections.abc import Sequence
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.destinations.versions import keyless_rows
+from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.protocol.messages import Records, StreamDescriptor, TraceError
 from atlas_dagster.protocol.state import is_position, same_blob
 from atlas_dagster.records.batches import BatchBuilder
@@ -74,7 +72,8 @@ class ActiveStream:
         self.checkpoint: Raw | None = plan.state
         self.committed_state: Raw | None = plan.state
         self.warnings: list[str] = []
-        #: Rows without a value in a key column, and the last few of all.
+        self.refuses_null_keys = plan.configured.refuses_null_keys
+        #: Rows without a value in a field of the key, and the last few of all.
         self.keyless = 0
         self.sample: pa.RecordBatch | None = None
         self._last_commit = time.monotonic()
@@ -119,11 +118,23 @@ class ActiveStream:
         if not len(self.builder):
             return
         batch = self.builder.build()
-        self.keyless += _rows_with_null(batch, self.plan.key_columns)
+        keyless = keyless_rows(batch, [*map(self.plan.table.column, self.plan.key_columns)])
+        if keyless and self.refuses_null_keys:
+            raise ConfigError(self._no_key(keyless))
+        self.keyless += keyless
         # Copied, or it would hold the whole batch in memory.
         last = range(max(batch.num_rows - _SAMPLE_ROWS, 0), batch.num_rows)
         self.sample = batch.take(pa.array(last, pa.int64()))
         self.writer.write(batch)
+
+    def _no_key(self, count: int) -> str:
+        key = ", ".join(".".join(path) for path in self.plan.configured.primary_key)
+        records = f"{count} records" if count > 1 else "a record"
+        return (
+            f"Stream '{self.descriptor}' sent {records} without a value in its primary key "
+            f"({key}), and its null_keys is refuse; have the source fill the key, choose another "
+            "primary_key, or declare null_keys: keep."
+        )
 
     def adopt(self, state: Raw | None) -> None:
         """Take ``state`` as covering every row so far, if it can be gone on from."""
@@ -214,9 +225,3 @@ class ActiveStream:
         self._last_commit = time.monotonic()
         self._bytes_at_commit = self.bytes
         return size
-
-
-def _rows_with_null(batch: pa.RecordBatch, columns: Sequence[str]) -> int:
-    arrays = [batch.column(name) for name in columns]
-    holed = [array.is_null() for array in arrays if array.null_count]
-    return pc.sum(functools.reduce(pc.or_, holed)).as_py() if holed else 0

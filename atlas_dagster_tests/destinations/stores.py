@@ -78,7 +78,8 @@ class Store(ABC):
 
     def write(self, writer: StreamWriter, rows: Rows, *, at: int = T0) -> None:
         """Stage ``rows`` as one batch, extracted at ``at``."""
-        builder = BatchBuilder(self._specs[id(writer)].schema, sync_id=1, generation_id=0)
+        wanted = self._specs[id(writer)]
+        builder = BatchBuilder(wanted.schema, sync_id=1, generation_id=0, key=wanted.primary_key)
         for row in rows:
             data = row if isinstance(row, Raw) else Raw(msgspec.json.encode(row))
             builder.extend([Record("t", data, at)], 1)

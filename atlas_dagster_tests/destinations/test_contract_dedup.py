@@ -27,7 +27,7 @@ def row(id: int | None, v: str, **rest: Any) -> dict[str, Any]:
         (row(1, "old", at=2), row(1, "new", at=1), "old"),  # an older cursor comes late
         (row(1, "old", at=1), row(1, "new", at=1), "new"),  # same cursor, later extraction
         (row(1, "old"), row(1, "new", at=1), "new"),
-        (row(1, "old", at=1), row(1, "new"), "old"),  # NULL is older than anything
+        (row(1, "old", at=1), row(1, "new"), "new"),  # one without a cursor replaces all before
         (row(1, "old"), row(1, "new"), "new"),
     ],
 )
@@ -67,17 +67,19 @@ def test_new_keys_are_added_and_others_stay(store: Store) -> None:
     assert store.rows() == [(1, "a"), (2, "c"), (3, "d")]
 
 
-def test_null_is_a_key_like_any_other(store: Store) -> None:
+def test_rows_without_a_key_are_kept_apart(store: Store) -> None:
     for v in ("a", "b"):
-        store.sync(PLAIN, [row(None, "x"), row(None, v), row(1, v)])
-    assert store.rows() == [(1, "b"), (None, "b")]
+        writer = store.sync(PLAIN, [row(None, "x"), {"v": v}, row(1, v)])
+    assert store.rows() == [(1, "b"), (None, "a"), (None, "b"), (None, "x"), (None, "x")]
+    assert writer.describe().row_count == 5
 
 
 def test_composite_keys(store: Store) -> None:
     wanted = spec("append_dedup", key=("id", "k"), k=INTEGER)
     store.sync(wanted, [row(1, "a", k=1), row(1, "b", k=2), row(1, "c"), row(1, "d", k=2)])
     store.sync(wanted, [row(1, "e", k=1), row(2, "f", k=1), row(1, "g")])
-    assert store.rows("id", "k", "v") == [(1, 1, "e"), (1, 2, "d"), (1, None, "g"), (2, 1, "f")]
+    without = [(1, None, "c"), (1, None, "g")]  # a key of which a part is missing is none
+    assert store.rows("id", "k", "v") == [(1, 1, "e"), (1, 2, "d"), *without, (2, 1, "f")]
 
 
 def test_a_column_name_in_need_of_quotes(store: Store) -> None:
@@ -136,11 +138,16 @@ def test_to_append_and_back(store: Store) -> None:
 def test_of_rows_appended_under_one_key_the_newest_stays(store: Store) -> None:
     appended = spec("append", at=INTEGER)
     store.sync(appended, [row(1, "a", at=1), row(1, "b", at=3), row(1, "c", at=2), row(None, "n")])
-    store.sync(appended, [row(2**63, "x"), row(2**64, "y"), row(None, "o")], at=T0 + 1000)
+    store.sync(appended, [row(7, "e", at=2), row(2**63, "x"), row(2**64, "y"), row(None, "o")])
+    # Of a key that gets no new version, too; and a version without a cursor replaces all before.
+    store.sync(appended, [row(7, "f", at=1), row(8, "g", at=5), row(9, "i")], at=T0 + 1000)
+    store.sync(appended, [row(8, "h"), row(9, "j", at=1), row(9, "k", at=1)], at=T0 + 1500)
     late = [row(1, "d", at=2), row(None, "p"), row(2**64, "z")]
     writer = store.sync(BY_CURSOR, late, at=T0 + 2000)
-    assert store.rows() == [(1, "b"), (None, "p"), (None, "x"), (None, "z")]
-    assert writer.describe().row_count == 4
+    keyless = [(None, "n"), (None, "o"), (None, "p")]
+    kept = [(1, "b"), (7, "e"), (8, "h"), (9, "k")]
+    assert store.rows() == [*kept, *keyless, (None, "x"), (None, "z")]
+    assert writer.describe().row_count == 9
 
 
 def test_a_replaced_table(store: Store) -> None:
@@ -200,7 +207,8 @@ def test_keys_of_every_type(store: Store, kind: Any, values: list[Any]) -> None:
     wanted = spec("append_dedup", key=("k", "id"), k=kind)
     for v in ("a", "b"):
         store.sync(wanted, [row(1, v, k=value) for value in values])
-    assert store.rows("v") == [("b",)] * len(values)
+    keyless = values.count(None)
+    assert store.rows("v") == [("a",)] * keyless + [("b",)] * len(values)
 
 
 # Keys that their columns do not hold
@@ -242,7 +250,9 @@ def test_keys_that_do_not_fit_stay_apart(
         store.sync(wanted, first)
         store.sync(wanted, second, at=T0 + 1000)
     last = len(texts) - 1
-    assert store.rows("v") == sorted([(f"a {last}",), *((f"b {n}",) for n in range(last))])
+    old = {last} | {n for n, text in enumerate(texts) if text == "null"}
+    expected = [*(f"a {n}" for n in old), *(f"b {n}" for n in range(last))]
+    assert store.rows("v") == sorted((v,) for v in expected)
 
 
 def test_part_of_a_composite_key_that_does_not_fit(store: Store) -> None:
@@ -250,7 +260,7 @@ def test_part_of_a_composite_key_that_does_not_fit(store: Store) -> None:
     keys = [(1, 2**63), (2**63, 1), (2**63, 2**63 + 1), (1, None), (2**63 + 1, 1), (1, 1)]
     for v in ("a", "b"):
         store.sync(wanted, [row(id, f"{v} {n}", k=k) for n, (id, k) in enumerate(keys)])
-    assert store.rows("v") == [(f"b {n}",) for n in range(len(keys))]
+    assert store.rows("v") == [("a 3",), *((f"b {n}",) for n in range(len(keys)))]
 
 
 @pytest.mark.parametrize("kind", ["integer", "number"])
@@ -271,7 +281,7 @@ def test_any_number_is_a_key(lake: Lake, kind: str) -> None:
             rows = []
             for place, value in enumerate(values):
                 v = f"{number}.{place}"
-                expected[value] = v
+                expected[v if value is None else value] = v
                 text = "null" if value is None else format(value, "f" if kind == "number" else "d")
                 rows.append(Raw(f'{{"id":{text},"v":"{v}","w":{place}}}'.encode()))
             lake.sync(wanted, rows)
@@ -313,7 +323,9 @@ def test_soft_deletes_keep_the_row(store: Store) -> None:
         ([row(1, "a", at=1), tombstone(1, 2), row(1, "b", at=3)], ["b"]),
         ([row(1, "a", at=3), tombstone(1, 2)], ["a"]),  # an older tombstone comes late
         ([row(2, "a", at=3), tombstone(1, 2)], ["a"]),  # of a row never seen
-        ([row(None, "a", at=1), row(1, "b", at=1), tombstone(None, 2)], ["b"]),
+        ([row(None, "a", at=1), row(1, "b", at=1), tombstone(None, 2)], ["a", "b"]),
+        ([row(1, "a", at=3), {"id": 1, DELETED: "2024-01-01"}], []),  # nothing but the key
+        ([row(1, "a", at=3), {"id": 1, DELETED: "2024-01-01"}, row(1, "b", at=1)], ["b"]),
         ([row(2**63, "a", at=1), row(2**64, "b", at=1), tombstone(2**64, 2)], ["a"]),
         ([tombstone(1, 1)], []),
     ],

@@ -34,9 +34,10 @@ def test_only_the_rows_of_the_last_sync_are_there_to_count(store: Store) -> None
     assert count(store, "id") == 0
 
 
-def test_null_is_one_key(store: Store) -> None:
-    store.sync(OVERWRITE, [row(None, "a"), row(None, "b"), row(1, "a")])
+def test_rows_without_a_key_are_not_the_same(store: Store) -> None:
+    store.sync(OVERWRITE, [row(None, "a"), row(None, "b"), row(1, "a"), row(1, "b")])
     assert count(store, "id") == 1
+    assert count(store, "id", "v") == 0
 
 
 def test_keys_that_their_column_does_not_hold_differ_digit_by_digit(store: Store) -> None:

@@ -106,14 +106,15 @@ def test_a_key_that_comes_twice_is_an_error_where_rows_are_overwritten(runs: Fak
     assert said(ran.checks["events.primary_key"]) == (
         False,
         ERROR,
-        "2 rows have the primary key (id) of another row; with destination_sync_mode: "
-        "append_dedup the newest of each is kept.",
+        "2 rows have the primary key (id) of another row. All are kept; with "
+        "destination_sync_mode: append_dedup, the newest of each would be.",
     )
+    assert ran.success
     assert ran.metadata["events"]["dagster/row_count"] == 5
     assert load(runs, 1, 2, 3).checks["events.primary_key"].passed
 
 
-def test_what_is_downstream_waits_for_keys_that_are_unique(runs: FakeRuns) -> None:
+def test_what_is_downstream_of_replaced_rows_does_not_rely_on_their_key(runs: FakeRuns) -> None:
     runs.select(**OVERWRITE)
 
     @dg.asset(deps=[dg.AssetKey(["shop", "events"])])
@@ -121,11 +122,9 @@ def test_what_is_downstream_waits_for_keys_that_are_unique(runs: FakeRuns) -> No
 
     output = state("events", {}), DONE
     ran = runs.run(records("events", [1, 1]), *output, more=[report])
-    assert not ran.success
-    assert list(ran.metadata) == ["events"]
-    again = runs.run(records("events", [1, 2]), *output, more=[report])
-    assert again.success
-    assert list(again.metadata) == ["events", "report"]
+    assert ran.success
+    assert list(ran.metadata) == ["events", "report"]
+    assert not ran.checks["events.primary_key"].passed
 
 
 def test_merged_rows_are_unique_without_looking(
@@ -144,8 +143,45 @@ def test_records_without_a_key_are_a_warning(runs: FakeRuns, mode: str) -> None:
     assert said(ran.checks["events.primary_key"]) == (
         False,
         WARN,
-        "2 rows have nothing in a field of the key (id).",
+        "2 rows have no value in a field of the primary key (id); each is kept as a row of its "
+        "own. Declare null_keys: refuse to stop the stream instead.",
     )
+
+
+def test_a_key_that_does_not_fit_its_column_is_a_key(runs: FakeRuns) -> None:
+    ran = runs.run(record("events", 2**64), record("events", 1), state("events", {}), DONE)
+    assert said(ran.checks["events.primary_key"])[0]
+
+
+@pytest.mark.parametrize("mode", ["append_dedup", "append"])
+def test_records_without_a_key_stop_a_stream_that_refuses_them(runs: FakeRuns, mode: str) -> None:
+    runs.select(sync_mode="incremental", destination_sync_mode=mode, null_keys="refuse")
+    none = line("RECORD", record={"stream": "events", "data": {"v": "x"}, "emitted_at": 1})
+    first = record("events", 1), state("events", {"at": 1}), DONE
+    assert runs.run(*first).success
+    ran = runs.run(record("events", 2), none, state("events", {"at": 2}), DONE)
+    assert not ran.success
+    assert ran.metadata == {}
+    assert "sent a record without a value in its primary key (id)" in ran.failure
+    again = runs.run(record("events", 3), state("events", {"at": 3}), DONE)
+    assert again.success
+    assert again.metadata["events"]["dagster/row_count"] == 2
+
+
+def test_versions_that_come_late_are_counted(runs: FakeRuns) -> None:
+    at = {"json_schema": {"properties": {"id": {"type": "integer"}, "at": {"type": "integer"}}}}
+    runs.streams = [{**EVENTS, **at, "default_cursor_field": ["at"]}]
+    versions = [{"id": 1, "at": at} for at in (5, 3, 4)]
+    sent = [
+        line("RECORD", record={"stream": "events", "data": data, "emitted_at": 1})
+        for data in versions
+    ]
+    check = runs.run(*sent, state("events", {}), DONE).checks["events.primary_key"]
+    assert check.passed
+    assert (check.description or "").endswith(
+        "2 versions came late: the newest of the key, by its cursor, had come before."
+    )
+    assert check.metadata["atlas/late_versions"].value == 2
 
 
 def test_a_sync_of_nothing_looks_at_nothing(

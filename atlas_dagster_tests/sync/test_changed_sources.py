@@ -47,24 +47,34 @@ def rows(*data: dict[str, Any]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("key", "values"),
+    ("key", "values", "keyless"),
     [
         (
             [["a", "b"]],
             [{"a": {"b": 1}}, {"a": {"b": 2}}, {"a": {"b": 2**63}}, {"a": {"b": 2**64}}],
+            [],
         ),
-        ([["a", "c", "d"]], [{"a": {"c": {"d": "x"}}}, {"a": {"c": {"d": 1}}}, {"a": None}]),
-        ([["a", "b"], ["plain"]], [{"a": {"b": 1}, "plain": 1}, {"a": {"b": 1}, "plain": 2}, {}]),
-        ([["table1.Column1"]], [{"table1.Column1": 1}, {"table1.Column1": 2}]),
-        ([["a", "b"]], [{"a": "one"}, {"a": "other"}, {}]),
+        ([["a", "c", "d"]], [{"a": {"c": {"d": "x"}}}, {"a": {"c": {"d": 1}}}], [{"a": None}]),
+        (
+            [["a", "b"], ["plain"]],
+            [{"a": {"b": 1}, "plain": 1}, {"a": {"b": 1}, "plain": 2}],
+            [{}, {"plain": 1}],
+        ),
+        ([["table1.Column1"]], [{"table1.Column1": 1}, {"table1.Column1": 2}], [{}]),
+        ([["a", "b"]], [{"a": "one"}, {"a": "other"}], [{}, {"a": {}}]),
     ],
     ids=["nested", "undeclared", "composite", "a dot in a name", "no object"],
 )
-def test_keys_of_every_shape(lake: Lake, key: list[list[str]], values: list[Any]) -> None:
+def test_keys_of_every_shape(
+    lake: Lake, key: list[list[str]], values: list[Any], keyless: list[Any]
+) -> None:
     for v in "pqr":
         data = [value | {"v": f"{v} {number}"} for number, value in enumerate(values)]
-        assert lake.sync([stream(key)], rows(*data)).failure is None
-    assert lake.rows("a", columns="v") == [(f"r {number}",) for number in range(len(values))]
+        without = [value | {"v": "keyless"} for value in keyless]
+        assert lake.sync([stream(key)], rows(*data, *without)).failure is None
+    kept = [("keyless",)] * 3 * len(keyless)
+    found = [(f"r {number}",) for number in range(len(values))]
+    assert lake.rows("a", columns="v") == kept + found
 
 
 def test_a_nested_cursor(lake: Lake) -> None:
