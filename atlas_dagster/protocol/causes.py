@@ -40,6 +40,8 @@ _PREAMBLE = re.compile(
 #: The CDK says only that a manifest is invalid; jsonschema, in the stack trace, says where.
 _INVALID_MANIFEST = "declarative_component_schema"
 _PLACE = re.compile(r"^On instance(\[.+\]):", re.MULTILINE)
+#: Airbyte's file sources say it in place of why (CDK ``file_based/exceptions.py``).
+_ASK_SUPPORT = re.compile(r"\s*Contact Support if you need assistance\.")
 #: The name of an exception at the end, without its text (CDK ``concurrent_read_processor.py``).
 _BARE_NAME = re.compile(r": (\w+(?:Error|Exception))\.?$")
 _TRACEBACK = "Traceback (most recent call last)"
@@ -105,10 +107,25 @@ _MOST_CHARACTERS = 1_500
 
 
 def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
+    """The text that names the cause, with what it came from where it advises to ask support.
+
+    See :func:`_named`. Empty where nothing names a cause.
+    """
+    named = _named(message, details)
+    advice = _ASK_SUPPORT.search(named)
+    if advice is None:
+        return named
+    chains = (exceptions(_unquoted(text)) for text in (message, *details) if text)
+    first = next((chain[0] for chain in chains if chain and not says_nothing(chain[0])), None)
+    plain = f"{named[: advice.start()]}{named[advice.end() :]}".strip()
+    return plain if first is None or first in plain else _cut(f"{plain.rstrip('.')}: {first}")
+
+
+def _named(message: str | None, details: Sequence[str | None]) -> str:
     """The text that names the cause: ``message``, or what ``details`` say where it says nothing.
 
     ``details`` are internal message, stack trace and log lines, the best first. Of a stack trace
-    only the exception counts. Empty where nothing names a cause.
+    only the exception counts.
     """
     said = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
     if _INVALID_MANIFEST in said and (place := _PLACE.search("\n".join(filter(None, details)))):
@@ -237,12 +254,14 @@ def _lines(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """``text`` without the quotes of ``repr``, which the CDK's CHECK puts around it."""
-    if len(text) > 2 and text[0] == text[-1] and text[0] in "'\"":
+    """``text`` without the quotes of ``repr``, which the CDK's CHECK puts around it or its list."""
+    if len(text) > 2 and ((text[0] == text[-1] and text[0] in "'\"") or text[:2] in ("['", '["')):
         try:
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return text
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            return "\n".join(value)
         return value if isinstance(value, str) and " " in value else text
     return text
 

@@ -26,6 +26,19 @@ Failed validating 'anyOf' in schema['properties']['streams']['items'][0]:
 On instance['streams'][0]['retriever']:
     {'type': 'AsyncRetriever'}
 """
+FILES_CAUSE = "CheckAvailabilityError: Error listing files: NoCredentialsError: no credentials"
+FILES = """Traceback (most recent call last):
+  File "botocore/auth.py", line 433, in add_auth
+    raise NoCredentialsError()
+botocore.exceptions.NoCredentialsError: no credentials
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "availability.py", line 106, in _check_list_files
+    raise CheckAvailabilityError(
+airbyte_cdk.CheckAvailabilityError: Error listing files. Contact Support if you need assistance.
+"""
 PYTHON = """Traceback (most recent call last):
   File "/airbyte/integration_code/main.py", line 8, in <module>
     run()
@@ -134,6 +147,17 @@ def test_texts_that_name_a_cause(text: str) -> None:
             ("An internal text", PYTHON),
             "An unexpected error occurred in stream users: KeyError: 'count'",
         ),
+        (
+            FILES,
+            (),
+            "CheckAvailabilityError: Error listing files: NoCredentialsError: no credentials",
+        ),
+        (
+            repr([FILES]),
+            (),
+            "CheckAvailabilityError: Error listing files: NoCredentialsError: no credentials",
+        ),
+        ("Bad file. Contact Support if you need assistance.", (), "Bad file."),
         ("Reading users failed: KeyError", (None, "x"), "Reading users failed: KeyError"),
         (
             f"{PREAMBLE}Validation against json schema defined in "
