@@ -8,7 +8,6 @@ from pathlib import Path
 import dagster as dg
 import msgspec
 import pytest
-from connections_project import STREAMS, Project, importable
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
@@ -19,6 +18,7 @@ from atlas_dagster.sync.connection import Connection
 from atlas_dagster.sync.discovered import Discovered, config_hash
 from atlas_dagster.sync.live_config import FileConfigStore
 from atlas_dagster.sync.source import Caller
+from atlas_dagster_tests.components.connections_project import STREAMS, Project, importable
 
 
 @pytest.fixture

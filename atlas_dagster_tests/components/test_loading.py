@@ -5,8 +5,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from connections_project import Project, importable
 from dagster._core.remote_representation.external_data import RepositorySnap
+
+from atlas_dagster_tests.components.connections_project import Project, importable
 
 BROKEN = "This connection could not be loaded. "
 FIELDS = (

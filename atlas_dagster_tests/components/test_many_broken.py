@@ -10,11 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
-from connections_project import Project, importable
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster.components.core.decl import YamlDecl
 
 from atlas_dagster.interfaces import cli
+from atlas_dagster_tests.components.connections_project import Project, importable
 from atlas_dagster_tests.interfaces.test_cli_state import SOURCE
 
 #: Nothing here takes more than a few seconds; drawing the tree of components took for ever.

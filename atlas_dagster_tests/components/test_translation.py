@@ -8,8 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml
-from connections_project import Project, importable
 from dagster.components.testing.test_cases import TestTranslation as Cases
+
+from atlas_dagster_tests.components.connections_project import Project, importable
 
 DECLARED = ("connector: source-faker", "config: {count: 1}")
 

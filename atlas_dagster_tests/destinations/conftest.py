@@ -5,7 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stores import Database, Lake, Store
+
+from atlas_dagster_tests.destinations.stores import Database, Lake, Store
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
-from stores import INTEGER, STRING, T0, Lake, Store, spec
+
+from atlas_dagster_tests.destinations.stores import INTEGER, STRING, T0, Lake, Store, spec
 
 PLAIN = spec("append_dedup")
 BY_CURSOR = spec("append_dedup", cursor="at", at=INTEGER)

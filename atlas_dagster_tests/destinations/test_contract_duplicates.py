@@ -3,7 +3,8 @@
 from typing import Any
 
 from msgspec import Raw
-from stores import INTEGER, STRING, Store, spec
+
+from atlas_dagster_tests.destinations.stores import INTEGER, STRING, Store, spec
 
 OVERWRITE = spec("overwrite")
 

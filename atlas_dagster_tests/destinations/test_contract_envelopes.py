@@ -1,6 +1,6 @@
 """Envelopes beside the data: stored, found, forgotten."""
 
-from stores import Store, spec
+from atlas_dagster_tests.destinations.stores import Store, spec
 
 
 def test_an_envelope_comes_back_as_it_was(store: Store) -> None:

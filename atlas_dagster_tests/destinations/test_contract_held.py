@@ -1,11 +1,11 @@
 """Rows that are committed and not shown yet, in every destination."""
 
 import pytest
-from stores import INTEGER, STRING, Lake, Store, spec
 
 from atlas_dagster.destinations.base import StreamWriter
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster_tests.destinations.stores import INTEGER, STRING, Lake, Store, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
 BY_MODE = pytest.mark.parametrize("mode", MODES)

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
-from stores import INTEGER, LOCAL, STRING, T0, Lake, Store, spec
 
 from atlas_dagster.destinations.base import TableSpec
+from atlas_dagster_tests.destinations.stores import INTEGER, LOCAL, STRING, T0, Lake, Store, spec
 
 DELETED = "_ab_cdc_deleted_at"
 MOMENT = {"type": "string", "format": "date-time"}

@@ -3,11 +3,10 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from stores import Database, Lake, Store, spec
-
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster_tests.destinations.stores import Database, Lake, Store, spec
 
 
 def another(store: Store) -> Destination:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
-from stores import Lake, spec
 
 from atlas_dagster.errors import DestinationError
+from atlas_dagster_tests.destinations.stores import Lake, spec
 
 PLAIN = spec("append_dedup")
 

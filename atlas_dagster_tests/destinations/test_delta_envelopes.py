@@ -1,9 +1,9 @@
 """Commits over several Delta tables, rolled forward."""
 
 import pytest
-from stores import STRING, Lake, spec
 
 from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
 
 A, B = ("c", "a"), ("c", "b")
 MODES: list[WriteMode] = ["append", "append_dedup"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from stores import STRING, Lake, spec
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
 
 T: TablePath = ("c", "t")
 A, B = ("c", "a"), ("c", "b")

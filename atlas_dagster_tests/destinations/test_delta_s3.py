@@ -13,11 +13,11 @@ import boto3
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from stores import STRING, Lake, spec
 
 from atlas_dagster.destinations.delta import DeltaDestination
 from atlas_dagster.errors import ConfigError, DestinationError, TransientError
 from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
 A, B = ("c", "a"), ("c", "b")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from stores import Lake, spec
 
 from atlas_dagster.destinations.base import StreamWriter
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import Envelope, WriteMode
+from atlas_dagster_tests.destinations.stores import Lake, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
 

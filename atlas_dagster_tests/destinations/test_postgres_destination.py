@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from adbc_driver_postgresql import dbapi
 from msgspec import Raw
-from stores import INTEGER, STRING, Database, spec
 
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster_tests.destinations.stores import INTEGER, STRING, Database, spec
 
 pytestmark = pytest.mark.postgres
 

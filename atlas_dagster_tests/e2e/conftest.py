@@ -8,9 +8,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from e2e.containers import containers_of
-from e2e.dev_server import DevServer
-from e2e.project import Project
+from atlas_dagster_tests.e2e.containers import containers_of
+from atlas_dagster_tests.e2e.dev_server import DevServer
+from atlas_dagster_tests.e2e.project import Project
 
 
 @pytest.fixture(scope="package")

@@ -5,7 +5,7 @@ import time
 from docker import DockerClient
 from docker.models.containers import Container
 
-from e2e.project import Project
+from atlas_dagster_tests.e2e.project import Project
 
 
 def containers_of(

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 
-from e2e.project import Project
-from e2e.web_server import WebServer, wait_until
+from atlas_dagster_tests.e2e.project import Project
+from atlas_dagster_tests.e2e.web_server import WebServer, wait_until
 
 
 class DevServer(WebServer):

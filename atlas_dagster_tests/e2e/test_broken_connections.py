@@ -2,8 +2,8 @@
 
 import pytest
 
-from e2e.dev_server import DevServer
-from e2e.project import STANDIN_IMAGE, Project
+from atlas_dagster_tests.e2e.dev_server import DevServer
+from atlas_dagster_tests.e2e.project import STANDIN_IMAGE, Project
 
 pytestmark = pytest.mark.docker
 

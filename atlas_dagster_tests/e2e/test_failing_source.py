@@ -5,10 +5,10 @@ import time
 import docker
 import pytest
 
-from e2e.containers import containers_of, containers_since
-from e2e.dev_server import DevServer
-from e2e.project import Project
-from e2e.web_server import wait_until
+from atlas_dagster_tests.e2e.containers import containers_of, containers_since
+from atlas_dagster_tests.e2e.dev_server import DevServer
+from atlas_dagster_tests.e2e.project import Project
+from atlas_dagster_tests.e2e.web_server import wait_until
 
 pytestmark = pytest.mark.docker
 

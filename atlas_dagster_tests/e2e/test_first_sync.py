@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from atlas_dagster.registry.listing import forget, keep, shipped_listing
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
-from e2e.project import Project
+from atlas_dagster_tests.e2e.project import Project
 
 SECRET = "hunter2 says hello"
 

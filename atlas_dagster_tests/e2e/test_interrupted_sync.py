@@ -6,10 +6,10 @@ from typing import Any
 import docker
 import pytest
 
-from e2e.containers import containers_of
-from e2e.dev_server import DevServer
-from e2e.project import Project
-from e2e.web_server import wait_until
+from atlas_dagster_tests.e2e.containers import containers_of
+from atlas_dagster_tests.e2e.dev_server import DevServer
+from atlas_dagster_tests.e2e.project import Project
+from atlas_dagster_tests.e2e.web_server import wait_until
 
 pytestmark = pytest.mark.docker
 

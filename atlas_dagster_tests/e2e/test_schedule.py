@@ -2,9 +2,9 @@
 
 import pytest
 
-from e2e.dev_server import DevServer
-from e2e.project import Project
-from e2e.web_server import wait_until
+from atlas_dagster_tests.e2e.dev_server import DevServer
+from atlas_dagster_tests.e2e.project import Project
+from atlas_dagster_tests.e2e.web_server import wait_until
 
 pytestmark = pytest.mark.docker
 

@@ -9,11 +9,18 @@ import docker
 import pytest
 from playwright.sync_api import Page, expect
 
-from e2e.browser import SECONDS, SIZE, launched, materialize_button, node, opened_page
-from e2e.containers import containers_of
-from e2e.dev_server import DevServer
-from e2e.project import Project
-from e2e.web_server import wait_until
+from atlas_dagster_tests.e2e.browser import (
+    SECONDS,
+    SIZE,
+    launched,
+    materialize_button,
+    node,
+    opened_page,
+)
+from atlas_dagster_tests.e2e.containers import containers_of
+from atlas_dagster_tests.e2e.dev_server import DevServer
+from atlas_dagster_tests.e2e.project import Project
+from atlas_dagster_tests.e2e.web_server import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.docker]
 

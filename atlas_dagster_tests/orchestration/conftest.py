@@ -5,13 +5,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from decisions import Shop
-from fake_runs import FakeRuns
-from postgres_instance import postgres_instance
 
 from atlas_dagster.orchestration import sync
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync import source
+from atlas_dagster_tests.orchestration.decisions import Shop
+from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
+from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 
 @pytest.fixture

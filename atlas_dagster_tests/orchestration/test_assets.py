@@ -5,7 +5,6 @@ from typing import Any
 import dagster as dg
 import msgspec
 import pytest
-from by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
 from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscovered_defs
 from atlas_dagster.orchestration.defined import DefinedConnection
@@ -15,6 +14,7 @@ from atlas_dagster.runners.owner import this_process
 from atlas_dagster.sync.catalog_changes import SchemaPolicy
 from atlas_dagster.sync.discovered import Discovery
 from atlas_dagster.sync.source import Caller
+from atlas_dagster_tests.orchestration.by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
 SOURCE = dg.AssetKey(["shop", "source_shop"])
 USERS_KEY = dg.AssetKey(["shop", "users"])

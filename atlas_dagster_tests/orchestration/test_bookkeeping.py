@@ -7,12 +7,12 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-from decisions import EITHER, KEY, Shop
 
 from atlas_dagster.bookkeeping import tables
 from atlas_dagster.bookkeeping.database import engine
 from atlas_dagster.orchestration.bookkeeping import books_of
 from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster_tests.orchestration.decisions import EITHER, KEY, Shop
 
 EVENTS = StreamDescriptor("events")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from by_hand import define, found, shop
-from fake_runs import EVENTS, FakeRuns, Piece
 
 from atlas_dagster.orchestration import check
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster_tests.orchestration.by_hand import define, found, shop
+from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns, Piece
 from atlas_dagster_tests.sync.scripted import line, records, status
 
 KEY = dg.AssetKey(["shop", "events"])

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import docker
 import pytest
-from by_hand import USERS, found
 
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.orchestration import checkup
@@ -16,6 +15,7 @@ from atlas_dagster.orchestration.checkup import Finding, Subject, examine
 from atlas_dagster.orchestration.resource import AtlasResource
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
+from atlas_dagster_tests.orchestration.by_hand import USERS, found
 
 _Usage = namedtuple("_Usage", "total used free")
 

@@ -10,13 +10,13 @@ import dagster as dg
 import pytest
 import sqlalchemy
 from cryptography.fernet import Fernet
-from postgres_instance import postgres_instance
 
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.orchestration.config_store import DatabaseConfigStore, config_store
 from atlas_dagster.protocol.renewal import Origin, Renewal
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
+from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 KEY = Fernet.generate_key().decode()
 ANOTHER_KEY = Fernet.generate_key().decode()

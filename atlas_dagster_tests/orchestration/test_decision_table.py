@@ -12,7 +12,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from decisions import APPEND, EITHER, EVENTS, KEY, Crash, Shop, die
 from deltalake import write_deltalake
 from pyarrow import table as arrow_table
 
@@ -22,6 +21,15 @@ from atlas_dagster.destinations.delta_table import LakeTable
 from atlas_dagster.sync import commits
 from atlas_dagster_tests.destinations.stores import Database
 from atlas_dagster_tests.orchestration.by_hand import shop
+from atlas_dagster_tests.orchestration.decisions import (
+    APPEND,
+    EITHER,
+    EVENTS,
+    KEY,
+    Crash,
+    Shop,
+    die,
+)
 
 # The event log, the table and what died between them
 

@@ -7,12 +7,12 @@ import shutil
 
 import dagster as dg
 import pytest
-from decisions import EITHER, KEY, Shop, die
 
 from atlas_dagster.destinations.delta_writer import DeltaWriter
 from atlas_dagster.orchestration.retries import ROOT_RUN_TAG
 from atlas_dagster.orchestration.translator import StreamProps, stream_spec
 from atlas_dagster_tests.orchestration.by_hand import shop
+from atlas_dagster_tests.orchestration.decisions import EITHER, KEY, Shop, die
 
 # Names and versions
 

@@ -5,7 +5,6 @@ from typing import Any
 import dagster as dg
 import msgspec
 import pytest
-from by_hand import define, found, shop
 
 from atlas_dagster.errors import ConnectorFailedError
 from atlas_dagster.orchestration.cron import Schedule
@@ -20,6 +19,7 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.catalog_changes import Change, SchemaPolicy
 from atlas_dagster.sync.discovered import Discovered, Discovery
 from atlas_dagster.sync.source import Caller
+from atlas_dagster_tests.orchestration.by_hand import define, found, shop
 
 NEW = Change(StreamDescriptor("items"), "added")
 FIELD = Change(StreamDescriptor("users"), "added", "note", None, "string")

@@ -8,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pytest
 from msgspec import Raw
-from postgres_instance import postgres_instance
 
 from atlas_dagster.orchestration import event_log
 from atlas_dagster.orchestration.event_log import EventLogStateStore
@@ -22,6 +21,7 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit
 from atlas_dagster.state.reconcile import Remembered
+from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 USERS = StreamDescriptor("users")
 ORDERS = StreamDescriptor("orders", "sales")

@@ -10,10 +10,10 @@ from ssl import PROTOCOL_TLS_SERVER, SSLContext
 import dagster as dg
 import docker
 import pytest
-from http_servers import sharing
-from real_connectors import RealConnection
 
 from atlas_dagster_tests.conftest import SOURCE_FILE_IMAGE
+from atlas_dagster_tests.orchestration.http_servers import sharing
+from atlas_dagster_tests.orchestration.real_connectors import RealConnection
 
 pytestmark = pytest.mark.docker
 

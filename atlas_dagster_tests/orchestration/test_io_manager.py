@@ -14,7 +14,6 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from by_hand import define, found, shop
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import TablePath, TableSpec
@@ -26,6 +25,7 @@ from atlas_dagster.protocol.messages import Record, StreamDescriptor
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.state.envelope import Envelope, StreamCommit, now
+from atlas_dagster_tests.orchestration.by_hand import define, found, shop
 
 COLUMNS: dict[str, Any] = {
     "id": {"type": "integer"},

@@ -9,13 +9,13 @@ from typing import Any
 import dagster as dg
 import msgspec
 import pytest
-from by_hand import define
-from fake_runs import EVENTS, FakeRuns, Piece
 
 from atlas_dagster.orchestration.looking import Look
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.sync.catalog_changes import SchemaPolicy
 from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster_tests.orchestration.by_hand import define
+from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns, Piece
 from atlas_dagster_tests.sync.scripted import line, state, status
 
 DAY = 24 * 3600

@@ -10,12 +10,16 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from http_servers import API_KEY, BooksApi, book, serving, sharing
-from real_connectors import RealConnection, discover_really, metadata
 
 from atlas_dagster.runners.manifest import CDK_VERSION
 from atlas_dagster.sync.connection import Connection
 from atlas_dagster_tests.conftest import CONNECTORS
+from atlas_dagster_tests.orchestration.http_servers import API_KEY, BooksApi, book, serving, sharing
+from atlas_dagster_tests.orchestration.real_connectors import (
+    RealConnection,
+    discover_really,
+    metadata,
+)
 
 BOOKS = CONNECTORS / "source-books"
 EITHER = [pytest.param("python"), pytest.param("docker", marks=pytest.mark.docker)]

@@ -4,11 +4,11 @@ import json
 
 import dagster as dg
 import pytest
-from fake_runs import EVENTS, FakeRuns
 
 from atlas_dagster.orchestration import reporting
 from atlas_dagster.orchestration.summary import bounded, code, plain, shown_value
 from atlas_dagster.sync import progress
+from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.scripted import error, line, record, records, state, status
 
 DONE = status("events")

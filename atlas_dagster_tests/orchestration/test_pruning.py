@@ -13,7 +13,6 @@ from dagster._core.storage.local_compute_log_manager import LocalComputeLogManag
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.test_utils import create_run_for_test
-from decisions import EITHER, Shop
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration import pruning
@@ -21,6 +20,7 @@ from atlas_dagster.orchestration.pruning import prune
 from atlas_dagster.orchestration.reaping import reap_job
 from atlas_dagster.orchestration.retries import root_run_id
 from atlas_dagster.orchestration.schedule import SCHEDULE_TAG
+from atlas_dagster_tests.orchestration.decisions import EITHER, Shop
 
 
 def prune_all(instance: dg.DagsterInstance) -> int:

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from fake_runs import EVENTS, FakeRuns
 from msgspec import Raw
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.options import SyncConfig, orders
 from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.scripted import (
     incremental,
     records,

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 import pytest
-from by_hand import define, shop
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.events import StepMaterializationData
 from dagster._core.remote_origin import (
@@ -20,6 +19,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from atlas_dagster.orchestration import schedule
 from atlas_dagster.orchestration.check import check_key
+from atlas_dagster_tests.orchestration.by_hand import define, shop
 
 QUARTERLY = "*/15 * * * *"
 CHECK = check_key(shop())

@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 import docker
 import pytest
-from real_connectors import RealConnection, metadata
 
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
+from atlas_dagster_tests.orchestration.real_connectors import RealConnection, metadata
 
 pytestmark = pytest.mark.docker
 

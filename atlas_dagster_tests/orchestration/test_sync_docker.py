@@ -9,12 +9,18 @@ import dagster as dg
 import docker
 import pytest
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
-from real_connectors import RealConnection, difference, materialized, metadata, verbs_run
 
 from atlas_dagster.orchestration import check, sync
 from atlas_dagster.orchestration.check import check_key
 from atlas_dagster.orchestration.metadata import envelope_of
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
+from atlas_dagster_tests.orchestration.real_connectors import (
+    RealConnection,
+    difference,
+    materialized,
+    metadata,
+    verbs_run,
+)
 
 pytestmark = pytest.mark.docker
 

@@ -8,10 +8,15 @@ from typing import Any
 import dagster as dg
 import pytest
 from adbc_driver_postgresql import dbapi
-from real_connectors import RealConnection, Row, difference, metadata
 
 from atlas_dagster.orchestration import retries
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
+from atlas_dagster_tests.orchestration.real_connectors import (
+    RealConnection,
+    Row,
+    difference,
+    metadata,
+)
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres]
 

@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from fake_runs import FakeRuns
-from otlp_receiver import Receiver, receiving
 
 from atlas_dagster.orchestration import telemetry
 from atlas_dagster.orchestration.check import check_key
+from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
+from atlas_dagster_tests.orchestration.otlp_receiver import Receiver, receiving
 from atlas_dagster_tests.sync.scripted import line, records, status
 
 OUTPUT = (records("events", [1, 2, 3]), status("events"))

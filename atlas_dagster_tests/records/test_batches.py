@@ -5,12 +5,12 @@ import time
 import uuid
 
 import pytest
-from batch_rows import MENDED, SIZE, TYPE, build, changes
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Record
 from atlas_dagster.records.batches import BatchBuilder, random_uuids
 from atlas_dagster.records.types import TableSchema
+from atlas_dagster_tests.records.batch_rows import MENDED, SIZE, TYPE, build, changes
 
 
 def test_every_bad_value_of_a_row_is_told_and_kept() -> None:

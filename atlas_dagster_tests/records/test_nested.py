@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from batch_rows import ROUNDED, SIZE, TYPE, changes
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Record
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
+from atlas_dagster_tests.records.batch_rows import ROUNDED, SIZE, TYPE, changes
 
 INTEGER = {"type": "integer"}
 DEEP = {

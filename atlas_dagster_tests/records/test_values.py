@@ -7,9 +7,18 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from batch_rows import COLUMNS, MENDED, ROUNDED, SIZE, TYPE, build, changes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from atlas_dagster_tests.records.batch_rows import (
+    COLUMNS,
+    MENDED,
+    ROUNDED,
+    SIZE,
+    TYPE,
+    build,
+    changes,
+)
 
 MOMENT = dt.datetime(2024, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 LOCAL = MOMENT.replace(tzinfo=None)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from engines import needs
+
+from atlas_dagster_tests.runners.engines import needs
 
 USER, PASSWORD = "ann", "secret"
 #: The password's bcrypt, the only kind this registry takes.

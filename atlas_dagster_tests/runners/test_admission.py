@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from engines import SecondEngine, needs
 
 from atlas_dagster.runners.admission import MEMORY_LABEL
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess
@@ -17,6 +16,7 @@ from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.owner import OWNER_LABEL, identify
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.runners.engines import SecondEngine, needs
 
 pytestmark = pytest.mark.docker
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import docker
 import pytest
-from engines import behind_port
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.runners.engines import behind_port
 
 pytestmark = pytest.mark.docker
 

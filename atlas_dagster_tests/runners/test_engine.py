@@ -17,13 +17,13 @@ from unittest.mock import Mock
 import docker
 import pytest
 import requests
-from engines import SOCKET, Certificates, behind_port
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.engine import connect, place
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.runners.engines import SOCKET, Certificates, behind_port
 
 CATALOG = {"streams": [{"stream": {"name": "events"}}]}
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from engines import SecondEngine, needs
 
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output
@@ -12,6 +11,7 @@ from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
 from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.runners.engines import SecondEngine, needs
 
 pytestmark = pytest.mark.docker
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import docker
 import pytest
-from engines import behind_port
-from registries import PASSWORD, USER, Registry, answering, error, foreign, two_layers
 
 from atlas_dagster.airbyte import get_docker_executor
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
@@ -21,6 +19,16 @@ from atlas_dagster.runners.engine import connect
 from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.images import have_image
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.runners.engines import behind_port
+from atlas_dagster_tests.runners.registries import (
+    PASSWORD,
+    USER,
+    Registry,
+    answering,
+    error,
+    foreign,
+    two_layers,
+)
 
 pytestmark = pytest.mark.docker
 

@@ -5,7 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from scripted import Lake, Warehouse
+
+from atlas_dagster_tests.sync.scripted import Lake, Warehouse
 
 
 @pytest.fixture

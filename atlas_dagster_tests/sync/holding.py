@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from scripted import (
+
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     Outcome,
@@ -13,8 +15,6 @@ from scripted import (
     state,
     status,
 )
-
-from atlas_dagster.protocol.catalog import ConfiguredStream
 
 A, B = incremental("a"), incremental("b")
 MERGED = incremental("a", "append_dedup")

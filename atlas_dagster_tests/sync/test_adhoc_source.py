@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import error, global_state, legacy_state, line, records, state, status
 
 from atlas_dagster.errors import (
     CheckFailedError,
@@ -22,6 +21,15 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync import source as module
 from atlas_dagster.sync.adhoc import AdHocConfigStore, adhoc_caller, adhoc_connection
 from atlas_dagster.sync.adhoc_source import AdHocSource, read_as
+from atlas_dagster_tests.sync.scripted import (
+    error,
+    global_state,
+    legacy_state,
+    line,
+    records,
+    state,
+    status,
+)
 
 SPEC = {"connectionSpecification": {"properties": {"key": {"type": "string"}}}}
 

@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
-from scripted import (
+
+from atlas_dagster.errors import BreakingChangeError
+from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     full_refresh,
@@ -14,9 +17,6 @@ from scripted import (
     state,
     status,
 )
-
-from atlas_dagster.errors import BreakingChangeError
-from atlas_dagster.sync.upkeep import Upkeep
 
 #: What Python sources say at the end of a full refresh.
 DONE = {"__ab_full_refresh_sync_complete": True}

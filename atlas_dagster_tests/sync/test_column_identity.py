@@ -4,10 +4,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from scripted import Lake, Outcome, full_refresh, incremental, line, state, status, upkeep
 
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.records.types import SOURCE_NAME_KEY, Column, TableSchema
+from atlas_dagster_tests.sync.scripted import (
+    Lake,
+    Outcome,
+    full_refresh,
+    incremental,
+    line,
+    state,
+    status,
+    upkeep,
+)
 
 BOOLEAN, INTEGER, NUMBER, STRING = ({"type": t} for t in ("boolean", "integer", "number", "string"))
 MIXED, PLAIN = {"type": ["object", "string"]}, {"type": ["string", "integer", "boolean"]}

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from scripted import line
 
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync.connector import Connector
+from atlas_dagster_tests.sync.scripted import line
 
 PASSED = line("CONNECTION_STATUS", connectionStatus={"status": "SUCCEEDED"})
 REFUSED = line("CONNECTION_STATUS", connectionStatus={"status": "FAILED", "message": "no"})

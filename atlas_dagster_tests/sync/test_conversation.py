@@ -3,12 +3,12 @@
 import tracemalloc
 
 import pytest
-from scripted import line
 
 from atlas_dagster.protocol.secrets import MASK, Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Output
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster_tests.sync.scripted import line
 
 READ = ConnectorCommand("read")
 Heard = list[tuple[str, str]]

@@ -1,9 +1,18 @@
 """What downstream is told: another version of the data only where the rows may have changed."""
 
 import pytest
-from scripted import EAGER, Lake, full_refresh, global_state, incremental, records, state, status
 
 from atlas_dagster.state.envelope import Envelope, StreamCommit
+from atlas_dagster_tests.sync.scripted import (
+    EAGER,
+    Lake,
+    full_refresh,
+    global_state,
+    incremental,
+    records,
+    state,
+    status,
+)
 
 A, B = incremental("a"), incremental("b")
 D = incremental("a", "append_dedup")

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from scripted import EAGER, Warehouse, incremental, line, state, status
 
 from atlas_dagster.destinations.postgres import PostgresDestination
 from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster_tests.sync.scripted import EAGER, Warehouse, incremental, line, state, status
 
 pytestmark = pytest.mark.postgres
 PRICED = incremental("a", price={"type": "number"}, v=None)

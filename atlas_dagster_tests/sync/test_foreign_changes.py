@@ -6,11 +6,19 @@ from collections.abc import Callable
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyarrow import table
-from scripted import Lake, full_refresh, incremental, path, records, state, status
 
 from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster_tests.sync.scripted import (
+    Lake,
+    full_refresh,
+    incremental,
+    path,
+    records,
+    state,
+    status,
+)
 
 A = incremental("a")
 MERGED = incremental("a", "append_dedup")

@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from scripted import (
+
+from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     error,
@@ -15,8 +17,6 @@ from scripted import (
     state,
     status,
 )
-
-from atlas_dagster.sync.upkeep import Upkeep
 
 A, B, F = incremental("a"), incremental("b"), resumable("f")
 SNAPSHOT = {"a": {"n": 1}, "b": {"n": 1}}

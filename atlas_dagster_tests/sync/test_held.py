@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
-from holding import (
+
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster_tests.sync.holding import (
     BOTH,
     KINDS,
     MODES,
@@ -19,7 +21,7 @@ from holding import (
     pieces,
     sent,
 )
-from scripted import (
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     error,
@@ -34,8 +36,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.protocol.catalog import ConfiguredStream
 
 # A full refresh
 

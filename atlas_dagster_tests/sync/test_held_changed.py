@@ -5,7 +5,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from holding import (
+from msgspec import Raw
+
+from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.state.envelope import now
+from atlas_dagster_tests.sync.holding import (
     KINDS,
     MERGED,
     MODES,
@@ -17,8 +22,7 @@ from holding import (
     held,
     sent,
 )
-from msgspec import Raw
-from scripted import (
+from atlas_dagster_tests.sync.scripted import (
     Lake,
     Warehouse,
     line,
@@ -27,10 +31,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.state.envelope import now
 
 # Users
 

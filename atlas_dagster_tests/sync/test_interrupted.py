@@ -3,10 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
-from scripted import Lake, global_state, incremental, records, state, status, upkeep
 
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.sync.session import SyncSession
+from atlas_dagster_tests.sync.scripted import (
+    Lake,
+    global_state,
+    incremental,
+    records,
+    state,
+    status,
+    upkeep,
+)
 
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")

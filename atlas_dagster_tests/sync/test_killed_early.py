@@ -1,7 +1,16 @@
 """Killed before there was a row: there is no table yet, and it must not pass for a dropped one."""
 
 import pytest
-from scripted import EAGER, Lake, global_state, incremental, records, state, status
+
+from atlas_dagster_tests.sync.scripted import (
+    EAGER,
+    Lake,
+    global_state,
+    incremental,
+    records,
+    state,
+    status,
+)
 
 MODES = pytest.mark.parametrize("mode", ["append", "append_dedup"])
 BOTH = status("a") + status("b")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import line
 
 from atlas_dagster.errors import BrokenError, ConnectorFailedError
 from atlas_dagster.protocol.secrets import MASK, Masker
@@ -16,6 +15,7 @@ from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
+from atlas_dagster_tests.sync.scripted import line
 
 SCHEMA = {
     "properties": {

@@ -4,9 +4,18 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
-from scripted import EAGER, Lake, global_state, incremental, records, state, status, upkeep
 
 from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster_tests.sync.scripted import (
+    EAGER,
+    Lake,
+    global_state,
+    incremental,
+    records,
+    state,
+    status,
+    upkeep,
+)
 
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")

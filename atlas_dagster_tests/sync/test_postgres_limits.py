@@ -3,9 +3,18 @@
 from typing import Any
 
 import pytest
-from scripted import Warehouse, full_refresh, incremental, line, records, state, status, upkeep
 
 from atlas_dagster.errors import DestinationError
+from atlas_dagster_tests.sync.scripted import (
+    Warehouse,
+    full_refresh,
+    incremental,
+    line,
+    records,
+    state,
+    status,
+    upkeep,
+)
 
 pytestmark = pytest.mark.postgres
 

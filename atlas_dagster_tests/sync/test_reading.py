@@ -6,17 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from scripted import (
-    error,
-    full_refresh,
-    global_state,
-    incremental,
-    line,
-    record,
-    records,
-    state,
-    status,
-)
 
 from atlas_dagster.errors import ConnectorFailedError, ProtocolError, ReadFailedError
 from atlas_dagster.protocol.catalog import ConfiguredStream
@@ -27,6 +16,17 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync import reading as module
 from atlas_dagster.sync.connector import Connector
 from atlas_dagster.sync.reading import Reading
+from atlas_dagster_tests.sync.scripted import (
+    error,
+    full_refresh,
+    global_state,
+    incremental,
+    line,
+    record,
+    records,
+    state,
+    status,
+)
 
 USERS = StreamDescriptor("users")
 

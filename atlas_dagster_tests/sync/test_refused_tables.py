@@ -1,7 +1,11 @@
 """A table that cannot be written to: its stream fails alone; refresh and clear are the way out."""
 
 import pytest
-from scripted import (
+
+from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.errors import DestinationError, ReadFailedError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     MemoryStore,
@@ -13,10 +17,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.destinations.delta_dedup import DedupWriter
-from atlas_dagster.errors import DestinationError, ReadFailedError
-from atlas_dagster.protocol.catalog import ConfiguredStream
 
 A, B = incremental("a"), incremental("b")
 MERGED = incremental("a", "append_dedup")

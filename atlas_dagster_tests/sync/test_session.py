@@ -1,7 +1,11 @@
 """What a READ leaves behind, by what the source says and how it ends."""
 
 import pytest
-from scripted import (
+
+from atlas_dagster.runners.base import ExitStatus
+from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.stream import ActiveStream
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     error,
@@ -13,10 +17,6 @@ from scripted import (
     state,
     status,
 )
-
-from atlas_dagster.runners.base import ExitStatus
-from atlas_dagster.sync.events import Checkpoint
-from atlas_dagster.sync.stream import ActiveStream
 
 A, B = incremental("a"), incremental("b")
 

@@ -9,7 +9,14 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import pytest
-from scripted import (
+
+from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.destinations.delta_writer import DeltaWriter
+from atlas_dagster.destinations.staging import ParquetStage
+from atlas_dagster.errors import DestinationError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     Outcome,
@@ -21,13 +28,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.destinations.delta_dedup import DedupWriter
-from atlas_dagster.destinations.delta_table import LakeTable
-from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.destinations.staging import ParquetStage
-from atlas_dagster.errors import DestinationError
-from atlas_dagster.protocol.catalog import ConfiguredStream
 
 MODES = ["append", "append_dedup"]
 

@@ -10,7 +10,11 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from scripted import (
+
+from atlas_dagster.destinations.postgres_connection import Database
+from atlas_dagster.errors import TransientError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Warehouse,
     global_state,
@@ -21,10 +25,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.destinations.postgres_connection import Database
-from atlas_dagster.errors import TransientError
-from atlas_dagster.protocol.catalog import ConfiguredStream
 
 pytestmark = pytest.mark.postgres
 

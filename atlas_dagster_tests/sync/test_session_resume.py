@@ -4,7 +4,11 @@ import json
 from typing import Any
 
 import pytest
-from scripted import (
+
+from atlas_dagster.errors import BreakingChangeError, DestinationError
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.state.envelope import now
+from atlas_dagster_tests.sync.scripted import (
     COLUMNS,
     EAGER,
     Lake,
@@ -18,10 +22,6 @@ from scripted import (
     state,
     status,
 )
-
-from atlas_dagster.errors import BreakingChangeError, DestinationError
-from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.state.envelope import now
 
 INTEGER, STRING, BOOLEAN = {"type": "integer"}, {"type": "string"}, {"type": "boolean"}
 A, B = incremental("a"), incremental("b")

@@ -1,7 +1,9 @@
 """One state for all streams: GLOBAL, as CDC sources send, and LEGACY."""
 
 import pytest
-from scripted import (
+
+from atlas_dagster.errors import BreakingChangeError
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     Outcome,
@@ -16,8 +18,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.errors import BreakingChangeError
 
 A, B = incremental("a"), incremental("b")
 BOTH = status("a") + status("b")

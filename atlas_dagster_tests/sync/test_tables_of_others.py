@@ -5,9 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scripted import Lake, full_refresh, incremental, records, state, status, upkeep
 
 from atlas_dagster.errors import DestinationError
+from atlas_dagster_tests.sync.scripted import (
+    Lake,
+    full_refresh,
+    incremental,
+    records,
+    state,
+    status,
+    upkeep,
+)
 
 Edit = Callable[[dict[str, Any], dict[str, Any]], None]
 

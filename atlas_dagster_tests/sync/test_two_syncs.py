@@ -1,10 +1,10 @@
 """Two syncs of one connection at once, in processes that know nothing of each other."""
 
 import pytest
-from scripted import Lake, incremental, records, state, status
 
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.state.envelope import Envelope
+from atlas_dagster_tests.sync.scripted import Lake, incremental, records, state, status
 
 A, B = incremental("a"), incremental("b")
 

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
-from scripted import (
+
+from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
     full_refresh,
@@ -16,13 +23,6 @@ from scripted import (
     status,
     upkeep,
 )
-
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.delta_dedup import DedupWriter
-from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
-from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.protocol.state import ConnectionState
 
 A, B = incremental("a"), incremental("b")
 MERGED = incremental("a", "append_dedup")

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 
 import pytest
-from scripted import record, state, status
 
 from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output, Verb
@@ -12,6 +11,7 @@ from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.sync import watchdog
 from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster_tests.sync.scripted import record, state, status
 
 IDLE: Output = ("idle", b"")
 LIMITS = ExecutorConfig(
