@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atlas_dagster.components.airbyte_connection import AirbyteConnection
     from atlas_dagster.components.loading import build_airbyte_assets, load_from_defs_folder
-    from atlas_dagster.orchestration.options import SyncConfig
-    from atlas_dagster.orchestration.resource import AtlasResource
-    from atlas_dagster.orchestration.translator import StreamProps
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.orchestration.definitions.translator import StreamProps
+    from atlas_dagster.orchestration.step.run_config import SyncConfig
 
 __all__ = [
     "AirbyteConnection",
@@ -21,9 +21,9 @@ __all__ = [
 
 _MODULES = {
     "AirbyteConnection": "components.airbyte_connection",
-    "AtlasResource": "orchestration.resource",
-    "StreamProps": "orchestration.translator",
-    "SyncConfig": "orchestration.options",
+    "AtlasResource": "orchestration.definitions.resource",
+    "StreamProps": "orchestration.definitions.translator",
+    "SyncConfig": "orchestration.step.run_config",
     "build_airbyte_assets": "components.loading",
     "load_from_defs_folder": "components.loading",
 }

@@ -4,12 +4,12 @@ Asynchronous, for notebooks and servers; ``adapter.sync`` and ``executor.sync`` 
 methods for plain code. What can go wrong is in :mod:`atlas_dagster.errors`.
 """
 
-from atlas_dagster.interfaces.adapter import (
+from atlas_dagster.interfaces.python.adapter import (
     AirbyteSourceAdapter,
     SourceConnector,
     create_airbyte_adapter,
 )
-from atlas_dagster.interfaces.docker_executor import (
+from atlas_dagster.interfaces.python.docker_executor import (
     AirbyteDockerExecutor,
     check_docker_available,
     get_docker_executor,
@@ -23,7 +23,7 @@ from atlas_dagster.registry import (
     list_connectors,
     search_connectors,
 )
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 
 __all__ = [
     "AirbyteDockerExecutor",

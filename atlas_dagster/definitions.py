@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 
 from atlas_dagster.components.loading import load_from_defs_folder
-from atlas_dagster.orchestration.secret_files import load_secret_files
+from atlas_dagster.config.secret_files import load_secret_files
 
 
 @dg.definitions

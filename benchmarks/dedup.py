@@ -26,11 +26,11 @@ from measuring import Figures, report_and_exit, run
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter, TableSpec
-from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit, WriteMode, now
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.batches import random_uuids
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.state.envelope import Envelope, StreamCommit, WriteMode, now
 
 _BATCH = 20_000
 _CHANGED = 100_000

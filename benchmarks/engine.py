@@ -94,11 +94,11 @@ def start_overhead(runs: int) -> dict[str, dict[str, float]]:
 
 def _call(verb: str, folder: str) -> None:
     """One call through the engine, in a process of its own: imports, engine, container, answer."""
-    from atlas_dagster.protocol.secrets import Masker
+    from atlas_dagster.config.masking import Masker
     from atlas_dagster.runners.base import ConnectorCommand
-    from atlas_dagster.runners.docker import DockerRunner
-    from atlas_dagster.runners.engine import connect
-    from atlas_dagster.sync.conversation import Conversation
+    from atlas_dagster.runners.docker.engine import connect
+    from atlas_dagster.runners.docker.runner import DockerRunner
+    from atlas_dagster.source.invocation import Conversation
 
     names = ("config", "catalog") if verb == "read" else ("config",)
     files = {name: (Path(folder) / f"{name}.json").read_bytes() for name in names}

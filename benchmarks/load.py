@@ -94,7 +94,7 @@ def write(folder: Path) -> None:
 
     from atlas_dagster.protocol.catalog import Catalog
     from atlas_dagster.protocol.messages import Spec
-    from atlas_dagster.sync.discovered import discovered
+    from atlas_dagster.source.discovered_catalog import discovered
 
     defs = folder / "many" / "defs"
     defs.mkdir(parents=True)

@@ -29,16 +29,16 @@ from deltalake import write_deltalake
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.postgres import PostgresDestination
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.envelope_text import to_text
-from atlas_dagster.orchestration.event_log import EventLogStateStore
-from atlas_dagster.orchestration.recording import observations
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit, now
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.step.envelope_text import to_text
+from atlas_dagster.orchestration.step.event_log import EventLogStateStore
+from atlas_dagster.orchestration.step.recording import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.state.envelope import Envelope, StreamCommit, now
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered
 
 sys.path.append(str(Path(__file__).parent.parent / "atlas_dagster_tests"))
 

@@ -30,8 +30,8 @@ from by_hand import USERS, define, found, shop
 from postgres_instance import postgres_instance
 from postgres_server import postgres_server
 
-from atlas_dagster.orchestration.check import check_key
-from atlas_dagster.orchestration.schedule import _tags
+from atlas_dagster.orchestration.automation.schedule import _tags
+from atlas_dagster.orchestration.definitions.connection_check import check_key
 
 STREAMS = 50
 CONNECTIONS = 100

@@ -7,7 +7,7 @@ from recording import RECORDINGS, catalog_streams
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.protocol.catalog import Catalog, configure
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.sync.connector import Connector
+from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.plan import make_plan
 from atlas_dagster.sync.session import SyncSession
 

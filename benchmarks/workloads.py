@@ -15,8 +15,8 @@ from measuring import report_and_exit
 from recording import catalog_streams, image_name
 
 from atlas_dagster.runners.base import ConnectorCommand
-from atlas_dagster.runners.docker import DockerRunner
-from atlas_dagster.runners.engine import connect
+from atlas_dagster.runners.docker.engine import connect
+from atlas_dagster.runners.docker.runner import DockerRunner
 
 
 def _output(runner: DockerRunner) -> Iterator[bytes]:
@@ -32,10 +32,10 @@ def _sync(runner: DockerRunner, recording: str, mode: str, address: str | None, 
     from whole_sync import sync
 
     if address:
-        from atlas_dagster.destinations.postgres import PostgresDestination
+        from atlas_dagster.destinations.postgres.destination import PostgresDestination
 
         return sync(runner, recording, mode, PostgresDestination(address))
-    from atlas_dagster.destinations.delta import DeltaDestination
+    from atlas_dagster.destinations.delta.destination import DeltaDestination
 
     return sync(runner, recording, mode, DeltaDestination(lake))
 

@@ -29,22 +29,25 @@ from pydantic import BaseModel
 
 from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration.assets import build_connection_defs, build_undiscovered_defs
-from atlas_dagster.orchestration.catalog_lock import catalog_lock
-from atlas_dagster.orchestration.cron import Schedule
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.discovery import DiscoveryConfig
-from atlas_dagster.orchestration.looking import Look
-from atlas_dagster.orchestration.maintenance import MaintenanceConfig
-from atlas_dagster.orchestration.options import SyncConfig
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.sync import run_sync
-from atlas_dagster.orchestration.translator import StreamProps, stream_spec
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync.catalog_changes import SchemaPolicy
-from atlas_dagster.sync.connection import Connection, RunnerChoice, StreamSelection
-from atlas_dagster.sync.discovered import Discovered, Discovery
-from atlas_dagster.sync.source import Caller, discover
+from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.definitions.assets import (
+    build_connection_defs,
+    build_undiscovered_defs,
+)
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import StreamProps, stream_spec
+from atlas_dagster.orchestration.operations.catalog_lock import catalog_lock
+from atlas_dagster.orchestration.step.catalog_look import Look
+from atlas_dagster.orchestration.step.run_config import SyncConfig
+from atlas_dagster.orchestration.step.sync_step import run_sync
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source.catalog_diff import SchemaPolicy
+from atlas_dagster.source.connection import Connection, RunnerChoice, StreamSelection
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery
+from atlas_dagster.source.open import Caller, discover
 
 
 def _default_state() -> DefsStateConfigArgs:

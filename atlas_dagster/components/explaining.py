@@ -13,11 +13,11 @@ from pydantic import BaseModel, ValidationError
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.orchestration.cron import Schedule
-from atlas_dagster.orchestration.discovery import DiscoveryConfig
-from atlas_dagster.orchestration.maintenance import MaintenanceConfig
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync.connection import StreamSelection
+from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source.connection import StreamSelection
 
 #: How Dagster words the place of a field: its path, then file and line.
 _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)

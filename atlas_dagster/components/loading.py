@@ -42,11 +42,11 @@ from dagster_shared.utils.config import discover_config_file
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration.assets import build_broken_defs
-from atlas_dagster.orchestration.executor import connection_executor
-from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, default_resources
-from atlas_dagster.orchestration.kubernetes import pod_executor
-from atlas_dagster.orchestration.reaping import reaper_sensor
+from atlas_dagster.orchestration.definitions.assets import build_broken_defs
+from atlas_dagster.orchestration.definitions.io_manager import IO_MANAGER_KEY, default_resources
+from atlas_dagster.orchestration.operations.cleanup import reaper_sensor
+from atlas_dagster.orchestration.operations.kubernetes import pod_executor
+from atlas_dagster.orchestration.step.in_process_executor import connection_executor
 from atlas_dagster.records.names import assign
 
 

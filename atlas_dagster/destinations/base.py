@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 import pyarrow as pa
 from msgspec import Struct
 
+from atlas_dagster.destinations.envelope import Envelope, StagedFile, WriteMode
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.records.columns import TableColumns
 from atlas_dagster.records.types import Column, TableSchema
-from atlas_dagster.state.envelope import Envelope, StagedFile, WriteMode
 
 TablePath = tuple[str, ...]
 

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT, Record, present
-from atlas_dagster.records.changes import Change, Misfit, Remarks, utf8
 from atlas_dagster.records.coerce import STRICT_TYPES, decode_string
+from atlas_dagster.records.issues import Change, Misfit, Remarks, utf8
 from atlas_dagster.records.nested import NestedFields
 from atlas_dagster.records.numbers import parse_decimals, parse_numbers
 from atlas_dagster.records.rows import RowDecoder

@@ -15,7 +15,7 @@ from msgspec import Raw
 from atlas_dagster.protocol.decoder import as_text
 from atlas_dagster.protocol.messages import ABSENT
 from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
-from atlas_dagster.records.changes import Misfit, Remarks, is_utf8
+from atlas_dagster.records.issues import Misfit, Remarks, is_utf8
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
 #: What msgspec raises for JSON that it cannot read as asked.

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from atlas_dagster.records.changes import Misfit, Remarks
 from atlas_dagster.records.coerce import UNFIT, fit
+from atlas_dagster.records.issues import Misfit, Remarks
 from atlas_dagster.records.types import Column, TableSchema
 
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode

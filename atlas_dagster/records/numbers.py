@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas_dagster.records.changes import Misfit
+from atlas_dagster.records.issues import Misfit
 
 _QUOTED = r'^"(.*)"$'
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"

@@ -16,8 +16,8 @@ from msgspec import Raw
 from msgspec.structs import astuple
 
 from atlas_dagster.protocol.messages import ABSENT, Record
-from atlas_dagster.records.changes import Remarks
 from atlas_dagster.records.coerce import STRICT_TYPES, UNFIT, RowCoercer
+from atlas_dagster.records.issues import Remarks
 from atlas_dagster.records.types import TableSchema
 
 #: Names that msgspec can match; a table with any other one takes the slow way altogether.

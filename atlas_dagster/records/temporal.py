@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas_dagster.records.changes import Misfit
+from atlas_dagster.records.issues import Misfit
 
 _UTC = pa.timestamp("us", tz="UTC")
 _LOCAL = pa.timestamp("us")

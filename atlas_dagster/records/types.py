@@ -6,7 +6,7 @@ and every column is nullable. Columns start wide, because a Delta table cannot w
 ``number`` is a double where a table's format has no decimals of any length: those of Delta have no
 room for both 1e300 and 1e-20. What a double cannot show digit by digit, like an integer beyond 64
 bits or any other value that does not fit, is kept as the source wrote it in ``_airbyte_extra`` (see
-:mod:`atlas_dagster.records.changes`), never rounded unseen.
+:mod:`atlas_dagster.records.issues`), never rounded unseen.
 """
 
 import re

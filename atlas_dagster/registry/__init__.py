@@ -1,11 +1,16 @@
 """Which connectors exist, and where each is published."""
 
+from atlas_dagster.registry.connector_info import (
+    BreakingChange,
+    ConnectorCategory,
+    ConnectorInfo,
+    image_name,
+)
 from atlas_dagster.registry.connectors import (
     get_connector_image,
     get_connector_info,
     list_connectors,
 )
-from atlas_dagster.registry.info import BreakingChange, ConnectorCategory, ConnectorInfo, image_name
 from atlas_dagster.registry.manifests import (
     PublishedManifest,
     published_manifest,

@@ -1,8 +1,8 @@
 """Looking connectors up."""
 
 from atlas_dagster.errors import ConfigError, UnknownConnectorError
-from atlas_dagster.registry.info import ConnectorCategory, ConnectorInfo
-from atlas_dagster.registry.listing import connectors_by_name
+from atlas_dagster.registry.catalogue import connectors_by_name
+from atlas_dagster.registry.connector_info import ConnectorCategory, ConnectorInfo
 from atlas_dagster.registry.search import unknown_connector
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from platformdirs import user_cache_dir
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.registry.info import LATEST, ConnectorInfo
+from atlas_dagster.registry.connector_info import LATEST, ConnectorInfo
 from atlas_dagster.registry.live import get_file, registry_url
 
 _DEFINITION = "oss.json"

@@ -12,19 +12,19 @@ import requests
 from msgspec import Raw, Struct
 
 from atlas_dagster.errors import ConfigError, TransientError
-from atlas_dagster.registry.info import (
-    BreakingChange,
-    ConnectorCategory,
-    ConnectorInfo,
-    release,
-)
-from atlas_dagster.registry.listing import (
+from atlas_dagster.registry.catalogue import (
     Listing,
     forget,
     keep,
     listing,
     refreshed_path,
     shipped_listing,
+)
+from atlas_dagster.registry.connector_info import (
+    BreakingChange,
+    ConnectorCategory,
+    ConnectorInfo,
+    release,
 )
 from atlas_dagster.registry.live import get, registry_url
 

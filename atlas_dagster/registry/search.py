@@ -7,8 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from atlas_dagster.registry.info import ConnectorCategory, ConnectorInfo, image_name
-from atlas_dagster.registry.listing import connectors_by_name
+from atlas_dagster.registry.catalogue import connectors_by_name
+from atlas_dagster.registry.connector_info import ConnectorCategory, ConnectorInfo, image_name
 
 #: How well a connector fits, of 100: by its name or title, by its own category or another it is in,
 #: by a word of them.

@@ -14,7 +14,7 @@ from itertools import chain
 from types import TracebackType
 from typing import Literal, Self
 
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 
 Verb = Literal["spec", "check", "discover", "read"]
 #: On this machine, in a virtual machine on it (Docker Desktop, Colima), or on another one.

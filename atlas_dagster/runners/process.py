@@ -32,7 +32,7 @@ from atlas_dagster.runners.base import (
     Output,
     file_name,
 )
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.marks import end_all, marks
 
 #: Bytes read at once, and the size asked for each pipe: large, so that both sides wake up less.

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Runner
-from atlas_dagster.runners.environment import Environment
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process import start_process
+from atlas_dagster.runners.virtualenv import Environment
 
 
 class PythonRunner(Runner):

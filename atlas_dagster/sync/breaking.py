@@ -6,11 +6,11 @@ the key is another one. New, missing and changed columns are no such thing.
 
 from collections.abc import Collection, Mapping
 
+from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.columns import TableColumns
 from atlas_dagster.records.types import TableSchema, declares
-from atlas_dagster.state.envelope import Envelope
 
 _AGAIN = "refresh the stream to read it again"
 

@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import Destination
+from atlas_dagster.destinations.envelope import Envelope, next_seq, now
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState, same_blob
-from atlas_dagster.state.envelope import Envelope, next_seq, now
 from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.stream import ActiveStream

@@ -6,8 +6,8 @@ import pyarrow as pa
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import TableInfo
-from atlas_dagster.records.changes import Change
-from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.records.issues import Change
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 

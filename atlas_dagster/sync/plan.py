@@ -7,12 +7,12 @@ import msgspec
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, Recovered, TablePath
+from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.sync.standing import StateStore, look, restore
+from atlas_dagster.sync.resume import StateStore, look, restore
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
 from atlas_dagster.sync.whole_state import left_behind, left_out, refuse_to_leave_out
 

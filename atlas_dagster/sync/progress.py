@@ -1,10 +1,10 @@
 """What is said while a READ runs: records so far, of how many, at what rate."""
 
 import time
-from collections.abc import Callable, Collection
-from contextvars import ContextVar
+from collections.abc import Collection
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
+from atlas_dagster.source.progress import WATCHED_EVERY_SECONDS, sync_watcher
 from atlas_dagster.sync.events import Progressed
 from atlas_dagster.sync.stream import ActiveStream
 
@@ -13,14 +13,6 @@ _EVERY_SECONDS = 10.0
 _MOST_STREAMS = 8
 #: Streams whose estimates are kept; a source may make up any number of names.
 _MOST_ESTIMATES = 20_000
-#: Often enough for a moving bar.
-WATCHED_EVERY_SECONDS = 0.2
-
-#: Is told the records so far, of about how many where the source says, and the rate per second.
-Watcher = Callable[[int, float | None, float], None]
-
-#: Who in this context draws the progress of a READ.
-sync_watcher: ContextVar[Watcher | None] = ContextVar("sync_watcher", default=None)
 
 
 class Progress:

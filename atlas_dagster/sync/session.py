@@ -19,21 +19,21 @@ from atlas_dagster.protocol.messages import (
     present,
 )
 from atlas_dagster.protocol.state import is_whole, state_type
-from atlas_dagster.sync.attribution import (
+from atlas_dagster.source.attribution import (
     Strangers,
     StreamNames,
     counted_together,
     no_namespace,
     records_since_state,
 )
+from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.invocation import Conversation
 from atlas_dagster.sync.commits import Commits
-from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.conversation import Conversation
 from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
+from atlas_dagster.sync.failure import failure_of, is_cut_off
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
-from atlas_dagster.sync.verdict import failure_of, is_cut_off
 
 #: A STATE is committed when this much time has passed or data come since the last commit.
 COMMIT_SECONDS = 30.0

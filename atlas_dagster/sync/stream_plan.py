@@ -8,7 +8,6 @@ from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, Fie
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.columns import TableColumns, fit
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.state.reconcile import Resumption
 from atlas_dagster.sync.breaking import (
     column_at,
     has_other_cursor,
@@ -16,7 +15,8 @@ from atlas_dagster.sync.breaking import (
     refuse_new_key_column,
     refuse_other_cursor,
 )
-from atlas_dagster.sync.standing import stored_blob
+from atlas_dagster.sync.reconcile import Resumption
+from atlas_dagster.sync.resume import stored_blob
 
 
 class StreamPlan(Struct, frozen=True):

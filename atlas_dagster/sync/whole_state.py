@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Mapping
 
+from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.state.reconcile import Resumption
+from atlas_dagster.sync.reconcile import Resumption
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 

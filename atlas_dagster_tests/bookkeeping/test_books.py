@@ -19,12 +19,12 @@ from alembic.script import ScriptDirectory
 from msgspec import Raw
 from msgspec.structs import replace
 
-from atlas_dagster.bookkeeping import Books, SyncStats, tables
-from atlas_dagster.bookkeeping.database import HEAD, engine
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit
+from atlas_dagster.projections import Books, SyncStats, tables
+from atlas_dagster.projections.database import HEAD, engine
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.registry.listing import shipped_listing
-from atlas_dagster.state.envelope import Envelope, StreamCommit
+from atlas_dagster.registry.catalogue import shipped_listing
 
 USERS = StreamDescriptor("users")
 ORDERS = StreamDescriptor("orders", "sales")
@@ -191,7 +191,7 @@ def test_all_connectors_are_listed_once(books: Books, url: sa.URL) -> None:
 
 def test_the_head_is_the_newest_migration() -> None:
     config = Config()
-    config.set_main_option("script_location", "atlas_dagster:bookkeeping/migrations")
+    config.set_main_option("script_location", "atlas_dagster:projections/migrations")
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 

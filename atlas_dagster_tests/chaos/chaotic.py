@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.masking import Masker
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.python import CommandRunner
-from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.conversation import Log
+from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.invocation import Log
 from atlas_dagster.sync.events import SyncEvent
-from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
 from atlas_dagster_tests.conftest import CONNECTORS
 from atlas_dagster_tests.sync.scripted import EAGER, Lake, Outcome, incremental
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.docker import DockerRunner
+from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster_tests.chaos.chaotic import Chaos, script
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE
 

@@ -2,7 +2,7 @@
 
 import time
 
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.chaos.chaotic import Chaos
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.chaos.chaotic import A, B, Chaos
 from atlas_dagster_tests.sync.scripted import full_refresh
 

@@ -8,10 +8,10 @@ import pytest
 
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.docker import DockerRunner
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.docker.runner import DockerRunner
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.python import CommandRunner
-from atlas_dagster.sync.connector import Connector
+from atlas_dagster.source.connector import Connector
 from atlas_dagster_tests.chaos.chaotic import Chaos, script
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE
 

@@ -13,11 +13,11 @@ from dagster.components.utils.project_paths import get_local_state_path
 from dagster_shared.record import replace
 
 from atlas_dagster.components.loading import ProjectTree
-from atlas_dagster.orchestration.io_manager import common_resources
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.io_manager import common_resources
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
-from atlas_dagster.sync.discovered import Discovered, discovered
+from atlas_dagster.source.discovered_catalog import Discovered, discovered
 
 _numbers = count()
 STREAMS = [

@@ -11,13 +11,13 @@ import pytest
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
+from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.errors import ConnectorFailedError
-from atlas_dagster.runners.docker import DockerRunner
+from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.python import PythonRunner
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered, config_hash
-from atlas_dagster.sync.live_config import FileConfigStore
-from atlas_dagster.sync.source import Caller
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered, config_hash
+from atlas_dagster.source.open import Caller
 from atlas_dagster_tests.components.connections_project import STREAMS, Project, importable
 
 

@@ -14,8 +14,8 @@ import yaml
 from adbc_driver_postgresql import dbapi
 from deltalake import DeltaTable
 
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_LEDGER_IMAGE
 from atlas_dagster_tests.crash.seam import Strike
 from atlas_dagster_tests.crash.victim import Outcome, forked, refresh, sync

@@ -7,10 +7,10 @@ from pathlib import Path
 import dagster as dg
 import docker
 
-from atlas_dagster.orchestration.reaping import reap_ended
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.cleanup import reap_ended
+from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL
 from atlas_dagster.runners.marks import label_of, marked
-from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL
 from atlas_dagster_tests.crash.victim import bury
 
 

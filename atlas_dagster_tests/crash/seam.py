@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import dagster as dg
 
 from atlas_dagster.destinations.base import Destination, StreamWriter
-from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.state.envelope import Envelope
+from atlas_dagster.destinations.delta.writer import DeltaWriter
+from atlas_dagster.destinations.envelope import Envelope
 
 Side = Literal["before", "after"]
 _EVENTS = {"ASSET_OBSERVATION": "observation", "ASSET_MATERIALIZATION": "materialization"}

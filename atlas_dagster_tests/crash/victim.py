@@ -19,14 +19,14 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from atlas_dagster.orchestration import retries
-from atlas_dagster.orchestration import sync as orchestration
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import stream_spec
-from atlas_dagster.orchestration.upkeep import StateDesk
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.orchestration.automation import retries
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import stream_spec
+from atlas_dagster.orchestration.operations.state_admin import StateDesk
+from atlas_dagster.orchestration.step import sync_step as orchestration
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster.sync.session import SyncSession
 from atlas_dagster_tests.crash.seam import Point, Seam, Strike
 from atlas_dagster_tests.orchestration.by_hand import define

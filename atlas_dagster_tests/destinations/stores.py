@@ -12,12 +12,12 @@ from deltalake import DeltaTable, QueryBuilder
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import Action, Envelope, StreamCommit, WriteMode, now
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.protocol.messages import Record, StreamDescriptor
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.state.envelope import Action, Envelope, StreamCommit, WriteMode, now
 
 INTEGER = {"type": "integer"}
 STRING = {"type": "string"}

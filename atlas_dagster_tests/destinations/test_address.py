@@ -2,9 +2,9 @@
 
 import pytest
 
-from atlas_dagster.destinations.address import destination_type, open_destination, shown
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.factory import destination_type, open_destination, shown
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import ConfigError, MissingVariableError
 
 TEMPLATE = "postgresql://loader:{{ env.PASSWORD }}@db:5432/shop"

@@ -3,8 +3,8 @@
 import pytest
 
 from atlas_dagster.destinations.base import StreamWriter
+from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster.errors import DestinationError
-from atlas_dagster.state.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import INTEGER, STRING, Lake, Store, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
@@ -167,8 +167,8 @@ def test_files_are_shown_as_they_are(lake: Lake, mode: WriteMode) -> None:
 
 
 def test_many_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atlas_dagster.destinations.staging._GROUP_BYTES", 1)
-    monkeypatch.setattr("atlas_dagster.destinations.staging._FILE_BYTES", 1)
+    monkeypatch.setattr("atlas_dagster.destinations.delta.parquet_stage._GROUP_BYTES", 1)
+    monkeypatch.setattr("atlas_dagster.destinations.delta.parquet_stage._FILE_BYTES", 1)
     wanted = spec("append_dedup")
     ids = iter(range(200))
     for number in range(4):

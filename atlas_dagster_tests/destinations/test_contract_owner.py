@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster_tests.destinations.stores import Database, Lake, Store, spec
 
 

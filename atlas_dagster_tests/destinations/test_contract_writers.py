@@ -6,10 +6,10 @@ import json
 import pyarrow as pa
 import pytest
 
+from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.columns import TableColumns, fit
 from atlas_dagster.records.types import METADATA_FIELDS, ColumnType, TableSchema
-from atlas_dagster.state.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import INTEGER, LOCAL, STRING, T0, Store, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
 
 A, B = ("c", "a"), ("c", "b")

@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.state.envelope import WriteMode
+from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
 
 T: TablePath = ("c", "t")

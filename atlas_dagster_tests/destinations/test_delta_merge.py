@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from atlas_dagster.destinations import staging
-from atlas_dagster.destinations.data_file import DataFile
+from atlas_dagster.destinations.delta import parquet_stage as staging
+from atlas_dagster.destinations.delta.data_file import DataFile
+from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster.errors import DestinationError
-from atlas_dagster.state.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import INTEGER, STRING, Lake, spec
 
 PLAIN = spec("append_dedup")

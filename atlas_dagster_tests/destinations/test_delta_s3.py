@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster.errors import ConfigError, DestinationError, TransientError
-from atlas_dagster.state.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]

@@ -8,16 +8,16 @@ import pytest
 from deltalake import DeltaTable
 
 from atlas_dagster.destinations.base import StreamWriter
+from atlas_dagster.destinations.envelope import Envelope, WriteMode
 from atlas_dagster.errors import DestinationError
-from atlas_dagster.state.envelope import Envelope, WriteMode
 from atlas_dagster_tests.destinations.stores import Lake, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
 
 
 def test_rewind_over_several_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atlas_dagster.destinations.staging._GROUP_BYTES", 1)
-    monkeypatch.setattr("atlas_dagster.destinations.staging._FILE_BYTES", 1)
+    monkeypatch.setattr("atlas_dagster.destinations.delta.parquet_stage._GROUP_BYTES", 1)
+    monkeypatch.setattr("atlas_dagster.destinations.delta.parquet_stage._FILE_BYTES", 1)
     writer = lake.open(spec())
     for number in range(0, 8, 2):
         lake.write(writer, [{"id": number}, {"id": number + 1}])

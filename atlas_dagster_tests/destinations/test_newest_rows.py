@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.destinations import newest_rows as room
-from atlas_dagster.destinations.data_file import DataFile
-from atlas_dagster.destinations.newest_rows import newest_rows
-from atlas_dagster.destinations.versions import Ranking
+from atlas_dagster.destinations.delta import newest_rows as room
+from atlas_dagster.destinations.delta.data_file import DataFile
+from atlas_dagster.destinations.delta.newest_rows import newest_rows
+from atlas_dagster.destinations.delta.versions import Ranking
 from atlas_dagster.records.types import EXTRACTED_AT, Column, ColumnType
 
 DAYS = st.dates(dt.date(1960, 1, 1), dt.date(1960, 1, 4))

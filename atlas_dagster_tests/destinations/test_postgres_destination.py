@@ -9,9 +9,9 @@ import pytest
 from adbc_driver_postgresql import dbapi
 from msgspec import Raw
 
-from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.destinations.envelope import WriteMode
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import DestinationError
-from atlas_dagster.state.envelope import WriteMode
 from atlas_dagster_tests.destinations.stores import INTEGER, STRING, Database, spec
 
 pytestmark = pytest.mark.postgres

@@ -8,9 +8,9 @@ import adbc_driver_manager
 import pytest
 from adbc_driver_postgresql import dbapi
 
-from atlas_dagster.destinations import postgres_connection
-from atlas_dagster.destinations.postgres import PostgresDestination
-from atlas_dagster.destinations.postgres_connection import without_login
+from atlas_dagster.destinations.postgres import connection as postgres_connection
+from atlas_dagster.destinations.postgres.connection import without_login
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError, TransientError
 from atlas_dagster_tests.destinations.stores import Database, spec
 

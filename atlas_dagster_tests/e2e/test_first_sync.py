@@ -10,7 +10,7 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from atlas_dagster.registry.listing import forget, keep, shipped_listing
+from atlas_dagster.registry.catalogue import forget, keep, shipped_listing
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.e2e.project import Project
 

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from atlas_dagster.components.loading import find_project
-from atlas_dagster.protocol.config import resolve
-from atlas_dagster.protocol.secrets import secret_values
-from atlas_dagster.protocol.templates import variables
+from atlas_dagster.config.masking import secret_values
+from atlas_dagster.config.templates import variables
+from atlas_dagster.config.validation import resolve
 from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.manifest import Manifest
 from atlas_dagster.runners.packages import bare_package
-from atlas_dagster.sync.connection import Connection
+from atlas_dagster.source.connection import Connection
 from atlas_dagster_tests.components.connections_project import Project, importable
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "connections"

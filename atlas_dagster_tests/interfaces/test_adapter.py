@@ -36,11 +36,11 @@ from atlas_dagster.errors import (
     UnknownConnectorError,
     UnknownStreamError,
 )
-from atlas_dagster.interfaces.adapter import log_of
-from atlas_dagster.runners.docker import CONNECTION_LABEL
+from atlas_dagster.interfaces.python.adapter import log_of
+from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_caller, adhoc_connection, reap_adhoc
+from atlas_dagster.reading.ad_hoc_source import AdHocSource
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
 from atlas_dagster.runners.marks import label_of, marked
-from atlas_dagster.sync.adhoc import AdHocConnection, adhoc_caller, adhoc_connection, reap_adhoc
-from atlas_dagster.sync.adhoc_source import AdHocSource
 from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.interfaces.waiting import at_work, until
 

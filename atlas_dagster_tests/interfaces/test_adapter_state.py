@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.adapter_state import States
+from atlas_dagster.interfaces.python.state import States
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
 from atlas_dagster.protocol.state import ConnectionState
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from atlas_dagster.cancellation import pause
 from atlas_dagster.errors import ConfigError, StoppedError
-from atlas_dagster.interfaces.background import Feed, Work, stop_all
-from atlas_dagster.runners.stopping import pause
+from atlas_dagster.interfaces.python.worker import Feed, Work, stop_all
 
 SOON = 20.0
 
@@ -119,8 +119,8 @@ def test_all_of_a_process_can_be_stopped() -> None:
 def test_a_process_that_ends_stops_its_work() -> None:
     program = """
 import time
-from atlas_dagster.interfaces.background import Work
-from atlas_dagster.runners.stopping import pause
+from atlas_dagster.interfaces.python.worker import Work
+from atlas_dagster.cancellation import pause
 def work():
     try:
         pause(1000)

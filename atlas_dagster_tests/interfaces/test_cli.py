@@ -22,24 +22,24 @@ from rich.console import Console
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.destinations.base import TableSpec
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.interfaces import cli
 from atlas_dagster.interfaces.cli import declared
 from atlas_dagster.interfaces.cli.declared import Declared, find_declared
-from atlas_dagster.interfaces.cli.syncing import Outcome, print_summary
-from atlas_dagster.orchestration.discovery import (
+from atlas_dagster.interfaces.cli.sync import Outcome, print_summary
+from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
     evaluation,
     schema_check_key,
 )
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.state.envelope import Envelope, StreamCommit
-from atlas_dagster.sync.catalog_changes import Change
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered, Discovery, NamedTable
-from atlas_dagster.sync.source import Caller
+from atlas_dagster.source.catalog_diff import Change
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery, NamedTable
+from atlas_dagster.source.open import Caller
 from atlas_dagster_tests.components.connections_project import Project, importable
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 
@@ -495,12 +495,12 @@ def test_the_summary_of_tables_in_postgres(
         "atlas_dagster",
         "atlas_dagster.sync.session",
         "atlas_dagster.sync.plan",
-        "atlas_dagster.sync.source",
-        "atlas_dagster.destinations.address",
-        "atlas_dagster.runners.docker",
+        "atlas_dagster.source.open",
+        "atlas_dagster.destinations.factory",
+        "atlas_dagster.runners.docker.runner",
         "atlas_dagster.runners.python",
         "atlas_dagster.registry",
-        "atlas_dagster.state.reconcile",
+        "atlas_dagster.sync.reconcile",
     ],
 )
 def test_the_engine_does_not_import_dagster(module: str) -> None:

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from atlas_dagster.interfaces.cli import main, terminal
+from atlas_dagster.interfaces.cli import main
+from atlas_dagster.interfaces.cli import output as terminal
 from atlas_dagster.interfaces.cli.source import read_config
-from atlas_dagster.sync.adhoc import DEPLOYMENT, adhoc_connection, is_adhoc
+from atlas_dagster.reading.ad_hoc import DEPLOYMENT, adhoc_connection, is_adhoc
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
 
 ATLAS = [sys.executable, "-c", "from atlas_dagster.interfaces.cli import main; main()"]

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from atlas_dagster.interfaces.cli import _VERBS, connectors, main, terminal
+from atlas_dagster.interfaces.cli import _VERBS, connectors, main
+from atlas_dagster.interfaces.cli import output as terminal
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
-from atlas_dagster.registry.listing import forget, listing, shipped_listing
+from atlas_dagster.registry.catalogue import forget, listing, shipped_listing
 from atlas_dagster_tests.commands import run_in
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
 from atlas_dagster_tests.runners.wheels import write_wheel

@@ -27,10 +27,10 @@ from atlas_dagster.airbyte import (
     pull_image,
 )
 from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, InvalidConfigError
-from atlas_dagster.interfaces import protocol_models
+from atlas_dagster.interfaces.python import protocol_models
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import ConnectionStatus, Spec, Unreadable
-from atlas_dagster.sync.adhoc import adhoc_connection
+from atlas_dagster.reading.ad_hoc import adhoc_connection
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE as CHAOS
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE as FAKER
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN

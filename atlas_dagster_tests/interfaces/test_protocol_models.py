@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_dagster.interfaces.protocol_models import messages
+from atlas_dagster.interfaces.python.protocol_models import messages
 from atlas_dagster.protocol.decoder import MessageDecoder
 
 DEEP = "[" * 5000 + "]" * 5000

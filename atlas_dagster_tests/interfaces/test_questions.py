@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from atlas_dagster.config.form import Field, form
+from atlas_dagster.config.validation import validate
 from atlas_dagster.interfaces.cli.questions import Questions, parsed
-from atlas_dagster.protocol.config import validate
-from atlas_dagster.protocol.spec import Field, form
 
 SPEC = {
     "type": "object",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import docker
 
-from atlas_dagster.runners.docker import CONNECTION_LABEL
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
 from atlas_dagster.runners.marks import label_of, marked
 
 PATIENCE = 60.0

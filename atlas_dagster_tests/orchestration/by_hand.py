@@ -7,22 +7,22 @@ from typing import Any
 import dagster as dg
 from dagster_shared.record import replace
 
-from atlas_dagster.orchestration.assets import build_connection_defs
-from atlas_dagster.orchestration.cron import Schedule
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.discovery import DiscoveryConfig
-from atlas_dagster.orchestration.io_manager import common_resources
-from atlas_dagster.orchestration.looking import Look
-from atlas_dagster.orchestration.maintenance import MaintenanceConfig
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.sync import run_sync
-from atlas_dagster.orchestration.translator import GetAssetSpec, stream_spec
+from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.definitions.assets import build_connection_defs
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
+from atlas_dagster.orchestration.definitions.io_manager import common_resources
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import GetAssetSpec, stream_spec
+from atlas_dagster.orchestration.step.catalog_look import Look
+from atlas_dagster.orchestration.step.sync_step import run_sync
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
-from atlas_dagster.sync.catalog_changes import SchemaPolicy
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered, Discovery, discovered
-from atlas_dagster.sync.source import Caller, source_key_part
+from atlas_dagster.source.catalog_diff import SchemaPolicy
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery, discovered
+from atlas_dagster.source.open import Caller, source_key_part
 
 DOCS = "https://docs.example.com/shop"
 

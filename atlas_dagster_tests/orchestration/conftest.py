@@ -6,9 +6,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from atlas_dagster.orchestration import sync
+from atlas_dagster.orchestration.step import sync_step as sync
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync import source
+from atlas_dagster.source import open as source
 from atlas_dagster_tests.orchestration.decisions import Shop
 from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance

@@ -11,14 +11,14 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from deltalake import DeltaTable
 
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import GetAssetSpec, stream_spec
-from atlas_dagster.orchestration.upkeep import StateDesk
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import GetAssetSpec, stream_spec
+from atlas_dagster.orchestration.operations.state_admin import StateDesk
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster_tests.orchestration.by_hand import USERS, define, found, shop
 
 EVENTS = {**USERS, "name": "events", "is_resumable": True}

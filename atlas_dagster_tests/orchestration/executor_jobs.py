@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from atlas_dagster.orchestration.executor import connection_executor
+from atlas_dagster.orchestration.step.in_process_executor import connection_executor
 
 
 @dg.op(pool="airbyte_shop")

@@ -9,8 +9,8 @@ import dagster as dg
 
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster_tests.orchestration.by_hand import USERS, define, found, shop
 from atlas_dagster_tests.sync.scripted import line
 

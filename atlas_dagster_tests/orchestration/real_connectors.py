@@ -17,12 +17,12 @@ import dagster as dg
 import docker
 from deltalake import DeltaTable
 
-from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster.protocol.catalog import configured_catalog_json
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.discovered import Discovered
-from atlas_dagster.sync.live_config import FileConfigStore
-from atlas_dagster.sync.source import Caller, discover
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered
+from atlas_dagster.source.open import Caller, discover
 from atlas_dagster_tests.orchestration.by_hand import define
 
 Row = dict[str, Any]

@@ -6,14 +6,17 @@ import dagster as dg
 import msgspec
 import pytest
 
-from atlas_dagster.orchestration.assets import build_broken_defs, build_undiscovered_defs
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import stream_spec
+from atlas_dagster.orchestration.definitions.assets import (
+    build_broken_defs,
+    build_undiscovered_defs,
+)
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import stream_spec
 from atlas_dagster.runners.owner import this_process
-from atlas_dagster.sync.catalog_changes import SchemaPolicy
-from atlas_dagster.sync.discovered import Discovery
-from atlas_dagster.sync.source import Caller
+from atlas_dagster.source.catalog_diff import SchemaPolicy
+from atlas_dagster.source.discovered_catalog import Discovery
+from atlas_dagster.source.open import Caller
 from atlas_dagster_tests.orchestration.by_hand import DOCS, ORDERS, SPEC, USERS, define, found, shop
 
 SOURCE = dg.AssetKey(["shop", "source_shop"])

@@ -8,9 +8,9 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from atlas_dagster.bookkeeping import tables
-from atlas_dagster.bookkeeping.database import engine
-from atlas_dagster.orchestration.bookkeeping import books_of
+from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.projections import tables
+from atlas_dagster.projections.database import engine
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster_tests.orchestration.decisions import EITHER, KEY, Shop
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from atlas_dagster.orchestration import check
+from atlas_dagster.orchestration.definitions import connection_check as check
 from atlas_dagster.runners.base import ConnectorCommand
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.orchestration.by_hand import define, found, shop
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns, Piece
 from atlas_dagster_tests.sync.scripted import line, records, status

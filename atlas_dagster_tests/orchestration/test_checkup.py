@@ -10,10 +10,10 @@ import docker
 import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
-from atlas_dagster.orchestration import checkup
-from atlas_dagster.orchestration.checkup import Finding, Subject, examine
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.sync.connection import Connection
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations import doctor as checkup
+from atlas_dagster.orchestration.operations.doctor import Finding, Subject, examine
+from atlas_dagster.source.connection import Connection
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.orchestration.by_hand import USERS, found
 

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy
 from cryptography.fernet import Fernet
 
+from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.masking import Masker
+from atlas_dagster.config.renewal import Origin, Renewal
 from atlas_dagster.errors import ConfigError, TransientError
-from atlas_dagster.orchestration.config_store import DatabaseConfigStore, config_store
-from atlas_dagster.protocol.renewal import Origin, Renewal
-from atlas_dagster.protocol.secrets import Masker
-from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.orchestration.operations.config_store import DatabaseConfigStore, config_store
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 KEY = Fernet.generate_key().decode()

@@ -6,8 +6,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atlas_dagster.orchestration.dead_runs import PROCESS_TAG
-from atlas_dagster.orchestration.pools import runs_in
+from atlas_dagster.orchestration.operations.dead_runs import PROCESS_TAG
+from atlas_dagster.orchestration.operations.pools import runs_in
 from atlas_dagster_tests.orchestration.executor_jobs import (
     a_pool_of_a_user,
     one_connection,

@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration.cron import Schedule
+from atlas_dagster.orchestration.automation.cron import Schedule
 
 
 def schedule(cron: str, timezone: str = "UTC") -> Schedule:

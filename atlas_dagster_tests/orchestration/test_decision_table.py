@@ -15,9 +15,9 @@ import pytest
 from deltalake import write_deltalake
 from pyarrow import table as arrow_table
 
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.delta_dedup import DedupWriter
-from atlas_dagster.destinations.delta_table import LakeTable
+from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.delta.table import LakeTable
 from atlas_dagster.sync import commits
 from atlas_dagster_tests.destinations.stores import Database
 from atlas_dagster_tests.orchestration.by_hand import shop

@@ -8,9 +8,9 @@ import shutil
 import dagster as dg
 import pytest
 
-from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.orchestration.retries import ROOT_RUN_TAG
-from atlas_dagster.orchestration.translator import StreamProps, stream_spec
+from atlas_dagster.destinations.delta.writer import DeltaWriter
+from atlas_dagster.orchestration.automation.retries import ROOT_RUN_TAG
+from atlas_dagster.orchestration.definitions.translator import StreamProps, stream_spec
 from atlas_dagster_tests.orchestration.by_hand import shop
 from atlas_dagster_tests.orchestration.decisions import EITHER, KEY, Shop, die
 

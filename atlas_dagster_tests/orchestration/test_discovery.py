@@ -7,18 +7,18 @@ import msgspec
 import pytest
 
 from atlas_dagster.errors import ConnectorFailedError
-from atlas_dagster.orchestration.cron import Schedule
-from atlas_dagster.orchestration.discovery import (
+from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.definitions.discovery import (
     DiscoveryConfig,
     as_markdown,
     build_discovery,
     schema_check_key,
 )
-from atlas_dagster.orchestration.io_manager import default_resources
+from atlas_dagster.orchestration.definitions.io_manager import default_resources
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.catalog_changes import Change, SchemaPolicy
-from atlas_dagster.sync.discovered import Discovered, Discovery
-from atlas_dagster.sync.source import Caller
+from atlas_dagster.source.catalog_diff import Change, SchemaPolicy
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery
+from atlas_dagster.source.open import Caller
 from atlas_dagster_tests.orchestration.by_hand import define, found, shop
 
 NEW = Change(StreamDescriptor("items"), "added")

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from atlas_dagster.orchestration.envelope_text import (
+from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamCommit
+from atlas_dagster.orchestration.step.envelope_text import (
     LONGEST_COMPRESSED,
     LONGEST_PLAIN,
     from_text,
@@ -16,7 +17,6 @@ from atlas_dagster.orchestration.envelope_text import (
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit
 
 S = StreamDescriptor("s")
 

@@ -9,9 +9,10 @@ import dagster as dg
 import pytest
 from msgspec import Raw
 
-from atlas_dagster.orchestration import event_log
-from atlas_dagster.orchestration.event_log import EventLogStateStore
-from atlas_dagster.orchestration.metadata import (
+from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamCommit
+from atlas_dagster.orchestration.step import event_log
+from atlas_dagster.orchestration.step.event_log import EventLogStateStore
+from atlas_dagster.orchestration.step.metadata import (
     AtlasMetadataSet,
     checkpoint_metadata,
     envelope_value,
@@ -19,8 +20,7 @@ from atlas_dagster.orchestration.metadata import (
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit
-from atlas_dagster.state.reconcile import Remembered
+from atlas_dagster.sync.reconcile import Remembered
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 USERS = StreamDescriptor("users")

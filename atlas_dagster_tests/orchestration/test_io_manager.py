@@ -17,14 +17,14 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import TablePath, TableSpec
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import StreamProps, stream_spec
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit, now
+from atlas_dagster.orchestration.definitions.io_manager import IO_MANAGER_KEY, common_resources
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import StreamProps, stream_spec
 from atlas_dagster.protocol.messages import Record, StreamDescriptor
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.state.envelope import Envelope, StreamCommit, now
 from atlas_dagster_tests.orchestration.by_hand import define, found, shop
 
 COLUMNS: dict[str, Any] = {
@@ -358,9 +358,9 @@ def test_tables_that_syncs_write_are_left_alone(tmp_path: Path, key: tuple[str, 
 PROCESS = """
 import sys
 import dagster as dg, duckdb, pandas as pd, polars as pl, pyarrow as pa
-from atlas_dagster.orchestration.io_manager import IO_MANAGER_KEY, common_resources
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.translator import StreamProps, stream_spec
+from atlas_dagster.orchestration.definitions.io_manager import IO_MANAGER_KEY, common_resources
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import StreamProps, stream_spec
 
 users = dg.AssetSpec(["shop", "users"]).with_io_manager_key(IO_MANAGER_KEY)
 

@@ -14,12 +14,12 @@ from dagster_k8s.job import (
 )
 from msgspec.structs import replace
 
-from atlas_dagster.orchestration.kubernetes import TAG, pod_executor, pod_tags
+from atlas_dagster.orchestration.operations.kubernetes import TAG, pod_executor, pod_tags
 from atlas_dagster.registry import get_connector_info
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.fifo import AGENT
-from atlas_dagster.sync.choose import POD_FOLDER_VARIABLE
-from atlas_dagster.sync.connection import Connection
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.runners.pod import AGENT
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.orchestration.by_hand import define, shop
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection

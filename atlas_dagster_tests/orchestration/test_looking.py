@@ -10,10 +10,10 @@ import dagster as dg
 import msgspec
 import pytest
 
-from atlas_dagster.orchestration.looking import Look
+from atlas_dagster.orchestration.step.catalog_look import Look
 from atlas_dagster.runners.base import ConnectorCommand
-from atlas_dagster.sync.catalog_changes import SchemaPolicy
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.source.catalog_diff import SchemaPolicy
+from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster_tests.orchestration.by_hand import define
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns, Piece
 from atlas_dagster_tests.sync.scripted import line, state, status

@@ -10,9 +10,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from atlas_dagster.destinations.capabilities import Maintained
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.orchestration.maintenance import MaintenanceConfig
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster_tests.orchestration.by_hand import define, shop
 
 WEEKLY = MaintenanceConfig(schedule="0 3 * * 0")

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.runners.manifest import CDK_VERSION
-from atlas_dagster.sync.connection import Connection
+from atlas_dagster.source.connection import Connection
 from atlas_dagster_tests.conftest import CONNECTORS
 from atlas_dagster_tests.orchestration.http_servers import API_KEY, BooksApi, book, serving, sharing
 from atlas_dagster_tests.orchestration.real_connectors import (

@@ -5,9 +5,9 @@ import json
 import dagster as dg
 import pytest
 
-from atlas_dagster.orchestration import reporting
-from atlas_dagster.orchestration.summary import bounded, code, plain, shown_value
-from atlas_dagster.sync import progress
+from atlas_dagster.orchestration.step import reporter as reporting
+from atlas_dagster.orchestration.step.summary import bounded, code, plain, shown_value
+from atlas_dagster.source import progress
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.scripted import error, line, record, records, state, status
 
@@ -94,7 +94,7 @@ def test_numbers_of_a_run_are_of_all_its_tries(
         ]
     )
     script = runs.script
-    monkeypatch.setattr("atlas_dagster.orchestration.sync.time.sleep", lambda _: None)
+    monkeypatch.setattr("atlas_dagster.orchestration.step.sync_step.time.sleep", lambda _: None)
 
     def next_try(command: object) -> object:
         if getattr(command, "verb", "") == "read":

@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
-from atlas_dagster.orchestration import reaping
-from atlas_dagster.orchestration.reaping import reap_ended
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations import cleanup as reaping
+from atlas_dagster.orchestration.operations.cleanup import reap_ended
 from atlas_dagster.runners.marks import marked
 
 #: Starts a connector whose child leaves the group and holds the FIFO, then waits to be killed.
@@ -19,7 +19,7 @@ PARENT = """
 import sys, time
 from atlas_dagster.runners.owner import this_process
 from atlas_dagster.runners.base import ConnectorCommand
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process import start_process
 deployment, lifeline, run = sys.argv[1:]
 child = f"import time; held = open({lifeline!r}, 'wb'); time.sleep(100)"

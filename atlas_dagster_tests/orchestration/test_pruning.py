@@ -15,11 +15,11 @@ from dagster._core.storage.runs.schema import RunsTable
 from dagster._core.test_utils import create_run_for_test
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration import pruning
-from atlas_dagster.orchestration.pruning import prune
-from atlas_dagster.orchestration.reaping import reap_job
-from atlas_dagster.orchestration.retries import root_run_id
-from atlas_dagster.orchestration.schedule import SCHEDULE_TAG
+from atlas_dagster.orchestration.automation.retries import root_run_id
+from atlas_dagster.orchestration.automation.schedule import SCHEDULE_TAG
+from atlas_dagster.orchestration.operations import pruning
+from atlas_dagster.orchestration.operations.cleanup import reap_job
+from atlas_dagster.orchestration.operations.pruning import prune
 from atlas_dagster_tests.orchestration.decisions import EITHER, Shop
 
 

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from atlas_dagster.orchestration.reaping import reap_job, reaper_sensor
-from atlas_dagster.orchestration.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.cleanup import reap_job, reaper_sensor
 
 ELSEWHERE = {
     "run_launcher": {"module": "dagster._core.test_utils", "class": "MockedRunLauncher"},

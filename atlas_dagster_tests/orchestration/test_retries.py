@@ -5,7 +5,12 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, TransientError
-from atlas_dagster.orchestration.retries import ROOT_RUN_TAG, Patience, next_try, root_run_id
+from atlas_dagster.orchestration.automation.retries import (
+    ROOT_RUN_TAG,
+    Patience,
+    next_try,
+    root_run_id,
+)
 
 PASSING = TransientError("the network is down")
 

@@ -9,8 +9,8 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.orchestration.check import check_key
-from atlas_dagster.orchestration.options import SyncConfig, orders
+from atlas_dagster.orchestration.definitions.connection_check import check_key
+from atlas_dagster.orchestration.step.run_config import SyncConfig, orders
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.scripted import (

@@ -17,8 +17,8 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.test_utils import create_run_for_test
 
-from atlas_dagster.orchestration import schedule
-from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.orchestration.automation import schedule
+from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster_tests.orchestration.by_hand import define, shop
 
 QUARTERLY = "*/15 * * * *"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from atlas_dagster.config.secret_files import load_secret_files
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration.secret_files import load_secret_files
 
 
 @pytest.fixture(autouse=True)

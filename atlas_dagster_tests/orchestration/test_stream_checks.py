@@ -5,8 +5,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.orchestration.stream_checks import schema_changes, unusual
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.orchestration.definitions.stream_checks import schema_changes, unusual
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.scripted import global_state, line, record, records, state, status
 

@@ -10,9 +10,10 @@ import docker
 import pytest
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
-from atlas_dagster.orchestration import check, sync
-from atlas_dagster.orchestration.check import check_key
-from atlas_dagster.orchestration.metadata import envelope_of
+from atlas_dagster.orchestration.definitions import connection_check as check
+from atlas_dagster.orchestration.definitions.connection_check import check_key
+from atlas_dagster.orchestration.step import sync_step as sync
+from atlas_dagster.orchestration.step.metadata import envelope_of
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.orchestration.real_connectors import (
     RealConnection,

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from adbc_driver_postgresql import dbapi
 
-from atlas_dagster.orchestration import retries
+from atlas_dagster.orchestration.automation import retries
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.orchestration.real_connectors import (
     RealConnection,

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection, metadata

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from atlas_dagster.orchestration import telemetry
-from atlas_dagster.orchestration.check import check_key
+from atlas_dagster.orchestration.definitions.connection_check import check_key
+from atlas_dagster.orchestration.step import telemetry
 from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
 from atlas_dagster_tests.orchestration.otlp_receiver import Receiver, receiving
 from atlas_dagster_tests.sync.scripted import line, records, status

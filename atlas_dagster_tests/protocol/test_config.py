@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
+from atlas_dagster.config.templates import variables
+from atlas_dagster.config.validation import resolve, validate
 from atlas_dagster.errors import ConfigError, InvalidConfigError, MissingVariableError
-from atlas_dagster.protocol.config import resolve, validate
-from atlas_dagster.protocol.templates import variables
 
 SPEC: dict[str, Any] = {
     "type": "object",

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.protocol.config import resolve
-from atlas_dagster.protocol.defaults import with_defaults
+from atlas_dagster.config.defaults import with_defaults
+from atlas_dagster.config.validation import resolve
 
 TOKEN = {
     "title": "Token",

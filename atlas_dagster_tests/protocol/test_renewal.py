@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.protocol.renewal import Origin, Renewal, merged
+from atlas_dagster.config.renewal import Origin, Renewal, merged
 
 DECLARED = {
     "start": "2020",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.protocol.secrets import MASK, Masker, secret_values, secret_variables
+from atlas_dagster.config.masking import MASK, Masker, secret_values, secret_variables
 
 SECRET = {"type": "string", "airbyte_secret": True}
 

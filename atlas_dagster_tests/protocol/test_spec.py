@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from atlas_dagster.protocol.spec import Field, form
+from atlas_dagster.config.form import Field, form
 
 
 def fields(required: list[str] | None = None, **properties: Any) -> tuple[Field, ...]:

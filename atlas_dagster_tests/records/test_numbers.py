@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atlas_dagster.records.changes import Misfit
+from atlas_dagster.records.issues import Misfit
 from atlas_dagster.records.numbers import parse_numbers
 
 TYPE, SIZE, ROUNDED = Misfit.TYPE, Misfit.SIZE, Misfit.ROUNDED

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.records.changes import Misfit
+from atlas_dagster.records.issues import Misfit
 from atlas_dagster.records.temporal import (
     instant,
     parse_dates,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_dagster.registry.listing import forget
+from atlas_dagster.registry.catalogue import forget
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving
 
 

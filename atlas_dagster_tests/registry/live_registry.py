@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from atlas_dagster.registry.info import ConnectorInfo
-from atlas_dagster.registry.listing import shipped_listing
+from atlas_dagster.registry.catalogue import shipped_listing
+from atlas_dagster.registry.connector_info import ConnectorInfo
 
 LIST = "/registries/v0/oss_registry.json"
 

@@ -14,8 +14,8 @@ from atlas_dagster.registry import (
     get_connector_info,
     list_connectors,
 )
-from atlas_dagster.registry.info import _OTHER_CATEGORIES
-from atlas_dagster.registry.listing import shipped_listing
+from atlas_dagster.registry.catalogue import shipped_listing
+from atlas_dagster.registry.connector_info import _OTHER_CATEGORIES
 
 REPOSITORY = Path(__file__).parents[2]
 

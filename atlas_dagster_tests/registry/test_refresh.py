@@ -19,7 +19,7 @@ from atlas_dagster.registry import (
     list_connectors,
     refresh_registry,
 )
-from atlas_dagster.registry.listing import forget, listing, refreshed_path, shipped_listing
+from atlas_dagster.registry.catalogue import forget, listing, refreshed_path, shipped_listing
 from atlas_dagster_tests.registry.live_registry import LIST, LiveRegistry, wire
 
 FAKER = next(info for info in shipped_listing().connectors if info.name == "source-faker")

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from atlas_dagster.registry import list_connectors, search_connectors
-from atlas_dagster.registry.listing import shipped_listing
+from atlas_dagster.registry.catalogue import shipped_listing
 from atlas_dagster.registry.search import unknown_connector
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from atlas_dagster.runners.engine import API_ERRORS
+from atlas_dagster.runners.docker.engine import API_ERRORS
 
 SOCKET = "/var/run/docker.sock"
 

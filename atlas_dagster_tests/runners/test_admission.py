@@ -10,10 +10,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from atlas_dagster.runners.admission import MEMORY_LABEL
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess
-from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.owner import OWNER_LABEL, identify
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.engines import SecondEngine, needs

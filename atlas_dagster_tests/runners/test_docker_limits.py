@@ -16,8 +16,8 @@ import pytest
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
-from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.engines import behind_port
 

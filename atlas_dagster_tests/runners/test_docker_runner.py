@@ -9,9 +9,9 @@ import docker
 import pytest
 
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
-from atlas_dagster.runners.docker import DockerRunner
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster.runners.docker.runner import DockerRunner
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
@@ -98,7 +98,7 @@ def test_what_the_engine_is_told(docker_client: docker.DockerClient) -> None:
 def test_closing_stops_a_connector_that_ignores_sigterm(
     docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas_dagster.runners.docker.STOP_GRACE_SECONDS", 1)
+    monkeypatch.setattr("atlas_dagster.runners.docker.runner.STOP_GRACE_SECONDS", 1)
     runner = DockerRunner(STANDIN, client=docker_client)
     process = runner.start(read({"behaviour": "hang", "ignore_sigterm": True}))
     wait_for_records(process, 1)

@@ -20,8 +20,8 @@ import requests
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
-from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.engine import connect, place
+from atlas_dagster.runners.docker.engine import connect, place
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.engines import SOCKET, Certificates, behind_port
 
@@ -97,7 +97,7 @@ def test_no_permission(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     """Tried as another user, as root may use every socket."""
     program = (
         "import os\n"
-        "from atlas_dagster.runners.engine import connect\n"
+        "from atlas_dagster.runners.docker.engine import connect\n"
         "if os.geteuid() == 0: os.setuid(65534)\n"
         "connect()"
     )
@@ -221,7 +221,7 @@ def test_the_place_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.docker
 def test_a_lost_engine_is_noticed_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atlas_dagster.runners.docker._ASK_AFTER", 1)
+    monkeypatch.setattr("atlas_dagster.runners.docker.runner._ASK_AFTER", 1)
     with behind_port() as port:
         runner = DockerRunner(STANDIN, client=docker.DockerClient(port.address))
         files = {"config": b'{"behaviour": "hang"}', "catalog": json.dumps(CATALOG).encode()}

@@ -7,9 +7,9 @@ import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output
-from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.reaper import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster.runners.docker.engine import connect
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.engines import SecondEngine, needs
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from atlas_dagster.runners.executor import ExecutorConfig, parse_memory
+from atlas_dagster.runners.limits import ExecutorConfig, parse_memory
 
 
 @pytest.mark.parametrize(

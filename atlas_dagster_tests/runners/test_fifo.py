@@ -11,9 +11,9 @@ import docker
 import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
-from atlas_dagster.runners import fifo
+from atlas_dagster.runners import pod as fifo
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus, Verb
-from atlas_dagster.runners.fifo import AGENT, FifoRunner
+from atlas_dagster.runners.pod import AGENT, FifoRunner
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 #: Plays what its config says, as Python.

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_dagster.runners.frames import FrameDecoder
+from atlas_dagster.runners.docker.attach_stream import FrameDecoder
 
 CODES = {"stdout": 1, "stderr": 2}
 FRAMES = st.lists(st.tuples(st.sampled_from(sorted(CODES)), st.binary(max_size=40)), max_size=12)

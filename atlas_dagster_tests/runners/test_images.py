@@ -13,11 +13,11 @@ import pytest
 
 from atlas_dagster.airbyte import get_docker_executor
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
-from atlas_dagster.runners import images
-from atlas_dagster.runners.docker import DockerRunner
-from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.runners.images import have_image
+from atlas_dagster.runners.docker import images
+from atlas_dagster.runners.docker.engine import connect
+from atlas_dagster.runners.docker.images import have_image
+from atlas_dagster.runners.docker.runner import DockerRunner
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.engines import behind_port
 from atlas_dagster_tests.runners.registries import (

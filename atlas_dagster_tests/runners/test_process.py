@@ -14,10 +14,10 @@ import pytest
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.runners import process as process_module
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.cleanup import reap_processes
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.marks import marked
 from atlas_dagster.runners.process import start_process
-from atlas_dagster.runners.reaper import reap_processes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits of Linux")
 
@@ -294,7 +294,7 @@ def test_kill_9_of_the_parent_kills_the_connector(lifeline: Path, tmp_path: Path
     parent = f"""
 import sys, time
 from atlas_dagster.runners.base import ConnectorCommand
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process import start_process
 words = [sys.executable, "-c", {connector!r}]
 process = start_process(words, ConnectorCommand("read"), executor=ExecutorConfig())
@@ -315,7 +315,7 @@ def test_what_a_killed_parent_left_is_removed(
     parent = """
 import os
 from atlas_dagster.runners.base import ConnectorCommand
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process import start_process
 command = ConnectorCommand("read", {"config": b"password"})
 process = start_process(["true"], command, executor=ExecutorConfig())

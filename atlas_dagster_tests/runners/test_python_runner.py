@@ -12,9 +12,9 @@ from uv import find_uv_bin
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners import packages
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
-from atlas_dagster.runners.environment import install
 from atlas_dagster.runners.packages import UninstallableError, check_release, newest_version
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
+from atlas_dagster.runners.virtualenv import install
 from atlas_dagster_tests.runners.wheels import write_wheel
 
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from atlas_dagster.cancellation import pause, raise_if_stopped, stop_signal
+from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import StoppedError
-from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.runners.stopping import pause, raise_if_stopped, stop_signal
-from atlas_dagster.sync.conversation import Conversation
-from atlas_dagster.sync.live_config import FileConfigStore
+from atlas_dagster.source.invocation import Conversation
 
 
 def stopped(call: Callable[[], Any], after: float = 0.0) -> float:

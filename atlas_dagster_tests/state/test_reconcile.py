@@ -2,9 +2,9 @@ import msgspec
 import pytest
 from msgspec import Raw
 
+from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamCommit, next_seq
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.state.envelope import Envelope, StagedFile, StreamCommit, next_seq
-from atlas_dagster.state.reconcile import Remembered, Resumption, reconcile
+from atlas_dagster.sync.reconcile import Remembered, Resumption, reconcile
 
 S = StreamDescriptor("s")
 

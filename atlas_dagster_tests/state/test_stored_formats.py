@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from atlas_dagster.destinations.envelope import VERSION, Envelope
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration.envelope_text import from_text
+from atlas_dagster.orchestration.step.envelope_text import from_text
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.state.envelope import VERSION, Envelope
-from atlas_dagster.sync import discovered
-from atlas_dagster.sync.discovered import Discovered
+from atlas_dagster.source import discovered_catalog as discovered
+from atlas_dagster.source.discovered_catalog import Discovered
 
 STORED = Path(__file__).parent / "stored"
 ORDERS, USERS = StreamDescriptor("orders", "shop"), StreamDescriptor("users")

@@ -26,11 +26,11 @@ from subprocess import check_output
 from uv import find_uv_bin
 
 from atlas_dagster.errors import AtlasError
+from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_caller, adhoc_connection
+from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.registry import list_connectors
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.packages import bare_package, environments_folder
-from atlas_dagster.sync.adhoc import AdHocConnection, adhoc_caller, adhoc_connection
-from atlas_dagster.sync.adhoc_source import AdHocSource
 from atlas_dagster_tests.survey.dummy_config import dummy_config
 
 #: What tells a reader nothing.

@@ -12,22 +12,22 @@ import pyarrow as pa
 from adbc_driver_postgresql import dbapi
 from deltalake import DeltaTable, QueryBuilder
 
+from atlas_dagster.config.masking import Masker
 from atlas_dagster.destinations.base import Destination, TablePath
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.state.envelope import Envelope
-from atlas_dagster.state.reconcile import Remembered
-from atlas_dagster.sync.connector import Connector
+from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
+from atlas_dagster.sync.reconcile import Remembered
 from atlas_dagster.sync.session import SyncSession
-from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster.sync.state_edits import Upkeep
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}

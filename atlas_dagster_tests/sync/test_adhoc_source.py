@@ -16,11 +16,11 @@ from atlas_dagster.errors import (
 )
 from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.reading.ad_hoc import AdHocConfigStore, adhoc_caller, adhoc_connection
+from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync import source as module
-from atlas_dagster.sync.adhoc import AdHocConfigStore, adhoc_caller, adhoc_connection
-from atlas_dagster.sync.adhoc_source import AdHocSource, read_as
+from atlas_dagster.source import open as module
 from atlas_dagster_tests.sync.scripted import (
     error,
     global_state,
@@ -265,7 +265,7 @@ def test_a_page_of_a_full_read_is_as_long_as_it_may_be(use: Any) -> None:
 def test_a_page_has_no_more_bytes_than_it_may_have(
     use: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas_dagster.sync.reading._HAND_OUT_SECONDS", 0.0)
+    monkeypatch.setattr("atlas_dagster.reading.reader._HAND_OUT_SECONDS", 0.0)
     scripted = Scripted(*(records("users", [id]) for id in range(9)))
     source = use(scripted)
     found = source.page(

@@ -7,8 +7,8 @@ import pytest
 
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.catalog_changes import Change, SchemaPolicy, compare, held_back, merged
-from atlas_dagster.sync.connection import Connection
+from atlas_dagster.source.catalog_diff import Change, SchemaPolicy, compare, held_back, merged
+from atlas_dagster.source.connection import Connection
 
 TEXT, NUMBER, TIME = (
     {"type": ["null", "string"]},

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.errors import BreakingChangeError
-from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster.sync.state_edits import Upkeep
 from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,

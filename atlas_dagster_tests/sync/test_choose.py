@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
+from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.errors import ConfigError, MissingVariableError, RunnerUnavailableError
 from atlas_dagster.registry import PublishedManifest, get_connector_image, get_connector_info
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync import choose, source
-from atlas_dagster.sync.choose import choose_runner
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.live_config import FileConfigStore
-from atlas_dagster.sync.source import Caller, connected, discover
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source import open as source
+from atlas_dagster.source import runner_choice as choose
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.open import Caller, connected, discover
+from atlas_dagster.source.runner_choice import choose_runner
 
 MANIFEST = (
     b"{type: DeclarativeSource, version: 6.50.0, spec: {connection_specification: {type: object}}}"

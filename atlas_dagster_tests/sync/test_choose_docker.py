@@ -5,15 +5,15 @@ from pathlib import Path
 import docker
 import pytest
 
+from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.runners.engine import connect
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync import choose
-from atlas_dagster.sync.adhoc import AdHocConnection
-from atlas_dagster.sync.choose import choose_runner
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.live_config import FileConfigStore
-from atlas_dagster.sync.source import Caller, connected, discover, spec_of
+from atlas_dagster.reading.ad_hoc import AdHocConnection
+from atlas_dagster.runners.docker.engine import connect
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source import runner_choice as choose
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.open import Caller, connected, discover, spec_of
+from atlas_dagster.source.runner_choice import choose_runner
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 ABSENT = {"name": "x", "connector": "source-faker", "version": "0.0.1"}

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
-from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster.sync.state_edits import Upkeep
 from atlas_dagster_tests.sync.scripted import EAGER, Lake, incremental, line, path, state, status
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}

@@ -6,7 +6,7 @@ import pytest
 
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync.connector import Connector
+from atlas_dagster.source.connector import Connector
 from atlas_dagster_tests.sync.scripted import line
 
 PASSED = line("CONNECTION_STATUS", connectionStatus={"status": "SUCCEEDED"})

@@ -4,10 +4,10 @@ import tracemalloc
 
 import pytest
 
-from atlas_dagster.protocol.secrets import MASK, Masker
+from atlas_dagster.config.masking import MASK, Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Output
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster.source.invocation import Conversation
 from atlas_dagster_tests.sync.scripted import line
 
 READ = ConnectorCommand("read")

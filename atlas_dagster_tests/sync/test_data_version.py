@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_dagster.state.envelope import Envelope, StreamCommit
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit
 from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,

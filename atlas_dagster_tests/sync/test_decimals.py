@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from atlas_dagster.destinations.postgres import PostgresDestination
+from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster_tests.sync.scripted import EAGER, Warehouse, incremental, line, state, status
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
-from atlas_dagster.sync.discovered import Discovered, NamedTable, discovered
+from atlas_dagster.source.discovered_catalog import Discovered, NamedTable, discovered
 
 Names = list[tuple[str | None, str]]
 

@@ -9,7 +9,7 @@ from pyarrow import table
 
 from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.sync.upkeep import Upkeep
+from atlas_dagster.sync.state_edits import Upkeep
 from atlas_dagster_tests.sync.scripted import (
     Lake,
     full_refresh,

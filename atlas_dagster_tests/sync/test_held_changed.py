@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from msgspec import Raw
 
-from atlas_dagster.destinations.delta import DeltaDestination
+from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.envelope import now
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.state.envelope import now
 from atlas_dagster_tests.sync.holding import (
     KINDS,
     MERGED,

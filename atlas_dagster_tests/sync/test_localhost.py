@@ -6,14 +6,14 @@ from typing import Any
 import docker
 import pytest
 
+from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import CheckFailedError
-from atlas_dagster.protocol.secrets import Masker
 from atlas_dagster.runners.base import EnginePlace, Runner
-from atlas_dagster.runners.docker import CONNECTION_LABEL, DockerRunner
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.live_config import FileConfigStore, LiveConfig
-from atlas_dagster.sync.localhost import advice
+from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.localhost import advice
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 

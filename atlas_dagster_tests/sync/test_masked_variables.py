@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from atlas_dagster.reading.ad_hoc import adhoc_caller
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync import source
-from atlas_dagster.sync.adhoc import adhoc_caller
-from atlas_dagster.sync.connection import Connection
+from atlas_dagster.source import open as source
+from atlas_dagster.source.connection import Connection
 
 SPEC = {
     "properties": {

@@ -7,7 +7,7 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
-from atlas_dagster.sync import progress
+from atlas_dagster.source import progress
 from atlas_dagster.sync.progress import Progress
 
 

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from atlas_dagster.registry import get_connector_info
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync.published_limits import published_limits
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source.published_limits import published_limits
 
 
 def limits(**fields: Any) -> dict[str, Any]:

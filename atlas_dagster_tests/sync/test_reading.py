@@ -11,11 +11,11 @@ from atlas_dagster.errors import ConnectorFailedError, ProtocolError, ReadFailed
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.reading import reader as module
+from atlas_dagster.reading.reader import Reading
 from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync import reading as module
-from atlas_dagster.sync.connector import Connector
-from atlas_dagster.sync.reading import Reading
+from atlas_dagster.source.connector import Connector
 from atlas_dagster_tests.sync.scripted import (
     error,
     full_refresh,

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 import pytest
 
-from atlas_dagster.destinations.delta_dedup import DedupWriter
-from atlas_dagster.destinations.delta_table import LakeTable
-from atlas_dagster.destinations.delta_writer import DeltaWriter
-from atlas_dagster.destinations.staging import ParquetStage
+from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
+from atlas_dagster.destinations.delta.parquet_stage import ParquetStage
+from atlas_dagster.destinations.delta.table import LakeTable
+from atlas_dagster.destinations.delta.writer import DeltaWriter
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster_tests.sync.scripted import (

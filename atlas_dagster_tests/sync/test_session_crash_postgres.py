@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.destinations.postgres_connection import Database
+from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.errors import TransientError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster_tests.sync.scripted import (

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from atlas_dagster.destinations.envelope import now
 from atlas_dagster.errors import BreakingChangeError, DestinationError
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.state.envelope import now
 from atlas_dagster_tests.sync.scripted import (
     COLUMNS,
     EAGER,

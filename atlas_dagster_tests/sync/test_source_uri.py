@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.sync.source_uri import source_uri
+from atlas_dagster.source.uri import source_uri
 
 SPEC = {
     "properties": {

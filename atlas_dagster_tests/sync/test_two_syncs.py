@@ -2,8 +2,8 @@
 
 import pytest
 
+from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.state.envelope import Envelope
 from atlas_dagster_tests.sync.scripted import Lake, incremental, records, state, status
 
 A, B = incremental("a"), incremental("b")

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from atlas_dagster.destinations.delta import DeltaDestination
-from atlas_dagster.destinations.delta_dedup import DedupWriter
+from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
+from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from atlas_dagster.protocol.secrets import Masker
+from atlas_dagster.config.masking import Masker
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output, Verb
-from atlas_dagster.runners.executor import ExecutorConfig
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.sync import watchdog
-from atlas_dagster.sync.conversation import Conversation
+from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source import watchdog
+from atlas_dagster.source.invocation import Conversation
 from atlas_dagster_tests.sync.scripted import record, state, status
 
 IDLE: Output = ("idle", b"")

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import click
 
-from atlas_dagster.interfaces.cli.terminal import one_sentence
-from atlas_dagster.orchestration.secret_files import load_secret_files
+from atlas_dagster.config.secret_files import load_secret_files
+from atlas_dagster.interfaces.cli.output import one_sentence
 
 __all__ = ["main"]
 
@@ -23,20 +23,20 @@ class _Verb(NamedTuple):
 #: As a newcomer meets them.
 _VERBS = {
     "connectors": _Verb("connectors", "Which connectors there are."),
-    "spec": _Verb("asking", "Say what config SOURCE takes."),
-    "check": _Verb("asking", "Ask whether SOURCE can be reached."),
-    "discover": _Verb("asking", "Ask SOURCES which streams they offer."),
+    "spec": _Verb("connector", "Say what config SOURCE takes."),
+    "check": _Verb("connector", "Ask whether SOURCE can be reached."),
+    "discover": _Verb("connector", "Ask SOURCES which streams they offer."),
     "read": _Verb("read", "Read records of SOURCE, without tables."),
-    "pull": _Verb("asking", "Fetch what SOURCES run from."),
+    "pull": _Verb("connector", "Fetch what SOURCES run from."),
     "init": _Verb("init", "Declare a new connection, by questions."),
     "sync": _Verb("state", "Sync CONNECTION as Dagster would."),
     "refresh": _Verb("state", "Sync CONNECTION from the beginning."),
     "clear": _Verb("state", "Remove all rows of CONNECTION."),
     "state": _Verb("state", "Where the streams of a connection continue."),
-    "reap": _Verb("upkeep", "Remove connectors that killed runs left behind."),
-    "prune": _Verb("upkeep", "Delete runs that ended long ago."),
-    "doctor": _Verb("upkeep", "Look for what will stop a sync."),
-    "serve": _Verb("upkeep", "Serve connectors over HTTP."),
+    "reap": _Verb("admin", "Remove connectors that killed runs left behind."),
+    "prune": _Verb("admin", "Delete runs that ended long ago."),
+    "doctor": _Verb("admin", "Look for what will stop a sync."),
+    "serve": _Verb("admin", "Serve connectors over HTTP."),
 }
 
 

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.interfaces.cli import completion
-from atlas_dagster.interfaces.cli.project import enter_project, find_project
-from atlas_dagster.interfaces.cli.terminal import (
+from atlas_dagster.interfaces.cli.output import (
     console,
     json_option,
     note,
@@ -20,6 +19,7 @@ from atlas_dagster.interfaces.cli.terminal import (
     print_json,
     waiting,
 )
+from atlas_dagster.interfaces.cli.project import enter_project, find_project
 from atlas_dagster.registry import (
     ConnectorCategory,
     ConnectorInfo,
@@ -29,7 +29,7 @@ from atlas_dagster.registry import (
     refresh_registry,
     search_connectors,
 )
-from atlas_dagster.registry.listing import listing
+from atlas_dagster.registry.catalogue import listing
 
 _FOUND = 20
 

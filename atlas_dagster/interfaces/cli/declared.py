@@ -15,19 +15,19 @@ from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
 from atlas_dagster.components.loading import ProjectTree, built_connections, find_project
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli.output import note, warn
 from atlas_dagster.interfaces.cli.project import called_in, enter_project
-from atlas_dagster.interfaces.cli.terminal import note, warn
-from atlas_dagster.orchestration.bookkeeping import books_of
-from atlas_dagster.orchestration.checkup import Subject
-from atlas_dagster.orchestration.cron import Schedule
-from atlas_dagster.orchestration.defined import DefinedConnection
-from atlas_dagster.orchestration.discovery import check_result, evaluation
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.registry.listing import connectors_by_name, listing
-from atlas_dagster.sync.connection import Connection
-from atlas_dagster.sync.conversation import Log
-from atlas_dagster.sync.discovered import Discovered, Discovery
-from atlas_dagster.sync.source import Caller, discover
+from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.doctor import Subject
+from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.registry.catalogue import connectors_by_name, listing
+from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery
+from atlas_dagster.source.invocation import Log
+from atlas_dagster.source.open import Caller, discover
 
 Say = Callable[[str], None]
 

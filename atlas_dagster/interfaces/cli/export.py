@@ -29,9 +29,9 @@ from rich.text import Text
 from atlas_dagster.errors import AtlasError, ConfigError, StoppedError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.reading.reader import Reading
 from atlas_dagster.records.names import assign
 from atlas_dagster.records.types import METADATA_FIELDS, TableSchema
-from atlas_dagster.sync.reading import Reading
 
 Format = Literal["table", "jsonl", "parquet", "csv"]
 

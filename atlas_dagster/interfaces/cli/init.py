@@ -13,20 +13,20 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from atlas_dagster.config.form import form
+from atlas_dagster.config.validation import validate
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli import completion
+from atlas_dagster.interfaces.cli.output import complain, console, note, one_sentence, waiting
 from atlas_dagster.interfaces.cli.progress import pull_bar
 from atlas_dagster.interfaces.cli.questions import Questions, with_defaults
-from atlas_dagster.interfaces.cli.terminal import complain, console, note, one_sentence, waiting
 from atlas_dagster.protocol.catalog import Catalog, configure
-from atlas_dagster.protocol.config import validate
-from atlas_dagster.protocol.spec import form
 from atlas_dagster.registry import get_connector_info, search_connectors
 
 if TYPE_CHECKING:
-    from atlas_dagster.sync.connection import Connection
-    from atlas_dagster.sync.discovered import Discovered
-    from atlas_dagster.sync.source import Caller
+    from atlas_dagster.source.connection import Connection
+    from atlas_dagster.source.discovered_catalog import Discovered
+    from atlas_dagster.source.open import Caller
 
 _FOUND = 9
 
@@ -49,9 +49,9 @@ def init(connector: str | None, name: str | None) -> None:
     from atlas_dagster.components.writing import write_connection, write_secrets
     from atlas_dagster.interfaces.cli.declared import connections_folder, find_declared
     from atlas_dagster.interfaces.cli.project import enter_project
-    from atlas_dagster.orchestration.resource import AtlasResource
-    from atlas_dagster.sync.connection import Connection
-    from atlas_dagster.sync.source import write_down
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.source.connection import Connection
+    from atlas_dagster.source.open import write_down
 
     enter_project()
     folder = _ask_name(name, chosen, connections_folder())
@@ -100,7 +100,7 @@ def _ask_config(
     connection: "Connection", caller: "Caller"
 ) -> tuple["Connection", Mapping[str, str]]:
     """The connection with a config that passes CHECK, or is kept as it is; and its secrets."""
-    from atlas_dagster.sync.source import spec_of
+    from atlas_dagster.source.open import spec_of
 
     with waiting(f"Asking {connection.source_name} what it needs …"), pull_bar():
         spec = spec_of(connection, caller)
@@ -118,7 +118,7 @@ def _ask_config(
 
 
 def _ask_schedule() -> str:
-    from atlas_dagster.orchestration.cron import Schedule
+    from atlas_dagster.orchestration.automation.cron import Schedule
 
     while True:
         schedule: str = click.prompt(
@@ -153,7 +153,7 @@ def _find_connector() -> str:
 
 def _is_good(connection: "Connection", caller: "Caller", schema: Mapping[str, Any]) -> bool:
     """Whether the config passes CHECK, or the user takes it as it is."""
-    from atlas_dagster.sync.source import connected
+    from atlas_dagster.source.open import connected
 
     try:
         validate(connection.config, schema=schema, where="The config")
@@ -171,7 +171,7 @@ def _is_good(connection: "Connection", caller: "Caller", schema: Mapping[str, An
 
 def _discover(connection: "Connection", caller: "Caller") -> "Discovered | None":
     """What the connection offers; None where it does not answer yet."""
-    from atlas_dagster.sync.source import discover
+    from atlas_dagster.source.open import discover
 
     try:
         return discover(connection, caller, None)

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from atlas_dagster.interfaces.cli.terminal import errors
+from atlas_dagster.interfaces.cli.output import errors
 
 _ON_TERMINALS: Any = {"console": errors, "transient": True, "disable": not errors.is_terminal}
 
@@ -22,7 +22,7 @@ _ON_TERMINALS: Any = {"console": errors, "transient": True, "disable": not error
 @contextmanager
 def pull_bar() -> Iterator[None]:
     """Draws a bar as soon as an image is pulled."""
-    from atlas_dagster.runners.images import pull_watcher
+    from atlas_dagster.runners.docker.images import pull_watcher
 
     columns = (SpinnerColumn(), TextColumn("Pulling"), BarColumn(), DownloadColumn())
     progress = Progress(*columns, TimeRemainingColumn(), **_ON_TERMINALS)
@@ -43,7 +43,7 @@ def pull_bar() -> Iterator[None]:
 @contextmanager
 def sync_bar(connection: str) -> Iterator[None]:
     """Draws the records of a sync, as a bar where the source says how many there will be."""
-    from atlas_dagster.sync.progress import sync_watcher
+    from atlas_dagster.source.progress import sync_watcher
 
     columns = (
         SpinnerColumn(),

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from atlas_dagster.interfaces.cli.terminal import console
-from atlas_dagster.protocol.spec import Field, Option
+from atlas_dagster.config.form import Field, Option
+from atlas_dagster.interfaces.cli.output import console
 
 _SHOWN_OPTIONAL = 30
 

@@ -8,14 +8,14 @@ import msgspec
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.cli import completion
+from atlas_dagster.interfaces.cli.output import console, note, one_sentence
 from atlas_dagster.interfaces.cli.source import Source, opened, reached, source_options
-from atlas_dagster.interfaces.cli.terminal import console, note, one_sentence
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
 
 if TYPE_CHECKING:
     from atlas_dagster.interfaces.cli.export import Format
-    from atlas_dagster.sync.connection import RunnerChoice
+    from atlas_dagster.source.connection import RunnerChoice
 
 _FORMATS = ("table", "jsonl", "parquet", "csv")
 _ROWS_SHOWN = 20
@@ -70,7 +70,7 @@ def read(
         write_files,
     )
     from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
-    from atlas_dagster.sync.reading import Reading
+    from atlas_dagster.reading.reader import Reading
 
     chosen: Format = form or format_of(output)
     if chosen == "table":
@@ -117,8 +117,8 @@ def _configured(
     cursor_field: str | None,
 ) -> list[ConfiguredStream]:
     """A declared connection's streams are read as it says."""
-    from atlas_dagster.sync.adhoc import AdHocConnection, chosen_streams
-    from atlas_dagster.sync.upkeep import find_streams
+    from atlas_dagster.reading.ad_hoc import AdHocConnection, chosen_streams
+    from atlas_dagster.sync.state_edits import find_streams
 
     if isinstance(it.connection, AdHocConnection):
         cursor = None if cursor_field is None else (cursor_field,)

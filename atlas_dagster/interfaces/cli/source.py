@@ -16,15 +16,15 @@ import msgspec
 import yaml
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.cli.terminal import errors, note, warn
+from atlas_dagster.interfaces.cli.output import errors, note, warn
 
 if TYPE_CHECKING:
     from atlas_dagster.protocol.catalog import Catalog
-    from atlas_dagster.sync.connection import Connection, RunnerChoice
-    from atlas_dagster.sync.connector import Connector
-    from atlas_dagster.sync.conversation import Log
-    from atlas_dagster.sync.discovered import Discovered
-    from atlas_dagster.sync.source import Caller
+    from atlas_dagster.source.connection import Connection, RunnerChoice
+    from atlas_dagster.source.connector import Connector
+    from atlas_dagster.source.discovered_catalog import Discovered
+    from atlas_dagster.source.invocation import Log
+    from atlas_dagster.source.open import Caller
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -76,7 +76,7 @@ def opened(
     explain: Callable[[str], None] = note,
 ) -> Iterator[Source]:
     """Raises ConfigError where there is no such source."""
-    from atlas_dagster.sync.adhoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
+    from atlas_dagster.reading.ad_hoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
 
     log = connector_log(logs)
     if is_adhoc(source):
@@ -92,7 +92,7 @@ def opened(
     import dagster as dg
 
     from atlas_dagster.interfaces.cli.declared import find_declared
-    from atlas_dagster.orchestration.resource import AtlasResource
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
 
     declared = find_declared(source)
     with dg.DagsterInstance.get() as instance:
@@ -104,7 +104,7 @@ def opened(
 @contextmanager
 def at_work(it: Source) -> "Iterator[Connector]":
     """The source's connector with its config, checked against the SPEC that is known, if one is."""
-    from atlas_dagster.sync.source import connected, introduced
+    from atlas_dagster.source.open import connected, introduced
 
     if it.discovered is not None:
         with connected(it.connection, it.caller, it.discovered.spec_schema) as connector:

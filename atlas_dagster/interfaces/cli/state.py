@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from atlas_dagster.interfaces.cli.completion import connections
-from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
-from atlas_dagster.interfaces.cli.terminal import (
+from atlas_dagster.interfaces.cli.output import (
     DECLINED,
     EXIT_CODES,
     complain,
@@ -21,10 +20,11 @@ from atlas_dagster.interfaces.cli.terminal import (
     print_json,
     say,
 )
+from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
 
 if TYPE_CHECKING:
+    from atlas_dagster.destinations.envelope import Envelope
     from atlas_dagster.interfaces.cli.declared import Declared
-    from atlas_dagster.state.envelope import Envelope
 
 _STREAMS = click.option(
     "--stream", "streams", multiple=True, help="Only this stream; may be repeated."
@@ -186,8 +186,8 @@ def _tell(
 
 def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:
     from atlas_dagster.interfaces.cli.declared import find_declared
-    from atlas_dagster.interfaces.cli.syncing import print_summary, summary, sync_connection
-    from atlas_dagster.sync.source import check_variables
+    from atlas_dagster.interfaces.cli.sync import print_summary, summary, sync_connection
+    from atlas_dagster.source.open import check_variables
 
     declared = find_declared(connection)
     # What is wrong with it is said before anything is run.
@@ -209,8 +209,8 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
 
 
 def _explain_runner(declared: "Declared", as_json: bool) -> None:
-    from atlas_dagster.orchestration.resource import AtlasResource
-    from atlas_dagster.sync.choose import choose_runner
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.source.runner_choice import choose_runner
 
     defaults = AtlasResource.from_environment().executor_defaults()
     choose_runner(declared.connection, defaults, note if as_json else say).close()

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.cli.declared import Say, find_declared
-from atlas_dagster.orchestration.resource import AtlasResource
-from atlas_dagster.orchestration.upkeep import StateDesk
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.state_admin import StateDesk
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.state.envelope import Envelope
 
 #: Columns that no terminal is too narrow for.
 _WHOLE = ("stream", "what", "when (UTC)", "run", "seq")

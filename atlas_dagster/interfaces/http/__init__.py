@@ -6,10 +6,10 @@ from types import FrameType
 
 import uvicorn
 
-from atlas_dagster.interfaces.background import stop_all
 from atlas_dagster.interfaces.http.app import create_app
 from atlas_dagster.interfaces.http.settings import Settings
-from atlas_dagster.sync.connection import RunnerChoice
+from atlas_dagster.interfaces.python.worker import stop_all
+from atlas_dagster.source.connection import RunnerChoice
 
 __all__ = ["Settings", "create_app", "serve"]
 

@@ -13,9 +13,8 @@ from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
-from atlas_dagster.interfaces.background import end_all
-from atlas_dagster.interfaces.docker_executor import SyncDockerExecutor
-from atlas_dagster.interfaces.http.guards import Guards
+from atlas_dagster.interfaces.http.connectors import Service
+from atlas_dagster.interfaces.http.limits import Guards
 from atlas_dagster.interfaces.http.models import (
     CONNECTED,
     DOCKER_IS_READY,
@@ -34,19 +33,20 @@ from atlas_dagster.interfaces.http.models import (
     SpecAnswer,
 )
 from atlas_dagster.interfaces.http.problems import Problem, answer_with_problems, documented
-from atlas_dagster.interfaces.http.reading import format_of, read_page
-from atlas_dagster.interfaces.http.service import Service
+from atlas_dagster.interfaces.http.read import format_of, read_page
 from atlas_dagster.interfaces.http.settings import Settings
 from atlas_dagster.interfaces.http.streaming import ARROW, NDJSON
+from atlas_dagster.interfaces.python.docker_executor import SyncDockerExecutor
+from atlas_dagster.interfaces.python.worker import end_all
 from atlas_dagster.protocol.catalog import Stream
+from atlas_dagster.reading.ad_hoc import reap_adhoc_once
 from atlas_dagster.registry import (
     ConnectorCategory,
     FoundConnectors,
     list_connectors,
     search_connectors,
 )
-from atlas_dagster.runners.engine import problem
-from atlas_dagster.sync.adhoc import reap_adhoc_once
+from atlas_dagster.runners.docker.engine import problem
 
 BASE = "/atlas-intelligence/docker"
 #: What does not need the token: for whoever looks whether the server is up, and the docs.

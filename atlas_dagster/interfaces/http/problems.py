@@ -27,7 +27,7 @@ from atlas_dagster.errors import (
     UnknownConnectorError,
     UnknownStreamError,
 )
-from atlas_dagster.runners.engine import problem as engine_problem
+from atlas_dagster.runners.docker.engine import problem as engine_problem
 
 _log = logging.getLogger("atlas_dagster.http")
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.runners.executor import ExecutorConfig, declared_defaults, executor_defaults
-from atlas_dagster.sync.connection import RunnerChoice
+from atlas_dagster.runners.limits import ExecutorConfig, declared_defaults, executor_defaults
+from atlas_dagster.source.connection import RunnerChoice
 
 #: Connectors at once. Few processors do for more of them: they wait for others most of the time.
 _CONTAINERS = max(4, os.cpu_count() or 1)

@@ -20,9 +20,9 @@ import pyarrow as pa
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from atlas_dagster.interfaces.background import Feed
 from atlas_dagster.interfaces.http.clients import while_connected
 from atlas_dagster.interfaces.http.problems import ClientLeftError, problem_json, problem_of
+from atlas_dagster.interfaces.python.worker import Feed
 from atlas_dagster.records.json_rows import RowEncoder
 from atlas_dagster.records.types import TableSchema
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from atlas_dagster.interfaces.http import Settings
-from atlas_dagster.runners.executor import ExecutorConfig
-from atlas_dagster.sync.adhoc import adhoc_connection
+from atlas_dagster.reading.ad_hoc import adhoc_connection
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.interfaces.http.live_server import ALLOWED, Client, ServerProcess, served
 from atlas_dagster_tests.interfaces.waiting import at_work, until
@@ -65,7 +65,7 @@ def test_one_that_hangs_up_in_the_middle_of_a_stream_does_too(
 def test_one_that_stops_reading_is_not_waited_for_ever(
     docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas_dagster.interfaces.http.service._LINGER_SECONDS", 0.0)
+    monkeypatch.setattr("atlas_dagster.interfaces.http.connectors._LINGER_SECONDS", 0.0)
     executor = ExecutorConfig(timeout_seconds=6)
     config = {"count": 2_000_000}
     with served(Settings(allow=ALLOWED, executor=executor)) as client:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from atlas_dagster.interfaces.http import Settings, create_app
 from atlas_dagster.interfaces.http.app import BASE
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.interfaces.http.live_server import served
 

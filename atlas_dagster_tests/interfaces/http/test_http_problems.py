@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.interfaces.http import Settings
-from atlas_dagster.runners.executor import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_CHAOS_IMAGE as CHAOS
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.interfaces.http.live_server import ALLOWED, Client, served
@@ -323,5 +323,5 @@ def test_what_nobody_thought_of(client: Client, monkeypatch: pytest.MonkeyPatch)
     def fail(*_: Any) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr("atlas_dagster.interfaces.http.service.adhoc_connection", fail)
+    monkeypatch.setattr("atlas_dagster.interfaces.http.connectors.adhoc_connection", fail)
     problem(client.ask("/check", config={}), 500, "internal_error")

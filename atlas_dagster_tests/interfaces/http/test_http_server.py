@@ -10,7 +10,7 @@ import docker
 import httpx
 import pytest
 
-from atlas_dagster.sync.adhoc import reap_adhoc
+from atlas_dagster.reading.ad_hoc import reap_adhoc
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.interfaces.http.live_server import ATLAS, ServerProcess
 from atlas_dagster_tests.interfaces.waiting import until

@@ -1,0 +1,254 @@
+"""What is wrong with a config by its SPEC, all of it at once.
+
+A SPEC can be wrong in any way, and connectors take more than it lists: old names that they migrate
+themselves, undocumented fields. So a field that the SPEC does not list is a fault only where it is
+most likely a typo, and a rule that cannot be understood holds. CHECK judges the rest.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from jsonschema import Draft7Validator, TypeChecker
+from jsonschema.exceptions import UndefinedTypeCheck, ValidationError, best_match
+from jsonschema.validators import extend
+from msgspec import Struct
+from rapidfuzz.distance import OSA
+
+from atlas_dagster.config.form import constants, properties_of, property_schema
+from atlas_dagster.config.templates import TEMPLATE, variables
+
+#: Keys the CDK takes besides its SPEC (CDK ``schema_helpers.py``, internal config keys).
+_INTERNAL_KEYS = {"_limit", "_page_size"}
+_TYPES = Draft7Validator.TYPE_CHECKER
+#: So many edits make a typo of a name that has so many characters.
+_EDITS = ((2, 0), (5, 1), (1_000, 2))
+
+_Rule = Callable[..., Iterator[ValidationError] | None]
+
+
+class ConfigFault(Struct, frozen=True):
+    """``field``: where it is, dots between keys; empty for the config as a whole."""
+
+    field: str
+    sentence: str
+
+
+class Findings(Struct, frozen=True):
+    """``faults`` keep the config from the connector, ``warnings`` do not."""
+
+    faults: tuple[ConfigFault, ...]
+    warnings: tuple[ConfigFault, ...]
+
+
+class _LenientTypes(TypeChecker):
+    """Any value is of a type that JSON schema does not have."""
+
+    def is_type(self, instance: Any, type: str) -> bool:
+        try:
+            return bool(_TYPES.is_type(instance, type))
+        except UndefinedTypeCheck:
+            return True
+
+
+def _lenient(rule: _Rule) -> _Rule:
+    """``rule``, which holds where it cannot be judged, such as a regex that is none in Python."""
+
+    def check(*args: Any) -> Iterator[ValidationError]:
+        # A connector's SPEC can be wrong in any way, and jsonschema fails in as many.
+        with suppress(Exception):
+            yield from rule(*args) or ()
+
+    return check
+
+
+def _required(_: Any, names: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    """Only of names that the SPEC defines (airbytehq/airbyte#76942)."""
+    if not isinstance(instance, Mapping) or not isinstance(names, list):
+        return
+    listed = properties_of(schema)
+    for name in names:
+        if name not in instance and (name in listed or not listed):
+            yield ValidationError("missing", path=[name])
+
+
+def _anything(*_: Any) -> None:
+    """Fields that are not listed are looked at apart."""
+
+
+_RULES: Mapping[str, _Rule] = {
+    **Draft7Validator.VALIDATORS,
+    "required": _required,
+    "additionalProperties": _anything,
+    # That a config suits two forms is the fault of the SPEC.
+    "oneOf": Draft7Validator.VALIDATORS["anyOf"],
+}
+_Validator = extend(  # type: ignore[no-untyped-call]
+    Draft7Validator,
+    validators={name: _lenient(rule) for name, rule in _RULES.items()},
+    type_checker=_LenientTypes(),
+)
+
+
+def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
+    return bool(_Validator(dict(schema)).is_valid(value))
+
+
+def examine(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Findings:
+    """All that is wrong with ``config``. Templates not replaced yet pass as any value.
+
+    Values never enter a sentence: they may be secret.
+    """
+    instance = {key: value for key, value in config.items() if key not in _INTERNAL_KEYS}
+    faults: list[ConfigFault] = []
+    warnings: list[ConfigFault] = []
+    meant: dict[str, str] = {}
+    for path, field, listed in _unlisted(instance, schema):
+        name = _joined(path, field)
+        near, is_typo = _nearest(field, listed)
+        if near is not None:
+            meant[_joined(path, near)] = field
+        if near is not None and is_typo:
+            hint = f"did you mean '{near}'?"
+            faults.append(ConfigFault(name, f"the connector has no config field '{name}'; {hint}"))
+            continue
+        guesses = difflib.get_close_matches(field, listed, n=1, cutoff=0.5)
+        hint = f" (did you mean '{near or guesses[0]}'?)" if near or guesses else ""
+        text = f"the connector's SPEC has no config field '{name}'{hint}; it is passed on as it is."
+        warnings.append(ConfigFault(name, text))
+    for error in _Validator(dict(schema)).iter_errors(instance):
+        for each in _expanded(error):
+            fault = _fault(each)
+            # Missing under this name: a typo that is told already, or an old name.
+            if fault not in faults and not (each.validator == "required" and fault.field in meant):
+                faults.append(fault)
+    return Findings(tuple(faults), tuple(warnings))
+
+
+def _unlisted(
+    value: Any, schema: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
+    """Fields that the SPEC does not list: where, which, and those it lists there."""
+    if isinstance(value, list) and isinstance(schema, Mapping):
+        for number, item in enumerate(value):
+            yield from _unlisted(item, schema.get("items"), (*path, str(number)))
+    if not isinstance(value, Mapping) or not isinstance(schema, Mapping):
+        return
+    listed = properties_of(schema)
+    is_open = "patternProperties" in schema or isinstance(
+        schema.get("additionalProperties"), Mapping
+    )
+    if not listed or is_open:
+        return
+    for field, item in value.items():
+        if field in listed:
+            yield from _unlisted(item, property_schema(schema, field), (*path, field))
+        else:
+            yield path, str(field), [name for name in listed if isinstance(name, str)]
+
+
+def _nearest(field: str, listed: list[str]) -> tuple[str | None, bool]:
+    """The listed name that ``field`` most likely stands for, and whether by a slip of the hand.
+
+    A singular beside a plural is rather the name of an older version, which connectors migrate.
+    """
+    for name in listed:
+        if _letters(name) == _letters(field):
+            return name, True
+    for name in listed:
+        if field in _singulars(name) or name in _singulars(field):
+            return name, False
+    edits = next(edits for length, edits in _EDITS if len(field) <= length or length == 1_000)
+    near = min(listed, key=lambda name: OSA.distance(field, name))
+    if OSA.distance(field, near) > edits or _without_digits(field) == _without_digits(near):
+        return None, False
+    return near, True
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[-_. ]", "", name).casefold()
+
+
+def _without_digits(name: str) -> str:
+    return re.sub(r"\d+", "0", name)
+
+
+def _singulars(name: str) -> set[str]:
+    endings = (("ies", "y"), ("es", ""), ("s", ""))
+    return {name.removesuffix(many) + one for many, one in endings if name.endswith(many)}
+
+
+def _expanded(error: ValidationError) -> Iterator[ValidationError]:
+    """``error``, or of a choice what is wrong with the option that was chosen."""
+    instance: Any = error.instance
+    if isinstance(instance, str) and TEMPLATE.search(instance):
+        return
+    if error.validator not in ("oneOf", "anyOf"):
+        yield error
+        return
+    options: Any = error.validator_value
+    chosen = [n for n, option in enumerate(options) if _is_chosen(option, instance)]
+    if len(chosen) == 1:
+        for inner in error.context or ():
+            if inner.schema_path[0] == chosen[0]:
+                yield from _expanded(inner)
+    elif not variables(instance):
+        # Else it cannot be judged: what chooses may still be a template.
+        deepest = best_match([error])
+        yield error if deepest is None or isinstance(instance, Mapping) else deepest
+
+
+def _is_chosen(option: Any, instance: Any) -> bool:
+    if not isinstance(option, Mapping) or not isinstance(instance, Mapping):
+        return False
+    fixed = constants(option.get("properties"))
+    return bool(fixed) and all(instance.get(name) == value for name, value in fixed.items())
+
+
+def _fault(error: ValidationError) -> ConfigFault:
+    field = ".".join(str(part) for part in error.absolute_path)
+    subject = f"config field '{field}'" if field else "config"
+    return ConfigFault(field, f"{subject} {_predicate(error)}")
+
+
+def _predicate(error: ValidationError) -> str:
+    rule: Any = error.validator_value
+    match error.validator:
+        case "required":
+            return "is missing; the connector requires it."
+        case "type":
+            wanted = rule if isinstance(rule, str) else " or ".join(rule)
+            return f"must be of type {wanted}, not {_type_name(error.instance)}."
+        case "enum":
+            allowed = ", ".join(json.dumps(value) for value in rule)
+            return f"must be one of {allowed}."
+        case "const":
+            return f"must be {json.dumps(rule)}."
+        case "oneOf" | "anyOf":
+            return f"must be one of the {len(rule)} forms{_forms(rule)}."
+        case _:
+            return f"breaks the rule {error.validator}: {rule}."
+
+
+def _forms(options: list[Any]) -> str:
+    """By title, and by what says in the config which it is."""
+    named = []
+    for option in options:
+        if isinstance(option, Mapping) and "title" in option:
+            fixed = constants(option.get("properties"))
+            which = ", ".join(f"{name}: {json.dumps(value)}" for name, value in fixed.items())
+            named.append(f"{option['title']} ({which})" if which else str(option["title"]))
+    return f": {', '.join(named)}" if named else ""
+
+
+def _type_name(value: Any) -> str:
+    names = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object"}
+    names |= {list: "array", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _joined(path: tuple[str, ...], field: str) -> str:
+    return ".".join((*path, field))

@@ -1,0 +1,177 @@
+"""What a SPEC asks for, field by field, for people to read or to answer.
+
+The JSON schema stays the judge of a config (:mod:`atlas_dagster.config.validation`); a form leaves
+out what forms cannot ask. ``title``, ``order``, ``airbyte_secret``, ``airbyte_hidden`` and
+``multiline`` are Airbyte's own keywords (docs ``connector-specification-reference.md``).
+"""
+
+import re
+from collections.abc import Mapping
+from html import unescape
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Kind = Literal["string", "integer", "number", "boolean", "array", "object", "choice"]
+
+_TAG = re.compile(r"</?[A-Za-z][^>]*>")
+_KINDS: dict[str, Kind] = {
+    "string": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "array": "array",
+    "object": "object",
+}
+
+
+class Option(Struct, frozen=True):
+    """One of the objects that a field may be; ``constants`` say in the config which it is."""
+
+    title: str
+    description: str
+    constants: dict[str, Any]
+    fields: "tuple[Field, ...]"
+
+
+class Field(Struct, frozen=True, kw_only=True):
+    """One field of a config.
+
+    ``default`` is None where there is none. ``values`` are those allowed, where they are listed.
+    ``item`` is the kind of an array's items. ``fields`` are those of an object, ``options`` those
+    of a choice.
+    """
+
+    name: str
+    title: str
+    description: str
+    kind: Kind
+    required: bool
+    secret: bool
+    multiline: bool = False
+    default: Any = None
+    examples: tuple[Any, ...] = ()
+    values: tuple[Any, ...] = ()
+    item: Kind = "string"
+    fields: "tuple[Field, ...]" = ()
+    options: tuple[Option, ...] = ()
+
+
+def form(schema: Mapping[str, Any]) -> tuple[Field, ...]:
+    """The fields of a SPEC's ``connectionSpecification``: those required first, then by order."""
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return ()
+    required = schema.get("required") or ()
+    ordered = sorted(
+        (item for item in properties.items() if isinstance(item[1], Mapping)),
+        key=lambda item: (item[0] not in required, _order(item[1])),
+    )
+    return tuple(
+        _field(name, found, name in required)
+        for name, found in ordered
+        if not found.get("airbyte_hidden") and "const" not in found
+    )
+
+
+def _field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
+    options = _options(schema)
+    item = schema.get("items")
+    values = schema.get("enum")
+    if not values and isinstance(item, Mapping) and schema.get("type") == "array":
+        values = item.get("enum")
+    return Field(
+        name=name,
+        title=str(schema.get("title") or name),
+        description=_plain(schema.get("description")),
+        kind="choice" if options else _kind(schema),
+        required=required,
+        secret=bool(schema.get("airbyte_secret")),
+        multiline=bool(schema.get("multiline")),
+        default=schema.get("default"),
+        examples=_examples(schema.get("examples")),
+        values=tuple(values) if isinstance(values, list) else (),
+        item=_kind(item) if isinstance(item, Mapping) else "string",
+        fields=form(schema),
+        options=options,
+    )
+
+
+def _options(schema: Mapping[str, Any]) -> tuple[Option, ...]:
+    """Of ``oneOf``; one of ``anyOf`` that only says null may do, too, is no choice."""
+    found = schema.get("oneOf") or schema.get("anyOf") or ()
+    objects = [each for each in found if isinstance(each, Mapping) and each.get("properties")]
+    return tuple(
+        Option(
+            title=str(each.get("title") or f"Option {number}"),
+            description=_plain(each.get("description")),
+            constants=constants(each["properties"]),
+            fields=tuple(f for f in form(each) if f.name not in constants(each["properties"])),
+        )
+        for number, each in enumerate(objects, 1)
+    )
+
+
+def constants(properties: Any) -> dict[str, Any]:
+    """Fields with one allowed value; older SPECs write an ``enum`` of one with a default."""
+    found = {}
+    for name, schema in properties.items() if isinstance(properties, Mapping) else ():
+        if not isinstance(schema, Mapping):
+            continue
+        if "const" in schema:
+            found[name] = schema["const"]
+        elif isinstance(schema.get("enum"), list) and len(schema["enum"]) == 1:
+            found[name] = schema["enum"][0]
+    return found
+
+
+def properties_of(schema: Any) -> dict[str, Any]:
+    """All properties of an object with their schemas, those of its forms included."""
+    if not isinstance(schema, Mapping):
+        return {}
+    found: dict[str, Any] = {}
+    for keyword in ("oneOf", "anyOf", "allOf"):
+        options = schema.get(keyword)
+        for option in options if isinstance(options, list) else ():
+            found = properties_of(option) | found
+    own = schema.get("properties")
+    return found | (dict(own) if isinstance(own, Mapping) else {})
+
+
+def property_schema(schema: Mapping[str, Any], key: str) -> Any:
+    """The schema of a property, looked for through ``oneOf`` and its kin."""
+    return properties_of(schema).get(key, {})
+
+
+def required_of(schema: Mapping[str, Any]) -> set[str]:
+    required = schema.get("required")
+    names = required if isinstance(required, list) else ()
+    return {name for name in names if isinstance(name, str)}
+
+
+def _kind(schema: Mapping[str, Any]) -> Kind:
+    declared = schema.get("type")
+    if declared is None:
+        alternatives = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
+        declared = [each.get("type") for each in alternatives if isinstance(each, Mapping)]
+    names = declared if isinstance(declared, list) else [declared]
+    known = [_KINDS[name] for name in names if name in _KINDS]
+    if known:
+        return known[0]
+    return "object" if schema.get("properties") else "string"
+
+
+def _order(schema: Mapping[str, Any]) -> float:
+    order = schema.get("order")
+    return float(order) if isinstance(order, int | float) else float("inf")
+
+
+def _examples(found: Any) -> tuple[Any, ...]:
+    if isinstance(found, list):
+        return tuple(found)
+    return () if found is None else (found,)
+
+
+def _plain(text: Any) -> str:
+    """Descriptions are HTML; links lose their addresses."""
+    return " ".join(unescape(_TAG.sub("", str(text or ""))).split())

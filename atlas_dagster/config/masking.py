@@ -1,0 +1,254 @@
+"""Masking secret values in everything a person may read.
+
+Masked by value: every value at an ``airbyte_secret`` path of the SPEC (through ``oneOf``, arrays
+and free keys), and the variables that are used there; of a value that is a JSON object (a service
+account) its members, too. Also as other programs write it: escaped as in JSON, percent-encoded in
+any case, as an XML entity, in base64 of either alphabet.
+"""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple
+
+from atlas_dagster.config.templates import variables
+
+MASK = "**********"
+#: Shorter values would mangle every text they happen to occur in, and protect nothing.
+_SHORTEST = 3
+#: The same for what is only a part of a secret.
+_SHORTEST_PART = 8
+#: Words in the name of a field or variable that hold a secret, whatever the SPEC marks.
+_SECRET_NAME = re.compile(
+    r"passw|passphrase|secret|token|credential|(?<![a-z])(?:pass|pwd|auth|keys?|pat)(?![a-z])"
+)
+#: The login of an address, and a parameter or part of a connection string.
+_LOGIN = re.compile(r"//([^/@]*)@")
+_PARAMETER = re.compile(r"([\w-]+)\s*=\s*['\"]?(\{\{[^}]*\}\})")
+
+
+class Masker:
+    """Replaces known secret values in text."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._forms: set[_Form] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Hide these, too, from now on."""
+        forms = {form for secret in secrets for form in _forms(secret)}
+        forms = {form for form in forms if len(form.text) >= _SHORTEST}
+        if forms <= self._forms:
+            return
+        self._forms |= forms
+        longest_first = sorted(self._forms, key=lambda form: len(form.text), reverse=True)
+        # The first characters alone rule out most places of a text.
+        first = "".join(sorted({form.text[0] for form in longest_first}))
+        places = rf"(?=[\\%&+_-]|[{re.escape(first)}])"
+        self._pattern = re.compile(f"{places}(?:{'|'.join(map(_pattern, longest_first))})")
+
+    def __call__(self, text: str) -> str:
+        return text if self._pattern is None else self._pattern.sub(MASK, text)
+
+
+def secret_values(config: Any, schema: Any) -> Iterator[str]:
+    """Yield, as text, every scalar of ``config`` that ``schema`` marks ``airbyte_secret``.
+
+    So is what a field holds that ``schema`` does not describe, if its name calls it a secret.
+    """
+    return (
+        place.text
+        for place in _places(config, [schema])
+        if place.is_marked or (not place.is_described and _names_secret(place.field))
+    )
+
+
+def secret_variables(config: Any, schema: Any) -> set[str]:
+    """Names of the variables in ``config``, as declared, whose values are secret.
+
+    Those used at an ``airbyte_secret`` path, alone or inside a longer text. Specifications are not
+    always complete, so also: those in a field that ``schema`` does not describe, those that their
+    own or the field's name calls a secret, and those in the login of an address.
+    """
+    found: set[str] = set()
+    for place in _places(config, [schema]):
+        used = variables(place.text)
+        if place.is_marked or not place.is_described or _names_secret(place.field):
+            found |= used
+        else:
+            found |= {name for name in used if _names_secret(name)}
+            found |= variables(_LOGIN.findall(place.text))
+            for parameter in _PARAMETER.finditer(place.text):
+                if _names_secret(parameter[1]):
+                    found |= variables(parameter[2])
+    return found
+
+
+class _Place(NamedTuple):
+    """A scalar of a config, as text. ``field`` is the nearest key above it."""
+
+    text: str
+    field: str
+    is_marked: bool
+    is_described: bool
+
+
+def _places(
+    value: Any, schemas: Sequence[Any], field: str = "", *, is_marked: bool = False
+) -> Iterator[_Place]:
+    """Every scalar of ``value``, which any of ``schemas`` may describe."""
+    described = list(_with_options(schemas))
+    is_marked = is_marked or any(schema.get("airbyte_secret") for schema in described)
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            below = [found for each in described for found in _of_key(each, key)]
+            yield from _places(item, below, str(key), is_marked=is_marked)
+    elif isinstance(value, list):
+        below = [schema.get("items") for schema in described]
+        for item in value:
+            yield from _places(item, below, field, is_marked=is_marked)
+    else:
+        for text in scalars(value):
+            yield _Place(text, field, is_marked, bool(described))
+
+
+def _with_options(schemas: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    for schema in schemas:
+        if isinstance(schema, Mapping):
+            yield schema
+            for keyword in ("oneOf", "anyOf", "allOf"):
+                yield from _with_options(schema.get(keyword) or ())
+
+
+def _of_key(schema: Mapping[str, Any], key: str) -> Iterator[Any]:
+    properties = schema.get("properties")
+    if isinstance(properties, Mapping) and key in properties:
+        yield properties[key]
+        return
+    patterns = schema.get("patternProperties")
+    yield from patterns.values() if isinstance(patterns, Mapping) else ()
+    yield schema.get("additionalProperties")
+
+
+def _names_secret(name: str) -> bool:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return _SECRET_NAME.search(words.lower()) is not None
+
+
+def scalars(value: Any) -> Iterator[str]:
+    """Every text and number in ``value``, as text."""
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from scalars(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from scalars(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+class _Form(NamedTuple):
+    """A text that gives a secret away. ``is_base64`` of the standard alphabet."""
+
+    text: str
+    is_base64: bool = False
+
+
+def _forms(secret: str) -> Iterator[_Form]:
+    yield _Form(secret)
+    # As a connector takes what was read from a file.
+    yield _Form(secret.strip())
+    yield _Form(base64.b64encode(secret.encode(errors="replace")).decode().rstrip("="), True)
+    for form in _inside_base64(secret):
+        if len(form) >= _SHORTEST_PART:
+            yield _Form(form, True)
+    yield from (_Form(line) for line in secret.splitlines() if len(line) > _SHORTEST_PART)
+    for part in _members(secret):
+        if len(part) >= _SHORTEST_PART:
+            yield from _forms(part)
+
+
+def _inside_base64(secret: str) -> Iterator[str]:
+    """What ``secret`` becomes inside a longer base64 text, such as ``user:password``.
+
+    That depends on where among three bytes it begins; left out are characters at its ends that hold
+    bits of its neighbours, too.
+    """
+    for before in range(3):
+        data = b"\0" * before + secret.encode(errors="replace")
+        encoded = base64.b64encode(data).decode()
+        yield encoded[-(-8 * before // 6) : 8 * len(data) // 6]
+
+
+def _members(secret: str) -> Iterator[str]:
+    if secret.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            yield from scalars(json.loads(secret))
+
+
+#: What a text is cut into: line ends, runs of backslashes, and single characters.
+_PIECES = re.compile(r"\r?\n|\\+|.", re.DOTALL)
+_OTHER_BASE64 = {"+": "-", "/": "_"}
+_LETTER_ESCAPES = {"\t": "t", "\r": "r", "\b": "b", "\f": "f"}
+
+
+def _pattern(form: _Form) -> str:
+    """A regex for ``form`` as any program writes it, each character in its own way."""
+    found = []
+    for piece in _PIECES.findall(form.text):
+        if form.is_base64 and piece in _OTHER_BASE64:
+            found.append(rf"(?:\\?[{piece}{_OTHER_BASE64[piece]}]|{_percent(piece)})")
+        else:
+            found.append(_escaped(piece))
+    return "".join(found)
+
+
+@cache
+def _escaped(piece: str) -> str:
+    """A regex for ``piece``, which may be escaped several times, one program inside another."""
+    if piece.endswith("\n"):
+        return rf"(?:\r?\n|(?:\\+r)?\\+n|(?:{_percent(chr(13))})?{_percent(chr(10))})"
+    if piece.isascii() and (piece.isalnum() or piece in "-_.~"):
+        return piece.replace(".", r"\.")
+    if piece.startswith("\\"):
+        times = len(piece)
+        return rf"(?:\\{{{times},}}|(?:{_percent(piece[0])}){{{times}}})"
+    # The longest first: "%25" begins with "%", and "&amp;" with "&".
+    found = [
+        _percent(piece),
+        re.escape(html.escape(piece)),
+        rf"\\*{re.escape(piece)}",
+        "".join(rf"\\+u{_hex(unit)}" for unit in _utf16_units(piece)),
+    ]
+    if piece == " ":
+        found.append(r"\+")
+    if piece in _LETTER_ESCAPES:
+        found.append(rf"\\+{_LETTER_ESCAPES[piece]}")
+    if not (piece.isascii() and piece.isprintable()):
+        encoded = piece.encode(errors="replace")
+        found.append("".join(rf"\\+x{_hex(bytes([byte]))}" for byte in encoded))
+        # Python's repr, which names the character and not its bytes.
+        found.append(rf"\\+x{_hex(piece.encode('latin-1', 'replace'))}")
+        found.append(rf"\\+U{_hex(piece.encode('utf-32-be', 'replace'))}")
+    return f"(?:{'|'.join(dict.fromkeys(found))})"
+
+
+def _percent(text: str) -> str:
+    """Percent-encoded in either case; ``%25`` where that was encoded once more."""
+    encoded = text.encode(errors="replace")
+    return "".join(f"%(?:25)*{_hex(bytes([byte]))}" for byte in encoded)
+
+
+def _hex(data: bytes) -> str:
+    """In either case."""
+    return re.sub("[a-f]", lambda match: f"[{match[0]}{match[0].upper()}]", data.hex())
+
+
+def _utf16_units(text: str) -> Iterator[bytes]:
+    units = text.encode("utf-16-be", errors="replace")
+    return (units[start : start + 2] for start in range(0, len(units), 2))

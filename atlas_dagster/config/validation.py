@@ -1,0 +1,119 @@
+"""A connector's config: ``{{ env.X }}`` replaced as text, typed and checked by the SPEC.
+
+Declarations hold templates; values exist only in the process that runs the connector. Dagster's own
+templating is bypassed on purpose: it would turn ``1e5``, ``0x1F`` and ``None`` into other things
+and a missing variable into nothing.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jsonschema import Draft7Validator
+from jsonschema.exceptions import UndefinedTypeCheck
+
+from atlas_dagster.config.defaults import with_defaults
+from atlas_dagster.config.faults import examine
+from atlas_dagster.config.form import property_schema
+from atlas_dagster.config.templates import TEMPLATE, variables
+from atlas_dagster.errors import InvalidConfigError, MissingVariableError
+
+_TYPES = Draft7Validator.TYPE_CHECKER
+
+Warn = Callable[[str], None]
+
+
+def require_variables(config: Mapping[str, Any], *, environ: Mapping[str, str], where: str) -> None:
+    """Raises MissingVariableError where ``config`` refers to a variable that is not set."""
+    missing = sorted(variables(config) - set(environ))
+    if missing:
+        names = ", ".join(missing)
+        raise MissingVariableError(
+            f"{where}: the environment variable {names} is not set; set it where Dagster's steps "
+            "run (in the shell or .env beside dagster.yaml), or change config in defs.yaml."
+        )
+
+
+def resolve(
+    config: Mapping[str, Any],
+    *,
+    schema: Mapping[str, Any],
+    environ: Mapping[str, str],
+    where: str,
+    warn: Warn = lambda _: None,
+    check: bool = True,
+) -> dict[str, Any]:
+    """The config to hand to the connector.
+
+    A string that is one template and nothing else takes the type the SPEC declares there
+    (``port: "{{ env.DB_PORT }}"`` becomes a number); everything else stays text. Values from the
+    environment are checked like written ones. Absent fields take the SPEC's defaults. ``where``
+    names the connection in messages. Without ``check`` the config goes on as it is written.
+
+    Raises:
+        MissingVariableError: a variable is not set.
+        InvalidConfigError: the result does not fit the SPEC.
+    """
+    require_variables(config, environ=environ, where=where)
+    resolved = _substitute(dict(config), schema, environ)
+    assert isinstance(resolved, dict)
+    if not check:
+        return resolved
+    validate(resolved, schema=schema, where=where, warn=warn)
+    return with_defaults(resolved, schema)
+
+
+def validate(
+    config: Mapping[str, Any],
+    *,
+    schema: Mapping[str, Any],
+    where: str,
+    warn: Warn = lambda _: None,
+) -> None:
+    """Check ``config``, completed by defaults, against the SPEC's JSON schema (draft 7).
+
+    ``warn`` is told of what is odd and goes to the connector all the same.
+
+    Raises:
+        InvalidConfigError: naming each field, what is wrong with it and what is allowed.
+    """
+    found = examine(with_defaults(config, schema), schema)
+    for warning in found.warnings:
+        warn(f"{where}: {warning.sentence}")
+    if found.faults:
+        first, *others = (fault.sentence for fault in found.faults)
+        raise InvalidConfigError(
+            "\n".join([f"{where}: {first}", *(f"Also: {other}" for other in others)]),
+            found.faults[0].field,
+            [(fault.field, fault.sentence) for fault in found.faults],
+        )
+
+
+def _substitute(value: Any, schema: Any, environ: Mapping[str, str]) -> Any:
+    schema = schema if isinstance(schema, Mapping) else {}
+    if isinstance(value, str):
+        whole = TEMPLATE.fullmatch(value.strip())
+        if whole:
+            return _typed(environ[whole.group(1)], schema)
+        return TEMPLATE.sub(lambda match: environ[match.group(1)], value)
+    if isinstance(value, Mapping):
+        return {
+            key: _substitute(item, property_schema(schema, key), environ)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_substitute(item, schema.get("items"), environ) for item in value]
+    return value
+
+
+def _typed(text: str, schema: Mapping[str, Any]) -> Any:
+    declared = schema.get("type")
+    types = [declared] if isinstance(declared, str) else list(declared or ())
+    if "string" in types or not types:
+        return text
+    try:
+        value = json.loads(text)
+        fits = any(_TYPES.is_type(value, name) for name in types)
+    except (ValueError, UndefinedTypeCheck):
+        return text
+    return value if fits else text

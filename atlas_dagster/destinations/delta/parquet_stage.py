@@ -1,0 +1,156 @@
+"""Parquet files written ahead of the commit that makes them part of a table."""
+
+import contextlib
+import uuid
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from atlas_dagster.destinations.delta.data_file import DataFile
+from atlas_dagster.destinations.delta.filesystem import Store
+from atlas_dagster.destinations.envelope import StagedFile
+
+#: Arrow bytes after which a new file is begun.
+_FILE_BYTES = 256 * 1024 * 1024
+#: Row groups are at least this big, so that many small batches do not make many of them.
+_GROUP_BYTES = 8 * 1024 * 1024
+#: What may wait for its row group in all tables of a sync together, in Arrow bytes.
+_WAITING_BYTES = 24 * 1024 * 1024
+#: A column chunk gives up its dictionary beyond this. Arrow's own limit of 1 MB lets columns of
+#: unique values build one, which costs two thirds more CPU and half as much space again.
+_DICTIONARY_BYTES = 32 * 1024
+
+
+class Waiting:
+    """What waits for its row group, in all stages of one destination: bounded together."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[ParquetStage, int] = {}
+
+    def note(self, stage: "ParquetStage", size: int) -> None:
+        """``size`` bytes wait in ``stage`` now; where it is too much altogether, the most go."""
+        self._bytes[stage] = size
+        if not size:
+            del self._bytes[stage]
+        while sum(self._bytes.values()) > _WAITING_BYTES:
+            max(self._bytes, key=self._bytes.__getitem__).write_group()
+
+
+class ParquetStage:
+    """Stages batches of one table as Parquet files in the table's own folder.
+
+    Their names sort in the order in which they were written, and behind the files ``after``.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        schema: pa.Schema,
+        *,
+        waiting: Waiting,
+        after: Iterable[str] = (),
+    ) -> None:
+        self._store = store
+        self._folder = folder
+        self._schema = schema
+        self._waiting = waiting
+        self._begun = max((int(name.split("-")[1]) for name in after), default=0)
+        self._files: list[StagedFile] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._file: DataFile
+        self._group: list[pa.RecordBatch] = []
+        self._group_bytes = 0
+        self._file_bytes = 0
+        self.rows = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._group.append(batch)
+        self._group_bytes += batch.nbytes
+        self.rows += batch.num_rows
+        self._waiting.note(self, self._group_bytes)
+        if self._group_bytes >= _GROUP_BYTES:
+            self.write_group()
+
+    def close(self) -> tuple[StagedFile, ...]:
+        """Finish the open file and return all files staged since the last :meth:`hand_over`."""
+        self.write_group()
+        self._close_file()
+        return tuple(self._files)
+
+    def hand_over(self) -> tuple[StagedFile, ...]:
+        """Finish the files and let go of them: whoever takes them decides what becomes of them."""
+        files = self.close()
+        self._files = []
+        self.rows = 0
+        return files
+
+    def discard(self) -> None:
+        """Delete all files staged since the last :meth:`hand_over`."""
+        self._forget_group()
+        if self._writer is not None:
+            # Where the disk is full it cannot be ended properly, and need not be.
+            with contextlib.suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            self._writer, self._file_bytes = None, 0
+            self._file.delete()
+        for file in self._files:
+            self._open(file.path).delete()
+        self._files = []
+        self.rows = 0
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first ``rows`` rows only."""
+        files, self._files = self.close(), []
+        self.rows = 0
+        for file in files:
+            wanted = min(rows, file.rows)
+            rows -= wanted
+            if wanted == file.rows:
+                self._files.append(file)
+                self.rows += file.rows
+                continue
+            for batch in self._open(file.path).batches(self._schema):
+                if wanted:
+                    self.write(batch.slice(0, wanted))
+                wanted -= min(wanted, batch.num_rows)
+            self.close()
+            self._open(file.path).delete()
+
+    def write_group(self) -> None:
+        """Write what waits, though it be little."""
+        if not self._group:
+            return
+        if self._writer is None:
+            self._begun += 1
+            self._file = self._open(f"part-{self._begun:06}-{uuid.uuid4()}.zstd.parquet")
+            self._store.make_folder(self._folder)
+            self._writer = pq.ParquetWriter(
+                self._file.path,
+                self._schema,
+                filesystem=self._store.filesystem,
+                compression="zstd",
+                compression_level=1,
+                dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            )
+        self._writer.write_table(pa.Table.from_batches(self._group, self._schema))
+        self._file_bytes += self._group_bytes
+        self._forget_group()
+        if self._file_bytes >= _FILE_BYTES:
+            self._close_file()
+
+    def _forget_group(self) -> None:
+        self._group, self._group_bytes = [], 0
+        self._waiting.note(self, 0)
+
+    def _close_file(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._store.settle(self._file.path)
+        self._writer, self._file_bytes = None, 0
+        self._files.append(self._file.staged())
+
+    def _open(self, name: str) -> DataFile:
+        return DataFile(self._store.filesystem, self._folder, name)

@@ -1,0 +1,174 @@
+"""Versions of rows as they are compared: keys, cursors, and what is kept of these beside them.
+
+Nothing but the columns is read of a file without notes on a key or cursor, as its statistics say of
+most files.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.delta.data_file import DataFile
+from atlas_dagster.destinations.exact_values import identity_of
+from atlas_dagster.records.types import EXTRA, EXTRACTED_AT, META, Column
+
+Mask = npt.NDArray[np.bool_]
+_decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+#: Columns of no file: what is kept of the key, in one form, and of the cursor, as it was written;
+#: NULL where their columns hold all of it.
+KEPT_KEY = pa.field("_atlas_kept_key", pa.string())
+KEPT_CURSOR = pa.field("_atlas_kept_cursor", pa.string())
+#: The cursor, and microseconds of the extraction.
+CURSOR = "_atlas_cursor"
+EXTRACTED = pa.field("_atlas_extracted", pa.int64())
+_NOTES = pa.schema([(META, pa.string()), (EXTRA, pa.string())])
+_TIME = pa.field(EXTRACTED_AT, pa.timestamp("us", tz="UTC"))
+_EARLIEST = pa.scalar(-(2**63), pa.int64())
+
+
+class Ranking(Struct, frozen=True):
+    """The columns that identify a row, and the cursor that says which of two versions is newer."""
+
+    key: tuple[Column, ...]
+    cursor: Column | None = None
+
+    @property
+    def key_schema(self) -> pa.Schema:
+        return pa.schema([*map(_field, self.key), KEPT_KEY])
+
+    @property
+    def schema(self) -> pa.Schema:
+        order = [EXTRACTED]
+        if self.cursor is not None:
+            order += [pa.field(CURSOR, self.cursor.type.arrow), KEPT_CURSOR]
+        return pa.schema([*self.key_schema, *order])
+
+
+def keys(file: DataFile, by: Ranking) -> Iterator[pa.RecordBatch]:
+    """All rows of ``file`` with the columns of ``by.key_schema``."""
+    for batch, notes in _batches(file, by.key):
+        yield pa.RecordBatch.from_arrays(_key(batch, by, notes), schema=by.key_schema)
+
+
+def versions(file: DataFile, by: Ranking) -> Iterator[pa.RecordBatch]:
+    """All rows of ``file`` with the columns of ``by.schema``."""
+    cursor = () if by.cursor is None else (by.cursor,)
+    for batch, notes in _batches(file, (*by.key, *cursor), _TIME):
+        columns = _key(batch, by, notes)
+        columns.append(batch.column(EXTRACTED_AT).cast(pa.int64()).fill_null(_EARLIEST))
+        for column in cursor:
+            columns += [batch.column(column.name), _kept(notes, column, batch.num_rows)]
+        yield pa.RecordBatch.from_arrays(columns, schema=by.schema)
+
+
+def with_identity(batch: pa.RecordBatch, by: Ranking) -> Mask | None:
+    """Which rows of :func:`keys` have a value in every field of the key; None for all.
+
+    One that does not fit its column is a value, too; null, or nothing at all, is not.
+    """
+    columns = [batch.column(column.name) for column in by.key]
+    if not any(column.null_count for column in columns):
+        return None
+    filled = np.ones(batch.num_rows, np.bool_)
+    for column in columns:
+        filled &= _is_valid(column)
+    return filled | _is_valid(batch.column(KEPT_KEY.name))
+
+
+def keyless_rows(batch: pa.RecordBatch, key: Sequence[Column]) -> int:
+    """How many rows of a table's ``batch`` lack a value in a column of ``key``."""
+    if not any(batch.column(column.name).null_count for column in key):
+        return 0
+    filled = np.ones(batch.num_rows, np.bool_)
+    for column in key:
+        kept = _kept(batch, column, batch.num_rows)
+        filled &= _is_valid(batch.column(column.name)) | _is_valid(kept)
+    return int(np.sum(~filled))
+
+
+def has_value(file: DataFile, column: Column) -> Mask:
+    """Which rows of ``file`` have a value in ``column``, whether or not it fits."""
+    if file.null_count(column.name) == file.rows and not _has_notes(file, [column]):
+        return np.zeros(file.rows, np.bool_)
+    found = [np.zeros(0, np.bool_)]
+    for batch, notes in _batches(file, (column,)):
+        kept = _kept(notes, column, batch.num_rows)
+        found.append(_is_valid(batch.column(column.name)) | _is_valid(kept))
+    return np.concatenate(found)
+
+
+def _batches(
+    file: DataFile, columns: Sequence[Column], *more: pa.Field
+) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None]]:
+    """Rows with ``columns`` and ``more``; and what is noted and kept of them, if anything is."""
+    wanted = pa.schema(dict.fromkeys([*map(_field, columns), *more]))
+    if not _has_notes(file, columns):
+        for batch in file.batches(wanted):
+            yield batch, None
+        return
+    for batch in file.batches(pa.schema([*wanted, *_NOTES])):
+        yield batch.select(wanted.names), batch.select(_NOTES.names)
+
+
+def _field(column: Column) -> pa.Field:
+    return pa.field(column.name, column.type.arrow)
+
+
+def _is_valid(column: pa.Array) -> Mask:
+    valid: Mask = column.is_valid().to_numpy(zero_copy_only=False)
+    return valid
+
+
+def _has_notes(file: DataFile, columns: Sequence[Column]) -> bool:
+    if file.null_count(EXTRA) == file.rows:
+        return False
+    return any(file.holds_text(META, _note(column)) for column in columns)
+
+
+def _note(column: Column) -> str:
+    """How an entry of ``_airbyte_meta.changes`` on ``column`` begins."""
+    return f'{{"field":{_encode(column.field).decode()},'
+
+
+def _kept(notes: pa.RecordBatch | None, column: Column, count: int) -> pa.Array:
+    """What is kept of ``column`` beside it, as JSON."""
+    if notes is None:
+        return pa.nulls(count, pa.string())
+    noted = pc.fill_null(pc.match_substring(notes.column(META), _note(column)), False)
+    texts: list[str | None] = [None] * count
+    for row in pc.indices_nonzero(noted).to_pylist():
+        extra = notes.column(EXTRA)[row].as_py()
+        value = _decode_extra(extra).get(column.field) if extra else None
+        if value is not None:
+            texts[row] = bytes(value).decode()
+    return pa.array(texts, pa.string())
+
+
+def _key(batch: pa.RecordBatch, by: Ranking, notes: pa.RecordBatch | None) -> list[pa.Array]:
+    """The columns of ``by.key_schema``. JSON counts by its value, so its column stays empty."""
+    count = batch.num_rows
+    columns = [batch.column(column.name) for column in by.key]
+    if notes is None and not any(column.type.is_json for column in by.key):
+        return [*columns, pa.nulls(count, KEPT_KEY.type)]
+    kept = [_kept(notes, column, count) for column in by.key]
+    for place, column in enumerate(by.key):
+        if column.type.is_json:
+            kept[place] = pc.coalesce(kept[place], columns[place])
+            columns[place] = pa.nulls(count, pa.string())
+    odd = np.zeros(count, np.bool_)
+    whole = np.ones(count, np.bool_)
+    for values, held in zip(kept, columns, strict=True):
+        odd |= _is_valid(values)
+        whole &= _is_valid(values) | _is_valid(held)
+    texts: list[str | None] = [None] * count
+    for row in np.flatnonzero(odd & whole).tolist():
+        parts = (values[row].as_py() for values in kept)
+        texts[row] = "\0".join("" if part is None else identity_of(part) for part in parts)
+    return [*columns, pa.array(texts, KEPT_KEY.type)]

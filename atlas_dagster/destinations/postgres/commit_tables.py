@@ -1,0 +1,356 @@
+"""What Atlas keeps in Postgres: beside the tables of a connection, in its schema.
+
+``_atlas_state`` has a row for each table, with the ``seq`` of its last commit, and one for the rows
+that are held for it, in a table of their own; ``_atlas_envelopes`` has the envelopes. Both change
+in the transaction that changes the rows. ``relation`` tells a table of ours from one that someone
+has put in its place; as a ``regclass`` it survives dump and restore. ``_atlas_owner`` names the
+deployment that the tables belong to.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.destinations.postgres.columns import quoted, schema_name, table_name
+from atlas_dagster.destinations.postgres.connection import Database
+from atlas_dagster.errors import DestinationError
+from atlas_dagster.records.names import assign
+
+_STATE = "_atlas_state"
+_ENVELOPES = "_atlas_envelopes"
+_OWNER = "_atlas_owner"
+_NO_COLUMNS = pa.schema([])
+
+
+class TableState(Struct, frozen=True):
+    """A table and its last commit. ``fields``: the columns that hold a field, as Arrow knows them.
+
+    ``seq`` stays when the table is dropped.
+    """
+
+    schema: str
+    table: str
+    exists: bool = False
+    seq: int = 0
+    row_count: int = 0
+    fields: pa.Schema = _NO_COLUMNS
+
+    @property
+    def relation(self) -> str:
+        return f"{quoted(self.schema)}.{quoted(self.table)}"
+
+
+class TableStates(Struct, frozen=True):
+    """The state of a table, ``main``, and of the rows ``held`` for it, seen at one time."""
+
+    main: TableState
+    held: TableState
+
+    @property
+    def exists(self) -> bool:
+        return self.main.exists or self.held.exists
+
+    @property
+    def seq(self) -> int:
+        """Of the last commit; 0 before the first."""
+        return max(self.main.seq, self.held.seq)
+
+    def refuse_others(self, before: "TableStates") -> None:
+        """Compare with what was seen ``before``.
+
+        Raises:
+            DestinationError: another sync has committed since then, or the table was dropped.
+        """
+        if (self.main.seq, self.held.seq) != (before.main.seq, before.held.seq):
+            raise DestinationError(
+                f"{self.main.relation} was written by another sync of this connection at the same "
+                "time; this one stops. Sync again once the other has ended."
+            )
+        if self.main.exists != before.main.exists:
+            raise DestinationError(
+                f"{self.main.relation} was dropped while it was written to; sync again, and the "
+                "stream is read again from the beginning."
+            )
+
+
+class Bookkeeping:
+    """Reads and writes ``_atlas_state`` and ``_atlas_envelopes``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: set[str] = set()
+
+    def find(self, path: TablePath, *, lock: bool = False) -> TableState:
+        """The state of a table, whether or not there is one; ``lock`` it until the commit.
+
+        Raises:
+            DestinationError: a table that is not Atlas's stands in its place.
+        """
+        schema = schema_name(path[0])
+        known = self._known(schema, ".".join(path), lock=lock)
+        if known is None:
+            known = TableState(schema, table_name(path, self._taken(schema))), None
+        return self._checked(*known, path)
+
+    def find_held(self, path: TablePath) -> TableState:
+        """The state of the rows held for a table, which :meth:`find` locks, too."""
+        schema = schema_name(path[0])
+        known = self._known(schema, _held(path))
+        if known is None:
+            return TableState(schema, "")
+        return self._checked(*known, path)
+
+    def states(self, path: TablePath, *, lock: bool = False) -> TableStates:
+        """:meth:`find` and :meth:`find_held` together."""
+        return TableStates(self.find(path, lock=lock), self.find_held(path))
+
+    def register(self, path: TablePath) -> None:
+        """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
+        state = self.find(path)
+        if not self._is_kept(state.schema):
+            self._create(state.schema)
+        self._enter(".".join(path), state)
+
+    def register_held(self, path: TablePath) -> TableState:
+        """Make the row for what is held of a table, where it is missing."""
+        state = self.find_held(path)
+        if not state.table:
+            schema, taken = state.schema, self._taken(state.schema)
+            name = f"_atlas_held_{'__'.join(path[1:])}"
+            state = TableState(schema, assign([name], reserved=taken)[name])
+            self._enter(_held(path), state)
+        return state
+
+    def _enter(self, key: str, state: TableState) -> None:
+        self._database.run(
+            f"INSERT INTO {_in(state.schema, _STATE)} (path, table_name) VALUES ($1, $2) "
+            "ON CONFLICT (path) DO NOTHING",
+            key,
+            state.table,
+        )
+
+    def _known(
+        self, schema: str, key: str, *, lock: bool = False
+    ) -> tuple[TableState, int | None] | None:
+        """What is noted of a table, and its ``relation`` then."""
+        if not self._is_kept(schema):
+            return None
+        found = self._database.rows(
+            "SELECT table_name, seq, row_count, fields, relation::oid::bigint AS held "
+            f"FROM {_in(schema, _STATE)} WHERE path = $1" + (" FOR UPDATE" if lock else ""),
+            key,
+        )
+        if not found:
+            return None
+        (row,) = found
+        fields = _NO_COLUMNS
+        if row["fields"] is not None:
+            fields = pa.ipc.read_schema(pa.py_buffer(row["fields"]))
+        state = TableState(
+            schema, row["table_name"], seq=row["seq"], row_count=row["row_count"], fields=fields
+        )
+        return state, row["held"]
+
+    def _taken(self, schema: str) -> list[str]:
+        if not self._is_kept(schema):
+            return []
+        rows = self._database.rows(f"SELECT table_name FROM {_in(schema, _STATE)}")
+        return [row["table_name"] for row in rows]
+
+    def advance(self, path: TablePath, state: TableState) -> None:
+        """Note ``state`` as the table's own."""
+        self._note(".".join(path), state)
+
+    def advance_held(self, path: TablePath, state: TableState) -> None:
+        """Note ``state`` as that of the rows held for the table."""
+        self._note(_held(path), state)
+
+    def _note(self, key: str, state: TableState) -> None:
+        self._database.run(
+            f"UPDATE {_in(state.schema, _STATE)} SET relation = $1::text::regclass, "
+            "seq = $2, row_count = $3, fields = $4 WHERE path = $5",
+            state.relation,
+            state.seq,
+            state.row_count,
+            state.fields.serialize().to_pybytes(),
+            key,
+        )
+
+    def mark(self, path: TablePath, seq: int) -> None:
+        """Note a commit without rows, and let go of what is held."""
+        state, held = self.find(path), self.find_held(path)
+        if state.exists:
+            self.drop_held(path, held)
+            self.advance(path, msgspec.structs.replace(state, seq=seq))
+        elif held.exists:
+            self._database.run(f"TRUNCATE {held.relation}")
+            self.advance_held(path, msgspec.structs.replace(held, seq=seq, row_count=0))
+
+    def drop_held(self, path: TablePath, held: TableState) -> None:
+        """Drop the rows held for a table, and forget that there were any."""
+        if held.exists:
+            self._database.run(f"DROP TABLE {held.relation}")
+        if held.table:
+            self._database.run(
+                f"DELETE FROM {_in(held.schema, _STATE)} WHERE path = $1", _held(path)
+            )
+
+    def columns(self, state: TableState) -> dict[str, str]:
+        """The table's columns and their types, in its order."""
+        rows = self._database.rows(
+            "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type "
+            "FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 "
+            "AND NOT attisdropped ORDER BY attnum",
+            state.relation,
+        )
+        return {row["name"]: row["type"] for row in rows}
+
+    def column_count(self, state: TableState) -> int:
+        """How many columns the table has ever had."""
+        (row,) = self._database.rows(
+            "SELECT count(*) AS columns FROM pg_attribute "
+            "WHERE attrelid = $1::text::regclass AND attnum > 0",
+            state.relation,
+        )
+        return int(row["columns"])
+
+    def viewed_columns(self, state: TableState) -> dict[str, str]:
+        """The columns whose type Postgres does not let us change, and a view that uses each."""
+        rows = self._database.rows(
+            "SELECT a.attname::text AS name, min(r.ev_class::regclass::text) AS view "
+            "FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid "
+            "JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid "
+            "WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass "
+            "AND d.refobjid = $1::text::regclass AND a.attnum > 0 GROUP BY a.attname",
+            state.relation,
+        )
+        return {row["name"]: row["view"] for row in rows}
+
+    def store(self, envelope: Envelope) -> None:
+        self._database.run(
+            f"INSERT INTO {_in(schema_name(envelope.connection), _ENVELOPES)} "
+            "(seq, envelope) VALUES ($1, $2) "
+            "ON CONFLICT (seq) DO UPDATE SET envelope = excluded.envelope",  # a damaged one
+            envelope.seq,
+            envelope.encode().decode(),
+        )
+
+    def envelope(self, connection: str, seq: int) -> Envelope | None:
+        schema = schema_name(connection)
+        if not self._is_kept(schema):
+            return None
+        rows = self._database.rows(
+            f"SELECT envelope FROM {_in(schema, _ENVELOPES)} WHERE seq = $1",
+            seq,
+        )
+        return next(iter(_decoded(rows)), None)
+
+    def envelopes(self, connection: str) -> list[Envelope]:
+        schema = schema_name(connection)
+        if not self._is_kept(schema):
+            return []
+        rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
+        return list(_decoded(rows))
+
+    def forget(self, connection: str, seqs: Collection[int]) -> None:
+        schema = schema_name(connection)
+        if seqs and self._is_kept(schema):
+            listed = ", ".join(str(int(seq)) for seq in seqs)
+            self._database.run(f"DELETE FROM {_in(schema, _ENVELOPES)} WHERE seq IN ({listed})")
+
+    def claim(self, connection: str, deployment: str) -> str:
+        """The owner, which is ``deployment`` unless there was one."""
+        schema = schema_name(connection)
+        owner = self._owner(schema)
+        if owner is None:
+            with self._database.transaction():
+                # IF NOT EXISTS alone fails where two create a table at once.
+                self._database.run("SELECT pg_advisory_xact_lock(hashtext($1))", f"atlas.{schema}")
+                self._create(schema)
+                self._database.run(
+                    f"INSERT INTO {_in(schema, _OWNER)} (deployment) VALUES ($1) "
+                    "ON CONFLICT DO NOTHING",
+                    deployment,
+                )
+                owner = self._owner(schema)
+        return str(owner)
+
+    def adopt(self, connection: str, deployment: str) -> None:
+        """Make ``deployment`` the owner."""
+        self.claim(connection, deployment)
+        owner = _in(schema_name(connection), _OWNER)
+        self._database.run(f"UPDATE {owner} SET deployment = $1", deployment)
+
+    def _owner(self, schema: str) -> str | None:
+        name = _in(schema, _OWNER)
+        (row,) = self._database.rows("SELECT to_regclass($1) IS NOT NULL AS found", name)
+        found = self._database.rows(f"SELECT deployment FROM {name}") if row["found"] else []
+        return found[0]["deployment"] if found else None
+
+    def _checked(self, state: TableState, held: int | None, path: TablePath) -> TableState:
+        there = self._database.rows(
+            "SELECT c.oid::bigint AS oid FROM pg_class AS c "
+            "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = $1 AND c.relname = $2",
+            state.schema,
+            state.table,
+        )
+        if there and there[0]["oid"] != held:
+            raise DestinationError(
+                f"{self._database.uri} has a table {state.relation} that is not the one Atlas made "
+                f"for stream '{path[-1]}': drop or rename it, and the stream is read again from "
+                "the beginning."
+            )
+        return msgspec.structs.replace(state, exists=bool(there))
+
+    def _is_kept(self, schema: str) -> bool:
+        """Whether there is bookkeeping in ``schema``."""
+        if schema not in self._kept:
+            (row,) = self._database.rows(
+                "SELECT to_regclass($1) IS NOT NULL AS found", _in(schema, _ENVELOPES)
+            )
+            if row["found"]:
+                self._kept.add(schema)
+        return schema in self._kept
+
+    def _create(self, schema: str) -> None:
+        there = self._database.rows("SELECT 1 AS one FROM pg_namespace WHERE nspname = $1", schema)
+        if not there:
+            # Asked first, because IF NOT EXISTS alone still wants the right to create schemas.
+            self._database.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+        self._database.run(
+            f"CREATE TABLE IF NOT EXISTS {_in(schema, _STATE)} ("
+            "path text PRIMARY KEY, table_name text NOT NULL UNIQUE, relation regclass, "
+            "seq bigint NOT NULL DEFAULT 0, row_count bigint NOT NULL DEFAULT 0, fields bytea)"
+        )
+        self._database.run(
+            f"CREATE TABLE IF NOT EXISTS {_in(schema, _ENVELOPES)} ("
+            "seq bigint PRIMARY KEY, envelope text NOT NULL)"
+        )
+        self._database.run(
+            f"CREATE TABLE IF NOT EXISTS {_in(schema, _OWNER)} ("
+            "deployment text NOT NULL, is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only))"
+        )
+        self._kept.add(schema)
+
+
+def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[Envelope]:
+    """The envelopes in ``rows``; one that is none is as good as gone."""
+    for row in rows:
+        with contextlib.suppress(msgspec.MsgspecError):
+            yield Envelope.decode(row["envelope"])
+
+
+def _held(path: TablePath) -> str:
+    """Under which path the rows held for a table are noted; no table has such a path."""
+    return f"{'.'.join(path)} (held)"
+
+
+def _in(schema: str, table: str) -> str:
+    return f"{quoted(schema)}.{quoted(table)}"

@@ -1,0 +1,107 @@
+"""JSON texts that jsonb refuses, made into some that it takes."""
+
+import msgspec
+from msgspec import Raw
+
+from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column
+from atlas_dagster.destinations.postgres.connection import Database
+from atlas_dagster.records.issues import Change, Misfit, as_base64
+from atlas_dagster.records.types import EXTRA, META
+
+_decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
+
+#: Within a JSON text: the character that jsonb refuses, beside an escaped backslash, which is kept.
+_NUL_ESCAPE = r"(\\\\)|\\u0000"
+#: What can become jsonb of a text: itself, else without that character, else nothing.
+_MEND_FUNCTION = f"""
+    CREATE OR REPLACE FUNCTION pg_temp._atlas_json(value text) RETURNS text
+    LANGUAGE plpgsql AS $$
+    DECLARE cleaned text;
+    BEGIN
+        BEGIN
+            PERFORM value::jsonb;
+            RETURN value;
+        EXCEPTION WHEN OTHERS THEN
+            cleaned := regexp_replace(value, '{_NUL_ESCAPE}', '\\1', 'g');
+        END;
+        BEGIN
+            PERFORM cleaned::jsonb;
+            RETURN cleaned;
+        EXCEPTION WHEN OTHERS THEN
+            RETURN NULL;
+        END;
+    END $$
+"""
+#: ... and what to note of it, as one entry of ``changes``; ``$1`` is the field.
+_CHANGE = (
+    "jsonb_build_object('field', $1::text, "
+    f"'change', CASE WHEN m.mended IS NULL THEN '{Misfit.TYPE.value[0]}' "
+    f"ELSE '{Misfit.MENDED.value[0]}' END, 'reason', '{Misfit.TYPE.value[1]}')"
+)
+#: ... and what to keep of it.
+_KEPT = (
+    "jsonb_build_object($1::text, jsonb_build_object('base64', "
+    "translate(encode(convert_to(m.original, 'UTF8'), 'base64'), E'\\n', '')))"
+)
+
+
+def mend_json(database: Database, table: str, columns: tuple[Column, ...]) -> None:
+    """Make every JSON text in ``table`` one that jsonb takes, and note it in ``_airbyte_meta``.
+
+    ``_airbyte_extra`` keeps the bytes of what the source wrote. The server decides, value by value,
+    so this is only for when it has refused one.
+
+    Args:
+        table: staged rows, quoted.
+    """
+    database.run(_MEND_FUNCTION)
+    of = {column.logical: column for column in columns if column.is_json}
+    meta, extra = of.pop(META), of.pop(EXTRA)
+    database.run(f"UPDATE {table} SET {meta.quoted} = pg_temp._atlas_json({meta.quoted})")
+    _mend_extra(database, table, meta, extra)
+    noted = (
+        f"{meta.quoted} = jsonb_set(s.{meta.quoted}::jsonb, '{{changes}}', "
+        f"s.{meta.quoted}::jsonb -> 'changes' || {_CHANGE})::text"
+    )
+    for column in of.values():
+        database.run(
+            f"UPDATE {table} AS s SET {noted}, {column.quoted} = m.mended, {extra.quoted} = "
+            f"({_KEPT} || COALESCE(s.{extra.quoted}::jsonb, '{{}}'))::text FROM ("
+            f"SELECT {ARRIVAL} AS row, {column.quoted} AS original, "
+            f"pg_temp._atlas_json({column.quoted}) AS mended FROM {table}"
+            f") AS m WHERE m.row = s.{ARRIVAL} AND m.mended IS DISTINCT FROM m.original",
+            column.source.replace("\0", ""),
+        )
+
+
+def _mend_extra(database: Database, table: str, meta: Column, extra: Column) -> None:
+    """Keep the bytes of the fields in ``_airbyte_extra`` that jsonb refuses."""
+    refused = database.rows(
+        f"SELECT {ARRIVAL} AS row, {meta.quoted} AS meta, {extra.quoted} AS extra FROM {table} "
+        f"WHERE pg_temp._atlas_json({extra.quoted}) IS DISTINCT FROM {extra.quoted}"
+    )
+    for found in refused:
+        noted = msgspec.json.decode(found["meta"])
+        told = {change["field"] for change in noted["changes"]}
+        kept: dict[str, Raw] = {}
+        for field, value in _fields(found["extra"]).items():
+            name = field.replace("\0", "")
+            text = bytes(value).decode()
+            (taken,) = database.rows("SELECT pg_temp._atlas_json($1) = $1 AS whole", text)
+            kept[name] = value if taken["whole"] else as_base64(value)
+            if name in told or (taken["whole"] and name == field):
+                continue
+            noted["changes"].append(Change(name, *Misfit.MENDED.value))
+        database.run(
+            f"UPDATE {table} SET {meta.quoted} = $1, {extra.quoted} = $2 WHERE {ARRIVAL} = $3",
+            msgspec.json.encode(noted).decode(),
+            msgspec.json.encode(kept).decode(),
+            found["row"],
+        )
+
+
+def _fields(extra: str) -> dict[str, Raw]:
+    try:
+        return _decode_extra(extra)
+    except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors
+        return {"": Raw(extra.encode())}

@@ -1,0 +1,436 @@
+"""One row per key: the statements that bring staged rows into a table."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from atlas_dagster.destinations.exact_values import DATED, ZONE
+from atlas_dagster.destinations.postgres.columns import (
+    ARRIVAL,
+    Column,
+    comparable,
+    indexed,
+    literal,
+    quoted,
+)
+from atlas_dagster.records.types import EXTRA, EXTRACTED_AT
+
+#: Temporary table of staged rows that were compared outside of the server, and which of them won.
+SETTLED = "_atlas_settled"
+_RESET = "_atlas_reset"
+#: Types whose columns hold every value that they hold at all as it was written.
+_EXACT = ("bigint", "boolean")
+
+
+class Merge:
+    """Brings the newest staged row of each key into the table.
+
+    The newest is the one with the greatest cursor since the last row without a cursor, which
+    replaces all that came before it; of equal ones, the one extracted last, then the last to come.
+    What a key column does not hold exactly is compared as ``_airbyte_extra`` keeps it. Text
+    compares by its bytes, as in every other destination.
+
+    What ``_airbyte_extra`` keeps of a cursor, and text that says moments in several ways, is not
+    compared here: :mod:`~atlas_dagster.destinations.postgres.newest_rows` settles such rows.
+    The table holds each key once; :meth:`unduplication` sees to that where it was appended to.
+
+    Args:
+        relation: the table, quoted.
+        stage: the table of staged rows, quoted.
+        columns: the staged columns.
+        types: of the table's columns.
+        keys: key columns, of ``columns``.
+        cursor: of ``columns``, if there is one.
+        deleted_at: of ``columns``; where it is given, rows that have it delete their key's row.
+        gone: columns of fields that the source no longer has, NULL in new versions of a row.
+    """
+
+    def __init__(
+        self,
+        relation: str,
+        stage: str,
+        columns: Sequence[Column],
+        types: Mapping[str, str],
+        *,
+        keys: Sequence[Column],
+        cursor: Column | None = None,
+        deleted_at: Column | None = None,
+        gone: Sequence[str] = (),
+    ) -> None:
+        self._relation = relation
+        self._columns = columns
+        self._types = types
+        self._keys = keys
+        self._gone = gone
+        self._extra = next(c.quoted for c in columns if c.logical == EXTRA)
+        self.stage = stage
+        self.names = ", ".join(column.quoted for column in columns)
+        self.cursor = cursor
+        self.deleted_at = deleted_at
+        self.width = len(keys)
+        #: Whether staged rows have keys that their columns do not hold, rows without a cursor, and
+        #: rows that were compared elsewhere.
+        self.has_kept_keys = True
+        self.has_resets = True
+        self.has_settled = False
+
+    # What is staged
+
+    def facts(self) -> str:
+        """One row about all staged rows: what :meth:`statement` must take into account."""
+        kept = " OR ".join(self._stages_kept(key) for key in self._keys)
+        wanted = [f"count(*) AS rows, COALESCE(bool_or({kept}), false) AS kept_keys"]
+        nulls = " OR ".join(f"{key.quoted} IS NULL" for key in self._keys)
+        wanted.append(f"COALESCE(bool_or({nulls}), false) AS null_keys")
+        if self.cursor is not None:
+            odd = "true" if self._is_json(self.cursor) else self._stages_kept(self.cursor)
+            wanted += [
+                f"COALESCE(bool_or({self.cursor.quoted} IS NULL), false) AS resets",
+                f"COALESCE(bool_or({odd}), false) AS odd",
+            ]
+            if self._is_text(self.cursor):
+                wanted.append(f"count(DISTINCT {_form(self.cursor.quoted)}) AS forms")
+        return f"SELECT {', '.join(wanted)} FROM {self.stage}"
+
+    def null_patterns(self) -> str:
+        """Which key columns are NULL together: a row for each combination."""
+        nulls = ", ".join(
+            f"{key.quoted} IS NULL AS k{number}" for number, key in enumerate(self._keys)
+        )
+        return f"SELECT DISTINCT {nulls} FROM {self.stage}"
+
+    def keyless(self) -> str:
+        """Inserts the rows without a value in a field of the key: they have no other versions."""
+        values = ", ".join(column.moved(self._types[column.name]) for column in self._columns)
+        alive = "" if self.deleted_at is None else f" AND NOT ({self._stages(self.deleted_at)})"
+        return (
+            f"INSERT INTO {self._relation} ({self.names}) SELECT {values} FROM {self.stage} "
+            f"WHERE NOT ({' AND '.join(map(self._stages, self._keys))}){alive}"
+        )
+
+    # What becomes of it
+
+    def statement(self, nulls: Sequence[bool]) -> str:
+        """Merges the rows whose key columns are NULL as ``nulls`` says.
+
+        One statement for each pattern, so that every condition on a key can use an index or a
+        hash, which IS NOT DISTINCT FROM cannot. Returns how many keys it ``found``, and how many
+        rows it ``updated`` and ``inserted``.
+        """
+        values = ", ".join(f"s.{column.quoted}" for column in self._columns)
+        assignments = ", ".join(
+            [f"{column.quoted} = s.{column.quoted}" for column in self._columns]
+            + [f"{quoted(name)} = NULL" for name in self._gone]
+        )
+        same_key = self._same_key(nulls)
+        return f"""
+            WITH {self._newest(nulls, deleted=False)},
+            updated AS (
+                UPDATE {self._relation} AS t SET {assignments} FROM newest AS s
+                WHERE {same_key} AND ({self._is_newer()}) RETURNING 1
+            ),
+            inserted AS (
+                INSERT INTO {self._relation} ({self.names}) SELECT {values} FROM newest AS s
+                WHERE NOT EXISTS (SELECT 1 FROM {self._relation} AS t WHERE {same_key})
+                RETURNING 1
+            )
+            SELECT (SELECT count(*) FROM newest) AS found,
+                (SELECT count(*) FROM updated) AS updated,
+                (SELECT count(*) FROM inserted) AS inserted
+        """
+
+    def deletion(self, nulls: Sequence[bool]) -> str:
+        """Deletes the rows that were deleted in the source; to run before :meth:`statement`."""
+        return f"""
+            WITH {self._newest(nulls, deleted=True)}
+            DELETE FROM {self._relation} AS t USING newest AS s
+            WHERE {self._same_key(nulls)} AND ({self._is_newer()})
+        """
+
+    def tombstones(self, nulls: Sequence[bool], table: str) -> str:
+        """Copies the staged rows that deleted their key, after :meth:`deletion`, to ``table``."""
+        return f"""
+            WITH {self._newest(nulls, deleted=True)}
+            INSERT INTO {table} ({self.names}) SELECT {self.names} FROM {self.stage}
+            WHERE {ARRIVAL} IN (
+                SELECT {ARRIVAL} FROM newest AS s WHERE NOT EXISTS (
+                    SELECT 1 FROM {self._relation} AS t WHERE {self._same_key(nulls)}
+                )
+            )
+        """
+
+    def deleted(self, nulls: Sequence[bool]) -> str:
+        """How many staged keys were deleted in the source, as ``found``; to run after
+        :meth:`deletion`. ``refused``: those whose row in the table is newer.
+        """
+        return f"""
+            WITH {self._newest(nulls, deleted=True)}
+            SELECT count(*) AS found, count(*) FILTER (WHERE EXISTS (
+                SELECT 1 FROM {self._relation} AS t WHERE {self._same_key(nulls)}
+            )) AS refused FROM newest AS s
+        """
+
+    def late(self, nulls: Sequence[bool]) -> str:
+        """How many staged rows lost to one that was staged before them, as ``late``."""
+        return f"""
+            WITH {self._versions(nulls)}
+            SELECT count(*) AS late FROM (
+                SELECT {ARRIVAL} AS arrival, first_value({ARRIVAL}) OVER (
+                    PARTITION BY {self._staged_key(nulls)} ORDER BY {self._newest_first(ARRIVAL)}
+                ) AS winner FROM versions
+            ) AS found WHERE arrival > winner
+        """
+
+    # What is compared elsewhere
+
+    def odd_versions(self, nulls: Sequence[bool], *, in_table: bool) -> str:
+        """All staged versions of keys with a cursor that the server does not compare.
+
+        Each with its key's row of the table beside it. ``in_table``: of keys whose row there has
+        such a cursor; otherwise of those of which such a version is staged.
+        """
+        assert self.cursor is not None
+        odd = self._is_odd() if in_table else self._is_kept("s.", self.cursor)
+        if not in_table and (self._is_text(self.cursor) or self._is_json(self.cursor)):
+            odd = "true"
+        versions = ", ".join(
+            f"{alias}.{self.cursor.quoted}::text AS {alias}_cursor, "
+            f"({alias}.{self._extra} -> {literal(self.cursor.source)})::text AS {alias}_kept, "
+            f"(extract(epoch FROM {alias}.{EXTRACTED_AT}) * 1000000)::bigint AS {alias}_extracted"
+            for alias in "st"
+        )
+        return f"""
+            WITH {self._staged(nulls)},
+            counted AS (
+                SELECT *, dense_rank() OVER (ORDER BY {self._staged_key(nulls)}) AS _atlas_key
+                FROM staged
+            ),
+            found AS MATERIALIZED (
+                SELECT _atlas_key AS key, {ARRIVAL} AS arrival, {versions},
+                    t.ctid IS NOT NULL AS in_table, {odd} AS odd
+                FROM counted AS s LEFT JOIN {self._relation} AS t ON {self._same_key(nulls)}
+            )
+            SELECT * FROM found WHERE key IN (SELECT key FROM found WHERE odd)
+            ORDER BY key, arrival
+        """
+
+    # What the table has
+
+    def odd_twins(self) -> str:
+        """All rows of the table whose key another row has, if one has such a cursor.
+
+        In order of extraction, which is that in which they arrived. ``place``: of each row.
+        """
+        assert self.cursor is not None
+        kept = f"({self._extra} -> {literal(self.cursor.source)})::text"
+        odd = "true" if self._is_json(self.cursor) else f"{kept} IS NOT NULL"
+        if self._is_text(self.cursor):
+            odd = f"{odd} OR {self.cursor.quoted} ~ {literal(DATED)}"
+        return f"""
+            WITH counted AS (
+                SELECT *, ctid AS _atlas_place, count(*) OVER key AS _atlas_rows,
+                    dense_rank() OVER (ORDER BY {self._whole_key}) AS _atlas_key
+                FROM {self._relation} WHERE {self._has_key}
+                WINDOW key AS (PARTITION BY {self._whole_key})
+            ),
+            found AS MATERIALIZED (
+                SELECT _atlas_key AS key, _atlas_place::text AS place,
+                    {self.cursor.quoted}::text AS s_cursor, {kept} AS s_kept, {odd} AS odd,
+                    (extract(epoch FROM {EXTRACTED_AT}) * 1000000)::bigint AS s_extracted,
+                    row_number() OVER (ORDER BY {EXTRACTED_AT}, _atlas_place) AS arrival
+                FROM counted WHERE _atlas_rows > 1
+            )
+            SELECT * FROM found WHERE key IN (SELECT key FROM found WHERE odd)
+            ORDER BY key, arrival
+        """
+
+    def removal(self, places: Sequence[str]) -> str:
+        """Deletes rows of the table."""
+        listed = ",".join(f'"{place}"' for place in places)
+        return f"DELETE FROM {self._relation} WHERE ctid = ANY('{{{listed}}}'::tid[])"
+
+    def unduplication(self) -> str:
+        """Deletes all but the newest row of each key from the table."""
+        reset = "NULL::bigint"
+        if self.cursor is not None:
+            reset = f"max(_atlas_came) FILTER (WHERE {self.cursor.quoted} IS NULL) OVER key"
+        return f"""
+            DELETE FROM {self._relation} AS t USING (
+                SELECT _atlas_place AS place, row_number() OVER (
+                    PARTITION BY {self._whole_key} ORDER BY
+                    COALESCE(_atlas_came < {_RESET}, false), {self._newest_first("_atlas_came")}
+                ) AS rank FROM (
+                    SELECT *, {reset} AS {_RESET} FROM (
+                        SELECT *, ctid AS _atlas_place, row_number() OVER (
+                            PARTITION BY {self._whole_key} ORDER BY {EXTRACTED_AT}, ctid
+                        ) AS _atlas_came FROM {self._relation} WHERE {self._has_key}
+                    ) AS arrived WINDOW key AS (PARTITION BY {self._whole_key})
+                ) AS counted
+            ) AS r WHERE t.ctid = r.place AND r.rank > 1
+        """
+
+    def duplicates(self) -> str:
+        """How many rows :meth:`unduplication` would delete, as ``duplicates``."""
+        return f"""
+            SELECT COALESCE(sum(rows - 1), 0)::bigint AS duplicates FROM (
+                SELECT count(*) AS rows FROM {self._relation} WHERE {self._has_key}
+                GROUP BY {self._whole_key} HAVING count(*) > 1
+            ) AS repeated
+        """
+
+    def index(self, name: str) -> str:
+        """An index that finds a key, however long its text is."""
+        parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
+        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({parts})"
+
+    def _newest(self, nulls: Sequence[bool], *, deleted: bool) -> str:
+        """The newest staged row of each key: those ``deleted`` in the source, or the others."""
+        keys = self._staged_key(nulls)
+        wanted = ""
+        if self.deleted_at is not None:
+            gone = f"({self.deleted_at.quoted} IS NOT NULL OR {self._is_kept('', self.deleted_at)})"
+            wanted = f"WHERE {'' if deleted else 'NOT '}{gone}"
+        return f"""
+            {self._versions(nulls)},
+            ranked AS (
+                SELECT DISTINCT ON ({keys}) * FROM versions
+                ORDER BY {keys}, {self._newest_first(ARRIVAL)}
+            ),
+            newest AS MATERIALIZED (SELECT * FROM ranked {wanted})
+        """
+
+    def _versions(self, nulls: Sequence[bool]) -> str:
+        """The staged rows of each key since the last without a cursor."""
+        staged = self._staged(nulls)
+        if not self.has_resets or self.cursor is None:
+            return f"{staged}, versions AS (SELECT * FROM staged)"
+        return f"""
+            {staged},
+            counted AS (
+                SELECT *, max({ARRIVAL}) FILTER (WHERE {self.cursor.quoted} IS NULL) OVER (
+                    PARTITION BY {self._staged_key(nulls)}
+                ) AS {_RESET} FROM staged
+            ),
+            versions AS (SELECT * FROM counted WHERE {_RESET} IS NULL OR {ARRIVAL} >= {_RESET})
+        """
+
+    def _staged(self, nulls: Sequence[bool]) -> str:
+        """The staged rows with these ``nulls`` that have a key, as the table is to hold them."""
+        moved = ", ".join(
+            f"{column.moved(self._types[column.name])} AS {column.quoted}"
+            for column in self._columns
+        )
+        chosen = [
+            f"{key.quoted} IS NULL AND {self._stages_kept(key)}"
+            if null
+            else f"{key.quoted} IS NOT NULL"
+            for key, null in zip(self._keys, nulls, strict=True)
+        ]
+        return (
+            f"staged AS (SELECT {moved}, {ARRIVAL} FROM {self.stage} WHERE {' AND '.join(chosen)})"
+        )
+
+    def _staged_key(self, nulls: Sequence[bool]) -> str:
+        keys = [self._key("", key) for key in self._keys]
+        return ", ".join(keys + (self._kept_key("", nulls) if self.has_kept_keys else []))
+
+    @property
+    def _whole_key(self) -> str:
+        keys = [self._key("", key) for key in self._keys]
+        return ", ".join(keys + self._kept_key("", [True] * len(self._keys)))
+
+    @property
+    def _has_key(self) -> str:
+        """Whether a row of the table has a value in each field of the key."""
+        return " AND ".join(
+            f"({key.quoted} IS NOT NULL OR {self._is_kept('', key)})" for key in self._keys
+        )
+
+    def _same_key(self, nulls: Sequence[bool]) -> str:
+        conditions = []
+        for key, null in zip(self._keys, nulls, strict=True):
+            if null:
+                conditions.append(f"{self._indexed('t.', key)} IS NULL")
+                continue
+            parts = {self._indexed, self._key}
+            conditions += sorted({f"{part('t.', key)} = {part('s.', key)}" for part in parts})
+        kept = zip(self._kept_key("t.", nulls), self._kept_key("s.", nulls), strict=True)
+        conditions += [f"{theirs} = {ours}" for theirs, ours in kept]
+        return " AND ".join(conditions)
+
+    def _kept_key(self, alias: str, nulls: Sequence[bool]) -> list[str]:
+        """What ``_airbyte_extra`` keeps of the keys whose columns may not hold them exactly."""
+        return [
+            f"COALESCE({alias}{self._extra} -> {literal(key.source)}, 'null')"
+            for key, null in zip(self._keys, nulls, strict=True)
+            if null or self._types[key.name] not in _EXACT
+        ]
+
+    def _is_kept(self, alias: str, column: Column) -> str:
+        field = literal(column.source)
+        return f"COALESCE(jsonb_exists({alias}{self._extra}, {field}), false)"
+
+    def _stages_kept(self, column: Column) -> str:
+        """:meth:`_is_kept` of a staged row, whose JSON is text."""
+        text = literal(msgspec.json.encode(column.source).decode())
+        kept = f"jsonb_exists({self._extra}::jsonb, {literal(column.source)})"
+        return f"COALESCE(strpos({self._extra}, {text}) > 0 AND {kept}, false)"
+
+    def _stages(self, column: Column) -> str:
+        return f"({column.quoted} IS NOT NULL OR {self._stages_kept(column)})"
+
+    def _is_newer(self) -> str:
+        later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
+        newer = later
+        if self.cursor is not None:
+            ours, theirs = self._comparable("s.", self.cursor), self._comparable("t.", self.cursor)
+            newer = (
+                f"NOT {self._is_odd()} AND ({ours} > {theirs}"
+                f" OR ({theirs} IS NULL AND {ours} IS NOT NULL)"
+                f" OR ({ours} IS NOT DISTINCT FROM {theirs} AND {later}))"
+            )
+            if self.has_resets:
+                newer = f"s.{_RESET} IS NOT NULL OR ({newer})"
+        if self.has_settled:
+            newer = f"s.{ARRIVAL} IN (SELECT arrival FROM {SETTLED} WHERE wins) OR ({newer})"
+        return newer
+
+    def _is_odd(self) -> str:
+        """Whether the server does not compare the cursors of ``s`` and ``t``."""
+        assert self.cursor is not None
+        if self._is_json(self.cursor):
+            return "true"
+        kept = self._is_kept("t.", self.cursor)
+        if not self._is_text(self.cursor):
+            return kept
+        forms = (_form(f"{alias}.{self.cursor.quoted}") for alias in "ts")
+        return f"({kept} OR COALESCE({' <> '.join(forms)}, false))"
+
+    def _newest_first(self, arrival: str) -> str:
+        order = [f"{EXTRACTED_AT} DESC", f"{arrival} DESC"]
+        if self.cursor is not None:
+            order.insert(0, f"{self._comparable('', self.cursor)} DESC NULLS LAST")
+        return ", ".join(order)
+
+    def _comparable(self, alias: str, column: Column) -> str:
+        return comparable(f"{alias}{column.quoted}", self._types[column.name])
+
+    def _key(self, alias: str, key: Column) -> str:
+        """JSON is the same where its value is, however it is written."""
+        return f"{alias}{key.quoted}" if self._is_json(key) else self._comparable(alias, key)
+
+    def _indexed(self, alias: str, key: Column) -> str:
+        return indexed(f"{alias}{key.quoted}", self._types[key.name], len(self._keys))
+
+    def _is_json(self, column: Column) -> bool:
+        return self._types[column.name] == "jsonb"
+
+    def _is_text(self, column: Column) -> bool:
+        return self._types[column.name] == "text"
+
+
+def _form(text: str) -> str:
+    """How a moment in ``text`` is written; two of one form compare as they stand."""
+    digits = f"translate({text}, '123456789', '000000000')"
+    zone = f"COALESCE(substring({text} FROM {literal(ZONE)}), '')"
+    return f"CASE WHEN {text} ~ {literal(DATED)} THEN {digits} || {zone} ELSE '' END"

@@ -1,0 +1,173 @@
+"""Merges staged rows by their key: what the server compares itself, and what it cannot.
+
+Cursors that their columns do not hold exactly, and text that says moments in several ways, are
+compared here, by the one order of :mod:`~atlas_dagster.destinations.exact_values`, for the keys
+that have such a version only. Of each such key, the one staged row that wins stays staged.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+
+from atlas_dagster.destinations.exact_values import order_of
+from atlas_dagster.destinations.postgres.columns import ARRIVAL
+from atlas_dagster.destinations.postgres.connection import Database
+from atlas_dagster.destinations.postgres.merge import SETTLED, Merge
+from atlas_dagster.records.types import ColumnType
+
+#: The cursor in its order, None for one that does not compare, and the time of extraction.
+_Version = tuple[bytes | None, int]
+
+
+class Merged(Struct, frozen=True):
+    """``more``: rows that the table has more. ``late``: versions that came late, and lost."""
+
+    more: int
+    late: int
+
+
+class KeyedMerge:
+    """Runs the statements of ``merge``, as part of a transaction.
+
+    Args:
+        kind: of the cursor, if there is one.
+        tombstones: temporary table for the rows of this sync that deleted their key, quoted.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        merge: Merge,
+        *,
+        kind: ColumnType | None,
+        tombstones: str | None,
+    ) -> None:
+        self._database = database
+        self._merge = merge
+        self._kind = kind
+        self._tombstones = tombstones
+        self._more = 0
+        self._late = 0
+
+    def run(self) -> Merged:
+        merge = self._merge
+        if self._tombstones is not None:
+            self._recall(self._tombstones)
+        (facts,) = self._database.rows(merge.facts())
+        merge.has_kept_keys = facts["kept_keys"]
+        merge.has_resets = facts.get("resets", False)
+        patterns = [[False] * merge.width]
+        if facts["null_keys"]:
+            self._more += self._database.run(merge.keyless())
+            patterns = [[*found.values()] for found in self._database.rows(merge.null_patterns())]
+        found = 0
+        for nulls in patterns:
+            if facts.get("odd") or facts.get("forms", 0) > 1:
+                self._settle(nulls, in_table=False)
+            found += self._bring(nulls)
+        if found < facts["rows"]:
+            for nulls in patterns:
+                (lost,) = self._database.rows(merge.late(nulls))
+                self._late += lost["late"]
+        return Merged(self._more, self._late)
+
+    def unduplicate(self) -> int:
+        """Leave one row of each key in the table; how many went."""
+        gone = 0
+        if self._merge.cursor is not None:
+            places = []
+            for twins in _by_key(self._database.rows(self._merge.odd_twins())):
+                winner = _newest([self._version(row, "s") for row in twins])
+                places += [row["place"] for n, row in enumerate(twins) if n != winner]
+            if places:
+                gone = self._database.run(self._merge.removal(places))
+        return gone + self._database.run(self._merge.unduplication())
+
+    def _bring(self, nulls: Sequence[bool]) -> int:
+        """Bring staged rows into the table; the number of their keys."""
+        found, lost = self._apply(nulls)
+        if lost and self._merge.cursor is not None and self._settle(nulls, in_table=True):
+            _, lost = self._apply(nulls)
+        self._late += lost
+        if self._tombstones is not None:
+            self._database.run(self._merge.tombstones(nulls, self._tombstones))
+        return found
+
+    def _apply(self, nulls: Sequence[bool]) -> tuple[int, int]:
+        """The number of staged keys, and of those whose row in the table stays as it is."""
+        merge = self._merge
+        dead = refused = 0
+        if merge.deleted_at is not None:
+            self._more -= self._database.run(merge.deletion(nulls))
+            (deleted,) = self._database.rows(merge.deleted(nulls))
+            dead, refused = deleted["found"], deleted["refused"]
+        (done,) = self._database.rows(merge.statement(nulls))
+        self._more += done["inserted"]
+        lost = done["found"] - done["updated"] - done["inserted"]
+        return done["found"] + dead, lost + refused
+
+    def _settle(self, nulls: Sequence[bool], *, in_table: bool) -> bool:
+        """Compare the versions that the server does not; whether there are any."""
+        staged: list[int] = []
+        winners: list[int] = []
+        for rows in _by_key(
+            self._database.rows(self._merge.odd_versions(nulls, in_table=in_table))
+        ):
+            versions = [self._version(row, "s") for row in rows]
+            if rows[0]["in_table"]:
+                versions.insert(0, self._version(rows[0], "t"))
+            winner = _newest(versions)
+            self._late += len(versions) - 1 - winner
+            place = winner - len(versions) + len(rows)
+            staged += [row["arrival"] for row in rows]
+            winners += [rows[place]["arrival"]] if place >= 0 else []
+        if not staged:
+            return False
+        run, stage = self._database.run, self._merge.stage
+        run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {SETTLED} (arrival bigint, wins boolean)")
+        if not self._merge.has_settled:
+            run(f"DELETE FROM {SETTLED}")
+        wins = pc.is_in(pa.array(staged), pa.array(winners, pa.int64()))
+        batch = pa.record_batch([pa.array(staged), wins], ["arrival", "wins"])
+        self._database.copy(batch, SETTLED)
+        run(
+            f"DELETE FROM {stage} WHERE {ARRIVAL} IN (SELECT arrival FROM {SETTLED} WHERE NOT wins)"
+        )
+        self._merge.has_settled = True
+        return True
+
+    def _recall(self, tombstones: str) -> None:
+        """Stage again what deleted a row in this sync before, as what came first."""
+        names, stage = self._merge.names, self._merge.stage
+        self._database.run(
+            f"INSERT INTO {stage} ({names}, {ARRIVAL}) "
+            f"SELECT {names}, -row_number() OVER () FROM {tombstones}"
+        )
+        self._database.run(f"DELETE FROM {tombstones}")
+
+    def _version(self, row: Mapping[str, Any], of: str) -> _Version:
+        assert self._kind is not None
+        order = order_of(self._kind, row[f"{of}_cursor"], row[f"{of}_kept"])
+        return order, row[f"{of}_extracted"]
+
+
+def _by_key(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    for _, versions in groupby(rows, itemgetter("key")):
+        yield list(versions)
+
+
+def _newest(versions: Sequence[_Version]) -> int:
+    """The place of the newest of ``versions``, which are in order of arrival."""
+    resets = [place for place, (order, _) in enumerate(versions) if order is None]
+    since = range(resets[-1] if resets else 0, len(versions))
+
+    def rank(place: int) -> tuple[bool, bytes, int, int]:
+        order, extracted = versions[place]
+        return order is not None, order or b"", extracted, place
+
+    return max(since, key=rank)

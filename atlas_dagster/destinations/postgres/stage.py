@@ -1,0 +1,122 @@
+"""Rows that wait in a temporary table for the commit that makes them part of their table."""
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Raw
+
+from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, quoted
+from atlas_dagster.destinations.postgres.connection import Database, ValueRefusedError
+from atlas_dagster.records.issues import Change, Misfit, as_base64
+from atlas_dagster.records.types import EXTRA, META
+
+_decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class TemporaryStage:
+    """Stages batches in a temporary table, which the server drops with the connection.
+
+    Temporary tables are not logged, so rows are written to the log once, by the commit.
+    """
+
+    def __init__(self, database: Database, name: str, columns: tuple[Column, ...]) -> None:
+        self._database = database
+        self._columns = columns
+        self._exists = False
+        self.name = name
+        self.rows = 0
+
+    @property
+    def table(self) -> str:
+        return quoted(self.name)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        if not self._exists:
+            self._database.run(
+                f"CREATE TEMPORARY TABLE {self.table} "
+                f"({', '.join(self._definitions)}, {ARRIVAL} bigint)"
+            )
+            self._exists = True
+        batch = batch.rename_columns([column.name for column in self._columns])
+        arrivals = pa.array(np.arange(self.rows, self.rows + batch.num_rows))
+        try:
+            self._database.copy(batch.append_column(ARRIVAL, arrivals), self.name)
+        except ValueRefusedError:
+            batch = self._without_nuls(batch)
+            self._database.copy(batch.append_column(ARRIVAL, arrivals), self.name)
+        self.rows += batch.num_rows
+
+    def tombstones(self) -> str:
+        """A table, quoted, for staged rows that deleted others, as long as the sync takes."""
+        self._database.run(
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._tombstones} "
+            f"({', '.join(self._definitions)})"
+        )
+        return self._tombstones
+
+    @property
+    def _tombstones(self) -> str:
+        return quoted(f"{self.name}_tombstones")
+
+    @property
+    def _definitions(self) -> list[str]:
+        return [f"{column.quoted} {column.staged_type}" for column in self._columns]
+
+    def rewind(self, rows: int) -> None:
+        """Keep the first ``rows`` rows only."""
+        if rows < self.rows:
+            self._database.run(f"DELETE FROM {self.table} WHERE {ARRIVAL} >= {rows}")
+            self.rows = rows
+
+    def clear(self) -> None:
+        """Begin anew; part of the commit's transaction."""
+        if self._exists:
+            self._database.run(f"TRUNCATE {self.table}")
+        self.rows = 0
+
+    def drop(self) -> None:
+        if self._exists:
+            self._database.run(f"DROP TABLE IF EXISTS {self.table}, {self._tombstones}")
+        self._exists, self.rows = False, 0
+
+    def _without_nuls(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Without U+0000, the one character that Postgres text cannot hold.
+
+        It is noted as a change, and the value kept with its bytes.
+        """
+        for index, column in enumerate(self._columns):
+            values = batch.column(index)
+            if values.type != pa.string():
+                continue
+            found = pc.fill_null(pc.match_substring(values, "\0"), False)
+            if not pc.any(found, min_count=0).as_py():
+                continue
+            kept = pc.replace_substring(values, "\0", "")
+            batch = batch.set_column(index, batch.schema.field(index), kept)
+            place = batch.schema.get_field_index(META)
+            noted = _with_change(batch.column(place), column.source)
+            metas = pc.if_else(found, noted, batch.column(place))
+            batch = batch.set_column(place, batch.schema.field(place), metas)
+            place = batch.schema.get_field_index(EXTRA)
+            extra = _with_values(batch.column(place), column.source, values, found)
+            batch = batch.set_column(place, batch.schema.field(place), extra)
+        return batch
+
+
+def _with_values(extra: pa.Array, field: str, values: pa.Array, chosen: pa.Array) -> pa.Array:
+    """``_airbyte_extra`` texts with the ``chosen`` values of ``field``, whatever is kept of it."""
+    texts = extra.to_pylist()
+    for row in pc.indices_nonzero(chosen).to_pylist():
+        kept = _decode_extra(texts[row] or "{}")
+        kept.setdefault(field, as_base64(msgspec.json.encode(values[row].as_py())))
+        texts[row] = msgspec.json.encode(kept).decode()
+    return pa.array(texts, pa.string())
+
+
+def _with_change(metas: pa.Array, field: str) -> pa.Array:
+    """``_airbyte_meta`` texts, which end in a list of changes, with one more."""
+    change = msgspec.json.encode(Change(field, *Misfit.MENDED.value)).decode()
+    opened = pc.utf8_slice_codeunits(metas, 0, -len("]}"))
+    comma = pc.if_else(pc.ends_with(opened, "["), "", ",")
+    return pc.binary_join_element_wise(opened, comma, pa.scalar(f"{change}]}}"), "")

@@ -1,0 +1,250 @@
+"""Writes one stream's rows to a Postgres table."""
+
+import contextlib
+from collections.abc import Sequence
+
+import msgspec
+import pyarrow as pa
+
+from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
+from atlas_dagster.destinations.envelope import Envelope, StagedFile
+from atlas_dagster.destinations.postgres.columns import Column, columns_of, index_name, listed
+from atlas_dagster.destinations.postgres.commit_tables import Bookkeeping, TableState, TableStates
+from atlas_dagster.destinations.postgres.connection import Database, ValueRefusedError
+from atlas_dagster.destinations.postgres.held_rows import HeldRows
+from atlas_dagster.destinations.postgres.json_repair import mend_json
+from atlas_dagster.destinations.postgres.merge import Merge
+from atlas_dagster.destinations.postgres.newest_rows import KeyedMerge
+from atlas_dagster.destinations.postgres.stage import TemporaryStage
+from atlas_dagster.errors import AtlasError, DestinationError
+
+_NONE = pa.schema([])
+#: What can become decimals in place.
+_NUMBERS = ("bigint", "double precision")
+
+
+class PostgresWriter(StreamWriter):
+    """Stages rows in a temporary table; a commit moves them, in the mode's own way, or holds them.
+
+    A replacing commit deletes and inserts in the table itself, instead of putting another in its
+    place: readers see the old rows until it is done and never wait, and views, grants and indexes
+    of others stay. One row per key is kept at each commit, for here an upsert costs no more than
+    the rows it touches.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        states: TableStates,
+        *,
+        database: Database,
+        bookkeeping: Bookkeeping,
+        stage_name: str,
+    ) -> None:
+        self.spec = spec
+        self._state = states.main
+        self._database = database
+        self._bookkeeping = bookkeeping
+        self._columns = columns_of(spec.schema)
+        self._stage = TemporaryStage(database, stage_name, self._columns)
+        self._held = HeldRows(
+            spec.path, self._columns, states.held, database=database, bookkeeping=bookkeeping
+        )
+
+    @property
+    def staged_rows(self) -> int:  # type: ignore[override]
+        return self._stage.rows
+
+    @property
+    def held_rows(self) -> int:  # type: ignore[override]
+        return self._held.rows
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._stage.write(batch)
+
+    def rewind(self, rows: int) -> None:
+        self._stage.rewind(rows)
+
+    def stage(self) -> tuple[StagedFile, ...]:
+        if not self._stage.rows:
+            return ()
+        return (StagedFile(self._stage.name, size=0, rows=self._stage.rows, stats=""),)
+
+    def commit(self, envelope: Envelope) -> None:
+        """Part of the transaction of :meth:`PostgresDestination.commit`."""
+        part = envelope.commit_to(self.spec.path)
+        state = self._locked_state()
+        if not part.continues:
+            self._held.drop()
+        if part.held:
+            fields = _united(self._held.state.fields if part.continues else _NONE, self._columns)
+            self._held.take(self._stage, seq=envelope.seq, fields=fields)
+        else:
+            self._show(envelope, state)
+        self._stage.clear()
+
+    def _show(self, envelope: Envelope, state: TableState) -> None:
+        """Bring the staged rows into the table, and with them those that were held."""
+        source, rows = self._stage.table, self._stage.rows
+        if self._held.rows:
+            self._held.take(self._stage, seq=envelope.seq, fields=self._held.state.fields)
+            source, rows = self._held.table, self._held.rows
+        row_count = 0 if self.spec.replaces else state.row_count
+        if self.spec.replaces and state.exists:
+            self._database.run(f"DELETE FROM {state.relation}")
+        types = self._fit_table(state)
+        if not self._is_unique(envelope, state):
+            row_count -= self._keyed_merge(source, state, types).unduplicate()
+        if rows:
+            row_count += self._move(source, state, types)
+        self._held.drop()
+        self._state = msgspec.structs.replace(
+            state,
+            exists=True,
+            seq=envelope.seq,
+            row_count=row_count,
+            fields=_united(state.fields, self._columns),
+        )
+        self._bookkeeping.advance(self.spec.path, self._state)
+
+    def finish(self) -> None:
+        """Everything committed is visible already."""
+
+    def discard(self) -> None:
+        with contextlib.suppress(AtlasError):  # a lost connection has dropped it already
+            self._stage.drop()
+
+    def exists(self) -> bool:
+        return self._state.exists
+
+    def describe(self) -> TableInfo:
+        uri = f"{self._database.uri}/{self._state.schema}/{self._state.table}"
+        return TableInfo(uri, self._state.row_count)
+
+    def _is_unique(self, envelope: Envelope, state: TableState) -> bool:
+        """Whether the table has each key once, as far as it must."""
+        key = envelope.commit_to(self.spec.path).primary_key
+        if not key or self.spec.replaces or not state.exists:
+            return True
+        last = self._bookkeeping.envelope(envelope.connection, state.seq)
+        return last is not None and set(last.commit_to(self.spec.path).primary_key) == set(key)
+
+    def _locked_state(self) -> TableState:
+        """The table's state, which nobody else can change until the commit."""
+        found = self._bookkeeping.states(self.spec.path, lock=True)
+        found.refuse_others(TableStates(self._state, self._held.state))
+        return found.main
+
+    def _fit_table(self, state: TableState) -> dict[str, str]:
+        """Make the table, or give it the columns it lacks; the types of its columns."""
+        run = self._database.run
+        wanted = {column.name: column.type for column in self._columns}
+        if not state.exists:
+            columns = ", ".join(f"{column.quoted} {column.type}" for column in self._columns)
+            run(f"CREATE TABLE {state.relation} ({columns})")
+            types = wanted
+        else:
+            types = self._bookkeeping.columns(state)
+            changes = [
+                f"ADD COLUMN {column.quoted} {column.type}"
+                for column in self._columns
+                if column.name not in types
+            ]
+            for column in self._columns:
+                present = types.get(column.name, column.type)
+                if present == column.type:
+                    continue
+                if self.spec.replaces:
+                    types[column.name] = column.type
+                    changes.append(f"ALTER COLUMN {column.quoted} TYPE {column.type} USING NULL")
+                elif present in _NUMBERS and column.type == "numeric":
+                    types[column.name] = column.type
+                    decimals = column.as_decimal()
+                    changes.append(f"ALTER COLUMN {column.quoted} TYPE numeric USING {decimals}")
+                else:
+                    self._refuse_misfit(state, column, present)
+            if changes:
+                self._alter(state, changes)
+            types = wanted | types
+        if self.spec.primary_key:
+            run(
+                self._merge(self._stage.table, state, types).index(
+                    index_name(state.table, self.spec.primary_key)
+                )
+            )
+        return types
+
+    def _refuse_misfit(self, state: TableState, column: Column, present: str) -> None:
+        """Raise where the table's column was made for values of another type."""
+        place = state.fields.get_field_index(column.name)
+        if place >= 0 and column.field and state.fields.field(place).type != column.field.type:
+            raise DestinationError(
+                f"{state.relation} has a column {column.name} ({present}), and rows with one of "
+                f"type {column.type} cannot be in one table with it; sync again, and refresh the "
+                "stream if that fails, too."
+            )
+
+    def _alter(self, state: TableState, changes: Sequence[str]) -> None:
+        try:
+            with self._database.savepoint():
+                self._database.run(f"ALTER TABLE {state.relation} {', '.join(changes)}")
+        except DestinationError as error:
+            views = {*self._bookkeeping.viewed_columns(state).values()}
+            used = f"; the views {', '.join(sorted(views))} use it" if views else ""
+            raise DestinationError(
+                f"The columns of {state.relation} cannot be changed: {error} Sync again, and where "
+                f"that fails, too, drop what uses them{used}."
+            ) from error
+
+    def _move(self, source: str, state: TableState, types: dict[str, str]) -> int:
+        """Bring the rows of ``source`` into the table; the number of rows it has more."""
+        try:
+            with self._database.savepoint():
+                return self._insert(source, state, types)
+        except ValueRefusedError:
+            mend_json(self._database, source, self._columns)
+            return self._insert(source, state, types)
+
+    def _insert(self, source: str, state: TableState, types: dict[str, str]) -> int:
+        if self.spec.primary_key:
+            # Nothing is known yet of a table that no vacuum ever looks at, or not yet.
+            self._database.run(f"ANALYZE {source}")
+            merged = self._keyed_merge(source, state, types).run()
+            self.late_rows += merged.late
+            return merged.more
+        names = listed([column.name for column in self._columns])
+        values = ", ".join(column.moved(types[column.name]) for column in self._columns)
+        return self._database.run(
+            f"INSERT INTO {state.relation} ({names}) SELECT {values} FROM {source}"
+        )
+
+    def _keyed_merge(self, source: str, state: TableState, types: dict[str, str]) -> KeyedMerge:
+        cursor = self.spec.cursor
+        return KeyedMerge(
+            self._database,
+            self._merge(source, state, types),
+            kind=self.spec.column(cursor).type if cursor else None,
+            tombstones=self._stage.tombstones() if self.spec.deleted_at else None,
+        )
+
+    def _merge(self, source: str, state: TableState, types: dict[str, str]) -> Merge:
+        by_logical = {column.logical: column for column in self._columns}
+        cursor = self.spec.cursor
+        ours = {column.name for column in self._columns}
+        return Merge(
+            state.relation,
+            source,
+            self._columns,
+            types,
+            keys=[by_logical[key] for key in self.spec.primary_key],
+            cursor=by_logical[cursor] if cursor else None,
+            deleted_at=by_logical[self.spec.deleted_at] if self.spec.deleted_at else None,
+            gone=[name for name in state.fields.names if name in types and name not in ours],
+        )
+
+
+def _united(known: pa.Schema, columns: tuple[Column, ...]) -> pa.Schema:
+    """The fields of a table that now has ``columns``, too."""
+    fields = {field.name: field for field in known}
+    fields |= {column.name: column.field for column in columns if column.field is not None}
+    return pa.schema(fields.values())

@@ -1,0 +1,164 @@
+"""``atlas reap``, ``atlas prune``, ``atlas doctor`` and ``atlas serve``."""
+
+import datetime as dt
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+from rich.text import Text
+
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.interfaces.cli.output import (
+    FAILED,
+    console,
+    json_option,
+    one_sentence,
+    print_json,
+    say,
+)
+
+if TYPE_CHECKING:
+    from atlas_dagster.source.connection import RunnerChoice
+
+_MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/]"}
+
+
+@click.command()
+@json_option
+@one_sentence
+def reap(as_json: bool) -> None:
+    """Remove connectors that killed runs and commands left behind; those at work stay.
+
+    Every sync and the sensor atlas_reaper do so, too.
+    """
+    import dagster as dg
+
+    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
+    from atlas_dagster.interfaces.cli.project import enter_project
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.orchestration.operations.cleanup import reap_ended
+    from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
+    from atlas_dagster.reading.ad_hoc import reap_adhoc
+
+    enter_project()
+    with dg.DagsterInstance.get() as instance:
+        ended = end_dead_runs(instance)
+        atlas = AtlasResource.from_environment()
+        removed = reap_ended(instance, atlas) + reap_adhoc()
+        for subject in map(subject_of, declared_connections()):
+            connection = subject.connection
+            if connection and connection.executor and connection.executor.docker_host:
+                removed += reap_ended(instance, atlas, connection)
+    if as_json:
+        print_json({"removed": removed, "ended_runs": list(ended)})
+        return
+    for what in removed:
+        say(f"Removed {what}.")
+    for run in ended:
+        say(f"Reported run {run} as failed: its process is gone.")
+    if not removed and not ended:
+        say("Nothing was left behind.")
+
+
+@click.command()
+@click.option(
+    "--days", type=click.IntRange(min=1), required=True, help="Delete runs that ended before that."
+)
+@json_option
+@one_sentence
+def prune(days: int, as_json: bool) -> None:
+    """Delete runs that ended more than so many days ago, with their events and compute logs.
+
+    It is about the runs of all jobs, not only Atlas's. These stay, however old: a run with the
+    newest event of an asset, a partition or a check, the newest of each schedule, one that a run
+    which stays tried again, one of a backfill under way, and one that a sensor of yours asked for
+    by a key. Where streams continue is kept beside their tables, and stays.
+    """
+    import dagster as dg
+
+    from atlas_dagster.interfaces.cli.project import enter_project
+    from atlas_dagster.orchestration.operations.pruning import prune as prune_runs
+    from atlas_dagster.orchestration.step.summary import counted
+
+    enter_project()
+    with dg.DagsterInstance.get() as instance:
+        deleted = prune_runs(instance, dt.datetime.now(dt.UTC) - dt.timedelta(days=days))
+    if as_json:
+        print_json({"deleted": deleted})
+        return
+    runs, their = counted(deleted, "run"), "its" if deleted == 1 else "their"
+    ago = "a day" if days == 1 else f"{days} days"
+    say(f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs.")
+
+
+@click.command()
+@json_option
+@one_sentence
+def doctor(as_json: bool) -> None:
+    """Look for what will stop a sync: Docker, images, variables, storage, disk, versions."""
+    import dagster as dg
+
+    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.orchestration.operations.doctor import examine
+
+    subjects = [subject_of(declared) for declared in declared_connections()]
+    with dg.DagsterInstance.get() as instance:
+        findings = list(examine(instance, AtlasResource.from_environment(), subjects))
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            line = Text(f" {finding.about}: ", style="bold")
+            console.print(_MARKS[finding.verdict], end="")
+            console.print(line.append(finding.message, style="not bold"), soft_wrap=True)
+    if any(finding.verdict == "error" for finding in findings):
+        sys.exit(FAILED)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--token",
+    envvar="ATLAS_TOKEN",
+    show_envvar=True,
+    help="What clients must show (Authorization: Bearer …); needed beyond this machine.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="CONNECTOR",
+    help="Only this connector or image; may be repeated. All of the registry by default.",
+)
+@click.option(
+    "--runner",
+    type=click.Choice(["docker", "auto", "python"]),
+    default="docker",
+    show_default=True,
+    help="Where connectors run.",
+)
+@click.option(
+    "--containers",
+    type=click.IntRange(min=1),
+    help="Connectors at once; as many as there are processors by default, and at least 4.",
+)
+@one_sentence
+def serve(
+    host: str,
+    port: int,
+    token: str | None,
+    allow: tuple[str, ...],
+    runner: "RunnerChoice",
+    containers: int | None,
+) -> None:
+    """Serve connectors over HTTP, to programs in any language; see http://HOST:PORT/docs."""
+    try:
+        http = importlib.import_module("atlas_dagster.interfaces.http")
+    except ImportError as error:
+        raise ConfigError(
+            f"The HTTP server is an extra ({error.name or error} is missing); "
+            "install it: pip install 'atlas-dagster[http]'"
+        ) from error
+    http.serve(host, port, token, allow=allow, runner=runner, containers=containers)

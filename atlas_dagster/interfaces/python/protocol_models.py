@@ -1,0 +1,171 @@
+"""Our messages as the official models of the Airbyte protocol, and back."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+from airbyte_protocol.models import (
+    AirbyteCatalog,
+    AirbyteConnectionStatus,
+    AirbyteMessage,
+    AirbyteRecordMessage,
+    AirbyteRecordMessageMeta,
+    AirbyteStateMessage,
+    ConfiguredAirbyteCatalog,
+    ConnectorSpecification,
+    Type,
+)
+from msgspec import Raw, Struct
+from pydantic import BaseModel, ValidationError
+
+from atlas_dagster.errors import ConfigError, ProtocolError
+from atlas_dagster.protocol.catalog import Catalog, configured_catalog_json
+from atlas_dagster.protocol.messages import (
+    ConnectionStatus,
+    Message,
+    Record,
+    Records,
+    Spec,
+    Unreadable,
+    present,
+)
+from atlas_dagster.protocol.nesting import shallow_fields
+from atlas_dagster.reading.ad_hoc_source import read_as
+
+
+class _Text(StrEnum):
+    """Equal to the text, and to the member of the protocol's own enum, which is no text."""
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other.value if isinstance(other, Enum) else other)
+
+    __hash__ = str.__hash__
+
+
+class _Status(_Text):
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+
+class _ConnectionStatus(AirbyteConnectionStatus):
+    status: _Status  # type: ignore[assignment]
+
+
+Model = TypeVar("Model", bound=BaseModel)
+#: What DISCOVER answered, which has each stream read as a whole, or how to read each.
+GivenCatalog = AirbyteCatalog | ConfiguredAirbyteCatalog | Mapping[str, Any]
+GivenState = Sequence[AirbyteStateMessage | Mapping[str, Any]]
+
+
+def specification(spec: Spec) -> ConnectorSpecification:
+    return _model(ConnectorSpecification, _plain(spec))
+
+
+def connection_status(status: ConnectionStatus) -> AirbyteConnectionStatus:
+    """Its ``status`` equals both the text (``"SUCCEEDED"``) and the protocol's ``Status``."""
+    return _model(_ConnectionStatus, _plain(status))
+
+
+def catalog(found: Catalog) -> AirbyteCatalog:
+    """A missing or empty ``supported_sync_modes`` means full refresh."""
+    streams = [
+        raw | {"supported_sync_modes": list(stream.supported_sync_modes)}
+        for raw, stream in zip(found.to_json(), found.streams, strict=True)
+    ]
+    return _model(AirbyteCatalog, {"streams": streams})
+
+
+def messages(found: Message | Records | Unreadable) -> Iterator[AirbyteMessage]:
+    """Raises ProtocolError for what could not be read."""
+    if isinstance(found, Records):
+        yield from map(_record, found.records)
+    elif isinstance(found, Unreadable):
+        raise ProtocolError(
+            f"A {found.kind} of the connector cannot be read ({found.why or found.text[:300]}); "
+            "report it to the connector's maintainers."
+        )
+    else:
+        content = _plain(found)
+        if "trace" in content:
+            content["trace"].setdefault("emitted_at", time.time() * 1000)
+        yield _model(AirbyteMessage, content)
+
+
+def catalog_file(given: GivenCatalog) -> bytes:
+    """The ``--catalog`` file. Raises ConfigError for what is no catalog."""
+    if isinstance(given, BaseModel):
+        given = given.model_dump(mode="json", by_alias=True, exclude_none=True)
+    try:
+        streams = list(given["streams"])
+        if all("stream" in each for each in streams):
+            # What newer connectors require is there, unless it is given.
+            defaults = {"generation_id": 0, "minimum_generation_id": 0, "sync_id": 0}
+            return msgspec.json.encode({**given, "streams": [defaults | each for each in streams]})
+        offered = Catalog.from_json(streams)
+    except (KeyError, TypeError, ProtocolError) as error:
+        raise ConfigError(
+            f"The catalog is none ({error}); give what discover answered, or a "
+            "ConfiguredAirbyteCatalog."
+        ) from error
+    configured = [read_as(stream, incremental=False) for stream in offered.streams]
+    return configured_catalog_json(configured, sync_id=0)
+
+
+def state_file(given: GivenState) -> bytes:
+    """The ``--state`` file."""
+    states = [
+        each.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if isinstance(each, BaseModel)
+        else each
+        for each in given
+    ]
+    return msgspec.json.encode(states)
+
+
+def _record(record: Record) -> AirbyteMessage:
+    # Not validated: the decoder has looked at the envelope, and of what it holds anything goes.
+    meta = present(record.meta)
+    content = AirbyteRecordMessage.model_construct(
+        stream=record.stream,
+        namespace=record.namespace,
+        data=_decoded(record.data),
+        emitted_at=time.time() * 1000 if record.emitted_at is None else record.emitted_at,
+        meta=None if meta is None else _model(AirbyteRecordMessageMeta, _decoded(meta)),
+    )
+    return AirbyteMessage.model_construct(type=Type.RECORD, record=content)
+
+
+def _model(model: type[Model], content: Mapping[str, Any]) -> Model:
+    """Even of content that the protocol does not allow: it is what the connector said."""
+    try:
+        return model.model_validate(content)
+    except ValidationError:
+        return model.model_construct(**content)
+
+
+def _plain(value: Any) -> Any:
+    """JSON of a struct, without the fields that nobody sent."""
+    if isinstance(value, Struct):
+        fields = msgspec.structs.fields(value)
+        found = ((field.encode_name, _plain(getattr(value, field.name))) for field in fields)
+        return {name: inner for name, inner in found if inner is not None}
+    if isinstance(value, Raw):
+        return None if present(value) is None else _decoded(value)
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _decoded(value: Raw) -> Any:
+    """Fields with numbers or a nesting beyond every parser stay text."""
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    try:
+        fields = shallow_fields(value)
+    except ValueError:
+        return bytes(value).decode("utf-8", "replace")
+    return {name: _decoded(inner) for name, (inner, _) in fields.items()}

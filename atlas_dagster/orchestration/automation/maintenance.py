@@ -1,0 +1,104 @@
+"""Maintenance of a connection's tables: a job, and the schedule that starts it."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.destinations.capabilities import Maintainable, Maintained
+from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
+from atlas_dagster.orchestration.automation.cron import Schedule, validated
+from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.pools import pool
+from atlas_dagster.orchestration.step.failure import explained_failure
+from atlas_dagster.source.connection import Connection
+
+
+class MaintenanceConfig(BaseModel):
+    """When a connection's tables are compacted, and how long files that nothing uses stay."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schedule: str | Schedule = Field(
+        description="When: cron expression in UTC, or cron and timezone.", examples=["0 3 * * 0"]
+    )
+    retain_hours: int = Field(
+        default=168,
+        description="Hours that replaced files, and those of killed syncs, are kept: for queries "
+        "that began before, and for time travel.",
+    )
+
+    _cron = field_validator("schedule")(validated)
+
+    # A validator, for Dagster resolves no field with a constraint of its own.
+    @field_validator("retain_hours")
+    @classmethod
+    def _at_least_one(cls, hours: int) -> int:
+        if hours < 1:
+            raise ValueError("give at least 1 hour, for queries that read the old files now")
+        return hours
+
+
+def build_maintenance(
+    connection: Connection, tables: Sequence[TablePath], config: MaintenanceConfig
+) -> dg.Definitions:
+    """The job ``<connection>__maintenance`` and its schedule."""
+
+    # In the connection's pool, so never beside a sync; under its lock, for a command has no pool.
+    @dg.op(name=f"{connection.name}__maintain", pool=pool(connection))
+    def maintain(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
+        with explained_failure():
+            destination = atlas.open_destination(connection)
+            if not isinstance(destination, Maintainable):
+                raise ConfigError(
+                    f"Tables in {destination.kind} need no maintenance; remove it from "
+                    f"{connection.name}'s defs.yaml."
+                )
+            caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+            total = Maintained()
+            failed: list[AtlasError] = []
+            with caller.configs.lock(connection.name, context.log.info):
+                for table in tables:
+                    try:
+                        done = destination.maintain(
+                            connection.name, table, retain_hours=config.retain_hours
+                        )
+                    except AtlasError as error:
+                        context.log.error(str(error))
+                        failed.append(error)
+                        continue
+                    context.log.info(
+                        f"{'.'.join(table)}: {done.compacted} files compacted into {done.written}, "
+                        f"{done.deleted} deleted."
+                    )
+                    total += done
+            context.add_output_metadata(
+                {
+                    "atlas/files_compacted": total.compacted,
+                    "atlas/files_written": total.written,
+                    "atlas/files_deleted": total.deleted,
+                }
+            )
+            if failed:
+                raise MaintenanceFailedError(failed, len(tables))
+
+    @dg.job(
+        name=f"{connection.name}__maintenance",
+        description=f"Compacts the tables of {connection.name} and deletes files that nothing has "
+        f"used for {config.retain_hours} hours.",
+        # The connection's sensor waits while it runs.
+        tags={CONNECTION_TAG: connection.name},
+    )
+    def maintenance() -> None:
+        maintain()
+
+    times = Schedule.of(config.schedule)
+    schedule = dg.ScheduleDefinition(
+        job=maintenance,
+        cron_schedule=times.cron,
+        execution_timezone=times.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    return dg.Definitions(jobs=[maintenance], schedules=[schedule])

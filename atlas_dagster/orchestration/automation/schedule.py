@@ -1,0 +1,228 @@
+"""The sensor of a connection with a schedule: CHECK, then sync, in one run.
+
+Its ticks touch no Docker. A sync that failed for a reason that may pass is tried again, later and
+later. While the last CHECK failed it asks for CHECK alone, ever more rarely,
+and for a sync as soon as one passes.
+"""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+
+import dagster as dg
+from msgspec import Struct
+
+from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.automation.retries import ROOT_RUN_TAG, next_try, root_run_id
+from atlas_dagster.orchestration.definitions.connection_check import check_key
+from atlas_dagster.orchestration.definitions.translator import source_key
+from atlas_dagster.orchestration.step.event_repair import readable
+from atlas_dagster.source.connection import Connection
+
+_TICK_SECONDS = 30
+#: A source that keeps failing its CHECK is asked at least this often.
+_LONGEST_BACKOFF = dt.timedelta(hours=6)
+#: Enough to grow from a second to the longest backoff.
+_MOST_DOUBLINGS = 16
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+#: On every run that uses a connection, as far as we start it; and on those of its schedule.
+CONNECTION_TAG = "atlas/connection"
+SCHEDULE_TAG = "atlas/schedule"
+#: On the runs of all schedules, so that other runs can be told from them without looking at each.
+_SCHEDULED = {"atlas/started_by": "schedule"}
+
+
+class ScheduleCursor(Struct):
+    """Where the sensor is: the last cron tick it handled, and its patience with a failing CHECK.
+
+    Times are ISO 8601.
+    """
+
+    handled: str
+    failures: int = 0
+    retry_at: str | None = None
+
+
+def build_schedule(
+    connection: Connection,
+    times: Schedule,
+    streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
+) -> dg.SensorDefinition:
+    """The sensor that keeps ``streams`` synced at these ``times``.
+
+    ``checks``: of the streams, made by their sync.
+    """
+
+    @dg.sensor(
+        name=f"{connection.name}__schedule",
+        # With the source for its check, whose own selection the UI could only show as code.
+        asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
+        minimum_interval_seconds=_TICK_SECONDS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Requests CHECK, then a sync of {connection.name}, at {times}.",
+        metadata={"atlas/cron": times.cron, "atlas/timezone": times.timezone},
+    )
+    def schedule(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return _tick(context, connection, times, streams, checks)
+
+    return schedule
+
+
+def _tick(
+    context: dg.SensorEvaluationContext,
+    connection: Connection,
+    times: Schedule,
+    streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
+) -> dg.SensorResult:
+    now = _now()
+    due = times.latest(now)
+    following = times.following(due)
+    if context.cursor is None:
+        # Switching a schedule on starts nothing retroactively.
+        cursor = ScheduleCursor(handled=due.isoformat())
+        return _skip(f"The schedule starts now; next at {times.shown(following)}.", cursor)
+    cursor = ScheduleCursor(**json.loads(context.cursor))
+    retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
+    if retry_at is None and due <= dt.datetime.fromisoformat(cursor.handled):
+        return _again(context, connection, times, now, streams, checks, cursor) or _skip(
+            f"Not due; next at {times.shown(following)}.", cursor
+        )
+    passed = _last_check_passed(context, connection)
+    if retry_at is not None and not passed and now < retry_at:
+        return _skip(
+            f"The last CHECK failed; it is tried again at {times.shown(retry_at)}.", cursor
+        )
+    if _is_busy(context, connection, streams):
+        return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
+    if passed:
+        cursor = ScheduleCursor(handled=due.isoformat())
+        request = dg.RunRequest(
+            run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if retry_at else ""),
+            asset_selection=list(streams),
+            asset_check_keys=[check_key(connection), *checks],
+            tags=_tags(connection),
+        )
+        return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+    period = following - due
+    longest = max(_LONGEST_BACKOFF, period)
+    wait = min(period * 2 ** min(cursor.failures, _MOST_DOUBLINGS), longest)
+    cursor = ScheduleCursor(due.isoformat(), cursor.failures + 1, (now + wait).isoformat())
+    request = dg.RunRequest(
+        run_key=f"{connection.name}:check:{now.isoformat()}",
+        asset_selection=[],
+        asset_check_keys=[check_key(connection)],
+        tags=_tags(connection),
+    )
+    return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+
+
+def _again(
+    context: dg.SensorEvaluationContext,
+    connection: Connection,
+    times: Schedule,
+    now: dt.datetime,
+    streams: Sequence[dg.AssetKey],
+    checks: Sequence[dg.AssetCheckKey],
+    cursor: ScheduleCursor,
+) -> dg.SensorResult | None:
+    """What to do about a sync that failed for a reason that may pass; None where nothing."""
+    ours = dg.RunsFilter(tags={SCHEDULE_TAG: connection.name})
+    last = next(iter(context.instance.get_run_records(ours, limit=1)), None)
+    if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+        return None
+    following = next_try(last.dagster_run.tags)
+    if following is None or last.end_time is None:
+        return None
+    at = dt.datetime.fromtimestamp(last.end_time + following.after, dt.UTC)
+    if now < at:
+        why = "The last sync failed for a reason that may pass"
+        return _skip(f"{why}; it is tried again at {times.shown(at)}.", cursor)
+    # What it finished is not done again.
+    failed_run = last.dagster_run.run_id
+    instance = context.instance
+    records = readable(instance, streams, lambda: instance.get_asset_records(list(streams)))
+    done = {
+        record.asset_entry.asset_key
+        for record in records
+        if record.asset_entry.last_run_id == failed_run
+        and record.asset_entry.last_materialization
+        and record.asset_entry.last_materialization.run_id == failed_run
+    }
+    wanted = (last.dagster_run.asset_selection or frozenset(streams)) - done
+    request = dg.RunRequest(
+        run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
+        asset_selection=[key for key in streams if key in wanted],
+        asset_check_keys=[
+            check_key(connection),
+            *(check for check in checks if check.asset_key in wanted),
+        ],
+        tags={
+            **_tags(connection),
+            **following.tags,
+            ROOT_RUN_TAG: root_run_id(context.instance, last.dagster_run),
+        },
+    )
+    return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
+
+
+def _tags(connection: Connection) -> dict[str, str]:
+    return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name, **_SCHEDULED}
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connection) -> bool:
+    """Whether the newest CHECK passed; one that never ran gets the benefit of the doubt."""
+    key = check_key(connection)
+    record = context.instance.get_latest_asset_check_evaluation_record(key)
+    return record is None or record.status.value != "FAILED"
+
+
+def _is_busy(
+    context: dg.SensorEvaluationContext, connection: Connection, streams: Sequence[dg.AssetKey]
+) -> bool:
+    """Whether a run that uses the connection is queued or running, whoever started it.
+
+    A run's tags are indexed, what it selects is not. After midnight a hundred schedules are due and
+    their runs queued, so those are only counted by their tags; others, which a person or another
+    program started, are few, and looked at.
+    """
+    instance = context.instance
+    unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))
+    if not unfinished:
+        return False
+
+    def tagged(tags: Mapping[str, str]) -> set[str]:
+        return set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED, tags=tags)))
+
+    if tagged({CONNECTION_TAG: connection.name}):
+        return True
+    others = unfinished - tagged(_SCHEDULED)
+    return any(
+        not (run.asset_selection or frozenset()).isdisjoint(streams)
+        or check_key(connection) in (run.asset_check_selection or ())
+        for run in (instance.get_runs(dg.RunsFilter(run_ids=list(others))) if others else ())
+    )
+
+
+def _skip(reason: str, cursor: ScheduleCursor) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=_encode(cursor))
+
+
+def _encode(cursor: ScheduleCursor) -> str:
+    values: Mapping[str, object] = {
+        "handled": cursor.handled,
+        "failures": cursor.failures,
+        "retry_at": cursor.retry_at,
+    }
+    return json.dumps(values)

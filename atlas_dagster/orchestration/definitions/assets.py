@@ -1,0 +1,123 @@
+"""A connection as Dagster definitions. Pure: no container, no network, no secret."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import dagster as dg
+
+from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig, build_maintenance
+from atlas_dagster.orchestration.automation.schedule import build_schedule
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_check import build_check
+from atlas_dagster.orchestration.definitions.discovery import (
+    Compare,
+    DiscoveryConfig,
+    Refresh,
+    build_discovery,
+    discover,
+)
+from atlas_dagster.orchestration.definitions.io_manager import default_resources, io_resources
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.source_asset import BROKEN, problem_note, source_spec
+from atlas_dagster.orchestration.definitions.stream_checks import stream_check_specs
+from atlas_dagster.orchestration.operations.kubernetes import pod_tags
+from atlas_dagster.orchestration.operations.pools import pool
+from atlas_dagster.orchestration.step.run_config import SyncConfig
+from atlas_dagster.source.connection import Connection
+
+#: Syncs the streams selected in a step.
+Execute = Callable[[dg.AssetExecutionContext, AtlasResource, SyncConfig], Iterable[Any]]
+
+
+def build_connection_defs(
+    defined: DefinedConnection,
+    *,
+    execute: Execute,
+    refresh: Refresh,
+    compare: Compare,
+    maintenance: MaintenanceConfig | None = None,
+    discovery: DiscoveryConfig | None = None,
+) -> dg.Definitions:
+    """The source asset, its checks, one asset per stream, the sensor and the jobs."""
+    connection, times = defined.connection, defined.schedule
+    specs = list(defined.specs.values())
+    checks = [
+        check
+        for stream in defined.streams
+        for check in stream_check_specs(stream, defined.specs[stream.descriptor].key)
+    ]
+    if defined.problem:
+        specs = [_noted(spec, problem_note(defined.problem), BROKEN) for spec in specs]
+
+    @dg.multi_asset(
+        name=f"{connection.name}__sync",
+        specs=specs,
+        can_subset=True,
+        pool=pool(connection),
+        op_tags=pod_tags(connection),
+        check_specs=checks,
+    )
+    def sync(
+        context: dg.AssetExecutionContext, config: SyncConfig, atlas: AtlasResource
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        yield from execute(context, atlas, config)
+
+    sensors = []
+    if times is not None:
+        keys = [check.key for check in checks]
+        sensors.append(build_schedule(connection, times, defined.keys, keys))
+    parts = [
+        dg.Definitions(
+            assets=[source_spec(defined), sync],
+            asset_checks=[build_check(connection, defined.discovered)],
+            sensors=sensors,
+            resources=default_resources() | io_resources(connection),
+        ),
+        build_discovery(connection, discovery or DiscoveryConfig(), refresh, compare),
+    ]
+    if maintenance is not None:
+        tables = [defined.tables[name] for name in defined.specs]
+        parts.append(build_maintenance(connection, tables, maintenance))
+    return dg.Definitions.merge(*parts)
+
+
+def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.Definitions:
+    """What stands in for a connection until its first DISCOVER: an asset that runs it."""
+
+    @dg.asset(
+        key=dg.AssetKey([connection.name, "discover"]),
+        group_name=connection.name,
+        kinds={"airbyte"},
+        pool=pool(connection),
+        op_tags=pod_tags(connection),
+        tags={"atlas/discovery": "missing"},
+        description=f"The streams of {connection.name} are not known yet. Materialize this asset "
+        f"(or run `atlas discover {connection.name}`), then reload the definitions: the streams "
+        "appear in its place.",
+    )
+    def discover_streams(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
+        discover(context, atlas, lambda caller: refresh(caller, None))
+        context.log.info("Reload the definitions to see the streams.")
+
+    return dg.Definitions(assets=[discover_streams], resources=default_resources())
+
+
+def build_broken_defs(name: str, sentence: str) -> dg.Definitions:
+    """What stands in for a connection that cannot be loaded: an asset that says why."""
+
+    @dg.asset(
+        key=dg.AssetKey([name, "broken"]),
+        group_name=name,
+        kinds={"airbyte"},
+        tags={"atlas/status": "broken"},
+        description=f"This connection could not be loaded. {sentence}",
+    )
+    def broken() -> None:
+        raise dg.Failure(description=sentence, allow_retries=False)
+
+    return dg.Definitions(assets=[broken])
+
+
+def _noted(spec: dg.AssetSpec, note: str, tags: dict[str, str]) -> dg.AssetSpec:
+    described = "\n\n".join(filter(None, (note, spec.description)))
+    return spec.merge_attributes(tags=tags).replace_attributes(description=described)

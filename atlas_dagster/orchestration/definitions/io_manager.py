@@ -1,0 +1,233 @@
+"""Tables as arguments: a downstream asset names a stream and gets its rows.
+
+Every stream's asset names this IO manager, so the asset that takes it need not. The annotation of
+the argument says what it becomes; polars and DuckDB are imported only where it asks for them.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
+
+from atlas_dagster.destinations.base import Destination, TablePath
+from atlas_dagster.destinations.capabilities import StoresTables
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.step.failure import explained_failure
+from atlas_dagster.orchestration.step.metadata import uri_value
+from atlas_dagster.records.dataframe import to_pandas
+from atlas_dagster.source.connection import Connection
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+
+IO_MANAGER_KEY = "atlas_io"
+#: Metadata of an asset that is not named like its table: the table's path.
+TABLE_ENTRY = "atlas/table"
+
+_READABLE = (
+    "pandas.DataFrame, polars.DataFrame, polars.LazyFrame, pyarrow.Table, "
+    "pyarrow.RecordBatchReader or duckdb.DuckDBPyRelation"
+)
+
+
+class TableIOManager(dg.IOManager):
+    """Loads the table of an upstream stream; stores what an asset returns as a table of its own.
+
+    A stream's table becomes a ``pandas.DataFrame`` unless the annotation says otherwise:
+    ``polars.DataFrame``, ``polars.LazyFrame``, ``pyarrow.Table``, ``pyarrow.RecordBatchReader`` or
+    ``duckdb.DuckDBPyRelation``. ``AssetIn(metadata={"columns": [...]})`` reads only these columns.
+
+    In pandas, integers are ``Int64`` and booleans ``boolean``, both nullable, timestamps with zone
+    are in UTC, dates are ``datetime.date``; the rest is as in ``pandas.read_parquet``. Objects and
+    arrays stay JSON text.
+
+    With ``io_manager_key="atlas_io"`` on an asset of your own, the data frame or Arrow data that it
+    returns replaces the table named like its key, in the same lake.
+    """
+
+    def __init__(self, destination: Callable[[], Destination]) -> None:
+        self._destination = destination
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Raises dagster.Failure, with one sentence, where the table cannot be loaded as asked."""
+        with explained_failure():
+            load = _loader(context.dagster_type.typing_type, context.asset_key)
+            columns = context.definition_metadata.get("columns")
+            return load(_Rows(self._destination(), _table(context), columns))
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Raises dagster.Failure, with one sentence, where ``obj`` cannot be stored."""
+        with explained_failure():
+            key = context.asset_key
+            destination = self._destination()
+            if not isinstance(destination, StoresTables):
+                raise ConfigError(
+                    f"Tables in {destination.kind} come from connections only; give "
+                    f"{key.to_user_string()} another io_manager_key."
+                )
+            if context.has_asset_partitions:
+                raise ConfigError(
+                    f"{key.to_user_string()} is partitioned, and a table here is replaced as a "
+                    "whole; give the asset another io_manager_key."
+                )
+            stored = destination.store(tuple(key.path), _reader(obj, key))
+            context.add_output_metadata(
+                {
+                    **TableMetadataSet(row_count=stored.row_count, table_name=".".join(key.path)),
+                    "dagster/uri": uri_value(stored.uri),
+                }
+            )
+
+
+def common_resources(atlas: AtlasResource) -> dict[str, Any]:
+    """What every connection's assets need, by resource key."""
+    return {"atlas": atlas, IO_MANAGER_KEY: _io_manager(None)}
+
+
+def default_resources() -> dict[str, Any]:
+    """The same, as the environment says.
+
+    The same objects for the same environment: every connection brings them, and Dagster merges
+    resources that are identical, and no others.
+    """
+    return _resources_of(*map(os.environ.get, AtlasResource.VARIABLES))
+
+
+@cache
+def _resources_of(*_: str | None) -> dict[str, Any]:
+    return common_resources(AtlasResource.from_environment())
+
+
+def io_manager_key(connection: Connection) -> str:
+    """The key of what reads ``connection``'s tables: its own where its destination is."""
+    if connection.destination is None:
+        return IO_MANAGER_KEY
+    # A key is an identifier in Python, which no digit begins.
+    return f"_{connection.name}__io" if connection.name[0].isdigit() else f"{connection.name}__io"
+
+
+def io_resources(connection: Connection) -> dict[str, Any]:
+    """What only ``connection``'s assets need. Not configured: Dagster would show the address."""
+    if connection.destination is None:
+        return {}
+    return {io_manager_key(connection): _io_manager(connection)}
+
+
+def _io_manager(connection: Connection | None) -> dg.IOManagerDefinition:
+    @dg.io_manager(required_resource_keys={"atlas"}, description=TableIOManager.__doc__)
+    def build(context: dg.InitResourceContext) -> TableIOManager:
+        atlas: AtlasResource = context.resources.atlas
+        return TableIOManager(lambda: atlas.open_destination(connection))
+
+    return build
+
+
+class _Rows:
+    """A table, read anew by whoever asks for its Arrow stream."""
+
+    def __init__(
+        self, destination: Destination, table: TablePath, columns: Sequence[str] | None
+    ) -> None:
+        self.columns = columns
+        self.read = partial(destination.read, table)
+
+    def reader(self) -> pa.RecordBatchReader:
+        return self.read(self.columns)
+
+    def table(self) -> pa.Table:
+        return self.reader().read_all()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.reader().__arrow_c_stream__(requested_schema)
+
+
+def _table(context: dg.InputContext) -> TablePath:
+    """Where the rows of the upstream asset are."""
+    upstream = context.upstream_output
+    entry = upstream.definition_metadata.get(TABLE_ENTRY) if upstream else None
+    return tuple(entry.split("/")) if isinstance(entry, str) else tuple(context.asset_key.path)
+
+
+def _loader(annotation: Any, key: dg.AssetKey) -> Callable[[_Rows], Any]:
+    # By name: whoever annotates with polars or DuckDB has imported it, nobody else need have it.
+    name = getattr(annotation, "__name__", "Any")
+    package = getattr(annotation, "__module__", "").partition(".")[0].removeprefix("_")
+    match package, name:
+        case (_, "Any") | ("pandas", "DataFrame"):
+            return _to_pandas
+        case "pyarrow", "Table":
+            return _Rows.table
+        case "pyarrow", "RecordBatchReader":
+            return _Rows.reader
+        case "polars", "DataFrame":
+            return _to_polars
+        case "polars", "LazyFrame":
+            return _to_lazy_polars
+        case "duckdb", "DuckDBPyRelation":
+            return _to_duckdb
+    raise ConfigError(
+        f"{key.to_user_string()} cannot be loaded as {package}.{name}; annotate the argument as "
+        f"{_READABLE}."
+    )
+
+
+def _to_pandas(rows: _Rows) -> pd.DataFrame:
+    return to_pandas(rows.reader())
+
+
+def _to_polars(rows: _Rows) -> "pl.DataFrame":
+    import polars as pl
+
+    return pl.DataFrame(rows)
+
+
+def _to_lazy_polars(rows: _Rows) -> "pl.LazyFrame":
+    """Reads only the columns that the query needs, batch by batch."""
+    import polars as pl
+    from polars.io.plugins import register_io_source
+
+    def batches(
+        columns: list[str] | None, predicate: "pl.Expr | None", n_rows: int | None, _: int | None
+    ) -> Iterator["pl.DataFrame"]:
+        left = n_rows
+        for batch in rows.read(columns or rows.columns):
+            frame = pl.DataFrame(batch if left is None else batch.slice(0, left))
+            yield frame if predicate is None else frame.filter(predicate)
+            if left is not None:
+                left -= batch.num_rows
+                if left <= 0:
+                    return
+
+    schema = pl.DataFrame(rows.reader().schema.empty_table()).schema
+    return register_io_source(batches, schema=schema)
+
+
+def _to_duckdb(rows: _Rows) -> "duckdb.DuckDBPyRelation":
+    """On DuckDB's default connection, where relations can be joined; it reads anew each time."""
+    import duckdb
+
+    return duckdb.from_arrow(rows)
+
+
+def _reader(obj: Any, key: dg.AssetKey) -> pa.RecordBatchReader:
+    if isinstance(obj, pd.DataFrame):
+        # An index without a name numbers the rows and says nothing.
+        plain = obj.reset_index(drop=not any(obj.index.names))
+        try:
+            obj = pa.Table.from_pandas(plain)
+        except pa.ArrowException as error:
+            why = ": ".join(map(str, error.args))
+            raise ConfigError(f"{key.to_user_string()} cannot be stored: {why}") from error
+    if not hasattr(obj, "__arrow_c_stream__"):
+        raise ConfigError(
+            f"{key.to_user_string()} returned a {type(obj).__name__}, which is no table; return a "
+            "pandas or polars DataFrame or Arrow data, or give the asset another io_manager_key."
+        )
+    return pa.RecordBatchReader.from_stream(obj)

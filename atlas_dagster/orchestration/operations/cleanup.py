@@ -1,0 +1,115 @@
+"""When the owner of a connector has ended, as Dagster and this machine know it."""
+
+import datetime as dt
+from contextlib import closing, suppress
+
+import dagster as dg
+from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
+from atlas_dagster.reading.ad_hoc import reap_adhoc
+from atlas_dagster.runners.cleanup import is_running, reap, reap_processes
+from atlas_dagster.runners.docker.engine import connect
+from atlas_dagster.runners.owner import (
+    container_of,
+    process_has_ended,
+    run_and_process,
+    this_container,
+)
+from atlas_dagster.source.connection import Connection
+
+_EVERY_SECONDS = 60
+#: Of the runs that ended lately.
+_LOOKED_AT = 100
+
+
+def reap_ended(
+    instance: dg.DagsterInstance, atlas: AtlasResource, connection: Connection | None = None
+) -> list[str]:
+    """Remove what ended runs, commands and requests left behind: processes, and containers.
+
+    Looked at is the deployment's Docker engine, and that of ``connection``. Returns what was
+    removed, in words. Where there is no Docker, there is no container.
+    """
+
+    def has_ended(owner: str) -> bool:
+        run_id, process = run_and_process(owner)
+        run = None if run_id is None else instance.get_run_by_id(run_id)
+        if run is not None:
+            return run.is_finished
+        # Of a run that was deleted here, or is another instance's, the process tells.
+        container = container_of(process)
+        return process_has_ended(process) or (container is not None and _is_gone(container))
+
+    deployment = atlas.deployment_label()
+    removed = reap_processes(deployment=deployment, has_ended=has_ended)
+    executor = atlas.executor_defaults()
+    own = executor.overridden_by(connection.executor) if connection else executor
+    for engine in {executor.docker_host, own.docker_host}:
+        with suppress(AtlasError), closing(connect(engine)) as client:
+            removed += reap(client, deployment=deployment, has_ended=has_ended)
+    return removed
+
+
+def _is_gone(container: str) -> bool:
+    """Whether a container beside the one this process is in has ended.
+
+    False where this process is in none: then others may be on another engine.
+    """
+    with suppress(AtlasError), closing(connect(None)) as client:
+        return is_running(client, this_container()) and not is_running(client, container)
+    return False
+
+
+@dg.op(name="atlas_remove_left_over")
+def _remove_left_over(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
+    removed = reap_ended(context.instance, atlas)
+    context.log.info(f"Removed: {', '.join(removed) or 'nothing'}.")
+
+
+@dg.job(
+    name="atlas_reap",
+    description="Removes connectors whose run was killed before it could do so. Requested by "
+    "atlas_reaper where it cannot do that itself.",
+)
+def reap_job() -> None:
+    _remove_left_over()
+
+
+@dg.sensor(
+    name="atlas_reaper",
+    job=reap_job,
+    minimum_interval_seconds=_EVERY_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Removes connectors whose run was killed before it could do so.",
+)
+def reaper_sensor(
+    context: dg.SensorEvaluationContext, atlas: AtlasResource
+) -> dg.SkipReason | dg.SensorResult:
+    if not isinstance(context.instance.run_launcher, DefaultRunLauncher):
+        return _leave_it_to_a_run(context)
+    dead = end_dead_runs(context.instance)
+    removed = reap_ended(context.instance, atlas) + reap_adhoc()
+    if dead:
+        return dg.SkipReason(f"Reported as failed, for their process is gone: {', '.join(dead)}.")
+    if removed:
+        return dg.SkipReason(f"Removed left-over connectors: {', '.join(removed)}.")
+    return dg.SkipReason("No left-over connectors.")
+
+
+def _leave_it_to_a_run(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """Runs are elsewhere, in containers say, and so is their Docker engine.
+
+    One run that failed or was canceled is reason enough; those that succeed remove their own.
+    """
+    since = dt.datetime.fromisoformat(context.cursor) if context.cursor else None
+    now = dt.datetime.now(dt.UTC).isoformat()
+    ended = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED], updated_after=since
+    )
+    found = context.instance.get_runs(ended, limit=_LOOKED_AT) if since else []
+    if all(run.job_name == reap_job.name for run in found):
+        return dg.SensorResult(skip_reason="No run ended before its time.", cursor=now)
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now)], cursor=now)

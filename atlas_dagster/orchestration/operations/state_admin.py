@@ -1,0 +1,91 @@
+"""What a user does about state outside of a run: under the connection's lock, and recorded."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import dagster as dg
+
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
+from atlas_dagster.orchestration.step.event_log import EventLogStateStore
+from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.orchestration.step.recording import observations
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.sync.resume import Standing, claim, look
+from atlas_dagster.sync.state_edits import Upkeep, find_streams
+
+
+class StateDesk:
+    """The stored state of one connection, as commands and requests reach it."""
+
+    def __init__(
+        self,
+        defined: DefinedConnection,
+        *,
+        atlas: AtlasResource,
+        instance: dg.DagsterInstance,
+        explain: Callable[[str], None],
+    ) -> None:
+        self.connection = defined.connection
+        self.streams = defined.streams
+        self.tables = {name: defined.tables[name] for name in defined.specs}
+        self.store = EventLogStateStore(instance, defined.source_key, defined.key)
+        self._defined = defined
+        self._atlas = atlas
+        self._instance = instance
+        self._explain = explain
+
+    def find(self, names: Collection[str]) -> list[StreamDescriptor]:
+        """The streams called ``names``, or all. Raises UnknownStreamError."""
+        return list(find_streams(self.connection.name, self.streams, names))
+
+    def standing(self) -> Standing:
+        """Where each stream stands now; a sync may be running."""
+        with closing(self._atlas.open_destination(self.connection)) as destination:
+            name = self.connection.name
+            return look(name, self.streams, self.tables, destination=destination, store=self.store)
+
+    def apply(self, change: Callable[[Upkeep], Sequence[Envelope]]) -> Sequence[Envelope]:
+        """Do ``change`` once no sync is running, and record it.
+
+        Raises:
+            ConfigError: the tables are another deployment's.
+            AtlasError: what ``change`` raises.
+        """
+        end_dead_runs(self._instance)
+        with (
+            self._locked(),
+            closing(self._atlas.open_destination(self.connection)) as destination,
+        ):
+            claim(destination, self.connection.name, self._atlas.deployment)
+            upkeep = Upkeep(
+                self.connection.name,
+                self.streams,
+                tables=self.tables,
+                destination=destination,
+                store=self.store,
+            )
+            done = change(upkeep)
+            books = books_of(self._instance, self._explain)
+            for envelope in done:
+                for observation in observations(self._defined, envelope):
+                    self._instance.report_runless_asset_event(observation)
+                books.committed(envelope)
+            return done
+
+    def adopt(self) -> str:
+        """Take the tables over from whichever deployment they belong to; the name of this one."""
+        with (
+            self._locked(),
+            closing(self._atlas.open_destination(self.connection)) as destination,
+        ):
+            destination.adopt(self.connection.name, self._atlas.deployment)
+        return self._atlas.deployment
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        caller = self._atlas.caller(self._instance, None, explain=self._explain)
+        with caller.configs.lock(self.connection.name, self._explain):
+            yield

@@ -1,0 +1,146 @@
+"""The state store in Dagster's event log: what materializations and observations carry."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.orchestration.definitions.translator import table_key
+from atlas_dagster.orchestration.step.event_repair import readable
+from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope_of
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.sync.reconcile import Remembered
+
+#: Observations that are not Atlas's, after its own newest one, and yet do not hide it.
+_OTHERS = 50
+#: Observations that are read at once where an old one is looked for.
+_PAGE = 200
+
+
+class EventLogStateStore:
+    """Reads the newest envelope of each stream from its asset's events.
+
+    A state that covers several streams is written out once, on the asset of their ``source``.
+    ``key`` says which asset a table is.
+    """
+
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        source: dg.AssetKey,
+        key: Callable[[TablePath], dg.AssetKey] = table_key,
+    ) -> None:
+        self._instance = instance
+        self._source = source
+        self._key = key
+        #: Of the newest materializations of the streams asked for: the connectors they name, the
+        #: columns, and how many records each of the last syncs brought, newest first.
+        self.connectors: set[str] = set()
+        self.columns: dict[TablePath, dg.TableSchema] = {}
+        self.recent_records: dict[TablePath, list[int]] = {}
+
+    def remembered(
+        self,
+        tables: Mapping[StreamDescriptor, TablePath],
+        committed: Mapping[StreamDescriptor, int | None],
+    ) -> Mapping[StreamDescriptor, Remembered]:
+        """One query for all streams (and one for a state they share), and one more for each whose
+        newest materialization is not of its table's last commit: a sync died after it, or somebody
+        else reported one.
+        """
+        keys = {self._key(path): name for name, path in tables.items()}
+        found: dict[StreamDescriptor, Remembered] = {}
+        records = readable(
+            self._instance, keys, lambda: self._instance.get_asset_records(list(keys))
+        )
+        for record in records:
+            entry = record.asset_entry
+            stream = keys[entry.asset_key]
+            details = entry.asset_details
+            envelopes: list[Envelope | None] = []
+            if entry.last_materialization is not None:
+                materialization = entry.last_materialization.asset_materialization
+                metadata = materialization.metadata if materialization else {}
+                envelopes.append(envelope_of(metadata))
+                self._note(tables[stream], metadata)
+            if not any(known and known.seq == committed.get(stream) for known in envelopes):
+                envelopes.append(self._observed(entry.asset_key))
+            found[stream] = Remembered(
+                envelope=max(
+                    (envelope for envelope in envelopes if envelope is not None),
+                    key=lambda envelope: envelope.seq,
+                    default=None,
+                ),
+                wiped_at=details.last_wipe_timestamp if details else None,
+            )
+        return self._written_out(found)
+
+    def _note(self, table: TablePath, metadata: Mapping[str, Any]) -> None:
+        own = AtlasMetadataSet.extract(metadata)
+        columns = TableMetadataSet.extract(metadata).column_schema
+        if own.connector is None:
+            return  # somebody else's
+        self.connectors.add(own.connector)
+        counts = [own.records_synced, *map(int, (own.records_before or "").split())]
+        self.recent_records[table] = [count for count in counts if count is not None]
+        if columns is not None:
+            self.columns[table] = columns
+
+    def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
+        """The last commits to ``table``, newest first, each with its cursor as it is shown."""
+        found = []
+        for metadata in self._observations(self._key(table), limit):
+            envelope = envelope_of(metadata)
+            if envelope is not None:
+                cursor = AtlasMetadataSet.extract(metadata).cursor_after
+                found.append((envelope, cursor and cursor.value))
+        return found
+
+    def _written_out(
+        self, found: dict[StreamDescriptor, Remembered]
+    ) -> dict[StreamDescriptor, Remembered]:
+        """With references to the shared state replaced by it, where it is of the same commit."""
+        if not any(each.envelope and each.envelope.is_reference for each in found.values()):
+            return found
+        shared = self._observed(self._source)
+        for stream, each in found.items():
+            known = each.envelope
+            if known and known.is_reference and shared and known.seq == shared.seq:
+                found[stream] = Remembered(shared, each.wiped_at)
+        return found
+
+    def find(self, table: TablePath, seq: int) -> Envelope | None:
+        """Look back to commit ``seq`` through all observations of the asset, and of its source."""
+        for key in (self._key(table), self._source):
+            cursor, more = None, True
+            while more:
+                page = self._instance.fetch_observations(key, limit=_PAGE, cursor=cursor)
+                cursor, more = page.cursor, page.has_more
+                for event in page.records:
+                    seen = event.asset_observation
+                    envelope = envelope_of(seen.metadata) if seen else None
+                    if envelope is not None and envelope.seq == seq and not envelope.is_reference:
+                        return envelope
+        return None
+
+    def _observed(self, key: dg.AssetKey) -> Envelope | None:
+        """The newest envelope among the observations; the newest of them may be another's."""
+        for limit in (1, _OTHERS):
+            found = self._observations(key, limit)
+            envelopes = (envelope_of(metadata) for metadata in found)
+            envelope = next((each for each in envelopes if each is not None), None)
+            if envelope is not None or len(found) < limit:
+                return envelope
+        return None
+
+    def _observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Metadata of the newest ones."""
+        events = readable(
+            self._instance,
+            [key],
+            lambda: self._instance.fetch_observations(key, limit=limit).records,
+        )
+        return [o.metadata if (o := event.asset_observation) else {} for event in events]

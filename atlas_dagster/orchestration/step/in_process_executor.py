@@ -1,0 +1,54 @@
+"""How the steps of a run are carried out: those of one connection in the run's own process.
+
+Dagster's default gives each step a process of its own, which imports everything anew: seconds for
+each of CHECK and READ. The steps of a connection take turns anyway, for they share a pool.
+"""
+
+import os
+from collections.abc import Iterator
+
+import dagster as dg
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.executor.in_process import InProcessExecutor
+
+from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.operations.pools import POOL_PREFIX, runs_in
+
+
+class _ConnectionExecutor(dg.Executor):
+    def __init__(self, chosen: dg.Executor) -> None:
+        self._chosen = chosen
+        self._one = InProcessExecutor(chosen.retries, chosen.step_dependency_config)
+
+    @property
+    def retries(self) -> RetryMode:
+        return self._chosen.retries
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[dg.DagsterEvent]:
+        note_process(plan_context.instance, plan_context.run_id, os.getpid())
+        end_dead_runs(plan_context.instance)
+        steps = map(execution_plan.get_step_by_key, execution_plan.step_keys_to_execute)
+        pools = {step.pool for step in steps}
+        pool = pools.pop() if len(pools) == 1 else None
+        is_ours = pool is not None and pool.startswith(POOL_PREFIX)
+        # Dagster's executor for one process hears of no termination while it waits for a pool.
+        if pool is None or not is_ours or runs_in(plan_context.instance, pool):
+            yield from self._chosen.execute(plan_context, execution_plan)
+        else:
+            yield from self._one.execute(plan_context, execution_plan)
+
+
+@dg.executor(
+    name="atlas",
+    config_schema=dg.multi_or_in_process_executor.config_schema.as_field(),
+    requirements=dg.multi_or_in_process_executor.get_requirements,
+)
+def connection_executor(context: dg.InitExecutorContext) -> dg.Executor:
+    """Dagster's default, but for runs of one connection: their steps share the run's process."""
+    make = dg.multi_or_in_process_executor.executor_creation_fn
+    assert make is not None
+    return _ConnectionExecutor(make(context))

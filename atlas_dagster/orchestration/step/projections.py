@@ -1,0 +1,81 @@
+"""Where the books of a deployment are, and what a sync writes into them.
+
+They are beside Dagster's own event log: in its Postgres, as a schema of their own, or in a file in
+its folder. Every deployment has exactly one such place, and it is there before the first sync; a
+destination is each connection's own choice, and may be a bucket.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.errors import AtlasError
+from atlas_dagster.projections import Books, SyncStats
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.source.connector import Connector
+from atlas_dagster.sync.events import StreamFailed, StreamFinished
+
+_FILE = "pipeline.db"
+
+
+def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> Books:
+    """``warn`` is told, once, where they cannot be written."""
+    url = postgres_url(instance)
+    if url is None:
+        folder = Path(instance.root_directory).absolute()
+        url = sa.URL.create("sqlite", database=str(folder / _FILE))
+    return Books(url, warn)
+
+
+def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
+    """Of Dagster's own database, where that is Postgres."""
+    # Only dagster-postgres's storage has one, and only then is that package there for sure.
+    address = getattr(instance.run_storage, "postgres_url", None)
+    return sa.make_url(address) if isinstance(address, str) else None
+
+
+class SyncBook:
+    """One try of a sync, written down as it goes. ``connector`` is None until there is one."""
+
+    def __init__(self, books: Books, connection: str, run_id: str | None) -> None:
+        self.connector: Connector | None = None
+        self._books = books
+        self._connection = connection
+        self._run_id = run_id
+        self._noted: set[StreamDescriptor] = set()
+
+    def committed(self, envelope: Envelope) -> None:
+        self._books.committed(envelope, str if self.connector is None else self.connector.mask)
+
+    def ended(self, event: StreamFinished | StreamFailed) -> None:
+        if isinstance(event, StreamFailed):
+            # Without a reason of its own the connector's is to come.
+            if event.reason is not None:
+                self._note([SyncStats(event.plan.descriptor, "failed", error=event.reason)])
+            return
+        stats = SyncStats(
+            event.plan.descriptor,
+            "succeeded",
+            records=event.records,
+            bytes=event.bytes,
+            seconds=event.seconds,
+            checkpoints=event.checkpoints,
+        )
+        self._note([stats])
+
+    def failed(self, streams: Collection[StreamDescriptor], error: BaseException) -> None:
+        """The try ended with ``error``; those of ``streams`` that were not heard of go down.
+
+        Only errors of Atlas are sure to hold no secret; of others just the kind is noted.
+        """
+        why = str(error) if isinstance(error, AtlasError) else type(error).__name__
+        left = [name for name in streams if name not in self._noted]
+        self._note([SyncStats(name, "failed", error=why) for name in left])
+
+    def _note(self, stats: list[SyncStats]) -> None:
+        self._noted.update(each.stream for each in stats)
+        connector = None if self.connector is None else self.connector.runner.identity()
+        self._books.synced(self._connection, stats, run_id=self._run_id, connector=connector)

@@ -1,0 +1,136 @@
+"""What a person reads first about a sync: a few lines of Markdown and a few rows."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import dagster as dg
+import pyarrow as pa
+from msgspec import Raw
+
+from atlas_dagster.orchestration.step.envelope_text import shown_state
+from atlas_dagster.orchestration.step.event_repair import label
+from atlas_dagster.orchestration.step.run_totals import Counts
+from atlas_dagster.records.issues import Change
+from atlas_dagster.records.types import METADATA_FIELDS
+from atlas_dagster.sync.events import StreamFinished
+
+#: Hides secret values in a text.
+Mask = Callable[[str], str]
+
+#: Characters up to which the UI shows Markdown on the page itself, and not behind a link.
+_LONGEST = 999
+_LONGEST_CURSOR = 120
+_MOST_FIELDS = 5
+_MOST_COLUMNS = 6
+_LONGEST_VALUE = 32
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~]")
+
+
+def summary(finished: StreamFinished, counts: Counts, seconds: float, mask: Mask) -> str:
+    """What was read, how fast, from where to where, and what is to be known about it."""
+    stream = finished.plan.configured
+    mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
+    rows = f"The table has {counted(finished.table.row_count, 'row')}."
+    if counts.records:
+        rate = counts.records / max(seconds, 0.001)
+        read = (
+            f"**{counted(counts.records, 'record')}** in {seconds:,.1f} s ({rate:,.0f} a second, "
+        )
+        read += f"{counts.bytes / 1e6:,.2f} MB), {mode}. {rows}"
+    else:
+        read = f"**Nothing new**, {mode}. {rows}"
+    lines = [read, _cursors(counts.cursor_before, finished.cursor_after, mask)]
+    lines += [f"**Warning:** {plain(mask(warning))}" for warning in finished.warnings]
+    return bounded([*lines, *changed_values(finished.changes)])
+
+
+def bounded(lines: Iterable[str]) -> str:
+    """As many of the paragraphs as the UI shows at once."""
+    text = ""
+    for line in lines:
+        longer = f"{text}\n\n{line}" if text else line
+        if len(longer) > _LONGEST - 3:
+            return f"{text}\n\n…" if text else line[: _LONGEST - 1] + "…"
+        text = longer
+    return text
+
+
+def preview(sample: pa.RecordBatch | None, mask: Mask) -> dg.TableMetadataValue | None:
+    """The rows of ``sample``, without Airbyte's own columns; wide ones and long values are cut."""
+    if sample is None:
+        return None
+    own = {field.name for field in METADATA_FIELDS}
+    names = [name for name in sample.schema.names if name not in own][:_MOST_COLUMNS]
+    if not names:
+        return None
+    records = [
+        dg.TableRecord({label(name): shown_value(value, mask) for name, value in row.items()})
+        for row in sample.select(names).to_pylist()
+    ]
+    columns = [dg.TableColumn(label(name), str(sample.schema.field(name).type)) for name in names]
+    return dg.MetadataValue.table(records, dg.TableSchema(columns))
+
+
+def shown_value(value: object, mask: Mask) -> str | None:
+    if value is None:
+        return None
+    # Cut last: half a secret would not be found.
+    return cut(mask(str(value)), _LONGEST_VALUE)
+
+
+def cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def plain(text: str) -> str:
+    """``text`` as Markdown that shows just that."""
+    return _MARKUP.sub(r"\\\g<0>", text)
+
+
+def code(text: str) -> str:
+    """``text`` as a piece of code in Markdown."""
+    return "`` {} ``".format(text.replace("`", "'"))
+
+
+def shown_cursor(blob: Raw | None, mask: Mask) -> str:
+    """A state in one line of Markdown."""
+    shown = shown_state(blob)
+    # With blanks, at which the page can break it.
+    text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+    return plain(cut(mask(text), _LONGEST_CURSOR))
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:
+    if before is None and after is None:
+        return "Read from the beginning."
+    was, now = (shown_cursor(blob, mask) for blob in (before, after))
+    return f"Cursor: {was}" if was == now else f"Cursor: {was} → {now}"
+
+
+def changes_by_field(changes: Mapping[Change, int]) -> dict[str, Counter[str]]:
+    """How often each change (NULLED, TRUNCATED) was made to a field, the most changed first."""
+    by_field: dict[str, Counter[str]] = {}
+    for change, count in changes.items():
+        by_field.setdefault(change.field, Counter())[change.change or "changed"] += count
+    return dict(sorted(by_field.items(), key=lambda item: -item[1].total()))
+
+
+def changed_values(changes: Mapping[Change, int]) -> Iterator[str]:
+    """What is not in its column as the source wrote it; no paragraph where there is nothing."""
+    most = list(changes_by_field(changes).items())
+    listed = [
+        f"{code(field) if field else 'whole rows'}: "
+        + ", ".join(f"{count:,} {how}" for how, count in kinds.items())
+        for field, kinds in most[:_MOST_FIELDS]
+    ]
+    if len(most) > _MOST_FIELDS:
+        listed.append(f"{len(most) - _MOST_FIELDS} other fields")
+    if listed:
+        yield "Values that the source or their column changed (`_airbyte_meta.changes`):"
+        yield "\n".join(f"- {line}" for line in listed)

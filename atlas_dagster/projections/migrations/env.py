@@ -1,0 +1,29 @@
+"""Run by Alembic, on the connection that :mod:`atlas_dagster.projections.database` gives it."""
+
+import sqlalchemy as sa
+from alembic import context
+
+from atlas_dagster.projections.database import VERSION_TABLE
+from atlas_dagster.projections.tables import SCHEMA, metadata
+
+#: Any number, of this schema alone.
+_LOCK = 0x61746C6173
+
+
+def migrate() -> None:
+    connection: sa.Connection = context.config.attributes["connection"]
+    schema = SCHEMA if connection.dialect.name == "postgresql" else None
+    if schema is not None:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        version_table=VERSION_TABLE,
+        version_table_schema=schema,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+migrate()

@@ -1,0 +1,214 @@
+"""Writing the books."""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.projections import tables
+from atlas_dagster.projections.database import bring_up_to_date, engine
+from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.registry.catalogue import Listing
+
+Write = Callable[[sa.Connection], None]
+
+
+class SyncStats(Struct, frozen=True):
+    """One stream in one sync. ``error`` is without secrets; what is not known is None."""
+
+    stream: StreamDescriptor
+    status: Literal["succeeded", "failed"]
+    records: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    checkpoints: int | None = None
+    error: str | None = None
+
+
+class Books:
+    """The books of one deployment, in the database at ``url``.
+
+    No method raises: what cannot be written is said once, to ``warn``, and then left alone. Nothing
+    is opened before the first line is written.
+    """
+
+    def __init__(self, url: sa.URL, warn: Callable[[str], None]) -> None:
+        self.where = url.render_as_string(hide_password=True)
+        self._url = url
+        self._warn = warn
+        self._engine: sa.Engine | None = None
+        self._is_closed = False
+
+    def discovered(
+        self,
+        connection: str,
+        catalog: Catalog,
+        *,
+        paths: Mapping[StreamDescriptor, TablePath],
+        connector: str,
+        at: float,
+    ) -> None:
+        """The streams of ``connection``, in place of those known before."""
+        table = tables.catalogs
+        rows = [
+            {
+                **_stream(connection, stream.descriptor),
+                "table_path": "/".join(paths.get(stream.descriptor, ())),
+                "json_schema": stream.json_schema,
+                "primary_key": [list(path) for path in stream.source_defined_primary_key],
+                "cursor_field": list(stream.default_cursor_field),
+                "supported_sync_modes": list(stream.supported_sync_modes),
+                "connector": connector,
+                "discovered_at": _moment(at),
+            }
+            for stream in catalog.streams
+        ]
+
+        def write(database: sa.Connection) -> None:
+            database.execute(sa.delete(table).where(table.c.connection == connection))
+            if rows:
+                database.execute(sa.insert(table), rows)
+
+        self._write(write)
+
+    def committed(self, envelope: Envelope, mask: Callable[[str], str] = str) -> None:
+        """Where the streams of a commit continue from now on. ``mask`` hides secrets."""
+        state = envelope.connection_state
+        rows = []
+        for commit in envelope.streams:
+            blob = state.streams.get(commit.stream) or state.shared
+            row = {
+                **_stream(envelope.connection, commit.stream),
+                "state": _plain(blob, mask),
+                "state_type": state.type,
+                "generation_id": commit.generation_id,
+                "seq": envelope.seq,
+                "action": envelope.action,
+                "run_id": envelope.run_id,
+                "committed_at": _moment(envelope.prepared_at),
+            }
+            rows.append(row)
+        self._write(lambda database: _put(database, tables.state, rows))
+
+    def synced(
+        self,
+        connection: str,
+        stats: Sequence[SyncStats],
+        *,
+        run_id: str | None,
+        connector: str | None,
+    ) -> None:
+        """How some streams of a sync ended."""
+        at = dt.datetime.now(dt.UTC)
+        rows = [
+            {
+                "connection": connection,
+                "stream_namespace": each.stream.namespace or "",
+                "stream_name": each.stream.name,
+                "run_id": run_id,
+                "status": each.status,
+                "records": each.records,
+                "bytes": each.bytes,
+                "seconds": each.seconds,
+                "checkpoints": each.checkpoints,
+                "error": each.error,
+                "connector": connector,
+                "finished_at": at,
+            }
+            for each in stats
+        ]
+        if rows:
+            self._write(lambda database: _insert(database, tables.sync_stats, rows))
+
+    def listed(self, listing: Listing) -> None:
+        """All connectors, unless they are there already."""
+        table = tables.connector_registry
+        rows = [
+            {
+                "name": info.name,
+                "title": info.title,
+                "docker_image": info.docker_image,
+                "version": info.tag,
+                "category": info.category.value,
+                "kind": info.kind,
+                "language": info.language,
+                "support_level": info.support_level,
+                "pypi_package": info.pypi_package,
+                "docs_url": info.docs_url,
+                "definition_id": info.definition_id,
+                "listed_on": listing.date,
+            }
+            for info in listing.connectors
+        ]
+
+        def write(database: sa.Connection) -> None:
+            if database.scalar(sa.select(sa.func.min(table.c.listed_on))) == listing.date:
+                return
+            if database.dialect.name == "postgresql":
+                # Of two at once the second would find the first one's rows in its way.
+                lock = sa.text(f"LOCK TABLE {tables.SCHEMA}.{table.name} IN EXCLUSIVE MODE")
+                database.execute(lock)
+            database.execute(sa.delete(table))
+            database.execute(sa.insert(table), rows)
+
+        self._write(write)
+
+    def _write(self, write: Write) -> None:
+        if self._is_closed:
+            return
+        try:
+            if self._engine is None:
+                found = engine(self._url)
+                bring_up_to_date(found)
+                self._engine = found
+            with self._engine.begin() as database:
+                write(database)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sync matters more
+            self._is_closed = True
+            reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [""]
+            self._warn(
+                f"The bookkeeping in {self.where} cannot be written ({reason[0]}). Nothing depends "
+                "on it, and the sync goes on without."
+            )
+
+
+def _put(database: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert ``rows`` in place of those with the same key."""
+    for row in rows:
+        key = [column == row[column.name] for column in table.primary_key.columns]
+        database.execute(sa.delete(table).where(*key))
+    _insert(database, table, rows)
+
+
+def _insert(database: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    database.execute(sa.insert(table), list(rows))
+
+
+def _stream(connection: str, stream: StreamDescriptor) -> dict[str, str]:
+    return {
+        "connection": connection,
+        "stream_namespace": stream.namespace or "",
+        "stream_name": stream.name,
+    }
+
+
+def _plain(blob: Raw | None, mask: Callable[[str], str]) -> Any:
+    """For SQL: here, and only here, a number may lose digits."""
+    if blob is None:
+        return None
+    # Postgres's jsonb has no U+0000.
+    text = mask(bytes(blob).decode(errors="replace")).replace("\\u0000", "")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)

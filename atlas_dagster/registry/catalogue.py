@@ -1,0 +1,103 @@
+"""The list of connectors: shipped with Atlas, replaced by one that was refreshed since."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+from msgspec import Struct
+from platformdirs import user_cache_dir
+
+from atlas_dagster.registry.connector_info import ConnectorInfo
+
+_log = logging.getLogger(__name__)
+
+
+class Listing(Struct, frozen=True, omit_defaults=True):
+    """All connectors, sorted by name, as known on ``date`` (of the day, or of the second, in UTC).
+
+    ``source`` is where they were fetched from, and ``etag`` what that called this version of it.
+    """
+
+    date: str
+    connectors: tuple[ConnectorInfo, ...]
+    source: str | None = None
+    etag: str | None = None
+
+    def encode(self) -> bytes:
+        """JSON with a line for each connector, so that two versions can be compared."""
+        head = msgspec.json.encode(msgspec.structs.replace(self, connectors=()))
+        lines = b",\n".join(msgspec.json.encode(connector) for connector in self.connectors)
+        return head.replace(b'"connectors":[]', b'"connectors":[\n' + lines + b"\n]") + b"\n"
+
+
+@cache
+def listing() -> Listing:
+    """The newest list there is on this machine.
+
+    Cached: each connection of a code location looks its connector up.
+    """
+    shipped = shipped_listing()
+    path = refreshed_path()
+    try:
+        refreshed = _decode(path.read_bytes())
+    except FileNotFoundError:
+        return shipped
+    except (OSError, msgspec.MsgspecError) as error:
+        _log.warning(
+            "The refreshed list of connectors in %s cannot be read (%s); the one that came with "
+            "Atlas is used. `atlas connectors refresh` makes it anew.",
+            path,
+            error,
+        )
+        return shipped
+    # An Atlas installed since may bring a newer one.
+    return max(shipped, refreshed, key=lambda it: it.date)
+
+
+@cache
+def connectors_by_name() -> Mapping[str, ConnectorInfo]:
+    return MappingProxyType({connector.name: connector for connector in listing().connectors})
+
+
+def shipped_listing() -> Listing:
+    return _decode((files("atlas_dagster.registry") / "connectors.json").read_bytes())
+
+
+def refreshed_path() -> Path:
+    """Where a refreshed list is kept."""
+    return Path(user_cache_dir("atlas-dagster")) / "connectors.json"
+
+
+def keep(refreshed: Listing) -> None:
+    """Have ``refreshed`` take the place of the one before, at once. Raises OSError."""
+    path = refreshed_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(refreshed.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(unfinished).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(unfinished).unlink()
+        raise
+    forget()
+
+
+def forget() -> None:
+    """Have this process read the list again."""
+    listing.cache_clear()
+    connectors_by_name.cache_clear()
+
+
+def _decode(content: bytes) -> Listing:
+    return msgspec.json.decode(content, type=Listing)

@@ -1,0 +1,213 @@
+"""Having a connector's image on the engine: looking, pulling, and why it cannot be pulled."""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import docker
+import docker.errors
+import urllib3.exceptions
+
+from atlas_dagster.cancellation import raise_if_stopped
+from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.docker.engine import API_ERRORS, reason
+from atlas_dagster.runners.limits import PullPolicy
+
+Explain = Callable[[str], None]
+#: Is told the bytes that are there and those of the whole image, as far as they are known.
+Watcher = Callable[[int, int], None]
+
+#: Who in this context draws pulls.
+pull_watcher: ContextVar[Watcher | None] = ContextVar("pull_watcher", default=None)
+
+_PROGRESS_SECONDS = 5.0
+_MEGABYTE = 1_000_000
+
+#: What a stream of docker-py raises when it breaks off; it reads past requests.
+_BROKEN_STREAM = (urllib3.exceptions.HTTPError, docker.errors.StreamParseError, OSError)
+
+
+class _Cause(NamedTuple):
+    """Why an image cannot be pulled; ``words`` of engines and registries tell it."""
+
+    words: str
+    why: str
+    fix: str  # {image} stands for its reference
+    passes: bool  # by itself
+
+
+#: The first that fits counts.
+_CAUSES = (
+    _Cause(
+        r"toomanyrequests|too many requests|rate limit",
+        "its registry's rate limit is reached",
+        "wait, or run `docker login` for a higher one",
+        True,
+    ),
+    _Cause(
+        r"no space left on device|disk quota exceeded",
+        "the disk of the Docker engine is full",
+        "free some space, for example with `docker system prune`",
+        True,
+    ),
+    _Cause(
+        r"no matching manifest|no match for platform|does not match the specified platform",
+        "it is not built for the architecture of the Docker engine",
+        "choose a version that is, or have the engine emulate another one: "
+        "`docker pull --platform linux/amd64 {image}`",
+        False,
+    ),
+    _Cause(
+        r"credentials store error",
+        "the credential helper that Docker's config.json names does not work",
+        "mend it, or run `docker login` again",
+        False,
+    ),
+    _Cause(
+        r"denied|unauthorized|forbidden|no basic auth|authentication required|may require",
+        "there is no such repository, or it needs other credentials",
+        "check the name, or run `docker login` for its registry as the user Atlas runs as",
+        False,
+    ),
+    _Cause(
+        r"manifest unknown|name unknown|manifest for .* not found|: not found",
+        "its registry has no such image and tag",
+        "check both",
+        False,
+    ),
+    _Cause(
+        r"invalid reference format|invalid tag format",
+        "that is no image reference",
+        "write it as name:tag, in lower case",
+        False,
+    ),
+    _Cause(
+        r"no such host|connection refused|timeout|deadline exceeded|unreachable|\bEOF\b|reset"
+        r"|server misbehaving|name resolution|unexpected HTTP status: 5",
+        "its registry cannot be reached",
+        "check the network, or load the image onto the engine",
+        True,
+    ),
+)
+
+
+def have_image(
+    client: docker.DockerClient, reference: str, policy: PullPolicy, explain: Explain
+) -> Mapping[str, Any]:
+    """The engine's description of the image, pulled before if ``policy`` says so.
+
+    ``explain`` is told how a pull gets on. Nothing touches the network unless it pulls. Where
+    ``always`` finds the registry out of reach, an image that is there does.
+
+    Raises:
+        ConfigError: the image cannot be had until someone changes something.
+        RunnerUnavailableError: it cannot be had now.
+    """
+    found = _find(client, reference)
+    if found is not None and policy != "always":
+        return found
+    if policy == "never":
+        raise ConfigError(
+            f"The image {reference} is not on the Docker engine and executor.pull is never; "
+            f"run `docker pull {reference}`, or set executor.pull to missing."
+        )
+    try:
+        return pulled_image(client, reference, explain)
+    except RunnerUnavailableError as error:
+        if found is None:
+            raise
+        explain(f"{error.reason}; the one that is on the Docker engine is used.")
+        return found
+
+
+def pulled_image(
+    client: docker.DockerClient, reference: str, explain: Explain
+) -> Mapping[str, Any]:
+    """The engine's description of the image, pulled now, even if one is there.
+
+    Raises:
+        ConfigError: it cannot be pulled until someone changes something.
+        RunnerUnavailableError: it cannot be pulled now.
+    """
+    _pull(client, reference, explain)
+    found = _find(client, reference)
+    if found is None:
+        raise RunnerUnavailableError(
+            f"The image {reference} was pulled and is gone again", "stop whoever removes it"
+        )
+    return found
+
+
+def _find(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | None:
+    try:
+        attributes: Mapping[str, Any] = client.images.get(reference).attrs
+    except API_ERRORS as error:
+        # 400: it is no image reference. The pull says so too, and better.
+        if isinstance(error, docker.errors.APIError) and error.status_code in (400, 404):
+            return None
+        raise RunnerUnavailableError(
+            f"The Docker engine failed while looking for {reference} ({reason(error)})."
+        ) from error
+    return attributes
+
+
+def _pull(client: docker.DockerClient, reference: str, explain: Explain) -> None:
+    progress = _Progress(reference, explain)
+    try:
+        for line in client.api.pull(reference, stream=True, decode=True):
+            if "error" in line:
+                raise _refusal(reference, " ".join(str(line["error"]).split()))
+            raise_if_stopped()
+            progress.hear(line)
+    except docker.errors.DockerException as error:
+        raise _refusal(reference, reason(error)) from error
+    except _BROKEN_STREAM as error:
+        raise RunnerUnavailableError(
+            f"The connection to the Docker engine broke while it pulled {reference} "
+            f"({reason(error)})",
+            "see that it is up",
+        ) from error
+
+
+def _refusal(reference: str, said: str) -> AtlasError:
+    """The error for what the engine said when it could not pull."""
+    sentence = f"The image {reference} cannot be pulled"
+    for cause in _CAUSES:
+        if re.search(cause.words, said, re.IGNORECASE):
+            fix = cause.fix.format(image=reference)
+            if cause.passes:
+                return RunnerUnavailableError(f"{sentence}: {cause.why}", fix)
+            return ConfigError(f"{sentence}: {cause.why}; {fix}.")
+    return RunnerUnavailableError(
+        f"{sentence} ({said})", "check its name, its tag and the network, or load it"
+    )
+
+
+class _Progress:
+    """Says now and then how much of an image is there."""
+
+    def __init__(self, reference: str, explain: Explain) -> None:
+        self._reference = reference
+        self._explain = explain
+        self._bytes: dict[str, tuple[int, int]] = {}
+        self._told = time.monotonic()
+        explain(f"Pulling {reference}.")
+
+    def hear(self, line: Mapping[str, Any]) -> None:
+        layer, detail = line.get("id", ""), line.get("progressDetail") or {}
+        if line.get("status") == "Downloading" and detail.get("total"):
+            self._bytes[layer] = (detail.get("current", 0), detail["total"])
+        elif line.get("status") == "Download complete" and layer in self._bytes:
+            self._bytes[layer] = (self._bytes[layer][1],) * 2
+        if not self._bytes:
+            return
+        have, total = map(sum, zip(*self._bytes.values(), strict=True))
+        if watch := pull_watcher.get():
+            watch(have, total)
+        now = time.monotonic()
+        if now - self._told >= _PROGRESS_SECONDS:
+            self._told = now
+            megabytes = f"{have // _MEGABYTE} of {total // _MEGABYTE} MB"
+            self._explain(f"Pulling {self._reference}: {megabytes}.")

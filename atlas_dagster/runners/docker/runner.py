@@ -1,0 +1,440 @@
+"""Connectors in containers, through the Docker Engine API.
+
+Create, copy the files in, attach, start: in this order nothing printed is missed. Nothing is bind
+mounted, so the engine may be remote or Atlas itself in a container. The log driver is ``none``: the
+attached stream is the only reader, and the default driver would write every record to disk a second
+time, at a quarter of the speed.
+"""
+
+import contextlib
+import io
+import secrets
+import socket
+import tarfile
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.types import LogConfig
+from docker.utils import parse_repository_tag
+
+from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.runners.base import (
+    IDLE_SECONDS,
+    STOP_GRACE_SECONDS,
+    ConnectorCommand,
+    ConnectorProcess,
+    EnginePlace,
+    ExitStatus,
+    Output,
+    Runner,
+    file_name,
+)
+from atlas_dagster.runners.docker.attach_stream import FrameDecoder
+from atlas_dagster.runners.docker.engine import API_ERRORS, place, reason
+from atlas_dagster.runners.docker.images import Explain, have_image, pulled_image
+from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL, wait_for_turn
+from atlas_dagster.runners.limits import ExecutorConfig
+
+#: Every container of ours carries this label: the name of its connection.
+CONNECTION_LABEL = "atlas.connection"
+#: Airbyte's images carry this one: their version.
+#: Exit codes of a shell or an init that cannot run a program.
+_NOT_EXECUTED = (126, 127)
+_VERSION_LABEL = "io.airbyte.version"
+_FOLDER = "atlas"
+_READ_BYTES = 1 << 20
+_LAST_CALL_SECONDS = 60
+#: Silent seconds, about, after which the engine is asked whether it is still there.
+_ASK_AFTER = 60
+#: What the engine answers to requests that it may grant later: gone, in conflict, too many.
+_PASSING = (404, 409, 429)
+#: How much later than its output a container may end: its last process closes both, then dies.
+_ENDING = timedelta(seconds=1)
+_FIRST_WORDS = 500
+#: Exit code of a JVM told to end when its heap is full, as ours are.
+_JVM_OUT_OF_MEMORY = 3
+
+
+class DockerRunner(Runner):
+    """Runs one image on one engine."""
+
+    kind = "docker"
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        client: docker.DockerClient,
+        executor: ExecutorConfig | None = None,
+        explain: Explain = lambda _: None,
+    ) -> None:
+        """``client``: :meth:`close` closes it.
+
+        ``explain`` is told how a pull gets on, and that a start has to wait.
+        """
+        self.reference = image
+        self.executor = executor or ExecutorConfig()
+        self._client = client
+        self._explain = explain
+        self._image: Mapping[str, Any] | None = None
+
+    def ensure_image(self) -> Mapping[str, Any]:
+        """The engine's description of the image, had once as ``executor.pull`` says.
+
+        Raises:
+            ConfigError: it cannot be had until someone changes something.
+            RunnerUnavailableError: it cannot be had now.
+        """
+        if self._image is None:
+            pull = self.executor.pull
+            self._image = have_image(self._client, self.reference, pull, self._explain)
+        return self._image
+
+    def pull(self) -> None:
+        """Fetch the image, even if one is there.
+
+        Raises:
+            ConfigError: it cannot be pulled until someone changes something.
+            RunnerUnavailableError: it cannot be pulled now.
+        """
+        self._image = pulled_image(self._client, self.reference, self._explain)
+
+    def prepare(self) -> None:
+        self.ensure_image()
+
+    def close(self) -> None:
+        """Close the client's connections."""
+        self._client.close()
+
+    @property
+    def engine_place(self) -> EnginePlace:
+        return place(self._client)
+
+    def described(self) -> str:
+        """The image reference, and the version behind it where its tag is not one."""
+        labels = self.ensure_image()["Config"].get("Labels") or {}
+        version = labels.get(_VERSION_LABEL)
+        is_latest = self.reference.endswith(":latest")
+        return f"{self.reference}={version}" if is_latest and version else self.reference
+
+    def identity(self) -> str:
+        image = self.ensure_image()
+        repository, _ = parse_repository_tag(self.reference.partition("@")[0])
+        digests = dict(d.split("@") for d in image.get("RepoDigests") or [])
+        # Of the repository it was asked from; the engine may know the image by others too.
+        digest = digests.get(repository.removeprefix("docker.io/"))
+        return f"{self.described()}@{digest or next(iter(digests.values()), image['Id'])}"
+
+    def start(self, command: ConnectorCommand) -> ConnectorProcess:
+        container: str | None = None
+        stream: Any = None
+        api = self._client.api
+        try:
+            image = self.ensure_image()
+            container = self._create(command, image["Id"])
+            user = image["Config"].get("User") or "0"
+            folder = _tar(command.files, *self._owner(container, user))
+            api.put_archive(container, "/", folder)
+            room = self._info["MemTotal"] - self.executor.memory_bytes
+            wait_for_turn(api, container, room, self._explain)
+            stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
+            api.start(container)
+        except BaseException as error:
+            try:
+                if stream is not None:
+                    _hang_up(stream)
+            finally:
+                if container is not None:
+                    _remove(api, container)
+            if isinstance(error, API_ERRORS):
+                raise self._refusal(error) from error
+            raise
+        return _DockerProcess(self._client, container, stream, self.reference, image)
+
+    def _create(self, command: ConnectorCommand, image_id: str) -> str:
+        api = self._client.api
+        connection = command.labels.get(CONNECTION_LABEL, "adhoc")
+        executor = self.executor
+        host_config = api.create_host_config(
+            init=True,
+            log_config=LogConfig(type="none"),
+            mem_limit=executor.memory_bytes,
+            memswap_limit=executor.memory_bytes,
+            # Docker refuses more CPUs than there are.
+            nano_cpus=int(min(executor.cpu_limit, self._info["NCPU"]) * 1e9),
+            pids_limit=executor.pids_limit,
+            cap_drop=["ALL"],
+            cap_add=list(executor.cap_add),
+            security_opt=["no-new-privileges"],
+            network_mode=executor.network,
+            # A container whose network this one shares has its own hosts, and Docker refuses more.
+            extra_hosts=None
+            if executor.network.startswith("container:")
+            else {"host.docker.internal": "host-gateway"},
+        )
+        created = api.create_container(
+            # Not the reference: its tag may mean another image by now.
+            image_id,
+            command.arguments(f"/{_FOLDER}"),
+            name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
+            labels={
+                CONNECTION_LABEL: connection,
+                MEMORY_LABEL: str(executor.memory_bytes),
+                **command.labels,
+            },
+            environment={
+                "DEPLOYMENT_MODE": "OSS",
+                "USE_STREAM_CAPABLE_STATE": "true",
+                "WORKER_CONNECTOR_IMAGE": self.reference,
+                "JAVA_OPTS": "-XX:+ExitOnOutOfMemoryError",
+                **command.environment,
+            },
+            host_config=host_config,
+            stdin_open=False,
+            tty=False,
+        )
+        container: str = created["Id"]
+        return container
+
+    @cached_property
+    def _info(self) -> Mapping[str, Any]:
+        """What the engine says of its machine."""
+        info: Mapping[str, Any] = self._client.info()
+        return info
+
+    def _refusal(self, error: BaseException) -> AtlasError:
+        """The error for what the engine said when it could not start a container."""
+        said, network = reason(error), self.executor.network
+        if f"network {network} not found" in said:
+            return ConfigError(
+                f"The Docker engine has no network '{network}'; create it with "
+                f"`docker network create {network}`, or correct executor.network."
+            )
+        if "unknown capability" in said:
+            return ConfigError(
+                f"Docker refuses executor.cap_add ({said}); write names such as NET_ADMIN."
+            )
+        if "no space left on device" in said:
+            return RunnerUnavailableError(
+                f"Docker could not start {self.reference} because its disk is full",
+                "free some space, for example with `docker system prune`",
+            )
+        status = error.status_code if isinstance(error, docker.errors.APIError) else None
+        if status is not None and 400 <= status < 500 and status not in _PASSING:
+            return ConfigError(
+                f"Docker refuses to start {self.reference} ({said}); correct the executor of the "
+                "connection, or choose another image."
+            )
+        return RunnerUnavailableError(f"Docker could not start {self.reference} ({said}).")
+
+    def _owner(self, container: str, image_user: str) -> tuple[int, int]:
+        """uid and gid of the image's user, so that it may read and rewrite its files."""
+        user, _, group = image_user.partition(":")
+        if user.isdigit():
+            return int(user), int(group) if group.isdigit() else int(user)
+        chunks, _ = self._client.api.get_archive(container, "/etc/passwd")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            passwd = archive.extractfile("passwd")
+            lines = passwd.read().decode("utf-8", "replace").splitlines() if passwd else []
+        for line in lines:
+            match line.split(":"):
+                case [name, _, uid, gid, *_] if name == user:
+                    return int(uid), int(gid)
+        raise ConfigError(
+            f"The image {self.reference} runs as user '{user}', which its /etc/passwd does not "
+            "have; rebuild the image with a numeric USER."
+        )
+
+
+class _DockerProcess(ConnectorProcess):
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        container: str,
+        stream: Any,
+        reference: str,
+        image: Mapping[str, Any],
+    ) -> None:
+        self._client = client
+        self._api = client.api
+        self._container = container
+        self._stream = stream
+        self._reference = reference
+        self._image = image
+        # docker-py hands out a SocketIO, which cannot time out, or over TLS a socket; sockets can.
+        self._socket: socket.socket = getattr(stream, "_sock", stream)
+        #: What stderr began with, as long as stdout is silent.
+        self._first_words = b""
+        self._spoke = False
+        #: By the engine's clock, as is the time it says a container ended.
+        self._output_ended: datetime | None = None
+        self._closed = False
+
+    def output(self) -> Iterator[Output]:
+        decoder = FrameDecoder()
+        buffer = bytearray(_READ_BYTES)
+        view = memoryview(buffer)
+        self._socket.settimeout(IDLE_SECONDS)
+        _keep_alive(self._socket)
+        silent = 0
+        while True:
+            try:
+                count = self._socket.recv_into(buffer)
+            except TimeoutError:
+                count = -1
+            except OSError as error:
+                raise self._gone(error) from error
+            if count < 0:
+                silent += 1
+                if silent % _ASK_AFTER == 0:
+                    self._ask()
+                yield "idle", b""
+                continue
+            silent = 0
+            if count == 0:
+                if not decoder.is_between_frames:
+                    raise self._gone(EOFError("the output broke off"))
+                yield from self._until_it_ends()
+                return
+            for channel, piece in decoder.feed(view[:count]):
+                if not self._spoke:
+                    self._spoke = channel == "stdout"
+                    self._first_words = (self._first_words + piece)[:_FIRST_WORDS]
+                yield channel, piece
+
+    def _until_it_ends(self) -> Iterator[Output]:
+        """The output may end before the container: a proxy or a tunnel closed the connection."""
+        try:
+            self._output_ended = datetime.fromisoformat(self._api.info()["SystemTime"])
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+        while True:
+            try:
+                self._api.wait(self._container, timeout=int(IDLE_SECONDS))
+            except requests.ReadTimeout:
+                yield "idle", b""
+            except requests.ConnectionError as error:
+                # So it times out once the headers are there, urllib3's own error inside.
+                if "timed out" not in str(error):
+                    return
+                yield "idle", b""
+            except API_ERRORS:
+                return  # wait() says what happened
+            else:
+                return
+
+    def wait(self) -> ExitStatus:
+        try:
+            code = int(self._api.wait(self._container, timeout=_LAST_CALL_SECONDS)["StatusCode"])
+            state = self._api.inspect_container(self._container)["State"]
+        except docker.errors.NotFound as error:
+            raise RunnerUnavailableError(
+                f"The container of {self._reference} was removed by someone else while it ran",
+                "find out who did, then sync again",
+            ) from error
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+        if code != 0 and not self._spoke:
+            self._raise_if_foreign(code)
+        heap_full = code == _JVM_OUT_OF_MEMORY and self._is_java()
+        finished = datetime.fromisoformat(state["FinishedAt"])
+        return ExitStatus(
+            code,
+            oom_killed=bool(state["OOMKilled"]) or heap_full,
+            cut_off=self._output_ended is not None and finished > self._output_ended + _ENDING,
+        )
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        try:
+            _hang_up(self._stream)
+            with contextlib.suppress(*API_ERRORS):
+                if self._api.inspect_container(self._container)["State"]["Running"]:
+                    self._api.stop(self._container, timeout=int(STOP_GRACE_SECONDS))
+        finally:  # whoever interrupts us does not wait for the grace
+            _remove(self._api, self._container)
+            self._closed = True
+
+    def _ask(self) -> None:
+        """Notice an engine that was lost: its connection may never say so."""
+        try:
+            self._api.inspect_container(self._container)
+        except docker.errors.NotFound:
+            pass  # the output ends, and wait() says why
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+
+    def _gone(self, error: Exception) -> RunnerUnavailableError:
+        return RunnerUnavailableError(
+            f"The connection to the Docker engine broke while {self._reference} ran "
+            f"({reason(error)})",
+            "see that it is up, then sync again",
+        )
+
+    def _raise_if_foreign(self, code: int) -> None:
+        """Raise ConfigError where the machine cannot run the image's program at all.
+
+        Docker's init then says so on stderr, in the words of the C library; where the image has
+        no shell to try next, it says only that there is no such file. A shell may say it in words
+        of its own, or not at all; the code says that a program could not be executed.
+        """
+        words = self._first_words.lower()
+        if b"exec " not in words and code not in _NOT_EXECUTED:
+            return
+        try:
+            engine = self._client.version().get("Arch")
+        except API_ERRORS as error:
+            raise self._gone(error) from error
+        image = self._image.get("Architecture")
+        if b"exec format error" in words or image != engine:
+            raise ConfigError(
+                f"The image {self._reference} (built for {image}) does not run on this Docker "
+                f"engine ({engine}); choose an image for {engine}, or let the engine's machine "
+                f"emulate {image} (QEMU and binfmt)."
+            )
+
+    def _is_java(self) -> bool:
+        names = [entry.partition("=")[0] for entry in self._image["Config"].get("Env") or []]
+        return "JAVA_HOME" in names or "JAVA_VERSION" in names
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """Have the system notice within two minutes that the other side is lost."""
+    if connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # macOS calls the first one otherwise.
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _hang_up(stream: Any) -> None:
+    with contextlib.suppress(OSError):
+        # Closing the stream alone leaves the connection to the garbage collector.
+        stream._response.close()
+
+
+def _remove(api: docker.APIClient, container: str) -> None:
+    # An engine that went away cannot be asked; the reaper removes the container later.
+    with contextlib.suppress(*API_ERRORS):
+        api.remove_container(container, force=True, v=True)
+
+
+def _tar(files: Mapping[str, bytes], uid: int, gid: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        folder = tarfile.TarInfo(_FOLDER)
+        folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o700, uid, gid
+        archive.addfile(folder)
+        for option, content in files.items():
+            entry = tarfile.TarInfo(f"{_FOLDER}/{file_name(option)}")
+            entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o600, uid, gid
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

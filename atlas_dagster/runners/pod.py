@@ -1,0 +1,205 @@
+"""A connector in the container next to ours, in one pod: called by files, heard through FIFOs.
+
+The pod's two containers share a folder. In the connector's runs :data:`AGENT`, a few lines of
+shell, as in Airbyte's own pods (``AIRBYTE_ENTRYPOINT`` is part of every image); each call has a
+folder of its own there:
+
+- ``go``: the connector's words, a line each; it appears when all else is there;
+- ``begun``: appears when the agent takes the call; who was killed in one does not take it again;
+- ``environment``: ``NAME=value``, a line each;
+- the files that the words name;
+- ``stdout``, ``stderr``: FIFOs;
+- ``stop``: appears when the connector is to be ended;
+- ``exit``: its exit code.
+
+A FIFO carries three times as many bytes as Docker's API, and none of them through the cluster's.
+"""
+
+import fcntl
+import os
+import secrets
+import selectors
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from atlas_dagster.cancellation import pause
+from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.runners.base import (
+    IDLE_SECONDS,
+    STOP_GRACE_SECONDS,
+    Channel,
+    ConnectorCommand,
+    ConnectorProcess,
+    ExitStatus,
+    Output,
+    Runner,
+    file_name,
+)
+from atlas_dagster.runners.limits import ExecutorConfig
+
+#: What the connector's container runs, with ``ATLAS_FOLDER`` set: ``sh -c AGENT``.
+AGENT = """\
+cd "$ATLAS_FOLDER" || exit 1
+while :; do
+    call=
+    for go in */go; do
+        [ -e "$go" ] && [ ! -e "${go%/go}/begun" ] && call=${go%/go}
+    done
+    if [ -z "$call" ]; then
+        [ -e done ] && exit 0
+        sleep 0.2
+        continue
+    fi
+    : >"$call/begun"
+    (
+        while IFS= read -r line; do export "$line"; done <"$call/environment"
+        set --
+        while IFS= read -r word; do set -- "$@" "$word"; done <"$call/go"
+        eval "exec ${AIRBYTE_ENTRYPOINT:?this image is no Airbyte connector} \\"\\$@\\""
+    ) >"$call/stdout" 2>"$call/stderr" &
+    connector=$!
+    (
+        until [ -e "$call/stop" ]; do sleep 0.2; done
+        kill -TERM "$connector"
+        sleep GRACE
+        kill -KILL "$connector"
+    ) 2>/dev/null &
+    watcher=$!
+    wait "$connector"
+    echo "$?" >"$call/unfinished"
+    mv "$call/unfinished" "$call/exit"
+    kill "$watcher" 2>/dev/null
+done
+""".replace("GRACE", f"{STOP_GRACE_SECONDS:g}")
+PIPE_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
+_POLL_SECONDS = IDLE_SECONDS / 5
+#: Seconds in which the connector's container must start, its image pulled.
+_AGENT_SECONDS = 30 * 60.0
+#: Seconds after its last output in which the connector's exit code must be there.
+_LAST_WORD_SECONDS = 10.0
+#: What a shell reports of a process that was killed; so it is where the whole container was.
+_KILLED = 137
+
+
+class FifoRunner(Runner):
+    """Calls the connector of the agent that looks after ``folder``, one call at a time."""
+
+    kind = "kubernetes"
+
+    def __init__(self, folder: Path, reference: str, executor: ExecutorConfig | None = None):
+        """``reference``: the image of the connector's container."""
+        self.reference = reference
+        self.executor = executor or ExecutorConfig()
+        self._folder = folder
+
+    def start(self, command: ConnectorCommand) -> ConnectorProcess:
+        call = self._folder / secrets.token_hex(8)
+        try:
+            call.mkdir(mode=0o700)
+            for option, content in command.files.items():
+                _write(call / file_name(option), content)
+            for channel in ("stdout", "stderr"):
+                os.mkfifo(call / channel, mode=0o600)
+            lines = [f"{name}={value}\n" for name, value in command.environment.items()]
+            _write(call / "environment", "".join(lines).encode())
+            words = [f"{word}\n" for word in command.arguments(str(call))]
+            _write(call / "unfinished", "".join(words).encode())
+            (call / "unfinished").rename(call / "go")
+            self._wait_for_agent(call)
+            return _FifoProcess(call)
+        except BaseException as error:
+            # The config is in it.
+            shutil.rmtree(call, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise RunnerUnavailableError(
+                    f"{self.reference} cannot be called: {error}; see that its pod has space left."
+                ) from error
+            raise
+
+    def _wait_for_agent(self, call: Path) -> None:
+        """Return when the agent takes the call: its image may still be pulled."""
+        deadline = time.monotonic() + _AGENT_SECONDS
+        while not (call / "begun").exists():
+            if time.monotonic() > deadline:
+                raise RunnerUnavailableError(
+                    f"The container of {self.reference} did not start within {_AGENT_SECONDS:g} "
+                    "seconds",
+                    "see the events of this step's pod with `kubectl describe pod`",
+                )
+            pause(_POLL_SECONDS)
+
+    def finish(self) -> None:
+        """Let the agent end, and so the pod."""
+        (self._folder / "done").touch()
+
+
+class _FifoProcess(ConnectorProcess):
+    def __init__(self, call: Path) -> None:
+        self._call = call
+        self._pipes = selectors.DefaultSelector()
+        channels: tuple[Channel, Channel] = ("stdout", "stderr")
+        for channel in channels:
+            # Without waiting for the connector to open the other end: it may never.
+            pipe = os.open(call / channel, os.O_RDONLY | os.O_NONBLOCK)
+            if sys.platform == "linux":
+                with suppress(OSError):  # refused to who has many large ones already
+                    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            self._pipes.register(pipe, selectors.EVENT_READ, channel)
+
+    def output(self) -> Iterator[Output]:
+        while self._pipes.get_map():
+            # Asked before looking: what a connector wrote before its end is in the pipes by now.
+            ended = self._ended()
+            ready = self._pipes.select(0 if ended else IDLE_SECONDS)
+            for key, _ in ready:
+                chunk = os.read(key.fd, _READ_BYTES)
+                if chunk:
+                    yield key.data, chunk
+                else:
+                    self._hang_up(key.fd)
+            if not ready:
+                if ended:
+                    return
+                yield "idle", b""
+        deadline = time.monotonic() + _LAST_WORD_SECONDS
+        while not self._ended() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            yield "idle", b""
+
+    def wait(self) -> ExitStatus:
+        code = (self._call / "exit").read_text() if self._ended() else _KILLED
+        return ExitStatus(int(code))
+
+    def close(self) -> None:
+        if not self._call.exists():
+            return
+        try:
+            if not self._ended():
+                (self._call / "stop").touch()
+                for key in [*self._pipes.get_map().values()]:
+                    self._hang_up(key.fd)
+                deadline = time.monotonic() + STOP_GRACE_SECONDS + _LAST_WORD_SECONDS
+                while not self._ended() and time.monotonic() < deadline:
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            for key in [*self._pipes.get_map().values()]:
+                self._hang_up(key.fd)
+            # The config is in it.
+            shutil.rmtree(self._call, ignore_errors=True)
+
+    def _ended(self) -> bool:
+        return (self._call / "exit").exists()
+
+    def _hang_up(self, pipe: int) -> None:
+        self._pipes.unregister(pipe)
+        os.close(pipe)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)

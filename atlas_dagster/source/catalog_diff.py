@@ -1,0 +1,164 @@
+"""What is new in a source's catalog, and what of it may be taken without asking.
+
+The changes, and which of them are breaking, are those of the Airbyte platform
+(``CatalogDiffHelpers``): streams and fields that come and go, types, keys and cursors. Fields below
+the top of a record count only where a key or cursor is one. Only streams that are synced are
+compared: nobody need be asked about the others.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, FieldPath, Stream
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.records.types import column_type, declares
+from atlas_dagster.source.connection import Connection
+
+#: Airbyte's ``nonBreakingChangesPreference``: nothing; fields; fields, and streams that come or go.
+#: A breaking change is never among them.
+SchemaPolicy = Literal["ignore", "propagate_columns", "propagate_all"]
+
+
+class Change(Struct, frozen=True):
+    """One difference of a stream.
+
+    ``field`` is a path with dots; None where the stream itself, its key, cursor or mode is meant.
+    ``before`` and ``after`` are for people. ``declared``: the connection's own declaration stands
+    against it, so nobody can take it without changing that.
+    """
+
+    stream: StreamDescriptor
+    what: Literal["added", "removed", "retyped", "key", "cursor", "mode"]
+    field: str | None = None
+    before: str | None = None
+    after: str | None = None
+    breaking: bool = False
+    declared: bool = False
+
+    def __str__(self) -> str:
+        subject = f"{self.stream}.{self.field}" if self.field else str(self.stream)
+        match self.what:
+            case "added":
+                text = f"new field, {self.after}" if self.field else "new stream"
+            case "removed":
+                text = "field is gone" if self.field else "stream is gone"
+            case "retyped":
+                text = f"{self.after} instead of {self.before}"
+            case "mode" if self.declared:
+                text = f"cannot be read as declared any more, {self.before}"
+            case "mode":
+                text = f"would be read as {self.after} instead of {self.before}"
+            case _:
+                name = "primary key" if self.what == "key" else "cursor"
+                text = f"{name} {self.after} instead of {self.before}"
+        return f"{subject}: {text}{' (breaking)' if self.breaking else ''}"
+
+
+def compare(connection: Connection, before: Catalog, after: Catalog) -> list[Change]:
+    """What changed of the streams that ``connection`` syncs, in the order of ``after``."""
+    named = connection.streams is not None
+    synced = {
+        stream.descriptor: stream for stream in connection.configured_as_far_as_possible(before)
+    }
+    changes: list[Change] = []
+    for stream in after.streams:
+        if stream.descriptor in synced:
+            changes += _of_stream(connection, synced[stream.descriptor], stream)
+        elif not named:
+            changes.append(Change(stream.descriptor, "added"))
+    gone = synced.keys() - {stream.descriptor for stream in after.streams}
+    changes += [Change(name, "removed", declared=named) for name in synced if name in gone]
+    return changes
+
+
+def held_back(changes: Collection[Change], policy: SchemaPolicy | None) -> list[Change]:
+    """Those of ``changes`` that must not be taken: a stream's, all of them or none.
+
+    Without ``policy``, somebody has asked for all.
+    """
+    kept = {change.stream for change in changes if not _may_take(change, policy)}
+    return [change for change in changes if change.stream in kept]
+
+
+def merged(before: Catalog, after: Catalog, kept: Collection[Change]) -> Catalog:
+    """``after``, but the streams of ``kept`` as they were ``before``."""
+    held = {change.stream for change in kept}
+    old = {stream.descriptor: stream for stream in before.streams}
+    streams = [
+        old.pop(stream.descriptor, None) if stream.descriptor in held else stream
+        for stream in after.streams
+    ]
+    found = {stream.descriptor for stream in after.streams}
+    streams += [old[name] for name in old if name in held and name not in found]
+    return Catalog(tuple(stream for stream in streams if stream is not None))
+
+
+def _may_take(change: Change, policy: SchemaPolicy | None) -> bool:
+    if change.declared:
+        return False
+    if policy is None:
+        return True
+    whole = change.field is None and change.what in ("added", "removed")
+    if change.breaking or policy == "ignore":
+        return False
+    return policy == "propagate_all" or not whole
+
+
+def _of_stream(connection: Connection, was: ConfiguredStream, now: Stream) -> Iterator[Change]:
+    name = now.descriptor
+    dedup = was.destination_sync_mode == "append_dedup"
+    incremental = was.sync_mode == "incremental"
+    needed = {path for path in was.primary_key if dedup} | {
+        path for path in (was.cursor_field,) if incremental and path
+    }
+    yield from _of_fields(name, was.stream.json_schema, now.json_schema, needed)
+    key, new_key = was.stream.source_defined_primary_key, now.source_defined_primary_key
+    try:
+        after = connection.configure(now)
+    except ConfigError:
+        after = None
+    if set(key) != set(new_key):
+        # Where a key is declared, that of the source does not matter.
+        breaking = dedup and (after is None or set(after.primary_key) != set(was.primary_key))
+        yield Change(name, "key", None, _listed(key), _listed(new_key), breaking=breaking)
+    cursor, new_cursor = was.stream.default_cursor_field, now.default_cursor_field
+    if incremental and cursor != new_cursor and was.cursor_field == cursor:
+        yield Change(name, "cursor", None, _listed([cursor]), _listed([new_cursor]))
+    if after is None:
+        yield Change(name, "mode", None, _mode(was), declared=True)
+    elif _mode(after) != _mode(was):
+        yield Change(name, "mode", None, _mode(was), _mode(after), breaking=True)
+
+
+def _of_fields(
+    name: StreamDescriptor,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    needed: Collection[FieldPath],
+) -> Iterator[Change]:
+    old, new = before.get("properties") or {}, after.get("properties") or {}
+    gone = {path for path in needed if declares(before, path) and not declares(after, path)}
+    for field in [*new, *(field for field in old if field not in new)]:
+        if field not in old:
+            yield Change(name, "added", field, None, column_type(new[field], after).value)
+        elif field not in new:
+            breaking = (field,) in gone
+            was = column_type(old[field], before)
+            yield Change(name, "removed", field, was.value, None, breaking)
+        else:
+            was, now = column_type(old[field], before), column_type(new[field], after)
+            if was is not now:
+                yield Change(name, "retyped", field, was.value, now.value)
+    for path in sorted(path for path in gone if len(path) > 1):
+        yield Change(name, "removed", ".".join(path), breaking=True)
+
+
+def _mode(stream: ConfiguredStream) -> str:
+    return f"{stream.sync_mode} | {stream.destination_sync_mode}"
+
+
+def _listed(paths: Collection[FieldPath]) -> str:
+    return ", ".join(".".join(path) for path in paths if path) or "none"

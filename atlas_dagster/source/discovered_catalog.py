@@ -1,0 +1,200 @@
+"""What DISCOVER found, as it is cached: enough to define assets without running anything."""
+
+import hashlib
+import json
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from atlas_dagster.destinations.base import TablePath
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.format_versions import version_of
+from atlas_dagster.protocol.catalog import Catalog
+from atlas_dagster.protocol.messages import Spec, StreamDescriptor
+from atlas_dagster.records.names import assign
+from atlas_dagster.source.catalog_diff import Change, compare
+from atlas_dagster.source.connection import Connection
+
+VERSION = 1
+#: Names of folders and objects that stores and Dagster's serializer keep for themselves.
+_TAKEN = (
+    "_atlas",
+    "_change_data",
+    "_delta_log",
+    "__class__",
+    "__enum__",
+    "__frozenset__",
+    "__mapping_items__",
+    "__set__",
+)
+
+
+class NamedTable(Struct, frozen=True):
+    """Where a stream lives; given out once and kept."""
+
+    stream: StreamDescriptor
+    path: TablePath
+
+
+class Discovered(Struct, frozen=True):
+    """Cached result of SPEC and DISCOVER. Holds no secrets.
+
+    ``config_hash`` is of the declaration, templates unreplaced, as far as DISCOVER may depend on it
+    (in caches of older versions, of all of it); ``connector`` says what answered;
+    ``streams`` are the source's own JSON; ``pending`` are changes of the source that were found and
+    not taken, so that ``streams`` lacks them.
+    """
+
+    connector: str
+    config_hash: str
+    discovered_at: float
+    spec_schema: dict[str, Any]
+    documentation_url: str | None
+    streams: tuple[Raw, ...]
+    tables: tuple[NamedTable, ...]
+    pending: tuple[Change, ...] = ()
+    version: int = VERSION
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog.from_raw(self.streams)
+
+    @property
+    def table_paths(self) -> dict[StreamDescriptor, TablePath]:
+        return {table.stream: table.path for table in self.tables}
+
+    def is_of(self, config: Mapping[str, Any]) -> bool:
+        """Whether DISCOVER would be asked about the same as then."""
+        return self.config_hash in (config_hash(config, self.spec_schema), _hash(config))
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes) -> "Discovered":
+        """Read a cached catalog of any version so far.
+
+        Raises:
+            ConfigError: a newer Atlas wrote it; or it cannot be read, and refreshing it mends that.
+        """
+        try:
+            version_of(content, known=VERSION, what="The cached catalog")
+            return msgspec.json.decode(content, type=cls)
+        except msgspec.MsgspecError as error:
+            raise ConfigError(
+                f"The cached catalog cannot be read ({error}); discover again."
+            ) from error
+
+
+class Discovery(Struct, frozen=True):
+    """What a DISCOVER brought: what is known now, and the changes that were taken into it.
+
+    ``lacking``: the streams whose old rows have nothing in the columns that are new.
+    """
+
+    found: Discovered
+    taken: tuple[Change, ...] = ()
+    lacking: tuple[StreamDescriptor, ...] = ()
+
+    @classmethod
+    def since(
+        cls, previous: Discovered | None, found: Discovered, connection: Connection
+    ) -> "Discovery":
+        """As ``found`` differs from ``previous``."""
+        if previous is None:
+            return cls(found)
+        taken = tuple(compare(connection, previous.catalog, found.catalog))
+        wider = {change.stream for change in taken if change.what == "added" and change.field}
+        known = connection.configured_as_far_as_possible(found.catalog)
+        kept = [
+            stream.descriptor for stream in known if stream.destination_sync_mode != "overwrite"
+        ]
+        return cls(found, taken, tuple(name for name in kept if name in wider))
+
+
+def discovered(
+    connection: str,
+    *,
+    connector: str,
+    config: Mapping[str, Any],
+    spec: Spec,
+    catalog: Catalog,
+    reserved: str,
+    previous: Discovered | None,
+    pending: Collection[Change] = (),
+) -> Discovered:
+    """Put together what was found; names given out in ``previous`` stay.
+
+    ``reserved`` is a key part that no stream of the connection may take. ``catalog`` is without the
+    changes that are ``pending``.
+    """
+    known = previous.table_paths if previous else {}
+    return Discovered(
+        connector=connector,
+        config_hash=config_hash(config, spec.connectionSpecification),
+        discovered_at=time.time(),
+        spec_schema=spec.connectionSpecification,
+        documentation_url=spec.documentationUrl,
+        streams=tuple(stream.raw for stream in catalog.streams),
+        tables=_name_tables(connection, catalog, reserved, known),
+        pending=tuple(pending),
+    )
+
+
+def config_hash(config: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """Of the values that the offered streams may depend on.
+
+    Not of fields that ``schema`` marks secret, nor of dates to read from or to.
+    """
+    fields = schema.get("properties")
+    known = fields if isinstance(fields, Mapping) else {}
+    return _hash({name: value for name, value in config.items() if not _is_aside(known.get(name))})
+
+
+def _is_aside(field: Any) -> bool:
+    if not isinstance(field, Mapping):
+        return False
+    is_date = field.get("format") in ("date", "date-time")
+    return bool(field.get("airbyte_secret")) or is_date
+
+
+def _hash(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _name_tables(
+    connection: str,
+    catalog: Catalog,
+    reserved: str,
+    known: Mapping[StreamDescriptor, TablePath],
+) -> tuple[NamedTable, ...]:
+    """``connection/[namespace/]stream`` for every stream, keeping all of ``known``.
+
+    Dagster joins the parts with ``__``, so paths differ even then.
+    """
+    found = {stream.descriptor for stream in catalog.streams} | set(known)
+    spaces = assign(
+        {name.namespace for name in found if name.namespace},
+        known={name.namespace: path[1] for name, path in known.items() if name.namespace},
+        reserved=[reserved, *_TAKEN, *(path[1] for path in known.values() if len(path) == 2)],
+    )
+    paths: dict[StreamDescriptor, TablePath] = {}
+    joined = ["__".join(path[1:]) for path in known.values()]
+    for space in sorted({name.namespace for name in found}, key=lambda space: space or ""):
+        prefix = f"{spaces[space]}__" if space else ""
+        met = [path.removeprefix(prefix) for path in joined if path.startswith(prefix)]
+        here = {name for name in found if name.namespace == space}
+        names = assign(
+            {name.name for name in here},
+            known={name.name: path[-1] for name, path in known.items() if name in here},
+            reserved=[*_TAKEN, *met] if space else [reserved, *_TAKEN, *spaces.values(), *met],
+        )
+        for name in here:
+            middle = (spaces[space],) if space else ()
+            paths[name] = (connection, *middle, names[name.name])
+            joined.append(prefix + names[name.name])
+    order = sorted(found, key=str)
+    return tuple(NamedTable(name, paths[name]) for name in order)

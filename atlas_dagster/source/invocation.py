@@ -1,0 +1,284 @@
+"""One call of a connector: its messages one by one, its chatter to a log, its end explained."""
+
+import re
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any
+
+from atlas_dagster.cancellation import raise_if_stopped
+from atlas_dagster.config.masking import Masker
+from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError
+from atlas_dagster.protocol.causes import cause, exceptions, failure_type, is_frame
+from atlas_dagster.protocol.decoder import MessageDecoder
+from atlas_dagster.protocol.messages import (
+    Message,
+    Noise,
+    Records,
+    StreamDescriptor,
+    TraceError,
+    Unreadable,
+)
+from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
+from atlas_dagster.source.watchdog import Watchdog
+
+#: Takes a level (DEBUG … FATAL) and a text without secrets.
+Log = Callable[[str, str], None]
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+Renew = Callable[[dict[str, Any]], None]
+
+#: Exit codes of connectors that were ended from outside.
+_SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
+#: Lines outside of messages, such as stderr, kept to explain a crash that says nothing else: an
+#: exception is looked for in all, and the last few are shown where there is none.
+_KEPT_LINES = 30
+_SHOWN_LINES = 5
+_NO_REASON = "it gave no reason"
+#: Errors that are kept whole, and streams of which one is kept at all.
+_WHOLE_ERRORS = 20
+_MOST_BROKEN = 20_000
+_SHORT_MESSAGE = 500
+#: Characters of a text that are logged.
+_LONGEST_TEXT = 20_000
+#: Bytes of a line of stderr that are kept; it is log text, and memory stays flat.
+_LONGEST_STDERR_LINE = 64 * 1024
+
+
+def readable(text: str, masker: Masker) -> str:
+    """``text`` without secrets and a terminal's colours, and not too long.
+
+    Cut last: half a secret at the end of a cut text would not be found.
+    """
+    masked = masker(_COLOURS.sub("", text))
+    left_out = len(masked) - _LONGEST_TEXT
+    return masked if left_out <= 0 else f"{masked[:_LONGEST_TEXT]}… ({left_out:,} more)"
+
+
+class Conversation:
+    """Runs one command and keeps what its end is judged by.
+
+    Args:
+        runner: where the connector runs.
+        name: the connector's name, for messages.
+        log: receives the connector's own log lines, masked.
+        masker: hides secret values in everything that leaves here.
+        renew: takes a config that the connector wants to be given from now on (CONTROL).
+    """
+
+    def __init__(
+        self, runner: Runner, *, name: str, log: Log, masker: Masker, renew: Renew | None = None
+    ) -> None:
+        self.runner = runner
+        self.name = name
+        self.errors: list[TraceError] = []
+        #: The streams that these are of; None for the whole connection.
+        self._broken: set[StreamDescriptor | None] = set()
+        self.exit: ExitStatus | None = None
+        #: The last answer that could not be read.
+        self.unreadable: Unreadable | None = None
+        self._log = log
+        self._masker = masker
+        self._renew = renew
+        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_error = ""
+        self._stderr = b""
+        self._stopped: str | None = None
+
+    def messages(
+        self, command: ConnectorCommand
+    ) -> Generator[Message | Records | Unreadable | None, None, None]:
+        """Yield what the connector answers; None when all that came so far is dealt with.
+
+        LOG, TRACE ERROR, CONTROL and text are dealt with here. The connector is stopped when the
+        iteration ends, whichever way, and when it exceeds a limit of its runner's executor: the
+        iteration then just ends, and :meth:`failure` says why.
+
+        Raises:
+            RunnerUnavailableError: the connector cannot be started, or was lost.
+            StoppedError: whoever asked for it wants it no longer.
+        """
+        decoder = MessageDecoder()
+        with self.runner.start(command) as process:
+            # Only now: a start may wait for an image, a package or the engine's queue.
+            self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
+            for channel, piece in process.output():
+                raise_if_stopped()
+                watchdog.waited(output=channel != "idle")
+                if channel == "stdout":
+                    for decoded in decoder.feed(piece):
+                        if not self._overheard(decoded):
+                            yield decoded  # type: ignore[misc]
+                    yield None
+                elif channel == "stderr":
+                    self._hear_stderr(piece)
+                else:
+                    yield None
+                self._stopped = watchdog.verdict
+                if self._stopped is not None:
+                    return
+                watchdog.back()
+            for decoded in decoder.flush():
+                if not self._overheard(decoded):
+                    yield decoded  # type: ignore[misc]
+            self._hear_stderr(b"\n")
+            self.exit = process.wait()
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.errors) or self.exit is None or self.exit.code != 0
+
+    def failure(self) -> ConnectorFailedError:
+        """Why the connector failed, in its own words where it said any.
+
+        A limit that was exceeded comes first, for it is why the rest is missing. Of several errors
+        the first counts: the CDK's last one is always an aggregate ("Concurrent read failure",
+        ``config_error``) that hides the cause.
+        """
+        before = f" Before, it said: {self.errors[0].message}" if self.errors else ""
+        if self._stopped is not None:
+            return ConnectorTimeoutError(
+                f"{self.name} {self._stopped}{before}", failure_type="transient_error"
+            )
+        if self.exit is not None and self.exit.oom_killed:
+            limit = self.runner.executor.memory_limit
+            return ConnectorFailedError(
+                f"{self.name} ran out of memory: its limit is {limit}; raise executor.memory_limit "
+                f"of the connection, or sync fewer streams at once.{before}"
+            )
+        if self.errors:
+            first = self.errors[0]
+            return ConnectorFailedError(
+                f"{self.name}: {first.message}",
+                failure_type=failure_type(first.failure_type, first.message, ()),
+                stack_trace=first.stack_trace,
+            )
+        code = None if self.exit is None else self.exit.code
+        reason, said = self.explain(None), self.last_words()
+        if code in _SIGNALS:
+            return ConnectorFailedError(
+                f"{self.name} was ended by {_SIGNALS[code]} (exit code {code}), which Atlas did "
+                f"not send: somebody stopped it, or the machine ran out of memory.{said}",
+                failure_type="transient_error",
+            )
+        if reason != _NO_REASON:
+            return ConnectorFailedError(
+                f"{self.name} ended with exit code {code}: {self.with_note(reason)}",
+                failure_type=failure_type(None, None, (reason,)),
+            )
+        return ConnectorFailedError(
+            f"{self.name} ended with exit code {code} and reported no error; "
+            f"see its log in the run's output.{said}",
+            failure_type=failure_type(None, None, (said,)),
+        )
+
+    def explain(self, message: str | None) -> str:
+        """The cause that ``message`` names, or where it names none, what else the connector said.
+
+        That is an earlier error, the exception in its output, or its last ERROR.
+        """
+        lines = "\n".join(self._last_lines)
+        crash = lines if exceptions(lines) else None
+        known = [error.message for error in self.errors if error.message != _NO_REASON]
+        found = cause(message, (*known[:1], crash, self._last_error))
+        return self._mask(found) or _NO_REASON
+
+    def last_words(self) -> str:
+        """The last lines of the connector's output, as a sentence; empty where there are none."""
+        lines = list(self._last_lines)[-_SHOWN_LINES:]
+        return f" Its last words: {' / '.join(lines)}" if lines else ""
+
+    def log(self, level: str, text: str) -> None:
+        self._log(level, self._mask(text))
+
+    def _mask(self, text: str) -> str:
+        return readable(text, self._masker)
+
+    def _overheard(self, decoded: Message | Records | Noise | Unreadable) -> bool:
+        """Whether the message was for the log only."""
+        if isinstance(decoded, Records) or (
+            isinstance(decoded, Message) and decoded.state is not None
+        ):
+            self._watchdog.data()
+            return False
+        if isinstance(decoded, Noise):
+            self._hear_line("INFO", decoded.text)
+            return True
+        if isinstance(decoded, Unreadable):
+            if not decoded.is_data:
+                self._hear_unreadable(decoded)
+            return not decoded.is_data
+        if decoded.log is not None:
+            level = decoded.log.level or "INFO"
+            text = self._mask(_lines(decoded.log.message or "", decoded.log.stack_trace))
+            self._log(level, text)
+            if level in ("ERROR", "FATAL") and text:
+                self._last_error = text
+            return True
+        if decoded.control is not None:
+            if decoded.control.connectorConfig is not None and self._renew is not None:
+                self._renew(decoded.control.connectorConfig.config)
+            return True
+        if decoded.trace is not None and decoded.trace.stream_status is not None:
+            self._watchdog.heard(decoded.trace.stream_status)
+        if decoded.trace is not None and decoded.trace.error is not None:
+            self._hear_error(decoded.trace.error)
+            return True
+        return False
+
+    def _hear_unreadable(self, message: Unreadable) -> None:
+        if message.kind == "CONTROL":  # what it says may be secret, and nobody knows what of it
+            self._log("ERROR", "A CONTROL message cannot be read; the config it brings is lost.")
+        else:
+            self.log("ERROR", f"Unreadable {message.kind}: {message.text}")
+            self.unreadable = message
+
+    def _hear_error(self, error: TraceError) -> None:
+        """Log all that it says, and keep it with its cause as the message, masked.
+
+        The first errors are kept whole, then of each stream the first, and its message only. A
+        stream is judged by having an error at all, and a source may repeat its own without end.
+        """
+        said = (error.message, error.internal_message, error.stack_trace)
+        message, internal, trace = (self._mask(text) if text else None for text in said)
+        self._log("ERROR", _lines(message, internal, trace) or _NO_REASON)
+        whole = len(self.errors) < _WHOLE_ERRORS
+        about = error.stream_descriptor
+        if not whole and (about in self._broken or len(self._broken) >= _MOST_BROKEN):
+            return
+        text = self._mask(cause(message, (internal, trace))) or self.explain(None)
+        causes = (text, *exceptions(trace or ""))
+        kind = failure_type(error.failure_type, message, causes)
+        if kind == "system_error":
+            text = self.with_note(text)
+        kept = TraceError(
+            message=text if whole else text[:_SHORT_MESSAGE],
+            internal_message=internal if whole else None,
+            stack_trace=trace if whole else None,
+            failure_type=kind,
+            stream_descriptor=about,
+        )
+        self.errors.append(kept)
+        self._broken.add(about)
+
+    def with_note(self, reason: str) -> str:
+        """``reason`` with the library that ran the connector's code, where that may be why."""
+        note = self.runner.code_note
+        return f"{reason.rstrip('.')} ({note})" if note and reason != _NO_REASON else reason
+
+    def _hear_stderr(self, piece: bytes) -> None:
+        *lines, self._stderr = (self._stderr + piece).split(b"\n")
+        # Longer than what is logged of it, so that no half of a secret is.
+        self._stderr = self._stderr[:_LONGEST_STDERR_LINE]
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self._hear_line("WARN", text)
+
+    def _hear_line(self, level: str, text: str) -> None:
+        masked = self._mask(text)
+        self._log(level, masked)
+        if not is_frame(masked):
+            self._last_lines.append(masked[:500])
+
+
+def _lines(*texts: str | None) -> str:
+    return "\n".join(text.rstrip() for text in texts if text)

@@ -1,0 +1,79 @@
+"""When a connector has taken too long.
+
+Three clocks: the whole call, silence (nothing printed at all), and the heartbeat (no record and no
+state, whatever else is printed). A source that reports RATE_LIMITED is waiting for good reason:
+silence and heartbeat count from the moment its quota is reset (airbyte_protocol.yaml,
+``AirbyteStreamStatusRateLimitedReason.quota_reset``, epoch milliseconds).
+"""
+
+import time
+
+from atlas_dagster.protocol.messages import StreamStatus
+from atlas_dagster.runners.base import Verb
+from atlas_dagster.runners.limits import ExecutorConfig
+
+
+class Watchdog:
+    """Watches one call. Only time spent waiting for the connector counts as its silence."""
+
+    def __init__(self, verb: Verb, limits: ExecutorConfig) -> None:
+        self._verb = verb
+        self._limits = limits
+        self._started = self._since = time.monotonic()
+        self._excused_until = self._since
+        self._silence = 0.0
+        self._dataless = 0.0
+
+    def back(self) -> None:
+        """We wait for the connector again, after having been busy ourselves."""
+        self._since = time.monotonic()
+
+    def waited(self, *, output: bool) -> None:
+        """The wait is over: with ``output``, or just to look at the clocks."""
+        waited = max(time.monotonic() - max(self._since, self._excused_until), 0.0)
+        self._silence = 0.0 if output else self._silence + waited
+        self._dataless += waited
+
+    def data(self) -> None:
+        """A record or a state came."""
+        self._dataless = 0.0
+
+    def heard(self, status: StreamStatus) -> None:
+        """A stream's status came; RATE_LIMITED ones say until when, if the source knows."""
+        limited = [r.rate_limited for r in status.reasons or () if r.type == "RATE_LIMITED"]
+        if limited:
+            resets = [each.quota_reset for each in limited if each and each.quota_reset]
+            wait = max((reset / 1000 - time.time() for reset in resets), default=0.0)
+            self._excused_until = time.monotonic() + wait
+            self._dataless = 0.0
+
+    @property
+    def verdict(self) -> str | None:
+        """What has lasted too long and how to allow more; None while all is well."""
+        limits, verb = self._limits, self._verb
+        elapsed = time.monotonic() - self._started
+        if verb != "read":
+            name = "discover_timeout_seconds" if verb == "discover" else "check_timeout_seconds"
+            allowed: float = getattr(limits, name)
+            if elapsed > allowed:
+                return (
+                    f"did not finish {verb} within {allowed:g} seconds; check that the source is "
+                    f"reachable, or raise executor.{name}."
+                )
+            return None
+        if elapsed > limits.timeout_seconds:
+            return (
+                f"was still reading after {limits.timeout_seconds:g} seconds and was stopped; "
+                "sync again to continue, or raise executor.timeout_seconds."
+            )
+        if self._silence > limits.silence_seconds:
+            return (
+                f"printed nothing for {limits.silence_seconds:g} seconds and was stopped; check "
+                "the source and sync again, or raise executor.silence_seconds."
+            )
+        if self._dataless > limits.heartbeat_seconds:
+            return (
+                f"brought no record and no state for {limits.heartbeat_seconds:g} seconds and was "
+                "stopped; check the source and sync again, or raise executor.heartbeat_seconds."
+            )
+        return None
