@@ -34,7 +34,7 @@ def test_a_flood_of_stderr_takes_no_memory(chaos: Chaos) -> None:
 
 
 def test_one_that_ignores_sigterm_is_killed(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("docker", "process"):
+    for module in ("docker.runner", "process"):
         monkeypatch.setattr(f"atlas_dagster.runners.{module}.STOP_GRACE_SECONDS", 1)
     events = chaos.begin("ignores-sigterm")
     assert isinstance(next(events), Checkpoint)

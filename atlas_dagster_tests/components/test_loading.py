@@ -11,8 +11,8 @@ from atlas_dagster_tests.components.connections_project import Project, importab
 
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
-    "name, connector, image, manifest, command, version, config, validate, streams, schedule, "
-    "discovery, maintenance, runner, executor, destination, translation, defs_state"
+    "name, connector, image, manifest, command, version, cdk_version, config, validate, streams, "
+    "schedule, discovery, maintenance, runner, executor, destination, translation, defs_state"
 )
 HEALTHY = "connector: source-faker"
 HEALTHY_ASSETS = {"good/source_faker", "good/users", "good/orders"}
@@ -111,7 +111,7 @@ WRONG_FIELDS = {
     ),
     "command with a version": (
         ["command: [my-source]", 'version: "1"'],
-        "shop/defs.yaml: version goes with connector or manifest; a command is what it is.",
+        "shop/defs.yaml: version goes with connector; a command is what it is.",
     ),
     "command without words": (
         ["command: []"],

@@ -88,9 +88,10 @@ def test_a_commit_survives_a_loss_of_power(
 ) -> None:
     """Regression: Delta left it to the operating system when its log reaches the disk."""
     settled: list[Path] = []
-    for module in ("store", "delta_table"):
+    for module in ("filesystem", "table"):
         monkeypatch.setattr(
-            f"atlas_dagster.destinations.{module}.settle", lambda path: settled.append(Path(path))
+            f"atlas_dagster.destinations.delta.{module}.settle",
+            lambda path: settled.append(Path(path)),
         )
     for held in (True, False):
         writer = lake.open(spec(mode), continues=not held)
