@@ -20,7 +20,7 @@ from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_LEDGER_IMAGE
 from atlas_dagster_tests.crash.seam import Strike
 from atlas_dagster_tests.crash.victim import Outcome, forked, refresh, sync
 from atlas_dagster_tests.orchestration.real_connectors import discover_really
-from atlas_dagster_tests.postgres_server import PostgresServer
+from atlas_dagster_tests.postgres_server import PostgresServer, with_doubles
 
 _LEDGER = CONNECTORS / "source-ledger" / "source_ledger.py"
 _SPEC = importlib.util.spec_from_file_location("source_ledger", _LEDGER)
@@ -198,7 +198,7 @@ class Ledger:
             if cursor.fetchall() == [(True,)]:
                 return _NOTHING
             cursor.execute(f'SELECT * FROM "{path[0]}"."{path[1]}"')
-            return _with_doubles(cursor.fetch_arrow_table())
+            return with_doubles(cursor.fetch_arrow_table())
 
     def halves(self) -> list[str]:
         """What readers see now and should never see. In a child only."""
@@ -220,15 +220,6 @@ class Ledger:
     def _listed(self, until: int) -> list[tuple[int, float]]:
         rows = range(1, source_ledger.LISTED_ROWS + 1)
         return [(row, source_ledger.listed(self.seed, until, row)["rate"]) for row in rows]
-
-
-def _with_doubles(table: pa.Table) -> pa.Table:
-    """Numbers as in a lake: the driver hands over ``numeric`` as text."""
-    for place, field in enumerate(table.schema):
-        if (field.metadata or {}).get(b"ADBC:postgresql:typname") == b"numeric":
-            column = pa.chunked_array([c.storage for c in table[place].chunks], pa.string())
-            table = table.set_column(place, field.name, column.cast(pa.float64()))
-    return table
 
 
 def _comparable(row: dict[str, Any]) -> tuple[Any, ...]:

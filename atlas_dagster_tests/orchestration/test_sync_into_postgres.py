@@ -17,6 +17,7 @@ from atlas_dagster_tests.orchestration.real_connectors import (
     difference,
     metadata,
 )
+from atlas_dagster_tests.postgres_server import with_doubles
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres]
 
@@ -38,7 +39,7 @@ class Warehouse:
         """In order of their ids, Airbyte's own columns left out."""
         with self.connection.cursor() as cursor:
             cursor.execute(f'SELECT * FROM "{schema}"."{table}" ORDER BY id')
-            found = cursor.fetch_arrow_table().to_pylist()
+            found = with_doubles(cursor.fetch_arrow_table()).to_pylist()
         self.connection.commit()
         return [{k: v for k, v in row.items() if not k.startswith("_airbyte_")} for row in found]
 
