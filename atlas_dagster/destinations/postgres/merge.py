@@ -1,6 +1,6 @@
 """One row per key: the statements that bring staged rows into a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -68,9 +68,11 @@ class Merge:
         self.cursor = cursor
         self.deleted_at = deleted_at
         self.width = len(keys)
-        #: Whether staged rows have keys that their columns do not hold, rows without a cursor, and
-        #: rows that were compared elsewhere.
-        self.has_kept_keys = True
+        compared = [*keys, cursor] if cursor else keys
+        #: Fields that rows are compared by; those of which ``_airbyte_extra`` may keep values.
+        self.fields = tuple(dict.fromkeys(column.source for column in compared))
+        self.kept: Collection[str] = self.fields
+        #: Whether rows without a cursor are staged, and rows that were compared elsewhere.
         self.has_resets = True
         self.has_settled = False
 
@@ -78,35 +80,33 @@ class Merge:
 
     def facts(self) -> str:
         """One row about all staged rows: what :meth:`statement` must take into account."""
-        kept = " OR ".join(self._stages_kept(key) for key in self._keys)
-        wanted = [f"count(*) AS rows, COALESCE(bool_or({kept}), false) AS kept_keys"]
+        wanted = ["count(*) AS rows", *_any_of(self.fields, self._stages_kept)]
         nulls = " OR ".join(f"{key.quoted} IS NULL" for key in self._keys)
         wanted.append(f"COALESCE(bool_or({nulls}), false) AS null_keys")
         if self.cursor is not None:
-            odd = "true" if self._is_json(self.cursor) else self._stages_kept(self.cursor)
-            wanted += [
-                f"COALESCE(bool_or({self.cursor.quoted} IS NULL), false) AS resets",
-                f"COALESCE(bool_or({odd}), false) AS odd",
-            ]
+            wanted.append(f"COALESCE(bool_or({self.cursor.quoted} IS NULL), false) AS resets")
+            wanted.append(f"{self._is_json(self.cursor)} AS is_json")
             if self._is_text(self.cursor):
                 wanted.append(f"count(DISTINCT {_form(self.cursor.quoted)}) AS forms")
         return f"SELECT {', '.join(wanted)} FROM {self.stage}"
 
+    def table_facts(self) -> str:
+        """One row: whether ``_airbyte_extra`` keeps values of each of the fields in the table."""
+        kept = _any_of(self.fields, lambda field: self._is_kept("", field))
+        return f"SELECT {', '.join(kept)} FROM {self._relation}"
+
     def null_patterns(self) -> str:
         """Which key columns are NULL together: a row for each combination."""
-        nulls = ", ".join(
-            f"{key.quoted} IS NULL AS k{number}" for number, key in enumerate(self._keys)
-        )
-        return f"SELECT DISTINCT {nulls} FROM {self.stage}"
+        nulls = (f"{key.quoted} IS NULL AS k{number}" for number, key in enumerate(self._keys))
+        return f"SELECT DISTINCT {', '.join(nulls)} FROM {self.stage}"
 
     def keyless(self) -> str:
         """Inserts the rows without a value in a field of the key: they have no other versions."""
         values = ", ".join(column.moved(self._types[column.name]) for column in self._columns)
         alive = "" if self.deleted_at is None else f" AND NOT ({self._stages(self.deleted_at)})"
-        return (
-            f"INSERT INTO {self._relation} ({self.names}) SELECT {values} FROM {self.stage} "
-            f"WHERE NOT ({' AND '.join(map(self._stages, self._keys))}){alive}"
-        )
+        keyed = " AND ".join(map(self._stages, self._keys))
+        into = f"INSERT INTO {self._relation} ({self.names})"
+        return f"{into} SELECT {values} FROM {self.stage} WHERE NOT ({keyed}){alive}"
 
     # What becomes of it
 
@@ -134,9 +134,9 @@ class Merge:
                 WHERE NOT EXISTS (SELECT 1 FROM {self._relation} AS t WHERE {same_key})
                 RETURNING 1
             )
-            SELECT (SELECT count(*) FROM newest) AS found,
+            SELECT (SELECT count(*) FROM inserted) AS inserted,
                 (SELECT count(*) FROM updated) AS updated,
-                (SELECT count(*) FROM inserted) AS inserted
+                (SELECT count(*) FROM newest) AS found
         """
 
     def deletion(self, nulls: Sequence[bool]) -> str:
@@ -190,7 +190,7 @@ class Merge:
         such a cursor; otherwise of those of which such a version is staged.
         """
         assert self.cursor is not None
-        odd = self._is_odd() if in_table else self._is_kept("s.", self.cursor)
+        odd = self._is_odd() if in_table else self._is_kept("s.", self.cursor.source)
         if not in_table and (self._is_text(self.cursor) or self._is_json(self.cursor)):
             odd = "true"
         versions = ", ".join(
@@ -217,10 +217,7 @@ class Merge:
     # What the table has
 
     def odd_twins(self) -> str:
-        """All rows of the table whose key another row has, if one has such a cursor.
-
-        In order of extraction, which is that in which they arrived. ``place``: of each row.
-        """
+        """Rows of the table whose key another row has, if one has such a cursor; as they came."""
         assert self.cursor is not None
         kept = f"({self._extra} -> {literal(self.cursor.source)})::text"
         odd = "true" if self._is_json(self.cursor) else f"{kept} IS NOT NULL"
@@ -280,16 +277,16 @@ class Merge:
 
     def index(self, name: str) -> str:
         """An index that finds a key, however long its text is."""
-        parts = ", ".join(f"({self._indexed('', key)})" for key in self._keys)
-        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({parts})"
+        parts = (f"({self._indexed('', key)})" for key in self._keys)
+        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({', '.join(parts)})"
 
     def _newest(self, nulls: Sequence[bool], *, deleted: bool) -> str:
         """The newest staged row of each key: those ``deleted`` in the source, or the others."""
         keys = self._staged_key(nulls)
         wanted = ""
         if self.deleted_at is not None:
-            gone = f"({self.deleted_at.quoted} IS NOT NULL OR {self._is_kept('', self.deleted_at)})"
-            wanted = f"WHERE {'' if deleted else 'NOT '}{gone}"
+            is_gone = f"({self.deleted_at.quoted} IS NOT NULL OR {self._keeps(self.deleted_at)})"
+            wanted = f"WHERE {'' if deleted else 'NOT '}{is_gone}"
         return f"""
             {self._versions(nulls)},
             ranked AS (
@@ -321,7 +318,7 @@ class Merge:
             for column in self._columns
         )
         chosen = [
-            f"{key.quoted} IS NULL AND {self._stages_kept(key)}"
+            f"{key.quoted} IS NULL AND {self._stages_kept(key.source)}"
             if null
             else f"{key.quoted} IS NOT NULL"
             for key, null in zip(self._keys, nulls, strict=True)
@@ -332,7 +329,7 @@ class Merge:
 
     def _staged_key(self, nulls: Sequence[bool]) -> str:
         keys = [self._key("", key) for key in self._keys]
-        return ", ".join(keys + (self._kept_key("", nulls) if self.has_kept_keys else []))
+        return ", ".join(keys + self._kept_key("", nulls))
 
     @property
     def _whole_key(self) -> str:
@@ -342,9 +339,7 @@ class Merge:
     @property
     def _has_key(self) -> str:
         """Whether a row of the table has a value in each field of the key."""
-        return " AND ".join(
-            f"({key.quoted} IS NOT NULL OR {self._is_kept('', key)})" for key in self._keys
-        )
+        return " AND ".join(f"({k.quoted} IS NOT NULL OR {self._keeps(k)})" for k in self._keys)
 
     def _same_key(self, nulls: Sequence[bool]) -> str:
         conditions = []
@@ -363,21 +358,23 @@ class Merge:
         return [
             f"COALESCE({alias}{self._extra} -> {literal(key.source)}, 'null')"
             for key, null in zip(self._keys, nulls, strict=True)
-            if null or self._types[key.name] not in _EXACT
+            if null or (key.source in self.kept and self._types[key.name] not in _EXACT)
         ]
 
-    def _is_kept(self, alias: str, column: Column) -> str:
-        field = literal(column.source)
-        return f"COALESCE(jsonb_exists({alias}{self._extra}, {field}), false)"
+    def _is_kept(self, alias: str, field: str) -> str:
+        return f"COALESCE(jsonb_exists({alias}{self._extra}, {literal(field)}), false)"
 
-    def _stages_kept(self, column: Column) -> str:
+    def _keeps(self, column: Column) -> str:
+        return self._is_kept("", column.source)
+
+    def _stages_kept(self, field: str) -> str:
         """:meth:`_is_kept` of a staged row, whose JSON is text."""
-        text = literal(msgspec.json.encode(column.source).decode())
-        kept = f"jsonb_exists({self._extra}::jsonb, {literal(column.source)})"
+        text = literal(msgspec.json.encode(field).decode())
+        kept = f"jsonb_exists({self._extra}::jsonb, {literal(field)})"
         return f"COALESCE(strpos({self._extra}, {text}) > 0 AND {kept}, false)"
 
     def _stages(self, column: Column) -> str:
-        return f"({column.quoted} IS NOT NULL OR {self._stages_kept(column)})"
+        return f"({column.quoted} IS NOT NULL OR {self._stages_kept(column.source)})"
 
     def _is_newer(self) -> str:
         later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
@@ -385,22 +382,30 @@ class Merge:
         if self.cursor is not None:
             ours, theirs = self._comparable("s.", self.cursor), self._comparable("t.", self.cursor)
             newer = (
-                f"NOT {self._is_odd()} AND ({ours} > {theirs}"
-                f" OR ({theirs} IS NULL AND {ours} IS NOT NULL)"
+                f"({ours} > {theirs} OR ({theirs} IS NULL AND {ours} IS NOT NULL)"
                 f" OR ({ours} IS NOT DISTINCT FROM {theirs} AND {later}))"
             )
+            if self.may_be_odd:
+                newer = f"NOT {self._is_odd()} AND {newer}"
             if self.has_resets:
                 newer = f"s.{_RESET} IS NOT NULL OR ({newer})"
         if self.has_settled:
             newer = f"s.{ARRIVAL} IN (SELECT arrival FROM {SETTLED} WHERE wins) OR ({newer})"
         return newer
 
+    @property
+    def may_be_odd(self) -> bool:
+        """Whether the server may meet cursors in the table that it does not compare."""
+        return self.cursor is not None and (
+            self.cursor.source in self.kept or self._types[self.cursor.name] in ("jsonb", "text")
+        )
+
     def _is_odd(self) -> str:
         """Whether the server does not compare the cursors of ``s`` and ``t``."""
         assert self.cursor is not None
         if self._is_json(self.cursor):
             return "true"
-        kept = self._is_kept("t.", self.cursor)
+        kept = self._is_kept("t.", self.cursor.source)
         if not self._is_text(self.cursor):
             return kept
         forms = (_form(f"{alias}.{self.cursor.quoted}") for alias in "ts")
@@ -427,6 +432,14 @@ class Merge:
 
     def _is_text(self, column: Column) -> bool:
         return self._types[column.name] == "text"
+
+
+def _any_of(fields: Sequence[str], condition: Callable[[str], str]) -> list[str]:
+    """Whether any row meets the condition for each field: columns ``kept_0``, ``kept_1``, ..."""
+    return [
+        f"COALESCE(bool_or({condition(field)}), false) AS kept_{number}"
+        for number, field in enumerate(fields)
+    ]
 
 
 def _form(text: str) -> str:

@@ -36,6 +36,8 @@ class KeyedMerge:
 
     Args:
         kind: of the cursor, if there is one.
+        kept: of which fields ``_airbyte_extra`` keeps values in the table, as far as that is known;
+            afterwards, of all that rows are compared by.
         tombstones: temporary table for the rows of this sync that deleted their key, quoted.
     """
 
@@ -45,12 +47,14 @@ class KeyedMerge:
         merge: Merge,
         *,
         kind: ColumnType | None,
+        kept: Mapping[str, bool],
         tombstones: str | None,
     ) -> None:
         self._database = database
         self._merge = merge
         self._kind = kind
         self._tombstones = tombstones
+        self.kept = dict(kept)
         self._more = 0
         self._late = 0
 
@@ -58,19 +62,26 @@ class KeyedMerge:
         merge = self._merge
         if self._tombstones is not None:
             self._recall(self._tombstones)
+        if not self.kept.keys() >= {*merge.fields}:
+            (found,) = self._database.rows(merge.table_facts())
+            self.kept |= {field: found[f"kept_{n}"] for n, field in enumerate(merge.fields)}
         (facts,) = self._database.rows(merge.facts())
-        merge.has_kept_keys = facts["kept_keys"]
+        staged = {field: facts[f"kept_{n}"] for n, field in enumerate(merge.fields)}
+        self.kept |= {field: True for field, is_staged in staged.items() if is_staged}
+        merge.kept = [field for field, is_kept in self.kept.items() if is_kept]
         merge.has_resets = facts.get("resets", False)
+        odd = facts.get("is_json", False) or facts.get("forms", 0) > 1
+        odd = odd or (merge.cursor is not None and staged[merge.cursor.source])
         patterns = [[False] * merge.width]
         if facts["null_keys"]:
             self._more += self._database.run(merge.keyless())
             patterns = [[*found.values()] for found in self._database.rows(merge.null_patterns())]
-        found = 0
+        keys = 0
         for nulls in patterns:
-            if facts.get("odd") or facts.get("forms", 0) > 1:
+            if odd:
                 self._settle(nulls, in_table=False)
-            found += self._bring(nulls)
-        if found < facts["rows"]:
+            keys += self._bring(nulls)
+        if keys < facts["rows"]:
             for nulls in patterns:
                 (lost,) = self._database.rows(merge.late(nulls))
                 self._late += lost["late"]
@@ -91,7 +102,7 @@ class KeyedMerge:
     def _bring(self, nulls: Sequence[bool]) -> int:
         """Bring staged rows into the table; the number of their keys."""
         found, lost = self._apply(nulls)
-        if lost and self._merge.cursor is not None and self._settle(nulls, in_table=True):
+        if lost and self._merge.may_be_odd and self._settle(nulls, in_table=True):
             _, lost = self._apply(nulls)
         self._late += lost
         if self._tombstones is not None:

@@ -19,6 +19,9 @@ from atlas_dagster.destinations.postgres.stage import TemporaryStage
 from atlas_dagster.errors import AtlasError, DestinationError
 
 _NONE = pa.schema([])
+#: Key of the metadata of a table's fields: of which of them ``_airbyte_extra`` keeps values, as far
+#: as that is known. Where rows were appended since, nothing is.
+_KEPT = b"atlas.kept"
 #: What can become decimals in place.
 _NUMBERS = ("bigint", "double precision")
 
@@ -86,6 +89,7 @@ class PostgresWriter(StreamWriter):
     def _show(self, envelope: Envelope, state: TableState) -> None:
         """Bring the staged rows into the table, and with them those that were held."""
         source, rows = self._stage.table, self._stage.rows
+        self._kept = _kept_in(state) if self.spec.primary_key else None
         if self._held.rows:
             self._held.take(self._stage, seq=envelope.seq, fields=self._held.state.fields)
             source, rows = self._held.table, self._held.rows
@@ -98,12 +102,11 @@ class PostgresWriter(StreamWriter):
         if rows:
             row_count += self._move(source, state, types)
         self._held.drop()
+        fields = _united(state.fields, self._columns)
+        if self._kept is not None:
+            fields = fields.with_metadata({_KEPT: msgspec.json.encode(self._kept)})
         self._state = msgspec.structs.replace(
-            state,
-            exists=True,
-            seq=envelope.seq,
-            row_count=row_count,
-            fields=_united(state.fields, self._columns),
+            state, exists=True, seq=envelope.seq, row_count=row_count, fields=fields
         )
         self._bookkeeping.advance(self.spec.path, self._state)
 
@@ -209,7 +212,9 @@ class PostgresWriter(StreamWriter):
         if self.spec.primary_key:
             # Nothing is known yet of a table that no vacuum ever looks at, or not yet.
             self._database.run(f"ANALYZE {source}")
-            merged = self._keyed_merge(source, state, types).run()
+            merge = self._keyed_merge(source, state, types)
+            merged = merge.run()
+            self._kept = merge.kept
             self.late_rows += merged.late
             return merged.more
         names = listed([column.name for column in self._columns])
@@ -220,10 +225,14 @@ class PostgresWriter(StreamWriter):
 
     def _keyed_merge(self, source: str, state: TableState, types: dict[str, str]) -> KeyedMerge:
         cursor = self.spec.cursor
+        merge = self._merge(source, state, types)
+        is_new = self.spec.replaces or not state.exists
+        kept = dict.fromkeys(merge.fields, False) if is_new else _kept_in(state)
         return KeyedMerge(
             self._database,
-            self._merge(source, state, types),
+            merge,
             kind=self.spec.column(cursor).type if cursor else None,
+            kept=kept,
             tombstones=self._stage.tombstones() if self.spec.deleted_at else None,
         )
 
@@ -241,6 +250,12 @@ class PostgresWriter(StreamWriter):
             deleted_at=by_logical[self.spec.deleted_at] if self.spec.deleted_at else None,
             gone=[name for name in state.fields.names if name in types and name not in ours],
         )
+
+
+def _kept_in(state: TableState) -> dict[str, bool]:
+    """Of which fields ``_airbyte_extra`` keeps values in the table, as far as that is known."""
+    found = (state.fields.metadata or {}).get(_KEPT, b"{}")
+    return msgspec.json.decode(found, type=dict[str, bool])
 
 
 def _united(known: pa.Schema, columns: tuple[Column, ...]) -> pa.Schema:
