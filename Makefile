@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 KILLS ?= 200
+PLAYS ?= 5000
 CONNECTIONS ?= 20
 MINUTES ?= 30
 SEED ?= 1
@@ -11,7 +12,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hash
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .PHONY: help demo dev quick test test-docker test-postgres test-browser lint format images docs bench \
-	crash soak lock audit sbom connectors clean
+	crash model soak lock audit sbom connectors clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z.-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -82,6 +83,11 @@ bench: .venv ## measure records per second, CPU and memory (ARGS="--only append"
 
 crash: .venv ## kill syncs anywhere (KILLS=200 SEED=1), compare tables with an undisturbed run
 	$(BIN)/python -m atlas_dagster_tests.crash --count $(KILLS) --seed $(SEED) $(ARGS)
+
+model: export ATLAS_MODEL_PLAYS = $(PLAYS)
+model: export ATLAS_MODEL_SEED = $(SEED)
+model: .venv ## play a source that changes at random against a model of its tables (PLAYS=5000 SEED=1)
+	$(BIN)/pytest atlas_dagster_tests/model $(ARGS)
 
 soak: .venv ## sync many connections every minute on the stack (CONNECTIONS=20 MINUTES=30), as root
 	$(BIN)/python -m atlas_dagster_tests.soak --connections $(CONNECTIONS) --minutes $(MINUTES)

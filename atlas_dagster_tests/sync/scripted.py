@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +146,10 @@ class MemoryStore:
     def __init__(self) -> None:
         self.envelopes: dict[StreamDescriptor, Envelope] = {}
         self.wiped: dict[StreamDescriptor, float] = {}
+
+    def wipe(self, stream: StreamDescriptor) -> None:
+        """As a user would wipe its asset in Dagster."""
+        self.wiped[stream] = time.time()
 
     def note(self, event: SyncEvent) -> None:
         if isinstance(event, Checkpoint):
