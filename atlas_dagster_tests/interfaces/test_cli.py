@@ -421,6 +421,7 @@ def test_a_connector_that_fails_is_told_in_its_own_words(project: Project) -> No
     assert checked.stderr == (
         "Error: CHECK of source-standin failed: bad password\n"
         "More: docs/troubleshooting.md#check-failed\n"
+        "With --logs, the connector's own log is shown.\n"
     )
 
 

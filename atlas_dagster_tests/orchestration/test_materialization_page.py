@@ -7,7 +7,7 @@ import pytest
 
 from atlas_dagster.orchestration.step import reporter as reporting
 from atlas_dagster.orchestration.step.summary import bounded, code, plain, shown_value
-from atlas_dagster.source import progress
+from atlas_dagster.sync import progress
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.scripted import error, line, record, records, state, status
 

@@ -26,6 +26,7 @@ def test_check(client: Client) -> None:
         "message": "Connection successful",
         "connector_name": "source-faker",
         "success": True,
+        "warnings": [],
     }
 
 
@@ -37,6 +38,7 @@ def test_a_check_that_fails_is_an_answer(client: Client) -> None:
         "message": "bad password",
         "connector_name": STANDIN,
         "success": False,
+        "warnings": [],
     }
 
 
