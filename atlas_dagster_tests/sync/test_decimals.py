@@ -116,3 +116,15 @@ def test_the_key_is_the_number_itself(
     done = warehouse.sync([stream], priced("0.1", "12345678901234567", "12345678901234568"))
     assert done.failure is None
     assert sorted(prices(warehouse)) == ["0.1", "12345678901234567", "12345678901234568"]
+
+
+def test_a_table_of_doubles_has_each_number_once(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows appended before and after the column became decimal are versions of one key."""
+    numbers = "0.1", "12345678901234567", "12345678901234568"
+    doubles(monkeypatch, warehouse, PRICED)
+    assert warehouse.sync([PRICED], priced(*numbers), **EAGER).failure is None
+    stream = msgspec.structs.replace(MERGED, primary_key=(("price",),))
+    assert warehouse.sync([stream], priced(*numbers), **EAGER).failure is None
+    assert sorted(prices(warehouse)) == [*numbers]

@@ -7,7 +7,8 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
-from atlas_dagster.source import progress
+from atlas_dagster.source.progress import sync_watcher
+from atlas_dagster.sync import progress
 from atlas_dagster.sync.progress import Progress
 
 
@@ -106,7 +107,7 @@ def test_of_many_streams_only_the_largest_are_named(clock: Clock) -> None:
 
 def test_whoever_draws_it_is_told_often(clock: Clock) -> None:
     drawn: list[tuple[int, float | None, float]] = []
-    watched = progress.sync_watcher.set(lambda *told: drawn.append(told))
+    watched = sync_watcher.set(lambda *told: drawn.append(told))
     try:
         told = Progress()
         for clock.now in (0.1, 0.15, 0.5):
@@ -115,5 +116,5 @@ def test_whoever_draws_it_is_told_often(clock: Clock) -> None:
         clock.now = 1.0
         assert said(told, [reading("a", 200)]) is None
     finally:
-        progress.sync_watcher.reset(watched)
+        sync_watcher.reset(watched)
     assert drawn == [(100, None, 1000.0), (100, None, 200.0), (200, 400, 200.0)]

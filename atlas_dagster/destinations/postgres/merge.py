@@ -18,8 +18,8 @@ from atlas_dagster.records.types import EXTRA, EXTRACTED_AT
 #: Temporary table of staged rows that were compared outside of the server, and which of them won.
 SETTLED = "_atlas_settled"
 _RESET = "_atlas_reset"
-#: Types whose columns hold every value that they hold at all as it was written.
-_EXACT = ("bigint", "boolean")
+#: Types whose columns hold values exactly: what is kept beside one, of doubles before, is no key.
+_EXACT = ("bigint", "boolean", "numeric")
 
 
 class Merge:
@@ -285,8 +285,7 @@ class Merge:
         keys = self._staged_key(nulls)
         wanted = ""
         if self.deleted_at is not None:
-            is_gone = f"({self.deleted_at.quoted} IS NOT NULL OR {self._keeps(self.deleted_at)})"
-            wanted = f"WHERE {'' if deleted else 'NOT '}{is_gone}"
+            wanted = f"WHERE {'' if deleted else 'NOT '}({self._has_value(self.deleted_at)})"
         return f"""
             {self._versions(nulls)},
             ranked AS (
@@ -333,13 +332,16 @@ class Merge:
 
     @property
     def _whole_key(self) -> str:
-        keys = [self._key("", key) for key in self._keys]
-        return ", ".join(keys + self._kept_key("", [True] * len(self._keys)))
+        parts = [self._key("", key) for key in self._keys]
+        for key, kept in zip(self._keys, self._kept_key("", [True] * len(self._keys)), strict=True):
+            exact = self._types[key.name] in _EXACT
+            parts.append(f"CASE WHEN {key.quoted} IS NULL THEN {kept} END" if exact else kept)
+        return ", ".join(parts)
 
     @property
     def _has_key(self) -> str:
         """Whether a row of the table has a value in each field of the key."""
-        return " AND ".join(f"({k.quoted} IS NOT NULL OR {self._keeps(k)})" for k in self._keys)
+        return " AND ".join(f"({self._has_value(key)})" for key in self._keys)
 
     def _same_key(self, nulls: Sequence[bool]) -> str:
         conditions = []
@@ -364,8 +366,8 @@ class Merge:
     def _is_kept(self, alias: str, field: str) -> str:
         return f"COALESCE(jsonb_exists({alias}{self._extra}, {literal(field)}), false)"
 
-    def _keeps(self, column: Column) -> str:
-        return self._is_kept("", column.source)
+    def _has_value(self, column: Column) -> str:
+        return f"{column.quoted} IS NOT NULL OR {self._is_kept('', column.source)}"
 
     def _stages_kept(self, field: str) -> str:
         """:meth:`_is_kept` of a staged row, whose JSON is text."""
@@ -377,8 +379,7 @@ class Merge:
         return f"({column.quoted} IS NOT NULL OR {self._stages_kept(column.source)})"
 
     def _is_newer(self) -> str:
-        later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
-        newer = later
+        newer = later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
         if self.cursor is not None:
             ours, theirs = self._comparable("s.", self.cursor), self._comparable("t.", self.cursor)
             newer = (
