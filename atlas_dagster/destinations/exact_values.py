@@ -26,6 +26,7 @@ _DATED = re.compile(DATED)
 #: An exponent of more digits does not fit the form below; it is no number that anyone sends.
 _EXPONENT_DIGITS = 18
 _MOMENTS = (ColumnType.DATE, ColumnType.TIMESTAMP, ColumnType.LOCAL_TIMESTAMP)
+_NUMBERS = (ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.DECIMAL)
 #: What comes before what, where a column holds values of several types.
 _BOOLEAN, _NUMERIC, _INSTANT, _TEXT, _OTHER = (bytes([rank]) for rank in range(5))
 
@@ -46,7 +47,7 @@ def order_of(kind: ColumnType, text: str | None, kept: str | bytes | None = None
         return None
     if kind in _MOMENTS:
         return _order_of_instant(text)
-    if kind in (ColumnType.INTEGER, ColumnType.NUMBER):
+    if kind in _NUMBERS:
         return _order_of_number(text)
     if kind is ColumnType.BOOLEAN:
         return _BOOLEAN + text.encode() if text in ("true", "false") else None
