@@ -151,7 +151,12 @@ class StreamTruth:
     def compact(self) -> None:
         """Keep what the table shows only, for it is all that is left of the past."""
         shown = self.expected()
-        self.kept = [version for version in self.kept if version.revision in shown]
+        kept = []
+        for version in reversed(self.kept):  # one that was sent again may show once only
+            if shown[version.revision] > 0:
+                shown[version.revision] -= 1
+                kept.append(version)
+        self.kept = kept[::-1]
 
 
 class Source:
