@@ -118,7 +118,7 @@ def load(lake: str, spec: TableSpec, ids: np.ndarray, *, version: int) -> None:
             seq += 1
             commit(destination, writer, spec, seq)
     commit(destination, writer, spec, seq + 1)
-    writer.finish()
+    writer.merge_committed()
 
 
 def run_child(workload: str, rows: int, lake: str, *, text_keys: bool) -> NoReturn:

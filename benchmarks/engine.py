@@ -98,13 +98,13 @@ def _call(verb: str, folder: str) -> None:
     from atlas_dagster.runners.base import ConnectorCommand
     from atlas_dagster.runners.docker.engine import connect
     from atlas_dagster.runners.docker.runner import DockerRunner
-    from atlas_dagster.source.invocation import Conversation
+    from atlas_dagster.source.invocation import Invocation
 
     names = ("config", "catalog") if verb == "read" else ("config",)
     files = {name: (Path(folder) / f"{name}.json").read_bytes() for name in names}
     command = ConnectorCommand(verb, files, {"atlas.connection": "bench"})  # type: ignore[arg-type]
     runner = DockerRunner(STANDIN, client=connect())
-    talk = Conversation(runner, name="bench", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="bench", log=lambda *_: None, masker=Masker())
     for _ in talk.messages(command):
         pass
     assert not talk.failed, talk.failure()

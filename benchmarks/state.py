@@ -2,7 +2,7 @@
 
 Called by ``run.py``; by itself it prints JSON. A checkpoint brings 10,000 rows. ``prepare`` stores its
 envelope (Postgres does so within the commit), ``commit`` makes rows and ``seq`` durable, ``event`` is its
-observation in Dagster's event log; ``held`` is a commit whose rows are shown later. ``of_bare`` compares
+observation in Dagster's event log; ``unpublished`` is a commit whose rows are shown later. ``of_bare`` compares
 all of it, with writing the rows, to a bare append of the same rows: ``write_deltalake``, or a binary
 ``COPY``. At the start, one batched call is compared to a call for each stream; ``died`` is as it is after
 all of their syncs died between a commit and its materialization. Postgres runs on this machine, without
@@ -32,7 +32,7 @@ from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
 from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.destinations.envelope import Envelope, StreamCommit, now
 from atlas_dagster.destinations.postgres.destination import PostgresDestination
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.step.envelope_text import to_text
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.recording import observations
@@ -48,7 +48,7 @@ _ROWS = 10_000
 _CHECKPOINTS = 20
 _STREAMS = 200
 _SPEC = dedup.table("append", text_keys=False)
-_DEFINED = DefinedConnection(
+_DEFINED = ConnectionAssets(
     Connection(name="bench", command=["true"]),
     Discovered("bench:1", "", 0.0, {}, None, streams=(), tables=()),
     specs={},
@@ -101,7 +101,10 @@ def _checkpoint(
 ) -> Milliseconds:
     address = _address(server)
     if kind == "postgres":
-        with dbapi.connect(address, autocommit=True) as look, look.cursor() as cursor:
+        with (
+            dbapi.connect(address, autocommit=True) as load_resume_points,
+            load_resume_points.cursor() as cursor,
+        ):
             cursor.execute("DROP SCHEMA IF EXISTS bench CASCADE")
     (batch,) = dedup.batches(_SPEC, np.arange(_ROWS), version=1)
     destination: Destination = (
@@ -112,14 +115,16 @@ def _checkpoint(
         prepare = destination.prepare
         destination.prepare = lambda envelope: taken.of("prepare", prepare, envelope)  # type: ignore[method-assign]
         seq = destination.committed("bench", _SPEC.path) or 0
-        for held in (False, True):
+        for unpublished in (False, True):
             writer = destination.open("bench", _SPEC)
             for _ in range(_CHECKPOINTS):
                 seq += 1
                 taken.of("write", writer.write, batch)
-                envelope = taken.of("write", _staged, writer, seq, held=held)
-                taken.of("held" if held else "commit", destination.commit, envelope, [writer])
-                if not held:
+                envelope = taken.of("write", _staged, writer, seq, unpublished=unpublished)
+                taken.of(
+                    "held" if unpublished else "commit", destination.commit, envelope, [writer]
+                )
+                if not unpublished:
                     taken.of("event", _observe, instance, envelope)
             writer.discard()
     bare = _bare_delta(lake, batch) if kind == "delta" else _bare_postgres(address, batch)
@@ -153,15 +158,15 @@ class _Stopwatch:
         return statistics.median(self._seconds[name]) * 1000
 
 
-def _staged(writer: StreamWriter, seq: int, *, held: bool) -> Envelope:
+def _staged(writer: StreamWriter, seq: int, *, unpublished: bool) -> Envelope:
     part = StreamCommit(
         StreamDescriptor("events"),
         _SPEC.path,
         0,
         replaces=False,
         files=writer.stage(),
-        held=held,
-        continues=held,
+        unpublished=unpublished,
+        continues=unpublished,
     )
     return _envelope(seq, part)
 
@@ -238,7 +243,7 @@ def _remember(
     tables: Mapping[StreamDescriptor, TablePath],
     committed: Mapping[StreamDescriptor, int],
 ) -> None:
-    found = EventLogStateStore(instance, _SOURCE).remembered(tables, committed)
+    found = EventLogStateStore(instance, _SOURCE).last_logged(tables, committed)
     assert {name: each.envelope and each.envelope.seq for name, each in found.items()} == committed
 
 

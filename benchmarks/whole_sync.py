@@ -13,7 +13,7 @@ from atlas_dagster.sync.session import SyncSession
 
 
 class _NothingRemembered:
-    def remembered(self, tables: Any, committed: Any) -> dict[Any, Any]:
+    def last_logged(self, tables: Any, committed: Any) -> dict[Any, Any]:
         return {}
 
     def find(self, table: Any, seq: int) -> None:

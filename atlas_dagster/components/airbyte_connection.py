@@ -35,7 +35,7 @@ from atlas_dagster.orchestration.definitions.assets import (
     build_connection_defs,
     build_undiscovered_defs,
 )
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import StreamProps, stream_spec
@@ -204,7 +204,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
         self.defs_state = self.defs_state or _default_state()
         self._folder = Path()
         self._asked: tuple[Caller, SchemaPolicy | None] | None = None
-        self._defined: DefinedConnection | None = None
+        self._defined: ConnectionAssets | None = None
         self._known: Discovered | None = None
         self._found: Discovered | None = None
         self._until_stored = contextlib.ExitStack()
@@ -222,13 +222,13 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         # The parent's load asks for the state key at once, and that needs the name.
         loaded = super(StateBackedComponent, cls).load(attributes, context)
-        loaded.stand_at(context.component_loc)
+        loaded.set_location(context.component_loc)
         context.component_tree.mark_component_defs_state_key(
             loc=context.component_loc, defs_state_key=loaded.defs_state_config.key
         )
         return loaded
 
-    def stand_at(self, loc: ComponentLoc) -> None:
+    def set_location(self, loc: ComponentLoc) -> None:
         """Say where it is declared, which gives it a name and a place for relative paths to start.
 
         Raises:
@@ -349,7 +349,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             return discover(self.connection, caller, self._known)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        self.stand_at(context.component_loc)
+        self.set_location(context.component_loc)
         try:
             return super().build_defs(context)
         except ValueError as error:
@@ -375,7 +375,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             discovery=self.discovery,
         )
 
-    def define(self, discovered: Discovered) -> DefinedConnection:
+    def define(self, discovered: Discovered) -> ConnectionAssets:
         """The connection with what was ``discovered``, as it looks in Dagster.
 
         Raises:
@@ -386,7 +386,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
             schedule = self.times()
         except ConfigError as error:
             problem = str(error)
-        return DefinedConnection.of(
+        return ConnectionAssets.of(
             self.connection,
             discovered,
             self._translated,

@@ -193,7 +193,7 @@ class ProjectTree(ComponentTree):
             if made or safe_is_subclass(declared.component_type, AirbyteConnection):
                 component = self.load_component(loc)
                 if isinstance(component, AirbyteConnection):
-                    component.stand_at(loc)
+                    component.set_location(loc)
                     found.append(component)
         return found
 

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from atlas_dagster.cancellation import pause
 from atlas_dagster.config.form import property_schema
 from atlas_dagster.config.masking import Masker, scalars, secret_values
-from atlas_dagster.config.renewal import Origin, Renewal, merged
+from atlas_dagster.config.renewal import DeclarationHash, Renewal, merged
 from atlas_dagster.errors import BrokenError
 
 _POLL_SECONDS = 0.5
@@ -43,7 +43,7 @@ class ConfigStore(ABC):
         """What was saved last. It need not be found where ``declared`` has changed since."""
 
     @abstractmethod
-    def save(self, connection: str, content: bytes, origin: Origin) -> None:
+    def save(self, connection: str, content: bytes, origin: DeclarationHash) -> None:
         """Store ``content`` durably; ``origin`` may be seen by anybody. Raises OSError."""
 
 
@@ -70,7 +70,7 @@ class FileConfigStore(ConfigStore):
         except FileNotFoundError:
             return None
 
-    def save(self, connection: str, content: bytes, _origin: Origin) -> None:
+    def save(self, connection: str, content: bytes, _origin: DeclarationHash) -> None:
         self._create_folder()
         unfinished = self._folder / f".{connection}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -110,7 +110,7 @@ def _acquired(lock: FileLock) -> bool:
     return True
 
 
-class LiveConfig:
+class RenewableConfig:
     """One connection's config: declared, renewed by the connector, and its secrets masked.
 
     Args:
@@ -161,7 +161,7 @@ class LiveConfig:
                 f"{_MOST_RENEWALS:,} times in one call; report it to the connector's maintainers."
             )
         try:
-            origin = Origin.of(renewal, self._declared)
+            origin = DeclarationHash.of(renewal, self._declared)
             self._store.save(self._connection, renewal.encode(), origin)
         except OSError as error:
             raise BrokenError(

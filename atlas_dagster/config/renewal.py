@@ -64,7 +64,7 @@ class Renewal(Struct, frozen=True):
         return msgspec.json.decode(content, type=cls)
 
 
-class Origin(Struct, frozen=True):
+class DeclarationHash(Struct, frozen=True):
     """What a renewal replaces, as a hash to be kept beside it where it is encrypted.
 
     So it is known even without the key whether the user has edited that since. The hash is slow,
@@ -76,7 +76,7 @@ class Origin(Struct, frozen=True):
     declared: str
 
     @classmethod
-    def of(cls, renewal: Renewal, declared: Mapping[str, Any]) -> "Origin":
+    def of(cls, renewal: Renewal, declared: Mapping[str, Any]) -> "DeclarationHash":
         paths = tuple(renewed.path for renewed in renewal.values)
         return cls(paths, renewal.salt, _slow_hash(renewal.salt, declared, paths))
 
@@ -88,7 +88,7 @@ class Origin(Struct, frozen=True):
         return msgspec.json.encode(self)
 
     @classmethod
-    def decode(cls, content: bytes | str) -> "Origin":
+    def decode(cls, content: bytes | str) -> "DeclarationHash":
         return msgspec.json.decode(content, type=cls)
 
 

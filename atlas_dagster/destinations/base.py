@@ -65,7 +65,7 @@ class StreamWriter(ABC):
     #: Rows staged since the last commit.
     staged_rows: int = 0
     #: Rows of earlier commits that are not shown yet.
-    held_rows: int = 0
+    unpublished_rows: int = 0
     #: Versions that lost to one that had come before them, for it has a greater cursor.
     late_rows: int = 0
 
@@ -96,7 +96,7 @@ class StreamWriter(ABC):
         """
 
     @abstractmethod
-    def finish(self) -> None:
+    def merge_committed(self) -> None:
         """Bring all that is committed and not held into the table that readers see (a merge)."""
 
     @abstractmethod
@@ -140,7 +140,7 @@ class Destination(ABC):
         """
 
     @abstractmethod
-    def foreign_change(self, connection: str, table: TablePath) -> str | None:
+    def external_change(self, connection: str, table: TablePath) -> str | None:
         """What someone else did to the rows since the last commit, where that can be told.
 
         Raises:
@@ -148,14 +148,14 @@ class Destination(ABC):
         """
 
     @abstractmethod
-    def claim(self, connection: str, deployment: str) -> str:
+    def claim_ownership(self, connection: str, deployment: str) -> str:
         """Which deployment the tables of ``connection`` belong to: this one, unless another does.
 
         Of several that claim them at once, one becomes the owner.
         """
 
     @abstractmethod
-    def adopt(self, connection: str, deployment: str) -> None:
+    def transfer_ownership(self, connection: str, deployment: str) -> None:
         """Make ``deployment`` the owner of the tables of ``connection``."""
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Destination(ABC):
         """The columns of a table; none where it does not exist."""
 
     @abstractmethod
-    def held_columns(self, connection: str, table: TablePath) -> TableColumns | None:
+    def unpublished_columns(self, connection: str, table: TablePath) -> TableColumns | None:
         """:meth:`known_columns` of the rows held for a table; None where some of them are gone."""
 
     @abstractmethod
@@ -199,7 +199,9 @@ class Destination(ABC):
         """Store ``envelope``; it counts once a table has taken its ``seq``."""
 
     @abstractmethod
-    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+    def commit_without_rows(
+        self, envelope: Envelope, since: Mapping[TablePath, int | None]
+    ) -> None:
         """Commit ``envelope``, which is without rows, to tables that stay as they are.
 
         ``since``: the ``seq`` that each of them holds now.
@@ -220,7 +222,7 @@ class Destination(ABC):
         """
 
     @abstractmethod
-    def forget(self, connection: str, seqs: Collection[int]) -> None:
+    def prune_envelopes(self, connection: str, seqs: Collection[int]) -> None:
         """Remove the stored envelopes of the commits ``seqs``; some may be gone already."""
 
     @abstractmethod

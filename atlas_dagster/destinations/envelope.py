@@ -40,15 +40,16 @@ class StagedFile(Struct, frozen=True):
 class StreamCommit(Struct, frozen=True):
     """One stream's part of a commit.
 
-    ``replaces``: older rows of the table go; where this one is ``held``, once the stream is
+    ``replaces``: older rows of the table go; where this one is ``unpublished``, once the stream is
     complete. ``primary_key``: paths of the key that the table has one row for; none if it may have
-    more. ``held``: its rows are not shown yet, for the stream is read from the beginning and not
-    complete. ``continues``: what is held, or waits for its merge, from commits before belongs to
-    it; otherwise that goes. ``full_refresh``: the stream was read in full, so its state is none
-    that an incremental read could go on from. ``begun_by``: the root run that began that reading.
-    ``rows_of``: the ``seq`` of the commit that the rows are of, where this one leaves them alone.
-    ``cursor_field``: the cursor that the stream's state is of; None where that is not known.
-    ``wiped_at``: when the asset was wiped last, as Dagster keeps it, before this was planned.
+    more. ``unpublished``: its rows are not shown yet, for the stream is read from the beginning and
+    not complete. ``continues``: what is held, or waits for its merge, from commits before belongs
+    to it; otherwise that goes. ``full_refresh``: the stream was read in full, so its state is none
+    that an incremental read could go on from. ``started_by_run``: the root run that began that
+    reading. ``data_seq``: the ``seq`` of the commit that the rows are of, where this one leaves
+    them alone. ``cursor_field``: the cursor that the stream's state is of; None where that is not
+    known. ``wiped_at``: when the asset was wiped last, as Dagster keeps it, before this was
+    planned.
     """
 
     stream: StreamDescriptor
@@ -57,22 +58,22 @@ class StreamCommit(Struct, frozen=True):
     replaces: bool
     files: tuple[StagedFile, ...] = ()
     primary_key: tuple[tuple[str, ...], ...] = ()
-    held: bool = False
+    unpublished: bool = msgspec.field(default=False, name="held")
     continues: bool = False
     full_refresh: bool = False
-    begun_by: str | None = None
-    rows_of: int | None = None
+    started_by_run: str | None = msgspec.field(default=None, name="begun_by")
+    data_seq: int | None = msgspec.field(default=None, name="rows_of")
     cursor_field: tuple[str, ...] | None = None
     wiped_at: float | None = None
 
-    def after(self, last: "Envelope | None") -> "StreamCommit":
+    def following(self, last: "Envelope | None") -> "StreamCommit":
         """This commit as it follows ``last``, whose rows stay where it shows none of its own."""
         if last is None:
             return self
-        shows = self.files or self.replaces or last.commit_of(self.stream).held
-        if shows and not self.held:
+        shows = self.files or self.replaces or last.commit_of(self.stream).unpublished
+        if shows and not self.unpublished:
             return self
-        return msgspec.structs.replace(self, rows_of=last.rows_of(self.stream))
+        return msgspec.structs.replace(self, data_seq=last.data_seq(self.stream))
 
     @property
     def rows(self) -> int:
@@ -106,9 +107,9 @@ class Envelope(Struct, frozen=True):
     def commit_of(self, stream: StreamDescriptor) -> StreamCommit:
         return next(commit for commit in self.streams if commit.stream == stream)
 
-    def rows_of(self, stream: StreamDescriptor) -> int:
+    def data_seq(self, stream: StreamDescriptor) -> int:
         """The ``seq`` of the last commit that changed the stream's rows."""
-        return self.commit_of(stream).rows_of or self.seq
+        return self.commit_of(stream).data_seq or self.seq
 
     def has_heeded(self, wiped_at: float | None, stream: StreamDescriptor) -> bool:
         """Whether ``stream`` was planned after its asset was wiped, if it was, at ``wiped_at``."""

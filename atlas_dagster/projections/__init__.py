@@ -4,6 +4,6 @@ Projections: written by discovery, syncs and the registry's refresh, never read 
 Rows may be deleted at any time, and a failure to write them fails nothing.
 """
 
-from atlas_dagster.projections.writer import Books, SyncStats
+from atlas_dagster.projections.writer import ProjectionWriter, SyncStats
 
-__all__ = ["Books", "SyncStats"]
+__all__ = ["ProjectionWriter", "SyncStats"]

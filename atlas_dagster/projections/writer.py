@@ -31,7 +31,7 @@ class SyncStats(Struct, frozen=True):
     error: str | None = None
 
 
-class Books:
+class ProjectionWriter:
     """The books of one deployment, in the database at ``url``.
 
     No method raises: what cannot be written is said once, to ``warn``, and then left alone. Nothing

@@ -26,7 +26,7 @@ def state_type(state: State) -> StateType:
     return "LEGACY"
 
 
-def is_whole(state: State) -> bool:
+def is_complete_message(state: State) -> bool:
     """Whether the state holds what its type promises."""
     match state_type(state):
         case "STREAM":

@@ -15,24 +15,24 @@ from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, Stream, co
 from atlas_dagster.protocol.messages import ConnectionStatus, Spec
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.reading.ad_hoc import AdHocConnection
-from atlas_dagster.reading.reader import Reading
+from atlas_dagster.reading.reader import StreamReader
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.source.connection import no_stream
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.open import Caller, introduced, spec_of
 
 
-class Page(Struct, frozen=True):
+class RowPage(Struct, frozen=True):
     """What one READ brought, as far as it was asked for.
 
     ``rows`` have the columns of the stream's table. ``state`` is where the next READ continues:
-    right after them where ``repeats`` is 0, else it brings the last so many again, for the source
+    right after them where ``overlap`` is 0, else it brings the last so many again, for the source
     said no state since. ``is_complete``: the source has no more.
     """
 
     rows: pa.Table
     state: ConnectionState
-    repeats: int
+    overlap: int
     is_complete: bool
 
 
@@ -135,11 +135,11 @@ class AdHocSource:
         state: ConnectionState | None = None,
         limit: int | None = None,
         batch_rows: int | None = None,
-    ) -> Iterator[Reading]:
-        """A READ of ``stream`` that is about to start; see :class:`Reading`."""
+    ) -> Iterator[StreamReader]:
+        """A READ of ``stream`` that is about to start; see :class:`StreamReader`."""
         options = {} if batch_rows is None else {"batch_rows": batch_rows}
         with self.at_work() as connector:
-            yield Reading(connector, [stream], state=state, limit=limit, **options)
+            yield StreamReader(connector, [stream], state=state, limit=limit, **options)
 
     def page(
         self,
@@ -148,7 +148,7 @@ class AdHocSource:
         state: ConnectionState,
         limit: int | None = None,
         most_bytes: int | None = None,
-    ) -> Page:
+    ) -> RowPage:
         """All that is new of ``stream``, or the first ``limit`` rows of it.
 
         Those end with the last one that a state covers, so that the next page brings the rest;
@@ -166,10 +166,10 @@ class AdHocSource:
                 if most_bytes is not None and size >= most_bytes:
                     break
         rows = pa.Table.from_batches(batches, table_schema(stream.stream).arrow)
-        repeats = reading.uncovered
-        if not reading.is_complete and stream.sync_mode == "incremental" and repeats < len(rows):
-            rows, repeats = rows.slice(0, len(rows) - repeats), 0
-        return Page(rows, reading.state, repeats, reading.is_complete)
+        overlap = reading.rows_since_state
+        if not reading.is_complete and stream.sync_mode == "incremental" and overlap < len(rows):
+            rows, overlap = rows.slice(0, len(rows) - overlap), 0
+        return RowPage(rows, reading.state, overlap, reading.is_complete)
 
 
 def table_schema(stream: Stream) -> TableSchema:

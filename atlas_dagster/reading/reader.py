@@ -17,7 +17,7 @@ from atlas_dagster.protocol.messages import (
     StreamStatus,
     Unreadable,
 )
-from atlas_dagster.protocol.state import ConnectionState, is_whole, state_type
+from atlas_dagster.protocol.state import ConnectionState, is_complete_message, state_type
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.source.attribution import (
@@ -28,7 +28,7 @@ from atlas_dagster.source.attribution import (
     records_since_state,
 )
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.source.invocation import Conversation
+from atlas_dagster.source.invocation import Invocation
 from atlas_dagster.source.progress import WATCHED_EVERY_SECONDS, sync_watcher
 
 #: As many as a sync takes at once, for the same reason; see ``sync/stream.py``.
@@ -62,7 +62,7 @@ class _Progress(Struct):
     is_cut: bool = False
 
 
-class Reading:
+class StreamReader:
     """Reads ``streams`` once, from ``state`` on.
 
     Nothing is stored: whoever takes the records takes :attr:`state` with them. Leaving an iterator
@@ -103,12 +103,12 @@ class Reading:
         """Where the next reading continues: covers records that were handed out, and no others.
 
         Some of those may come again, as a source says its state only now and then: the last
-        :attr:`uncovered` ones.
+        :attr:`rows_since_state` ones.
         """
         return self._mark.state
 
     @property
-    def uncovered(self) -> int:
+    def rows_since_state(self) -> int:
         """Records handed out since :attr:`state`; counts while a batch is handed out, too."""
         return sum(self.counts.values()) - sum(self._mark.counts.values())
 
@@ -164,12 +164,12 @@ class Reading:
                 elif isinstance(found, _Mark):
                     newest, is_covered = found, True
                 if self._is_due(waiting, is_covered or not self._is_incremental):
-                    yield from self._hand_out(waiting, newest)
+                    yield from self._emit(waiting, newest)
         except StoppedError:
             raise
         except AtlasError as error:
             failure = error
-        yield from self._hand_out(waiting, newest)
+        yield from self._emit(waiting, newest)
         if failure is not None:
             raise failure
 
@@ -182,7 +182,7 @@ class Reading:
             or waiting.seconds >= (_HAND_OUT_SECONDS if is_covered else _WAIT_SECONDS)
         )
 
-    def _hand_out(
+    def _emit(
         self, waiting: "_Waiting", mark: _Mark
     ) -> Iterator[tuple[StreamDescriptor, pa.RecordBatch]]:
         batches = waiting.take()
@@ -194,7 +194,7 @@ class Reading:
 
     def _read(self) -> Iterator[Records | _Mark | None]:
         """Records, and each state that covers all before it; None in a pause."""
-        conversation = self._connector.converse()
+        conversation = self._connector.invoke()
         catalog = configured_catalog_json(list(self._configured.values()), sync_id=0)
         files = {"catalog": catalog}
         newest = self.state
@@ -282,7 +282,7 @@ class Reading:
 
     def _counts(self, state: State) -> bool:
         """Whether ``state`` may be kept. Raises ProtocolError where records are missing."""
-        if not is_whole(state):
+        if not is_complete_message(state):
             return False
         said = state.sourceStats.count if state.sourceStats else None
         if state_type(state) == "STREAM":
@@ -307,7 +307,7 @@ class Reading:
         apart = self._is_incremental and all(progress.full_refresh for progress in covered)
         return not apart and not any(progress.is_cut for progress in covered)
 
-    def _judge(self, conversation: Conversation) -> None:
+    def _judge(self, conversation: Invocation) -> None:
         """Once the connector has ended."""
         for error in conversation.errors:
             name = error.stream_descriptor and self._names.find(error.stream_descriptor)

@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.messages import ABSENT, Record, present
 from atlas_dagster.records.coerce import STRICT_TYPES, decode_string
-from atlas_dagster.records.issues import Change, Misfit, Remarks, utf8
+from atlas_dagster.records.issues import IssueKind, RowIssues, ValueChange, utf8
 from atlas_dagster.records.nested import NestedFields
 from atlas_dagster.records.numbers import parse_decimals, parse_numbers
 from atlas_dagster.records.rows import RowDecoder
@@ -75,7 +75,7 @@ class BatchBuilder:
         self._records: list[Record] = []
         self.bytes = 0
         #: How often each change was noted in a row, in all batches so far.
-        self.changes: Counter[Change] = Counter()
+        self.changes: Counter[ValueChange] = Counter()
         self._decode = RowDecoder(schema, key)
         self._nested = NestedFields(schema, key)
 
@@ -94,7 +94,7 @@ class BatchBuilder:
             return self._build(records)
 
     def _build(self, records: list[Record]) -> pa.RecordBatch:
-        remarks = Remarks()
+        remarks = RowIssues()
         lists = self._decode(records, remarks)
         lists += self._nested(lists, remarks)
         arrays = self._columns(lists, remarks)
@@ -103,7 +103,7 @@ class BatchBuilder:
             self.changes.update(itertools.chain.from_iterable(remarks.changes.values()))
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 
-    def _columns(self, lists: list[Sequence[Any]], remarks: Remarks) -> list[pa.Array]:
+    def _columns(self, lists: list[Sequence[Any]], remarks: RowIssues) -> list[pa.Array]:
         by_kind: dict[ColumnType, list[tuple[int, Column, Sequence[Any]]]] = {}
         for index, (column, values) in enumerate(zip(self.schema.columns, lists, strict=True)):
             by_kind.setdefault(column.type, []).append((index, column, values))
@@ -115,7 +115,7 @@ class BatchBuilder:
                 arrays[place] = array
         return arrays
 
-    def _metadata_columns(self, records: list[Record], remarks: Remarks) -> list[pa.Array]:
+    def _metadata_columns(self, records: list[Record], remarks: RowIssues) -> list[pa.Array]:
         count = len(records)
         extracted_at = _extraction_times(records, remarks)
         metas = [*map(_meta, records)]
@@ -159,7 +159,7 @@ def random_uuids(count: int) -> pa.Array:
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
+def _extraction_times(records: list[Record], remarks: RowIssues) -> pa.Array:
     """``emitted_at`` in UTC; now, which is not far off, where it is missing or no moment."""
     try:
         times = np.array([*map(_emitted_at, records)], np.float64)
@@ -174,7 +174,7 @@ def _extraction_times(records: list[Record], remarks: Remarks) -> pa.Array:
         missing = np.isnan(times)
         times[~sane] = time.time() * 1000
         for row in np.flatnonzero(~sane).tolist():
-            remarks.changed(row, "emitted_at", Misfit.TYPE if missing[row] else Misfit.SIZE)
+            remarks.changed(row, "emitted_at", IssueKind.TYPE if missing[row] else IssueKind.SIZE)
     return pa.array((times * 1000).astype(np.int64)).cast(METADATA_FIELDS[1].type)
 
 
@@ -182,7 +182,7 @@ def _columns_of(
     kind: ColumnType,
     columns: Sequence[Column],
     lists: Sequence[Sequence[Any]],
-    remarks: Remarks,
+    remarks: RowIssues,
 ) -> list[pa.Array]:
     """The columns of one type, from the values their rows were decoded into."""
     if kind in _TEMPORAL_PARSERS:
@@ -196,7 +196,7 @@ def _columns_of(
     count = len(lists[0])
     values = [*itertools.chain.from_iterable(lists)]
     texts, mended = _json_texts(values)
-    misfits: dict[int, Misfit] = {}
+    misfits: dict[int, IssueKind] = {}
     if kind is ColumnType.NUMBER:
         array, misfits = parse_numbers(texts)
     elif kind is ColumnType.DECIMAL:
@@ -207,7 +207,7 @@ def _columns_of(
         array, misfits = _of_kind(texts, kind)
     for place in mended:
         column, row = divmod(place, count)
-        remarks.misfit(row, columns[column].field, Misfit.MENDED, values[place])
+        remarks.misfit(row, columns[column].field, IssueKind.REPAIRED, values[place])
     for place, why in misfits.items():
         column, row = divmod(place, count)
         remarks.misfit(row, columns[column].field, why, values[place])
@@ -215,7 +215,7 @@ def _columns_of(
 
 
 def _temporal_column(
-    kind: ColumnType, column: Column, values: Sequence[str | None], remarks: Remarks
+    kind: ColumnType, column: Column, values: Sequence[str | None], remarks: RowIssues
 ) -> pa.Array:
     array, misfits = _TEMPORAL_PARSERS[kind](pa.array(values, pa.string()))
     for row, why in misfits.items():
@@ -248,7 +248,7 @@ def _plain_texts(texts: pa.Array) -> pa.Array:
     return pc.replace_with_mask(plain, escaped, pa.array(strings, pa.string()))
 
 
-def _of_kind(texts: pa.Array, kind: ColumnType) -> tuple[pa.Array, dict[int, Misfit]]:
+def _of_kind(texts: pa.Array, kind: ColumnType) -> tuple[pa.Array, dict[int, IssueKind]]:
     """A column declared as object or array takes nothing else, not even JSON inside a string."""
     if kind is ColumnType.UNKNOWN:
         return texts, {}
@@ -257,4 +257,4 @@ def _of_kind(texts: pa.Array, kind: ColumnType) -> tuple[pa.Array, dict[int, Mis
         return texts, {}
     unfit = pc.indices_nonzero(pc.invert(fits)).to_pylist()
     array = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
-    return array, dict.fromkeys(unfit, Misfit.TYPE)
+    return array, dict.fromkeys(unfit, IssueKind.TYPE)

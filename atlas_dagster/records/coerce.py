@@ -15,7 +15,7 @@ from msgspec import Raw
 from atlas_dagster.protocol.decoder import as_text
 from atlas_dagster.protocol.messages import ABSENT
 from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
-from atlas_dagster.records.issues import Misfit, Remarks, is_utf8
+from atlas_dagster.records.issues import IssueKind, RowIssues, is_utf8
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
 #: What msgspec raises for JSON that it cannot read as asked.
@@ -43,7 +43,7 @@ class RowCoercer:
     def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
         self._columns = [(column, column.name in key) for column in schema.top_level]
 
-    def __call__(self, data: Raw, row: int, remarks: Remarks) -> list[Any]:
+    def __call__(self, data: Raw, row: int, remarks: RowIssues) -> list[Any]:
         """The values of one record's JSON object, in column order, of the types above.
 
         ``row`` is its index in the batch, under which ``remarks`` takes what does not fit.
@@ -52,7 +52,7 @@ class RowCoercer:
         if fields is None:
             # Not an object at all, or nested beyond reading: the row stays, with its text.
             text = msgspec.json.encode(bytes(data).decode()) if is_utf8(data) else data
-            remarks.misfit(row, "", Misfit.TYPE, Raw(text))
+            remarks.misfit(row, "", IssueKind.TYPE, Raw(text))
             return [fit(column, None, row, remarks) for column, _ in self._columns]
         values = [
             fit(column, fields.pop(column.field, None), row, remarks, is_key=is_key)
@@ -65,7 +65,7 @@ class RowCoercer:
 
 
 def fit(
-    column: Column, raw: Raw | None, row: int, remarks: Remarks, *, is_key: bool = False
+    column: Column, raw: Raw | None, row: int, remarks: RowIssues, *, is_key: bool = False
 ) -> Any:
     """The value of one field, of the type above; ``raw`` is None where the record lacks it.
 
@@ -81,13 +81,13 @@ def fit(
     except UNFIT:
         value, why = _lenient(bytes(raw), column.type)
     if is_key and why is None and column.type is ColumnType.STRING:
-        why = Misfit.MENDED
+        why = IssueKind.REPAIRED
     if why is not None:
         remarks.misfit(row, column.field, why, raw)
     return value
 
 
-def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
+def _fields(data: Raw, row: int, remarks: RowIssues) -> dict[str, Raw] | None:
     try:
         return _decode_fields(data)
     except RecursionError:
@@ -98,11 +98,11 @@ def _fields(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
         fields = _decode_fields(as_text(bytes(data)))
     except UNFIT:
         return None
-    remarks.misfit(row, "", Misfit.MENDED, data)
+    remarks.misfit(row, "", IssueKind.REPAIRED, data)
     return fields
 
 
-def _shallow(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
+def _shallow(data: Raw, row: int, remarks: RowIssues) -> dict[str, Raw] | None:
     """The fields of a record that nests more deeply than parsers follow, without those that do.
 
     These are kept as text: whoever parses ``_airbyte_extra`` could not read them either.
@@ -114,36 +114,36 @@ def _shallow(data: Raw, row: int, remarks: Remarks) -> dict[str, Raw] | None:
     for field, (value, levels) in found.items():
         if levels > DEEPEST:
             text = Raw(msgspec.json.encode(as_text(bytes(value))))
-            remarks.misfit(row, field, Misfit.SIZE, text)
+            remarks.misfit(row, field, IssueKind.SIZE, text)
     return {field: value for field, (value, levels) in found.items() if levels <= DEEPEST}
 
 
-def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, Misfit | None]:
+def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, IssueKind | None]:
     """The value of JSON that is not of its column's type, and why that is not all of it."""
     if kind is ColumnType.INTEGER:
         return _integer(raw)
     if kind is ColumnType.BOOLEAN:
-        return None, Misfit.TYPE
+        return None, IssueKind.TYPE
     text = as_text(raw)
     if text.startswith('"'):  # only its UTF-8 can be wrong
-        return decode_string(text), Misfit.MENDED
+        return decode_string(text), IssueKind.REPAIRED
     if kind is not ColumnType.STRING:
-        return None, Misfit.TYPE
-    return text, None if text.encode() == raw else Misfit.MENDED
+        return None, IssueKind.TYPE
+    return text, None if text.encode() == raw else IssueKind.REPAIRED
 
 
-def _integer(raw: bytes) -> tuple[int | None, Misfit | None]:
+def _integer(raw: bytes) -> tuple[int | None, IssueKind | None]:
     """Whole numbers, also as ``5.0`` and inside strings."""
     found = _NUMBER.match(raw)
     if found is None:
-        return None, Misfit.TYPE
+        return None, IssueKind.TYPE
     try:
         number = Decimal(found[1].decode())
     except InvalidOperation:  # an exponent beyond all measure
-        return None, Misfit.SIZE
+        return None, IssueKind.SIZE
     if number and number.adjusted() >= _LONGEST_INTEGER:
-        return None, Misfit.SIZE
+        return None, IssueKind.SIZE
     if number != number.to_integral_value():
-        return None, Misfit.TYPE
+        return None, IssueKind.TYPE
     whole = int(number)
-    return (whole, None) if -(2**63) <= whole < 2**63 else (None, Misfit.SIZE)
+    return (whole, None) if -(2**63) <= whole < 2**63 else (None, IssueKind.SIZE)

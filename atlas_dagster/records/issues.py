@@ -21,7 +21,7 @@ _decode_meta = msgspec.json.Decoder(dict[str, Raw]).decode
 _decode_list = msgspec.json.Decoder(list[Raw] | None).decode
 
 
-class Misfit(Enum):
+class IssueKind(Enum):
     """Why a column does not hold a value: change and reason of the protocol
     (``AirbyteRecordMessageMetaChange``)."""
 
@@ -34,10 +34,10 @@ class Misfit(Enum):
     ROUNDED = ("TRUNCATED", "DESTINATION_FIELD_SIZE_LIMITATION")
     #: Not the text of the column: bytes that are no UTF-8 (it holds U+FFFD in their place), a
     #: character that the store refuses, or, in a key, JSON that is no string.
-    MENDED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
+    REPAIRED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
 
 
-class Change(Struct, frozen=True):
+class ValueChange(Struct, frozen=True):
     """One entry of ``_airbyte_meta.changes``; ``field`` is the source's name, "" the whole row."""
 
     field: str
@@ -45,17 +45,17 @@ class Change(Struct, frozen=True):
     reason: str | None = None
 
 
-_decode_change = msgspec.json.Decoder(Change).decode
+_decode_change = msgspec.json.Decoder(ValueChange).decode
 
 
-class Remarks:
+class RowIssues:
     """Changes and left-over fields of the rows of one batch, by the row's index."""
 
     def __init__(self) -> None:
-        self.changes: dict[int, list[Change]] = {}
+        self.changes: dict[int, list[ValueChange]] = {}
         self.extras: dict[int, dict[str, Raw]] = {}
 
-    def misfit(self, row: int, field: str, why: Misfit, value: Raw) -> None:
+    def misfit(self, row: int, field: str, why: IssueKind, value: Raw) -> None:
         """Note that the column of ``field`` does not hold ``value``, and keep it."""
         self.changed(row, field, why)
         self.undeclared(row, field, value)
@@ -64,9 +64,9 @@ class Remarks:
         """Keep a field that has no column."""
         self.extras.setdefault(row, {}).setdefault(field, value)
 
-    def changed(self, row: int, field: str, why: Misfit) -> None:
+    def changed(self, row: int, field: str, why: IssueKind) -> None:
         change, reason = why.value
-        self.changes.setdefault(row, []).append(Change(field, change, reason))
+        self.changes.setdefault(row, []).append(ValueChange(field, change, reason))
 
     def reported(self, row: int, meta: Raw) -> None:
         """Put the changes that the source itself reports in ``record.meta`` first."""
@@ -104,7 +104,7 @@ class Remarks:
                     continue
                 fields[field] = as_base64(value)
                 if not any(change.field == field for change in self.changes.get(row, ())):
-                    self.changed(row, field, Misfit.MENDED)
+                    self.changed(row, field, IssueKind.REPAIRED)
 
 
 def is_utf8(value: Raw | bytes) -> bool:
@@ -136,7 +136,7 @@ def utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
     return pa.array(texts, pa.string()), mended
 
 
-def _reported(meta: Raw) -> list[Change]:
+def _reported(meta: Raw) -> list[ValueChange]:
     try:
         entries = _decode_list(_decode_meta(meta).get("changes", Raw(b"null"))) or []
     except (ValueError, RecursionError):  # msgspec's own errors are ValueErrors

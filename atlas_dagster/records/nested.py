@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from atlas_dagster.records.coerce import UNFIT, fit
-from atlas_dagster.records.issues import Misfit, Remarks
+from atlas_dagster.records.issues import IssueKind, RowIssues
 from atlas_dagster.records.types import Column, TableSchema
 
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -30,7 +30,7 @@ class NestedFields:
             if column.path
         ]
 
-    def __call__(self, lists: Sequence[Sequence[Any]], remarks: Remarks) -> list[Sequence[Any]]:
+    def __call__(self, lists: Sequence[Sequence[Any]], remarks: RowIssues) -> list[Sequence[Any]]:
         """The values of each nested column, from ``lists``, those of the top-level ones."""
         return [
             [
@@ -41,11 +41,11 @@ class NestedFields:
         ]
 
 
-def _inner(column: Column, value: Raw, row: int, remarks: Remarks) -> Raw | None:
+def _inner(column: Column, value: Raw, row: int, remarks: RowIssues) -> Raw | None:
     for key in column.path[1:]:
         try:
             value = _NULL if bytes(value) in _NOTHING else _decode_fields(value).get(key, _NULL)
         except UNFIT:  # no object, so nobody can say what the field is
-            remarks.misfit(row, column.field, Misfit.TYPE, value)
+            remarks.misfit(row, column.field, IssueKind.TYPE, value)
             return None
     return value

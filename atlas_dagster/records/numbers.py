@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas_dagster.records.issues import Misfit
+from atlas_dagster.records.issues import IssueKind
 
 _QUOTED = r'^"(.*)"$'
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
@@ -26,20 +26,20 @@ _EXACT_DIGITS = 15
 _SMALLEST_EXACT = 1e-290
 
 
-def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
+def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, IssueKind]]:
     """Doubles from JSON numbers and from numbers inside JSON strings.
 
     Returns the column and the rows whose values it does not hold as written: NULL where there is
     no double at all, else the nearest one. A number is held as written if printing its double, in
     as few digits as tell it apart, gives the same number back.
     """
-    misfits: dict[int, Misfit] = {}
+    misfits: dict[int, IssueKind] = {}
     try:
         column = pc.cast(texts, pa.float64())
     except pa.ArrowInvalid:
         texts = pc.replace_substring_regex(texts, _QUOTED, r"\1")
         fits = pc.match_substring_regex(texts, _NUMBER)
-        misfits = dict.fromkeys(pc.indices_nonzero(pc.invert(fits)).to_pylist(), Misfit.TYPE)
+        misfits = dict.fromkeys(pc.indices_nonzero(pc.invert(fits)).to_pylist(), IssueKind.TYPE)
         texts = pc.if_else(fits, texts, pa.scalar(None, pa.string()))
         column = pc.cast(texts, pa.float64())
     infinite = pc.is_inf(column)
@@ -53,7 +53,7 @@ def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
     return column, misfits
 
 
-def parse_decimals(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
+def parse_decimals(texts: pa.Array) -> tuple[pa.Array, dict[int, IssueKind]]:
     """Decimals, as text, from JSON numbers and from numbers inside JSON strings.
 
     Returns the column and the rows that it holds nothing of: what is no number, and numbers of more
@@ -63,7 +63,7 @@ def parse_decimals(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
     if pc.all(plain, min_count=0).as_py():
         return texts, {}
     rows = pc.indices_nonzero(pc.invert(plain))
-    misfits: dict[int, Misfit] = {}
+    misfits: dict[int, IssueKind] = {}
     values: list[str | None] = []
     for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
         value, why = _decimal(text[1:-1] if text.startswith('"') else text)
@@ -73,23 +73,23 @@ def parse_decimals(texts: pa.Array) -> tuple[pa.Array, dict[int, Misfit]]:
     return pc.replace_with_mask(texts, pc.invert(plain), pa.array(values, pa.string())), misfits
 
 
-def _decimal(text: str) -> tuple[str | None, Misfit | None]:
+def _decimal(text: str) -> tuple[str | None, IssueKind | None]:
     if not _DECIMAL.fullmatch(text):
-        return None, Misfit.TYPE
+        return None, IssueKind.TYPE
     try:
         number = Decimal(text)
     except InvalidOperation:  # an exponent beyond all measure
-        return None, Misfit.SIZE
+        return None, IssueKind.SIZE
     if not number:
         return "0", None
     exponent = number.as_tuple().exponent
     assert isinstance(exponent, int)  # the text says no NaN and no infinity
     if number.adjusted() >= _MOST_DIGITS or -exponent > _MOST_DIGITS:
-        return None, Misfit.SIZE
+        return None, IssueKind.SIZE
     return text, None
 
 
-def _inexact(texts: pa.Array, column: pa.Array, rows: pa.Array) -> dict[int, Misfit]:
+def _inexact(texts: pa.Array, column: pa.Array, rows: pa.Array) -> dict[int, IssueKind]:
     written, doubles = texts.take(rows), column.take(rows)
     same = pc.or_(
         pc.equal(written, pc.cast(doubles, pa.string())),
@@ -104,9 +104,9 @@ def _inexact(texts: pa.Array, column: pa.Array, rows: pa.Array) -> dict[int, Mis
         strict=True,
     ):
         if double in (float("inf"), float("-inf")):
-            found[row] = Misfit.SIZE
+            found[row] = IssueKind.SIZE
         elif not _holds(double, text):
-            found[row] = Misfit.ROUNDED
+            found[row] = IssueKind.ROUNDED
     return found
 
 

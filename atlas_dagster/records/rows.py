@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 
 from atlas_dagster.protocol.messages import ABSENT, Record
 from atlas_dagster.records.coerce import STRICT_TYPES, UNFIT, RowCoercer
-from atlas_dagster.records.issues import Remarks
+from atlas_dagster.records.issues import RowIssues
 from atlas_dagster.records.types import TableSchema
 
 #: Names that msgspec can match; a table with any other one takes the slow way altogether.
@@ -62,7 +62,7 @@ class RowDecoder:
         )
         self._decode = msgspec.json.Decoder(self._row_type).decode if plain else _refuse
 
-    def __call__(self, records: Sequence[Record], remarks: Remarks) -> list[Sequence[Any]]:
+    def __call__(self, records: Sequence[Record], remarks: RowIssues) -> list[Sequence[Any]]:
         """The values of each top-level column, of :mod:`atlas_dagster.records.coerce`'s types.
 
         ``remarks`` takes what does not fit and what is not declared.
@@ -89,7 +89,7 @@ class RowDecoder:
             self._learn(remarks, len(rows))
         return lists[:width]
 
-    def _learn(self, remarks: Remarks, count: int) -> None:
+    def _learn(self, remarks: RowIssues, count: int) -> None:
         seen = Counter(chain.from_iterable(remarks.extras.values()))
         known = self._declared.union(self._undeclared)
         often = [

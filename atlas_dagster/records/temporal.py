@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from atlas_dagster.records.issues import Misfit
+from atlas_dagster.records.issues import IssueKind
 
 _UTC = pa.timestamp("us", tz="UTC")
 _LOCAL = pa.timestamp("us")
@@ -76,7 +76,7 @@ _TIME = re.compile(
 _NOTHING = pa.scalar(None, pa.string())
 _PROBED = 64
 
-Parsed = tuple[pa.Array, dict[int, Misfit]]
+Parsed = tuple[pa.Array, dict[int, IssueKind]]
 #: Parses a column in which every text is regular.
 Regular = Callable[[pa.Array], pa.Array]
 
@@ -93,7 +93,7 @@ class _Moment(NamedTuple):
 
 
 class _Unfit(Exception):  # noqa: N818 - control flow inside this module
-    def __init__(self, why: Misfit) -> None:
+    def __init__(self, why: IssueKind) -> None:
         self.why = why
 
 
@@ -125,7 +125,7 @@ def parse_times(texts: pa.Array) -> Parsed:
     rows = pc.indices_nonzero(odd)
     spelled = [_spell_time(text) for text in texts.take(rows).to_pylist()]
     misfits = {
-        row: Misfit.TYPE
+        row: IssueKind.TYPE
         for row, text in zip(rows.to_pylist(), spelled, strict=True)
         if text is None
     }
@@ -201,7 +201,7 @@ def _parse_column(texts: pa.Array, kind: pa.DataType, parse_regular: Regular) ->
     if column is None:
         column = parse_regular(rest)
     lost = pc.indices_nonzero(pc.fill_null(pc.match_substring_regex(rest, _LOST[kind]), False))
-    misfits = dict.fromkeys(lost.to_pylist(), Misfit.ROUNDED)
+    misfits = dict.fromkeys(lost.to_pylist(), IssueKind.ROUNDED)
     rows = pc.indices_nonzero(odd)
     values: list[dt.date | None] = []
     for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
@@ -213,7 +213,7 @@ def _parse_column(texts: pa.Array, kind: pa.DataType, parse_regular: Regular) ->
             misfits[row] = unfit.why
         else:
             if _loses(moment, kind):
-                misfits[row] = Misfit.ROUNDED
+                misfits[row] = IssueKind.ROUNDED
     return _in_range(pc.replace_with_mask(column, odd, pa.array(values, kind)), misfits)
 
 
@@ -230,7 +230,7 @@ def _cast(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
     return None
 
 
-def _in_range(column: pa.Array, misfits: dict[int, Misfit]) -> Parsed:
+def _in_range(column: pa.Array, misfits: dict[int, IssueKind]) -> Parsed:
     least, most = _RANGES[column.type]
     numbers = column.view(pa.int32() if column.type == _DATE else pa.int64())
     found = pc.min_max(numbers).as_py()
@@ -240,7 +240,7 @@ def _in_range(column: pa.Array, misfits: dict[int, Misfit]) -> Parsed:
     rows = pc.indices_nonzero(beyond).to_pylist()
     return (
         pc.if_else(beyond, pa.scalar(None, column.type), column),
-        misfits | dict.fromkeys(rows, Misfit.SIZE),
+        misfits | dict.fromkeys(rows, IssueKind.SIZE),
     )
 
 
@@ -248,7 +248,7 @@ def _read(text: str) -> _Moment:
     """What ``text`` says, whether or not there is such a day. Raises :class:`_Unfit`."""
     found = _MOMENT.fullmatch(text)
     if found is None:
-        raise _Unfit(Misfit.TYPE)
+        raise _Unfit(IssueKind.TYPE)
     hour, minute, second, zone_hours, zone_minutes, zone_seconds = (
         int(found[part] or 0) for part in ("hour", "minute", "second", "zh", "zm", "zs")
     )
@@ -261,7 +261,7 @@ def _read(text: str) -> _Moment:
         or zone_hours > 23
         or max(minute, zone_minutes, zone_seconds) > 59
     ):
-        raise _Unfit(Misfit.TYPE)
+        raise _Unfit(IssueKind.TYPE)
     year = int(found["year"] or found["y"])
     month = (found["month"] or found["m"]).lower()
     offset = (zone_hours * 60 + zone_minutes) * 60 + zone_seconds
@@ -286,14 +286,14 @@ def _offset_in(zone: str, moment: _Moment) -> int:
         assert isinstance(local, dt.datetime)
         offset = local.replace(tzinfo=ZoneInfo(zone)).utcoffset()
     except (ValueError, OSError, ZoneInfoNotFoundError):
-        raise _Unfit(Misfit.TYPE) from None
+        raise _Unfit(IssueKind.TYPE) from None
     return int((offset or dt.timedelta()).total_seconds())
 
 
 def _value(moment: _Moment, kind: pa.DataType) -> dt.date:
     """``moment`` in a column of ``kind``. Raises :class:`_Unfit`."""
     if not 1 <= moment.year <= 9999:
-        raise _Unfit(Misfit.SIZE)
+        raise _Unfit(IssueKind.SIZE)
     try:
         day = dt.datetime(moment.year, moment.month, moment.day)
         if kind == _DATE:
@@ -302,9 +302,9 @@ def _value(moment: _Moment, kind: pa.DataType) -> dt.date:
         local = day + dt.timedelta(seconds=moment.seconds, microseconds=microseconds)
         return local - dt.timedelta(seconds=moment.offset) if kind == _UTC else local
     except OverflowError:
-        raise _Unfit(Misfit.SIZE) from None
+        raise _Unfit(IssueKind.SIZE) from None
     except ValueError:
-        raise _Unfit(Misfit.TYPE) from None
+        raise _Unfit(IssueKind.TYPE) from None
 
 
 def _loses(moment: _Moment, kind: pa.DataType) -> bool:

@@ -12,9 +12,9 @@ import docker.errors
 
 from atlas_dagster.runners.docker.engine import API_ERRORS
 from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
-from atlas_dagster.runners.marks import kill, label_of, marked
 from atlas_dagster.runners.owner import OWNER_LABEL
 from atlas_dagster.runners.process import remove_leftovers
+from atlas_dagster.runners.process_tags import kill, tag_value, tagged_processes
 
 DEPLOYMENT_LABEL = "atlas.deployment"
 
@@ -59,10 +59,10 @@ def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list
     Their private files go too. Returns the processes killed, in words.
     """
     killed = []
-    for pid, found in marked():
-        ours = label_of(found, DEPLOYMENT_LABEL) == deployment
-        if ours and has_ended(label_of(found, OWNER_LABEL)):
+    for pid, found in tagged_processes():
+        ours = tag_value(found, DEPLOYMENT_LABEL) == deployment
+        if ours and has_ended(tag_value(found, OWNER_LABEL)):
             kill(pid)
-            killed.append(f"process {pid} of {label_of(found, CONNECTION_LABEL)}")
+            killed.append(f"process {pid} of {tag_value(found, CONNECTION_LABEL)}")
     remove_leftovers()
     return killed

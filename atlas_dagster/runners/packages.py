@@ -15,7 +15,7 @@ from platformdirs import user_cache_dir
 from uv import find_uv_bin
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
-from atlas_dagster.runners.process import INHERITED, dying_with_us, inherited
+from atlas_dagster.runners.process import INHERITED, inherited, parent_death_prefix
 
 #: Newer than any Python, so that no package is refused before its own needs are known.
 _ANY_PYTHON = "3.99"
@@ -221,7 +221,7 @@ def run_uv(*arguments: str, directory: Path, given: str = "", is_patient: bool =
     environment["PATH"] = os.pathsep.join([ours, environment.get("PATH", os.defpath)])
     try:
         done = subprocess.run(
-            [*dying_with_us(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
+            [*parent_death_prefix(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
             input=given.encode(),
             capture_output=True,
             cwd=directory,

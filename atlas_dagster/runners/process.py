@@ -33,7 +33,7 @@ from atlas_dagster.runners.base import (
     file_name,
 )
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.runners.marks import end_all, marks
+from atlas_dagster.runners.process_tags import end_all, process_tags
 
 #: Bytes read at once, and the size asked for each pipe: large, so that both sides wake up less.
 PIPE_BYTES = 1024 * 1024
@@ -82,7 +82,7 @@ def start_process(
             for option, content in command.files.items():
                 _write_private(private / file_name(option), content)
             child = subprocess.Popen(
-                [*dying_with_us(), *words, *command.arguments(str(private))],
+                [*parent_death_prefix(), *words, *command.arguments(str(private))],
                 bufsize=0,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -91,7 +91,7 @@ def start_process(
                 env=inherited(INHERITED)
                 | _OURS
                 | dict(command.environment)
-                | marks(command.labels, token)
+                | process_tags(command.labels, token)
                 | {"TMPDIR": str(private)},
                 start_new_session=True,
             )
@@ -257,7 +257,7 @@ def inherited(names: re.Pattern[str]) -> dict[str, str]:
 
 
 @cache
-def dying_with_us() -> tuple[str, ...]:
+def parent_death_prefix() -> tuple[str, ...]:
     """Words before a command that have Linux kill it when we die, even of ``kill -9``.
 
     Cached: it takes a process to learn whether this setpriv can (busybox's cannot).

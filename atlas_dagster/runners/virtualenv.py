@@ -24,7 +24,7 @@ from atlas_dagster.runners.packages import (
     refusal,
     run_uv,
 )
-from atlas_dagster.runners.process import INHERITED, dying_with_us, inherited
+from atlas_dagster.runners.process import INHERITED, inherited, parent_death_prefix
 
 _log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ class Environment:
         command = [str(self._interpreter), "-c", _IMPORT, self._package, executable]
         try:
             done = subprocess.run(
-                [*dying_with_us(), *command],
+                [*parent_death_prefix(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

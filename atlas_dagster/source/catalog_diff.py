@@ -22,7 +22,7 @@ from atlas_dagster.source.connection import Connection
 SchemaPolicy = Literal["ignore", "propagate_columns", "propagate_all"]
 
 
-class Change(Struct, frozen=True):
+class CatalogChange(Struct, frozen=True):
     """One difference of a stream.
 
     ``field`` is a path with dots; None where the stream itself, its key, cursor or mode is meant.
@@ -57,24 +57,26 @@ class Change(Struct, frozen=True):
         return f"{subject}: {text}{' (breaking)' if self.breaking else ''}"
 
 
-def compare(connection: Connection, before: Catalog, after: Catalog) -> list[Change]:
+def compare(connection: Connection, before: Catalog, after: Catalog) -> list[CatalogChange]:
     """What changed of the streams that ``connection`` syncs, in the order of ``after``."""
     named = connection.streams is not None
     synced = {
         stream.descriptor: stream for stream in connection.configured_as_far_as_possible(before)
     }
-    changes: list[Change] = []
+    changes: list[CatalogChange] = []
     for stream in after.streams:
         if stream.descriptor in synced:
             changes += _of_stream(connection, synced[stream.descriptor], stream)
         elif not named:
-            changes.append(Change(stream.descriptor, "added"))
+            changes.append(CatalogChange(stream.descriptor, "added"))
     gone = synced.keys() - {stream.descriptor for stream in after.streams}
-    changes += [Change(name, "removed", declared=named) for name in synced if name in gone]
+    changes += [CatalogChange(name, "removed", declared=named) for name in synced if name in gone]
     return changes
 
 
-def held_back(changes: Collection[Change], policy: SchemaPolicy | None) -> list[Change]:
+def held_back(
+    changes: Collection[CatalogChange], policy: SchemaPolicy | None
+) -> list[CatalogChange]:
     """Those of ``changes`` that must not be taken: a stream's, all of them or none.
 
     Without ``policy``, somebody has asked for all.
@@ -83,7 +85,7 @@ def held_back(changes: Collection[Change], policy: SchemaPolicy | None) -> list[
     return [change for change in changes if change.stream in kept]
 
 
-def merged(before: Catalog, after: Catalog, kept: Collection[Change]) -> Catalog:
+def merged(before: Catalog, after: Catalog, kept: Collection[CatalogChange]) -> Catalog:
     """``after``, but the streams of ``kept`` as they were ``before``."""
     held = {change.stream for change in kept}
     old = {stream.descriptor: stream for stream in before.streams}
@@ -96,7 +98,7 @@ def merged(before: Catalog, after: Catalog, kept: Collection[Change]) -> Catalog
     return Catalog(tuple(stream for stream in streams if stream is not None))
 
 
-def _may_take(change: Change, policy: SchemaPolicy | None) -> bool:
+def _may_take(change: CatalogChange, policy: SchemaPolicy | None) -> bool:
     if change.declared:
         return False
     if policy is None:
@@ -107,7 +109,9 @@ def _may_take(change: Change, policy: SchemaPolicy | None) -> bool:
     return policy == "propagate_all" or not whole
 
 
-def _of_stream(connection: Connection, was: ConfiguredStream, now: Stream) -> Iterator[Change]:
+def _of_stream(
+    connection: Connection, was: ConfiguredStream, now: Stream
+) -> Iterator[CatalogChange]:
     name = now.descriptor
     dedup = was.destination_sync_mode == "append_dedup"
     incremental = was.sync_mode == "incremental"
@@ -123,14 +127,14 @@ def _of_stream(connection: Connection, was: ConfiguredStream, now: Stream) -> It
     if set(key) != set(new_key):
         # Where a key is declared, that of the source does not matter.
         breaking = dedup and (after is None or set(after.primary_key) != set(was.primary_key))
-        yield Change(name, "key", None, _listed(key), _listed(new_key), breaking=breaking)
+        yield CatalogChange(name, "key", None, _listed(key), _listed(new_key), breaking=breaking)
     cursor, new_cursor = was.stream.default_cursor_field, now.default_cursor_field
     if incremental and cursor != new_cursor and was.cursor_field == cursor:
-        yield Change(name, "cursor", None, _listed([cursor]), _listed([new_cursor]))
+        yield CatalogChange(name, "cursor", None, _listed([cursor]), _listed([new_cursor]))
     if after is None:
-        yield Change(name, "mode", None, _mode(was), declared=True)
+        yield CatalogChange(name, "mode", None, _mode(was), declared=True)
     elif _mode(after) != _mode(was):
-        yield Change(name, "mode", None, _mode(was), _mode(after), breaking=True)
+        yield CatalogChange(name, "mode", None, _mode(was), _mode(after), breaking=True)
 
 
 def _of_fields(
@@ -138,22 +142,22 @@ def _of_fields(
     before: Mapping[str, Any],
     after: Mapping[str, Any],
     needed: Collection[FieldPath],
-) -> Iterator[Change]:
+) -> Iterator[CatalogChange]:
     old, new = before.get("properties") or {}, after.get("properties") or {}
     gone = {path for path in needed if declares(before, path) and not declares(after, path)}
     for field in [*new, *(field for field in old if field not in new)]:
         if field not in old:
-            yield Change(name, "added", field, None, column_type(new[field], after).value)
+            yield CatalogChange(name, "added", field, None, column_type(new[field], after).value)
         elif field not in new:
             breaking = (field,) in gone
             was = column_type(old[field], before)
-            yield Change(name, "removed", field, was.value, None, breaking)
+            yield CatalogChange(name, "removed", field, was.value, None, breaking)
         else:
             was, now = column_type(old[field], before), column_type(new[field], after)
             if was is not now:
-                yield Change(name, "retyped", field, was.value, now.value)
+                yield CatalogChange(name, "retyped", field, was.value, now.value)
     for path in sorted(path for path in gone if len(path) > 1):
-        yield Change(name, "removed", ".".join(path), breaking=True)
+        yield CatalogChange(name, "removed", ".".join(path), breaking=True)
 
 
 def _mode(stream: ConfiguredStream) -> str:

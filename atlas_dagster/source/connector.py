@@ -6,14 +6,14 @@ from typing import TypeVar
 
 import msgspec
 
-from atlas_dagster.config.live_config import LiveConfig
+from atlas_dagster.config.live_config import RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError, FailureType
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.causes import is_code_failure, is_network_failure
 from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec, Unreadable
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
-from atlas_dagster.source.invocation import Conversation, Log, readable
+from atlas_dagster.source.invocation import Invocation, Log, readable
 from atlas_dagster.source.localhost import advice
 
 _Answer = TypeVar("_Answer")
@@ -39,7 +39,7 @@ class Connector:
         *,
         name: str,
         log: Log,
-        config: LiveConfig | None = None,
+        config: RenewableConfig | None = None,
         masker: Masker | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
@@ -129,8 +129,8 @@ class Connector:
                 )
         return found
 
-    def converse(self) -> Conversation:
-        return Conversation(
+    def invoke(self) -> Invocation:
+        return Invocation(
             self.runner,
             name=self.name,
             log=self._log,
@@ -155,12 +155,12 @@ class Connector:
 
     def _ask(
         self, verb: Verb, wanted: Callable[[Message], _Answer | None]
-    ) -> tuple[_Answer, Conversation]:
+    ) -> tuple[_Answer, Invocation]:
         """Run ``verb`` and return its answer: the last one, should there be several.
 
         Answers to what was not asked are ignored.
         """
-        conversation = self.converse()
+        conversation = self.invoke()
         answer: _Answer | None = None
         with closing(conversation.messages(self.command(verb))) as messages:
             for message in messages:

@@ -15,7 +15,7 @@ from atlas_dagster.format_versions import version_of
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
 from atlas_dagster.records.names import assign
-from atlas_dagster.source.catalog_diff import Change, compare
+from atlas_dagster.source.catalog_diff import CatalogChange, compare
 from atlas_dagster.source.connection import Connection
 
 VERSION = 1
@@ -55,7 +55,7 @@ class Discovered(Struct, frozen=True):
     documentation_url: str | None
     streams: tuple[Raw, ...]
     tables: tuple[NamedTable, ...]
-    pending: tuple[Change, ...] = ()
+    pending: tuple[CatalogChange, ...] = ()
     version: int = VERSION
 
     @property
@@ -96,7 +96,7 @@ class Discovery(Struct, frozen=True):
     """
 
     found: Discovered
-    taken: tuple[Change, ...] = ()
+    taken: tuple[CatalogChange, ...] = ()
     lacking: tuple[StreamDescriptor, ...] = ()
 
     @classmethod
@@ -124,7 +124,7 @@ def discovered(
     catalog: Catalog,
     reserved: str,
     previous: Discovered | None,
-    pending: Collection[Change] = (),
+    pending: Collection[CatalogChange] = (),
 ) -> Discovered:
     """Put together what was found; names given out in ``previous`` stay.
 

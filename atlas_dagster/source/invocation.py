@@ -53,7 +53,7 @@ def readable(text: str, masker: Masker) -> str:
     return masked if left_out <= 0 else f"{masked[:_LONGEST_TEXT]}… ({left_out:,} more)"
 
 
-class Conversation:
+class Invocation:
     """Runs one command and keeps what its end is judged by.
 
     Args:
@@ -105,11 +105,11 @@ class Conversation:
                 watchdog.waited(output=channel != "idle")
                 if channel == "stdout":
                     for decoded in decoder.feed(piece):
-                        if not self._overheard(decoded):
+                        if not self._consume_log_message(decoded):
                             yield decoded  # type: ignore[misc]
                     yield None
                 elif channel == "stderr":
-                    self._hear_stderr(piece)
+                    self._read_stderr(piece)
                 else:
                     yield None
                 self._stopped = watchdog.verdict
@@ -117,9 +117,9 @@ class Conversation:
                     return
                 watchdog.back()
             for decoded in decoder.flush():
-                if not self._overheard(decoded):
+                if not self._consume_log_message(decoded):
                     yield decoded  # type: ignore[misc]
-            self._hear_stderr(b"\n")
+            self._read_stderr(b"\n")
             self.exit = process.wait()
 
     @property
@@ -192,7 +192,7 @@ class Conversation:
     def _mask(self, text: str) -> str:
         return readable(text, self._masker)
 
-    def _overheard(self, decoded: Message | Records | Noise | Unreadable) -> bool:
+    def _consume_log_message(self, decoded: Message | Records | Noise | Unreadable) -> bool:
         """Whether the message was for the log only."""
         if isinstance(decoded, Records) or (
             isinstance(decoded, Message) and decoded.state is not None
@@ -218,7 +218,7 @@ class Conversation:
                 self._renew(decoded.control.connectorConfig.config)
             return True
         if decoded.trace is not None and decoded.trace.stream_status is not None:
-            self._watchdog.heard(decoded.trace.stream_status)
+            self._watchdog.on_status(decoded.trace.stream_status)
         if decoded.trace is not None and decoded.trace.error is not None:
             self._hear_error(decoded.trace.error)
             return True
@@ -264,7 +264,7 @@ class Conversation:
         note = self.runner.code_note
         return f"{reason.rstrip('.')} ({note})" if note and reason != _NO_REASON else reason
 
-    def _hear_stderr(self, piece: bytes) -> None:
+    def _read_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")
         # Longer than what is logged of it, so that no half of a secret is.
         self._stderr = self._stderr[:_LONGEST_STDERR_LINE]

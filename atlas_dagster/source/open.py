@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from atlas_dagster.config.live_config import ConfigStore, LiveConfig
+from atlas_dagster.config.live_config import ConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker, secret_values, secret_variables
 from atlas_dagster.config.validation import require_variables, resolve
 from atlas_dagster.protocol.catalog import Catalog
@@ -17,7 +17,7 @@ from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.owner import OWNER_LABEL
 from atlas_dagster.source.catalog_diff import (
-    Change,
+    CatalogChange,
     SchemaPolicy,
     compare,
     held_back,
@@ -31,7 +31,7 @@ from atlas_dagster.source.runner_choice import choose_runner
 
 if TYPE_CHECKING:
     # SQLAlchemy takes a while to import, and most callers keep no books.
-    from atlas_dagster.projections import Books
+    from atlas_dagster.projections import ProjectionWriter
 
 #: SPECs by the identity of the connector that gave them.
 _specs: dict[str, Spec] = {}
@@ -64,7 +64,7 @@ class Caller:
         explain: Callable[[str], None],
         configs: ConfigStore,
         executor: ExecutorConfig | None = None,
-        books: "Books | None" = None,
+        books: "ProjectionWriter | None" = None,
         warn: Callable[[str], None] | None = None,
     ) -> None:
         self.deployment = deployment
@@ -175,7 +175,7 @@ def look(
     connector: Connector,
     previous: Discovered,
     policy: SchemaPolicy,
-    books: "Books | None",
+    books: "ProjectionWriter | None",
 ) -> Discovered:
     """Run DISCOVER alone, with a ``connector`` that is there already; else as :func:`discover`."""
     spec = Spec(previous.spec_schema, previous.documentation_url)
@@ -194,7 +194,7 @@ def _compared(
     policy: SchemaPolicy | None,
 ) -> Discovered:
     """What is known now, with the changes that ``policy`` takes."""
-    pending: list[Change] = []
+    pending: list[CatalogChange] = []
     if previous is not None:
         pending = held_back(compare(connection, previous.catalog, catalog), policy)
         catalog = merged(previous.catalog, catalog, pending)
@@ -211,7 +211,7 @@ def _compared(
     )
 
 
-def write_down(books: "Books", connection: str, found: Discovered) -> None:
+def write_down(books: "ProjectionWriter", connection: str, found: Discovered) -> None:
     """What was discovered, and the list of connectors in use."""
     books.discovered(
         connection,
@@ -268,7 +268,7 @@ def _with_config(
         yield Connector(
             runner,
             name=connection.source_name,
-            config=LiveConfig(
+            config=RenewableConfig(
                 config,
                 schema=spec_schema,
                 masker=masker,

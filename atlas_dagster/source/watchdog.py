@@ -38,7 +38,7 @@ class Watchdog:
         """A record or a state came."""
         self._dataless = 0.0
 
-    def heard(self, status: StreamStatus) -> None:
+    def on_status(self, status: StreamStatus) -> None:
         """A stream's status came; RATE_LIMITED ones say until when, if the source knows."""
         limited = [r.rate_limited for r in status.reasons or () if r.type == "RATE_LIMITED"]
         if limited:

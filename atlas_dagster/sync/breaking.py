@@ -15,15 +15,17 @@ from atlas_dagster.records.types import TableSchema, declares
 _AGAIN = "refresh the stream to read it again"
 
 
-def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Collection[str]) -> None:
-    """Compare ``stream`` with its ``last`` commit and the fields its table ``held`` then.
+def refuse_breaking_change(
+    stream: ConfiguredStream, last: Envelope, unpublished: Collection[str]
+) -> None:
+    """Compare ``stream`` with its ``last`` commit and the fields its table ``unpublished`` then.
 
     Raises:
         BreakingChangeError: it cannot go on from there.
     """
     name, schema = stream.descriptor, stream.stream.json_schema
     cursor, key = stream.cursor_field, stream.primary_key
-    if stream.sync_mode == "incremental" and _is_gone(cursor, schema, held):
+    if stream.sync_mode == "incremental" and _is_gone(cursor, schema, unpublished):
         raise BreakingChangeError(
             f"The source no longer has the field '{'.'.join(cursor)}', the cursor of stream "
             f"'{name}', so it is not known where to continue; choose another cursor_field, or "
@@ -40,7 +42,7 @@ def refuse_breaking_change(stream: ConfiguredStream, last: Envelope, held: Colle
             stream=str(name),
         )
     for path in key:
-        if _is_gone(path, schema, held):
+        if _is_gone(path, schema, unpublished):
             raise BreakingChangeError(
                 f"The source no longer has the field '{'.'.join(path)}', which is in the primary "
                 f"key of stream '{name}', so new rows cannot be matched with those in the table; "
@@ -111,8 +113,8 @@ def column_at(schema: TableSchema, stream: ConfiguredStream, path: FieldPath) ->
         ) from None
 
 
-def _is_gone(path: FieldPath, schema: Mapping[str, object], held: Collection[str]) -> bool:
-    return bool(path) and path[0] in held and not declares(schema, path)
+def _is_gone(path: FieldPath, schema: Mapping[str, object], unpublished: Collection[str]) -> bool:
+    return bool(path) and path[0] in unpublished and not declares(schema, path)
 
 
 def _listed(key: Collection[FieldPath]) -> str:

@@ -29,14 +29,14 @@ class Commits:
         # Of the stored envelopes that were there when the sync was planned, or are its own: the
         # streams. And what the tables hold.
         self._stored = dict(plan.stored)
-        self._held = dict(plan.committed)
+        self._unpublished = dict(plan.committed)
         #: The newest state of all streams together, or of each, and the newest committed.
         self.state = plan.state
         self._committed_state = plan.stored_state
 
     def open(self, plan: StreamPlan) -> ActiveStream:
-        if plan.resumption.envelope is not None:
-            self._last[plan.descriptor] = plan.resumption.envelope
+        if plan.resume_point.envelope is not None:
+            self._last[plan.descriptor] = plan.resume_point.envelope
         return ActiveStream(
             plan,
             self._destination.open(self._plan.connection, plan.table),
@@ -77,7 +77,7 @@ class Commits:
             sync_id=self._plan.sync_id,
             connection=self._plan.connection,
             streams=tuple(
-                stream.stage(complete=stream in complete).after(self.last(stream))
+                stream.stage(complete=stream in complete).following(self.last(stream))
                 for stream in streams
             ),
             state=Raw(self._state_of(streams, complete).to_file()),
@@ -90,12 +90,12 @@ class Commits:
             if self.share_state(stream):
                 self._committed_state = self.state
             self._last[stream.descriptor] = envelope
-            self._held[stream.descriptor] = envelope.seq
+            self._unpublished[stream.descriptor] = envelope.seq
         self._stored[envelope.seq] = frozenset(s.descriptor for s in streams)
         sizes = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
         return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
 
-    def forget(self) -> None:
+    def prune_envelopes(self) -> None:
         """Remove the stored envelopes that no table holds any more, nor ever can.
 
         Those that another sync has stored since stay, and those of tables that are not known.
@@ -103,9 +103,9 @@ class Commits:
         past = [
             seq
             for seq, streams in self._stored.items()
-            if all((self._held.get(stream) or 0) > seq for stream in streams)
+            if all((self._unpublished.get(stream) or 0) > seq for stream in streams)
         ]
-        self._destination.forget(self._plan.connection, past)
+        self._destination.prune_envelopes(self._plan.connection, past)
         for seq in past:
             del self._stored[seq]
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from atlas_dagster.destinations.base import StreamWriter, TableInfo
 from atlas_dagster.destinations.envelope import Envelope, StagedFile
 from atlas_dagster.protocol.messages import Message, Records, StreamDescriptor
-from atlas_dagster.records.issues import Change
+from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.source.attribution import StreamNames
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.plan import SyncPlan
@@ -22,7 +22,7 @@ RECORDS = 1_000
 SECONDS = 60.0
 
 
-class Rehearsed(Struct, frozen=True):
+class DryRunResult(Struct, frozen=True):
     """What came of one stream before the READ was stopped.
 
     ``complete``: the source said that this is all. The rest as in
@@ -33,11 +33,11 @@ class Rehearsed(Struct, frozen=True):
     records: int
     complete: bool
     keyless: int
-    changes: Mapping[Change, int]
+    changes: Mapping[ValueChange, int]
     sample: pa.RecordBatch | None
 
 
-class _Nowhere(StreamWriter):
+class DiscardingWriter(StreamWriter):
     """Takes rows and forgets them."""
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -52,7 +52,7 @@ class _Nowhere(StreamWriter):
     def commit(self, envelope: Envelope) -> None:
         raise AssertionError(f"a rehearsal does not commit {envelope.seq}")
 
-    def finish(self) -> None: ...
+    def merge_committed(self) -> None: ...
 
     def discard(self) -> None: ...
 
@@ -63,7 +63,7 @@ class _Nowhere(StreamWriter):
         return False
 
 
-def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
+def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
     """Read up to :data:`RECORDS` of each stream, as ``plan`` would, and type them.
 
     The source may send one stream after the other, so the later ones may not be reached.
@@ -73,7 +73,7 @@ def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
     """
     streams = {
         each.descriptor: ActiveStream(
-            each, _Nowhere(), sync_id=plan.sync_id, root_run_id=plan.root_run_id
+            each, DiscardingWriter(), sync_id=plan.sync_id, root_run_id=plan.root_run_id
         )
         for each in plan.streams
     }
@@ -81,7 +81,7 @@ def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
         stream.refuses_null_keys = False  # told instead
     names = StreamNames(streams)
     deadline = time.monotonic() + SECONDS
-    conversation = connector.converse()
+    conversation = connector.invoke()
     command = connector.command("read", plan.files())
     enough = False
     with closing(conversation.messages(command)) as messages:
@@ -104,7 +104,7 @@ def rehearse(plan: SyncPlan, connector: Connector) -> list[Rehearsed]:
     for stream in streams.values():
         stream.flush()
     return [
-        Rehearsed(
+        DryRunResult(
             stream.plan,
             stream.records,
             stream.status == "COMPLETE" or not enough,

@@ -7,7 +7,7 @@ from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import TableInfo
 from atlas_dagster.destinations.envelope import Envelope
-from atlas_dagster.records.issues import Change
+from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 
@@ -46,13 +46,13 @@ class StreamFinished(Struct, frozen=True):
     counted: bool
     keyless: int
     late: int
-    changes: Mapping[Change, int]
+    changes: Mapping[ValueChange, int]
     sample: pa.RecordBatch | None
 
     @property
     def data_version(self) -> str:
         """Another one than before if the table's rows may have changed."""
-        return str(self.envelope.rows_of(self.plan.descriptor) if self.envelope else 0)
+        return str(self.envelope.data_seq(self.plan.descriptor) if self.envelope else 0)
 
 
 class StreamFailed(Struct, frozen=True):
@@ -63,7 +63,7 @@ class StreamFailed(Struct, frozen=True):
     miscounted: bool
 
 
-class Progressed(Struct, frozen=True):
+class ProgressReport(Struct, frozen=True):
     """How far the READ is, now and then: a sentence, and its numbers.
 
     ``expected``: records in all, where the source estimates them.
@@ -74,4 +74,4 @@ class Progressed(Struct, frozen=True):
     expected: float | None
 
 
-SyncEvent = Checkpoint | StreamFinished | StreamFailed | Progressed
+SyncEvent = Checkpoint | StreamFinished | StreamFailed | ProgressReport

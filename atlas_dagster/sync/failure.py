@@ -4,17 +4,17 @@ from collections.abc import Collection, Mapping, Sequence
 
 from atlas_dagster.errors import AtlasError, ConnectorFailedError, FailureType, ReadFailedError
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.source.invocation import Conversation
+from atlas_dagster.source.invocation import Invocation
 from atlas_dagster.sync.stream import ActiveStream
 
 
-def is_cut_off(conversation: Conversation) -> bool:
+def is_cut_off(conversation: Invocation) -> bool:
     """Whether the connector said more than what came."""
     return conversation.exit is not None and conversation.exit.cut_off
 
 
 def failure_of(
-    conversation: Conversation | None,
+    conversation: Invocation | None,
     streams: Collection[ActiveStream],
     refused: Mapping[StreamDescriptor, AtlasError],
 ) -> ReadFailedError | None:

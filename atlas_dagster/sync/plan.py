@@ -12,7 +12,7 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.resume import StateStore, look, restore
+from atlas_dagster.sync.resume import StateLog, load_resume_points, restore
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
 from atlas_dagster.sync.whole_state import left_behind, left_out, refuse_to_leave_out
 
@@ -53,7 +53,7 @@ class SyncPlan(Struct, frozen=True):
 
     def files(self) -> dict[str, bytes]:
         """What READ is given beside the config."""
-        streams = [plan.configured for plan in self.streams if not plan.done]
+        streams = [plan.configured for plan in self.streams if not plan.already_read]
         files = {"catalog": configured_catalog_json(streams, sync_id=self.sync_id)}
         if self.state or self.beside:
             files["state"] = self.state.to_file(self.beside)
@@ -67,17 +67,17 @@ def make_plan(
     selected: Collection[StreamDescriptor],
     tables: Mapping[StreamDescriptor, TablePath],
     destination: Destination,
-    store: StateStore,
+    store: StateLog,
     run_id: str | None,
     notify: Callable[[str], None],
     root_run_id: str | None = None,
-    as_if: Collection[Envelope] | None = None,
+    assume: Collection[Envelope] | None = None,
 ) -> SyncPlan:
     """Plan a sync of the ``selected`` of ``streams``.
 
     A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
     configured streams are planned. ``notify`` is told of anything unusual. ``root_run_id`` is that
-    of the run which this one tries again, by default its own. ``as_if``: a plan that is only
+    of the run which this one tries again, by default its own. ``assume``: a plan that is only
     looked at, as if these had been committed; nothing is written.
 
     Raises, where there is no stream that could be read without the refused ones:
@@ -87,14 +87,16 @@ def make_plan(
         BreakingChangeError: only reading a stream, or all of them, again can help.
     """
     paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
-    recovered = Recovered(()) if as_if is not None else destination.recover(connection)
+    recovered = Recovered(()) if assume is not None else destination.recover(connection)
     stored = recovered.envelopes
-    standing = look(connection, streams, paths, destination=destination, store=store)
-    standing = standing.after(as_if or ())
-    if as_if is None:
-        restore(standing, destination, stored)
-    newest, whole = standing.newest, standing.is_whole
-    resumptions, refused = standing.resumptions, dict(standing.refused)
+    resume_points = load_resume_points(
+        connection, streams, paths, destination=destination, store=store
+    )
+    resume_points = resume_points.assuming(assume or ())
+    if assume is None:
+        restore(resume_points, destination, stored)
+    newest, whole = resume_points.newest, resume_points.has_shared_state
+    resumptions, refused = resume_points.resumptions, dict(resume_points.refused)
     refused |= {n: recovered.refused[p] for n, p in paths.items() if p in recovered.refused}
     chosen = [stream for stream in streams if whole or stream.descriptor in selected]
     if newest is not None:
@@ -126,16 +128,16 @@ def make_plan(
                 paths[stream.descriptor],
                 root_run_id=root_run_id or run_id,
             )
-            if stream.descriptor in standing.changed and not plan.table.replaces:
-                raise standing.changed[stream.descriptor]
+            if stream.descriptor in resume_points.changed and not plan.table.replaces:
+                raise resume_points.changed[stream.descriptor]
         except AtlasError as error:
             if whole:
                 raise
             refused[stream.descriptor] = error
             continue
         plans.append(plan)
-        if plan.resumption.notice:
-            notify(plan.resumption.notice)
+        if plan.resume_point.notice:
+            notify(plan.resume_point.notice)
     if refused and not plans:
         raise next(iter(refused.values()))
     last_state = newest.connection_state if newest is not None else ConnectionState()
@@ -150,8 +152,8 @@ def make_plan(
         state=_state_to_send(plans, last_state),
         stored_state=last_state,
         beside=_blobs(plan for plan in plans if whole and plan.full_refresh),
-        last_seq=standing.last_seq,
-        committed=standing.committed,
+        last_seq=resume_points.last_seq,
+        committed=resume_points.committed,
         stored={e.seq: frozenset(commit.stream for commit in e.streams) for e in stored},
         refused=refused,
     )
@@ -161,7 +163,7 @@ def _state_to_send(plans: Collection[StreamPlan], stored: ConnectionState) -> Co
     """The state file, without what streams that begin anew have stored."""
     if stored.type == "STREAM":
         return ConnectionState("STREAM", _blobs(plans))
-    incremental = {plan.descriptor for plan in plans if plan.goes_on and not plan.full_refresh}
+    incremental = {plan.descriptor for plan in plans if plan.resumes and not plan.full_refresh}
     kept = {name: blob for name, blob in stored.streams.items() if name in incremental}
     return msgspec.structs.replace(stored, streams=kept)
 
@@ -169,5 +171,5 @@ def _state_to_send(plans: Collection[StreamPlan], stored: ConnectionState) -> Co
 def _blobs(plans: Iterable[StreamPlan]) -> dict[StreamDescriptor, Raw]:
     """The states of streams that go on."""
     return {
-        plan.descriptor: plan.state for plan in plans if plan.goes_on and plan.state is not None
+        plan.descriptor: plan.state for plan in plans if plan.resumes and plan.state is not None
     }

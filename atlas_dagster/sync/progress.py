@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
 from atlas_dagster.source.progress import WATCHED_EVERY_SECONDS, sync_watcher
-from atlas_dagster.sync.events import Progressed
+from atlas_dagster.sync.events import ProgressReport
 from atlas_dagster.sync.stream import ActiveStream
 
 _EVERY_SECONDS = 10.0
@@ -38,7 +38,7 @@ class Progress:
         elif estimate.name is not None and len(self._streams) < _MOST_ESTIMATES:
             self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
 
-    def due(self, streams: Collection[ActiveStream]) -> Progressed | None:
+    def due(self, streams: Collection[ActiveStream]) -> ProgressReport | None:
         """What there is to say, when it is time."""
         now = time.monotonic()
         if (watch := sync_watcher.get()) and now >= self._watched:
@@ -51,7 +51,7 @@ class Progress:
         records = sum(stream.records for stream in streams)
         expected = self._expected(streams)
         if not records:
-            return Progressed("No records so far.", 0, expected)
+            return ProgressReport("No records so far.", 0, expected)
         rate = records / (now - self._started)
         begun = sorted((s for s in streams if s.records), key=lambda s: s.records, reverse=True)
         counts = [self._of(stream) for stream in begun[:_MOST_STREAMS]]
@@ -59,7 +59,7 @@ class Progress:
             counts.append(f"{len(begun) - _MOST_STREAMS} other streams")
         told = f"Records so far: {', '.join(counts)}; {rate:,.0f} a second"
         left = 0.0 if expected is None else expected - records
-        return Progressed(f"{told}{_rest(left, rate)}.", records, expected)
+        return ProgressReport(f"{told}{_rest(left, rate)}.", records, expected)
 
     def _of(self, stream: ActiveStream) -> str:
         about = None if self._sync else self._streams.get(stream.descriptor)

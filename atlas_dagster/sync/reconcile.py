@@ -13,7 +13,7 @@ from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.protocol.messages import StreamDescriptor
 
 
-class Remembered(Struct, frozen=True):
+class LoggedState(Struct, frozen=True):
     """What the event log knows of one stream: its newest envelope, and when it was wiped.
 
     ``wiped_at`` is epoch seconds; None when it never was.
@@ -23,48 +23,49 @@ class Remembered(Struct, frozen=True):
     wiped_at: float | None = None
 
 
-class Resumption(Struct, frozen=True):
+class ResumePoint(Struct, frozen=True):
     """How one stream goes on.
 
     ``envelope`` is its last commit, None when it starts from the beginning. ``replaces``: rows the
     table still holds belong to a past that was given up and go when the stream is complete.
-    ``held``: the last commit is of a reading that is not complete and not shown yet. ``begun_by``:
-    the root run that began to read it from the beginning. ``unrecorded``: the table's last commit,
-    where the event log lacks it. ``notice`` tells a user of anything unusual. ``starts_over``: why
-    the stream, which was read before, is read from the beginning. ``wiped_at``: when its asset was
-    wiped last. ``problem``: why it is not known how it goes on; it can only be read anew.
+    ``unpublished``: the last commit is of a reading that is not complete and not shown yet.
+    ``started_by_run``: the root run that began to read it from the beginning. ``unrecorded``: the
+    table's last commit, where the event log lacks it. ``notice`` tells a user of anything unusual.
+    ``restarts``: why the stream, which was read before, is read from the beginning. ``wiped_at``:
+    when its asset was wiped last. ``problem``: why it is not known how it goes on; it can only be
+    read anew.
     """
 
     generation_id: int = 0
     envelope: Envelope | None = None
     replaces: bool = False
-    held: bool = False
-    begun_by: str | None = None
+    unpublished: bool = False
+    started_by_run: str | None = None
     unrecorded: Envelope | None = None
     notice: str | None = None
-    starts_over: str | None = None
+    restarts: str | None = None
     wiped_at: float | None = None
     problem: AtlasError | None = None
 
-    def over(self, stream: StreamDescriptor, why: str) -> "Resumption":
+    def over(self, stream: StreamDescriptor, why: str) -> "ResumePoint":
         """From the beginning instead, as ``why`` says; the old rows go once that is complete."""
-        return Resumption(
+        return ResumePoint(
             generation_id=self.generation_id + 1,
             replaces=True,
             notice=f"Stream '{stream}' {why}; it is read again from the beginning and its old rows "
             "are replaced once that is complete.",
             unrecorded=self.unrecorded,
-            starts_over=why,
+            restarts=why,
             wiped_at=self.wiped_at,
         )
 
 
 def reconcile(
     stream: StreamDescriptor,
-    remembered: Remembered,
+    last_logged: LoggedState,
     committed: int | None,
     stored: Callable[[int], Envelope | None],
-) -> Resumption:
+) -> ResumePoint:
     """Decide how ``stream`` continues.
 
     Args:
@@ -74,14 +75,14 @@ def reconcile(
         stored: looks up an envelope stored beside the data.
 
     """
-    last, wiped_at = remembered.envelope, remembered.wiped_at
+    last, wiped_at = last_logged.envelope, last_logged.wiped_at
     if committed is None:
         if last is None:
-            return Resumption(wiped_at=wiped_at)
-        return Resumption(
+            return ResumePoint(wiped_at=wiped_at)
+        return ResumePoint(
             generation_id=last.commit_of(stream).generation_id + 1,
             notice=f"The table of stream '{stream}' is gone; it is read again from the beginning.",
-            starts_over="has lost its table",
+            restarts="has lost its table",
             wiped_at=wiped_at,
         )
     recorded = last is not None and last.seq == committed
@@ -96,29 +97,29 @@ def reconcile(
             "`atlas refresh`."
         )
         generation = 0 if last is None else last.commit_of(stream).generation_id
-        return Resumption(generation, wiped_at=wiped_at, problem=problem)
+        return ResumePoint(generation, wiped_at=wiped_at, problem=problem)
     last_commit = envelope.commit_of(stream)
     generation = last_commit.generation_id
     unrecorded = None if recorded else envelope
     if not envelope.has_heeded(wiped_at, stream):
-        return Resumption(generation, wiped_at=wiped_at).over(stream, "was wiped in Dagster")
-    if last_commit.held and envelope.action != "sync":
-        return Resumption(
+        return ResumePoint(generation, wiped_at=wiped_at).over(stream, "was wiped in Dagster")
+    if last_commit.unpublished and envelope.action != "sync":
+        return ResumePoint(
             generation_id=generation,
             replaces=True,
-            begun_by=last_commit.begun_by,
+            started_by_run=last_commit.started_by_run,
             unrecorded=unrecorded,
             notice=f"Stream '{stream}' is refreshed: it is read again from the beginning and its "
             "old rows are replaced once that is complete.",
-            starts_over="is refreshed",
+            restarts="is refreshed",
             wiped_at=wiped_at,
         )
-    return Resumption(
+    return ResumePoint(
         generation_id=generation,
         envelope=envelope,
-        replaces=last_commit.held and last_commit.replaces,
-        held=last_commit.held,
-        begun_by=last_commit.begun_by,
+        replaces=last_commit.unpublished and last_commit.replaces,
+        unpublished=last_commit.unpublished,
+        started_by_run=last_commit.started_by_run,
         unrecorded=unrecorded,
         wiped_at=wiped_at,
     )

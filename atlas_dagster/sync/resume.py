@@ -12,17 +12,17 @@ from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import Remembered, Resumption, reconcile
+from atlas_dagster.sync.reconcile import LoggedState, ResumePoint, reconcile
 
 
-class StateStore(Protocol):
+class StateLog(Protocol):
     """Where envelopes are remembered outside the destination: Dagster's event log."""
 
-    def remembered(
+    def last_logged(
         self,
         tables: Mapping[StreamDescriptor, TablePath],
         committed: Mapping[StreamDescriptor, int | None],
-    ) -> Mapping[StreamDescriptor, Remembered]:
+    ) -> Mapping[StreamDescriptor, LoggedState]:
         """What is known of each stream, all in one call.
 
         ``committed`` is what the tables hold: only where the newest materialization says otherwise
@@ -33,7 +33,7 @@ class StateStore(Protocol):
         """The commit ``seq`` of ``table``, however old; asked for where nothing else knows it."""
 
 
-class Standing(Struct, frozen=True):
+class ResumePoints(Struct, frozen=True):
     """What a sync, or a user's word about the state, starts from.
 
     ``committed``: the ``seq`` each table holds. ``refused``: streams of which it is not known where
@@ -43,7 +43,7 @@ class Standing(Struct, frozen=True):
     """
 
     committed: Mapping[StreamDescriptor, int | None]
-    resumptions: Mapping[StreamDescriptor, Resumption]
+    resumptions: Mapping[StreamDescriptor, ResumePoint]
     refused: Mapping[StreamDescriptor, AtlasError]
     changed: Mapping[StreamDescriptor, AtlasError]
     last_seq: int
@@ -57,19 +57,19 @@ class Standing(Struct, frozen=True):
         return max(lasting, key=lambda envelope: envelope.seq, default=None)
 
     @property
-    def is_whole(self) -> bool:
+    def has_shared_state(self) -> bool:
         """Whether one state covers all streams: GLOBAL or LEGACY."""
         return self.newest is not None and self.newest.connection_state.type != "STREAM"
 
     @property
     def state(self) -> ConnectionState:
         """What the connector would be sent if it were to read all streams."""
-        if self.newest is not None and self.is_whole:
+        if self.newest is not None and self.has_shared_state:
             return self.newest.connection_state
         blobs = {name: stored_blob(r.envelope, name) for name, r in self.resumptions.items()}
         return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})
 
-    def after(self, envelopes: Collection[Envelope]) -> "Standing":
+    def assuming(self, envelopes: Collection[Envelope]) -> "ResumePoints":
         """How it would be once ``envelopes``, which are without rows, were committed."""
         resumptions, changed = dict(self.resumptions), dict(self.changed)
         for envelope in envelopes:
@@ -77,21 +77,21 @@ class Standing(Struct, frozen=True):
                 changed.pop(commit.stream, None)
                 resumptions[commit.stream] = reconcile(
                     commit.stream,
-                    Remembered(envelope, commit.wiped_at),
+                    LoggedState(envelope, commit.wiped_at),
                     envelope.seq,
                     lambda _: None,
                 )
         return msgspec.structs.replace(self, resumptions=resumptions, changed=changed)
 
 
-def look(
+def load_resume_points(
     connection: str,
     streams: Collection[ConfiguredStream],
     tables: Mapping[StreamDescriptor, TablePath],
     *,
     destination: Destination,
-    store: StateStore,
-) -> Standing:
+    store: StateLog,
+) -> ResumePoints:
     """Find out where each of ``streams`` stands; ``tables`` are theirs."""
     refused: dict[StreamDescriptor, AtlasError] = {}
     committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
@@ -100,18 +100,18 @@ def look(
             committed[name] = destination.committed(connection, path)
         except AtlasError as error:
             refused[name] = error
-    remembered = store.remembered(tables, committed)
-    resumptions: dict[StreamDescriptor, Resumption] = {}
+    last_logged = store.last_logged(tables, committed)
+    resumptions: dict[StreamDescriptor, ResumePoint] = {}
     changed: dict[StreamDescriptor, AtlasError] = {}
     for name in tables.keys() - refused.keys():
         try:
-            change = destination.foreign_change(connection, tables[name])
+            change = destination.external_change(connection, tables[name])
             if change is not None:
                 changed[name] = _changed(connection, name, change)
             path = tables[name]
             resumptions[name] = found = reconcile(
                 name,
-                remembered.get(name, Remembered()),
+                last_logged.get(name, LoggedState()),
                 committed[name],
                 lambda seq, path=path: (  # type: ignore[misc]
                     destination.envelope(connection, seq) or store.find(path, seq)
@@ -121,7 +121,7 @@ def look(
                 refused[name] = found.problem
         except AtlasError as error:
             refused[name] = error
-    return Standing(
+    return ResumePoints(
         committed,
         resumptions,
         refused,
@@ -129,25 +129,29 @@ def look(
         # Wiped streams count too: a table never goes back to a smaller number.
         last_seq=max(
             *(seq or 0 for seq in committed.values()),
-            *(known.envelope.seq for known in remembered.values() if known.envelope),
+            *(known.envelope.seq for known in last_logged.values() if known.envelope),
             0,
         ),
         incremental={s.descriptor for s in streams if s.sync_mode == "incremental"},
     )
 
 
-def restore(standing: Standing, destination: Destination, stored: Collection[Envelope]) -> None:
+def restore(
+    resume_points: ResumePoints, destination: Destination, stored: Collection[Envelope]
+) -> None:
     """Store the envelopes that only the event log has, beside the tables again.
 
     An event names no files, so none from which a table could still take its part.
     """
     there = {envelope.seq for envelope in stored}
-    for resumption in standing.resumptions.values():
-        envelope = resumption.envelope
+    for resume_point in resume_points.resumptions.values():
+        envelope = resume_point.envelope
         if envelope is None or envelope.seq in there:
             continue
-        held = [standing.committed.get(commit.stream) or 0 for commit in envelope.streams]
-        if min(held) >= envelope.seq:
+        unpublished = [
+            resume_points.committed.get(commit.stream) or 0 for commit in envelope.streams
+        ]
+        if min(unpublished) >= envelope.seq:
             there.add(envelope.seq)
             destination.prepare(envelope)
 
@@ -161,14 +165,14 @@ def _changed(connection: str, name: StreamDescriptor, change: str) -> Destinatio
     )
 
 
-def claim(destination: Destination, connection: str, deployment: str) -> None:
+def claim_ownership(destination: Destination, connection: str, deployment: str) -> None:
     """Make sure that the tables of ``connection`` are this deployment's; take free ones.
 
     Raises:
         ConfigError: they are another's. Two that sync into the same tables would each continue
             from states of their own.
     """
-    owner = destination.claim(connection, deployment)
+    owner = destination.claim_ownership(connection, deployment)
     if owner != deployment:
         raise ConfigError(
             f"The tables of connection '{connection}' belong to the deployment '{owner}', and this "

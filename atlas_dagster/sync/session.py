@@ -18,7 +18,7 @@ from atlas_dagster.protocol.messages import (
     Unreadable,
     present,
 )
-from atlas_dagster.protocol.state import is_whole, state_type
+from atlas_dagster.protocol.state import is_complete_message, state_type
 from atlas_dagster.source.attribution import (
     Strangers,
     StreamNames,
@@ -27,7 +27,7 @@ from atlas_dagster.source.attribution import (
     records_since_state,
 )
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.source.invocation import Conversation
+from atlas_dagster.source.invocation import Invocation
 from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
 from atlas_dagster.sync.failure import failure_of, is_cut_off
@@ -84,7 +84,7 @@ class SyncSession:
         try:
             yield from self._open()
             if self._streams:
-                conversation = self._connector.converse()
+                conversation = self._connector.invoke()
                 yield from self._read(conversation)
                 if self._nothing_left:
                     conversation = None  # it was stopped, and what it said is of no use
@@ -109,7 +109,7 @@ class SyncSession:
 
     # --8<-- [end:run]
 
-    def _read(self, conversation: Conversation) -> Iterator[SyncEvent]:
+    def _read(self, conversation: Invocation) -> Iterator[SyncEvent]:
         command = self._connector.command("read", self._plan.files())
         with closing(conversation.messages(command)) as messages:
             self._at_rest = True
@@ -123,7 +123,7 @@ class SyncSession:
                     self._on_unreadable(message)
                 elif isinstance(message, Records):
                     self._on_records(message)
-                elif message.state is not None and is_whole(message.state):
+                elif message.state is not None and is_complete_message(message.state):
                     yield from self._on_state(message.state)
                 elif message.trace is not None and message.trace.stream_status is not None:
                     yield from self._on_status(message.trace.stream_status)
@@ -145,7 +145,7 @@ class SyncSession:
             except AtlasError as error:
                 refused[plan.descriptor] = error
                 continue
-            if plan.done:
+            if plan.already_read:
                 stream.warnings.append(
                     "It was complete when this run failed, so it was not read again."
                 )
@@ -227,7 +227,7 @@ class SyncSession:
             if not self._counts_agree([stream], counted):
                 return
             state.stream.stream_descriptor = stream.descriptor
-            stream.adopt(present(state.stream.stream_state))
+            stream.take_state(present(state.stream.stream_state))
             stream.counted = counted is not None
             if not stream.plan.full_refresh:
                 self._commits.state = self._commits.state.apply(state)
@@ -244,7 +244,7 @@ class SyncSession:
         whole = self._commits.state = self._commits.state.apply(state)
         joint = [stream for stream in streams if self._commits.share_state(stream)]
         for stream in joint:
-            stream.adopt(whole.streams.get(stream.descriptor) or whole.shared)
+            stream.take_state(whole.streams.get(stream.descriptor) or whole.shared)
         joint = [stream for stream in joint if stream.is_covered]
         due = any(self._is_due(stream) for stream in joint)
         if due and (self._commits.state_has_moved or any(stream.has_news for stream in joint)):
@@ -297,7 +297,7 @@ class SyncSession:
             if stream.phase == "reading":
                 stream.fault = fault
 
-    def _end(self, conversation: Conversation) -> Iterator[SyncEvent]:
+    def _end(self, conversation: Invocation) -> Iterator[SyncEvent]:
         """The connector has ended: judge each stream that is still open."""
         for error in conversation.errors:
             if error.stream_descriptor is not None:
@@ -313,7 +313,7 @@ class SyncSession:
         yield from self._keep_covered(broken, whole)
         for stream in broken:
             with self._alone([stream]):
-                stream.writer.finish()
+                stream.writer.merge_committed()
         for stream in whole:
             if not stream.refusal:
                 yield from self._finish(stream)
@@ -347,7 +347,9 @@ class SyncSession:
         found = [
             stream
             for stream in complete
-            if self._commits.share_state(stream) and stream.plan.held and not stream.is_covered
+            if self._commits.share_state(stream)
+            and stream.plan.unpublished
+            and not stream.is_covered
         ]
         for stream in found:
             stream.fault = (
@@ -367,7 +369,7 @@ class SyncSession:
                 with self._alone([stream]):
                     stream.drop_uncovered()
             self._warn_of_uncovered(stream)
-        news = [*broken, *(s for s in whole if s.has_news or s.is_unshown)]
+        news = [*broken, *(s for s in whole if s.has_news or s.needs_publish)]
         if not news and self._commits.state_has_moved:
             news = list(whole[:1])  # without rows; one table is enough
         if news:
@@ -376,7 +378,7 @@ class SyncSession:
             news += [s for s in others if self._commits.share_state(s)]
             yield from self._commit(news, complete=whole)
 
-    def _is_complete(self, stream: ActiveStream, conversation: Conversation) -> bool:
+    def _is_complete(self, stream: ActiveStream, conversation: Invocation) -> bool:
         if stream.fault or stream.error is not None:
             return False
         if stream.status == "COMPLETE":
@@ -393,13 +395,13 @@ class SyncSession:
             )
         else:
             self._warn_of_uncovered(stream)
-            if stream.has_news or stream.is_unshown:
+            if stream.has_news or stream.needs_publish:
                 yield from self._commit([stream], complete=[stream])
         if stream.refusal:
             return
         finished: StreamFinished | None = None
         with self._alone([stream]):
-            stream.writer.finish()
+            stream.writer.merge_committed()
             finished = self._finished(stream)
         if finished is not None:
             stream.phase = "finished"
@@ -427,12 +429,12 @@ class SyncSession:
         )
 
     def _warn_of_uncovered(self, stream: ActiveStream) -> None:
-        uncovered = stream.pending_rows - stream.covered_rows
+        rows_since_state = stream.pending_rows - stream.covered_rows
         incremental = stream.plan.configured.sync_mode == "incremental"
-        if uncovered and stream.state_seen and incremental:
+        if rows_since_state and stream.state_seen and incremental:
             stream.warnings.append(
-                f"{uncovered} records came after the stream's last state; they are kept, and the "
-                "next sync may bring them again."
+                f"{rows_since_state} records came after the stream's last state; they are kept, "
+                "and the next sync may bring them again."
             )
 
     def _is_due(self, stream: ActiveStream) -> bool:
@@ -447,4 +449,4 @@ class SyncSession:
             done = self._commits.commit(streams, complete=complete)
         if done is not None:
             yield done
-            self._commits.forget()
+            self._commits.prune_envelopes()

@@ -22,18 +22,18 @@ from atlas_dagster.errors import (
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import Resumption
-from atlas_dagster.sync.resume import Standing, StateStore, look, restore
+from atlas_dagster.sync.reconcile import ResumePoint
+from atlas_dagster.sync.resume import ResumePoints, StateLog, load_resume_points, restore
 from atlas_dagster.sync.stream_plan import plan_stream
 
 #: What becomes of a stream's part of the state.
-_Change = Callable[[ConfiguredStream, Resumption], StreamCommit]
+_Change = Callable[[ConfiguredStream, ResumePoint], StreamCommit]
 
 
-class Upkeep:
+class StateEditor:
     """The state of one connection's ``streams``, as it stands when this is made.
 
-    With ``as_if``, it is pretended that these were committed, and nothing is. Every method returns
+    With ``assume``, it is pretended that these were committed, and nothing is. Every method returns
     the envelopes it committed, or would commit, none for streams that were never synced, and
     raises:
         BreakingChangeError: the source keeps one state for all streams, and what is asked for
@@ -48,10 +48,10 @@ class Upkeep:
         *,
         tables: Mapping[StreamDescriptor, TablePath],
         destination: Destination,
-        store: StateStore,
+        store: StateLog,
         run_id: str | None = None,
         root_run_id: str | None = None,
-        as_if: Collection[Envelope] | None = None,
+        assume: Collection[Envelope] | None = None,
     ) -> None:
         self._connection = connection
         self._streams = {stream.descriptor: stream for stream in streams}
@@ -59,18 +59,18 @@ class Upkeep:
         self._destination = destination
         self._run_id = run_id
         self._root_run_id = root_run_id or run_id
-        self._pretend = as_if is not None
+        self._pretend = assume is not None
         recovered = Recovered(()) if self._pretend else destination.recover(connection)
         self._unrecovered = {
             name: recovered.refused[path]
             for name, path in self._tables.items()
             if path in recovered.refused
         }
-        self.standing: Standing = look(
+        self.resume_points: ResumePoints = load_resume_points(
             connection, streams, self._tables, destination=destination, store=store
-        ).after(as_if or ())
+        ).assuming(assume or ())
         if not self._pretend:
-            restore(self.standing, destination, recovered.envelopes)
+            restore(self.resume_points, destination, recovered.envelopes)
 
     def refresh(
         self, selected: Collection[StreamDescriptor], *, keep_rows: bool
@@ -82,15 +82,15 @@ class Upkeep:
         """
         begun = self.begun()
 
-        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+        def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
             return StreamCommit(
                 stream.descriptor,
                 self._tables[stream.descriptor],
-                resumption.generation_id + 1,
+                resume_point.generation_id + 1,
                 replaces=not keep_rows,
-                primary_key=_key(stream, resumption),
-                held=not keep_rows,
-                begun_by=self._root_run_id,
+                primary_key=_key(stream, resume_point),
+                unpublished=not keep_rows,
+                started_by_run=self._root_run_id,
             )
 
         asked = [name for name in selected if name not in begun]
@@ -100,11 +100,11 @@ class Upkeep:
     def clear(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Remove all rows of tables, and what is known of where their streams continue."""
 
-        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+        def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
             return StreamCommit(
                 stream.descriptor,
                 self._tables[stream.descriptor],
-                resumption.generation_id + 1,
+                resume_point.generation_id + 1,
                 replaces=True,
             )
 
@@ -134,7 +134,7 @@ class Upkeep:
             )
         asked = state.streams if state.type == "STREAM" else self._streams
         names = [n for n in self._incremental if n in asked]
-        if self.standing.is_whole and set(names) != set(self._incremental):
+        if self.resume_points.has_shared_state and set(names) != set(self._incremental):
             raise self._cannot_divide(names)
         if not names:
             raise self._no_cursor()
@@ -146,7 +146,7 @@ class Upkeep:
         Raises:
             ConfigError: the stream is always read in full.
         """
-        current = self.standing.state
+        current = self.resume_points.state
         if current.type == "LEGACY":
             raise self._cannot_divide([name])
         if current.type == "STREAM":
@@ -161,57 +161,59 @@ class Upkeep:
             return []
         self._raise_refused(names)
 
-        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
-            begun_by = self._root_run_id or resumption.begun_by
-            return msgspec.structs.replace(self._going_on(stream, resumption), begun_by=begun_by)
+        def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
+            started_by_run = self._root_run_id or resume_point.started_by_run
+            return msgspec.structs.replace(
+                self._going_on(stream, resume_point), started_by_run=started_by_run
+            )
 
         return self._commit("set", names, state, part)
 
     def begun(self) -> frozenset[StreamDescriptor]:
         """The streams whose beginning this root run has set."""
-        ours, resumptions = self._root_run_id, self.standing.resumptions
-        return frozenset(n for n, r in resumptions.items() if ours and r.begun_by == ours)
+        ours, resumptions = self._root_run_id, self.resume_points.resumptions
+        return frozenset(n for n, r in resumptions.items() if ours and r.started_by_run == ours)
 
     def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Go on with tables as someone else left them, unless their rows are replaced anyway."""
         names = [
             name
             for name in self._synced(selected)
-            if name in self.standing.changed and not self._is_replaced(name)
+            if name in self.resume_points.changed and not self._is_replaced(name)
         ]
 
-        def part(stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
-            going_on = self._going_on(stream, resumption)
-            if resumption.envelope is None:
+        def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
+            going_on = self._going_on(stream, resume_point)
+            if resume_point.envelope is None:
                 return going_on
-            last = resumption.envelope.commit_of(stream.descriptor)
+            last = resume_point.envelope.commit_of(stream.descriptor)
             return msgspec.structs.replace(going_on, full_refresh=last.full_refresh)
 
-        return self._commit("accept", names, self.standing.state, part)
+        return self._commit("accept", names, self.resume_points.state, part)
 
     def _is_replaced(self, name: StreamDescriptor) -> bool:
         """Whether the next sync replaces the rows, whatever they are."""
         stream = self._streams[name]
         snapshot = stream.sync_mode == "full_refresh"
         overwritten = snapshot and stream.destination_sync_mode == "overwrite"
-        return overwritten or self.standing.resumptions[name].replaces
+        return overwritten or self.resume_points.resumptions[name].replaces
 
-    def _going_on(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+    def _going_on(self, stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
         """The rows stay, and the next ones belong to them."""
         return StreamCommit(
             stream.descriptor,
             self._tables[stream.descriptor],
-            resumption.generation_id,
+            resume_point.generation_id,
             replaces=False,
-            primary_key=_key(stream, resumption),
-            begun_by=resumption.begun_by,
+            primary_key=_key(stream, resume_point),
+            started_by_run=resume_point.started_by_run,
         )
 
-    def _as_it_is(self, stream: ConfiguredStream, resumption: Resumption) -> StreamCommit:
+    def _as_it_is(self, stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
         """The same, but rows that are to be replaced still are."""
-        part = self._going_on(stream, resumption)
-        replaces = resumption.replaces
-        return msgspec.structs.replace(part, replaces=replaces, held=replaces)
+        part = self._going_on(stream, resume_point)
+        replaces = resume_point.replaces
+        return msgspec.structs.replace(part, replaces=replaces, unpublished=replaces)
 
     @property
     def _incremental(self) -> list[StreamDescriptor]:
@@ -227,20 +229,20 @@ class Upkeep:
         """
         found = list(names)
         for name in found:
-            reason = self.standing.refused.get(name)
-            if reason is not None and not (anew and name in self.standing.resumptions):
+            reason = self.resume_points.refused.get(name)
+            if reason is not None and not (anew and name in self.resume_points.resumptions):
                 raise reason
-        return [name for name in found if self.standing.committed[name] is not None]
+        return [name for name in found if self.resume_points.committed[name] is not None]
 
     def _raise_refused(self, names: Iterable[StreamDescriptor]) -> None:
         for name in names:
-            for reasons in (self.standing.refused, self.standing.changed):
+            for reasons in (self.resume_points.refused, self.resume_points.changed):
                 if name in reasons:
                     raise reasons[name]
 
     def _without(self, names: Collection[StreamDescriptor]) -> ConnectionState:
         """The state that forgets ``names``; raises where it cannot forget them alone."""
-        state = self.standing.state
+        state = self.resume_points.state
         kept = {name: blob for name, blob in state.streams.items() if name not in names}
         if state.type == "STREAM":
             return ConnectionState("STREAM", kept)
@@ -262,8 +264,8 @@ class Upkeep:
         which = ", ".join(f"'{name}'" for name in names)
         return BreakingChangeError(
             f"The source of connection '{self._connection}' keeps one state for all its streams "
-            f"({self.standing.state.type}), so this cannot be done for {which} alone; do it for "
-            "the whole connection."
+            f"({self.resume_points.state.type}), so this cannot be done for {which} alone; do it "
+            "for the whole connection."
         )
 
     def _commit(
@@ -278,9 +280,9 @@ class Upkeep:
             # Reading it again is the way out of that, together with those that share its state.
             if name not in names or action not in ("refresh", "clear"):
                 raise error
-        together = self.standing.is_whole or state.type != "STREAM"
+        together = self.resume_points.has_shared_state or state.type != "STREAM"
         groups = [list(names)] if together else [[name] for name in names]
-        last = self.standing.last_seq
+        last = self.resume_points.last_seq
         done: list[Envelope] = []
         for group in filter(None, groups):
             last = next_seq(last)
@@ -303,50 +305,50 @@ class Upkeep:
                 writers = [self._open(each) for each in parts]
                 self._destination.commit(envelope, writers)
                 for writer in writers:
-                    writer.finish()
+                    writer.merge_committed()
             else:
                 # Opening merges what waits. For a stream that is read again, it need not succeed.
                 unmerged = [DestinationError] if action == "refresh" else []
                 for each in parts:
                     with contextlib.suppress(*unmerged):
                         self._open(each)
-                since = {each.table: self.standing.committed[each.stream] for each in parts}
-                self._destination.mark(envelope, since)
+                since = {each.table: self.resume_points.committed[each.stream] for each in parts}
+                self._destination.commit_without_rows(envelope, since)
         return done
 
     def _covers(self, action: Action) -> tuple[StreamDescriptor, ...]:
         """The streams that the state of all streams covers after ``action``: as before it."""
-        newest = self.standing.newest
+        newest = self.resume_points.newest
         if action == "set":
             return tuple(self._incremental)
         return () if newest is None else newest.covers
 
     def _part(self, action: Action, part: _Change, name: StreamDescriptor) -> StreamCommit:
-        resumption, stream = self.standing.resumptions[name], self._streams[name]
-        made = part(stream, resumption)
+        resume_point, stream = self.resume_points.resumptions[name], self._streams[name]
+        made = part(stream, resume_point)
         cursor = stream.cursor_field if stream.sync_mode == "incremental" else None
-        last = resumption.envelope
+        last = resume_point.envelope
         if action == "accept" and last is not None:
             cursor = last.commit_of(name).cursor_field
-        made = msgspec.structs.replace(made, cursor_field=cursor, wiped_at=resumption.wiped_at)
+        made = msgspec.structs.replace(made, cursor_field=cursor, wiped_at=resume_point.wiped_at)
         # What is accepted are rows that someone else has changed.
-        return made if action == "accept" else made.after(last)
+        return made if action == "accept" else made.following(last)
 
     def _open(self, part: StreamCommit) -> StreamWriter:
         """A writer of no rows, with which the table is emptied, made, or stays as it is."""
         stream = self._streams[part.stream]
         if not part.replaces and stream.destination_sync_mode == "overwrite":
             stream = msgspec.structs.replace(stream, destination_sync_mode="append")
-        resumption = Resumption(part.generation_id, replaces=part.replaces)
+        resume_point = ResumePoint(part.generation_id, replaces=part.replaces)
         path = self._tables[part.stream]
-        plan = plan_stream(self._connection, stream, resumption, self._destination, path)
+        plan = plan_stream(self._connection, stream, resume_point, self._destination, path)
         spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
         return self._destination.open(self._connection, spec)
 
 
-def _key(stream: ConfiguredStream, resumption: Resumption) -> tuple[tuple[str, ...], ...]:
+def _key(stream: ConfiguredStream, resume_point: ResumePoint) -> tuple[tuple[str, ...], ...]:
     """The key that the rows in the table have."""
-    last = resumption.envelope
+    last = resume_point.envelope
     return () if last is None else last.commit_of(stream.descriptor).primary_key
 
 

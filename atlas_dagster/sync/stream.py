@@ -36,12 +36,12 @@ class ActiveStream:
     ) -> None:
         self.plan = plan
         # A stream that starts from the beginning without having been asked to begins here.
-        resumption = plan.resumption
-        begins = plan.full_refresh or not (resumption.begun_by or resumption.envelope)
-        self._begun_by = root_run_id if begins else resumption.begun_by
+        resume_point = plan.resume_point
+        begins = plan.full_refresh or not (resume_point.started_by_run or resume_point.envelope)
+        self._started_by_run = root_run_id if begins else resume_point.started_by_run
         self.writer = writer
         #: Whether rows of earlier commits wait to be shown together with the next ones.
-        self._waits = plan.continues
+        self._waits = plan.extends_unpublished
         self._shown = False
         self.builder = BatchBuilder(
             plan.table.schema,
@@ -136,12 +136,12 @@ class ActiveStream:
             "primary_key, or declare null_keys: keep."
         )
 
-    def adopt(self, state: Raw | None) -> None:
+    def take_state(self, state: Raw | None) -> None:
         """Take ``state`` as covering every row so far, if it can be gone on from."""
         self.state = state
         self.state_seen = True
         self.records_since_state = 0
-        if not self.plan.held or (self.plan.resumable and is_position(state)):
+        if not self.plan.unpublished or (self.plan.resumable and is_position(state)):
             self.checkpoint = state
             self.covered_rows = self.pending_rows
 
@@ -162,9 +162,9 @@ class ActiveStream:
             self.writer.rewind(self.covered_rows)
 
     @property
-    def held_rows(self) -> int:
+    def unpublished_rows(self) -> int:
         """Rows of earlier commits that are shown together with the next ones."""
-        return self.writer.held_rows if self._waits else 0
+        return self.writer.unpublished_rows if self._waits else 0
 
     @property
     def has_news(self) -> bool:
@@ -172,56 +172,56 @@ class ActiveStream:
         moved = not same_blob(self.state, self.committed_state)
         if self.pending_rows:
             return True
-        if self.plan.held:
+        if self.plan.unpublished:
             # Never a position alone: it would hide that nothing came before it.
-            return moved and self.held_rows > 0
+            return moved and self.unpublished_rows > 0
         return moved or not (self._waits or self.writer.exists())
 
     @property
-    def is_unshown(self) -> bool:
+    def needs_publish(self) -> bool:
         """Whether its end is to be committed even without news."""
-        waits = self.plan.table.replaces or (self.plan.held and self._waits)
+        waits = self.plan.table.replaces or (self.plan.unpublished and self._waits)
         return not self._shown and (waits or not self.writer.exists())
 
     @property
     def is_in_no_commit(self) -> bool:
         """Whether it starts over, has failed, and could be in a commit of its shared state."""
         failed = self.phase == "failed" and self.refusal is None and self.is_covered
-        return bool(failed and self.plan.resumption.starts_over and not self.checkpoints)
+        return bool(failed and self.plan.resume_point.restarts and not self.checkpoints)
 
     @property
     def is_accidentally_empty(self) -> bool:
         """Whether old rows would go for nothing, and the source has not said that this is right."""
-        came = self.status == "COMPLETE" or self.records or self.held_rows
+        came = self.status == "COMPLETE" or self.records or self.unpublished_rows
         return self.plan.table.replaces and self.writer.exists() and not came
 
     def stage(self, *, complete: bool) -> StreamCommit:
         """Finish what is pending, ready for the envelope."""
         self.flush()
-        held = self.plan.held and not complete
+        unpublished = self.plan.unpublished and not complete
         return StreamCommit(
             stream=self.descriptor,
             table=self.plan.table.path,
             generation_id=self.plan.configured.generation_id,
-            replaces=self.plan.resumption.replaces if held else self.plan.table.replaces,
+            replaces=self.plan.resume_point.replaces if unpublished else self.plan.table.replaces,
             files=self.writer.stage(),
             primary_key=self.plan.key,
-            held=held,
+            unpublished=unpublished,
             continues=self._waits,
             full_refresh=self.plan.full_refresh,
-            begun_by=self._begun_by,
+            started_by_run=self._started_by_run,
             cursor_field=None if self.plan.full_refresh else self.plan.configured.cursor_field,
-            wiped_at=self.plan.resumption.wiped_at,
+            wiped_at=self.plan.resume_point.wiped_at,
         )
 
     def committed(self, part: StreamCommit) -> int:
         """Note that everything staged is durable; the bytes of its records."""
         size = self.bytes - self._bytes_at_commit
-        self.committed_state = self.checkpoint if part.held else self.state
+        self.committed_state = self.checkpoint if part.unpublished else self.state
         self.covered_rows = 0
         self.checkpoints += 1
-        self._waits = part.held or bool(part.primary_key)
-        self._shown = not part.held
+        self._waits = part.unpublished or bool(part.primary_key)
+        self._shown = not part.unpublished
         self._last_commit = time.monotonic()
         self._bytes_at_commit = self.bytes
         return size

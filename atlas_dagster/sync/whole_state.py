@@ -7,15 +7,15 @@ from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import Resumption
+from atlas_dagster.sync.reconcile import ResumePoint
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 
 def left_out(
     newest: Envelope,
     streams: Collection[ConfiguredStream],
-    resumptions: Mapping[StreamDescriptor, Resumption],
-) -> dict[StreamDescriptor, Resumption]:
+    resumptions: Mapping[StreamDescriptor, ResumePoint],
+) -> dict[StreamDescriptor, ResumePoint]:
     """Streams that were not selected while the position of all others (GLOBAL) moved on.
 
     What changed in them meanwhile is lost to them, so they start over. A LEGACY state is one blob,
@@ -38,7 +38,7 @@ def left_behind(
     connection: str,
     newest: Envelope,
     streams: Collection[ConfiguredStream],
-    resumptions: Mapping[StreamDescriptor, Resumption],
+    resumptions: Mapping[StreamDescriptor, ResumePoint],
 ) -> dict[StreamDescriptor, AtlasError]:
     """Streams left behind when the source went over from one state for all to one for each.
 
@@ -78,8 +78,8 @@ def refuse_to_leave_out(
     parts, it reads a stream without one from the beginning.
     """
     for plan in plans:
-        why = plan.resumption.starts_over
-        if why and not (plan.full_refresh or plan.goes_on or state.streams):
+        why = plan.resume_point.restarts
+        if why and not (plan.full_refresh or plan.resumes or state.streams):
             raise BreakingChangeError(
                 f"Stream '{plan.descriptor}' {why}, but its source keeps one state for all streams "
                 f"({state.type}) and cannot read this one alone from the beginning; to read all of "

@@ -20,7 +20,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from atlas_dagster.destinations.envelope import Envelope, StreamCommit
-from atlas_dagster.projections import Books, SyncStats, tables
+from atlas_dagster.projections import ProjectionWriter, SyncStats, tables
 from atlas_dagster.projections.database import HEAD, engine
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -57,8 +57,8 @@ def warnings() -> list[str]:
 
 
 @pytest.fixture
-def books(url: sa.URL, warnings: list[str]) -> Iterator[Books]:
-    yield Books(url, warnings.append)
+def books(url: sa.URL, warnings: list[str]) -> Iterator[ProjectionWriter]:
+    yield ProjectionWriter(url, warnings.append)
     assert warnings == []
 
 
@@ -94,7 +94,7 @@ def of_stream(name: StreamDescriptor, blob: Any) -> dict[str, Any]:
 # What is in them
 
 
-def test_what_was_discovered(books: Books, url: sa.URL) -> None:
+def test_what_was_discovered(books: ProjectionWriter, url: sa.URL) -> None:
     stream = {
         "name": "orders",
         "namespace": "sales",
@@ -125,14 +125,14 @@ def test_what_was_discovered(books: Books, url: sa.URL) -> None:
     assert row["discovered_at"].replace(tzinfo=None).isoformat() == "2023-11-14T22:13:20.500000"
 
 
-def test_a_stream_that_is_gone_is_gone_here_too(books: Books, url: sa.URL) -> None:
+def test_a_stream_that_is_gone_is_gone_here_too(books: ProjectionWriter, url: sa.URL) -> None:
     for names in (["users", "orders"], ["users"], []):
         catalog = Catalog.from_json([{"name": name, "json_schema": {}} for name in names])
         books.discovered("shop", catalog, paths={}, connector="x:1", at=NOW)
         assert sorted(row["stream_name"] for row in rows(url, tables.catalogs)) == sorted(names)
 
 
-def test_where_streams_continue(books: Books, url: sa.URL) -> None:
+def test_where_streams_continue(books: ProjectionWriter, url: sa.URL) -> None:
     books.committed(envelope(5, [of_stream(USERS, {"at": 1}), of_stream(ORDERS, 7)], USERS, ORDERS))
     books.committed(envelope(9, [of_stream(USERS, {"at": 2})], USERS))
     found = {row["stream_name"]: row for row in rows(url, tables.state)}
@@ -143,24 +143,24 @@ def test_where_streams_continue(books: Books, url: sa.URL) -> None:
     assert (found["orders"]["state"], found["orders"]["stream_namespace"]) == (7, "sales")
 
 
-def test_a_state_of_all_streams_is_told_for_each(books: Books, url: sa.URL) -> None:
+def test_a_state_of_all_streams_is_told_for_each(books: ProjectionWriter, url: sa.URL) -> None:
     state = {"type": "GLOBAL", "global": {"shared_state": {"lsn": 3}, "stream_states": []}}
     books.committed(envelope(5, [state], USERS, ORDERS))
     assert [row["state"] for row in rows(url, tables.state)] == [{"lsn": 3}, {"lsn": 3}]
 
 
-def test_no_secret_gets_in(books: Books, url: sa.URL) -> None:
+def test_no_secret_gets_in(books: ProjectionWriter, url: sa.URL) -> None:
     state = [of_stream(USERS, {"next": "https://api/?key=hunter2", "odd": "\0"})]
     books.committed(envelope(5, state, USERS), lambda text: text.replace("hunter2", "*****"))
     assert rows(url, tables.state)[0]["state"] == {"next": "https://api/?key=*****", "odd": ""}
 
 
-def test_a_stream_without_a_state(books: Books, url: sa.URL) -> None:
+def test_a_stream_without_a_state(books: ProjectionWriter, url: sa.URL) -> None:
     books.committed(envelope(5, [], USERS))
     assert rows(url, tables.state)[0]["state"] is None
 
 
-def test_how_syncs_ended(books: Books, url: sa.URL) -> None:
+def test_how_syncs_ended(books: ProjectionWriter, url: sa.URL) -> None:
     good = SyncStats(USERS, "succeeded", records=3, bytes=2**40, seconds=1.5, checkpoints=2)
     bad = SyncStats(ORDERS, "failed", error="The key is wrong.")
     books.synced("shop", [good, bad], run_id="run-1", connector="x:1")
@@ -173,7 +173,7 @@ def test_how_syncs_ended(books: Books, url: sa.URL) -> None:
     assert len({row["id"] for row in (first, second, third)}) == 3
 
 
-def test_all_connectors_are_listed_once(books: Books, url: sa.URL) -> None:
+def test_all_connectors_are_listed_once(books: ProjectionWriter, url: sa.URL) -> None:
     shipped = shipped_listing()
     books.listed(shipped)
     books.listed(replace(shipped, connectors=()))  # of the same date, so it is the same list
@@ -196,7 +196,9 @@ def test_the_head_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
 
 
-def test_the_migrations_make_the_tables_that_are_declared(books: Books, url: sa.URL) -> None:
+def test_the_migrations_make_the_tables_that_are_declared(
+    books: ProjectionWriter, url: sa.URL
+) -> None:
     books.synced("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
     made = engine(url)
     schema = "pipeline" if made.dialect.name == "postgresql" else None
@@ -217,7 +219,7 @@ def test_the_migrations_make_the_tables_that_are_declared(books: Books, url: sa.
 
 def _open(url: str, ready: Any, results: Any) -> None:
     warnings: list[str] = []
-    books = Books(sa.make_url(url), warnings.append)
+    books = ProjectionWriter(sa.make_url(url), warnings.append)
     ready.wait()
     books.listed(shipped_listing())
     books.synced("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
@@ -243,7 +245,7 @@ def test_several_processes_may_open_them_first(url: sa.URL) -> None:
 
 def _say_twice(url: sa.URL) -> list[str]:
     warnings: list[str] = []
-    books = Books(url, warnings.append)
+    books = ProjectionWriter(url, warnings.append)
     for _ in range(2):
         books.synced("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
     return warnings

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.runners.base import Runner
@@ -48,7 +48,7 @@ class Chaos:
         """``parameters`` are the scenario's; a ``password`` is a secret."""
         self.runner.executor = executor or ExecutorConfig()
         masker = Masker([parameters["password"]] if "password" in parameters else [])
-        config = LiveConfig(
+        config = RenewableConfig(
             {"scenario": scenario, **parameters},
             schema={},
             masker=masker,

@@ -114,7 +114,16 @@ class FullDisk(AtPoints):
     """The lake's file system has not a byte left; afterwards it has again."""
 
     called = "full_disks"
-    steps = ("recover", "open", "write", "stage", "prepare", "commit", "table's commit", "finish")
+    steps = (
+        "recover",
+        "open",
+        "write",
+        "stage",
+        "prepare",
+        "commit",
+        "table's commit",
+        "merge_committed",
+    )
 
     def suits(self, setup: Setup) -> bool:
         return setup.destination == "delta" and setup.runner == "process"

@@ -10,7 +10,7 @@ import docker
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.cleanup import reap_ended
 from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL
-from atlas_dagster.runners.marks import label_of, marked
+from atlas_dagster.runners.process_tags import tag_value, tagged_processes
 from atlas_dagster_tests.crash.victim import bury
 
 
@@ -33,7 +33,9 @@ def leftovers(home: Path, lake: Path) -> Leftovers:
     deployment = atlas.deployment_label()
     return Leftovers(
         containers=_containers(deployment),
-        processes=sum(label_of(found, DEPLOYMENT_LABEL) == deployment for _, found in marked()),
+        processes=sum(
+            tag_value(found, DEPLOYMENT_LABEL) == deployment for _, found in tagged_processes()
+        ),
         files=sum(map(_untracked, (log.parent for log in lake.rglob("_delta_log")))),
         envelopes=sum(1 for _ in lake.glob("_atlas/*/*.json")),
     )

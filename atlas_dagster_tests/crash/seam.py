@@ -51,7 +51,7 @@ class Seam:
         self._watch(destination, "recover", lambda _: [""])
         self._watch(destination, "prepare", _streams)
         self._watch(destination, "commit", lambda envelope, _: _streams(envelope))
-        self._watch(destination, "forget", lambda *_: [""])
+        self._watch(destination, "prune_envelopes", lambda *_: [""])
         self._watch(
             destination,
             "open",
@@ -60,16 +60,18 @@ class Seam:
         )
 
     def _watch_writer(self, writer: StreamWriter, stream: str) -> None:
-        def held(envelope: Envelope) -> bool:
-            return next(commit.held for commit in envelope.streams if commit.table[-1] == stream)
+        def unpublished(envelope: Envelope) -> bool:
+            return next(
+                commit.unpublished for commit in envelope.streams if commit.table[-1] == stream
+            )
 
-        for step in ("write", "stage", "finish"):
+        for step in ("write", "stage", "merge_committed"):
             self._watch(writer, step, lambda *_: [stream])
         for called, which in (("table's commit", False), ("table's held commit", True)):
             self._watch(
                 writer,
                 "commit",
-                lambda envelope, which=which: [stream] if held(envelope) is which else [],
+                lambda envelope, which=which: [stream] if unpublished(envelope) is which else [],
                 called=called,
             )
         if isinstance(writer, DeltaWriter):

@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from atlas_dagster.orchestration.automation import retries
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import stream_spec
-from atlas_dagster.orchestration.operations.state_admin import StateDesk
+from atlas_dagster.orchestration.operations.state_admin import StateAdmin
 from atlas_dagster.orchestration.step import sync_step as orchestration
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
@@ -133,13 +133,15 @@ def refresh(
     """Ask for ``streams`` to be read again from the beginning, as the command does."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         bury(instance)
-        desk = StateDesk(
-            DefinedConnection.of(connection, discovered, stream_spec),
+        open_state_admin = StateAdmin(
+            ConnectionAssets.of(connection, discovered, stream_spec),
             atlas=AtlasResource(destination=str(lake)),
             instance=instance,
             explain=lambda _: None,
         )
-        desk.apply(lambda upkeep: upkeep.refresh(desk.find(streams), keep_rows=False))
+        open_state_admin.apply(
+            lambda upkeep: upkeep.refresh(open_state_admin.find(streams), keep_rows=False)
+        )
 
 
 def patch(seam: Seam) -> None:

@@ -85,7 +85,7 @@ class Store(ABC):
             builder.extend([Record("t", data, at)], 1)
         writer.write(builder.build())
 
-    def envelope(self, *writers: StreamWriter, held: bool = False) -> Envelope:
+    def envelope(self, *writers: StreamWriter, unpublished: bool = False) -> Envelope:
         """The envelope of a commit of ``writers``, which are staged for it."""
         self.seq += 10
         commits = [
@@ -96,19 +96,19 @@ class Store(ABC):
                 wanted.replaces,
                 writer.stage(),
                 tuple((column,) for column in wanted.primary_key),
-                held=held,
+                unpublished=unpublished,
                 continues=id(writer) in self._continues,
             )
             for writer in writers
             for wanted in [self._specs[id(writer)]]
         ]
-        waiting = {id(w) for w in writers if held or self._specs[id(w)].primary_key}
+        waiting = {id(w) for w in writers if unpublished or self._specs[id(w)].primary_key}
         self._continues = self._continues.difference(map(id, writers)) | waiting
         connection = commits[0].table[0]
         return Envelope(self.seq, 1, connection, tuple(commits), Raw(b"[]"), now())
 
-    def commit(self, *writers: StreamWriter, held: bool = False) -> Envelope:
-        envelope = self.envelope(*writers, held=held)
+    def commit(self, *writers: StreamWriter, unpublished: bool = False) -> Envelope:
+        envelope = self.envelope(*writers, unpublished=unpublished)
         self.destination.commit(envelope, writers)
         return envelope
 
@@ -118,14 +118,16 @@ class Store(ABC):
         for number, batch in enumerate(batches):
             self.write(writer, batch, at=at + 1000 * number)
         self.commit(writer)
-        writer.finish()
+        writer.merge_committed()
         writer.discard()
         return writer
 
-    def mark(self) -> None:
+    def commit_without_rows(self) -> None:
         """What a command about the state does to the table: a commit without rows."""
         since = self.committed()
-        self._command("refresh", lambda envelope: self.destination.mark(envelope, {T: since}))
+        self._command(
+            "refresh", lambda envelope: self.destination.commit_without_rows(envelope, {T: since})
+        )
 
     def set_up(self) -> None:
         """The table is made by a command that sets a state."""

@@ -113,7 +113,7 @@ def test_the_next_open_merges_what_waits(store: Store, exists: bool) -> None:
     assert store.rows() == ([(1, "c"), (2, "b")] if exists else [(1, "c")])
     store.write(again, [row(1, "d")])
     store.commit(again)
-    again.finish()
+    again.merge_committed()
     assert store.rows() == ([(1, "d"), (2, "b")] if exists else [(1, "d")])
 
 
@@ -157,7 +157,7 @@ def test_a_replaced_table(store: Store) -> None:
     store.write(writer, [row(2, "c"), row(2, "d"), row(3, "e")])
     assert store.rows() == [(1, "a"), (2, "b")]
     store.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     assert store.rows() == [(2, "d"), (3, "e")]
     assert writer.describe().row_count == 2
 
@@ -169,7 +169,7 @@ def test_many_checkpoints_in_one_sync(store: Store) -> None:
         for number in range(3):
             store.write(writer, [row(number, version)])
             store.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     assert store.rows() == [(number, "c") for number in range(3)]
     assert writer.describe().row_count == 3
 

@@ -20,9 +20,9 @@ def test_forget_removes_what_it_is_told(store: Store) -> None:
     for _ in range(5):
         store.sync(spec(), [{"id": 1}])
         seqs.append(store.seq)
-    store.destination.forget("c", [])
+    store.destination.prune_envelopes("c", [])
     assert store.envelopes() == seqs
-    store.destination.forget("c", [seqs[0], seqs[2], 7])
+    store.destination.prune_envelopes("c", [seqs[0], seqs[2], 7])
     assert store.envelopes() == [seqs[1], seqs[3], seqs[4]]
-    store.destination.forget("other", [seqs[4]])
+    store.destination.prune_envelopes("other", [seqs[4]])
     assert store.envelopes() == [seqs[1], seqs[3], seqs[4]]

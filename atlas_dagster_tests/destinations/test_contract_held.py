@@ -14,13 +14,13 @@ BY_MODE = pytest.mark.parametrize("mode", MODES)
 def hold(store: Store, writer: StreamWriter, *ids: int) -> int:
     """Commit rows that are not shown; the ``seq``."""
     store.write(writer, [{"id": id} for id in ids])
-    return store.commit(writer, held=True).seq
+    return store.commit(writer, unpublished=True).seq
 
 
 def show(store: Store, writer: StreamWriter, *ids: int) -> None:
     store.write(writer, [{"id": id} for id in ids])
     store.commit(writer)
-    writer.finish()
+    writer.merge_committed()
 
 
 def after(mode: WriteMode, *ids: int, old: int = 1) -> list[tuple[int]]:
@@ -34,13 +34,13 @@ def test_held_rows_are_shown_all_at_once(store: Store, mode: WriteMode) -> None:
     writer = store.open(spec(mode))
     for number in (2, 3):
         seq = hold(store, writer, number)
-        writer.finish()
+        writer.merge_committed()
         assert (store.rows("id"), writer.describe().row_count) == ([(1,)], 1)
         assert (store.committed(), writer.staged_rows) == (seq, 0)
-        assert writer.held_rows == number - 1
+        assert writer.unpublished_rows == number - 1
     show(store, writer, 4)
     assert store.rows("id") == after(mode, 2, 3, 4)
-    assert (writer.held_rows, store.committed()) == (0, store.seq)
+    assert (writer.unpublished_rows, store.committed()) == (0, store.seq)
     assert writer.describe().row_count == len(store.rows("id"))
 
 
@@ -60,24 +60,24 @@ def test_another_writer_goes_on(store: Store, mode: WriteMode) -> None:
     hold(store, store.open(spec(mode)), 2)
     hold(store, store.open(spec(mode), continues=True), 3)
     writer = store.open(spec(mode), continues=True)
-    assert writer.held_rows == 2
+    assert writer.unpublished_rows == 2
     show(store, writer, 4)
     assert store.rows("id") == after(mode, 2, 3, 4)
 
 
 @BY_MODE
 @pytest.mark.parametrize("held", [True, False])
-def test_another_writer_begins_anew(store: Store, mode: WriteMode, held: bool) -> None:
+def test_another_writer_begins_anew(store: Store, mode: WriteMode, unpublished: bool) -> None:
     store.sync(spec(mode), [{"id": 1}])
     hold(store, store.open(spec(mode)), 2)
     writer = store.open(spec(mode))
-    if held:
+    if unpublished:
         hold(store, writer, 3)
         show(store, writer)
     else:
         show(store, writer, 3)
     assert store.rows("id") == after(mode, 3)
-    assert store.destination.held_columns("c", ("c", "t")) is None
+    assert store.destination.unpublished_columns("c", ("c", "t")) is None
 
 
 @BY_MODE
@@ -86,8 +86,8 @@ def test_new_columns_in_the_middle(store: Store, mode: WriteMode) -> None:
     hold(store, store.open(spec(mode)), 2)
     wider = store.open(spec(mode, w=STRING), continues=True)
     store.write(wider, [{"id": 3, "w": "x"}])
-    store.commit(wider, held=True)
-    known = store.destination.held_columns("c", ("c", "t"))
+    store.commit(wider, unpublished=True)
+    known = store.destination.unpublished_columns("c", ("c", "t"))
     assert known is not None
     assert known.of_fields == {"id", "v", "w"}
     show(store, wider)
@@ -101,7 +101,7 @@ def test_columns_of_other_types_begin_anew(store: Store, mode: WriteMode) -> Non
     hold(store, store.open(spec(mode)), 2)
     writer = store.open(spec(mode, v=INTEGER))
     store.write(writer, [{"id": 3, "v": 5}])
-    store.commit(writer, held=True)
+    store.commit(writer, unpublished=True)
     show(store, writer)
     assert store.rows() == [(3, 5)]
 
@@ -112,7 +112,7 @@ def test_of_the_versions_of_a_row_the_newest_is_shown(store: Store) -> None:
     for v, at in (("a", 6), ("b", 7), ("c", 6)):
         writer = store.open(wanted, continues=v != "a")
         store.write(writer, [{"id": 1, "v": v, "at": at}, {"id": at, "v": v, "at": 0}])
-        store.commit(writer, held=True)
+        store.commit(writer, unpublished=True)
     show(store, store.open(wanted, continues=True))
     assert store.rows() == [(1, "b"), (6, "c"), (7, "b")]
 
@@ -131,12 +131,12 @@ def test_a_stale_writer_is_refused(
     hold(store, fresh, 3)
     store.write(stale, [{"id": 99}])
     with pytest.raises(DestinationError, match="sync of this connection"):
-        store.commit(stale, held=stale_holds)
+        store.commit(stale, unpublished=stale_holds)
     last = store.open(spec(mode), continues=True)
     show(store, fresh, 4)
     store.write(last, [{"id": 99}])
     with pytest.raises(DestinationError, match="sync of this connection"):
-        store.commit(last, held=stale_holds)
+        store.commit(last, unpublished=stale_holds)
     ids = (2, 3, 4)
     assert store.rows("id") == (after(mode, *ids) if exists else [(id,) for id in ids])
 
@@ -176,6 +176,6 @@ def test_many_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(5):
             for _ in range(3):
                 lake.write(writer, [{"id": next(ids) % 7, "v": str(number)}])
-            lake.commit(writer, held=True)
+            lake.commit(writer, unpublished=True)
     show(lake, lake.open(wanted, continues=True))
     assert lake.rows() == [(id, "3") for id in range(7)]

@@ -234,11 +234,11 @@ def bring(
         if end:
             store.commit(writer)
         if end == "sync":
-            writer.finish()
+            writer.merge_committed()
             writer.discard()
             writer = store.open(wanted)
     store.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     writer.discard()
 
 

@@ -28,7 +28,7 @@ def test_nothing_is_visible_before_the_commit(store: Store, mode: WriteMode) -> 
     envelope = store.commit(writer)
     assert store.committed() == envelope.seq
     assert writer.staged_rows == 0
-    writer.finish()
+    writer.merge_committed()
     assert store.committed() == envelope.seq
     assert store.rows() == [(1, "x")]
     assert writer.describe().row_count == 1
@@ -51,7 +51,7 @@ def test_rewind_keeps_the_first_rows(store: Store, mode: WriteMode, rows: int) -
     writer.rewind(rows)
     assert writer.staged_rows == rows
     store.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     assert store.rows("id") == [(number,) for number in range(1, rows + 1)]
 
 
@@ -117,18 +117,18 @@ def test_a_replaced_table_takes_the_new_columns_only(store: Store, mode: WriteMo
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 @pytest.mark.parametrize("held", [False, True])
 def test_rows_that_do_not_fit_their_table_are_refused(
-    store: Store, mode: WriteMode, held: bool
+    store: Store, mode: WriteMode, unpublished: bool
 ) -> None:
     """The last line, where columns were given the wrong names: nobody can read such a file."""
     store.sync(spec(mode), [{"id": 1, "v": "x"}])
     writer = store.open(spec(mode, v=INTEGER))
     store.write(writer, [{"id": 2, "v": 5}])
-    if held:
-        store.commit(writer, held=True)
+    if unpublished:
+        store.commit(writer, unpublished=True)
 
     def show() -> None:
         store.commit(writer)
-        writer.finish()
+        writer.merge_committed()
 
     with pytest.raises(DestinationError, match="cannot be in one table with it"):
         show()
@@ -152,7 +152,7 @@ def test_overwrite_replaces_all_at_once(store: Store) -> None:
     before = writer.describe()
     assert (store.rows("id"), before.row_count) == ([(1,), (2,)], 2)
     store.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     assert (store.rows("id"), writer.describe().row_count) == ([(3,)], 1)
     store.sync(spec("overwrite"))
     assert store.rows("id") == []
@@ -174,7 +174,7 @@ def test_a_second_writer_is_refused(
     store.write(stale, [{"id": 8}])
     store.write(fresh, [{"id": 9}])
     store.commit(fresh)
-    fresh.finish()
+    fresh.merge_committed()
     with pytest.raises(DestinationError, match="sync of this connection"):
         store.commit(stale)
     stale.discard()
@@ -211,7 +211,7 @@ def test_a_commit_between_plan_and_open_is_refused(
 @pytest.mark.parametrize("other_mode", MODES)
 @pytest.mark.parametrize("held", [False, True])
 def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
-    store: Store, mode: WriteMode, other_mode: WriteMode, held: bool
+    store: Store, mode: WriteMode, other_mode: WriteMode, unpublished: bool
 ) -> None:
     planned, other = store.destination, store.another()
     store.committed()
@@ -220,7 +220,7 @@ def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
     store.destination = other
     first = store.open(spec(other_mode))
     store.write(first, [{"id": 1}])
-    seq = store.commit(first, held=held).seq
+    seq = store.commit(first, unpublished=unpublished).seq
     store.destination = planned
     with pytest.raises(DestinationError, match="sync of this connection"):
         store.commit(writer)
@@ -232,7 +232,7 @@ def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("before", ["append", "append_dedup", None])
 def test_a_users_command_meanwhile_is_not_overwritten(
-    store: Store, mode: WriteMode, held: bool, opened: bool, before: WriteMode | None
+    store: Store, mode: WriteMode, unpublished: bool, opened: bool, before: WriteMode | None
 ) -> None:
     """Regression: the first commit of append_dedup did not look at the table that readers see."""
     if before is None:
@@ -243,14 +243,14 @@ def test_a_users_command_meanwhile_is_not_overwritten(
     store.committed()
     writers = [store.open(spec(mode))] if opened else []
     store.destination = other
-    store.mark()
+    store.commit_without_rows()
     marked = store.committed()
     store.destination = planned
 
     def go_on() -> None:
         writer = (writers or [store.open(spec(mode))])[0]
         store.write(writer, [{"id": 9}])
-        store.commit(writer, held=held)
+        store.commit(writer, unpublished=unpublished)
 
     with pytest.raises(DestinationError, match="sync of this connection"):
         go_on()
@@ -295,7 +295,7 @@ def test_several_tables_in_one_commit(store: Store, mode: WriteMode) -> None:
         store.write(writer, [{"id": number}])
     envelope = store.commit(*writers)
     for writer in writers:
-        writer.finish()
+        writer.merge_committed()
     assert [store.committed(*table) for table in tables] == [envelope.seq] * 3
     assert [store.rows("id", table=table) for table in tables] == [[(0,)], [(1,)], []]
     assert [commit.rows for commit in envelope.streams] == [1, 1, 0]

@@ -22,7 +22,7 @@ def test_a_replacing_commit_is_seen_at_the_end(lake: Lake) -> None:
     assert lake.rows() == [(1, "a"), (2, "b")]
     lake.commit(writer)
     assert lake.rows() == [(1, "a"), (2, "b")]
-    writer.finish()
+    writer.merge_committed()
     assert lake.rows() == [(2, "d"), (3, "e")]
 
 
@@ -34,10 +34,10 @@ def test_one_merge_for_many_checkpoints(lake: Lake) -> None:
         lake.write(writer, [row(number, "b")])
         lake.commit(writer)
     assert lake.rows() == [(0, "a")]
-    writer.finish()
+    writer.merge_committed()
     assert lake.rows() == [(number, "b") for number in range(4)]
     assert writer.tables.main.version == before + 1
-    writer.finish()
+    writer.merge_committed()
     assert writer.tables.main.version == before + 1
 
 
@@ -48,7 +48,7 @@ def test_a_merge_whose_changes_were_not_cleared(lake: Lake) -> None:
     lake.commit(writer)
     changes = str(lake.root / "_atlas/c/changes/t")
     before = DeltaTable(changes).version()
-    writer.finish()
+    writer.merge_committed()
     DeltaTable(changes).restore(before, ignore_missing_files=True)  # the clear, undone
     DeltaTable(lake.destination.table_uri(("c", "t"))).delete()
     lake.open(PLAIN)

@@ -32,7 +32,7 @@ def test_recover_rolls_the_other_table_forward(
     if rows or exists:
         assert lake.committed(*B) == lake.seq
     for table in (A, B):
-        lake.open(spec(mode, table=table)).finish()
+        lake.open(spec(mode, table=table)).merge_committed()
     assert lake.rows("id", table=A) == [(1,)]
     if rows or exists:
         old = [(0,)] if exists else []

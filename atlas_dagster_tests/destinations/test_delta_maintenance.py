@@ -166,7 +166,7 @@ def test_what_recover_needs_survives_however_old(lake: Lake, mode: WriteMode, ex
     lake.destination.recover("c")
 
     for table in (A, B):
-        lake.open(spec(mode, table=table)).finish()
+        lake.open(spec(mode, table=table)).merge_committed()
     assert lake.rows("id", table=B) == ([(0,), (7,)] if exists else [(7,)])
 
 
@@ -182,7 +182,7 @@ def test_changes_that_wait_for_their_merge(lake: Lake) -> None:
     assert maintain(lake) == (0, 0, 0)
 
     assert lake.committed() == lake.seq
-    lake.open(spec("append_dedup")).finish()
+    lake.open(spec("append_dedup")).merge_committed()
     assert lake.rows() == [(1, "new 2"), (10, None), (11, None), (12, None)]
 
 

@@ -120,7 +120,7 @@ def test_a_table_that_somebody_compacts_meanwhile(lake: Lake) -> None:
     lake.write(writer, keys(2, 5, "new"))
     lake.commit(writer)
     assert table(lake).optimize.compact()["numFilesRemoved"] == 2
-    writer.finish()
+    writer.merge_committed()
     assert [row for row in lake.rows() if row[1] == "new"] == [(n, "new") for n in range(2, 6)]
     assert len(lake.rows()) == 6
 
@@ -142,7 +142,7 @@ def test_a_compaction_in_the_middle_of_a_merge(lake: Lake, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(type(writer.tables.main), "files_near", compacting)  # type: ignore[attr-defined]
         with pytest.raises(DestinationError, match="refused the commit"):
-            writer.finish()
+            writer.merge_committed()
     lake.open(PLAIN)
     assert lake.rows() == [(1, "x"), *((n, "new") for n in range(2, 6)), (6, "x")]
 
@@ -178,7 +178,7 @@ def test_a_replaced_table_that_somebody_compacts_meanwhile(lake: Lake, mode: Wri
     lake.write(writer, keys(7, 8))
     table(lake).optimize.compact()
     lake.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     assert lake.rows("id") == [(7,), (8,)]
 
 

@@ -121,7 +121,7 @@ def test_nothing_is_visible_before_the_commit_and_discard_leaves_nothing(
     assert lake.parquet_files() == []
     lake.write(writer, [{"id": 4}])
     lake.commit(writer)
-    writer.finish()
+    writer.merge_committed()
     assert lake.rows("id") == [(4,)]
 
 
@@ -133,7 +133,7 @@ def test_a_commit_of_two_tables_that_stopped_half_way(lake: S3Lake, mode: WriteM
     first.commit(lake.prepare(first, second))
     lake.destination.recover("c")
     assert lake.committed(*B) == lake.seq
-    lake.open(spec(mode, table=B)).finish()
+    lake.open(spec(mode, table=B)).merge_committed()
     assert lake.rows("id", table=B) == [(7,)]
 
 
@@ -155,7 +155,7 @@ def test_envelopes_come_back_and_are_forgotten(lake: S3Lake) -> None:
     assert stored is not None
     assert stored.seq == seqs[0]
     assert lake.destination.envelope("c", 1) is None
-    lake.destination.forget("c", [seqs[0], seqs[1], 7])
+    lake.destination.prune_envelopes("c", [seqs[0], seqs[1], 7])
     assert lake.envelopes() == seqs[2:]
 
 
@@ -166,7 +166,7 @@ def test_a_second_writer_is_refused(lake: S3Lake, mode: WriteMode) -> None:
     lake.write(stale, [{"id": 8}])
     lake.write(fresh, [{"id": 9}])
     lake.commit(fresh)
-    fresh.finish()
+    fresh.merge_committed()
     with pytest.raises(DestinationError, match="sync of this connection"):
         lake.commit(stale)
     assert lake.rows("id") == ([(9,)] if mode == "overwrite" else [(1,), (9,)])
@@ -233,7 +233,10 @@ def test_a_bucket_that_is_not_there(bucket: str) -> None:
 def test_a_store_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     destination = DeltaDestination("s3://lake/folder")
-    for look in (lambda: destination.recover("c"), lambda: destination.committed("c", ("c", "t"))):
+    for look in (
+        lambda: destination.recover("c"),
+        lambda: destination.committed("c", ("c", "t")),
+    ):
         with pytest.raises(TransientError, match=r"^s3://lake/folder\S* cannot be opened"):
             look()
 
@@ -251,21 +254,21 @@ def test_readers_need_nothing_of_ours(lake: S3Lake) -> None:
 
 
 def test_of_many_deployments_that_come_at_once_one_is_the_owner(lake: S3Lake) -> None:
-    def claim(name: str) -> str:
-        return DeltaDestination(lake.destination.root).claim("c", name)
+    def claim_ownership(name: str) -> str:
+        return DeltaDestination(lake.destination.root).claim_ownership("c", name)
 
     names = [f"deployment {n}" for n in range(6)]
     with ThreadPoolExecutor(len(names)) as pool:
-        (owner,) = set(pool.map(claim, names))
+        (owner,) = set(pool.map(claim_ownership, names))
     assert owner in names
-    lake.destination.adopt("c", "dev")
-    assert claim(owner) == "dev"
+    lake.destination.transfer_ownership("c", "dev")
+    assert claim_ownership(owner) == "dev"
 
 
 def test_rows_changed_by_someone_else_are_noticed(lake: S3Lake) -> None:
     lake.sync(spec(), [{"id": 1}, {"id": 2}])
-    assert lake.destination.foreign_change("c", ("c", "t")) is None
+    assert lake.destination.external_change("c", ("c", "t")) is None
     DeltaTable(lake.destination.table_uri(("c", "t"))).delete("id = 1")
-    found = DeltaDestination(lake.destination.root).foreign_change("c", ("c", "t"))
+    found = DeltaDestination(lake.destination.root).external_change("c", ("c", "t"))
     assert found is not None
     assert found.startswith("version 1, DELETE at 20")

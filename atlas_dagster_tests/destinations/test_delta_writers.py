@@ -36,7 +36,7 @@ def test_discard_leaves_alone_what_an_envelope_lists(lake: Lake, mode: WriteMode
     envelope = lake.prepare(writer)
     writer.discard()
     writer.commit(envelope)
-    writer.finish()
+    writer.merge_committed()
     assert lake.rows("id") == [(1,)]
 
 
@@ -60,7 +60,7 @@ def test_of_first_commits_at_once_one_counts(lake: Lake, mode: WriteMode) -> Non
         with ThreadPoolExecutor(4) as pool:
             done = list(pool.map(succeeds, writers, envelopes))
         assert done.count(True) == 1
-        writers[done.index(True)].finish()
+        writers[done.index(True)].merge_committed()
         assert lake.rows("id", table=wanted.path) == [(done.index(True),)]
 
 
@@ -93,11 +93,11 @@ def test_a_commit_survives_a_loss_of_power(
             f"atlas_dagster.destinations.delta.{module}.settle",
             lambda path: settled.append(Path(path)),
         )
-    for held in (True, False):
-        writer = lake.open(spec(mode), continues=not held)
+    for unpublished in (True, False):
+        writer = lake.open(spec(mode), continues=not unpublished)
         lake.write(writer, [{"id": 1}])
-        envelope = lake.commit(writer, held=held)
-        writer.finish()
+        envelope = lake.commit(writer, unpublished=unpublished)
+        writer.merge_committed()
         assert lake.root / "_atlas/c" in settled
         assert {file.path for file in envelope.streams[0].files} <= {p.name for p in settled}
     commits = {*lake.root.glob("**/_delta_log/*.json")}

@@ -40,7 +40,7 @@ from atlas_dagster.interfaces.python.adapter import log_of
 from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_caller, adhoc_connection, reap_adhoc
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
-from atlas_dagster.runners.marks import label_of, marked
+from atlas_dagster.runners.process_tags import tag_value, tagged_processes
 from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.interfaces.waiting import at_work, until
 
@@ -315,7 +315,9 @@ def test_the_connector_waits_for_a_slow_loop() -> None:
     name = standin.connection({"count": 300_000}).name
     stream = standin.adapter(count=300_000).sync.get_data_stream("events", batch_size=1_000)
     assert len(next(stream)) <= 1_000
-    (pid,) = (pid for pid, marks in marked() if label_of(marks, CONNECTION_LABEL) == name)
+    (pid,) = (
+        pid for pid, marks in tagged_processes() if tag_value(marks, CONNECTION_LABEL) == name
+    )
 
     def written() -> int:
         counts = Path(f"/proc/{pid}/io").read_text().splitlines()

@@ -26,7 +26,7 @@ from atlas_dagster.destinations.envelope import Envelope, StreamCommit
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.interfaces import cli
 from atlas_dagster.interfaces.cli import declared
-from atlas_dagster.interfaces.cli.declared import Declared, find_declared
+from atlas_dagster.interfaces.cli.declared import ProjectConnection, find_declared
 from atlas_dagster.interfaces.cli.sync import Outcome, print_summary
 from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
@@ -36,7 +36,7 @@ from atlas_dagster.orchestration.definitions.discovery import (
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.source.catalog_diff import Change
+from atlas_dagster.source.catalog_diff import CatalogChange
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery, NamedTable
 from atlas_dagster.source.open import Caller
@@ -91,7 +91,7 @@ def answer(streams: str) -> Discovered:
     )
 
 
-GONE = Change(StreamDescriptor("gone"), "removed", declared=True)
+GONE = CatalogChange(StreamDescriptor("gone"), "removed", declared=True)
 
 
 # What is wrong, in one sentence
@@ -236,7 +236,7 @@ defs_state_storage:
     assert known == [None, "things1"]
     assert not project.state_path("shop").exists()
 
-    def streams(declared: Declared) -> list[str]:
+    def streams(declared: ProjectConnection) -> list[str]:
         found = declared.discovered
         return [str(s.descriptor) for s in found.catalog.streams] if found else []
 

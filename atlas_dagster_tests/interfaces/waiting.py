@@ -6,7 +6,7 @@ from collections.abc import Callable
 import docker
 
 from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
-from atlas_dagster.runners.marks import label_of, marked
+from atlas_dagster.runners.process_tags import tag_value, tagged_processes
 
 PATIENCE = 60.0
 
@@ -21,6 +21,8 @@ def until(condition: Callable[[], object], what: str) -> None:
 def at_work(client: docker.DockerClient | None, connection: str) -> int:
     """Containers of ``connection``, dead ones too, or its processes where there is no client."""
     if client is None:
-        return sum(label_of(marks, CONNECTION_LABEL) == connection for _, marks in marked())
+        return sum(
+            tag_value(marks, CONNECTION_LABEL) == connection for _, marks in tagged_processes()
+        )
     filters = {"label": f"{CONNECTION_LABEL}={connection}"}
     return len(client.api.containers(all=True, filters=filters))

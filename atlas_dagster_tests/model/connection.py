@@ -17,7 +17,7 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.session import SyncSession
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.model.tables import differences, read_rows, revisions
 from atlas_dagster_tests.model.truth import (
     Source,
@@ -162,7 +162,7 @@ class Connection(RuleBasedStateMachine):
             if stream.mode != "overwrite" and stream.position != stream.reached:
                 stream.settle(found.get(name, 0))
 
-    def edit(self) -> Upkeep:
+    def edit(self) -> StateEditor:
         """What a user does, in a run of its own."""
         streams = [stream.configured() for stream in self.streams.values()]
         return upkeep(self.lake, *streams, run=f"edit {next(self.edits)}")

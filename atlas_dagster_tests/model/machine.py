@@ -43,13 +43,13 @@ _STREAMS = ("a", "b")
 #: Where a process may die: before or after the nth call of any of these.
 _DELTA_STEPS = (
     (DeltaDestination, "prepare"),
-    (DeltaDestination, "forget"),
+    (DeltaDestination, "prune_envelopes"),
     (DeltaWriter, "commit"),
     (LakeTable, "add"),
     (LakeTable, "reload"),
     (LakeTable, "widen"),
     (LakeTable, "clear"),
-    (ParquetStage, "hand_over"),
+    (ParquetStage, "take_files"),
     (Store, "put"),
 )
 _POSTGRES_STEPS = ((Database, "run"), (Database, "copy"))

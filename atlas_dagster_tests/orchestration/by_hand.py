@@ -10,7 +10,7 @@ from dagster_shared.record import replace
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.definitions.assets import build_connection_defs
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.definitions.io_manager import common_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -100,7 +100,7 @@ def define(
     def refresh(caller: Caller, policy: SchemaPolicy | None) -> Discovery:
         raise AssertionError("nobody asked for DISCOVER")
 
-    defined = DefinedConnection.of(
+    defined = ConnectionAssets.of(
         connection,
         discovered or found(connection),
         get_asset_spec,

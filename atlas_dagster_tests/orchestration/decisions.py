@@ -11,10 +11,10 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from deltalake import DeltaTable
 
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import GetAssetSpec, stream_spec
-from atlas_dagster.orchestration.operations.state_admin import StateDesk
+from atlas_dagster.orchestration.operations.state_admin import StateAdmin
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connection import Connection
@@ -182,8 +182,8 @@ class Shop:
         return key
 
     @property
-    def defined(self) -> DefinedConnection:
-        return DefinedConnection.of(self.connection, self.discovered, self.get_asset_spec)
+    def defined(self) -> ConnectionAssets:
+        return ConnectionAssets.of(self.connection, self.discovered, self.get_asset_spec)
 
     def _definitions(self) -> dg.Definitions:
         made = define(
@@ -195,8 +195,8 @@ class Shop:
             executor=dg.in_process_executor,
         )
 
-    def desk(self) -> StateDesk:
-        return StateDesk(
+    def open_state_admin(self) -> StateAdmin:
+        return StateAdmin(
             self.defined,
             atlas=self.atlas,
             instance=self.instance,

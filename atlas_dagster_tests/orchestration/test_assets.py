@@ -10,7 +10,7 @@ from atlas_dagster.orchestration.definitions.assets import (
     build_broken_defs,
     build_undiscovered_defs,
 )
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import stream_spec
 from atlas_dagster.runners.owner import this_process
@@ -266,7 +266,7 @@ def test_only_declared_streams_become_assets() -> None:
     ],
 )
 def test_a_wrong_declaration_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:
-    defined = DefinedConnection.of(shop(**changes), found(shop()), stream_spec)
+    defined = ConnectionAssets.of(shop(**changes), found(shop()), stream_spec)
 
     assert defined.problem == sentence
 

@@ -69,7 +69,7 @@ def test_what_fails_before_a_record_comes_is_noted_for_each_stream(it: Shop) -> 
 
 def test_a_users_word_about_state_is_written_down(it: Shop) -> None:
     it.run()
-    it.desk().apply(lambda upkeep: upkeep.reset([EVENTS]))
+    it.open_state_admin().apply(lambda upkeep: upkeep.reset([EVENTS]))
     (state,) = rows(it.instance, tables.state)
     assert (state["action"], state["state"]) == ("reset", None)
 

@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy
 from cryptography.fernet import Fernet
 
-from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
-from atlas_dagster.config.renewal import Origin, Renewal
+from atlas_dagster.config.renewal import DeclarationHash, Renewal
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.orchestration.operations.config_store import DatabaseConfigStore, config_store
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
@@ -23,7 +23,7 @@ ANOTHER_KEY = Fernet.generate_key().decode()
 DECLARED = {"start": "2020-01-01", "credentials": {"refresh_token": "declared-token"}}
 RENEWED = {"start": "2020-01-01", "credentials": {"refresh_token": "second-token"}}
 RENEWAL = Renewal.between(DECLARED, RENEWED)
-ORIGIN = Origin.of(RENEWAL, DECLARED)
+ORIGIN = DeclarationHash.of(RENEWAL, DECLARED)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -61,7 +61,7 @@ def test_with_a_key_they_are_in_the_database_encrypted(
     [stored] = instance.run_storage.get_cursor_values({"atlas/renewal/shop"}).values()
     encrypted, _, origin = stored.partition(" ")
     assert Fernet(KEY).decrypt(encrypted) == b"second token"
-    assert Origin.decode(origin) == ORIGIN
+    assert DeclarationHash.decode(origin) == ORIGIN
     assert not re.search("declared-token|second", stored)
 
 
@@ -125,7 +125,9 @@ def test_another_key_is_refused_with_a_sentence(
         config_store(instance).load("shop", DECLARED)
 
 
-@pytest.mark.parametrize("keys", ["hello", f"{KEY},hello", f"{KEY},"])
+@pytest.mark.parametrize(
+    "keys", ["hello", f"{KEY},hello", f"{KEY},"], ids=["word", "key and word", "empty key"]
+)
 def test_what_is_no_key_is_refused_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch, keys: str
 ) -> None:
@@ -155,8 +157,8 @@ def test_the_first_of_several_keys_encrypts_and_each_decrypts(
 def test_without_its_key_a_renewal_is_forgotten_once_what_it_replaced_has_changed(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def config(declared: Mapping[str, Any]) -> LiveConfig:
-        return LiveConfig(
+    def config(declared: Mapping[str, Any]) -> RenewableConfig:
+        return RenewableConfig(
             declared,
             schema={},
             masker=Masker([]),

@@ -60,7 +60,7 @@ def test_death_between_prepare_and_materialization(
     assert (ran.success, ran.warnings) == (True, [])
     assert it.source.started_from == [None, 3, 3 if moment == "add" else 5]
     assert it.ids() == [1, 2, 3, 4, 5, 6]
-    commits = [e.seq for e, _ in it.desk().store.history(("shop", "events"), 10)]
+    commits = [e.seq for e, _ in it.open_state_admin().store.history(("shop", "events"), 10)]
     assert len(commits) == (2 if moment == "add" else 3)
     assert commits == sorted(commits, reverse=True)
 
@@ -248,7 +248,7 @@ def test_a_new_instance_on_an_old_lake(it: Shop, instance: dg.DagsterInstance) -
     assert it.run(instance=instance).warnings == []
     assert it.source.started_from == [None, 3]
     assert it.ids() == [1, 2, 3, 4]
-    assert len(it.desk().store.history(("shop", "events"), 10)) == 2
+    assert len(it.open_state_admin().store.history(("shop", "events"), 10)) == 2
 
 
 @EITHER
@@ -299,8 +299,11 @@ def test_rows_were_changed_by_someone_else(it: Shop, way_out: str) -> None:
         assert it.run("remove").success
         assert it.ids() == [1, 2, 3]
     else:
-        desk = it.desk()
-        assert len(desk.apply(lambda upkeep: upkeep.accept(desk.find(())))) == 1
+        open_state_admin = it.open_state_admin()
+        assert (
+            len(open_state_admin.apply(lambda upkeep: upkeep.accept(open_state_admin.find(()))))
+            == 1
+        )
         it.source.last = 4
         assert it.run().success
         assert it.ids() == [1, 3, 4]
@@ -375,8 +378,10 @@ def test_a_stream_was_left_behind_by_another_kind_of_state(it: Shop) -> None:
     ran = it.run()
     assert "is of all streams together (GLOBAL)" in ran.failure
     assert "`atlas refresh shop --stream visits`. Finished and kept: events." in ran.failure
-    desk = it.desk()
-    desk.apply(lambda upkeep: upkeep.refresh(desk.find(["visits"]), keep_rows=False))
+    open_state_admin = it.open_state_admin()
+    open_state_admin.apply(
+        lambda upkeep: upkeep.refresh(open_state_admin.find(["visits"]), keep_rows=False)
+    )
     assert it.run().success
     assert it.ids() == it.ids(stream="visits") == [1, 2, 3, 4]
 

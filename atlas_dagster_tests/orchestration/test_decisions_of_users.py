@@ -28,7 +28,7 @@ def test_two_deployments_on_one_lake(it: Shop) -> None:
             "'dev': give this one another destination, or, if the other has ended, take them over "
             "with `atlas state adopt shop`."
         )
-        assert it.desk().adopt() == "dev"
+        assert it.open_state_admin().transfer_ownership() == "dev"
         it.source.last = 4
         assert it.run(instance=dev).success
     it.deployment = "tests"
@@ -96,10 +96,10 @@ def test_a_stream_with_another_key_is_wiped_cleared_and_set_like_any(it: Shop) -
     it.run()
     it.instance.wipe_assets([it.key])
     assert "was wiped" in it.run().warnings[0]
-    desk = it.desk()
-    names = desk.find(())
-    desk.apply(lambda upkeep: upkeep.clear(names))
-    history = desk.store.history(("shop", "events"), 10)
+    open_state_admin = it.open_state_admin()
+    names = open_state_admin.find(())
+    open_state_admin.apply(lambda upkeep: upkeep.clear(names))
+    history = open_state_admin.store.history(("shop", "events"), 10)
     assert history[0][0].action == "clear"
     assert it.run().success
     assert it.source.started_from == [None, None, None]
@@ -167,12 +167,12 @@ def test_a_refresh_asked_for_outlives_its_run(it: Shop) -> None:
 @EITHER
 def test_what_a_user_does_is_in_the_event_log(it: Shop) -> None:
     it.run()
-    desk = it.desk()
-    names = desk.find(())
-    desk.apply(lambda upkeep: upkeep.reset(names))
-    desk.apply(lambda upkeep: upkeep.clear(names))
+    open_state_admin = it.open_state_admin()
+    names = open_state_admin.find(())
+    open_state_admin.apply(lambda upkeep: upkeep.reset(names))
+    open_state_admin.apply(lambda upkeep: upkeep.clear(names))
     assert it.ids() == []
-    history = desk.store.history(("shop", "events"), 10)
+    history = open_state_admin.store.history(("shop", "events"), 10)
     assert [envelope.action for envelope, _ in history] == ["clear", "reset", "sync"]
     assert [cursor for _, cursor in history] == ["none", "none", {"at": 3}]
     it.lose_envelopes()
@@ -247,7 +247,7 @@ def test_a_full_refresh_that_was_complete_is_not_read_again(
     """Its run died when the rows were in the table, and before Dagster was told."""
     it = snapshots
     with monkeypatch.context() as patch:
-        patch.setattr(DeltaWriter, "finish", die)
+        patch.setattr(DeltaWriter, "merge_committed", die)
         first = it.run()
     assert not first.success
     second = it.run(again=first)

@@ -16,19 +16,19 @@ from atlas_dagster.orchestration.definitions.discovery import (
 )
 from atlas_dagster.orchestration.definitions.io_manager import default_resources
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.source.catalog_diff import Change, SchemaPolicy
+from atlas_dagster.source.catalog_diff import CatalogChange, SchemaPolicy
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery
 from atlas_dagster.source.open import Caller
 from atlas_dagster_tests.orchestration.by_hand import define, found, shop
 
-NEW = Change(StreamDescriptor("items"), "added")
-FIELD = Change(StreamDescriptor("users"), "added", "note", None, "string")
-BREAKING = Change(StreamDescriptor("users"), "removed", "id", "integer", None, breaking=True)
+NEW = CatalogChange(StreamDescriptor("items"), "added")
+FIELD = CatalogChange(StreamDescriptor("users"), "added", "note", None, "string")
+BREAKING = CatalogChange(StreamDescriptor("users"), "removed", "id", "integer", None, breaking=True)
 SOURCE = dg.AssetKey(["shop", "source_shop"])
 KEY = schema_check_key(shop())
 
 
-def pending(*changes: Change) -> Discovered:
+def pending(*changes: CatalogChange) -> Discovered:
     return msgspec.structs.replace(found(shop()), pending=changes)
 
 
@@ -209,7 +209,7 @@ def test_a_cache_of_the_time_before_can_be_read() -> None:
 
 @pytest.mark.parametrize(("changes", "last"), [(50, "- s: new stream"), (60, "- … and 10 more")])
 def test_a_long_list_is_cut(changes: int, last: str) -> None:
-    lines = as_markdown([Change(StreamDescriptor("s"), "added")] * changes).splitlines()
+    lines = as_markdown([CatalogChange(StreamDescriptor("s"), "added")] * changes).splitlines()
 
     assert len(lines) <= 51
     assert lines[-1] == last

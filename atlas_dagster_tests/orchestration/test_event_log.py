@@ -20,7 +20,7 @@ from atlas_dagster.orchestration.step.metadata import (
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import Remembered
+from atlas_dagster.sync.reconcile import LoggedState
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 USERS = StreamDescriptor("users")
@@ -62,23 +62,23 @@ def materialize(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor
     instance.report_runless_asset_event(dg.AssetMaterialization(key_of(stream), metadata=metadata))
 
 
-def remembered(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> Remembered:
-    return EventLogStateStore(instance, SOURCE).remembered(TABLES, {}).get(stream, Remembered())
+def last_logged(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> LoggedState:
+    return EventLogStateStore(instance, SOURCE).last_logged(TABLES, {}).get(stream, LoggedState())
 
 
 def seq_of(instance: dg.DagsterInstance, stream: StreamDescriptor = USERS) -> int | None:
-    found = remembered(instance, stream).envelope
+    found = last_logged(instance, stream).envelope
     return None if found is None else found.seq
 
 
 def test_nothing_is_remembered_of_streams_never_synced(instance: dg.DagsterInstance) -> None:
-    assert EventLogStateStore(instance, SOURCE).remembered(TABLES, {}) == {}
+    assert EventLogStateStore(instance, SOURCE).last_logged(TABLES, {}) == {}
 
 
 def test_the_envelope_comes_back_whole_but_for_its_files(instance: dg.DagsterInstance) -> None:
     observe(instance, 7)
 
-    found = remembered(instance).envelope
+    found = last_logged(instance).envelope
 
     assert found == envelope(7).without_files()
     assert found is not None
@@ -128,7 +128,7 @@ def test_events_of_others_alone_say_nothing(instance: dg.DagsterInstance) -> Non
     instance.report_runless_asset_event(dg.AssetMaterialization(key_of(USERS), metadata=FOREIGN))
     instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS)))
 
-    assert remembered(instance) == Remembered(envelope=None, wiped_at=None)
+    assert last_logged(instance) == LoggedState(envelope=None, wiped_at=None)
 
 
 def test_observations_by_others_do_not_hide_a_newer_checkpoint(
@@ -153,10 +153,10 @@ def test_what_the_last_syncs_brought_and_its_columns(instance: dg.DagsterInstanc
     instance.report_runless_asset_event(dg.AssetMaterialization(key_of(USERS), metadata=FOREIGN))
 
     store = EventLogStateStore(instance, SOURCE)
-    store.remembered(TABLES, {})
+    store.last_logged(TABLES, {})
     assert (store.connectors, store.columns, store.recent_records) == (set(), {}, {})
     instance.report_runless_asset_event(event)
-    store.remembered(TABLES, {})
+    store.last_logged(TABLES, {})
     assert (store.connectors, store.columns) == ({"c:1"}, {TABLES[USERS]: columns})
     assert store.recent_records == {TABLES[USERS]: [3, 2, 1]}
 
@@ -165,7 +165,7 @@ def test_each_stream_has_its_own(instance: dg.DagsterInstance) -> None:
     observe(instance, 2, USERS)
     materialize(instance, 6, ORDERS)
 
-    found = EventLogStateStore(instance, SOURCE).remembered(TABLES, {})
+    found = EventLogStateStore(instance, SOURCE).last_logged(TABLES, {})
 
     assert {stream: it.envelope.seq for stream, it in found.items() if it.envelope} == {
         USERS: 2,
@@ -177,20 +177,20 @@ def test_only_the_streams_asked_for_are_answered(instance: dg.DagsterInstance) -
     observe(instance, 2, USERS)
     observe(instance, 3, ORDERS)
 
-    assert set(EventLogStateStore(instance, SOURCE).remembered({ORDERS: TABLES[ORDERS]}, {})) == {
+    assert set(EventLogStateStore(instance, SOURCE).last_logged({ORDERS: TABLES[ORDERS]}, {})) == {
         ORDERS
     }
 
 
 def in_a_run_of(
     stream: StreamDescriptor, instance: dg.DagsterInstance
-) -> Mapping[StreamDescriptor, Remembered]:
+) -> Mapping[StreamDescriptor, LoggedState]:
     """What a step finds that is about to sync ``stream``."""
-    found: dict[StreamDescriptor, Remembered] = {}
+    found: dict[StreamDescriptor, LoggedState] = {}
 
     @dg.asset(key=key_of(stream))
     def step(context: dg.AssetExecutionContext) -> None:
-        found.update(EventLogStateStore(context.instance, SOURCE).remembered(TABLES, {}))
+        found.update(EventLogStateStore(context.instance, SOURCE).last_logged(TABLES, {}))
 
     dg.materialize([step], instance=instance)
     return found
@@ -231,7 +231,7 @@ def test_after_a_wipe_new_events_count_and_the_wipe_stays_known(
     observe(instance, 10)
 
     assert seq_of(instance) == 10
-    wiped_at = remembered(instance).wiped_at
+    wiped_at = last_logged(instance).wiped_at
     assert wiped_at is not None
     assert before - 1 <= wiped_at <= time.time() + 1
 
@@ -257,11 +257,13 @@ def test_two_hundred_streams_that_agree_with_their_tables_are_one_call(
 
         monkeypatch.setattr(dg.DagsterInstance, call, counted)
 
-    found = EventLogStateStore(instance, SOURCE).remembered(tables, dict.fromkeys(names, 5))
+    found = EventLogStateStore(instance, SOURCE).last_logged(tables, dict.fromkeys(names, 5))
     assert len(found) == 200
     assert asked == ["get_asset_records"]
 
-    EventLogStateStore(instance, SOURCE).remembered(tables, dict.fromkeys(names, 5) | {names[7]: 6})
+    EventLogStateStore(instance, SOURCE).last_logged(
+        tables, dict.fromkeys(names, 5) | {names[7]: 6}
+    )
     assert asked == ["get_asset_records", "get_asset_records", "fetch_observations"]
 
 
@@ -289,7 +291,7 @@ def test_a_shared_state_is_written_once_and_found_for_each_stream(
     assert event.asset_observation is not None
     assert "lsn" not in str(event.asset_observation.metadata["atlas/envelope"].value)
 
-    found = EventLogStateStore(instance, SOURCE).remembered(TABLES, dict.fromkeys(TABLES, 5))
+    found = EventLogStateStore(instance, SOURCE).last_logged(TABLES, dict.fromkeys(TABLES, 5))
 
     assert [each.envelope for each in found.values()] == [shared_envelope(5)] * 2
 
@@ -300,7 +302,7 @@ def test_a_shared_state_of_another_commit_is_not_taken_for_it(
     observe_shared(instance, 5)
     observe_shared(instance, 9, source=False)
 
-    found = remembered(instance).envelope
+    found = last_logged(instance).envelope
 
     assert found is not None
     assert (found.seq, found.is_reference) == (9, True)
@@ -349,7 +351,7 @@ def test_an_event_that_dagster_cannot_read(instance: dg.DagsterInstance, name: s
     instance.report_runless_asset_event(dg.AssetObservation(key, metadata=metadata))
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata))
 
-    found = EventLogStateStore(instance, SOURCE).remembered({USERS: TABLES[USERS]}, {USERS: 5})
+    found = EventLogStateStore(instance, SOURCE).last_logged({USERS: TABLES[USERS]}, {USERS: 5})
     assert found[USERS].envelope is not None
     assert found[USERS].envelope.seq == 5
 

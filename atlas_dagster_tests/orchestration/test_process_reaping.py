@@ -12,7 +12,7 @@ from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations import cleanup as reaping
 from atlas_dagster.orchestration.operations.cleanup import reap_ended
-from atlas_dagster.runners.marks import marked
+from atlas_dagster.runners.process_tags import tagged_processes
 
 #: Starts a connector whose child leaves the group and holds the FIFO, then waits to be killed.
 PARENT = """
@@ -80,9 +80,13 @@ def test_what_a_killed_atlas_started_is_killed(
         parent.stdout.close()
     assert removed
     assert all(sentence.endswith(" of shop") for sentence in removed)
-    assert name not in {marks["ATLAS_OWNER"] for _, marks in marked() if "ATLAS_OWNER" in marks}
+    assert name not in {
+        process_tags["ATLAS_OWNER"]
+        for _, process_tags in tagged_processes()
+        if "ATLAS_OWNER" in process_tags
+    }
 
 
 def test_without_proc_no_process_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atlas_dagster.runners.marks._PROCESSES", tmp_path / "nothing")
-    assert list(marked()) == []
+    monkeypatch.setattr("atlas_dagster.runners.process_tags._PROCESSES", tmp_path / "nothing")
+    assert list(tagged_processes()) == []

@@ -7,7 +7,7 @@ from dagster._core.test_utils import create_run_for_test
 from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, TransientError
 from atlas_dagster.orchestration.automation.retries import (
     ROOT_RUN_TAG,
-    Patience,
+    RetryBudget,
     next_try,
     root_run_id,
 )
@@ -16,12 +16,12 @@ PASSING = TransientError("the network is down")
 
 
 def test_inside_a_run_two_minutes_are_waited_at_most() -> None:
-    patience = Patience()
+    patience = RetryBudget()
     assert [patience.wait_after(PASSING) for _ in range(3)] == [10, 30, None]
 
 
 def test_progress_starts_patience_anew() -> None:
-    patience = Patience()
+    patience = RetryBudget()
     waits = [patience.wait_after(PASSING), patience.wait_after(PASSING)]
     patience.note_progress()
     waits += [patience.wait_after(PASSING) for _ in range(3)]
@@ -29,7 +29,7 @@ def test_progress_starts_patience_anew() -> None:
 
 
 def test_even_progress_has_an_end() -> None:
-    patience = Patience()
+    patience = RetryBudget()
     tries = 0
     while patience.wait_after(PASSING) is not None:
         patience.note_progress()
@@ -46,7 +46,7 @@ def test_even_progress_has_an_end() -> None:
     ],
 )
 def test_what_will_not_pass_is_not_waited_for(error: AtlasError) -> None:
-    assert Patience().wait_after(error) is None
+    assert RetryBudget().wait_after(error) is None
 
 
 def chain(*progress: bool) -> list[float | None]:

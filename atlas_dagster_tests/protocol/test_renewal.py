@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.config.renewal import Origin, Renewal, merged
+from atlas_dagster.config.renewal import DeclarationHash, Renewal, merged
 
 DECLARED = {
     "start": "2020",
@@ -88,7 +88,7 @@ def test_equal_secrets_have_unequal_hashes() -> None:
 
 def test_whether_what_it_replaced_is_declared_is_known_without_it() -> None:
     kept = renewal({"credentials": {"refresh_token": "new", "access_token": "t"}})
-    origin = Origin.decode(Origin.of(kept, DECLARED).encode())
+    origin = DeclarationHash.decode(DeclarationHash.of(kept, DECLARED).encode())
     credentials = DECLARED["credentials"]
     assert origin.is_in(DECLARED)
     assert origin.is_in(DECLARED | {"start": "2021"})

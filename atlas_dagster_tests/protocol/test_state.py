@@ -3,7 +3,7 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import State, StreamDescriptor
-from atlas_dagster.protocol.state import ConnectionState, is_whole, same_blob, state_type
+from atlas_dagster.protocol.state import ConnectionState, is_complete_message, same_blob, state_type
 
 A, B = StreamDescriptor("a"), StreamDescriptor("b", "n")
 #: Key order, spaces, zeros and big numbers must survive.
@@ -92,7 +92,7 @@ def test_a_missing_type_is_legacy() -> None:
 )
 def test_types(text: bytes, kind: str, whole: bool) -> None:
     assert state_type(message(text)) == kind
-    assert is_whole(message(text)) == whole
+    assert is_complete_message(message(text)) == whole
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from atlas_dagster.records.types import TableSchema
 TYPE = ("NULLED", "DESTINATION_SERIALIZATION_ERROR")
 SIZE = ("NULLED", "DESTINATION_FIELD_SIZE_LIMITATION")
 ROUNDED = ("TRUNCATED", "DESTINATION_FIELD_SIZE_LIMITATION")
-MENDED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
+REPAIRED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
 COLUMNS: dict[str, dict[str, Any]] = {
     "string": {"type": "string"},
     "boolean": {"type": "boolean"},

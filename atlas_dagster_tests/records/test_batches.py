@@ -10,7 +10,7 @@ from msgspec import Raw
 from atlas_dagster.protocol.messages import Record
 from atlas_dagster.records.batches import BatchBuilder, random_uuids
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster_tests.records.batch_rows import MENDED, SIZE, TYPE, build, changes
+from atlas_dagster_tests.records.batch_rows import REPAIRED, SIZE, TYPE, build, changes
 
 
 def test_every_bad_value_of_a_row_is_told_and_kept() -> None:
@@ -111,7 +111,7 @@ def test_invalid_utf8_inside_a_record(field: str, text: bytes) -> None:
         assert "\ufffd" in row[field]
     kept = json.loads(row["_airbyte_extra"])
     assert (base64.b64decode(kept[field]["base64"]), kept["x"]) == (value, 1)
-    assert (field, *MENDED) in changes(row)
+    assert (field, *REPAIRED) in changes(row)
     assert (after["string"], changes(after)) == ("x", [])
 
 
@@ -120,7 +120,7 @@ def test_a_field_whose_name_is_no_utf8() -> None:
     kept = json.loads(row["_airbyte_extra"])
     assert base64.b64decode(kept.pop("")["base64"]) == b'{"\xff":1,"string":"x"}'
     assert (row["string"], kept) == ("x", {"\ufffd": 1})
-    assert changes(row) == [("", *MENDED)]
+    assert changes(row) == [("", *REPAIRED)]
 
 
 @pytest.mark.parametrize("text", ["1", "true", '{"a":1}', '["1"]'])
@@ -137,7 +137,7 @@ def test_a_text_key_that_is_no_string_is_told_and_kept(text: str) -> None:
     row, plain = builder.build().to_pylist()
     assert [row[name] for name in (*key, "v")] == [text] * 3
     assert row["_airbyte_extra"] == f'{{"id":{text},"in.id":{text}}}'
-    assert changes(row) == [("id", *MENDED), ("in.id", *MENDED)]
+    assert changes(row) == [("id", *REPAIRED), ("in.id", *REPAIRED)]
     assert (plain["id"], plain["_airbyte_extra"], changes(plain)) == ("1", None, [])
 
 

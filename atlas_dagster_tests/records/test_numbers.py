@@ -8,15 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atlas_dagster.records.issues import Misfit
+from atlas_dagster.records.issues import IssueKind
 from atlas_dagster.records.numbers import parse_numbers
 
-TYPE, SIZE, ROUNDED = Misfit.TYPE, Misfit.SIZE, Misfit.ROUNDED
+TYPE, SIZE, ROUNDED = IssueKind.TYPE, IssueKind.SIZE, IssueKind.ROUNDED
 #: Makes its column irregular.
 ODD = '"+1.5"'
 
 
-def parse(*texts: str | None) -> tuple[list[Any], dict[int, Misfit]]:
+def parse(*texts: str | None) -> tuple[list[Any], dict[int, IssueKind]]:
     column, misfits = parse_numbers(pa.array(texts, pa.string()))
     column.validate(full=True)
     assert column.type == pa.float64()
@@ -89,7 +89,7 @@ def test_held_as_written(text: str, value: float, company: list[str]) -> None:
     ],
 )
 def test_what_no_double_holds(
-    text: str, value: float | None, why: Misfit, company: list[str]
+    text: str, value: float | None, why: IssueKind, company: list[str]
 ) -> None:
     values, misfits = parse("1", text, *company)
     assert values[:2] == [1.0, value]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.records.issues import Misfit
+from atlas_dagster.records.issues import IssueKind
 from atlas_dagster.records.temporal import (
     instant,
     parse_dates,
@@ -15,7 +15,7 @@ from atlas_dagster.records.temporal import (
     parse_timestamps,
 )
 
-TYPE, SIZE, ROUNDED = Misfit.TYPE, Misfit.SIZE, Misfit.ROUNDED
+TYPE, SIZE, ROUNDED = IssueKind.TYPE, IssueKind.SIZE, IssueKind.ROUNDED
 PARSERS: Any = [parse_timestamps, parse_local_timestamps, parse_dates]
 
 #: Makes a column irregular, so that its other values take the slow way, too.
@@ -116,7 +116,7 @@ def test_all_of_them_at_once() -> None:
 @pytest.mark.parametrize("company", [[], [ODD], ["2024-01-01T00:00:00+01:00"]])
 @pytest.mark.parametrize(("text", "why"), BAD)
 @pytest.mark.parametrize("parse", PARSERS)
-def test_what_is_no_moment(parse: Any, text: str, why: Misfit, company: list[str]) -> None:
+def test_what_is_no_moment(parse: Any, text: str, why: IssueKind, company: list[str]) -> None:
     column, misfits = parse(pa.array(["2024-01-01", None, text, "2024-01-02", *company]))
     values = column.to_pylist()
     assert {row: found for row, found in misfits.items() if row < 4} == {2: why}

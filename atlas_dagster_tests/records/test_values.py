@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from atlas_dagster_tests.records.batch_rows import (
     COLUMNS,
-    MENDED,
+    REPAIRED,
     ROUNDED,
     SIZE,
     TYPE,
@@ -229,4 +229,4 @@ def test_integers_of_64_bits(numbers: list[int]) -> None:
 def test_text_that_is_no_utf8_is_told() -> None:
     (row,) = build(b'{"string":"a\xff","any":"\xff"}')
     assert (row["string"], row["any"]) == ("a\ufffd", '"\ufffd"')
-    assert sorted(changes(row)) == [("any", *MENDED), ("string", *MENDED)]
+    assert sorted(changes(row)) == [("any", *REPAIRED), ("string", *REPAIRED)]

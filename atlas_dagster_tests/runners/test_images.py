@@ -15,7 +15,7 @@ from atlas_dagster.airbyte import get_docker_executor
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.docker import images
 from atlas_dagster.runners.docker.engine import connect
-from atlas_dagster.runners.docker.images import have_image
+from atlas_dagster.runners.docker.images import ensure_image
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.docker
 
 def refusal(kind: type[AtlasError], client: docker.DockerClient, image: str) -> str:
     with pytest.raises(kind) as failure:
-        have_image(client, image, "missing", lambda _: None)
+        ensure_image(client, image, "missing", lambda _: None)
     said = str(failure.value)
     assert said.startswith(f"The image {image} cannot be pulled")
     assert said.endswith(".")
@@ -105,8 +105,8 @@ def test_a_private_registry(
         with pytest.raises(RunnerUnavailableError, match="its registry cannot be reached"):
             get_docker_executor().sync.pull(image)
         told.clear()
-        have_image(client, image, "missing", told.append)
-        have_image(client, image, "never", told.append)
+        ensure_image(client, image, "missing", told.append)
+        ensure_image(client, image, "never", told.append)
         assert told == []
         runner = DockerRunner(image, client=client, executor=always, explain=told.append)
         runner.ensure_image()
@@ -137,10 +137,10 @@ def test_never(docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPat
         raise AssertionError("it was pulled")
 
     monkeypatch.setattr(docker_client.api, "pull", no_pull)
-    have_image(docker_client, STANDIN, "never", no_pull)
-    have_image(docker_client, STANDIN, "missing", no_pull)
+    ensure_image(docker_client, STANDIN, "never", no_pull)
+    ensure_image(docker_client, STANDIN, "missing", no_pull)
     with pytest.raises(ConfigError) as failure:
-        have_image(docker_client, "atlas-test/absent:1", "never", no_pull)
+        ensure_image(docker_client, "atlas-test/absent:1", "never", no_pull)
     assert str(failure.value) == (
         "The image atlas-test/absent:1 is not on the Docker engine and executor.pull is never; "
         "run `docker pull atlas-test/absent:1`, or set executor.pull to missing."
@@ -196,7 +196,7 @@ def test_the_connection_breaks_while_pulling(monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setenv("DOCKER_HOST", port.address)
             image = f"{registry}/x/source:1"
             with pytest.raises(RunnerUnavailableError) as failure:
-                have_image(connect(), image, "missing", lambda _: None)
+                ensure_image(connect(), image, "missing", lambda _: None)
     assert str(failure.value).startswith(
         f"The connection to the Docker engine broke while it pulled {image} ("
     )

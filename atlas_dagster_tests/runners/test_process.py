@@ -16,8 +16,8 @@ from atlas_dagster.runners import process as process_module
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
 from atlas_dagster.runners.cleanup import reap_processes
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.runners.marks import marked
 from atlas_dagster.runners.process import start_process
+from atlas_dagster.runners.process_tags import tagged_processes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits of Linux")
 
@@ -265,7 +265,7 @@ print(child.pid, file=sys.stderr)  # the child may be writing to stdout already
         _, said, _ = printed(process)
         assert process.wait() == ExitStatus(0)
     assert time.monotonic() - started < 5
-    assert int(said) not in dict(marked())
+    assert int(said) not in dict(tagged_processes())
 
 
 @LINUX
@@ -338,7 +338,7 @@ os.kill(os.getpid(), 9)
 def test_a_program_that_cannot_start_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_module, "dying_with_us", lambda: ())
+    monkeypatch.setattr(process_module, "parent_death_prefix", lambda: ())
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(RunnerUnavailableError, match="source-gone cannot be started"):
         start_process(

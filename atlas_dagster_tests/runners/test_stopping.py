@@ -15,7 +15,7 @@ from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import StoppedError
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.source.invocation import Conversation
+from atlas_dagster.source.invocation import Invocation
 
 
 def stopped(call: Callable[[], Any], after: float = 0.0) -> float:
@@ -55,7 +55,7 @@ def test_a_silent_connector_is_ended() -> None:
             yield "idle", b""
 
     runner = FakeRunner(silence)  # type: ignore[arg-type]
-    talk = Conversation(runner, name="source-x", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="source-x", log=lambda *_: None, masker=Masker())
     assert stopped(lambda: list(talk.messages(ConnectorCommand("check"))), after=0.05) < 30
     assert runner.closed == 1
 

@@ -4,7 +4,7 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamCommit, next_seq
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.reconcile import Remembered, Resumption, reconcile
+from atlas_dagster.sync.reconcile import LoggedState, ResumePoint, reconcile
 
 S = StreamDescriptor("s")
 
@@ -23,39 +23,39 @@ def never(seq: int) -> Envelope | None:
 
 
 def test_a_stream_never_synced() -> None:
-    assert reconcile(S, Remembered(), None, never) == Resumption()
+    assert reconcile(S, LoggedState(), None, never) == ResumePoint()
 
 
 def test_memory_and_table_agree() -> None:
     last = envelope(50)
-    assert reconcile(S, Remembered(last), 50, never) == Resumption(3, last)
+    assert reconcile(S, LoggedState(last), 50, never) == ResumePoint(3, last)
 
 
 @pytest.mark.parametrize("last", [None, 40, 60])
 def test_the_table_is_right_and_the_lake_knows_why(last: int | None) -> None:
     """The event was never written; or it was of a commit that somebody undid."""
-    remembered = Remembered(None if last is None else envelope(last))
-    assert reconcile(S, remembered, 50, envelope) == Resumption(
+    last_logged = LoggedState(None if last is None else envelope(last))
+    assert reconcile(S, last_logged, 50, envelope) == ResumePoint(
         3, envelope(50), unrecorded=envelope(50)
     )
 
 
 def test_a_commit_that_nobody_remembers() -> None:
-    found = reconcile(S, Remembered(envelope(40)), 50, nothing)
+    found = reconcile(S, LoggedState(envelope(40)), 50, nothing)
     assert (found.generation_id, found.envelope) == (3, None)
     assert "stream 's' holds commit 50, which neither" in str(found.problem)
 
 
 def test_a_table_that_is_gone() -> None:
-    found = reconcile(S, Remembered(envelope(50)), None, never)
+    found = reconcile(S, LoggedState(envelope(50)), None, never)
     assert (found.generation_id, found.envelope, found.replaces) == (4, None, False)
     assert "is gone" in (found.notice or "")
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-def test_wiped_after_the_commit(remembered: bool) -> None:
-    last = envelope(50) if remembered else None
-    found = reconcile(S, Remembered(last, wiped_at=50.5), 50, envelope)
+def test_wiped_after_the_commit(last_logged: bool) -> None:
+    last = envelope(50) if last_logged else None
+    found = reconcile(S, LoggedState(last, wiped_at=50.5), 50, envelope)
     assert (found.generation_id, found.envelope, found.replaces) == (4, None, True)
     assert not found.unrecorded
     assert "was wiped" in (found.notice or "")
@@ -64,29 +64,29 @@ def test_wiped_after_the_commit(remembered: bool) -> None:
 @pytest.mark.parametrize("wiped_at", [49.5, 4e9], ids=["clocks agree", "clocks differ"])
 def test_wiped_before_the_commit_was_planned(wiped_at: float) -> None:
     last = envelope(50, wiped_at=wiped_at)
-    found = reconcile(S, Remembered(last, wiped_at), 50, never)
-    assert found == Resumption(3, last, wiped_at=wiped_at)
+    found = reconcile(S, LoggedState(last, wiped_at), 50, never)
+    assert found == ResumePoint(3, last, wiped_at=wiped_at)
 
 
 @pytest.mark.parametrize("wiped_at", [49.5, 4e9], ids=["before the commit", "after it"])
 @pytest.mark.parametrize("before", [None, 20.0])
 def test_wiped_while_the_sync_was_running(wiped_at: float, before: float | None) -> None:
     """Regression: the time of the wipe was compared with the time of the commit."""
-    found = reconcile(S, Remembered(envelope(50, wiped_at=before), wiped_at), 50, never)
-    assert found.starts_over == "was wiped in Dagster"
+    found = reconcile(S, LoggedState(envelope(50, wiped_at=before), wiped_at), 50, never)
+    assert found.restarts == "was wiped in Dagster"
     assert (found.envelope, found.replaces, found.wiped_at) == (None, True, wiped_at)
 
 
 @pytest.mark.parametrize(("wiped_at", "heeded"), [(49.5, True), (50.5, False)])
 def test_an_envelope_of_version_1_says_nothing_of_wipes(wiped_at: float, heeded: bool) -> None:
     last = msgspec.structs.replace(envelope(50), wipes_until=50.0)
-    found = reconcile(S, Remembered(last, wiped_at), 50, never)
+    found = reconcile(S, LoggedState(last, wiped_at), 50, never)
     assert (found.envelope is not None) == heeded
 
 
 def test_wiped_and_gone() -> None:
-    found = reconcile(S, Remembered(None, wiped_at=1.0), None, never)
-    assert found == Resumption(wiped_at=1.0)
+    found = reconcile(S, LoggedState(None, wiped_at=1.0), None, never)
+    assert found == ResumePoint(wiped_at=1.0)
 
 
 # Envelopes
@@ -113,8 +113,8 @@ def test_no_two_attempts_share_a_number() -> None:
 
 
 def test_a_state_the_event_only_refers_to_is_looked_up_beside_the_data() -> None:
-    assert reconcile(S, Remembered(envelope(50).reference()), 50, envelope) == Resumption(
+    assert reconcile(S, LoggedState(envelope(50).reference()), 50, envelope) == ResumePoint(
         3, envelope(50)
     )
-    found = reconcile(S, Remembered(envelope(50).reference()), 50, nothing)
+    found = reconcile(S, LoggedState(envelope(50).reference()), 50, nothing)
     assert "holds commit 50" in str(found.problem)

@@ -20,11 +20,11 @@ VERSIONS = pytest.mark.parametrize("version", range(1, VERSION + 1))
 def check(envelope: Envelope, version: int, *, files: int) -> None:
     assert (envelope.seq, envelope.connection, envelope.version) == (12, "c", VERSION)
     orders, users = envelope.commit_of(ORDERS), envelope.commit_of(USERS)
-    assert (orders.generation_id, orders.replaces, orders.held, orders.continues) == (
+    assert (orders.generation_id, orders.replaces, orders.unpublished, orders.continues) == (
         3,
         *[True] * 3,
     )
-    assert (orders.primary_key, orders.rows_of) == ((("id",), ("region",)), 7)
+    assert (orders.primary_key, orders.data_seq) == ((("id",), ("region",)), 7)
     assert (len(orders.files), users.full_refresh) == (files, True)
     state = envelope.connection_state
     assert bytes(state.shared or b"") == b'{"lsn": 1.10e400}'

@@ -57,7 +57,7 @@ def exists(lake: Lake) -> bool:
     return bool(lake.destination.known_columns(("c", "a")).names)
 
 
-def held(lake: Lake) -> list[Any]:
+def unpublished(lake: Lake) -> list[Any]:
     """What there is of held rows: a table of them, or files that were never the table's."""
     if isinstance(lake, Warehouse):
         found = lake.ask("SELECT relname FROM pg_class WHERE relname LIKE '\\_atlas\\_held%'")

@@ -26,9 +26,9 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.reconcile import Remembered
+from atlas_dagster.sync.reconcile import LoggedState
 from atlas_dagster.sync.session import SyncSession
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
@@ -160,10 +160,12 @@ class MemoryStore:
     def find(self, table: TablePath, seq: int) -> Envelope | None:
         return None
 
-    def remembered(
+    def last_logged(
         self, tables: Mapping[StreamDescriptor, TablePath], committed: Any
-    ) -> Mapping[StreamDescriptor, Remembered]:
-        return {name: Remembered(self.envelopes.get(name), self.wiped.get(name)) for name in tables}
+    ) -> Mapping[StreamDescriptor, LoggedState]:
+        return {
+            name: LoggedState(self.envelopes.get(name), self.wiped.get(name)) for name in tables
+        }
 
 
 @dataclass
@@ -412,10 +414,10 @@ def upkeep(
     *streams: ConfiguredStream,
     run: str = "upkeep",
     root: str = "",
-    as_if: Collection[Envelope] | None = None,
-) -> Upkeep:
+    assume: Collection[Envelope] | None = None,
+) -> StateEditor:
     """What a user does about the state of ``streams``."""
-    return Upkeep(
+    return StateEditor(
         "c",
         streams,
         tables={stream.descriptor: path(stream.descriptor) for stream in streams},
@@ -423,7 +425,7 @@ def upkeep(
         store=lake.store,
         run_id=run,
         root_run_id=root or run,
-        as_if=as_if,
+        assume=assume,
     )
 
 

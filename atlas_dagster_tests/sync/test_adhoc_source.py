@@ -224,7 +224,7 @@ def page(source: AdHocSource, before: ConnectionState | None = None, **options: 
 def test_a_page_is_all_there_is(use: Any) -> None:
     source = use(Scripted(records("users", [1, 2]), state("users", {"at": 2}), status("users")))
     found = page(source)
-    assert (ids(found), found.repeats, found.is_complete) == ([1, 2], 0, True)
+    assert (ids(found), found.overlap, found.is_complete) == ([1, 2], 0, True)
     assert json.loads(found.state.to_file())[0]["stream"]["stream_state"] == {"at": 2}
 
 
@@ -243,14 +243,14 @@ def test_a_page_ends_where_a_state_covers_it(use: Any) -> None:
     ]
     source = use(Scripted(*output))
     found = page(source, limit=3)
-    assert (ids(found), found.repeats, found.is_complete) == ([1, 2], 0, False)
+    assert (ids(found), found.overlap, found.is_complete) == ([1, 2], 0, False)
     source = use(Scripted(*output[2:]))
     assert ids(page(source, found.state, limit=3)) == [3, 4]
 
 
 def test_a_source_that_says_no_state_in_time_repeats_itself(use: Any) -> None:
     found = page(use(Scripted(records("users", range(9)), state("users", {"at": 9}))), limit=4)
-    assert (ids(found), found.repeats, found.is_complete) == ([0, 1, 2, 3], 4, False)
+    assert (ids(found), found.overlap, found.is_complete) == ([0, 1, 2, 3], 4, False)
     assert not found.state
 
 

@@ -7,7 +7,13 @@ import pytest
 
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.source.catalog_diff import Change, SchemaPolicy, compare, held_back, merged
+from atlas_dagster.source.catalog_diff import (
+    CatalogChange,
+    SchemaPolicy,
+    compare,
+    held_back,
+    merged,
+)
 from atlas_dagster.source.connection import Connection
 
 TEXT, NUMBER, TIME = (
@@ -168,12 +174,12 @@ def test_the_same_name_in_two_namespaces() -> None:
 
 # What is taken
 
-FIELD = Change(StreamDescriptor("s"), "added", "f")
-BREAKING = Change(StreamDescriptor("s"), "removed", "id", breaking=True)
-OTHER_FIELD = Change(StreamDescriptor("t"), "retyped", "f")
-NEW = Change(StreamDescriptor("new"), "added")
-GONE = Change(StreamDescriptor("old"), "removed")
-DECLARED = Change(StreamDescriptor("mine"), "removed", declared=True)
+FIELD = CatalogChange(StreamDescriptor("s"), "added", "f")
+BREAKING = CatalogChange(StreamDescriptor("s"), "removed", "id", breaking=True)
+OTHER_FIELD = CatalogChange(StreamDescriptor("t"), "retyped", "f")
+NEW = CatalogChange(StreamDescriptor("new"), "added")
+GONE = CatalogChange(StreamDescriptor("old"), "removed")
+DECLARED = CatalogChange(StreamDescriptor("mine"), "removed", declared=True)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +191,7 @@ DECLARED = Change(StreamDescriptor("mine"), "removed", declared=True)
         (None, [DECLARED]),
     ],
 )
-def test_what_a_policy_holds_back(policy: SchemaPolicy | None, kept: list[Change]) -> None:
+def test_what_a_policy_holds_back(policy: SchemaPolicy | None, kept: list[CatalogChange]) -> None:
     assert held_back([FIELD, OTHER_FIELD, NEW, GONE, DECLARED], policy) == kept
 
 

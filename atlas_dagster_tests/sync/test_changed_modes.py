@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.errors import BreakingChangeError
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
@@ -70,7 +70,7 @@ def test_what_someone_else_changed_and_is_accepted_was_still_read_in_full(delta_
     load(delta_lake, snapshots, 1, 2, at=DONE)
     delta_lake.table("a").delete("id = 1")
     name = snapshots.descriptor
-    Upkeep(
+    StateEditor(
         "c",
         [snapshots],
         tables={name: path(name)},

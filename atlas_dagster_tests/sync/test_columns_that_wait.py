@@ -7,7 +7,7 @@ import pytest
 from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.scripted import EAGER, Lake, incremental, line, path, state, status
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
@@ -30,14 +30,14 @@ def die_before_the_merge(lake: Lake, stream: ConfiguredStream, *rows: bytes) -> 
         raise Crash
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DedupWriter, "finish", die)
+        patch.setattr(DedupWriter, "merge_committed", die)
         with pytest.raises(Crash):
             lake.sync([stream], *rows, state("a", {"at": 1}), status("a"))
 
 
-def upkeep(lake: Lake, stream: ConfiguredStream) -> Upkeep:
+def upkeep(lake: Lake, stream: ConfiguredStream) -> StateEditor:
     name = stream.descriptor
-    return Upkeep(
+    return StateEditor(
         "c", [stream], tables={name: path(name)}, destination=lake.destination, store=lake.store
     )
 

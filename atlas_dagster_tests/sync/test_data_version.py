@@ -90,4 +90,4 @@ def test_a_user_who_empties_a_table_makes_a_new_version(lake: Lake) -> None:
     word = StreamCommit(commit.stream, commit.table, commit.generation_id, replaces=False)
     cleared = Envelope(envelope.seq + 1, 1, "c", (word,), envelope.state, 0.0, action="clear")
 
-    assert str(cleared.rows_of(commit.stream)) != first.finished["a"].data_version
+    assert str(cleared.data_seq(commit.stream)) != first.finished["a"].data_version

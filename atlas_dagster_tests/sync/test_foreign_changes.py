@@ -9,7 +9,7 @@ from pyarrow import table
 
 from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.scripted import (
     Lake,
     full_refresh,
@@ -31,8 +31,8 @@ def load(lake: Lake, stream: ConfiguredStream, *ids: int) -> AtlasError | None:
     return done.failure
 
 
-def upkeep(lake: Lake, stream: ConfiguredStream) -> Upkeep:
-    return Upkeep(
+def upkeep(lake: Lake, stream: ConfiguredStream) -> StateEditor:
+    return StateEditor(
         "c", [stream], tables={NAME: path(NAME)}, destination=lake.destination, store=lake.store
     )
 

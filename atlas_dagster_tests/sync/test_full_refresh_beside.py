@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.scripted import (
     EAGER,
     Lake,
@@ -23,7 +23,7 @@ SNAPSHOT = {"a": {"n": 1}, "b": {"n": 1}}
 
 
 def refresh(lake: Lake, *streams: Any) -> None:
-    Upkeep(
+    StateEditor(
         "c",
         streams,
         tables={each.descriptor: path(each.descriptor) for each in streams},

@@ -17,9 +17,9 @@ from atlas_dagster_tests.sync.holding import (
     end,
     exists,
     generation,
-    held,
     pieces,
     sent,
+    unpublished,
 )
 from atlas_dagster_tests.sync.scripted import (
     EAGER,
@@ -62,7 +62,7 @@ def test_a_full_refresh_goes_on_when_its_run_is_tried_again(lake: Lake, mode: st
     (newest, _) = generation(done)
     generations = {row[0] for row in lake.rows("a", columns="_airbyte_generation_id")}
     assert generations == ({newest} if mode == "overwrite" else {newest - 1, newest})
-    assert held(lake) == []
+    assert unpublished(lake) == []
     after = end(lake, stream, 8)
     assert (sent(after), generation(after)[0]) == (None, newest + 1)
 
@@ -94,7 +94,7 @@ def test_a_new_run_begins_a_full_refresh_anew(lake: Lake, mode: str, old: list[i
 
     assert sent(done) is None
     assert lake.ids("a") == ([7] if mode == "overwrite" else [*old, 7])
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @MODES
@@ -105,7 +105,7 @@ def test_what_was_held_goes_where_a_new_run_needs_no_checkpoint(lake: Lake, mode
     done = lake.sync([stream], records("a", [4]), status("a"), root="another")
     assert done.failure is None
     assert lake.ids("a") == ([4] if mode == "overwrite" else [1, 4])
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @MODES
@@ -174,7 +174,7 @@ def test_rows_that_no_state_covers_come_again(lake: Lake) -> None:
 def test_what_a_dying_source_had_covered_is_held_though_it_was_not_due(lake: Lake) -> None:
     stream = resumable("a")
     failed = lake.sync([stream], pieces(1, 2), records("a", [3]), 1)
-    assert [c.envelope.streams[0].held for c in failed.checkpoints] == [True]
+    assert [c.envelope.streams[0].unpublished for c in failed.checkpoints] == [True]
     assert sent(end(lake, stream, 3)) == {"at": 2}
     assert lake.ids("a") == [1, 2, 3]
 
@@ -241,7 +241,7 @@ def test_any_sync_goes_on_with_a_refresh(lake: Lake, stream: ConfiguredStream) -
     done = end(lake, stream, 5, root="three")
     assert sent(done) == {"at": 4}
     assert lake.ids("a") == [3, 4, 5]
-    assert held(lake) == []
+    assert unpublished(lake) == []
     assert sent(end(lake, stream, 6, root="four")) == {"at": 5}
     assert lake.ids("a") == [3, 4, 5, 6]
 

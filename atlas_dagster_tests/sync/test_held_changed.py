@@ -19,8 +19,8 @@ from atlas_dagster_tests.sync.holding import (
     begin,
     end,
     generation,
-    held,
     sent,
+    unpublished,
 )
 from atlas_dagster_tests.sync.scripted import (
     Lake,
@@ -44,7 +44,7 @@ def test_a_refresh_in_the_middle_of_a_refresh_begins_anew(
     begin(lake, stream, 2)
     assert not upkeep(lake, stream, root="one").refresh([NAME], keep_rows=False)
     assert upkeep(lake, stream, root="two").refresh([NAME], keep_rows=False)
-    assert held(lake) == []
+    assert unpublished(lake) == []
     assert lake.ids("a") == [1]
     done = end(lake, stream, 3)
     assert (sent(done), generation(done)) == (None, (2, 2))
@@ -62,7 +62,7 @@ def test_a_reset_in_the_middle_of_a_refresh_begins_it_anew(
     done = end(lake, stream, 3)
     assert (sent(done), generation(done)) == (None, (1, 1))
     assert lake.ids("a") == [3]
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @KINDS
@@ -71,7 +71,7 @@ def test_a_clear_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream
     upkeep(lake, stream).refresh([NAME], keep_rows=False)
     begin(lake, stream, 2)
     upkeep(lake, stream).clear([NAME])
-    assert (lake.ids("a"), held(lake)) == ([], [])
+    assert (lake.ids("a"), unpublished(lake)) == ([], [])
     assert sent(end(lake, stream, 3)) is None
     assert lake.ids("a") == [3]
 
@@ -83,7 +83,7 @@ def test_a_state_that_is_set_ends_a_refresh(lake: Lake, stream: ConfiguredStream
     upkeep(lake, stream).refresh([NAME], keep_rows=False)
     begin(lake, stream, 2)
     upkeep(lake, stream, root="another").set_stream(NAME, Raw(b'{"at": 7}'))
-    assert held(lake) == []
+    assert unpublished(lake) == []
     done = end(lake, stream, 8)
     assert (sent(done), generation(done)) == ({"at": 7}, (1, 0))
     assert lake.ids("a") == [1, 8]
@@ -132,12 +132,12 @@ def test_a_full_refresh_is_refreshed_or_reset(lake: Lake, mode: str) -> None:
     end(lake, stream, 1)
     begin(lake, stream, 2)
     upkeep(lake, stream).reset([NAME])
-    assert held(lake) == []
+    assert unpublished(lake) == []
     assert sent(end(lake, stream, 3)) is None
     assert lake.ids("a") == ([3] if mode == "overwrite" else [1, 3])
     begin(lake, stream, 4, root="x")
     upkeep(lake, stream).refresh([NAME], keep_rows=False)
-    assert held(lake) == []
+    assert unpublished(lake) == []
     begin(lake, stream, 5, root="x")
     assert sent(end(lake, stream, 6, root="x")) == {"at": 5}
     assert lake.ids("a") == [5, 6]
@@ -156,9 +156,9 @@ def test_the_state_shown_is_the_one_held(lake: Lake) -> None:
     end(lake, A, 1)
     upkeep(lake, A).refresh([NAME], keep_rows=False)
     begin(lake, A, 2)
-    standing = upkeep(lake, A).standing
-    assert json.loads(standing.state.to_file())[0]["stream"]["stream_state"] == {"at": 2}
-    assert standing.resumptions[NAME].held
+    resume_points = upkeep(lake, A).resume_points
+    assert json.loads(resume_points.state.to_file())[0]["stream"]["stream_state"] == {"at": 2}
+    assert resume_points.resumptions[NAME].unpublished
 
 
 # Other modes, other columns, other hands
@@ -171,7 +171,7 @@ def test_a_full_refresh_becomes_incremental_in_its_middle(lake: Lake) -> None:
     done = end(lake, A, 3)
     assert sent(done) is None
     assert lake.ids("a") == [1, 3]
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 def test_a_refresh_becomes_a_full_refresh_in_its_middle(lake: Lake) -> None:
@@ -228,7 +228,7 @@ def test_another_column_in_the_middle(lake: Lake, mode: str, column: Any) -> Non
     ]
     assert generation(done)[0] == generation(first)[0] + 1
     assert lake.ids("a") == ([3] if mode == "overwrite" else [1, 3])
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @MODES
@@ -239,11 +239,11 @@ def test_held_rows_that_someone_deleted(lake: Lake, mode: str) -> None:
     if isinstance(lake, Warehouse):
         lake.do('DROP TABLE c."_atlas_held_a"')
     else:
-        held(lake)[0].unlink()
+        unpublished(lake)[0].unlink()
     done = end(lake, stream, 2, 3, 4)
     assert sent(done) is None
     assert lake.ids("a") == ([2, 3, 4] if mode == "overwrite" else [1, 2, 3, 4])
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @KINDS
@@ -256,7 +256,7 @@ def test_a_wipe_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream)
     done = end(lake, stream, 3)
     assert sent(done) is None
     assert lake.ids("a") == [3]
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @MODES
@@ -269,7 +269,7 @@ def test_the_table_is_dropped_in_the_middle(lake: Lake, mode: str) -> None:
     # In Postgres what is held is not in the table's own folder.
     assert sent(done) == ({"at": 2} if isinstance(lake, Warehouse) else None)
     assert lake.ids("a") in ([2, 3], [2, 2, 3])
-    assert held(lake) == []
+    assert unpublished(lake) == []
 
 
 @MODES
@@ -279,7 +279,7 @@ def test_the_event_log_is_lost_in_the_middle(lake: Lake, mode: str) -> None:
     begin(lake, stream, 2)
     lake.store.envelopes.clear()
     done = end(lake, stream, 3)
-    assert done.plan.streams[0].resumption.unrecorded
+    assert done.plan.streams[0].resume_point.unrecorded
     assert sent(done) == {"at": 2}
     assert lake.ids("a") == ([2, 3] if mode == "overwrite" else [1, 2, 3])
 

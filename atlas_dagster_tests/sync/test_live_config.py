@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import MASK, Masker
 from atlas_dagster.errors import BrokenError, ConnectorFailedError
 from atlas_dagster.runners.base import ConnectorCommand
@@ -58,7 +58,7 @@ class Called:
         self.log: list[str] = []
         self.runner = FakeRunner(lambda _: output)
         masker = Masker(["declared-token"])
-        config = LiveConfig(
+        config = RenewableConfig(
             declared,
             schema=SCHEMA,
             masker=masker,
@@ -161,19 +161,19 @@ def test_a_stored_renewal_that_cannot_be_read_is_said(tmp_path: Path) -> None:
         Called(tmp_path)
 
 
-def _hold(folder: Path, held: Any, release: Any) -> None:
+def _hold(folder: Path, unpublished: Any, release: Any) -> None:
     with FileConfigStore(folder).lock("shop", lambda _: None):
-        held.set()
+        unpublished.set()
         release.wait(30)
 
 
 def test_one_connection_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, held, release))
+    unpublished, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, unpublished, release))
     other.start()
     try:
-        assert held.wait(30)
+        assert unpublished.wait(30)
         said: list[str] = []
 
         def explain(text: str) -> None:
@@ -192,10 +192,10 @@ def test_one_connection_is_used_by_one_process_at_a_time(tmp_path: Path) -> None
 
 def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, held, release))
+    unpublished, release = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, unpublished, release))
     other.start()
-    assert held.wait(30)
+    assert unpublished.wait(30)
     other.kill()
     other.join(30)
     said: list[str] = []

@@ -6,7 +6,7 @@ from typing import Any
 import docker
 import pytest
 
-from atlas_dagster.config.live_config import FileConfigStore, LiveConfig
+from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import CheckFailedError
 from atlas_dagster.runners.base import EnginePlace, Runner
@@ -119,7 +119,7 @@ def test_a_check_that_fails(docker_client: docker.DockerClient, tmp_path: Path) 
         connector = Connector(
             runner,
             name="source-standin",
-            config=LiveConfig(
+            config=RenewableConfig(
                 {"fail_check": True, **config},
                 schema={},
                 masker=masker,

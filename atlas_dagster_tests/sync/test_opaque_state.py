@@ -45,7 +45,7 @@ def test_it_comes_back_as_it_was(lake: Lake, kind: str, keeps: str) -> None:
     elif keeps == "beside the tables":
         lake.store.envelopes.clear()
     else:
-        shown = upkeep(lake, A).standing.state.to_file()
+        shown = upkeep(lake, A).resume_points.state.to_file()
         upkeep(lake, A).set(ConnectionState.from_file(Raw(shown)))
     done = lake.sync([A], status("a"))
     sent = done.runner.commands[-1].files["state"]

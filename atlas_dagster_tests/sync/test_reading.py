@@ -12,7 +12,7 @@ from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.reading import reader as module
-from atlas_dagster.reading.reader import Reading
+from atlas_dagster.reading.reader import StreamReader
 from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
@@ -35,17 +35,17 @@ def reading(
     *output: bytes | int | ExitStatus,
     streams: Sequence[ConfiguredStream] = (incremental("users"),),
     **options: Any,
-) -> tuple[Reading, FakeRunner]:
+) -> tuple[StreamReader, FakeRunner]:
     runner = FakeRunner(lambda _: output)
     connector = Connector(runner, name="source-x", log=lambda *_: None)
-    return Reading(connector, list(streams), **options), runner
+    return StreamReader(connector, list(streams), **options), runner
 
 
-def ids(it: Reading) -> list[int]:
+def ids(it: StreamReader) -> list[int]:
     return [id for _, batch in it.batches() for id in batch["id"].to_pylist()]
 
 
-def said(it: Reading) -> Any:
+def said(it: StreamReader) -> Any:
     return {str(name): json.loads(bytes(blob)) for name, blob in it.state.streams.items()}
 
 
@@ -90,7 +90,7 @@ def test_a_batch_ends_where_a_state_covers_it() -> None:
     batches = it.batches()
     _, first = next(batches)
     assert (first["id"].to_pylist(), said(it)) == ([1, 2], {"users": {"id": 2}})
-    assert it.uncovered == 0
+    assert it.rows_since_state == 0
     _, second = next(batches)
     assert (second["id"].to_pylist(), said(it)) == ([3, 4], {"users": {"id": 4}})
     batches.close()  # type: ignore[attr-defined]
@@ -109,9 +109,9 @@ def test_rows_do_not_wait_for_a_state_for_ever() -> None:
     batches = it.batches()
     _, first = next(batches)
     assert first["id"].to_pylist() == [1, 2, 3, 4]
-    assert (said(it), it.uncovered) == ({"users": {"id": 1}}, 3)
+    assert (said(it), it.rows_since_state) == ({"users": {"id": 1}}, 3)
     assert [batch["id"].to_pylist() for _, batch in batches] == [[5, 6]]
-    assert (said(it), it.uncovered) == ({"users": {"id": 6}}, 0)
+    assert (said(it), it.rows_since_state) == ({"users": {"id": 6}}, 0)
 
 
 def test_few_rows_are_handed_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_the_state_right_after_the_last_record_belongs_to_it() -> None:
         limit=2,
     )
     assert ids(it) == [1, 2]
-    assert (said(it), it.uncovered) == ({"users": {"id": 2}}, 0)
+    assert (said(it), it.rows_since_state) == ({"users": {"id": 2}}, 0)
     assert not it.is_complete
     assert runner.closed == 1
 
@@ -139,7 +139,7 @@ def test_a_state_that_does_not_come_is_not_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "_LAST_STATE_SECONDS", 0.0)
     it, _ = reading(records("users", [1, 2]), error("never reached"), 1, limit=2)
     assert ids(it) == [1, 2]
-    assert (said(it), it.uncovered) == ({}, 2)
+    assert (said(it), it.rows_since_state) == ({}, 2)
 
 
 def test_a_limit_stops_the_connector_and_the_state() -> None:

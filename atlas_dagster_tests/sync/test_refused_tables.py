@@ -29,12 +29,12 @@ def output(name: str, *ids: int) -> bytes:
 
 
 def take(lake: Lake, way_out: str, *streams: ConfiguredStream) -> None:
-    desk = upkeep(lake, *streams)
-    names = list(desk.standing.committed)
+    open_state_admin = upkeep(lake, *streams)
+    names = list(open_state_admin.resume_points.committed)
     if way_out == "clear":
-        desk.clear(names)
+        open_state_admin.clear(names)
     else:
-        desk.refresh(names, keep_rows=way_out == "refresh, rows kept")
+        open_state_admin.refresh(names, keep_rows=way_out == "refresh, rows kept")
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -101,7 +101,7 @@ def interrupted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
 
     lake.sync([MERGED], output("a", 1))
     with monkeypatch.context() as patch:
-        patch.setattr(DedupWriter, "finish", die)
+        patch.setattr(DedupWriter, "merge_committed", die)
         with pytest.raises(Crash):
             lake.sync([MERGED], output("a", 2))
     assert lake.ids("a") == [1]
@@ -160,13 +160,13 @@ def test_a_commit_that_nobody_remembers(lake: Lake, way_out: str, stream: Config
 
 
 @pytest.mark.parametrize("remembered", [True, False])
-def test_an_envelope_that_is_damaged_is_as_good_as_gone(lake: Lake, remembered: bool) -> None:
+def test_an_envelope_that_is_damaged_is_as_good_as_gone(lake: Lake, last_logged: bool) -> None:
     lake.sync([A, B], output("a", 1) + output("b", 1))
     lake.damage_envelopes("a")
-    if not remembered:
+    if not last_logged:
         lake.store = MemoryStore()
-    done = lake.sync([A, B], (output("a", 2) if remembered else b"") + output("b", 2))
-    if remembered:
+    done = lake.sync([A, B], (output("a", 2) if last_logged else b"") + output("b", 2))
+    if last_logged:
         assert done.failure is None
     else:
         assert "which neither Dagster's event log nor" in str(done.failure)

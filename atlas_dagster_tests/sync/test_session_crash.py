@@ -135,8 +135,8 @@ def test_anywhere_in_a_commit(
         assert (lake.ids("a") if exists else []) in (before, complete)
     done = resume(lake, stream, 5)
     # A full refresh that was complete is not read again by the same run.
-    assert lake.ids("a") == (complete if done.plan.streams[0].done else [*complete, 4, 5])
-    assert call > 3 or not done.plan.streams[0].done
+    assert lake.ids("a") == (complete if done.plan.streams[0].already_read else [*complete, 4, 5])
+    assert call > 3 or not done.plan.streams[0].already_read
 
 
 @pytest.mark.parametrize("step", ["_merge", "_write_anew", "clear"])
@@ -156,7 +156,7 @@ def test_within_a_merge(
     assert lake.ids("a") == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("step", ["add", "hand_over"])
+@pytest.mark.parametrize("step", ["add", "take_files"])
 def test_a_full_disk_is_named_and_nothing_is_lost(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -240,12 +240,12 @@ def test_between_two_tables_of_a_refresh(
     streams = [incremental(A, mode), incremental(B, mode)]
     lake.sync(streams, records(A, [0]) + records(B, [0]), global_state({"lsn": 0}, {}), BOTH)
     upkeep(lake, *streams).refresh([s.descriptor for s in streams], keep_rows=False)
-    held = records(A, [1]) + records(B, rows) + global_state({"lsn": 1}, {})
-    held += records(A, [2]) + global_state({"lsn": 2}, {})
+    unpublished = records(A, [1]) + records(B, rows) + global_state({"lsn": 1}, {})
+    unpublished += records(A, [2]) + global_state({"lsn": 2}, {})
     with monkeypatch.context() as patch:
         crash(patch, DeltaWriter, "commit", after=True, call=call)
         with pytest.raises(Crash):
-            lake.sync(streams, held, records(A, [3]), BOTH, **EAGER)
+            lake.sync(streams, unpublished, records(A, [3]), BOTH, **EAGER)
     done = lake.sync(streams, records(A, [9]), global_state({"lsn": 9}, {}), BOTH)
     assert done.failure is None
     sent = done.file("state")[0]["global"]["shared_state"]

@@ -163,7 +163,7 @@ def disturbed(
     streams = [of_mode(name, mode) for name in names]
     wanted = WANTED[names, mode]
     with closing(Warehouse(server)) as first:
-        if held := mode not in ("append", "append_dedup"):
+        if unpublished := mode not in ("append", "append_dedup"):
             old = b"".join(record(name, 0) for name in names)
             blob = global_state({"at": 0}, {}) if len(names) > 1 else state("a", {"at": 0})
             first.sync(streams, old, blob, *map(status, names))
@@ -175,7 +175,7 @@ def disturbed(
                 sync(first, streams)
         except Crash:
             with closing(Warehouse.again(first, server)) as second:
-                if held:
+                if unpublished:
                     for name, *allowed in zip(names, before, wanted, strict=True):
                         assert second.rows(name) in allowed, f"died at {killer.died_at}"
                 sync(second, streams)

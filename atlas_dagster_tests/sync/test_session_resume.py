@@ -63,7 +63,7 @@ def test_a_lost_memory_is_found_in_the_lake(lake: Lake) -> None:
     lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
     lake.store.envelopes.clear()
     done = lake.sync([A], records("a", [2]) + state("a", {"at": 2}), status("a"))
-    assert done.plan.streams[0].resumption.unrecorded
+    assert done.plan.streams[0].resume_point.unrecorded
     assert done.file("state")[0]["stream"]["stream_state"] == {"at": 1}
     assert lake.ids("a") == [1, 2]
 
@@ -75,7 +75,7 @@ def test_a_subset_does_not_forget_the_others(lake: Lake) -> None:
     done = lake.sync([A, B], records("a", [2]) + state("a", {"at": 2}), status("a"), selected=["a"])
     assert [s["stream"]["name"] for s in done.file("catalog")["streams"]] == ["a"]
     done = lake.sync([A, B], status("a"), status("b"))
-    assert done.plan.streams[1].resumption.unrecorded
+    assert done.plan.streams[1].resume_point.unrecorded
     assert [s["stream"]["stream_state"] for s in done.file("state")] == [{"at": 2}, {"at": 1}]
 
 

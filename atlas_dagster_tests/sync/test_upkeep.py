@@ -119,7 +119,7 @@ def test_a_refresh_is_found_where_no_event_was_written(lake: Lake) -> None:
     upkeep(lake, A).refresh([NAME], keep_rows=False)
     lake.store.envelopes.clear()
     done = load(lake, A, 7)
-    (unrecorded,) = [s.resumption.unrecorded for s in done.plan.streams]
+    (unrecorded,) = [s.resume_point.unrecorded for s in done.plan.streams]
     assert unrecorded is not None
     assert unrecorded.action == "refresh"
     assert lake.ids("a") == [7]
@@ -198,7 +198,7 @@ def test_clear_takes_the_changes_that_wait(
 
     load(delta_lake, MERGED, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(DedupWriter, "finish", die)
+        patch.setattr(DedupWriter, "merge_committed", die)
         with pytest.raises(Crash):
             load(delta_lake, MERGED, 2)
     upkeep(delta_lake, MERGED).clear([NAME])
@@ -217,7 +217,7 @@ def test_clear_of_a_dedup_table_survives_a_death_in_its_middle(
 
     load(delta_lake, MERGED, 1, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(DedupWriter, "finish", die)
+        patch.setattr(DedupWriter, "merge_committed", die)
         with pytest.raises(Crash):
             upkeep(delta_lake, MERGED).clear([NAME])
     done = load(delta_lake, MERGED, 3)
@@ -301,12 +301,12 @@ def test_a_run_that_is_tried_again_goes_on_from_where_it_is_not_from_the_state_i
 def test_what_is_pretended_changes_nothing(lake: Lake, stream: ConfiguredStream) -> None:
     load(lake, stream, 1, 2)
     before = lake.versions(), lake.rows("a"), lake.prepare([stream])[1].plan.state
-    pretending = upkeep(lake, stream, as_if=())
+    pretending = upkeep(lake, stream, assume=())
     (asked,) = pretending.refresh([NAME], keep_rows=False)
     (given,) = pretending.set_stream(NAME, Raw(b'{"at": 1}'))
 
     assert (lake.versions(), lake.rows("a"), lake.prepare([stream])[1].plan.state) == before
-    afresh, continued = (lake.plan([stream], as_if=[each]) for each in (asked, given))
+    afresh, continued = (lake.plan([stream], assume=[each]) for each in (asked, given))
     assert (afresh.state.streams, afresh.streams[0].table.replaces) == ({}, True)
     assert bytes(continued.state.streams[NAME]) == b'{"at": 1}'
 

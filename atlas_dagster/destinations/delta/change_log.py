@@ -65,12 +65,12 @@ class StreamTables:
         """
         if envelope.action != "sync":
             self._mark(envelope, part, schema)
-        elif part.held or (part.primary_key and (part.files or self.exists)):
+        elif part.unpublished or (part.primary_key and (part.files or self.exists)):
             # The log alone would not tell of a commit that only the real table has taken.
-            self.main.refuse_others()
-            self._put_aside(envelope, part, schema)
+            self.main.check_fence()
+            self._append_unpublished(envelope, part, schema)
         else:
-            self._show(envelope, part, schema)
+            self._publish(envelope, part, schema)
 
     def _mark(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
         """Take a commit without rows in both tables, so that a sync which is running is refused.
@@ -79,14 +79,16 @@ class StreamTables:
         """
         main = self.main
         shown = main.exists or not self.changes.exists
-        main.refuse_others()
-        self._put_aside(envelope, part, schema)
+        main.check_fence()
+        self._append_unpublished(envelope, part, schema)
         if shown:
-            empties = part.replaces and not part.held
+            empties = part.replaces and not part.unpublished
             columns = schema if empties else main.arrow_schema or schema
             main.add((), envelope, columns, replaces=empties)
 
-    def _put_aside(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
+    def _append_unpublished(
+        self, envelope: Envelope, part: StreamCommit, schema: pa.Schema
+    ) -> None:
         """List the files of ``part`` in the log, and no longer those that it does not continue."""
         dropped = [] if part.continues else self.changes.file_names
         if part.continues:
@@ -94,9 +96,9 @@ class StreamTables:
         self.changes.add(part.files, envelope, schema, replaces=not part.continues)
         self._delete({*dropped}.difference(self.main.file_names if dropped else ()))
 
-    def _show(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
+    def _publish(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
         """Make the files of ``part`` files of the table, and those that it continues."""
-        self.changes.refuse_others()
+        self.changes.check_fence()
         waiting: list[StagedFile] = []
         if part.continues:
             waiting = self.changes.files
@@ -121,7 +123,7 @@ class StreamTables:
             self.open_file(name).delete()
 
 
-def changes_path(bookkeeping: str, table: TablePath) -> TablePath:
+def changes_path(commit_tables: str, table: TablePath) -> TablePath:
     """Where the changes of a table wait."""
     connection, *rest = table
-    return (bookkeeping, connection, "changes", *rest)
+    return (commit_tables, connection, "changes", *rest)

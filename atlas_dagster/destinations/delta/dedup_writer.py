@@ -35,9 +35,9 @@ class DedupWriter(DeltaWriter):
         super().commit(envelope)
         self._last = envelope
 
-    def finish(self) -> None:
+    def merge_committed(self) -> None:
         last = self._last
-        if last and self.tables.is_behind and not last.commit_to(self.spec.path).held:
+        if last and self.tables.is_behind and not last.commit_to(self.spec.path).unpublished:
             with explained(self.tables.main.uri):
                 self._catch_up(last)
 
@@ -65,7 +65,7 @@ class DedupWriter(DeltaWriter):
         if main.exists and not replaces:
             # Others may have compacted the table since it was opened; no sync may have written.
             main.reload(main.seq)
-            main.refuse_unless_plain(replaces=False, removes=True)
+            main.require_plain_table(replaces=False, removes=True)
             main.widen(schema)
             schema = main.arrow_schema
             assert schema is not None
@@ -115,7 +115,7 @@ class DedupWriter(DeltaWriter):
                 for batch in file.batches(schema) if stays.any() else ():
                     stage.write(batch.filter(pa.array(stays[row : row + batch.num_rows])))
                     row += batch.num_rows
-            return stage.hand_over()
+            return stage.take_files()
         except BaseException:
             stage.discard()
             raise

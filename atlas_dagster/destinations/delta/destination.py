@@ -29,7 +29,7 @@ from atlas_dagster.destinations.delta.change_log import StreamTables, changes_pa
 from atlas_dagster.destinations.delta.data_file import DataFile
 from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.destinations.delta.filesystem import Store, explained, unusable
-from atlas_dagster.destinations.delta.history import foreign_change
+from atlas_dagster.destinations.delta.history import external_change
 from atlas_dagster.destinations.delta.maintenance import maintain
 from atlas_dagster.destinations.delta.newest_rows import newest_rows
 from atlas_dagster.destinations.delta.parquet_stage import ParquetStage, Waiting
@@ -42,7 +42,7 @@ from atlas_dagster.records.columns import TableColumns
 from atlas_dagster.records.types import SOURCE_NAME_KEY, TYPE_KEY
 
 #: Folder of the lake that holds Atlas's own bookkeeping; Delta readers never look into it.
-BOOKKEEPING = "_atlas"
+ATLAS_FOLDER = "_atlas"
 
 
 class DeltaDestination(Destination, StoresTables, Maintainable):
@@ -76,7 +76,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
 
     def store(self, table: TablePath, rows: pa.RecordBatchReader) -> TableInfo:
         uri = self.table_uri(table)
-        if table[0] == BOOKKEEPING or LakeTable(uri, connection=table[0]).seq:
+        if table[0] == ATLAS_FOLDER or LakeTable(uri, connection=table[0]).seq:
             raise ConfigError(f"{uri} is written by Atlas; give the asset another key.")
         try:
             write_deltalake(uri, rows, mode="overwrite", schema_mode="overwrite")
@@ -90,7 +90,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         with explained(tables.main.uri):
             return tables.seq or None if tables.exists else None
 
-    def foreign_change(self, connection: str, table: TablePath) -> str | None:
+    def external_change(self, connection: str, table: TablePath) -> str | None:
         tables = self._planned.get(table) or self._tables(connection, table)
         if tables.main.exists and not tables.seq:
             raise DestinationError(
@@ -98,25 +98,25 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
                 f"'{connection}': move or delete it, and the stream is read from the beginning."
             )
         with explained(tables.main.uri):
-            return foreign_change(tables.main, self._store.filesystem, self._store.path(*table))
+            return external_change(tables.main, self._store.filesystem, self._store.path(*table))
 
-    def claim(self, connection: str, deployment: str) -> str:
+    def claim_ownership(self, connection: str, deployment: str) -> str:
         with explained(self._owner_uri(connection)):
-            return delta_owner.claim(self._owner_uri(connection), deployment)
+            return delta_owner.claim_ownership(self._owner_uri(connection), deployment)
 
-    def adopt(self, connection: str, deployment: str) -> None:
+    def transfer_ownership(self, connection: str, deployment: str) -> None:
         with explained(self._owner_uri(connection)):
-            delta_owner.adopt(self._owner_uri(connection), deployment)
+            delta_owner.transfer_ownership(self._owner_uri(connection), deployment)
 
     def _owner_uri(self, connection: str) -> str:
-        return self.table_uri((BOOKKEEPING, connection, "owner"))
+        return self.table_uri((ATLAS_FOLDER, connection, "owner"))
 
     def known_columns(self, table: TablePath) -> TableColumns:
         planned = self._planned.get(table)
         main = planned.main if planned else LakeTable(self.table_uri(table), connection="")
         return TableColumns.of(main.arrow_schema)
 
-    def held_columns(self, connection: str, table: TablePath) -> TableColumns | None:
+    def unpublished_columns(self, connection: str, table: TablePath) -> TableColumns | None:
         tables = self._planned.get(table) or self._tables(connection, table)
         if not tables.is_behind:
             return None
@@ -130,7 +130,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
     def refuse_unfit(self, connection: str, spec: TableSpec) -> None:
         main = (self._planned.get(spec.path) or self._tables(connection, spec.path)).main
         if main.exists:
-            main.refuse_unless_plain(
+            main.require_plain_table(
                 replaces=spec.replaces, removes=spec.replaces or spec.mode == "append_dedup"
             )
 
@@ -149,11 +149,13 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
 
     def prepare(self, envelope: Envelope) -> None:
         folder = self._envelope_folder(envelope.connection)
-        with explained(self.table_uri((BOOKKEEPING, envelope.connection))):
+        with explained(self.table_uri((ATLAS_FOLDER, envelope.connection))):
             self._store.make_folder(folder)
             self._store.put(f"{folder}/{envelope.seq}.json", envelope.encode())
 
-    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+    def commit_without_rows(
+        self, envelope: Envelope, since: Mapping[TablePath, int | None]
+    ) -> None:
         self.prepare(envelope)
         for commit in envelope.streams:
             if self.committed(envelope.connection, commit.table) != since[commit.table]:
@@ -228,9 +230,9 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             for field in file.metadata.schema.to_arrow_schema()
         )
 
-    def forget(self, connection: str, seqs: Collection[int]) -> None:
+    def prune_envelopes(self, connection: str, seqs: Collection[int]) -> None:
         folder = self._envelope_folder(connection)
-        with explained(self.table_uri((BOOKKEEPING, connection))):
+        with explained(self.table_uri((ATLAS_FOLDER, connection))):
             for seq in seqs:
                 with contextlib.suppress(FileNotFoundError):
                     self._store.filesystem.delete_file(f"{folder}/{seq}.json")
@@ -280,7 +282,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
     def _tables(self, connection: str, path: TablePath) -> StreamTables:
         return StreamTables(
             LakeTable(self.table_uri(path), connection),
-            LakeTable(self.table_uri(changes_path(BOOKKEEPING, path)), connection),
+            LakeTable(self.table_uri(changes_path(ATLAS_FOLDER, path)), connection),
             lambda name: self._file(path, name),
         )
 
@@ -294,7 +296,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         return DataFile(self._store.filesystem, self._store.path(*table), name)
 
     def _envelope_folder(self, connection: str) -> str:
-        return self._store.path(BOOKKEEPING, connection)
+        return self._store.path(ATLAS_FOLDER, connection)
 
     def _stored_seqs(self, connection: str) -> list[int]:
         """Newest last."""

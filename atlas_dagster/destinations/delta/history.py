@@ -42,7 +42,7 @@ class _Action(Struct, rename="camel"):
         return any(action is not None and action.data_change for action in (self.add, self.remove))
 
 
-def foreign_change(table: LakeTable, filesystem: pafs.FileSystem, folder: str) -> str | None:
+def external_change(table: LakeTable, filesystem: pafs.FileSystem, folder: str) -> str | None:
     """The newest change of rows by others, in words; None where there is none.
 
     Compaction, vacuum and changes of properties or columns change no row. A log that was cleaned up

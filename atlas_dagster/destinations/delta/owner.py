@@ -13,7 +13,7 @@ from atlas_dagster.destinations.delta.filesystem import unusable
 _SCHEMA = Schema.from_arrow(pa.schema([("deployment", pa.string())]))
 
 
-def claim(uri: str, deployment: str) -> str:
+def claim_ownership(uri: str, deployment: str) -> str:
     """Write ``deployment`` down unless there is an owner; who it is.
 
     Raises:
@@ -36,9 +36,9 @@ def claim(uri: str, deployment: str) -> str:
         return _owner(DeltaTable(uri))  # another was faster
 
 
-def adopt(uri: str, deployment: str) -> None:
+def transfer_ownership(uri: str, deployment: str) -> None:
     """Make ``deployment`` the owner, whoever was."""
-    if claim(uri, deployment) != deployment:
+    if claim_ownership(uri, deployment) != deployment:
         DeltaTable(uri).alter.set_table_name(deployment)
 
 

@@ -74,12 +74,12 @@ class ParquetStage:
             self.write_group()
 
     def close(self) -> tuple[StagedFile, ...]:
-        """Finish the open file and return all files staged since the last :meth:`hand_over`."""
+        """Finish the open file and return all files staged since the last :meth:`take_files`."""
         self.write_group()
         self._close_file()
         return tuple(self._files)
 
-    def hand_over(self) -> tuple[StagedFile, ...]:
+    def take_files(self) -> tuple[StagedFile, ...]:
         """Finish the files and let go of them: whoever takes them decides what becomes of them."""
         files = self.close()
         self._files = []
@@ -87,7 +87,7 @@ class ParquetStage:
         return files
 
     def discard(self) -> None:
-        """Delete all files staged since the last :meth:`hand_over`."""
+        """Delete all files staged since the last :meth:`take_files`."""
         self._forget_group()
         if self._writer is not None:
             # Where the disk is full it cannot be ended properly, and need not be.

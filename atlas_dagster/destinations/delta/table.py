@@ -209,7 +209,7 @@ class LakeTable:
                     settle(f"{log}/{version:020}.json")
                 settle(log)
 
-    def refuse_others(self) -> None:
+    def check_fence(self) -> None:
         """Raise :class:`DestinationError` where another sync has committed to the table."""
         if self.exists:
             self.reload(self.seq)
@@ -223,7 +223,7 @@ class LakeTable:
         self.handle.delete()
         self.reload(seq)
 
-    def refuse_unless_plain(self, *, replaces: bool, removes: bool) -> None:
+    def require_plain_table(self, *, replaces: bool, removes: bool) -> None:
         """Ask whether what others made of the table lets us write to it.
 
         ``replaces``: the commit makes the table anew. ``removes``: it takes files away.

@@ -164,9 +164,9 @@ def _key(batch: pa.RecordBatch, by: Ranking, notes: pa.RecordBatch | None) -> li
             columns[place] = pa.nulls(count, pa.string())
     odd = np.zeros(count, np.bool_)
     whole = np.ones(count, np.bool_)
-    for values, held in zip(kept, columns, strict=True):
+    for values, unpublished in zip(kept, columns, strict=True):
         odd |= _is_valid(values)
-        whole &= _is_valid(values) | _is_valid(held)
+        whole &= _is_valid(values) | _is_valid(unpublished)
     texts: list[str | None] = [None] * count
     for row in np.flatnonzero(odd & whole).tolist():
         parts = (values[row].as_py() for values in kept)

@@ -39,7 +39,7 @@ class DeltaWriter(StreamWriter):
             self.tables.tidy()
         elif self.tables.exists:
             last = self._last_commit()
-            if last is not None and not last.commit_to(self.spec.path).held:
+            if last is not None and not last.commit_to(self.spec.path).unpublished:
                 self._catch_up(last)
 
     def _last_commit(self) -> Envelope | None:
@@ -73,7 +73,7 @@ class DeltaWriter(StreamWriter):
         return self._stage.rows
 
     @property
-    def held_rows(self) -> int:  # type: ignore[override]
+    def unpublished_rows(self) -> int:  # type: ignore[override]
         return self.tables.changes.row_count if self.tables.is_behind else 0
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -86,13 +86,13 @@ class DeltaWriter(StreamWriter):
 
     def stage(self) -> tuple[StagedFile, ...]:
         with explained(self._uri):
-            return self._stage.hand_over()
+            return self._stage.take_files()
 
     def commit(self, envelope: Envelope) -> None:
         with explained(self._uri):
             self.tables.take(envelope, envelope.commit_to(self.spec.path), self.spec.schema.arrow)
 
-    def finish(self) -> None:
+    def merge_committed(self) -> None:
         """A commit that is not held has shown everything already."""
 
     def discard(self) -> None:

@@ -47,27 +47,27 @@ class TableState(Struct, frozen=True):
 
 
 class TableStates(Struct, frozen=True):
-    """The state of a table, ``main``, and of the rows ``held`` for it, seen at one time."""
+    """The state of a table, ``main``, and of the rows ``unpublished`` for it, seen at one time."""
 
     main: TableState
-    held: TableState
+    unpublished: TableState
 
     @property
     def exists(self) -> bool:
-        return self.main.exists or self.held.exists
+        return self.main.exists or self.unpublished.exists
 
     @property
     def seq(self) -> int:
         """Of the last commit; 0 before the first."""
-        return max(self.main.seq, self.held.seq)
+        return max(self.main.seq, self.unpublished.seq)
 
-    def refuse_others(self, before: "TableStates") -> None:
+    def check_fence(self, before: "TableStates") -> None:
         """Compare with what was seen ``before``.
 
         Raises:
             DestinationError: another sync has committed since then, or the table was dropped.
         """
-        if (self.main.seq, self.held.seq) != (before.main.seq, before.held.seq):
+        if (self.main.seq, self.unpublished.seq) != (before.main.seq, before.unpublished.seq):
             raise DestinationError(
                 f"{self.main.relation} was written by another sync of this connection at the same "
                 "time; this one stops. Sync again once the other has ended."
@@ -79,7 +79,7 @@ class TableStates(Struct, frozen=True):
             )
 
 
-class Bookkeeping:
+class CommitTables:
     """Reads and writes ``_atlas_state`` and ``_atlas_envelopes``."""
 
     def __init__(self, database: Database) -> None:
@@ -98,17 +98,17 @@ class Bookkeeping:
             known = TableState(schema, table_name(path, self._taken(schema))), None
         return self._checked(*known, path)
 
-    def find_held(self, path: TablePath) -> TableState:
+    def find_unpublished(self, path: TablePath) -> TableState:
         """The state of the rows held for a table, which :meth:`find` locks, too."""
         schema = schema_name(path[0])
-        known = self._known(schema, _held(path))
+        known = self._known(schema, _unpublished(path))
         if known is None:
             return TableState(schema, "")
         return self._checked(*known, path)
 
     def states(self, path: TablePath, *, lock: bool = False) -> TableStates:
-        """:meth:`find` and :meth:`find_held` together."""
-        return TableStates(self.find(path, lock=lock), self.find_held(path))
+        """:meth:`find` and :meth:`find_unpublished` together."""
+        return TableStates(self.find(path, lock=lock), self.find_unpublished(path))
 
     def register(self, path: TablePath) -> None:
         """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
@@ -119,12 +119,12 @@ class Bookkeeping:
 
     def register_held(self, path: TablePath) -> TableState:
         """Make the row for what is held of a table, where it is missing."""
-        state = self.find_held(path)
+        state = self.find_unpublished(path)
         if not state.table:
             schema, taken = state.schema, self._taken(state.schema)
             name = f"_atlas_held_{'__'.join(path[1:])}"
             state = TableState(schema, assign([name], reserved=taken)[name])
-            self._enter(_held(path), state)
+            self._enter(_unpublished(path), state)
         return state
 
     def _enter(self, key: str, state: TableState) -> None:
@@ -167,9 +167,9 @@ class Bookkeeping:
         """Note ``state`` as the table's own."""
         self._note(".".join(path), state)
 
-    def advance_held(self, path: TablePath, state: TableState) -> None:
+    def advance_unpublished(self, path: TablePath, state: TableState) -> None:
         """Note ``state`` as that of the rows held for the table."""
-        self._note(_held(path), state)
+        self._note(_unpublished(path), state)
 
     def _note(self, key: str, state: TableState) -> None:
         self._database.run(
@@ -182,23 +182,25 @@ class Bookkeeping:
             key,
         )
 
-    def mark(self, path: TablePath, seq: int) -> None:
+    def commit_without_rows(self, path: TablePath, seq: int) -> None:
         """Note a commit without rows, and let go of what is held."""
-        state, held = self.find(path), self.find_held(path)
+        state, unpublished = self.find(path), self.find_unpublished(path)
         if state.exists:
-            self.drop_held(path, held)
+            self.drop_unpublished(path, unpublished)
             self.advance(path, msgspec.structs.replace(state, seq=seq))
-        elif held.exists:
-            self._database.run(f"TRUNCATE {held.relation}")
-            self.advance_held(path, msgspec.structs.replace(held, seq=seq, row_count=0))
+        elif unpublished.exists:
+            self._database.run(f"TRUNCATE {unpublished.relation}")
+            self.advance_unpublished(
+                path, msgspec.structs.replace(unpublished, seq=seq, row_count=0)
+            )
 
-    def drop_held(self, path: TablePath, held: TableState) -> None:
+    def drop_unpublished(self, path: TablePath, unpublished: TableState) -> None:
         """Drop the rows held for a table, and forget that there were any."""
-        if held.exists:
-            self._database.run(f"DROP TABLE {held.relation}")
-        if held.table:
+        if unpublished.exists:
+            self._database.run(f"DROP TABLE {unpublished.relation}")
+        if unpublished.table:
             self._database.run(
-                f"DELETE FROM {_in(held.schema, _STATE)} WHERE path = $1", _held(path)
+                f"DELETE FROM {_in(unpublished.schema, _STATE)} WHERE path = $1", _unpublished(path)
             )
 
     def columns(self, state: TableState) -> dict[str, str]:
@@ -258,13 +260,13 @@ class Bookkeeping:
         rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
         return list(_decoded(rows))
 
-    def forget(self, connection: str, seqs: Collection[int]) -> None:
+    def prune_envelopes(self, connection: str, seqs: Collection[int]) -> None:
         schema = schema_name(connection)
         if seqs and self._is_kept(schema):
             listed = ", ".join(str(int(seq)) for seq in seqs)
             self._database.run(f"DELETE FROM {_in(schema, _ENVELOPES)} WHERE seq IN ({listed})")
 
-    def claim(self, connection: str, deployment: str) -> str:
+    def claim_ownership(self, connection: str, deployment: str) -> str:
         """The owner, which is ``deployment`` unless there was one."""
         schema = schema_name(connection)
         owner = self._owner(schema)
@@ -281,9 +283,9 @@ class Bookkeeping:
                 owner = self._owner(schema)
         return str(owner)
 
-    def adopt(self, connection: str, deployment: str) -> None:
+    def transfer_ownership(self, connection: str, deployment: str) -> None:
         """Make ``deployment`` the owner."""
-        self.claim(connection, deployment)
+        self.claim_ownership(connection, deployment)
         owner = _in(schema_name(connection), _OWNER)
         self._database.run(f"UPDATE {owner} SET deployment = $1", deployment)
 
@@ -293,7 +295,7 @@ class Bookkeeping:
         found = self._database.rows(f"SELECT deployment FROM {name}") if row["found"] else []
         return found[0]["deployment"] if found else None
 
-    def _checked(self, state: TableState, held: int | None, path: TablePath) -> TableState:
+    def _checked(self, state: TableState, known_oid: int | None, path: TablePath) -> TableState:
         there = self._database.rows(
             "SELECT c.oid::bigint AS oid FROM pg_class AS c "
             "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
@@ -301,7 +303,7 @@ class Bookkeeping:
             state.schema,
             state.table,
         )
-        if there and there[0]["oid"] != held:
+        if there and there[0]["oid"] != known_oid:
             raise DestinationError(
                 f"{self._database.uri} has a table {state.relation} that is not the one Atlas made "
                 f"for stream '{path[-1]}': drop or rename it, and the stream is read again from "
@@ -347,7 +349,7 @@ def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[Envelope]:
             yield Envelope.decode(row["envelope"])
 
 
-def _held(path: TablePath) -> str:
+def _unpublished(path: TablePath) -> str:
     """Under which path the rows held for a table are noted; no table has such a path."""
     return f"{'.'.join(path)} (held)"
 

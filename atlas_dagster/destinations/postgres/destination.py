@@ -18,7 +18,7 @@ from atlas_dagster.destinations.base import (
 )
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.destinations.postgres.columns import MOST_COLUMNS, columns_of, readable
-from atlas_dagster.destinations.postgres.commit_tables import Bookkeeping, TableStates
+from atlas_dagster.destinations.postgres.commit_tables import CommitTables, TableStates
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.destinations.postgres.merge import Merge
 from atlas_dagster.destinations.postgres.writer import PostgresWriter
@@ -39,7 +39,7 @@ class PostgresDestination(Destination):
 
     def __init__(self, address: str) -> None:
         self._database = Database(address)
-        self._bookkeeping = Bookkeeping(self._database)
+        self._bookkeeping = CommitTables(self._database)
         self._opened = 0
         # As seen when a sync was planned, for its writers: what comes between is refused, too.
         self._planned: dict[TablePath, TableStates] = {}
@@ -52,15 +52,15 @@ class PostgresDestination(Destination):
         found = self._planned[table] = self._bookkeeping.states(table)
         return found.seq or None if found.exists else None
 
-    def foreign_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
+    def external_change(self, connection: str, table: TablePath) -> str | None:  # noqa: ARG002
         """Rows changed by hand leave no trace here; of a table in the way, ``committed`` tells."""
         return None
 
-    def claim(self, connection: str, deployment: str) -> str:
-        return self._bookkeeping.claim(connection, deployment)
+    def claim_ownership(self, connection: str, deployment: str) -> str:
+        return self._bookkeeping.claim_ownership(connection, deployment)
 
-    def adopt(self, connection: str, deployment: str) -> None:
-        self._bookkeeping.adopt(connection, deployment)
+    def transfer_ownership(self, connection: str, deployment: str) -> None:
+        self._bookkeeping.transfer_ownership(connection, deployment)
 
     def known_columns(self, table: TablePath) -> TableColumns:
         state = self._bookkeeping.find(table)
@@ -75,13 +75,13 @@ class PostgresDestination(Destination):
             widens=True,
         )
 
-    def held_columns(
+    def unpublished_columns(
         self,
         connection: str,  # noqa: ARG002
         table: TablePath,
     ) -> TableColumns | None:
-        held = self._bookkeeping.find_held(table)
-        return TableColumns.of(held.fields) if held.exists else None
+        unpublished = self._bookkeeping.find_unpublished(table)
+        return TableColumns.of(unpublished.fields) if unpublished.exists else None
 
     def refuse_unfit(self, connection: str, spec: TableSpec) -> None:  # noqa: ARG002
         columns = columns_of(spec.schema)
@@ -104,12 +104,12 @@ class PostgresDestination(Destination):
         self._opened += 1
         self._bookkeeping.register(spec.path)
         states = self._bookkeeping.states(spec.path)
-        states.refuse_others(self._planned.pop(spec.path, states))
+        states.check_fence(self._planned.pop(spec.path, states))
         return PostgresWriter(
             spec,
             states,
             database=self._database,
-            bookkeeping=self._bookkeeping,
+            commit_tables=self._bookkeeping,
             stage_name=f"_atlas_stage_{self._opened}",
         )
 
@@ -120,7 +120,9 @@ class PostgresDestination(Destination):
     def prepare(self, envelope: Envelope) -> None:
         self._bookkeeping.store(envelope)
 
-    def mark(self, envelope: Envelope, since: Mapping[TablePath, int | None]) -> None:
+    def commit_without_rows(
+        self, envelope: Envelope, since: Mapping[TablePath, int | None]
+    ) -> None:
         with self._database.transaction():
             self.prepare(envelope)
             for commit in envelope.streams:
@@ -132,7 +134,7 @@ class PostgresDestination(Destination):
                         f"{state.relation} was written by a sync of this connection, or dropped, "
                         "meanwhile; do it again."
                     )
-                self._bookkeeping.mark(commit.table, envelope.seq)
+                self._bookkeeping.commit_without_rows(commit.table, envelope.seq)
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         return self._bookkeeping.envelope(connection, seq)
@@ -141,8 +143,8 @@ class PostgresDestination(Destination):
         """A commit is one transaction: there are no halves."""
         return Recovered(self._bookkeeping.envelopes(connection))
 
-    def forget(self, connection: str, seqs: Collection[int]) -> None:
-        self._bookkeeping.forget(connection, seqs)
+    def prune_envelopes(self, connection: str, seqs: Collection[int]) -> None:
+        self._bookkeeping.prune_envelopes(connection, seqs)
 
     def read(self, table: TablePath, columns: Sequence[str] | None = None) -> pa.RecordBatchReader:
         state = self._bookkeeping.find(table)

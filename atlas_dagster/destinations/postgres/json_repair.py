@@ -5,7 +5,7 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column
 from atlas_dagster.destinations.postgres.connection import Database
-from atlas_dagster.records.issues import Change, Misfit, as_base64
+from atlas_dagster.records.issues import IssueKind, ValueChange, as_base64
 from atlas_dagster.records.types import EXTRA, META
 
 _decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -35,8 +35,8 @@ _MEND_FUNCTION = f"""
 #: ... and what to note of it, as one entry of ``changes``; ``$1`` is the field.
 _CHANGE = (
     "jsonb_build_object('field', $1::text, "
-    f"'change', CASE WHEN m.mended IS NULL THEN '{Misfit.TYPE.value[0]}' "
-    f"ELSE '{Misfit.MENDED.value[0]}' END, 'reason', '{Misfit.TYPE.value[1]}')"
+    f"'change', CASE WHEN m.mended IS NULL THEN '{IssueKind.TYPE.value[0]}' "
+    f"ELSE '{IssueKind.REPAIRED.value[0]}' END, 'reason', '{IssueKind.TYPE.value[1]}')"
 )
 #: ... and what to keep of it.
 _KEPT = (
@@ -91,7 +91,7 @@ def _mend_extra(database: Database, table: str, meta: Column, extra: Column) -> 
             kept[name] = value if taken["whole"] else as_base64(value)
             if name in told or (taken["whole"] and name == field):
                 continue
-            noted["changes"].append(Change(name, *Misfit.MENDED.value))
+            noted["changes"].append(ValueChange(name, *IssueKind.REPAIRED.value))
         database.run(
             f"UPDATE {table} SET {meta.quoted} = $1, {extra.quoted} = $2 WHERE {ARRIVAL} = $3",
             msgspec.json.encode(noted).decode(),

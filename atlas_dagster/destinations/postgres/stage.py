@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, quoted
 from atlas_dagster.destinations.postgres.connection import Database, ValueRefusedError
-from atlas_dagster.records.issues import Change, Misfit, as_base64
+from atlas_dagster.records.issues import IssueKind, ValueChange, as_base64
 from atlas_dagster.records.types import EXTRA, META
 
 _decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -116,7 +116,7 @@ def _with_values(extra: pa.Array, field: str, values: pa.Array, chosen: pa.Array
 
 def _with_change(metas: pa.Array, field: str) -> pa.Array:
     """``_airbyte_meta`` texts, which end in a list of changes, with one more."""
-    change = msgspec.json.encode(Change(field, *Misfit.MENDED.value)).decode()
+    change = msgspec.json.encode(ValueChange(field, *IssueKind.REPAIRED.value)).decode()
     opened = pc.utf8_slice_codeunits(metas, 0, -len("]}"))
     comma = pc.if_else(pc.ends_with(opened, "["), "", ",")
     return pc.binary_join_element_wise(opened, comma, pa.scalar(f"{change}]}}"), "")

@@ -9,13 +9,13 @@ import pyarrow as pa
 from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
 from atlas_dagster.destinations.envelope import Envelope, StagedFile
 from atlas_dagster.destinations.postgres.columns import Column, columns_of, index_name, listed
-from atlas_dagster.destinations.postgres.commit_tables import Bookkeeping, TableState, TableStates
+from atlas_dagster.destinations.postgres.commit_tables import CommitTables, TableState, TableStates
 from atlas_dagster.destinations.postgres.connection import Database, ValueRefusedError
-from atlas_dagster.destinations.postgres.held_rows import HeldRows
 from atlas_dagster.destinations.postgres.json_repair import mend_json
 from atlas_dagster.destinations.postgres.merge import Merge
 from atlas_dagster.destinations.postgres.newest_rows import KeyedMerge
 from atlas_dagster.destinations.postgres.stage import TemporaryStage
+from atlas_dagster.destinations.postgres.unpublished_rows import HeldRows
 from atlas_dagster.errors import AtlasError, DestinationError
 
 _NONE = pa.schema([])
@@ -41,17 +41,21 @@ class PostgresWriter(StreamWriter):
         states: TableStates,
         *,
         database: Database,
-        bookkeeping: Bookkeeping,
+        commit_tables: CommitTables,
         stage_name: str,
     ) -> None:
         self.spec = spec
         self._state = states.main
         self._database = database
-        self._bookkeeping = bookkeeping
+        self._bookkeeping = commit_tables
         self._columns = columns_of(spec.schema)
         self._stage = TemporaryStage(database, stage_name, self._columns)
-        self._held = HeldRows(
-            spec.path, self._columns, states.held, database=database, bookkeeping=bookkeeping
+        self._unpublished = HeldRows(
+            spec.path,
+            self._columns,
+            states.unpublished,
+            database=database,
+            commit_tables=commit_tables,
         )
 
     @property
@@ -59,8 +63,8 @@ class PostgresWriter(StreamWriter):
         return self._stage.rows
 
     @property
-    def held_rows(self) -> int:  # type: ignore[override]
-        return self._held.rows
+    def unpublished_rows(self) -> int:  # type: ignore[override]
+        return self._unpublished.rows
 
     def write(self, batch: pa.RecordBatch) -> None:
         self._stage.write(batch)
@@ -78,21 +82,25 @@ class PostgresWriter(StreamWriter):
         part = envelope.commit_to(self.spec.path)
         state = self._locked_state()
         if not part.continues:
-            self._held.drop()
-        if part.held:
-            fields = _united(self._held.state.fields if part.continues else _NONE, self._columns)
-            self._held.take(self._stage, seq=envelope.seq, fields=fields)
+            self._unpublished.drop()
+        if part.unpublished:
+            fields = _united(
+                self._unpublished.state.fields if part.continues else _NONE, self._columns
+            )
+            self._unpublished.take(self._stage, seq=envelope.seq, fields=fields)
         else:
-            self._show(envelope, state)
+            self._publish(envelope, state)
         self._stage.clear()
 
-    def _show(self, envelope: Envelope, state: TableState) -> None:
+    def _publish(self, envelope: Envelope, state: TableState) -> None:
         """Bring the staged rows into the table, and with them those that were held."""
         source, rows = self._stage.table, self._stage.rows
         self._kept = _kept_in(state) if self.spec.primary_key else None
-        if self._held.rows:
-            self._held.take(self._stage, seq=envelope.seq, fields=self._held.state.fields)
-            source, rows = self._held.table, self._held.rows
+        if self._unpublished.rows:
+            self._unpublished.take(
+                self._stage, seq=envelope.seq, fields=self._unpublished.state.fields
+            )
+            source, rows = self._unpublished.table, self._unpublished.rows
         row_count = 0 if self.spec.replaces else state.row_count
         if self.spec.replaces and state.exists:
             self._database.run(f"DELETE FROM {state.relation}")
@@ -101,7 +109,7 @@ class PostgresWriter(StreamWriter):
             row_count -= self._keyed_merge(source, state, types).unduplicate()
         if rows:
             row_count += self._move(source, state, types)
-        self._held.drop()
+        self._unpublished.drop()
         fields = _united(state.fields, self._columns)
         if self._kept is not None:
             fields = fields.with_metadata({_KEPT: msgspec.json.encode(self._kept)})
@@ -110,7 +118,7 @@ class PostgresWriter(StreamWriter):
         )
         self._bookkeeping.advance(self.spec.path, self._state)
 
-    def finish(self) -> None:
+    def merge_committed(self) -> None:
         """Everything committed is visible already."""
 
     def discard(self) -> None:
@@ -135,7 +143,7 @@ class PostgresWriter(StreamWriter):
     def _locked_state(self) -> TableState:
         """The table's state, which nobody else can change until the commit."""
         found = self._bookkeeping.states(self.spec.path, lock=True)
-        found.refuse_others(TableStates(self._state, self._held.state))
+        found.check_fence(TableStates(self._state, self._unpublished.state))
         return found.main
 
     def _fit_table(self, state: TableState) -> dict[str, str]:

@@ -18,7 +18,7 @@ from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli.output import note, warn
 from atlas_dagster.interfaces.cli.project import called_in, enter_project
 from atlas_dagster.orchestration.automation.cron import Schedule
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.doctor import Subject
@@ -36,7 +36,7 @@ logging.getLogger("dagster").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
-class Declared:
+class ProjectConnection:
     """One connection of the project: the component, or why it cannot be loaded.
 
     ``part`` of the project declares it; None where it is built in Python.
@@ -65,7 +65,7 @@ class Declared:
         with self._explained():
             return self.component.times()
 
-    def defined(self) -> DefinedConnection:
+    def defined(self) -> ConnectionAssets:
         """As Dagster knows it.
 
         Raises:
@@ -78,7 +78,7 @@ class Declared:
             )
         return self.defined_by(discovered)
 
-    def defined_by(self, discovered: Discovered) -> DefinedConnection:
+    def defined_by(self, discovered: Discovered) -> ConnectionAssets:
         """As Dagster knows it with what was ``discovered``. Raises ConfigError."""
         with self._explained():
             defined = self.component.define(discovered)
@@ -127,19 +127,19 @@ class Declared:
                 yield
 
 
-def declared_connections() -> list[Declared]:
+def declared_connections() -> list[ProjectConnection]:
     """All of the project: in its defs folder, and those its definitions build in Python.
 
     Raises:
         ConfigError: there is no project.
     """
     tree = project()
-    found: dict[str, Declared] = {}
+    found: dict[str, ProjectConnection] = {}
     for each in chain.from_iterable(_in_part(tree, part) for part in tree.parts()):
         named = found.setdefault(each.name, each)
         if named is not each and each.part and named.part:
             folder = each.part.name
-            found[folder] = Declared(
+            found[folder] = ProjectConnection(
                 folder,
                 tree,
                 each.part,
@@ -162,7 +162,7 @@ def note_listing() -> None:
         books_of(instance, note).listed(listing())
 
 
-def subject_of(declared: Declared) -> Subject:
+def subject_of(declared: ProjectConnection) -> Subject:
     """The connection as the doctor sees it."""
     try:
         _ = declared.connection
@@ -175,7 +175,7 @@ def subject_of(declared: Declared) -> Subject:
         return Subject(declared.name, None, wrong=str(error))
 
 
-def find_declared(name: str) -> Declared:
+def find_declared(name: str) -> ProjectConnection:
     """Raises ConfigError, with the nearest names, where there is no such connection."""
     tree = project()
     # Most are named after their folder, and need not be looked for.
@@ -204,25 +204,27 @@ def project() -> ProjectTree:
     return find_project(called_in(), Path.cwd())
 
 
-def _in_part(tree: ProjectTree, part: Path) -> list[Declared]:
+def _in_part(tree: ProjectTree, part: Path) -> list[ProjectConnection]:
     try:
-        return [Declared(each.name or "", tree, part, each) for each in tree.connections(part)]
+        return [
+            ProjectConnection(each.name or "", tree, part, each) for each in tree.connections(part)
+        ]
     except Exception as error:  # noqa: BLE001 - whatever a user's file raises
-        return [Declared(part.stem, tree, part, _explained(error, part))]
+        return [ProjectConnection(part.stem, tree, part, _explained(error, part))]
 
 
-def _in_python(tree: ProjectTree) -> list[Declared]:
+def _in_python(tree: ProjectTree) -> list[ProjectConnection]:
     """Those that ``build_airbyte_assets`` builds where the project's definitions are."""
     with dg.DagsterInstance.get():  # where catalogs may be
         built = built_connections(tree)
-    return [Declared(name, tree, None, component) for name, component in built.items()]
+    return [ProjectConnection(name, tree, None, component) for name, component in built.items()]
 
 
 def _explained(error: Exception, part: Path) -> ConfigError:
     return error if isinstance(error, ConfigError) else ConfigError(explain(error, part))
 
 
-def discover_catalog(declared: Declared, say: Say, log: Log) -> Discovery:
+def discover_catalog(declared: ProjectConnection, say: Say, log: Log) -> Discovery:
     """Run DISCOVER, store the catalog with all changes in it, and record what came of it."""
     _ = declared.connection  # says what is wrong with it before anything is run
     with _caller(say, log) as (instance, caller):
@@ -232,7 +234,7 @@ def discover_catalog(declared: Declared, say: Say, log: Log) -> Discovery:
     return discovery
 
 
-def preview_catalog(declared: Declared, say: Say, log: Log) -> Discovery:
+def preview_catalog(declared: ProjectConnection, say: Say, log: Log) -> Discovery:
     """Run DISCOVER and store nothing."""
     with _caller(say, log) as (_, caller):
         known, connection = declared.discovered, declared.connection

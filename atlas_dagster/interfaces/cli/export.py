@@ -29,7 +29,7 @@ from rich.text import Text
 from atlas_dagster.errors import AtlasError, ConfigError, StoppedError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.reading.reader import Reading
+from atlas_dagster.reading.reader import StreamReader
 from atlas_dagster.records.names import assign
 from atlas_dagster.records.types import METADATA_FIELDS, TableSchema
 
@@ -58,7 +58,7 @@ def format_of(path: str | None) -> Format:
     return "jsonl" if path or not sys.stdout.isatty() else "table"
 
 
-def print_tables(console: Console, reading: Reading) -> None:
+def print_tables(console: Console, reading: StreamReader) -> None:
     """A table for each stream, without Airbyte's own columns."""
     own = {field.name for field in METADATA_FIELDS}
     found: dict[StreamDescriptor, list[pa.RecordBatch]] = {}
@@ -93,7 +93,7 @@ class Written(Struct, frozen=True):
 
 
 def write_files(
-    reading: Reading, streams: list[ConfiguredStream], form: Format, output: str | None
+    reading: StreamReader, streams: list[ConfiguredStream], form: Format, output: str | None
 ) -> Written:
     """Write each stream to a file of its own, or one stream to stdout (``-`` or None).
 
@@ -175,7 +175,7 @@ def wait_for_reader() -> None:
 
 
 def _write(
-    reading: Reading,
+    reading: StreamReader,
     streams: list[ConfiguredStream],
     form: Format,
     sinks: dict[StreamDescriptor, BinaryIO],
@@ -186,7 +186,7 @@ def _write(
         _write_batches(reading, streams, sinks, form)
 
 
-def _write_lines(reading: Reading, sinks: dict[StreamDescriptor, BinaryIO]) -> None:
+def _write_lines(reading: StreamReader, sinks: dict[StreamDescriptor, BinaryIO]) -> None:
     """Records as the source wrote them, byte for byte."""
     with closing(reading.records()) as records:
         for found in records:
@@ -195,7 +195,7 @@ def _write_lines(reading: Reading, sinks: dict[StreamDescriptor, BinaryIO]) -> N
 
 
 def _write_batches(
-    reading: Reading,
+    reading: StreamReader,
     streams: list[ConfiguredStream],
     sinks: dict[StreamDescriptor, BinaryIO],
     form: Format,

@@ -70,7 +70,7 @@ def read(
         write_files,
     )
     from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
-    from atlas_dagster.reading.reader import Reading
+    from atlas_dagster.reading.reader import StreamReader
 
     chosen: Format = form or format_of(output)
     if chosen == "table":
@@ -85,7 +85,7 @@ def read(
         reached(it) as (connector, catalog),
     ):
         configured = _configured(it, catalog, streams, state is not None, cursor_field)
-        reading = Reading(connector, configured, state=before, limit=limit)
+        reading = StreamReader(connector, configured, state=before, limit=limit)
         written = Written()
         if chosen == "table":
             print_tables(console, reading)

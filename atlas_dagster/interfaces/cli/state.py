@@ -24,7 +24,7 @@ from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
 
 if TYPE_CHECKING:
     from atlas_dagster.destinations.envelope import Envelope
-    from atlas_dagster.interfaces.cli.declared import Declared
+    from atlas_dagster.interfaces.cli.declared import ProjectConnection
 
 _STREAMS = click.option(
     "--stream", "streams", multiple=True, help="Only this stream; may be repeated."
@@ -60,7 +60,7 @@ def refresh(connection: str, streams: tuple[str, ...], keep_rows: bool, as_json:
 @one_sentence
 def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove all rows of CONNECTION, and where its streams continue."""
-    from atlas_dagster.interfaces.cli.stored import desk
+    from atlas_dagster.interfaces.cli.stored import open_state_admin
 
     if not yes:
         what = f"all rows of {', '.join(streams) if streams else 'all streams'} of {connection}"
@@ -69,7 +69,7 @@ def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -
         if not click.confirm(f"Remove {what}, for good?"):
             say("Nothing was removed.")
             sys.exit(DECLINED)
-    with desk(connection, note) as it:
+    with open_state_admin(connection, note) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.clear(names))
     _tell(done, "cleared; the next sync reads from the beginning", as_json)
@@ -89,13 +89,13 @@ def state() -> None:
 def show(connection: str, streams: tuple[str, ...], history: int, as_json: bool) -> None:
     """Print the state of CONNECTION, as `atlas state set` takes it, and which commit it is of."""
     from atlas_dagster.interfaces.cli.stored import (
-        desk,
         history_of,
+        open_state_admin,
         print_history,
         print_state,
     )
 
-    with desk(connection, note) as it:
+    with open_state_admin(connection, note) as it:
         names = it.find(streams)
         if history and as_json:
             print_json(history_of(it, names, history))
@@ -113,9 +113,9 @@ def show(connection: str, streams: tuple[str, ...], history: int, as_json: bool)
 @one_sentence
 def set_(connection: str, file: BinaryIO, stream: str | None, as_json: bool) -> None:
     """Have the next sync of CONNECTION continue from the state in FILE, or from - on stdin."""
-    from atlas_dagster.interfaces.cli.stored import desk, read_blob, read_state
+    from atlas_dagster.interfaces.cli.stored import open_state_admin, read_blob, read_state
 
-    with desk(connection, note) as it:
+    with open_state_admin(connection, note) as it:
         if stream is None:
             given = read_state(file.read())
             done = it.apply(lambda upkeep: upkeep.set(given))
@@ -132,9 +132,9 @@ def set_(connection: str, file: BinaryIO, stream: str | None, as_json: bool) -> 
 @one_sentence
 def reset(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
     """Forget where CONNECTION continues; its rows stay."""
-    from atlas_dagster.interfaces.cli.stored import desk
+    from atlas_dagster.interfaces.cli.stored import open_state_admin
 
-    with desk(connection, note) as it:
+    with open_state_admin(connection, note) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.reset(names))
     _tell(done, "is read from the beginning at the next sync; its rows stay", as_json)
@@ -147,9 +147,9 @@ def reset(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
 @one_sentence
 def accept(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
     """Go on with tables of CONNECTION as someone else left them."""
-    from atlas_dagster.interfaces.cli.stored import desk
+    from atlas_dagster.interfaces.cli.stored import open_state_admin
 
-    with desk(connection, note) as it:
+    with open_state_admin(connection, note) as it:
         names = it.find(streams)
         done = it.apply(lambda upkeep: upkeep.accept(names))
     nothing = "nobody else changed a row that counts"
@@ -161,10 +161,10 @@ def accept(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
 @one_sentence
 def adopt(connection: str) -> None:
     """Take the tables of CONNECTION over from another deployment."""
-    from atlas_dagster.interfaces.cli.stored import desk
+    from atlas_dagster.interfaces.cli.stored import open_state_admin
 
-    with desk(connection, note) as it:
-        deployment = it.adopt()
+    with open_state_admin(connection, note) as it:
+        deployment = it.transfer_ownership()
     say(f"The tables of {connection} belong to the deployment '{deployment}' now.")
 
 
@@ -208,7 +208,7 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
         sys.exit(EXIT_CODES[outcome.failure_type])
 
 
-def _explain_runner(declared: "Declared", as_json: bool) -> None:
+def _explain_runner(declared: "ProjectConnection", as_json: bool) -> None:
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
     from atlas_dagster.source.runner_choice import choose_runner
 

@@ -18,7 +18,7 @@ from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.cli.declared import Say, find_declared
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.operations.state_admin import StateDesk
+from atlas_dagster.orchestration.operations.state_admin import StateAdmin
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 
@@ -27,11 +27,11 @@ _WHOLE = ("stream", "what", "when (UTC)", "run", "seq")
 
 
 @contextmanager
-def desk(connection: str, say: Say) -> Iterator[StateDesk]:
+def open_state_admin(connection: str, say: Say) -> Iterator[StateAdmin]:
     """The stored state of a declared connection. Raises ConfigError where there is none such."""
     defined = find_declared(connection).defined()
     with dg.DagsterInstance.get() as instance:
-        yield StateDesk(
+        yield StateAdmin(
             defined,
             atlas=AtlasResource.from_environment(),
             instance=instance,
@@ -62,7 +62,7 @@ def read_blob(content: bytes) -> Raw:
 
 
 def history_of(
-    it: StateDesk, names: Collection[StreamDescriptor], commits: int
+    it: StateAdmin, names: Collection[StreamDescriptor], commits: int
 ) -> list[dict[str, Any]]:
     """The last commits of each stream, newest first, for machines."""
     return [
@@ -81,18 +81,18 @@ def history_of(
 
 
 def print_state(
-    out: Console, facts: Console, it: StateDesk, names: Collection[StreamDescriptor]
+    out: Console, facts: Console, it: StateAdmin, names: Collection[StreamDescriptor]
 ) -> None:
     """The state alone on ``out``, for a file; which commits it is of on ``facts``."""
-    standing = it.standing()
+    resume_points = it.resume_points()
     table, notes = _table(), list[str]()
     for name in names:
-        resumption = standing.resumptions.get(name)
-        wrong = standing.refused.get(name) or standing.changed.get(name)
-        if resumption is not None and resumption.envelope is not None:
-            table.add_row(*_cells(name, resumption.envelope))
+        resume_point = resume_points.resumptions.get(name)
+        wrong = resume_points.refused.get(name) or resume_points.changed.get(name)
+        if resume_point is not None and resume_point.envelope is not None:
+            table.add_row(*_cells(name, resume_point.envelope))
         elif wrong is None:
-            told = (resumption and resumption.notice) or "It was never synced."
+            told = (resume_point and resume_point.notice) or "It was never synced."
             notes.append(f"{name}: {told}")
         if wrong is not None:
             notes.append(f"{name}: {wrong}")
@@ -101,12 +101,12 @@ def print_state(
     for note in notes:
         facts.print(note, markup=False, soft_wrap=True)
     # Not decoded: numbers stay as the source wrote them.
-    text = msgspec.json.format(standing.state.only(names).to_file(), indent=2).decode()
+    text = msgspec.json.format(resume_points.state.only(names).to_file(), indent=2).decode()
     out.print(text, markup=False, soft_wrap=True)
 
 
 def print_history(
-    out: Console, it: StateDesk, names: Collection[StreamDescriptor], commits: int
+    out: Console, it: StateAdmin, names: Collection[StreamDescriptor], commits: int
 ) -> None:
     """The last commits of each stream, newest first."""
     table = _table("cursor")
@@ -126,7 +126,7 @@ def _table(*more: str) -> Table:
 
 def _cells(name: StreamDescriptor, envelope: Envelope) -> list[str]:
     commit = envelope.commit_of(name)
-    held = commit.held and envelope.action == "sync"
+    held = commit.unpublished and envelope.action == "sync"
     when = dt.datetime.fromtimestamp(envelope.prepared_at, dt.UTC)
     return [
         str(name),

@@ -24,12 +24,12 @@ from rich.text import Text
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import FailureType
-from atlas_dagster.interfaces.cli.declared import Declared
+from atlas_dagster.interfaces.cli.declared import ProjectConnection
 from atlas_dagster.interfaces.cli.output import note
 from atlas_dagster.interfaces.cli.project import called_in
 from atlas_dagster.orchestration.automation.retries import FAILURE_TAG
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.dead_runs import process_tag
 from atlas_dagster.orchestration.operations.pools import wait_for_turn
@@ -57,8 +57,8 @@ class Outcome:
 
 
 def sync_connection(
-    declared: Declared,
-    defined: DefinedConnection,
+    declared: ProjectConnection,
+    defined: ConnectionAssets,
     streams: Collection[str],
     refresh: str | None = None,
 ) -> Outcome:
@@ -177,7 +177,7 @@ def _failure_sentence(failure: StepFailureData) -> str:
     return "The step failed." if error is None else error.message.strip()
 
 
-def summary(declared: Declared, outcome: Outcome) -> dict[str, Any]:
+def summary(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
     """What a sync did, for machines."""
     atlas = AtlasResource.from_environment()
     with closing(atlas.open_destination(declared.connection)) as destination:
@@ -200,7 +200,7 @@ def summary(declared: Declared, outcome: Outcome) -> dict[str, Any]:
         }
 
 
-def print_summary(console: Console, declared: Declared, outcome: Outcome) -> None:
+def print_summary(console: Console, declared: ProjectConnection, outcome: Outcome) -> None:
     """Per stream what was read and written, where it is, a few rows, and what to try next."""
     atlas = AtlasResource.from_environment()
     with closing(atlas.open_destination(declared.connection)) as destination:
@@ -208,7 +208,7 @@ def print_summary(console: Console, declared: Declared, outcome: Outcome) -> Non
 
 
 def _print_outcome(
-    console: Console, declared: Declared, outcome: Outcome, destination: Destination
+    console: Console, declared: ProjectConnection, outcome: Outcome, destination: Destination
 ) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stream", style="bold", no_wrap=True)

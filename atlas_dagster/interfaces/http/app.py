@@ -14,7 +14,7 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
 from atlas_dagster.interfaces.http.connectors import Service
-from atlas_dagster.interfaces.http.limits import Guards
+from atlas_dagster.interfaces.http.limits import RequestGuard
 from atlas_dagster.interfaces.http.models import (
     CONNECTED,
     DOCKER_IS_READY,
@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("atlas-dagster"),
         lifespan=lifespan,
     )
-    app.add_middleware(Guards, settings=settings, open_paths=_OPEN)
+    app.add_middleware(RequestGuard, settings=settings, open_paths=_OPEN)
     answer_with_problems(app)
     app.include_router(_health(service, settings), prefix=BASE)
     # For the description: the guards have asked for it by then.

@@ -15,7 +15,7 @@ from atlas_dagster.config.templates import variables
 from atlas_dagster.errors import UnknownConnectorError
 from atlas_dagster.interfaces.http.clients import while_connected
 from atlas_dagster.interfaces.http.models import Format, ReadRequest
-from atlas_dagster.interfaces.http.places import Places
+from atlas_dagster.interfaces.http.places import ConnectorSlots
 from atlas_dagster.interfaces.http.problems import ProblemError
 from atlas_dagster.interfaces.http.read import read_stream
 from atlas_dagster.interfaces.http.settings import Settings
@@ -53,7 +53,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._places = Places(
+        self._places = ConnectorSlots(
             settings.containers, waiting=settings.waiting, seconds=settings.wait_seconds
         )
         self._catalogs: OrderedDict[str, tuple[float, Catalog]] = OrderedDict()

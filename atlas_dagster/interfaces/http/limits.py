@@ -13,7 +13,7 @@ from atlas_dagster.interfaces.http.settings import Settings, is_loopback
 _TOO_LARGE = 413
 
 
-class Guards:
+class RequestGuard:
     """Lets through what may pass; ``open_paths`` need no token."""
 
     def __init__(self, app: ASGIApp, *, settings: Settings, open_paths: frozenset[str]) -> None:

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 from atlas_dagster.interfaces.http.problems import ProblemError
 
 
-class Places:
+class ConnectorSlots:
     """Places for connectors.
 
     Args:

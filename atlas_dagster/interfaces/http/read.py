@@ -76,7 +76,7 @@ def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> byt
         source.warnings,
         page.rows.num_rows,
         page.state,
-        page.repeats,
+        page.overlap,
         page.is_complete,
         hidden,
     )
@@ -109,9 +109,9 @@ def read_stream(
                 before = reading.state
                 said = {"state": returned_state(before), "records_count": rows} if moved else None
                 put(writer.rows(batch, said))
-            repeats, is_complete = reading.uncovered, reading.is_complete
+            overlap, is_complete = reading.rows_since_state, reading.is_complete
             state, odd = reading.state, source.warnings
-            end = _End(request, odd, rows, state, repeats, is_complete, hidden)
+            end = _End(request, odd, rows, state, overlap, is_complete, hidden)
         put(writer.last(end.said()))
 
     def failed(said: Any) -> bytes:
@@ -145,7 +145,7 @@ class _End(Struct, frozen=True):
     warnings: list[str]
     rows: int
     state: ConnectionState
-    repeats: int
+    overlap: int
     is_complete: bool
     hidden: int
 
@@ -165,9 +165,9 @@ class _End(Struct, frozen=True):
     def _notes(self) -> Iterator[str]:
         if not self.is_complete and not self.request.incremental:
             yield "There are more records: raise limit, or take them as a stream."
-        elif not self.is_complete and self.repeats:
+        elif not self.is_complete and self.overlap:
             yield (
-                f"The source sent no state for the last {self.repeats:,} of these records, so the "
+                f"The source sent no state for the last {self.overlap:,} of these records, so the "
                 "next read with this state brings those again; raise limit."
             )
         elif not self.is_complete:

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from atlas_dagster.interfaces.http.problems import ProblemError
 from atlas_dagster.protocol.messages import State, StreamDescriptor, StreamState
-from atlas_dagster.protocol.state import ConnectionState, is_whole
+from atlas_dagster.protocol.state import ConnectionState, is_complete_message
 
 #: Where a STATE message has its state; an object with a type and without any of them is none.
 _MESSAGE_FIELDS = ("stream", "global", "data")
@@ -30,7 +30,7 @@ def given_state(given: Any, stream: StreamDescriptor) -> ConnectionState:
         states = msgspec.json.decode(msgspec.json.encode(messages), type=list[State])
     except msgspec.MsgspecError:
         states = []
-    if not states or not all(map(is_whole, states)):
+    if not states or not all(map(is_complete_message, states)):
         raise _refusal(
             "The state is none; send what an earlier answer returned, or the object that this "
             "stream's state holds."

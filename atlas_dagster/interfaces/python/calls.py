@@ -76,7 +76,7 @@ class AdapterCalls:
             frames = _Frames(asked)
             rows = frames.frame(page.rows)
             frames.tell()
-            if asked.incremental and page.repeats and not page.is_complete:
+            if asked.incremental and page.overlap and not page.is_complete:
                 _log.warning(
                     "%s said no state within %d rows of '%s', so the next read brings them again; "
                     "raise limit.",

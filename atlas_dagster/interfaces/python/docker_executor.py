@@ -153,7 +153,7 @@ class SyncDockerExecutor:
             reap_adhoc_once()
             together: list[AirbyteMessage] = []
             with source.at_work() as connector:
-                conversation = connector.converse()
+                conversation = connector.invoke()
                 with closing(conversation.messages(connector.command("read", files))) as found:
                     for each in found:
                         together += () if each is None else protocol_models.messages(each)

@@ -36,7 +36,7 @@ def wait_seconds(tries: int) -> float:
     return float(min(_FIRST_SECONDS * 3**tries, _LONGEST_SECONDS))
 
 
-class Patience:
+class RetryBudget:
     """Counts the tries inside one run."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Patience:
 
 
 def tag_failure(
-    instance: dg.DagsterInstance, run_id: str, error: AtlasError, patience: Patience
+    instance: dg.DagsterInstance, run_id: str, error: AtlasError, patience: RetryBudget
 ) -> None:
     """Tell the schedule, which may try again later."""
     progress = "yes" if patience.progressed else "no"

@@ -7,7 +7,7 @@ import dagster as dg
 
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.automation.schedule import build_schedule
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.connection_check import build_check
 from atlas_dagster.orchestration.definitions.discovery import (
     Compare,
@@ -30,7 +30,7 @@ Execute = Callable[[dg.AssetExecutionContext, AtlasResource, SyncConfig], Iterab
 
 
 def build_connection_defs(
-    defined: DefinedConnection,
+    defined: ConnectionAssets,
     *,
     execute: Execute,
     refresh: Refresh,
@@ -47,7 +47,7 @@ def build_connection_defs(
         for check in stream_check_specs(stream, defined.specs[stream.descriptor].key)
     ]
     if defined.problem:
-        specs = [_noted(spec, problem_note(defined.problem), BROKEN) for spec in specs]
+        specs = [_with_note(spec, problem_note(defined.problem), BROKEN) for spec in specs]
 
     @dg.multi_asset(
         name=f"{connection.name}__sync",
@@ -118,6 +118,6 @@ def build_broken_defs(name: str, sentence: str) -> dg.Definitions:
     return dg.Definitions(assets=[broken])
 
 
-def _noted(spec: dg.AssetSpec, note: str, tags: dict[str, str]) -> dg.AssetSpec:
+def _with_note(spec: dg.AssetSpec, note: str, tags: dict[str, str]) -> dg.AssetSpec:
     described = "\n\n".join(filter(None, (note, spec.description)))
     return spec.merge_attributes(tags=tags).replace_attributes(description=described)

@@ -30,7 +30,7 @@ from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
 
 
-class DefinedConnection(Struct, frozen=True, dict=True):
+class ConnectionAssets(Struct, frozen=True, dict=True):
     """A connection, its streams, and the ``specs`` of their assets.
 
     ``problem``: why it cannot be synced as it is declared, in one sentence; its streams are then
@@ -69,8 +69,8 @@ class DefinedConnection(Struct, frozen=True, dict=True):
                 storage_kind,
                 freshness,
             )
-            specs[stream.descriptor] = _placed(get_asset_spec(props), props)
-        _refuse_to_meet(connection, specs)
+            specs[stream.descriptor] = _with_io_manager(get_asset_spec(props), props)
+        _check_unique_keys(connection, specs)
         return cls(connection, discovered, specs, schedule, problem or wrong)
 
     @cached_property
@@ -119,7 +119,7 @@ def _configured(
         return connection.configured_as_far_as_possible(catalog), str(error)
 
 
-def _placed(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
+def _with_io_manager(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
     """With what its reader needs to find the table."""
     spec = spec.with_io_manager_key(io_manager_key(props.connection))
     if tuple(spec.key.path) == props.table:
@@ -127,7 +127,9 @@ def _placed(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
     return spec.merge_attributes(metadata={TABLE_ENTRY: "/".join(props.table)})
 
 
-def _refuse_to_meet(connection: Connection, specs: Mapping[StreamDescriptor, dg.AssetSpec]) -> None:
+def _check_unique_keys(
+    connection: Connection, specs: Mapping[StreamDescriptor, dg.AssetSpec]
+) -> None:
     met: dict[dg.AssetKey, str] = {source_key(connection): "the source"}
     for stream, spec in specs.items():
         name = f"stream '{stream}'"

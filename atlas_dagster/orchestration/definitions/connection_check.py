@@ -5,7 +5,7 @@ import time
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError, CheckFailedError
-from atlas_dagster.orchestration.automation.retries import Patience, tag_failure
+from atlas_dagster.orchestration.automation.retries import RetryBudget, tag_failure
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import source_key
 from atlas_dagster.orchestration.operations.dead_runs import note_process
@@ -14,7 +14,7 @@ from atlas_dagster.orchestration.operations.pools import pool
 from atlas_dagster.orchestration.step.failure import text_block
 from atlas_dagster.orchestration.step.metadata import short_digest
 from atlas_dagster.orchestration.step.recording import check_evaluation
-from atlas_dagster.orchestration.step.run_totals import Tally
+from atlas_dagster.orchestration.step.run_totals import RunTotals
 from atlas_dagster.orchestration.step.telemetry import SUCCESS, push_check
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector import Connector
@@ -43,7 +43,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
         note_process(context.instance, context.run.run_id)
-        patience = Patience()
+        patience = RetryBudget()
         while True:
             try:
                 caller = atlas.caller(
@@ -75,7 +75,7 @@ def ensure_checked(
     context: dg.AssetExecutionContext,
     connection: Connection,
     connector: Connector,
-    tally: Tally,
+    tally: RunTotals,
 ) -> None:
     """CHECK now unless one passed in the last five minutes, and record the answer.
 

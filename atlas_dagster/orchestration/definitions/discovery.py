@@ -21,7 +21,7 @@ from atlas_dagster.orchestration.operations.pools import pool
 from atlas_dagster.orchestration.step.failure import explained_failure
 from atlas_dagster.orchestration.step.recording import check_evaluation
 from atlas_dagster.orchestration.step.summary import counted
-from atlas_dagster.source.catalog_diff import Change, SchemaPolicy
+from atlas_dagster.source.catalog_diff import CatalogChange, SchemaPolicy
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovery
 from atlas_dagster.source.open import Caller
@@ -198,7 +198,7 @@ def evaluation(connection: Connection, result: dg.AssetCheckResult) -> dg.AssetC
     return check_evaluation(schema_check_key(connection), result)
 
 
-def as_markdown(changes: Sequence[Change]) -> str:
+def as_markdown(changes: Sequence[CatalogChange]) -> str:
     """A list for people."""
     lines = [f"- {change}" for change in changes[:_LISTED]]
     if len(changes) > _LISTED:
@@ -206,7 +206,7 @@ def as_markdown(changes: Sequence[Change]) -> str:
     return "\n".join(lines)
 
 
-def _counted(changes: Sequence[Change]) -> str:
+def _counted(changes: Sequence[CatalogChange]) -> str:
     breaking = sum(change.breaking for change in changes)
     number = counted(len(changes), "change")
     return f"{number} ({breaking} breaking)" if breaking else number

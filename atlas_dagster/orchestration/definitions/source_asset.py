@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import as_markdown
 from atlas_dagster.orchestration.step.connector_version import version_of
 from atlas_dagster.orchestration.step.metadata import uri_value
@@ -17,7 +17,7 @@ STALE = {"atlas/discovery": "stale"}
 PENDING = {"atlas/schema_changes": "pending"}
 
 
-def source_spec(defined: DefinedConnection) -> dg.AssetSpec:
+def source_spec(defined: ConnectionAssets) -> dg.AssetSpec:
     """What is known of the source; and what is wrong, if anything is."""
     connection, discovered = defined.connection, defined.discovered
     name, docs = connection.source_name, discovered.documentation_url
@@ -61,12 +61,12 @@ def problem_note(problem: str) -> str:
     )
 
 
-def _status_tags(defined: DefinedConnection) -> dict[str, str]:
+def _status_tags(defined: ConnectionAssets) -> dict[str, str]:
     """Whether what is shown is what is declared now."""
     return (BROKEN if defined.problem else {}) | (STALE if _is_stale(defined) else {})
 
 
-def _notes(defined: DefinedConnection) -> list[str]:
+def _notes(defined: ConnectionAssets) -> list[str]:
     """Why the tags are there, a sentence or two each."""
     found = []
     name = defined.connection.name
@@ -88,5 +88,5 @@ def _notes(defined: DefinedConnection) -> list[str]:
     return found
 
 
-def _is_stale(defined: DefinedConnection) -> bool:
+def _is_stale(defined: ConnectionAssets) -> bool:
     return not defined.discovered.is_of(defined.connection.config)

@@ -136,7 +136,7 @@ def _records(finished: StreamFinished, records: int, recent: Sequence[int]) -> d
     told = [f"{came}, as the source counted." if finished.counted else f"{came}."]
     told += finished.warnings
     # One that starts from the beginning is not like those before.
-    continued = finished.plan.resumption.envelope is not None
+    continued = finished.plan.resume_point.envelope is not None
     odd = unusual(records, recent) if continued else None
     told += [odd] if odd else []
     numbers = {"atlas/records": records}

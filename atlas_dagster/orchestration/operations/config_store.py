@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy.exc import SQLAlchemyError
 
 from atlas_dagster.config.live_config import ConfigStore, FileConfigStore, wait_for
-from atlas_dagster.config.renewal import Origin
+from atlas_dagster.config.renewal import DeclarationHash
 from atlas_dagster.errors import ConfigError, TransientError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class DatabaseConfigStore(ConfigStore):
         try:
             return self._cipher.decrypt(encrypted)
         except InvalidToken as error:
-            if origin and not Origin.decode(origin).is_in(declared):
+            if origin and not DeclarationHash.decode(origin).is_in(declared):
                 return None  # the user has entered something else since
             raise ConfigError(
                 f"The renewed config of connection '{connection}' was stored under a key that is "
@@ -110,7 +110,7 @@ class DatabaseConfigStore(ConfigStore):
                 "where it is lost, enter new credentials of the source."
             ) from error
 
-    def save(self, connection: str, content: bytes, origin: Origin) -> None:
+    def save(self, connection: str, content: bytes, origin: DeclarationHash) -> None:
         encrypted = self._cipher.encrypt(content).decode()
         kept = f"{encrypted} {origin.encode().decode()}"
         try:

@@ -6,23 +6,23 @@ from contextlib import closing, contextmanager
 import dagster as dg
 
 from atlas_dagster.destinations.envelope import Envelope
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.projections import books_of
 from atlas_dagster.orchestration.step.recording import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.resume import Standing, claim, look
-from atlas_dagster.sync.state_edits import Upkeep, find_streams
+from atlas_dagster.sync.resume import ResumePoints, claim_ownership, load_resume_points
+from atlas_dagster.sync.state_edits import StateEditor, find_streams
 
 
-class StateDesk:
+class StateAdmin:
     """The stored state of one connection, as commands and requests reach it."""
 
     def __init__(
         self,
-        defined: DefinedConnection,
+        defined: ConnectionAssets,
         *,
         atlas: AtlasResource,
         instance: dg.DagsterInstance,
@@ -41,13 +41,15 @@ class StateDesk:
         """The streams called ``names``, or all. Raises UnknownStreamError."""
         return list(find_streams(self.connection.name, self.streams, names))
 
-    def standing(self) -> Standing:
+    def resume_points(self) -> ResumePoints:
         """Where each stream stands now; a sync may be running."""
         with closing(self._atlas.open_destination(self.connection)) as destination:
             name = self.connection.name
-            return look(name, self.streams, self.tables, destination=destination, store=self.store)
+            return load_resume_points(
+                name, self.streams, self.tables, destination=destination, store=self.store
+            )
 
-    def apply(self, change: Callable[[Upkeep], Sequence[Envelope]]) -> Sequence[Envelope]:
+    def apply(self, change: Callable[[StateEditor], Sequence[Envelope]]) -> Sequence[Envelope]:
         """Do ``change`` once no sync is running, and record it.
 
         Raises:
@@ -59,8 +61,8 @@ class StateDesk:
             self._locked(),
             closing(self._atlas.open_destination(self.connection)) as destination,
         ):
-            claim(destination, self.connection.name, self._atlas.deployment)
-            upkeep = Upkeep(
+            claim_ownership(destination, self.connection.name, self._atlas.deployment)
+            upkeep = StateEditor(
                 self.connection.name,
                 self.streams,
                 tables=self.tables,
@@ -75,13 +77,13 @@ class StateDesk:
                 books.committed(envelope)
             return done
 
-    def adopt(self) -> str:
+    def transfer_ownership(self) -> str:
         """Take the tables over from whichever deployment they belong to; the name of this one."""
         with (
             self._locked(),
             closing(self._atlas.open_destination(self.connection)) as destination,
         ):
-            destination.adopt(self.connection.name, self._atlas.deployment)
+            destination.transfer_ownership(self.connection.name, self._atlas.deployment)
         return self._atlas.deployment
 
     @contextmanager

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
     evaluation,
@@ -38,10 +38,10 @@ class Look(Struct, frozen=True):
 
 def look_at_source(
     context: dg.AssetExecutionContext,
-    defined: DefinedConnection,
+    defined: ConnectionAssets,
     connector: Connector,
     how: Look,
-) -> DefinedConnection:
+) -> ConnectionAssets:
     """``defined`` with the fields that the source has now, if nobody has looked for a day.
 
     Its streams stay those that it was loaded with. A look that fails is told, and counts as one.
@@ -73,7 +73,7 @@ def look_at_source(
     )
 
 
-def _last_look(context: dg.AssetExecutionContext, defined: DefinedConnection) -> float:
+def _last_look(context: dg.AssetExecutionContext, defined: ConnectionAssets) -> float:
     """When a sync looked last; 0 where the check has been executed on its own since."""
     key = schema_check_key(defined.connection)
     record = context.instance.get_latest_asset_check_evaluation_record(key)

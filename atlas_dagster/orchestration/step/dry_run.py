@@ -15,14 +15,14 @@ from atlas_dagster.orchestration.step.summary import (
     preview,
     shown_cursor,
 )
-from atlas_dagster.sync.dry_run import Rehearsed
+from atlas_dagster.sync.dry_run import DryRunResult
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 _NOTHING = "**Dry run: nothing was written.**"
 
 
 def rehearsed_observation(
-    rehearsed: Rehearsed, key: dg.AssetKey, mask: Mask
+    rehearsed: DryRunResult, key: dg.AssetKey, mask: Mask
 ) -> dg.AssetObservation:
     """The event that tells what would become of a stream."""
     return _observation(
@@ -45,7 +45,7 @@ def _observation(
     return dg.AssetObservation(key, description="Dry run: nothing was written.", metadata=metadata)
 
 
-def _told(rehearsed: Rehearsed, mask: Mask) -> Iterator[str]:
+def _told(rehearsed: DryRunResult, mask: Mask) -> Iterator[str]:
     plan = rehearsed.plan
     stream = plan.configured
     yield _NOTHING

@@ -12,7 +12,7 @@ from atlas_dagster.orchestration.definitions.translator import table_key
 from atlas_dagster.orchestration.step.event_repair import readable
 from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope_of
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.reconcile import Remembered
+from atlas_dagster.sync.reconcile import LoggedState
 
 #: Observations that are not Atlas's, after its own newest one, and yet do not hide it.
 _OTHERS = 50
@@ -42,17 +42,17 @@ class EventLogStateStore:
         self.columns: dict[TablePath, dg.TableSchema] = {}
         self.recent_records: dict[TablePath, list[int]] = {}
 
-    def remembered(
+    def last_logged(
         self,
         tables: Mapping[StreamDescriptor, TablePath],
         committed: Mapping[StreamDescriptor, int | None],
-    ) -> Mapping[StreamDescriptor, Remembered]:
+    ) -> Mapping[StreamDescriptor, LoggedState]:
         """One query for all streams (and one for a state they share), and one more for each whose
         newest materialization is not of its table's last commit: a sync died after it, or somebody
         else reported one.
         """
         keys = {self._key(path): name for name, path in tables.items()}
-        found: dict[StreamDescriptor, Remembered] = {}
+        found: dict[StreamDescriptor, LoggedState] = {}
         records = readable(
             self._instance, keys, lambda: self._instance.get_asset_records(list(keys))
         )
@@ -68,7 +68,7 @@ class EventLogStateStore:
                 self._note(tables[stream], metadata)
             if not any(known and known.seq == committed.get(stream) for known in envelopes):
                 envelopes.append(self._observed(entry.asset_key))
-            found[stream] = Remembered(
+            found[stream] = LoggedState(
                 envelope=max(
                     (envelope for envelope in envelopes if envelope is not None),
                     key=lambda envelope: envelope.seq,
@@ -100,8 +100,8 @@ class EventLogStateStore:
         return found
 
     def _written_out(
-        self, found: dict[StreamDescriptor, Remembered]
-    ) -> dict[StreamDescriptor, Remembered]:
+        self, found: dict[StreamDescriptor, LoggedState]
+    ) -> dict[StreamDescriptor, LoggedState]:
         """With references to the shared state replaced by it, where it is of the same commit."""
         if not any(each.envelope and each.envelope.is_reference for each in found.values()):
             return found
@@ -109,7 +109,7 @@ class EventLogStateStore:
         for stream, each in found.items():
             known = each.envelope
             if known and known.is_reference and shared and known.seq == shared.seq:
-                found[stream] = Remembered(shared, each.wiped_at)
+                found[stream] = LoggedState(shared, each.wiped_at)
         return found
 
     def find(self, table: TablePath, seq: int) -> Envelope | None:

@@ -16,10 +16,10 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.orchestration.step.envelope_text import from_text, shown_state, to_text
-from atlas_dagster.orchestration.step.run_totals import Counts
+from atlas_dagster.orchestration.step.run_totals import StreamTotals
 from atlas_dagster.orchestration.step.summary import Mask, changes_by_field, preview, summary
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
-from atlas_dagster.records.issues import Change
+from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import (
     EXTRA,
     EXTRACTED_AT,
@@ -103,7 +103,7 @@ class AtlasMetadataSet(NamespacedMetadataSet):
 def materialization_metadata(
     finished: StreamFinished,
     *,
-    counts: Counts,
+    counts: StreamTotals,
     seconds: float,
     connector: str,
     mask: Mask,
@@ -118,7 +118,7 @@ def materialization_metadata(
             summary=dg.MetadataValue.md(told),
             preview=preview(finished.sample, mask),
             # One that an earlier run has read: what it brought, that run could not say.
-            records_synced=None if finished.plan.done else counts.records,
+            records_synced=None if finished.plan.already_read else counts.records,
             records_before=" ".join(map(str, recent[:RECENT_SYNCS])) or None,
             bytes_synced=float(counts.bytes),
             duration_seconds=round(seconds, 3),
@@ -142,7 +142,7 @@ def materialization_metadata(
     }
 
 
-def _changed_values(changes: Mapping[Change, int]) -> dg.MetadataValue | None:
+def _changed_values(changes: Mapping[ValueChange, int]) -> dg.MetadataValue | None:
     """Which fields hold values that are not as the source wrote them, and how many."""
     fields = list(changes_by_field(changes).items())[:_LISTED_FIELDS]
     listed = {field or "whole rows": dict(kinds) for field, kinds in fields}

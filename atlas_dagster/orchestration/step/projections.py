@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.projections import Books, SyncStats
+from atlas_dagster.projections import ProjectionWriter, SyncStats
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import StreamFailed, StreamFinished
@@ -21,13 +21,13 @@ from atlas_dagster.sync.events import StreamFailed, StreamFinished
 _FILE = "pipeline.db"
 
 
-def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> Books:
+def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> ProjectionWriter:
     """``warn`` is told, once, where they cannot be written."""
     url = postgres_url(instance)
     if url is None:
         folder = Path(instance.root_directory).absolute()
         url = sa.URL.create("sqlite", database=str(folder / _FILE))
-    return Books(url, warn)
+    return ProjectionWriter(url, warn)
 
 
 def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
@@ -37,15 +37,15 @@ def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
     return sa.make_url(address) if isinstance(address, str) else None
 
 
-class SyncBook:
+class SyncProjection:
     """One try of a sync, written down as it goes. ``connector`` is None until there is one."""
 
-    def __init__(self, books: Books, connection: str, run_id: str | None) -> None:
+    def __init__(self, books: ProjectionWriter, connection: str, run_id: str | None) -> None:
         self.connector: Connector | None = None
         self._books = books
         self._connection = connection
         self._run_id = run_id
-        self._noted: set[StreamDescriptor] = set()
+        self._with_note: set[StreamDescriptor] = set()
 
     def committed(self, envelope: Envelope) -> None:
         self._books.committed(envelope, str if self.connector is None else self.connector.mask)
@@ -72,10 +72,10 @@ class SyncBook:
         Only errors of Atlas are sure to hold no secret; of others just the kind is noted.
         """
         why = str(error) if isinstance(error, AtlasError) else type(error).__name__
-        left = [name for name in streams if name not in self._noted]
+        left = [name for name in streams if name not in self._with_note]
         self._note([SyncStats(name, "failed", error=why) for name in left])
 
     def _note(self, stats: list[SyncStats]) -> None:
-        self._noted.update(each.stream for each in stats)
+        self._with_note.update(each.stream for each in stats)
         connector = None if self.connector is None else self.connector.runner.identity()
         self._books.synced(self._connection, stats, run_id=self._run_id, connector=connector)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from atlas_dagster.destinations.envelope import Action, Envelope, StreamCommit
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.step.metadata import (
     checkpoint_metadata,
     is_shared,
@@ -21,7 +21,7 @@ _TOLD: dict[Action, str] = {
 }
 
 
-def observations(defined: DefinedConnection, envelope: Envelope) -> Iterator[dg.AssetObservation]:
+def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.AssetObservation]:
     """The events that remember ``envelope``: one for each stream of it."""
     if is_shared(envelope):
         # First, for the events of its streams refer to it.
@@ -53,5 +53,5 @@ def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.A
 
 
 def _told(envelope: Envelope, commit: StreamCommit) -> str:
-    shown = ", shown once the stream is complete" if commit.held else ""
+    shown = ", shown once the stream is complete" if commit.unpublished else ""
     return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed{shown}.")

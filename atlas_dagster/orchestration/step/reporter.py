@@ -9,7 +9,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, BreakingChangeError
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.stream_checks import (
     broken_schema,
     check_key_of,
@@ -18,13 +18,13 @@ from atlas_dagster.orchestration.definitions.stream_checks import (
 )
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.metadata import column_schema, materialization_metadata
-from atlas_dagster.orchestration.step.projections import SyncBook
+from atlas_dagster.orchestration.step.projections import SyncProjection
 from atlas_dagster.orchestration.step.recording import check_evaluation, observations
-from atlas_dagster.orchestration.step.run_totals import Tally
+from atlas_dagster.orchestration.step.run_totals import RunTotals
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import (
     Checkpoint,
-    Progressed,
+    ProgressReport,
     StreamFailed,
     StreamFinished,
     SyncEvent,
@@ -47,14 +47,14 @@ class Reporter:
     def __init__(
         self,
         context: dg.AssetExecutionContext,
-        defined: DefinedConnection,
+        defined: ConnectionAssets,
         *,
         connector: Connector,
         destination: Destination,
         store: EventLogStateStore,
         left: set[dg.AssetKey],
-        tally: Tally,
-        book: SyncBook,
+        tally: RunTotals,
+        book: SyncProjection,
     ) -> None:
         self._context = context
         self._defined = defined
@@ -76,7 +76,7 @@ class Reporter:
             case Checkpoint():
                 self._tally.add(event)
                 self.observe(event.envelope)
-            case Progressed():
+            case ProgressReport():
                 self._tell(event)
             case StreamFailed():
                 self._book.ended(event)
@@ -103,7 +103,7 @@ class Reporter:
     def _materialize(self, finished: StreamFinished) -> Iterator[dg.MaterializeResult[None]]:
         table = finished.plan.table.path
         key = self._defined.key(table)
-        if finished.plan.done and key not in self._left:
+        if finished.plan.already_read and key not in self._left:
             return  # an earlier try has told it
         version = dg.DataVersion(finished.data_version)
         counts = self._tally.of(table)
@@ -146,7 +146,7 @@ class Reporter:
     def _evaluate(self, result: dg.AssetCheckResult) -> None:
         self._context.log_event(check_evaluation(check_key_of(result), result))
 
-    def _tell(self, progressed: Progressed) -> None:
+    def _tell(self, progressed: ProgressReport) -> None:
         # Into the compute log each time; a line of the event log is a database transaction.
         self._connector.log("INFO", progressed.told)
         now = time.monotonic()

@@ -14,7 +14,7 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.state_edits import Upkeep, find_streams
+from atlas_dagster.sync.state_edits import StateEditor, find_streams
 
 
 class Refresh(Enum):
@@ -59,14 +59,16 @@ class SyncConfig(dg.Config):
     )
 
 
-class Orders(Struct, frozen=True):
+class PreSyncEdits(Struct, frozen=True):
     """What a run is to do before it reads: which streams to refresh, which states to set."""
 
     refreshes: Mapping[StreamDescriptor, Refresh]
     states: Mapping[StreamDescriptor, Raw]
     whole_state: ConnectionState | None
 
-    def carry_out(self, open_upkeep: Callable[[Sequence[Envelope]], Upkeep]) -> Sequence[Envelope]:
+    def apply_edits(
+        self, open_upkeep: Callable[[Sequence[Envelope]], StateEditor]
+    ) -> Sequence[Envelope]:
         """Do it, in commits of their own. ``open_upkeep`` is given those that were done."""
         done: list[Envelope] = []
         for how in Refresh:
@@ -85,7 +87,7 @@ def orders(
     streams: Collection[ConfiguredStream],
     selected: Collection[StreamDescriptor],
     config: SyncConfig,
-) -> Orders:
+) -> PreSyncEdits:
     """The options of a run, checked against its selected streams.
 
     Raises:
@@ -118,7 +120,7 @@ def orders(
                 "give one of them."
             )
         whole = _connection_state(_json(config.state, "The state"))
-    return Orders(refreshes, states, whole)
+    return PreSyncEdits(refreshes, states, whole)
 
 
 def _json(given: object, what: str) -> Raw:

@@ -9,7 +9,7 @@ from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan
 
 
-class Counts(Struct):
+class StreamTotals(Struct):
     """What was committed of one stream; ``cursor_before`` is where its first try began."""
 
     cursor_before: Raw | None
@@ -18,14 +18,14 @@ class Counts(Struct):
     checkpoints: int = 0
 
 
-class Tally:
+class RunTotals:
     """Counts what is committed: rows of a failed try that a later one reads again count once."""
 
     def __init__(self) -> None:
         #: How the CHECK that the run did first ended: ``success``, or the type of its failure.
         self.checked: str | None = None
         self._started: float | None = None
-        self._streams: dict[TablePath, Counts] = {}
+        self._streams: dict[TablePath, StreamTotals] = {}
 
     def begin(self, plan: SyncPlan) -> None:
         """A try begins."""
@@ -34,7 +34,7 @@ class Tally:
             known = self._streams.get(stream.table.path)
             # One that starts from the beginning brings all of it again.
             if known is None or stream.state is None:
-                self._streams[stream.table.path] = Counts(stream.state)
+                self._streams[stream.table.path] = StreamTotals(stream.state)
 
     def add(self, checkpoint: Checkpoint) -> None:
         commits = checkpoint.envelope.streams
@@ -44,7 +44,7 @@ class Tally:
             counts.bytes += size
             counts.checkpoints += 1
 
-    def of(self, table: TablePath) -> Counts:
+    def of(self, table: TablePath) -> StreamTotals:
         return self._streams[table]
 
     @property

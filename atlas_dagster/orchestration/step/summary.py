@@ -11,8 +11,8 @@ from msgspec import Raw
 
 from atlas_dagster.orchestration.step.envelope_text import shown_state
 from atlas_dagster.orchestration.step.event_repair import label
-from atlas_dagster.orchestration.step.run_totals import Counts
-from atlas_dagster.records.issues import Change
+from atlas_dagster.orchestration.step.run_totals import StreamTotals
+from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.sync.events import StreamFinished
 
@@ -28,7 +28,7 @@ _LONGEST_VALUE = 32
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~]")
 
 
-def summary(finished: StreamFinished, counts: Counts, seconds: float, mask: Mask) -> str:
+def summary(finished: StreamFinished, counts: StreamTotals, seconds: float, mask: Mask) -> str:
     """What was read, how fast, from where to where, and what is to be known about it."""
     stream = finished.plan.configured
     mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
@@ -113,7 +113,7 @@ def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:
     return f"Cursor: {was}" if was == now else f"Cursor: {was} → {now}"
 
 
-def changes_by_field(changes: Mapping[Change, int]) -> dict[str, Counter[str]]:
+def changes_by_field(changes: Mapping[ValueChange, int]) -> dict[str, Counter[str]]:
     """How often each change (NULLED, TRUNCATED) was made to a field, the most changed first."""
     by_field: dict[str, Counter[str]] = {}
     for change, count in changes.items():
@@ -121,7 +121,7 @@ def changes_by_field(changes: Mapping[Change, int]) -> dict[str, Counter[str]]:
     return dict(sorted(by_field.items(), key=lambda item: -item[1].total()))
 
 
-def changed_values(changes: Mapping[Change, int]) -> Iterator[str]:
+def changed_values(changes: Mapping[ValueChange, int]) -> Iterator[str]:
     """What is not in its column as the source wrote it; no paragraph where there is nothing."""
     most = list(changes_by_field(changes).items())
     listed = [

@@ -11,8 +11,8 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
-from atlas_dagster.orchestration.automation.retries import Patience, root_run_id, tag_failure
-from atlas_dagster.orchestration.definitions.connection_assets import DefinedConnection
+from atlas_dagster.orchestration.automation.retries import RetryBudget, root_run_id, tag_failure
+from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.connection_check import ensure_checked
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.stream_checks import as_of_last_sync
@@ -23,20 +23,20 @@ from atlas_dagster.orchestration.step.connector_version import major_change
 from atlas_dagster.orchestration.step.dry_run import refused_observation, rehearsed_observation
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.failure import explained_failure
-from atlas_dagster.orchestration.step.projections import SyncBook, books_of
+from atlas_dagster.orchestration.step.projections import SyncProjection, books_of
 from atlas_dagster.orchestration.step.reporter import Reporter
 from atlas_dagster.orchestration.step.run_config import SyncConfig, orders
-from atlas_dagster.orchestration.step.run_totals import Tally
+from atlas_dagster.orchestration.step.run_totals import RunTotals
 from atlas_dagster.orchestration.step.telemetry import measured_sync
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.open import connected
-from atlas_dagster.sync.dry_run import rehearse
+from atlas_dagster.sync.dry_run import dry_run
 from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.resume import claim
+from atlas_dagster.sync.resume import claim_ownership
 from atlas_dagster.sync.session import SyncSession
-from atlas_dagster.sync.state_edits import Upkeep
+from atlas_dagster.sync.state_edits import StateEditor
 
 _SETTLE_SECONDS = 5.0
 #: How *Terminate* in the UI, and Ctrl-C, arrive.
@@ -45,7 +45,7 @@ _INTERRUPTS = (DagsterExecutionInterruptedError, KeyboardInterrupt)
 
 def run_sync(
     context: dg.AssetExecutionContext,
-    defined: DefinedConnection,
+    defined: ConnectionAssets,
     atlas: AtlasResource,
     config: SyncConfig,
     look: Look | None = None,
@@ -63,7 +63,7 @@ def run_sync(
             for check in context.selected_asset_check_keys:
                 yield as_of_last_sync(context.instance, check)
             return
-        tally = Tally()
+        tally = RunTotals()
         synced = _sync(context, defined, atlas, config, tally, look)
         if config.dry_run:
             yield from synced
@@ -74,10 +74,10 @@ def run_sync(
 
 def _sync(
     context: dg.AssetExecutionContext,
-    defined: DefinedConnection,
+    defined: ConnectionAssets,
     atlas: AtlasResource,
     config: SyncConfig,
-    tally: Tally,
+    tally: RunTotals,
     look: Look | None,
 ) -> Iterator[dg.MaterializeResult[None]]:
     if defined.problem is not None:
@@ -88,7 +88,7 @@ def _sync(
         # The step of a killed run may still be alive and commit what it had read; let it end.
         time.sleep(_SETTLE_SECONDS)
     step = _Step(context, defined, atlas, config, tally, look)
-    patience = Patience()
+    patience = RetryBudget()
     while True:
         try:
             yield from step.attempt(patience)
@@ -108,10 +108,10 @@ class _Step:
     def __init__(
         self,
         context: dg.AssetExecutionContext,
-        defined: DefinedConnection,
+        defined: ConnectionAssets,
         atlas: AtlasResource,
         config: SyncConfig,
-        tally: Tally,
+        tally: RunTotals,
         look: Look | None,
     ) -> None:
         self._context = context
@@ -126,11 +126,11 @@ class _Step:
         self._tried = False
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
-    def attempt(self, patience: Patience) -> Iterator[dg.MaterializeResult[None]]:
+    def attempt(self, patience: RetryBudget) -> Iterator[dg.MaterializeResult[None]]:
         """Try once to sync what is left."""
         context = self._context
         books = books_of(context.instance, context.log.warning)
-        book = SyncBook(books, self._connection.name, context.run.run_id)
+        book = SyncProjection(books, self._connection.name, context.run.run_id)
         try:
             yield from self._attempt(patience, book)
         except (Exception, DagsterExecutionInterruptedError) as error:
@@ -139,7 +139,9 @@ class _Step:
             raise
 
     # --8<-- [start:attempt] shown in docs/architecture.md
-    def _attempt(self, patience: Patience, book: SyncBook) -> Iterator[dg.MaterializeResult[None]]:
+    def _attempt(
+        self, patience: RetryBudget, book: SyncProjection
+    ) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
         caller = self._atlas.caller(
             context.instance, context.run.run_id, explain=context.log.info, warn=context.log.warning
@@ -165,9 +167,9 @@ class _Step:
             if self._config.dry_run:
                 self._rehearse(connector, destination, reporter)
                 return
-            claim(destination, connection.name, self._atlas.deployment)
+            claim_ownership(destination, connection.name, self._atlas.deployment)
             # Once for all tries of a run, and for its retries: what they did already is skipped.
-            for envelope in self._orders.carry_out(lambda _: self._open_upkeep(destination)):
+            for envelope in self._orders.apply_edits(lambda _: self._open_upkeep(destination)):
                 reporter.observe(envelope)
             plan = self._plan(destination, reporter)
             self._warn_of_major_change(connector)
@@ -185,7 +187,7 @@ class _Step:
     def _selected(self) -> list[StreamDescriptor]:
         return self._defined.selected(self._left)
 
-    def _open_upkeep(self, destination: Destination) -> Upkeep:
+    def _open_upkeep(self, destination: Destination) -> StateEditor:
         upkeep = self._upkeep(destination)
         parent = self._context.run.parent_run_id
         begun = sorted(str(name) for name in upkeep.begun() & self._orders.refreshes.keys())
@@ -198,8 +200,10 @@ class _Step:
         self._tried = True
         return upkeep
 
-    def _upkeep(self, destination: Destination, as_if: Sequence[Envelope] | None = None) -> Upkeep:
-        return Upkeep(
+    def _upkeep(
+        self, destination: Destination, assume: Sequence[Envelope] | None = None
+    ) -> StateEditor:
+        return StateEditor(
             self._connection.name,
             self._defined.streams,
             tables=self._defined.tables,
@@ -207,16 +211,16 @@ class _Step:
             store=self._store,
             run_id=self._context.run.run_id,
             root_run_id=root_run_id(self._context.instance, self._context.run),
-            as_if=as_if,
+            assume=assume,
         )
 
     def _plan(
         self,
         destination: Destination,
         reporter: Reporter,
-        as_if: Collection[Envelope] | None = None,
+        assume: Collection[Envelope] | None = None,
     ) -> SyncPlan:
-        """What to do now. ``as_if``: for a dry run, as if these had been committed."""
+        """What to do now. ``assume``: for a dry run, as if these had been committed."""
         try:
             plan = make_plan(
                 self._connection.name,
@@ -228,16 +232,16 @@ class _Step:
                 run_id=self._context.run.run_id,
                 root_run_id=root_run_id(self._context.instance, self._context.run),
                 notify=self._context.log.warning,
-                as_if=as_if,
+                assume=assume,
             )
         except BreakingChangeError as error:
             reporter.refused(error)
             raise
         for refusal in plan.refused.values():
             reporter.refused(refusal)
-        if as_if is None:
+        if assume is None:
             self._tally.begin(plan)
-            found = (stream.resumption.unrecorded for stream in plan.streams)
+            found = (stream.resume_point.unrecorded for stream in plan.streams)
             # The processes that committed them died before they could say so.
             for envelope in {each.seq: each for each in found if each is not None}.values():
                 reporter.observe(envelope)
@@ -245,12 +249,12 @@ class _Step:
 
     def _rehearse(self, connector: Connector, destination: Destination, reporter: Reporter) -> None:
         """Tell what would be done, in the log and on the streams' pages."""
-        pretended = self._orders.carry_out(partial(self._upkeep, destination))
+        pretended = self._orders.apply_edits(partial(self._upkeep, destination))
         plan = self._plan(destination, reporter, pretended)
         key, tables = self._defined.key, self._defined.tables
         told = [
             rehearsed_observation(each, key(each.plan.table.path), connector.mask)
-            for each in rehearse(plan, connector)
+            for each in dry_run(plan, connector)
         ]
         told += [refused_observation(key(tables[n]), e) for n, e in plan.refused.items()]
         for observation in told:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.orchestration.step.run_totals import Tally
+from atlas_dagster.orchestration.step.run_totals import RunTotals
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -30,7 +30,7 @@ Record = Callable[["Meter"], None]
 
 @contextmanager
 def measured_sync(
-    context: dg.AssetExecutionContext, connection: str, deployment: str, tally: Tally
+    context: dg.AssetExecutionContext, connection: str, deployment: str, tally: RunTotals
 ) -> Iterator[None]:
     """Push how the block ended, and what ``tally`` holds by then."""
     began = time.monotonic()

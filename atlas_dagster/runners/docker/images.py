@@ -93,7 +93,7 @@ _CAUSES = (
 )
 
 
-def have_image(
+def ensure_image(
     client: docker.DockerClient, reference: str, policy: PullPolicy, explain: Explain
 ) -> Mapping[str, Any]:
     """The engine's description of the image, pulled before if ``policy`` says so.

@@ -36,7 +36,7 @@ from atlas_dagster.runners.base import (
 )
 from atlas_dagster.runners.docker.attach_stream import FrameDecoder
 from atlas_dagster.runners.docker.engine import API_ERRORS, place, reason
-from atlas_dagster.runners.docker.images import Explain, have_image, pulled_image
+from atlas_dagster.runners.docker.images import Explain, ensure_image, pulled_image
 from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL, wait_for_turn
 from atlas_dagster.runners.limits import ExecutorConfig
 
@@ -92,7 +92,7 @@ class DockerRunner(Runner):
         """
         if self._image is None:
             pull = self.executor.pull
-            self._image = have_image(self._client, self.reference, pull, self._explain)
+            self._image = ensure_image(self._client, self.reference, pull, self._explain)
         return self._image
 
     def pull(self) -> None:

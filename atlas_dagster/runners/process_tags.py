@@ -18,12 +18,12 @@ _TOKEN = "ATLAS_PROCESS"  # noqa: S105 - no secret
 _END_SECONDS = 2.0
 
 
-def marks(labels: Mapping[str, str], token: str) -> dict[str, str]:
+def process_tags(labels: Mapping[str, str], token: str) -> dict[str, str]:
     """The environment variables that mark a process: ``atlas.owner`` becomes ``ATLAS_OWNER``."""
     return {_variable(label): value for label, value in labels.items()} | {_TOKEN: token}
 
 
-def marked() -> Iterator[tuple[int, Mapping[str, str]]]:
+def tagged_processes() -> Iterator[tuple[int, Mapping[str, str]]]:
     """pid and marks of every living process of this user that some Atlas has marked."""
     for folder in _PROCESSES.glob("[0-9]*"):
         # Gone by now, or not ours to look at.
@@ -35,7 +35,7 @@ def marked() -> Iterator[tuple[int, Mapping[str, str]]]:
                     yield int(folder.name), found
 
 
-def label_of(found: Mapping[str, str], label: str) -> str:
+def tag_value(found: Mapping[str, str], label: str) -> str:
     """The value of ``label`` among a process's marks; empty if it has none."""
     return found.get(_variable(label), "")
 
@@ -43,7 +43,7 @@ def label_of(found: Mapping[str, str], label: str) -> str:
 def end_all(token: str) -> None:
     """Kill every process marked with ``token``, those they start meanwhile too."""
     deadline = time.monotonic() + _END_SECONDS
-    while pids := [pid for pid, found in marked() if found[_TOKEN] == token]:
+    while pids := [pid for pid, found in tagged_processes() if found[_TOKEN] == token]:
         for pid in pids:
             kill(pid)
         if time.monotonic() > deadline:  # one that the kernel cannot end now

@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, listed
-from atlas_dagster.destinations.postgres.commit_tables import Bookkeeping, TableState
+from atlas_dagster.destinations.postgres.commit_tables import CommitTables, TableState
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.destinations.postgres.stage import TemporaryStage
 
@@ -23,12 +23,12 @@ class HeldRows:
         state: TableState,
         *,
         database: Database,
-        bookkeeping: Bookkeeping,
+        commit_tables: CommitTables,
     ) -> None:
         self._path = path
         self._columns = columns
         self._database = database
-        self._bookkeeping = bookkeeping
+        self._bookkeeping = commit_tables
         self.state = state
 
     @property
@@ -59,8 +59,8 @@ class HeldRows:
         self.state = msgspec.structs.replace(
             state, seq=seq, row_count=state.row_count + stage.rows, fields=fields
         )
-        self._bookkeeping.advance_held(self._path, self.state)
+        self._bookkeeping.advance_unpublished(self._path, self.state)
 
     def drop(self) -> None:
-        self._bookkeeping.drop_held(self._path, self.state)
-        self.state = self._bookkeeping.find_held(self._path)
+        self._bookkeeping.drop_unpublished(self._path, self.state)
+        self.state = self._bookkeeping.find_unpublished(self._path)
