@@ -66,7 +66,7 @@ def test_another_writer_goes_on(store: Store, mode: WriteMode) -> None:
 
 
 @BY_MODE
-@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("unpublished", [True, False])
 def test_another_writer_begins_anew(store: Store, mode: WriteMode, unpublished: bool) -> None:
     store.sync(spec(mode), [{"id": 1}])
     hold(store, store.open(spec(mode)), 2)

@@ -115,7 +115,7 @@ def test_a_replaced_table_takes_the_new_columns_only(store: Store, mode: WriteMo
 
 
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("unpublished", [False, True])
 def test_rows_that_do_not_fit_their_table_are_refused(
     store: Store, mode: WriteMode, unpublished: bool
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_commit_between_plan_and_open_is_refused(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("other_mode", MODES)
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("unpublished", [False, True])
 def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
     store: Store, mode: WriteMode, other_mode: WriteMode, unpublished: bool
 ) -> None:
@@ -228,7 +228,7 @@ def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("unpublished", [False, True])
 @pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("before", ["append", "append_dedup", None])
 def test_a_users_command_meanwhile_is_not_overwritten(

@@ -153,7 +153,7 @@ class Connection(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """Learn how far syncs that died have come."""
-        state = self.edit().standing.state
+        state = self.edit().resume_points.state
         source = Source(
             self.streams, self.state_type, chunk=1, clock=self.clock, selected=self.streams
         )

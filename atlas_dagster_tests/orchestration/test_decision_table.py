@@ -122,7 +122,7 @@ def test_death_before_the_rows_of_a_key_are_merged(
     it.run()
     it.source.last = 5
     with monkeypatch.context() as patch:
-        patch.setattr(DedupWriter, "finish", die)
+        patch.setattr(DedupWriter, "merge_committed", die)
         assert not it.run().success
     assert it.ids() == [1, 2, 3]
     ran = it.run()

@@ -52,7 +52,7 @@ def test_a_table_that_is_gone() -> None:
     assert "is gone" in (found.notice or "")
 
 
-@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("last_logged", [True, False])
 def test_wiped_after_the_commit(last_logged: bool) -> None:
     last = envelope(50) if last_logged else None
     found = reconcile(S, LoggedState(last, wiped_at=50.5), 50, envelope)

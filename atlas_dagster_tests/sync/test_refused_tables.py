@@ -159,7 +159,7 @@ def test_a_commit_that_nobody_remembers(lake: Lake, way_out: str, stream: Config
     assert lake.ids("a") == ([1, 1, 2] if both else [1, 2])
 
 
-@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("last_logged", [True, False])
 def test_an_envelope_that_is_damaged_is_as_good_as_gone(lake: Lake, last_logged: bool) -> None:
     lake.sync([A, B], output("a", 1) + output("b", 1))
     lake.damage_envelopes("a")

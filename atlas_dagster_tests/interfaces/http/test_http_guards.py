@@ -90,10 +90,10 @@ def test_with_a_token_the_name_does_not_matter(guarded: Client) -> None:
 
 
 CROSS_ORIGIN = [
-    {"DeclarationHash": "https://evil.example"},
-    {"DeclarationHash": "null"},
-    {"DeclarationHash": "http://localhost:3000"},
-    {"DeclarationHash": "http://127.0.0.1"},
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:3000"},
+    {"Origin": "http://127.0.0.1"},
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
     {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"},
@@ -130,8 +130,8 @@ def test_what_needs_no_token_may_be_linked_to(
 def test_the_servers_own_docs_and_programs_are_served(registry_client: Client) -> None:
     host = f"127.0.0.1:{registry_client.port}"
     for headers in (
-        {"DeclarationHash": f"http://{host}", "Sec-Fetch-Site": "same-origin"},
-        {"DeclarationHash": "http://LOCALHOST:9", "Host": "localhost:9"},
+        {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"},
+        {"Origin": "http://LOCALHOST:9", "Host": "localhost:9"},
         {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
         {},
     ):
@@ -139,7 +139,7 @@ def test_the_servers_own_docs_and_programs_are_served(registry_client: Client) -
 
 
 def test_with_a_token_the_origin_does_not_matter(guarded: Client) -> None:
-    headers = {**with_token(TOKEN), "DeclarationHash": b"https://app.example"}
+    headers = {**with_token(TOKEN), "Origin": b"https://app.example"}
     assert guarded.get("/categories", headers=headers).status_code == 200  # type: ignore[arg-type]
 
 
