@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
-from dagster._core.definitions.definitions_load_context import (
-    DefinitionsLoadContext,
-    DefinitionsLoadType,
-)
-from dagster._core.storage.defs_state.base import DefsStateStorage
-from dagster.components.component.state_backed_component import StateBackedComponent
-from dagster.components.core.defs_module import ComponentLoc, ComponentPath
-from dagster.components.utils.defs_state import (
-    DefsStateConfig,
-    DefsStateConfigArgs,
-    ResolvedDefsStateConfig,
-)
-from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
-from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
+from dagster.components import DefsStateConfig, DefsStateConfigArgs, ResolvedDefsStateConfig
 from pydantic import BaseModel
 
 from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.dagster_internals import (
+    ComponentLoc,
+    ComponentPath,
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+    DefsStateManagementType,
+    DefsStateStorage,
+    TranslationFn,
+    TranslationFnResolver,
+)
 from atlas_dagster.orchestration.definitions.assets import (
     build_connection_defs,
     build_undiscovered_defs,
@@ -63,7 +60,7 @@ def _default_state() -> DefsStateConfigArgs:
 
 @dg.scaffold_with(ConnectionScaffolder)
 @dataclass
-class AirbyteConnection(StateBackedComponent, dg.Resolvable):
+class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     """An Airbyte source and the streams to sync from it, each stream an asset.
 
     Its catalog is cached by DISCOVER (`atlas discover`, or the discovery job in the UI); loading
@@ -221,7 +218,7 @@ class AirbyteConnection(StateBackedComponent, dg.Resolvable):
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
         # The parent's load asks for the state key at once, and that needs the name.
-        loaded = super(StateBackedComponent, cls).load(attributes, context)
+        loaded = super(dg.StateBackedComponent, cls).load(attributes, context)
         loaded.set_location(context.component_loc)
         context.component_tree.mark_component_defs_state_key(
             loc=context.component_loc, defs_state_key=loaded.defs_state_config.key

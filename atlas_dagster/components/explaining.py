@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from dagster.components.core.defs_module import find_defs_or_component_yaml
-from dagster.components.resolved.errors import ResolutionException
-from dagster_shared.error import DagsterUnresolvableSymbolError
 from pydantic import BaseModel, ValidationError
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.dagster_internals import (
+    DagsterUnresolvableSymbolError,
+    ResolutionException,
+    find_defs_or_component_yaml,
+)
 from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import StreamSelection

@@ -15,33 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.definitions_load_context import (
-    DefinitionsLoadContext,
-    DefinitionsLoadType,
-)
-from dagster.components.core.component_tree import ComponentTree
-from dagster.components.core.context import ComponentLoadContext
-from dagster.components.core.decl import (
-    ComponentDecl,
-    ComponentLoaderDecl,
-    ComponentRootDecl,
-    DefsFolderDecl,
-    build_filesystem_component_decl_from_context,
-)
-from dagster.components.core.defs_module import (
-    ComponentPath,
-    ComponentRootLoc,
-    ResolvableToComponentLoc,
-    find_defs_or_component_yaml,
-)
-from dagster.components.core.load_defs import get_library_json_enriched_defs
-from dagster.components.definitions import LazyDefinitions
-from dagster_shared.utils import safe_is_subclass
-from dagster_shared.utils.config import discover_config_file
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.dagster_internals import (
+    ComponentDecl,
+    ComponentLoaderDecl,
+    ComponentPath,
+    ComponentRootDecl,
+    ComponentRootLoc,
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+    DefsFolderDecl,
+    LazyDefinitions,
+    ResolvableToComponentLoc,
+    build_filesystem_component_decl_from_context,
+    discover_config_file,
+    find_defs_or_component_yaml,
+    get_library_json_enriched_defs,
+    safe_is_subclass,
+)
 from atlas_dagster.orchestration.definitions.assets import build_broken_defs
 from atlas_dagster.orchestration.definitions.io_manager import IO_MANAGER_KEY, default_resources
 from atlas_dagster.orchestration.operations.cleanup import reaper_sensor
@@ -136,7 +130,7 @@ def find_project(*paths_within_project: Path) -> "ProjectTree":
         ) from error
 
 
-class ProjectTree(ComponentTree):
+class ProjectTree(dg.ComponentTree):
     """A project's components. Each of its parts, folders and Python files, loads for itself."""
 
     def parts(self) -> list[Path]:
@@ -145,12 +139,12 @@ class ProjectTree(ComponentTree):
         return [root] if find_defs_or_component_yaml(root) else list(_parts(root))
 
     @property
-    def context_in_python(self) -> ComponentLoadContext:
+    def context_in_python(self) -> dg.ComponentLoadContext:
         """That of a component which no file below the defs folder declares."""
         nothing = ComponentRootDecl(
             context=self.decl_load_context, loc=ComponentRootLoc(), decls=[]
         )
-        return ComponentLoadContext.from_decl_load_context(self.decl_load_context, nothing)
+        return dg.ComponentLoadContext.from_decl_load_context(self.decl_load_context, nothing)
 
     def build_defs(self, loc: ResolvableToComponentLoc | None = None) -> dg.Definitions:
         """All definitions; or those of the part ``loc`` alone, and whatever it raises."""

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 
 import dagster as dg
-from dagster_shared.serdes.objects.models.defs_state_info import DefsStateManagementType
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
 from atlas_dagster.components.explaining import explain
@@ -18,6 +17,7 @@ from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli.output import note, warn
 from atlas_dagster.interfaces.cli.project import called_in, enter_project
 from atlas_dagster.orchestration.automation.cron import Schedule
+from atlas_dagster.orchestration.dagster_internals import DefsStateManagementType
 from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
 from atlas_dagster.orchestration.definitions.resource import AtlasResource

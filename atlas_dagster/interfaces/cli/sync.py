@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import IO, Any, get_args
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError
-from dagster._core.execution.plan.objects import StepFailureData
-from dagster._core.storage.tags import MAX_RETRIES_TAG
-from dagster._core.utils import make_new_run_id
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,6 +25,11 @@ from atlas_dagster.interfaces.cli.output import note
 from atlas_dagster.interfaces.cli.project import called_in
 from atlas_dagster.orchestration.automation.retries import FAILURE_TAG
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
+from atlas_dagster.orchestration.dagster_internals import (
+    MAX_RETRIES_TAG,
+    StepFailureData,
+    make_new_run_id,
+)
 from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.dead_runs import process_tag
@@ -164,7 +165,7 @@ def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
 
 def _is_interrupted(failure: StepFailureData) -> bool:
     error = failure.error
-    return error is not None and error.cls_name == DagsterExecutionInterruptedError.__name__
+    return error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
 
 
 def _failure_sentence(failure: StepFailureData) -> str:

@@ -6,15 +6,15 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import dagster as dg
-from dagster._utils.schedules import (
+from pydantic import BaseModel, ConfigDict, Field
+
+from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.dagster_internals import (
     get_latest_completed_cron_tick,
     get_next_cron_tick,
     is_valid_cron_string,
     schedule_execution_time_iterator,
 )
-from pydantic import BaseModel, ConfigDict, Field
-
-from atlas_dagster.errors import ConfigError
 
 #: A sync that takes no longer than this is never called late.
 _LEAST_GRACE = dt.timedelta(minutes=15)

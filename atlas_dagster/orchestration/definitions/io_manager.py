@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
-from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.capabilities import StoresTables
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.dagster_internals import TableMetadataSet
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.step.failure import explained_failure
 from atlas_dagster.orchestration.step.metadata import uri_value

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_factories.schema_change_checks import (
+
+from atlas_dagster.orchestration.dagster_internals import (
+    AssetCheckExecutionRecordStatus,
     TableSchemaDiff,
 )
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-
 from atlas_dagster.orchestration.step.summary import counted
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.types import ColumnType

@@ -4,7 +4,6 @@ import datetime as dt
 from contextlib import closing, suppress
 
 import dagster as dg
-from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -88,7 +87,7 @@ def reap_job() -> None:
 def reaper_sensor(
     context: dg.SensorEvaluationContext, atlas: AtlasResource
 ) -> dg.SkipReason | dg.SensorResult:
-    if not isinstance(context.instance.run_launcher, DefaultRunLauncher):
+    if not isinstance(context.instance.run_launcher, dg.DefaultRunLauncher):
         return _leave_it_to_a_run(context)
     dead = end_dead_runs(context.instance)
     removed = reap_ended(context.instance, atlas) + reap_adhoc()

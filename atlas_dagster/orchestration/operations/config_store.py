@@ -14,9 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from atlas_dagster.config.live_config import ConfigStore, FileConfigStore, wait_for
 from atlas_dagster.config.renewal import DeclarationHash
 from atlas_dagster.errors import ConfigError, TransientError
+from atlas_dagster.orchestration.dagster_internals import sql_run_storage
 
 if TYPE_CHECKING:
-    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
+    from atlas_dagster.orchestration.dagster_internals import SqlRunStorage
 
 KEY_VARIABLE = "ATLAS_SECRET_KEY"
 _FOLDER = "renewals"
@@ -34,15 +35,12 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
     keys = os.environ.get(KEY_VARIABLE)
     if not keys:
         return files
-    # It brings the machinery of Dagster's migrations, which loading a code location can do without.
-    from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
-
-    storage = instance.run_storage
-    if not isinstance(storage, SqlRunStorage):
+    storage = sql_run_storage(instance)
+    if storage is None:
         raise ConfigError(
-            f"{KEY_VARIABLE} is set, but Dagster's run storage ({type(storage).__name__}) is no "
-            "SQL database that could keep renewed configs; use SQLite or Postgres as Dagster's "
-            f"storage, or unset {KEY_VARIABLE} to keep them in files."
+            f"{KEY_VARIABLE} is set, but Dagster's run storage is not an SQL database "
+            f"({type(instance.run_storage).__name__}), so it cannot keep renewed configs; use "
+            f"SQLite or Postgres, or unset {KEY_VARIABLE} to keep them in files."
         )
     try:
         cipher = MultiFernet([Fernet(key.strip()) for key in keys.split(",")])

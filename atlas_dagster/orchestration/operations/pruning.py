@@ -11,21 +11,21 @@ from pathlib import Path
 
 import dagster as dg
 import sqlalchemy
-from dagster._core.execution.backfill import (
-    BULK_ACTION_TERMINAL_STATUSES,
-    BulkActionsFilter,
-    BulkActionStatus,
-)
-from dagster._core.storage.event_log.schema import (
-    AssetCheckExecutionsTable,
-    SqlEventLogStorageTable,
-)
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, RUN_KEY_TAG
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.automation.schedule import SCHEDULE_TAG
+from atlas_dagster.orchestration.dagster_internals import (
+    BACKFILL_ID_TAG,
+    BULK_ACTION_TERMINAL_STATUSES,
+    PARENT_RUN_ID_TAG,
+    RUN_KEY_TAG,
+    AssetCheckExecutionsTable,
+    BulkActionsFilter,
+    BulkActionStatus,
+    SqlEventLogStorage,
+    SqlEventLogStorageTable,
+    SqliteEventLogStorage,
+)
 from atlas_dagster.orchestration.operations.cleanup import reap_job
 
 #: Runs looked at together. Few enough for their records, many enough for a look into what only a

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.metadata.metadata_set import TableMetadataSet
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.orchestration.dagster_internals import TableMetadataSet
 from atlas_dagster.orchestration.definitions.translator import table_key
 from atlas_dagster.orchestration.step.event_repair import readable
 from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope_of

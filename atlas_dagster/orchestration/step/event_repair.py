@@ -11,10 +11,14 @@ from typing import Any, TypeVar
 
 import dagster as dg
 import sqlalchemy as sa
-from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageTable
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
-from dagster_shared.check import CheckError
-from dagster_shared.serdes.errors import DeserializationError
+
+from atlas_dagster.orchestration.dagster_internals import (
+    AssetKeyTable,
+    CheckError,
+    DeserializationError,
+    SqlEventLogStorage,
+    SqlEventLogStorageTable,
+)
 
 #: Names that Dagster's serializer keeps for itself.
 _TAKEN = frozenset({"__class__", "__enum__", "__frozenset__", "__mapping_items__", "__set__"})

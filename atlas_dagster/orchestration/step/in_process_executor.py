@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.execution.context.system import PlanOrchestrationContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.executor.in_process import InProcessExecutor
 
+from atlas_dagster.orchestration.dagster_internals import (
+    ExecutionPlan,
+    InProcessExecutor,
+    PlanOrchestrationContext,
+    RetryMode,
+)
 from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs, note_process
 from atlas_dagster.orchestration.operations.pools import POOL_PREFIX, runs_in
 

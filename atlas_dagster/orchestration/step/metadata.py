@@ -8,13 +8,10 @@ from typing import Any, Self
 
 import dagster as dg
 import msgspec
-from dagster._core.definitions.metadata.metadata_set import (
-    NamespacedMetadataSet,
-    TableMetadataSet,
-)
 from msgspec import Raw
 
 from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.orchestration.dagster_internals import NamespacedMetadataSet, TableMetadataSet
 from atlas_dagster.orchestration.step.envelope_text import from_text, shown_state, to_text
 from atlas_dagster.orchestration.step.run_totals import StreamTotals
 from atlas_dagster.orchestration.step.summary import Mask, changes_by_field, preview, summary

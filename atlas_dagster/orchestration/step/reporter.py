@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, BreakingChangeError
+from atlas_dagster.orchestration.dagster_internals import DATA_VERSION_TAG
 from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.stream_checks import (
     broken_schema,

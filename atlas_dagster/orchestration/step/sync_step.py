@@ -6,7 +6,6 @@ from contextlib import closing
 from functools import partial
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope
@@ -40,7 +39,7 @@ from atlas_dagster.sync.state_edits import StateEditor
 
 _SETTLE_SECONDS = 5.0
 #: How *Terminate* in the UI, and Ctrl-C, arrive.
-_INTERRUPTS = (DagsterExecutionInterruptedError, KeyboardInterrupt)
+_INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
 
 
 def run_sync(
@@ -133,7 +132,7 @@ class _Step:
         book = SyncProjection(books, self._connection.name, context.run.run_id)
         try:
             yield from self._attempt(patience, book)
-        except (Exception, DagsterExecutionInterruptedError) as error:
+        except (Exception, dg.DagsterExecutionInterruptedError) as error:
             if not self._config.dry_run:
                 book.failed(self._selected, error)
             raise
