@@ -82,7 +82,7 @@ class ProjectionWriter:
         state = envelope.connection_state
         rows = []
         for commit in envelope.streams:
-            blob = state.streams.get(commit.stream) or state.shared
+            blob = state.blob_of(commit.stream)
             row = {
                 **_stream(envelope.connection, commit.stream),
                 "state": _plain(blob, mask),

@@ -83,6 +83,10 @@ class ConnectionState(Struct, frozen=True):
             state = state.apply(message)
         return state
 
+    def blob_of(self, stream: StreamDescriptor) -> Raw | None:
+        """Return the blob of ``stream``, or the shared one if it has none of its own."""
+        return self.streams.get(stream) or self.shared
+
     def only(self, streams: Collection[StreamDescriptor]) -> "ConnectionState":
         """The state of some streams; GLOBAL and LEGACY cannot be divided and stay whole."""
         if self.type != "STREAM":

@@ -32,7 +32,7 @@ def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.A
         )
     state = envelope.connection_state
     for commit in envelope.streams:
-        blob = state.streams.get(commit.stream) or state.shared
+        blob = state.blob_of(commit.stream)
         yield dg.AssetObservation(
             asset_key=defined.key(commit.table),
             description=_told(envelope, commit),
