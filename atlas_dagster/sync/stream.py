@@ -7,12 +7,12 @@ import pyarrow as pa
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
-from atlas_dagster.destinations.delta.versions import keyless_rows
 from atlas_dagster.destinations.envelope import StreamCommit
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.protocol.messages import Records, StreamDescriptor, TraceError
 from atlas_dagster.protocol.state import is_position, same_blob
 from atlas_dagster.records.batches import BatchBuilder
+from atlas_dagster.records.kept_values import count_rows_without_key
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 #: A batch is small enough for its rows, as Python objects, to stay in the processor's cache: with
@@ -118,7 +118,8 @@ class ActiveStream:
         if not len(self.builder):
             return
         batch = self.builder.build()
-        keyless = keyless_rows(batch, [*map(self.plan.table.column, self.plan.key_columns)])
+        key = [*map(self.plan.table.column, self.plan.key_columns)]
+        keyless = count_rows_without_key(batch, key)
         if keyless and self.refuses_null_keys:
             raise ConfigError(self._no_key(keyless))
         self.keyless += keyless

@@ -17,10 +17,11 @@ from atlas_dagster.destinations.delta.data_file import DataFile
 from atlas_dagster.destinations.delta.filesystem import explained
 from atlas_dagster.destinations.delta.newest_rows import newest_rows
 from atlas_dagster.destinations.delta.parquet_stage import ParquetStage
-from atlas_dagster.destinations.delta.versions import Mask, Ranking, has_value
+from atlas_dagster.destinations.delta.versions import Ranking, has_value
 from atlas_dagster.destinations.delta.writer import DeltaWriter
 from atlas_dagster.destinations.envelope import Envelope, StagedFile
 from atlas_dagster.errors import DestinationError
+from atlas_dagster.records.kept_values import Mask
 
 
 class DedupWriter(DeltaWriter):

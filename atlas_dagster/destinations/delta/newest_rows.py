@@ -24,13 +24,13 @@ from atlas_dagster.destinations.delta.versions import (
     CURSOR,
     EXTRACTED,
     KEPT_CURSOR,
-    Mask,
     Ranking,
     keys,
     versions,
     with_identity,
 )
 from atlas_dagster.destinations.exact_values import DATED, ZONE, order_of
+from atlas_dagster.records.kept_values import Mask
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]

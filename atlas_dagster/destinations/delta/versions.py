@@ -6,20 +6,15 @@ most files.
 
 from collections.abc import Iterator, Sequence
 
-import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from atlas_dagster.destinations.delta.data_file import DataFile
 from atlas_dagster.destinations.exact_values import identity_of
+from atlas_dagster.records.kept_values import Mask, is_valid, kept_values, note_of
 from atlas_dagster.records.types import EXTRA, EXTRACTED_AT, META, Column
-
-Mask = npt.NDArray[np.bool_]
-_decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
-_encode = msgspec.json.Encoder().encode
 
 #: Columns of no file: what is kept of the key, in one form, and of the cursor, as it was written;
 #: NULL where their columns hold all of it.
@@ -78,19 +73,8 @@ def with_identity(batch: pa.RecordBatch, by: Ranking) -> Mask | None:
         return None
     filled = np.ones(batch.num_rows, np.bool_)
     for column in columns:
-        filled &= _is_valid(column)
-    return filled | _is_valid(batch.column(KEPT_KEY.name))
-
-
-def keyless_rows(batch: pa.RecordBatch, key: Sequence[Column]) -> int:
-    """How many rows of a table's ``batch`` lack a value in a column of ``key``."""
-    if not any(batch.column(column.name).null_count for column in key):
-        return 0
-    filled = np.ones(batch.num_rows, np.bool_)
-    for column in key:
-        kept = _kept(batch, column, batch.num_rows)
-        filled &= _is_valid(batch.column(column.name)) | _is_valid(kept)
-    return int(np.sum(~filled))
+        filled &= is_valid(column)
+    return filled | is_valid(batch.column(KEPT_KEY.name))
 
 
 def has_value(file: DataFile, column: Column) -> Mask:
@@ -100,7 +84,7 @@ def has_value(file: DataFile, column: Column) -> Mask:
     found = [np.zeros(0, np.bool_)]
     for batch, notes in _batches(file, (column,)):
         kept = _kept(notes, column, batch.num_rows)
-        found.append(_is_valid(batch.column(column.name)) | _is_valid(kept))
+        found.append(is_valid(batch.column(column.name)) | is_valid(kept))
     return np.concatenate(found)
 
 
@@ -121,34 +105,15 @@ def _field(column: Column) -> pa.Field:
     return pa.field(column.name, column.type.arrow)
 
 
-def _is_valid(column: pa.Array) -> Mask:
-    valid: Mask = column.is_valid().to_numpy(zero_copy_only=False)
-    return valid
-
-
 def _has_notes(file: DataFile, columns: Sequence[Column]) -> bool:
     if file.null_count(EXTRA) == file.rows:
         return False
-    return any(file.holds_text(META, _note(column)) for column in columns)
-
-
-def _note(column: Column) -> str:
-    """How an entry of ``_airbyte_meta.changes`` on ``column`` begins."""
-    return f'{{"field":{_encode(column.field).decode()},'
+    return any(file.holds_text(META, note_of(column)) for column in columns)
 
 
 def _kept(notes: pa.RecordBatch | None, column: Column, count: int) -> pa.Array:
-    """What is kept of ``column`` beside it, as JSON."""
-    if notes is None:
-        return pa.nulls(count, pa.string())
-    noted = pc.fill_null(pc.match_substring(notes.column(META), _note(column)), False)
-    texts: list[str | None] = [None] * count
-    for row in pc.indices_nonzero(noted).to_pylist():
-        extra = notes.column(EXTRA)[row].as_py()
-        value = _decode_extra(extra).get(column.field) if extra else None
-        if value is not None:
-            texts[row] = bytes(value).decode()
-    return pa.array(texts, pa.string())
+    """Return the JSON that is kept of ``column``, row by row; all null without ``notes``."""
+    return pa.nulls(count, pa.string()) if notes is None else kept_values(notes, column)
 
 
 def _key(batch: pa.RecordBatch, by: Ranking, notes: pa.RecordBatch | None) -> list[pa.Array]:
@@ -165,8 +130,8 @@ def _key(batch: pa.RecordBatch, by: Ranking, notes: pa.RecordBatch | None) -> li
     odd = np.zeros(count, np.bool_)
     whole = np.ones(count, np.bool_)
     for values, unpublished in zip(kept, columns, strict=True):
-        odd |= _is_valid(values)
-        whole &= _is_valid(values) | _is_valid(unpublished)
+        odd |= is_valid(values)
+        whole &= is_valid(values) | is_valid(unpublished)
     texts: list[str | None] = [None] * count
     for row in np.flatnonzero(odd & whole).tolist():
         parts = (values[row].as_py() for values in kept)
