@@ -20,10 +20,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path += [
-    str(HERE.parent / "atlas_dagster_tests"),
-    str(HERE.parent / "atlas_dagster_tests" / "orchestration"),
-]
 
 STANDIN = "atlas-test/source-standin:2"
 STREAMS = 50
@@ -47,7 +43,7 @@ elif sys.argv[1] == "read":
 
 def measure(runs: int) -> dict[str, dict[str, float]]:
     """Seconds of the step and of what it cannot do without, medians of ``runs``."""
-    from postgres_server import postgres_server
+    from atlas_dagster_tests.postgres_server import postgres_server
 
     results = {}
     with ExitStack() as stack:
@@ -113,16 +109,16 @@ def _by_hand(folder: Path, what: str) -> float:
 def _sync(folder: Path, what: str) -> None:
     """One sync; what the connector is given stays in ``folder``."""
     import dagster as dg
-    from by_hand import USERS, define, found, shop
     from fake_runs import EVENTS
 
     from atlas_dagster.runners.base import ConnectorCommand
+    from atlas_dagster_tests.orchestration.connections import USERS, declare_shop, define, found
 
     names = ["events"] if what == "docker" else [f"stream_{number}" for number in range(STREAMS)]
-    connection = shop(image=STANDIN, config={"host": "db", "count": 5})
+    connection = declare_shop(image=STANDIN, config={"host": "db", "count": 5})
     if what != "docker":
         program = [sys.executable, str(folder / "source.py")]
-        connection = shop(image=None, command=program)
+        connection = declare_shop(image=None, command=program)
     streams = [{**USERS, **EVENTS, "name": name} for name in names]
     spec = {"type": "object", "properties": {"host": {}, "count": {}}}
     defs = define(connection, found(connection, streams, spec), lake=folder / "lake")

@@ -5,7 +5,6 @@ copy is in Postgres's binary format, from a file, by ``psql``; ``copy`` counts r
 """
 
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,10 +13,9 @@ import environments
 from measuring import Figures, per_record, ratios, run
 from recording import RECORDINGS
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "atlas_dagster_tests"))
+from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
 
-from postgres_server import postgres_binaries, postgres_server  # noqa: E402
+HERE = Path(__file__).parent
 
 
 def measure(records: int, runs: int) -> dict[str, Figures]:

@@ -39,10 +39,7 @@ from atlas_dagster.orchestration.step.recording import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
-
-sys.path.append(str(Path(__file__).parent.parent / "atlas_dagster_tests"))
-
-from postgres_server import PostgresServer, postgres_server
+from atlas_dagster_tests.postgres_server import PostgresServer, postgres_server
 
 _ROWS = 10_000
 _CHECKPOINTS = 20

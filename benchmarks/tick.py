@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
@@ -21,17 +20,11 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster_shared.serdes import serialize_value
 
-sys.path += [
-    str(Path(__file__).parents[1] / "atlas_dagster_tests"),
-    str(Path(__file__).parents[1] / "atlas_dagster_tests" / "orchestration"),
-]
-
-from by_hand import USERS, define, found, shop
-from postgres_instance import postgres_instance
-from postgres_server import postgres_server
-
 from atlas_dagster.orchestration.automation.schedule import _tags
 from atlas_dagster.orchestration.definitions.connection_check import check_key
+from atlas_dagster_tests.orchestration.connections import USERS, declare_shop, define, found
+from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.postgres_server import postgres_server
 
 STREAMS = 50
 CONNECTIONS = 100
@@ -47,7 +40,7 @@ def measure(past_runs: int, ticks: int) -> dict[str, dict[str, float]]:
 
 
 def _measure(instance: dg.DagsterInstance, past_runs: int, ticks: int) -> dict[str, float]:
-    connection = shop()
+    connection = declare_shop()
     streams = [{**USERS, "name": f"stream_{number}"} for number in range(STREAMS)]
     defs = define(connection, found(connection, streams), schedule="*/15 * * * *")
     sensor = defs.resolve_sensor_def("shop__schedule")
@@ -96,7 +89,7 @@ def _add_runs(
     """Runs of a schedule, put into the tables as Dagster does one by one."""
     keys = [dg.AssetKey([connection, f"stream_{number}"]) for number in range(STREAMS)]
     names = ("records", "primary_key", "schema")
-    tags = _tags(shop(name=connection))
+    tags = _tags(declare_shop(name=connection))
     runs = [
         dg.DagsterRun(
             job_name="__ASSET_JOB",

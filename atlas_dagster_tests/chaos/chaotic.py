@@ -16,7 +16,7 @@ from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.invocation import Log
 from atlas_dagster.sync.events import SyncEvent
 from atlas_dagster_tests.conftest import CONNECTORS
-from atlas_dagster_tests.sync.scripted import EAGER, Lake, Outcome, incremental
+from atlas_dagster_tests.sync.fake_source import EAGER, Lake, Outcome, incremental
 
 FOLDER = CONNECTORS / "source-chaos"
 MORE = {"n": {"type": "number"}, "o": {"type": "object"}}

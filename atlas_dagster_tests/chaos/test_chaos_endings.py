@@ -4,7 +4,7 @@ import pytest
 
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.chaos.chaotic import A, B, Chaos
-from atlas_dagster_tests.sync.scripted import full_refresh
+from atlas_dagster_tests.sync.fake_source import full_refresh
 
 WHOLE = full_refresh("a")
 SECRET = "hunter22"

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from atlas_dagster_tests.chaos.chaotic import MORE, Chaos
-from atlas_dagster_tests.sync.scripted import incremental
+from atlas_dagster_tests.sync.fake_source import incremental
 
 FAILED = "a: a RECORD message could not be read"
 

@@ -29,7 +29,7 @@ from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster.sync.session import SyncSession
 from atlas_dagster_tests.crash.seam import Point, Seam, Strike
-from atlas_dagster_tests.orchestration.by_hand import define
+from atlas_dagster_tests.orchestration.connections import define
 
 _processes = multiprocessing.get_context("fork")
 Result = TypeVar("Result")

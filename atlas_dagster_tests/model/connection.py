@@ -31,7 +31,7 @@ from atlas_dagster_tests.model.values import (
     Cursor,
     Key,
 )
-from atlas_dagster_tests.sync.scripted import EAGER, Lake, upkeep
+from atlas_dagster_tests.sync.fake_source import EAGER, Lake, upkeep
 
 
 class Killed(BaseException):

@@ -37,7 +37,7 @@ from atlas_dagster_tests.model.values import (
     TYPES,
     UNION,
 )
-from atlas_dagster_tests.sync.scripted import Lake, Warehouse
+from atlas_dagster_tests.sync.fake_source import Lake, Warehouse
 
 _STREAMS = ("a", "b")
 #: Where a process may die: before or after the nth call of any of these.

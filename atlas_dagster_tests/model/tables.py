@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from atlas_dagster.records.types import EXTRA, SOURCE_NAME_KEY
 from atlas_dagster_tests.model.truth import REVISION, Version
-from atlas_dagster_tests.sync.scripted import Lake, Warehouse
+from atlas_dagster_tests.sync.fake_source import Lake, Warehouse
 
 Row = dict[str, Any]
 

@@ -9,9 +9,9 @@ import pytest
 from atlas_dagster.orchestration.step import sync_step as sync
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source import open as source
-from atlas_dagster_tests.orchestration.decisions import Shop
 from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.orchestration.recovery_cases import Shop
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def it(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def shop(tmp_path: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Shop:
     runner = FakeRunner(lambda _: [])
     monkeypatch.setattr(source, "choose_runner", lambda *_: runner)
     monkeypatch.setattr(sync, "reap_ended", lambda *_: [])

@@ -11,8 +11,8 @@ from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
-from atlas_dagster_tests.orchestration.by_hand import USERS, define, found, shop
-from atlas_dagster_tests.sync.scripted import line
+from atlas_dagster_tests.orchestration.connections import USERS, declare_shop, define, found
+from atlas_dagster_tests.sync.fake_source import line
 
 #: One piece of a READ's output, or its exit code.
 Piece = bytes | int | ExitStatus
@@ -79,7 +79,7 @@ class FakeRuns:
     instance: dg.DagsterInstance
     runner: FakeRunner
     streams: Sequence[Mapping[str, Any]] = (EVENTS,)
-    connection: Connection = field(default_factory=shop)
+    connection: Connection = field(default_factory=declare_shop)
     output: Sequence[Piece] = ()
 
     def script(self, command: ConnectorCommand) -> Iterator[Piece]:
@@ -91,7 +91,7 @@ class FakeRuns:
     def select(self, **modes: Any) -> None:
         """Read the first stream so: ``sync_mode="incremental"``."""
         name = self.streams[0]["name"]
-        self.connection = shop(streams=[{"name": name, **modes}])
+        self.connection = declare_shop(streams=[{"name": name, **modes}])
 
     @property
     def discovered(self) -> Discovered:

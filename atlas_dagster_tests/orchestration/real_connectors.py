@@ -23,7 +23,7 @@ from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster.source.open import Caller, discover
-from atlas_dagster_tests.orchestration.by_hand import define
+from atlas_dagster_tests.orchestration.connections import define
 
 Row = dict[str, Any]
 OWN = "_airbyte_"

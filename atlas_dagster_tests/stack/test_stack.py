@@ -16,7 +16,7 @@ from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.e2e.browser import launched, materialize_button, node, opened_page
 from atlas_dagster_tests.e2e.project import APPEND
 from atlas_dagster_tests.e2e.web_server import wait_until
-from atlas_dagster_tests.orchestration.otlp_receiver import receiving
+from atlas_dagster_tests.orchestration.step.otlp_receiver import receiving
 from atlas_dagster_tests.stack.compose import ANSWERING, SERVICES, Stack
 from atlas_dagster_tests.stack.web import Web
 

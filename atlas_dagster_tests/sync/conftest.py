@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_dagster_tests.sync.scripted import Lake, Warehouse
+from atlas_dagster_tests.sync.fake_source import Lake, Warehouse
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.sync.state_edits import StateEditor
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     full_refresh,

@@ -8,7 +8,7 @@ import pytest
 
 from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
-from atlas_dagster_tests.sync.scripted import Lake, line, records, state, status, upkeep
+from atlas_dagster_tests.sync.fake_source import Lake, line, records, state, status, upkeep
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
 KEYED = {

@@ -7,7 +7,7 @@ import pytest
 
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.records.types import SOURCE_NAME_KEY, Column, TableSchema
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     Lake,
     Outcome,
     full_refresh,

@@ -9,7 +9,7 @@ import pytest
 
 from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster_tests.sync.scripted import EAGER, Warehouse, incremental, line, state, status
+from atlas_dagster_tests.sync.fake_source import EAGER, Warehouse, incremental, line, state, status
 
 pytestmark = pytest.mark.postgres
 PRICED = incremental("a", price={"type": "number"}, v=None)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.sync.state_edits import StateEditor
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     error,

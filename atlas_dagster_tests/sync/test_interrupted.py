@@ -6,7 +6,7 @@ import pytest
 
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.sync.session import SyncSession
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     Lake,
     global_state,
     incremental,

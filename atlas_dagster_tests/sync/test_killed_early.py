@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     global_state,

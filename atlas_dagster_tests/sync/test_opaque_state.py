@@ -6,7 +6,7 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     global_state,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.errors import DestinationError
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     Warehouse,
     full_refresh,
     incremental,

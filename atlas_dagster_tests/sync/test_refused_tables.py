@@ -5,7 +5,7 @@ import pytest
 from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.errors import DestinationError, ReadFailedError
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     MemoryStore,

@@ -5,7 +5,7 @@ import pytest
 from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.stream import ActiveStream
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     error,

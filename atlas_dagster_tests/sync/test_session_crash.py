@@ -16,7 +16,7 @@ from atlas_dagster.destinations.delta.table import LakeTable
 from atlas_dagster.destinations.delta.writer import DeltaWriter
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     Outcome,

@@ -14,7 +14,7 @@ import pytest
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.errors import TransientError
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Warehouse,
     global_state,

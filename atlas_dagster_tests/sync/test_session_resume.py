@@ -8,7 +8,7 @@ import pytest
 from atlas_dagster.destinations.envelope import now
 from atlas_dagster.errors import BreakingChangeError, DestinationError
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     COLUMNS,
     EAGER,
     Lake,

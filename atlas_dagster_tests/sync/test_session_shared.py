@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_dagster.errors import BreakingChangeError
-from atlas_dagster_tests.sync.scripted import (
+from atlas_dagster_tests.sync.fake_source import (
     EAGER,
     Lake,
     Outcome,

@@ -4,7 +4,7 @@ import pytest
 
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster_tests.sync.scripted import Lake, incremental, records, state, status
+from atlas_dagster_tests.sync.fake_source import Lake, incremental, records, state, status
 
 A, B = incremental("a"), incremental("b")
 
