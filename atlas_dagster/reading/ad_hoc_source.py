@@ -19,6 +19,7 @@ from atlas_dagster.reading.reader import StreamReader
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.source.connection import no_stream
 from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.open import Caller, introduced, spec_of
 
 
@@ -72,8 +73,7 @@ class AdHocSource:
     @property
     def image(self) -> str:
         """The connector's image, whether or not it runs from it."""
-        entry = self.connection.entry()
-        return (self.connection.image or "") if entry is None else entry.docker_image
+        return ConnectorRef.resolve(self.connection).image
 
     @property
     def is_discovered(self) -> bool:

@@ -123,6 +123,16 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.image}:{self.tag}"
 
     @property
+    def is_manifest_only(self) -> bool:
+        """Whether it is a declarative manifest, which the CDK's package runs."""
+        return self.language == "manifest-only"
+
+    @property
+    def needs_docker(self) -> bool:
+        """Whether it is published neither as a Python package nor as a manifest."""
+        return self.pypi_package is None and not self.is_manifest_only
+
+    @property
     def categories(self) -> tuple[ConnectorCategory, ...]:
         """Its own category first, then others that people look in."""
         return (self.category, *_OTHER_CATEGORIES.get(self.name, ()))

@@ -25,6 +25,7 @@ from atlas_dagster.source.catalog_diff import (
 )
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.discovered_catalog import Discovered, discovered
 from atlas_dagster.source.invocation import Log
 from atlas_dagster.source.runner_choice import choose_runner
@@ -114,7 +115,7 @@ def connected(
     """
     config = _resolved(connection, caller, spec_schema)
     with (
-        choose_runner(connection, caller.executor, caller.explain) as runner,
+        choose_runner(ConnectorRef.resolve(connection), caller.executor, caller.explain) as runner,
         _with_config(connection, caller, runner, config, spec_schema) as connector,
     ):
         yield connector
@@ -128,7 +129,7 @@ def introduced(connection: Connection, caller: Caller) -> Iterator[tuple[Connect
         ConnectorFailedError: it gave no SPEC.
     """
     check_variables(connection, caller.environ)
-    with choose_runner(connection, caller.executor, caller.explain) as runner:
+    with choose_runner(ConnectorRef.resolve(connection), caller.executor, caller.explain) as runner:
         spec = _spec(connection, caller, runner)
         schema = spec.connectionSpecification
         config = _resolved(connection, caller, schema)
@@ -143,7 +144,7 @@ def spec_of(connection: Connection, caller: Caller) -> Spec:
         RunnerUnavailableError: there is nothing to run the connector with.
         ConnectorFailedError: it gave no SPEC.
     """
-    with choose_runner(connection, caller.executor, caller.explain) as runner:
+    with choose_runner(ConnectorRef.resolve(connection), caller.executor, caller.explain) as runner:
         return _spec(connection, caller, runner)
 
 

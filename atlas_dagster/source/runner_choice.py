@@ -1,25 +1,23 @@
-"""Where a connection's connector runs: Docker when it can, a process when it must."""
+"""Choose where a connector runs: in Docker if possible, else as a process."""
 
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.registry import (
-    ConnectorInfo,
-    published_manifest,
-    published_version,
-)
+from atlas_dagster.registry import ConnectorInfo, published_manifest, published_version
 from atlas_dagster.registry.connector_info import AUTO, LATEST
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.docker.runner import DockerRunner
-from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.runners.limits import ExecutorConfig, parse_memory
 from atlas_dagster.runners.manifest import (
     CDK_PACKAGE,
     EXECUTABLE,
-    IMAGE,
     Cdk,
     Manifest,
     ManifestRunner,
@@ -29,214 +27,165 @@ from atlas_dagster.runners.packages import newest_version
 from atlas_dagster.runners.pod import FifoRunner
 from atlas_dagster.runners.python import CommandRunner, PythonRunner
 from atlas_dagster.runners.virtualenv import install
-from atlas_dagster.source.connection import Connection
-from atlas_dagster.source.published_limits import published_limits
+from atlas_dagster.source.connector_ref import ConnectorRef
 
-#: Set in a pod that has the connector beside it: the folder they share.
+#: The folder that a pod's step shares with its connector; set only in such a pod.
 POD_FOLDER_VARIABLE = "ATLAS_POD_FOLDER"
 
 
 def choose_runner(
-    connection: Connection, defaults: ExecutorConfig, explain: Callable[[str], None]
+    ref: ConnectorRef, defaults: ExecutorConfig, explain: Callable[[str], None]
 ) -> Runner:
-    """The runner for ``connection``, which the caller closes.
+    """Return the runner for ``ref``; the caller closes it.
 
-    ``explain`` is told which one and why, in one sentence.
+    ``explain`` gets one sentence: which runner, and why.
 
     Raises:
-        RunnerUnavailableError: neither Docker nor a Python package or manifest is to be had.
-        ConfigError: Python was asked for and the connector has neither, a file is not there, or
-            Docker cannot be used until someone changes something.
+        RunnerUnavailableError: neither Docker nor a Python package or manifest can be used now.
+        ConfigError: the connection asks for Python and the connector has no package, a file is
+            missing, or Docker cannot be used until someone changes something.
     """
-    name = connection.source_name
-    executor = executor_of(connection, defaults)
+    limits = limits_of(ref, defaults)
+    connection = ref.connection
     if connection.command is not None:
-        command = CommandRunner(connection.command, directory=connection.folder, executor=executor)
-        explain(f"{name} runs as a process, by the command {command.reference}.")
+        command = CommandRunner(connection.command, directory=connection.folder, executor=limits)
+        explain(f"{ref.name} runs as a process, by the command {command.reference}.")
         return command
-    entry = connection.entry()
-    own = _own_manifest(connection)
     if connection.runner == "kubernetes":
-        return _in_pod(connection, own, executor, explain)
+        return _in_pod(ref, limits, explain)
     if connection.runner == "python":
-        if not _runs_in_python(entry, own):
-            raise ConfigError(f"{name} has no Python package; use runner: docker or auto.")
-        why = "as its connection asks"
-    else:
+        if ref.needs_docker:
+            raise ConfigError(f"{ref.name} has no Python package; use runner: docker or auto.")
+        return _in_python(ref, limits, "as its connection asks", explain)
+    try:
+        return _in_docker(ref, limits, explain)
+    except (ConfigError, RunnerUnavailableError) as error:
+        if connection.runner == "docker" or ref.needs_docker:
+            raise
+        reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
+        reason = reason.rstrip(".")
         try:
-            return _in_docker(connection, own, executor, explain)
-        except (ConfigError, RunnerUnavailableError) as error:
-            if connection.runner == "docker" or not _runs_in_python(entry, own):
-                raise
-            reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
-            why = f"because Docker cannot run it: {reason.rstrip('.')}"
-            try:
-                return _in_python(connection, entry, own, executor, why, explain)
-            except RunnerUnavailableError as other:
-                raise RunnerUnavailableError(
-                    f"{name} can be run in neither way. In Docker: {reason.rstrip('.')}. "
-                    f"Without: {other.reason.rstrip('.')}",
-                    "see that one of them can be had",
-                ) from other
-    return _in_python(connection, entry, own, executor, why, explain)
+            return _in_python(ref, limits, f"because Docker cannot run it: {reason}", explain)
+        except RunnerUnavailableError as other:
+            raise RunnerUnavailableError(
+                f"{ref.name} can be run in neither way. In Docker: {reason}. "
+                f"Without: {other.reason.rstrip('.')}",
+                "see that one of them can be had",
+            ) from other
 
 
-def executor_of(connection: Connection, defaults: ExecutorConfig) -> ExecutorConfig:
-    """What the connection's own ``executor`` says, where it says nothing ``defaults``, and where
-    these say nothing either, the limits that the connector's publisher gives it.
+def limits_of(ref: ConnectorRef, defaults: ExecutorConfig) -> ExecutorConfig:
+    """Return the connection's own limits, else ``defaults``, else the publisher's."""
+    declared = defaults.overridden_by(ref.connection.executor)
+    return declared if ref.info is None else published_limits(ref.info).overridden_by(declared)
 
-    Raises:
-        UnknownConnectorError: the registry has no such connector.
+
+def published_limits(info: ConnectorInfo) -> ExecutorConfig:
+    """Return the publisher's limits, where they are higher than Atlas's defaults.
+
+    As on the platform, ``maxSecondsBetweenMessages`` is the least heartbeat (``HeartbeatMonitor``).
     """
-    said = defaults.overridden_by(connection.executor)
-    entry = connection.entry()
-    return said if entry is None else published_limits(entry).overridden_by(said)
+    own = ExecutorConfig()
+    limits: dict[str, Any] = {}
+    if info.memory_limit is not None and _memory(info.memory_limit) > own.memory_bytes:
+        limits["memory_limit"] = info.memory_limit
+    if info.cpu_limit is not None and info.cpu_limit > own.cpu_limit:
+        limits["cpu_limit"] = info.cpu_limit
+    silent = info.max_seconds_between_messages or 0.0
+    for name in ("heartbeat_seconds", "silence_seconds"):
+        if silent > getattr(own, name):
+            limits[name] = silent
+    try:
+        return ExecutorConfig(**limits)
+    except ValidationError:  # the publisher's mistake; use the defaults
+        return own
+
+
+def _memory(text: str) -> int:
+    try:
+        return parse_memory(text)
+    except ValueError:
+        return 0
 
 
 def _in_python(
-    connection: Connection,
-    entry: ConnectorInfo | None,
-    own: Manifest | None,
-    executor: ExecutorConfig,
-    why: str,
-    explain: Callable[[str], None],
+    ref: ConnectorRef, limits: ExecutorConfig, why: str, explain: Callable[[str], None]
 ) -> Runner:
-    name = connection.source_name
-    newest = ""
-    if entry is not None and entry.tag == LATEST:
-        entry, newest = entry.at(_newest(entry)), ", the newest"
-    if entry is not None and entry.pypi_package is not None:
-        version = entry.tag
-        if connection.version == AUTO:
-            version = install(entry.pypi_package, entry.tag, entry.name)
-            if version != entry.tag:
-                newest = f", the newest release that can be installed ({entry.tag} cannot)"
-        package = PythonRunner(entry.pypi_package, version, entry.name, executor=executor)
+    info, newest = ref.info, ""
+    if info is not None and info.tag == LATEST:
+        info, newest = info.at(_newest(info)), ", the newest"
+    if info is not None and info.pypi_package is not None:
+        version = info.tag
+        if ref.connection.version == AUTO:
+            version = install(info.pypi_package, info.tag, info.name)
+            if version != info.tag:
+                newest = f", the newest release that can be installed ({info.tag} cannot)"
+        package = PythonRunner(info.pypi_package, version, info.name, executor=limits)
         explain(
-            f"{name} runs from its Python package {entry.pypi_package} {version}{newest}, {why}."
+            f"{ref.name} runs from its Python package {info.pypi_package} {version}{newest}, {why}."
         )
         return package
-    if own is not None:
-        manifest, cdk = own, _declared_cdk(connection, own)
-    else:
-        manifest, cdk = _published(entry)
+    manifest, cdk = (ref.manifest, ref.cdk) if info is None else _published(info)
+    # A connector with neither a package nor these needs Docker.
+    assert manifest is not None
+    assert cdk is not None
     version = newest_version(CDK_PACKAGE) if cdk.version == LATEST else cdk.version
-    cdk_runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=executor)
-    of = f" of version {entry.tag}{newest}," if entry is not None and newest else ""
+    cdk_runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=limits)
+    of = f" of version {info.tag}{newest}," if info is not None and newest else ""
     ran = f"the Python package {cdk_runner.reference}, {cdk.why}"
-    explain(f"{name} runs from its manifest{of} with {ran}, {why}.")
+    explain(f"{ref.name} runs from its manifest{of} with {ran}, {why}.")
     return ManifestRunner(manifest, cdk_runner, Cdk(version, cdk.why))
 
 
-def _newest(entry: ConnectorInfo) -> str:
-    """What ``latest`` means without Docker."""
-    package = entry.pypi_package
-    return newest_version(package) if package is not None else published_version(entry)
+def _newest(info: ConnectorInfo) -> str:
+    """Return the version that ``latest`` means without Docker."""
+    package = info.pypi_package
+    return newest_version(package) if package is not None else published_version(info)
 
 
-def _in_pod(
-    connection: Connection,
-    own: Manifest | None,
-    executor: ExecutorConfig,
-    explain: Callable[[str], None],
-) -> Runner:
+def _published(info: ConnectorInfo) -> tuple[Manifest, Cdk]:
+    found = published_manifest(info)
+    manifest = Manifest(f"{info.name} {info.tag}", found.manifest, found.components)
+    return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)
+
+
+def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, explain: Callable[[str], None]) -> Runner:
     folder = os.environ.get(POD_FOLDER_VARIABLE)
     if folder is None:
         raise ConfigError(
-            f"{connection.source_name} is to run with runner kubernetes, but this process is not "
-            "in a pod beside it: let Dagster start each step in a pod of its own (docs/"
-            "kubernetes.md), or choose runner docker."
+            f"{ref.name} is to run with runner kubernetes, but this process is not in a pod beside "
+            "it: let Dagster start each step in a pod of its own (docs/kubernetes.md), or choose "
+            "runner docker."
         )
-    runner = FifoRunner(Path(folder), image_of(connection), executor)
+    runner = FifoRunner(Path(folder), ref.image, limits)
     where = f"in this step's pod, from the image {runner.reference}"
-    return _explained(connection, own, runner, where, explain)
+    return _for_image(ref, runner, where, explain)
 
 
-def _in_docker(
-    connection: Connection,
-    own: Manifest | None,
-    executor: ExecutorConfig,
-    explain: Callable[[str], None],
-) -> Runner:
-    image = image_of(connection)
-    is_published = connection.image is None
-    if is_published and image.endswith(f":{LATEST}") and "pull" not in executor.model_fields_set:
-        # As Kubernetes does, for the one that is there may be of another year.
-        executor = executor.model_copy(update={"pull": "always"})
-    client = connect(executor.docker_host)
+def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, explain: Callable[[str], None]) -> Runner:
+    is_published = ref.connection.image is None
+    is_latest = ref.image.endswith(f":{LATEST}")
+    if is_published and is_latest and "pull" not in limits.model_fields_set:
+        # As Kubernetes does: the image on the engine may be a year old.
+        limits = limits.model_copy(update={"pull": "always"})
+    client = connect(limits.docker_host)
     with ExitStack() as undo:
         runner = undo.enter_context(
-            DockerRunner(image, client=client, executor=executor, explain=explain)
+            DockerRunner(ref.image, client=client, executor=limits, explain=explain)
         )
         runner.ensure_image()
         where = f"in Docker, from the image {runner.described()}"
-        chosen = _explained(connection, own, runner, where, explain)
+        chosen = _for_image(ref, runner, where, explain)
         undo.pop_all()
     return chosen
 
 
-def _explained(
-    connection: Connection,
-    own: Manifest | None,
-    runner: Runner,
-    where: str,
-    explain: Callable[[str], None],
+def _for_image(
+    ref: ConnectorRef, runner: Runner, where: str, explain: Callable[[str], None]
 ) -> Runner:
-    """``runner``, which runs the connector's image, or that of the CDK for a manifest."""
-    if own is None:
-        explain(f"{connection.source_name} runs {where}.")
+    """Return ``runner``, which runs the connector's image, or the CDK's image for a manifest."""
+    if ref.manifest is None or ref.cdk is None:
+        explain(f"{ref.name} runs {where}.")
         return runner
-    cdk = _declared_cdk(connection, own)
-    explain(f"{connection.source_name} runs {where}, {cdk.why}.")
-    return ManifestRunner(own, runner, cdk)
-
-
-def image_of(connection: Connection) -> str:
-    """The image that ``connection``'s connector is published as, or that runs its manifest.
-
-    Raises:
-        ConfigError: its manifest cannot be read.
-        UnknownConnectorError: the registry has no such connector.
-    """
-    own = _own_manifest(connection)
-    if own is not None:
-        return f"{IMAGE}:{_declared_cdk(connection, own).version}"
-    entry = connection.entry()
-    return connection.image or (entry.docker_image if entry else "")
-
-
-def _runs_in_python(entry: ConnectorInfo | None, own: Manifest | None) -> bool:
-    if entry is None:
-        return own is not None
-    return entry.pypi_package is not None or entry.language == "manifest-only"
-
-
-def _declared_cdk(connection: Connection, own: Manifest) -> Cdk:
-    """The CDK for a manifest of the user's own."""
-    declared = connection.cdk_version or connection.version
-    return cdk_for(own, declared=None if declared == AUTO else declared, published=None)
-
-
-def _own_manifest(connection: Connection) -> Manifest | None:
-    if connection.manifest is None:
-        return None
-    path = connection.folder / connection.manifest
-    components = path.with_name("components.py")
-    try:
-        return Manifest(
-            connection.manifest,
-            path.read_bytes(),
-            components.read_bytes() if components.exists() else None,
-        )
-    except OSError as error:
-        raise ConfigError(
-            f"Connection '{connection.name}': the manifest {path} cannot be read "
-            f"({error.strerror}); give its path from the connection's folder."
-        ) from error
-
-
-def _published(entry: ConnectorInfo | None) -> tuple[Manifest, Cdk]:
-    assert entry is not None  # a connection without a manifest of its own that runs in Python
-    found = published_manifest(entry)
-    manifest = Manifest(f"{entry.name} {entry.tag}", found.manifest, found.components)
-    return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)
+    explain(f"{ref.name} runs {where}, {ref.cdk.why}.")
+    return ManifestRunner(ref.manifest, runner, ref.cdk)

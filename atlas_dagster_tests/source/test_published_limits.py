@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.source.published_limits import published_limits
+from atlas_dagster.source.runner_choice import published_limits
 
 
 def limits(**fields: Any) -> dict[str, Any]:

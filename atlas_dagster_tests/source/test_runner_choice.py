@@ -13,6 +13,7 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source import open as source
 from atlas_dagster.source import runner_choice as choose
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.open import Caller, connected, discover
 from atlas_dagster.source.runner_choice import choose_runner
 
@@ -39,7 +40,9 @@ def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chosen(**fields: Any) -> tuple[Runner, str]:
     said: list[str] = []
-    runner = choose_runner(Connection(name="shop", **fields), ExecutorConfig(), said.append)
+    runner = choose_runner(
+        ConnectorRef.resolve(Connection(name="shop", **fields)), ExecutorConfig(), said.append
+    )
     (sentence,) = said
     return runner, sentence
 

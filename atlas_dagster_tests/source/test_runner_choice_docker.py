@@ -12,6 +12,7 @@ from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source import runner_choice as choose
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.open import Caller, connected, discover, spec_of
 from atlas_dagster.source.runner_choice import choose_runner
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
@@ -22,7 +23,7 @@ ABSENT = {"name": "x", "connector": "source-faker", "version": "0.0.1"}
 @pytest.mark.docker
 def test_an_image_that_cannot_be_had() -> None:
     executor, told = ExecutorConfig(pull="never"), list[str]()
-    runner = choose_runner(Connection(**ABSENT), executor, told.append)
+    runner = choose_runner(ConnectorRef.resolve(Connection(**ABSENT)), executor, told.append)
     assert runner.kind == "python"
     assert told == [
         "source-faker runs from its Python package airbyte-source-faker 0.0.1, because Docker "
@@ -31,18 +32,26 @@ def test_an_image_that_cannot_be_had() -> None:
         "executor.pull to missing."
     ]
     with pytest.raises(ConfigError, match=r"executor\.pull is never"):
-        choose_runner(Connection(**ABSENT, runner="docker"), executor, told.append)
+        choose_runner(
+            ConnectorRef.resolve(Connection(**ABSENT, runner="docker")), executor, told.append
+        )
 
 
 def test_a_context_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
     told: list[str] = []
-    runner = choose_runner(Connection(**ABSENT), ExecutorConfig(), told.append)
+    runner = choose_runner(
+        ConnectorRef.resolve(Connection(**ABSENT)), ExecutorConfig(), told.append
+    )
     assert runner.kind == "python"
     assert "because Docker cannot run it: There is no Docker context 'nowhere'" in told[0]
     with pytest.raises(ConfigError, match="There is no Docker context 'nowhere'"):
-        choose_runner(Connection(**ABSENT, runner="docker"), ExecutorConfig(), told.append)
+        choose_runner(
+            ConnectorRef.resolve(Connection(**ABSENT, runner="docker")),
+            ExecutorConfig(),
+            told.append,
+        )
 
 
 @pytest.fixture
@@ -92,6 +101,8 @@ def test_a_client_of_an_image_that_cannot_be_had_is_closed(
 ) -> None:
     with pytest.raises(ConfigError, match=r"executor\.pull is never"):
         choose_runner(
-            Connection(**ABSENT, runner="docker"), ExecutorConfig(pull="never"), lambda _: None
+            ConnectorRef.resolve(Connection(**ABSENT, runner="docker")),
+            ExecutorConfig(pull="never"),
+            lambda _: None,
         )
     assert [is_open(client) for client in clients] == [False]

@@ -47,7 +47,7 @@ def reap(as_json: bool) -> None:
         atlas = AtlasResource.from_environment()
         removed = reap_ended(instance, atlas) + reap_adhoc()
         for subject in map(subject_of, declared_connections()):
-            connection = subject.connection
+            connection = subject.ref and subject.ref.connection
             if connection and connection.executor and connection.executor.docker_host:
                 removed += reap_ended(instance, atlas, connection)
     if as_json:

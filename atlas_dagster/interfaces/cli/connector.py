@@ -202,6 +202,7 @@ def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool)
 
     SOURCES are declared connections (all of them by default), connectors or images.
     """
+    from atlas_dagster.source.connector_ref import ConnectorRef
     from atlas_dagster.source.runner_choice import choose_runner
 
     if not sources:
@@ -216,7 +217,9 @@ def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool)
                 opened(source, runner=runner) as it,
                 waiting(f"Fetching {source} …"),
                 pull_bar(),
-                choose_runner(it.connection, it.caller.executor, it.caller.explain) as chosen,
+                choose_runner(
+                    ConnectorRef.resolve(it.connection), it.caller.executor, it.caller.explain
+                ) as chosen,
             ):
                 chosen.prepare()
                 ready = chosen.identity()

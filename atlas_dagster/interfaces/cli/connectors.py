@@ -213,7 +213,7 @@ def _runs_from(info: ConnectorInfo) -> str:
     ways = ["image"]
     if info.pypi_package:
         ways.append("PyPI")
-    elif info.language == "manifest-only":
+    elif info.is_manifest_only:
         ways.append("manifest")
     return ", ".join(ways)
 
@@ -221,7 +221,7 @@ def _runs_from(info: ConnectorInfo) -> str:
 def _without_docker(info: ConnectorInfo) -> str:
     if info.pypi_package:
         return _from_package(info.pypi_package, info.tag)
-    return "from its manifest" if info.language == "manifest-only" else "no"
+    return "from its manifest" if info.is_manifest_only else "no"
 
 
 def _from_package(package: str, version: str) -> str:

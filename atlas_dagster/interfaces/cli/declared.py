@@ -25,6 +25,7 @@ from atlas_dagster.orchestration.operations.doctor import Subject
 from atlas_dagster.orchestration.step.projections import books_of
 from atlas_dagster.registry.catalogue import connectors_by_name, listing
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery
 from atlas_dagster.source.invocation import Log
 from atlas_dagster.source.open import Caller, discover
@@ -170,7 +171,7 @@ def subject_of(declared: ProjectConnection) -> Subject:
         discovered = declared.discovered
         if discovered is not None:
             declared.defined_by(discovered)
-        return Subject(declared.name, declared.connection, discovered)
+        return Subject(declared.name, ConnectorRef.resolve(declared.connection), discovered)
     except AtlasError as error:
         return Subject(declared.name, None, wrong=str(error))
 

@@ -210,7 +210,9 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
 
 def _explain_runner(declared: "ProjectConnection", as_json: bool) -> None:
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.source.connector_ref import ConnectorRef
     from atlas_dagster.source.runner_choice import choose_runner
 
     defaults = AtlasResource.from_environment().executor_defaults()
-    choose_runner(declared.connection, defaults, note if as_json else say).close()
+    ref = ConnectorRef.resolve(declared.connection)
+    choose_runner(ref, defaults, note if as_json else say).close()

@@ -22,6 +22,7 @@ from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.runners.docker.engine import connect, problem
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.source.connector_ref import ConnectorRef
 
 T = TypeVar("T")
 
@@ -168,8 +169,7 @@ class SyncDockerExecutor:
 
     def _pull(self, image: str) -> Work[str]:
         limits = self._config or ExecutorConfig()
-        entry = adhoc_connection(image, {}, "docker").entry()
-        reference = image if entry is None else entry.docker_image
+        reference = ConnectorRef.resolve(adhoc_connection(image, {}, "docker")).image
 
         def pull() -> str:
             client = connect(limits.docker_host)

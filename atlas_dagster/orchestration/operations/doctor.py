@@ -22,6 +22,7 @@ from atlas_dagster.registry.catalogue import listing
 from atlas_dagster.runners.docker.engine import API_ERRORS, connect, reason
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.discovered_catalog import Discovered
 
 _GIGABYTE = 10**9
@@ -37,10 +38,10 @@ class Finding(Struct, frozen=True):
 
 
 class Subject(Struct, frozen=True):
-    """A declared connection, or what is wrong with its declaration."""
+    """A declared connection: its connector, or what is wrong with the declaration."""
 
     name: str
-    connection: Connection | None
+    ref: ConnectorRef | None
     discovered: Discovered | None = None
     wrong: str | None = None
 
@@ -88,15 +89,19 @@ class _Engines:
         return self._found[host]
 
     def findings(self, subjects: Sequence[Subject]) -> Iterator[Finding]:
-        users: dict[str | None, list[Connection]] = {self._host(None): []}
-        for connection in (s.connection for s in subjects if s.connection is not None):
-            if connection.command is None and connection.runner != "python":
-                users.setdefault(self._host(connection), []).append(connection)
-        for host, connections in users.items():
+        users: dict[str | None, list[ConnectorRef]] = {self._host(None): []}
+        for ref in (subject.ref for subject in subjects if subject.ref is not None):
+            if ref.connection.command is None and ref.connection.runner != "python":
+                users.setdefault(self._host(ref.connection), []).append(ref)
+        for host, refs in users.items():
             about = f"Docker at {host}" if host else "Docker"
-            found = self.of(connections[0] if connections else None)
+            found = self.of(refs[0].connection if refs else None)
             if isinstance(found, AtlasError):
-                needed = [each.name for each in connections if not _runs_without(each)]
+                needed = [
+                    ref.connection.name
+                    for ref in refs
+                    if ref.needs_docker or ref.connection.runner == "docker"
+                ]
                 why = f" {', '.join(needed)} cannot run without it." if needed else ""
                 yield Finding(about, "error" if needed else "warning", f"{found}{why}")
             else:
@@ -155,10 +160,11 @@ def _engine(about: str, client: docker.DockerClient) -> Finding:
 
 
 def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> Iterator[Finding]:
-    about, connection = f"Connection {subject.name}", subject.connection
-    if connection is None:
+    about, ref = f"Connection {subject.name}", subject.ref
+    if ref is None:
         yield Finding(about, "error", subject.wrong or "It cannot be loaded.")
         return
+    connection, image = ref.connection, ref.image
     problems = False
     named = variables(connection.config) | variables(atlas.address(connection))
     missing = sorted(named - set(os.environ))
@@ -166,7 +172,6 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
         problems = True
         text = f"{', '.join(missing)} is not set; set it in the environment or in .env."
         yield Finding(about, "error", text)
-    image = _image(connection)
     client = engines.of(connection)
     if image and not isinstance(client, AtlasError) and connection.runner != "python":
         try:
@@ -193,15 +198,3 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
     if not problems:
         streams = counted(len(connection.configured(subject.discovered.catalog)), "stream")
         yield Finding(about, "ok", f"{streams}, into {destination.kind}")
-
-
-def _image(connection: Connection) -> str | None:
-    entry = connection.entry()
-    return connection.image or (entry.docker_image if entry else None)
-
-
-def _runs_without(connection: Connection) -> bool:
-    entry = connection.entry()
-    if connection.runner == "docker" or connection.image is not None:
-        return False
-    return entry is None or entry.pypi_package is not None or entry.language == "manifest-only"

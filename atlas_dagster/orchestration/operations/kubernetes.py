@@ -14,7 +14,8 @@ from atlas_dagster.orchestration.definitions.io_manager import default_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.runners.pod import AGENT
 from atlas_dagster.source.connection import Connection
-from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE, executor_of, image_of
+from atlas_dagster.source.connector_ref import ConnectorRef
+from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE, limits_of
 
 #: Read by dagster-k8s, whose ``k8s_job_executor`` gives each step a pod.
 TAG = "dagster-k8s/config"
@@ -33,13 +34,14 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
     if connection.runner != "kubernetes":
         return {}
     atlas: AtlasResource = default_resources()["atlas"]
-    executor = executor_of(connection, atlas.executor_defaults())
+    ref = ConnectorRef.resolve(connection)
+    limits = limits_of(ref, atlas.executor_defaults())
     mounts = [{"name": _VOLUME, "mount_path": _FOLDER}]
     connector = {
         "name": "connector",
-        "image": image_of(connection),
+        "image": ref.image,
         "image_pull_policy": {"missing": "IfNotPresent", "always": "Always", "never": "Never"}[
-            executor.pull
+            limits.pull
         ],
         "restart_policy": "Always",
         "command": ["sh", "-c", AGENT],
@@ -51,11 +53,11 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
         ],
         "volume_mounts": mounts,
         "resources": {
-            "limits": {"cpu": str(executor.cpu_limit), "memory": str(executor.memory_bytes)},
+            "limits": {"cpu": str(limits.cpu_limit), "memory": str(limits.memory_bytes)},
         },
         "security_context": {
             "allow_privilege_escalation": False,
-            "capabilities": {"drop": ["ALL"], "add": list(executor.cap_add)},
+            "capabilities": {"drop": ["ALL"], "add": list(limits.cap_add)},
         },
     }
     return {

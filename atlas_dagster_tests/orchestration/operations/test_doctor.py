@@ -14,6 +14,7 @@ from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations import doctor as checkup
 from atlas_dagster.orchestration.operations.doctor import Finding, Subject, examine
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.orchestration.connections import USERS, found
 
@@ -34,7 +35,7 @@ def connection(name: str = "shop", **fields: Any) -> Connection:
 
 def subject(name: str = "shop", **fields: Any) -> Subject:
     declared = connection(name, **fields)
-    return Subject(name, declared, found(declared, [USERS]))
+    return Subject(name, ConnectorRef.resolve(declared), found(declared, [USERS]))
 
 
 def examined(lake: Path, *subjects: Subject) -> list[Finding]:
@@ -107,7 +108,7 @@ def test_a_declaration_that_cannot_be_loaded(no_docker: None, tmp_path: Path) ->
 
 
 def test_streams_that_are_not_known_yet(no_docker: None, tmp_path: Path) -> None:
-    new = Subject("shop", connection())
+    new = Subject("shop", ConnectorRef.resolve(connection()))
     assert bad(examined(tmp_path, new))[1:] == [
         ("Connection shop", "warning", "Its streams are not known yet; run: atlas discover shop")
     ]
