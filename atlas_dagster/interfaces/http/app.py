@@ -36,7 +36,7 @@ from atlas_dagster.interfaces.http.problems import Problem, answer_with_problems
 from atlas_dagster.interfaces.http.read import format_of, read_page
 from atlas_dagster.interfaces.http.settings import Settings
 from atlas_dagster.interfaces.http.streaming import ARROW, NDJSON
-from atlas_dagster.interfaces.python.docker_executor import SyncDockerExecutor
+from atlas_dagster.interfaces.python.docker_executor import get_docker_executor
 from atlas_dagster.interfaces.python.worker import end_all
 from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.reading.ad_hoc import reap_adhoc_once
@@ -175,7 +175,7 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
     async def pull(request: Request, name: str) -> PullAnswer:
         """Have a connector's image on the Docker engine, the newest of its tag."""
         source = service.source(name)
-        executor = SyncDockerExecutor(settings.executor)
+        executor = get_docker_executor(settings.executor).sync
         digest = await service.run(request, source, lambda: executor.pull(name))
         return PullAnswer(
             status="succeeded",

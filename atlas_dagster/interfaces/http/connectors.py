@@ -21,7 +21,7 @@ from atlas_dagster.interfaces.http.read import read_stream
 from atlas_dagster.interfaces.http.settings import Settings
 from atlas_dagster.interfaces.http.streaming import RowStream
 from atlas_dagster.interfaces.python.adapter import log_of
-from atlas_dagster.interfaces.python.worker import Work
+from atlas_dagster.interfaces.python.worker import Worker
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.reading.ad_hoc import (
     AdHocConnection,
@@ -88,7 +88,7 @@ class Service:
 
         async def answering() -> T:
             async with self._places.one(source.connection.name):
-                return await Work(call)
+                return await Worker().submit(call)
 
         return await while_connected(request.receive, answering())
 

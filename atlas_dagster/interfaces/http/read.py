@@ -1,6 +1,7 @@
 """``POST /read``: rows of one stream, as one answer or as a stream of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from atlas_dagster.interfaces.http.streaming import (
     JsonLines,
     StreamForm,
 )
-from atlas_dagster.interfaces.python.worker import Feed
+from atlas_dagster.interfaces.python.worker import Stream, Worker
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as, table_schema
@@ -87,37 +88,40 @@ def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> byt
 
 def read_stream(
     source: AdHocSource, request: ReadRequest, form: Format
-) -> tuple[Feed[bytes], Callable[[Any], bytes], str]:
+) -> tuple[Stream[bytes], Callable[[Any], bytes], str]:
     """All rows, piece by piece; what makes the last piece of an error; and the media type.
 
     The feed raises what the read raises. Its first piece comes with the first rows, or at the end.
     """
     made: list[StreamForm] = []
 
-    def produce(put: Callable[[bytes], None]) -> None:
+    def pieces() -> Generator[list[bytes], None, None]:
         plan = _plan(source, request)
         schema = table_schema(plan.stream.stream)
         writer = _FORMS[form](schema, plan.columns)
         made.append(writer)
         rows = hidden = 0
         before = plan.state
-        with source.reading(plan.stream, state=plan.state, limit=request.limit) as reading:
-            for _, batch in reading.batches():
+        with (
+            source.reading(plan.stream, state=plan.state, limit=request.limit) as reading,
+            closing(reading.batches()) as batches,
+        ):
+            for _, batch in batches:
                 rows += batch.num_rows
                 hidden += batch.num_rows - batch[EXTRA].null_count
                 moved = request.incremental and reading.state is not before
                 before = reading.state
                 said = {"state": returned_state(before), "records_count": rows} if moved else None
-                put(writer.rows(batch, said))
+                yield [writer.rows(batch, said)]
             overlap, is_complete = reading.rows_since_state, reading.is_complete
             state, odd = reading.state, source.warnings
             end = _End(request, odd, rows, state, overlap, is_complete, hidden)
-        put(writer.last(end.said()))
+        yield [writer.last(end.said())]
 
     def failed(said: Any) -> bytes:
         return made[0].broken(said)
 
-    return Feed(produce), failed, _FORMS[form].media_type
+    return Stream(Worker().submit, pieces(), iter), failed, _FORMS[form].media_type
 
 
 def _plan(source: AdHocSource, request: ReadRequest) -> Plan:

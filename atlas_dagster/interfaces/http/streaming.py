@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from atlas_dagster.interfaces.http.clients import while_connected
 from atlas_dagster.interfaces.http.problems import ClientLeftError, problem_json, problem_of
-from atlas_dagster.interfaces.python.worker import Feed
+from atlas_dagster.interfaces.python.worker import Stream
 from atlas_dagster.records.json_rows import RowEncoder
 from atlas_dagster.records.types import TableSchema
 
@@ -129,7 +129,7 @@ class RowStream(Response):
     def __init__(
         self,
         first: bytes,
-        feed: Feed[bytes],
+        feed: Stream[bytes],
         *,
         broken: Callable[[Any], bytes],
         held: AsyncExitStack,

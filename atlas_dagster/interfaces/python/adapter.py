@@ -1,31 +1,44 @@
-"""The Python door: one source as data frames, for code with an event loop and without.
+"""One source as data frames, for code with an event loop and for code without.
 
-Connectors run in threads, so that notebooks and servers stay awake; a task that is cancelled, a
-loop that is left and Ctrl-C stop the connector. Of one source, one call runs at a time: some hold
-credentials that can be used only once.
+A connector runs in a thread, so notebooks and servers stay responsive. A cancelled task, a loop
+that breaks and Ctrl-C stop it. Calls of one source run one after another, because some credentials
+can be used only once.
 """
 
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from weakref import WeakSet
 
 import pandas as pd
+import pyarrow as pa
+from msgspec import Struct
 
 from atlas_dagster.config.templates import variables
-from atlas_dagster.errors import MissingVariableError
-from atlas_dagster.interfaces.python.calls import AdapterCalls, Asked
-from atlas_dagster.interfaces.python.state import GivenState
-from atlas_dagster.reading.ad_hoc import adhoc_caller, adhoc_connection
-from atlas_dagster.reading.ad_hoc_source import AdHocSource
+from atlas_dagster.errors import ConfigError, MissingVariableError
+from atlas_dagster.interfaces.python.state import GivenState, TableStates
+from atlas_dagster.interfaces.python.worker import Call, Stream, Worker
+from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.reading.ad_hoc import adhoc_caller, adhoc_connection, reap_adhoc_once
+from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as, table_schema
+from atlas_dagster.records.dataframe import to_pandas
+from atlas_dagster.records.types import EXTRA, METADATA_FIELDS
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import RunnerChoice
 from atlas_dagster.source.invocation import Log
 
+T = TypeVar("T")
+#: Data frames, and the state of their table after them. A table's state moves on when its rows
+#: reach the caller, and nothing may come between the two.
+_Delivery = tuple[list[pd.DataFrame], dict[str, ConnectionState]]
+
 _log = logging.getLogger("atlas_dagster.airbyte")
-#: What connectors say. Quiet unless a program asks for it: errors come as exceptions anyway.
+#: Log lines of connectors. Silent unless a program configures it: errors are raised anyway.
 _connectors = logging.getLogger("atlas_dagster.connectors")
 _connectors.addHandler(logging.NullHandler())
 _LEVELS = {
@@ -37,6 +50,7 @@ _LEVELS = {
     "FATAL": logging.CRITICAL,
 }
 _BATCH_ROWS = 10_000
+_METADATA_COLUMNS = [field.name for field in METADATA_FIELDS]
 
 
 class SourceConnector(ABC):
@@ -44,7 +58,7 @@ class SourceConnector(ABC):
 
     @abstractmethod
     async def test_connection(self) -> bool:
-        """True where the source can be reached.
+        """Return True if the source can be reached.
 
         Raises:
             CheckFailedError: it cannot; the message is the connector's own.
@@ -52,14 +66,14 @@ class SourceConnector(ABC):
 
     @abstractmethod
     async def list_tables(self) -> list[str]:
-        """Names of the tables; ``namespace.name`` where a name is in several namespaces."""
+        """Return the names of the tables; ``namespace.name`` if several namespaces have a name."""
 
     @abstractmethod
     async def get_schema(self, table: str) -> dict[str, str]:
-        """Type of each column, in words of SQL: ``{"id": "INTEGER", "name": "VARCHAR"}``.
+        """Return the SQL type of each column: ``{"id": "INTEGER", "name": "VARCHAR"}``.
 
         Raises:
-            UnknownStreamError: there is no such table; the message offers the nearest.
+            UnknownStreamError: there is no such table; the message offers the nearest name.
         """
 
     @abstractmethod
@@ -72,23 +86,24 @@ class SourceConnector(ABC):
         limit: int | None = None,
         metadata_columns: bool = False,
     ) -> pd.DataFrame:
-        """The rows of ``table``.
+        """Return the rows of ``table``.
 
-        Integers are ``Int64`` and booleans ``boolean``, both nullable; timestamps with zone are in
-        UTC; objects and arrays are JSON text.
+        Integers are ``Int64`` and booleans ``boolean``, both nullable. Timestamps with time zone
+        are in UTC. Objects and arrays are JSON text.
 
         Args:
-            table: one of :meth:`list_tables`.
-            incremental: only what is new since the last such call, as the adapter's state says.
-            timestamp_column: by which the source tells what is new, where it leaves the choice.
-            limit: at most so many rows. In an incremental read they end where the source says its
-                state, so that the next call goes on with the next row.
-            metadata_columns: Airbyte's own columns, too; ``_airbyte_extra`` has what fits no other.
+            table: a name from :meth:`list_tables`.
+            incremental: return only rows that are new since the adapter's state.
+            timestamp_column: the cursor field, if the source leaves the choice.
+            limit: return at most so many rows. An incremental read ends at the source's last
+                checkpoint within the limit, so that the next call continues with the next row.
+            metadata_columns: add Airbyte's own columns. ``_airbyte_extra`` has the values that fit
+                no other column.
 
         Raises:
             UnknownStreamError: there is no such table.
             ConfigError: the source cannot read it like that.
-            ConnectorFailedError: the read failed; the adapter's state is as it was.
+            ConnectorFailedError: the read failed. The adapter's state has not changed.
         """
 
     @abstractmethod
@@ -101,16 +116,17 @@ class SourceConnector(ABC):
         batch_size: int = _BATCH_ROWS,
         metadata_columns: bool = False,
     ) -> AsyncIterator[pd.DataFrame]:
-        """The rows of ``table`` in data frames of at most ``batch_size`` rows, for ``async for``.
+        """Iterate over the rows of ``table`` in data frames of at most ``batch_size`` rows.
 
-        The connector waits while the loop works, so memory stays flat; leaving the loop stops it.
-        In an incremental read the adapter's state moves on with each data frame. A frame ends
-        where the source says its state, if it does so in time; see :meth:`get_data` for the rest.
+        The connector waits while the loop works, so memory stays flat. Leaving the loop stops the
+        connector. An incremental read moves the adapter's state on with each data frame. A frame
+        ends at a checkpoint of the source, if one comes in time. See :meth:`get_data` for the
+        arguments.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Stop what is under way. The adapter cannot be used any more."""
+        """Stop all calls. The adapter cannot be used afterwards."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,40 +140,56 @@ class SourceConnector(ABC):
         await self.close()
 
 
+class ReadRequest(Struct, frozen=True):
+    """How to read a table; see :meth:`SourceConnector.get_data`."""
+
+    table: str
+    incremental: bool
+    timestamp_column: str | None
+    metadata_columns: bool
+
+
 class AirbyteSourceAdapter(SourceConnector):
-    """An Airbyte source connector; made by :func:`create_airbyte_adapter`.
+    """An Airbyte source connector; :func:`create_airbyte_adapter` makes one.
 
     :attr:`sync` has the same methods for code without an event loop.
     """
 
     def __init__(self, source: AdHocSource, state: GivenState | None = None) -> None:
-        self._calls = AdapterCalls(source, state)
-        self.sync = SyncSourceAdapter(self._calls)
+        self._source = source
+        self._states = TableStates(state)
+        self._is_closed = False
+        self._calls = WeakSet[Call[Any]]()
+
+    @property
+    def sync(self) -> "SyncSourceAdapter":
+        """The same methods for code without an event loop."""
+        return SyncSourceAdapter(self)
 
     @property
     def state(self) -> dict[str, Any]:
-        """Where each table that was read incrementally continues: by table, as JSON."""
-        return self._calls.states.as_json()
+        """Where the next incremental read of each table continues: by table, as JSON."""
+        return self._states.as_json()
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Write :attr:`state` to ``path``, by default the one it was given as.
+        """Write :attr:`state` to ``path``, by default the file that it was given as.
 
-        Once the rows are safe where they go: what is in the file is not read again.
+        Save the rows first: rows that the file covers are not read again.
 
         Raises:
             ConfigError: there is no path, or it cannot be written.
         """
-        self._calls.states.save(path)
+        self._states.save(path)
 
     async def test_connection(self) -> bool:
-        await self._calls.check()
+        await self._submit(self._source.check)
         return True
 
     async def list_tables(self) -> list[str]:
-        return await self._calls.tables()
+        return await self._look_up(self._source.tables)
 
     async def get_schema(self, table: str) -> dict[str, str]:
-        return await self._calls.schema(table)
+        return await self._look_up(lambda: self._schema(table))
 
     async def get_data(
         self,
@@ -168,8 +200,9 @@ class AirbyteSourceAdapter(SourceConnector):
         limit: int | None = None,
         metadata_columns: bool = False,
     ) -> pd.DataFrame:
-        asked = Asked(table, incremental, timestamp_column, metadata_columns)
-        return self._calls.take(await self._calls.data(asked, limit))
+        request = ReadRequest(table, incremental, timestamp_column, metadata_columns)
+        (rows,) = self._deliver(await self._read(request, limit))
+        return rows
 
     def get_data_stream(
         self,
@@ -180,33 +213,119 @@ class AirbyteSourceAdapter(SourceConnector):
         batch_size: int = _BATCH_ROWS,
         metadata_columns: bool = False,
     ) -> AsyncIterator[pd.DataFrame]:
-        asked = Asked(table, incremental, timestamp_column, metadata_columns)
-        return self._calls.batches(asked, batch_size)
+        request = ReadRequest(table, incremental, timestamp_column, metadata_columns)
+        return self._stream(request, batch_size)
 
     async def close(self) -> None:
-        await self._calls.aclose()
+        self._is_closed = True
+        for call in list(self._calls):
+            await call.aclose()
 
     aclose = close
+
+    def _submit(self, function: Callable[[], T], *, needs_connector: bool = True) -> Call[T]:
+        if self._is_closed:
+            raise ConfigError("The adapter is closed; create another one.")
+
+        def prepare_and_call() -> T:
+            reap_adhoc_once()
+            return function()
+
+        worker = Worker.of(self._source.connection.name) if needs_connector else Worker()
+        call = worker.submit(prepare_and_call)
+        self._calls.add(call)
+        return call
+
+    def _look_up(self, function: Callable[[], T]) -> Call[T]:
+        """Submit a call that needs no connector once the source's catalog is known."""
+        return self._submit(function, needs_connector=not self._source.is_discovered)
+
+    def _read(self, request: ReadRequest, limit: int | None) -> Call[_Delivery]:
+        if limit is not None and limit < 1:
+            raise ConfigError(f"limit is {limit}; write a number of rows above 0.")
+        return self._submit(lambda: self._page(request, limit))
+
+    def _stream(self, request: ReadRequest, batch_size: int) -> Stream[pd.DataFrame]:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; write a number of rows above 0.")
+        return Stream(self._submit, self._batches(request, batch_size), self._deliver)
+
+    def _deliver(self, delivery: _Delivery) -> list[pd.DataFrame]:
+        frames, states = delivery
+        self._states.update(states)
+        return frames
+
+    # These run in the worker's thread.
+
+    def _schema(self, table: str) -> dict[str, str]:
+        columns = table_schema(self._source.table(table)).columns
+        return {column.name: column.type.sql for column in columns}
+
+    def _page(self, request: ReadRequest, limit: int | None) -> _Delivery:
+        stream, state = self._plan(request)
+        page = self._source.page(stream, state=state, limit=limit)
+        rows = page.rows.num_rows
+        _warn_of_hidden_values(request, rows, _count_extra(page.rows))
+        if request.incremental and page.overlap and not page.is_complete:
+            _log.warning(
+                "%s sent no state within %d rows of '%s', so the next read brings them again; "
+                "raise limit.",
+                self._source.name,
+                rows,
+                request.table,
+            )
+        return [_frame(request, page.rows)], _next_state(request, stream, page.state)
+
+    def _batches(self, request: ReadRequest, batch_size: int) -> Generator[_Delivery, None, None]:
+        stream, before = self._plan(request)
+        rows = hidden = 0
+        # Half as many: a batch that waits for a state which covers it may become twice as long.
+        half = max(batch_size // 2, 1)
+        with (
+            self._source.reading(stream, state=before, batch_rows=half) as reading,
+            closing(reading.batches()) as batches,
+        ):
+            for _, batch in batches:
+                rows += batch.num_rows
+                hidden += _count_extra(batch)
+                for start in range(0, batch.num_rows, batch_size):
+                    part = pa.Table.from_batches([batch.slice(start, batch_size)])
+                    is_last = start + batch_size >= batch.num_rows
+                    state = _next_state(request, stream, reading.state) if is_last else {}
+                    yield [_frame(request, part)], state
+            yield [], _next_state(request, stream, reading.state)
+        _warn_of_hidden_values(request, rows, hidden)
+
+    def _plan(self, request: ReadRequest) -> tuple[ConfiguredStream, ConnectionState]:
+        """Return how to read, and the state to continue from."""
+        if request.timestamp_column is not None and not request.incremental:
+            raise ConfigError("timestamp_column is for incremental=True; give both or neither.")
+        stream = read_as(
+            self._source.table(request.table),
+            incremental=request.incremental,
+            cursor_field=request.timestamp_column,
+        )
+        return stream, self._states.of(stream) if request.incremental else ConnectionState()
 
 
 class SyncSourceAdapter:
     """The methods of :class:`SourceConnector` for code without an event loop: each one waits."""
 
-    def __init__(self, calls: AdapterCalls) -> None:
-        self._calls = calls
+    def __init__(self, adapter: AirbyteSourceAdapter) -> None:
+        self._adapter = adapter
 
     def test_connection(self) -> bool:
         """See :meth:`SourceConnector.test_connection`."""
-        self._calls.check().wait()
+        self._adapter._submit(self._adapter._source.check).wait()
         return True
 
     def list_tables(self) -> list[str]:
         """See :meth:`SourceConnector.list_tables`."""
-        return self._calls.tables().wait()
+        return self._adapter._look_up(self._adapter._source.tables).wait()
 
     def get_schema(self, table: str) -> dict[str, str]:
         """See :meth:`SourceConnector.get_schema`."""
-        return self._calls.schema(table).wait()
+        return self._adapter._look_up(lambda: self._adapter._schema(table)).wait()
 
     def get_data(
         self,
@@ -218,8 +337,9 @@ class SyncSourceAdapter:
         metadata_columns: bool = False,
     ) -> pd.DataFrame:
         """See :meth:`SourceConnector.get_data`."""
-        asked = Asked(table, incremental, timestamp_column, metadata_columns)
-        return self._calls.take(self._calls.data(asked, limit).wait())
+        request = ReadRequest(table, incremental, timestamp_column, metadata_columns)
+        (rows,) = self._adapter._deliver(self._adapter._read(request, limit).wait())
+        return rows
 
     def get_data_stream(
         self,
@@ -231,12 +351,14 @@ class SyncSourceAdapter:
         metadata_columns: bool = False,
     ) -> Iterator[pd.DataFrame]:
         """See :meth:`SourceConnector.get_data_stream`."""
-        asked = Asked(table, incremental, timestamp_column, metadata_columns)
-        return self._calls.batches(asked, batch_size)
+        request = ReadRequest(table, incremental, timestamp_column, metadata_columns)
+        return self._adapter._stream(request, batch_size)
 
     def close(self) -> None:
         """See :meth:`SourceConnector.close`."""
-        self._calls.close()
+        self._adapter._is_closed = True
+        for call in list(self._adapter._calls):
+            call.close()
 
     def __enter__(self) -> Self:
         return self
@@ -259,23 +381,24 @@ def create_airbyte_adapter(
     state: GivenState | None = None,
     validate: bool = True,
 ) -> AirbyteSourceAdapter:
-    """A source, not asked anything yet.
+    """Return an adapter for a source. The source is not contacted yet.
 
     Args:
         connector: a name from the registry (``source-postgres``, ``source-postgres:3.8.1``,
             ``source-postgres:latest``), or an image (``my/own:1.0``).
-        config: what the connector's SPEC asks for. ``{{ env.X }}`` is replaced by that variable.
+        config: the connector's config, as its SPEC describes it. ``{{ env.X }}`` is replaced by
+            that environment variable.
         runner: ``docker``, ``python`` (from PyPI, or from the manifest Airbyte publishes), or
-            ``auto``: Docker where there is an engine.
+            ``auto``: Docker if an engine answers.
         executor: limits of the connector.
-        state: where tables continue: what :attr:`AirbyteSourceAdapter.state` was, or the path of a
-            file, which need not exist yet.
-        validate: whether ``config`` must fit the SPEC; else it goes on as it is written.
+        state: where tables continue: a value of :attr:`AirbyteSourceAdapter.state`, or the path of
+            a file, which need not exist yet.
+        validate: check ``config`` against the SPEC; otherwise it is passed on as it is.
 
     Raises:
-        UnknownConnectorError: no connector has this name; the message offers the nearest.
+        UnknownConnectorError: no connector has this name; the message offers the nearest name.
         MissingVariableError: ``config`` refers to a variable that is not set.
-        ConfigError: ``state`` is none.
+        ConfigError: ``state`` is not a valid state.
     """
     connection = adhoc_connection(connector, config or {}, runner, validate=validate)
     missing = sorted(variables(connection.config) - set(os.environ))
@@ -290,6 +413,32 @@ def create_airbyte_adapter(
 
 
 def log_of(connector: str) -> Log:
-    """Puts what a connector says into the logger ``atlas_dagster.connectors.<connector>``."""
+    """Return a function that logs to ``atlas_dagster.connectors.<connector>``."""
     log = _connectors.getChild(connector)
     return lambda level, text: log.log(_LEVELS.get(level, logging.INFO), "%s", text)
+
+
+def _frame(request: ReadRequest, rows: pa.Table) -> pd.DataFrame:
+    return to_pandas(rows if request.metadata_columns else rows.drop_columns(_METADATA_COLUMNS))
+
+
+def _next_state(
+    request: ReadRequest, stream: ConfiguredStream, state: ConnectionState | None
+) -> dict[str, ConnectionState]:
+    """The state to remember. That of a full refresh means nothing to the next read."""
+    return {str(stream.descriptor): state} if state and request.incremental else {}
+
+
+def _count_extra(rows: pa.Table | pa.RecordBatch) -> int:
+    return int(rows.num_rows - rows[EXTRA].null_count)
+
+
+def _warn_of_hidden_values(request: ReadRequest, rows: int, hidden: int) -> None:
+    if hidden and not request.metadata_columns:
+        _log.warning(
+            "Of %d rows of '%s', %d have values that fit no column; metadata_columns=True shows "
+            "them, in _airbyte_extra.",
+            rows,
+            request.table,
+            hidden,
+        )

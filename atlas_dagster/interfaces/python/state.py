@@ -19,7 +19,7 @@ from atlas_dagster.protocol.state import ConnectionState
 GivenState = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
 
-class States:
+class TableStates:
     """The state of each table that was read incrementally, apart from those of the others.
 
     Even a source that keeps one state for all its streams has one for each here, because each is
@@ -37,8 +37,8 @@ class States:
         empty = ConnectionState()
         return self._states.get(str(name)) or self._states.get(name.name) or empty
 
-    def set(self, table: str, state: ConnectionState) -> None:
-        self._states[table] = state
+    def update(self, states: Mapping[str, ConnectionState]) -> None:
+        self._states.update(states)
 
     def as_json(self) -> dict[str, Any]:
         return {table: json.loads(state.to_file()) for table, state in self._states.items()}

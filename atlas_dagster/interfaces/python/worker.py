@@ -1,275 +1,292 @@
-"""Work in threads, for callers with an event loop and for those without.
+"""Calls and streams on a worker thread, for code with an event loop and for code without.
 
-A caller that leaves (a task that is cancelled, Ctrl-C) has the work told to stop, and goes on when
-the work has ended: then its connector is gone.
+A connector blocks, so it runs in a thread. If its caller leaves (a cancelled task, Ctrl-C, a loop
+that breaks), the call gets the stop signal, and the caller continues when the call has ended.
 """
 
 import asyncio
 import atexit
+import concurrent.futures
 import threading
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
-from typing import Any, Generic, TypeVar
-from weakref import WeakSet
+from contextlib import closing, suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from atlas_dagster.cancellation import raise_if_stopped, stop_signal
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.runners.base import STOP_GRACE_SECONDS
 
 T = TypeVar("T")
-#: A thread, and a task in its event loop.
-_Place = tuple[int, int]
+Item = TypeVar("Item")
+#: A thread and the task that it runs, if any.
+_Place = tuple[int, "asyncio.Task[Any] | None"]
 
-#: How long whoever leaves waits for the end of the work; it ends by itself then.
+#: How long a caller that leaves waits for the end of its call.
 _END_SECONDS = STOP_GRACE_SECONDS + 5
-_running: "WeakSet[Work[Any]]" = WeakSet()
-#: Where somebody loops over a feed, by what that feed needs alone.
-_loops: dict[str, _Place] = {}
+_unfinished: "set[Call[Any]]" = set()
 
 
-class Work(Generic[T]):
-    """``call`` in a thread of its own, begun at once. Its result is awaited, or waited for."""
+class Worker:
+    """A thread that runs calls one after another.
 
-    def __init__(self, call: Callable[[], T], *, alone: str | None = None) -> None:
-        """``alone``: of what bears this name, one call runs at a time.
+    It lives as long as there are calls: a process dies with the thread that started it.
+    """
+
+    _shared: "WeakValueDictionary[str, Worker]" = WeakValueDictionary()
+    _lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self._calls = SimpleQueue[Call[Any] | None]()
+        #: Where the body of a loop over this worker's stream runs.
+        self.reader: _Place | None = None
+        # The thread does not refer to the worker, so that the worker can be deleted.
+        threading.Thread(target=_run_calls, args=(self._calls,), name="atlas", daemon=True).start()
+
+    @classmethod
+    def of(cls, source: str) -> "Worker":
+        """Return the worker that all calls of ``source`` share."""
+        with cls._lock:
+            worker = cls._shared.get(source) or cls()
+            cls._shared[source] = worker
+        return worker
+
+    def submit(self, function: Callable[[], T]) -> "Call[T]":
+        """Run ``function`` after the calls before it.
 
         Raises:
-            ConfigError: it would wait for ever, for it is asked for in a loop over the one before.
+            ConfigError: the caller is in a loop over this worker's stream; the call would not
+                start before the loop ends.
         """
-        if alone is not None and _loops.get(alone) == _here():
+        if self.reader is not None and self.reader == _place():
             raise ConfigError(
-                "A connector does one thing at a time, and this one is being read in this very "
-                "loop; ask before the loop or after it."
+                "The connector is being read in this very loop, and runs one call at a time; call "
+                "it before the loop or after it."
             )
-        self._call = call
-        self._stop = threading.Event()
-        self._future: Future[T] = Future()
-        # Cancelling whoever awaits it must not cancel the future itself.
-        self._future.set_running_or_notify_cancel()
-        self._thread = threading.Thread(target=self._run, name="atlas", daemon=True)
-        _running.add(self)
-        self._thread.start()
+        call = Call(function, self)
+        self._calls.put(call)
+        return call
 
-    def _run(self) -> None:
-        stop_signal.set(self._stop)
+    def __del__(self) -> None:
+        self._calls.put(None)
+
+
+class Call(Future[T]):
+    """A call in a worker's thread. Await it, or :meth:`wait` for its result."""
+
+    def __init__(self, function: Callable[[], T], worker: Worker) -> None:
+        super().__init__()
+        self.worker = worker
+        self.stopped = threading.Event()
+        #: Wakes the function where it does not watch the stop signal.
+        self.wake: Callable[[], None] = lambda: None
+        self._function = function
+        self._start = threading.Lock()
+        # Cancelling a task must not cancel the future: the call has to end first.
+        self.set_running_or_notify_cancel()
+        _unfinished.add(self)
+
+    def run(self) -> None:
+        """Run the function in this thread, unless it was started or stopped before."""
+        if not self._start.acquire(blocking=False):
+            return
+        token = stop_signal.set(self.stopped)
         try:
-            result = self._call()
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
-            self._future.set_exception(error)
+            raise_if_stopped()
+            result = self._function()
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            self.set_exception(error)
         else:
-            self._future.set_result(result)
+            self.set_result(result)
         finally:
-            _running.discard(self)
-
-    def stop(self) -> None:
-        """Have it end soon, with a StoppedError."""
-        self._stop.set()
+            stop_signal.reset(token)
+            _unfinished.discard(self)
 
     def wait(self) -> T:
-        """Its result, or its error."""
+        """Return the result, or raise the error."""
         try:
-            return self._future.result()
+            return self.result()
         except BaseException:
             self.close()
             raise
 
     def __await__(self) -> Generator[Any, None, T]:
-        return self._awaited().__await__()
+        return self._await().__await__()
 
-    async def _awaited(self) -> T:
+    async def _await(self) -> T:
         try:
-            return await asyncio.wrap_future(self._future)
+            return await asyncio.wrap_future(self)
         except asyncio.CancelledError:
             await self.aclose()
             raise
 
+    def stop(self) -> None:
+        """Make the call end soon with a StoppedError; at once if it has not started."""
+        self.stopped.set()
+        self.wake()
+        self.run()
+
     def close(self) -> None:
-        """Stop it, and return when it has ended."""
+        """Stop the call, and wait for its end."""
         self.stop()
-        self._thread.join(_END_SECONDS)
+        concurrent.futures.wait([self], timeout=_END_SECONDS)
 
     async def aclose(self) -> None:
-        """As :meth:`close`, for callers with an event loop."""
+        """Stop the call, and await its end."""
         self.stop()
-        end = asyncio.wrap_future(self._future)
+        end = asyncio.wrap_future(self)
         await asyncio.wait([end], timeout=_END_SECONDS)
         if end.done() and not end.cancelled():
-            end.exception()  # seen, else asyncio complains
+            end.exception()  # otherwise asyncio logs that nobody retrieved it
 
 
-class Feed(AsyncIterator[T], Iterator[T]):
-    """What ``produce`` gives to the function that it is called with, one by one.
+class Stream(AsyncIterator[T], Iterator[T]):
+    """The items of a generator that runs on a worker, one item ahead of its consumer.
 
-    The work waits for its consumer (backpressure), is begun when the first item is asked for, and
-    stops when the feed is closed or forgotten.
+    It starts when the first item is asked for, and stops when it is closed or deleted. It occupies
+    the worker meanwhile: one call runs the generator step by step, each step a call of its own.
+
+    Args:
+        submit: starts a call on the worker.
+        items: the generator.
+        deliver: called with each item in the consumer's thread; returns the values to iterate.
     """
 
     def __init__(
-        self, produce: Callable[[Callable[[T], None]], None], *, alone: str | None = None
+        self,
+        submit: Callable[[Callable[[], None]], Call[None]],
+        items: Generator[Item, None, None],
+        deliver: Callable[[Item], Iterable[T]],
     ) -> None:
-        """``alone``: as for :class:`Work`."""
-        self._produce = produce
-        self._alone = alone
-        self._loop: _Place | None = None
-        self._channel: _Channel[T] | None = None
-        self._work: Work[None] | None = None
-        self._is_over = False
+        self._submit = submit
+        self._items = items
+        self._deliver: Callable[[Any], Iterable[T]] = deliver
+        self._steps = SimpleQueue[Call[Any] | None]()
+        self._ahead: Call[Any] | None = None
+        self._ready = deque[T]()
+        self._call: Call[None] | None = None
+        self._is_reader = self._is_over = False
 
-    def __iter__(self) -> "Feed[T]":
+    def __iter__(self) -> "Stream[T]":
         return self
 
     def __next__(self) -> T:
-        """Raises what the work raises."""
-        wanted = self._want()
-        if wanted is None:
-            raise StopIteration
-        try:
-            items = wanted.result()
-        except BaseException:
-            self.close()
-            raise
-        return self._handed_out(items, StopIteration)
+        while not self._ready:
+            if self._is_over:
+                raise StopIteration
+            try:
+                self._receive(self._take_step().wait())
+            except BaseException:
+                self.close()
+                raise
+        return self._ready.popleft()
 
-    def __aiter__(self) -> "Feed[T]":
+    def __aiter__(self) -> "Stream[T]":
         return self
 
     async def __anext__(self) -> T:
-        """Raises what the work raises."""
-        wanted = self._want()
-        if wanted is None:
-            raise StopAsyncIteration
-        try:
-            items = await asyncio.wrap_future(wanted)
-        except BaseException:
-            await self.aclose()
-            raise
-        return self._handed_out(items, StopAsyncIteration)
+        while not self._ready:
+            if self._is_over:
+                raise StopAsyncIteration
+            try:
+                self._receive(await self._take_step())
+            except BaseException:
+                await self.aclose()
+                raise
+        return self._ready.popleft()
 
     def close(self) -> None:
-        """Stop the work, and return when it has ended."""
-        self._is_over = True
-        self._leave_loop()
-        if self._work is not None:
-            self._work.close()
+        """Stop the generator, and wait for its end."""
+        self._leave()
+        if self._call is not None:
+            self._call.close()
 
     async def aclose(self) -> None:
-        """As :meth:`close`, for callers with an event loop."""
-        self._is_over = True
-        self._leave_loop()
-        if self._work is not None:
-            await self._work.aclose()
+        """Stop the generator, and await its end."""
+        self._leave()
+        if self._call is not None:
+            await self._call.aclose()
 
     def __del__(self) -> None:
-        self._leave_loop()
-        if self._work is not None:
-            self._work.stop()
+        self._leave()
 
-    def _handed_out(self, items: tuple[T, ...], end: type[Exception]) -> T:
-        if not items:
-            self._is_over = True
-            raise end
-        if self._alone is not None:
-            self._loop = _loops[self._alone] = _here()
-        return items[0]
+    def _take_step(self) -> Call[Any]:
+        """Return the call that gets the next item, or None at the end."""
+        if self._call is None:
+            self._call = self._submit(partial(_run_steps, self._items, self._steps))
+            self._call.wake = partial(_stop_steps, self._steps)
+        self._mark_reader(None)
+        step, self._ahead = self._ahead or self._start_step(self._call), None
+        return step
 
-    def _leave_loop(self) -> None:
-        if self._alone is not None and self._loop is not None:
-            if _loops.get(self._alone) == self._loop:
-                del _loops[self._alone]
-            self._loop = None
+    def _start_step(self, call: Call[None]) -> Call[Any]:
+        step = Call(partial(next, self._items, None), call.worker)
+        step.stopped = call.stopped
+        self._steps.put(step)
+        if call.stopped.is_set():
+            step.stop()  # the call may have ended before it got the step
+        return step
 
-    def _want(self) -> "Future[tuple[T, ...]] | None":
-        self._leave_loop()
-        if self._is_over:
-            return None
-        if self._channel is None:
-            # The thread must not know the feed, which could not be forgotten then.
-            channel, produce = _Channel[T](), self._produce
-            self._work = Work(lambda: channel.fill(produce), alone=self._alone)
-            self._channel = channel
-        return self._channel.take()
+    def _receive(self, item: Any) -> None:
+        if item is None:
+            self._leave()
+        elif self._call is not None:
+            self._ahead = self._start_step(self._call)
+            self._ready.extend(self._deliver(item))
+            self._mark_reader(_place())
 
+    def _leave(self) -> None:
+        self._is_over = True
+        self._ready.clear()
+        self._mark_reader(None)
+        if self._call is not None:
+            self._call.stop()
 
-class _Channel(Generic[T]):
-    """From one thread to one consumer; an item ahead of what is asked for."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._items: deque[T] = deque()
-        #: Of the consumer that waits. An empty tuple is the end.
-        self._wanted: Future[tuple[T, ...]] | None = None
-        self._is_over = False
-        self._error: BaseException | None = None
-
-    def fill(self, produce: Callable[[Callable[[T], None]], None]) -> None:
-        error: BaseException | None = None
-        try:
-            produce(self._put)
-        except BaseException as raised:  # noqa: BLE001 - it is the consumer's
-            error = raised
-        with self._changed:
-            self._is_over, self._error = True, error
-            if self._wanted is not None:
-                self._answer(self._wanted)
-
-    def take(self) -> "Future[tuple[T, ...]]":
-        wanted: Future[tuple[T, ...]] = Future()
-        with self._changed:
-            if self._items or self._is_over:
-                self._answer(wanted)
-                self._changed.notify_all()
-            else:
-                self._wanted = wanted
-        return wanted
-
-    def _put(self, item: T) -> None:
-        with self._changed:
-            while self._items:
-                raise_if_stopped()
-                self._changed.wait(_POLL_SECONDS)
-            raise_if_stopped()
-            self._items.append(item)
-            if self._wanted is not None:
-                self._answer(self._wanted)
-
-    def _answer(self, wanted: "Future[tuple[T, ...]]") -> None:
-        self._wanted = None
-        if not wanted.set_running_or_notify_cancel():
-            return  # who wanted it has left
-        if self._items:
-            wanted.set_result((self._items.popleft(),))
-        elif self._error is not None:
-            wanted.set_exception(self._error)
-        else:
-            wanted.set_result(())
+    def _mark_reader(self, place: _Place | None) -> None:
+        if self._call is not None and (self._is_reader or place):
+            self._call.worker.reader = place
+            self._is_reader = place is not None
 
 
-#: How soon a stop is noticed while the consumer takes nothing.
-_POLL_SECONDS = 0.2
-
-
-def _here() -> _Place:
-    task = None
-    with suppress(RuntimeError):  # no event loop runs here
-        task = asyncio.current_task()
-    return threading.get_ident(), id(task)
-
-
-def stop_all() -> list[Work[Any]]:
-    """Have all work of this process end soon, with a StoppedError; what that is."""
-    works = list(_running)
-    for work in works:
-        work.stop()
-    return works
+def stop_all() -> list[Call[Any]]:
+    """Stop all calls of this process, and return them without waiting for their end."""
+    calls = list(_unfinished)
+    for call in calls:
+        call.stop()
+    return calls
 
 
 @atexit.register
 def end_all() -> None:
-    """Stop all work of this process, and return when it has ended: no connector is left."""
-    works = stop_all()
-    deadline = time.monotonic() + _END_SECONDS
-    for work in works:
-        work._thread.join(max(deadline - time.monotonic(), 0.0))
+    """Stop all calls of this process, and wait for their end, so that no connector is left."""
+    concurrent.futures.wait(stop_all(), timeout=_END_SECONDS)
+
+
+def _run_calls(calls: SimpleQueue[Call[Any] | None]) -> None:
+    while (call := calls.get()) is not None:
+        call.run()
+        del call  # the queue may stay empty for long
+
+
+def _run_steps(items: Generator[Any, None, None], steps: SimpleQueue[Call[Any] | None]) -> None:
+    with closing(items):
+        _run_calls(steps)
+
+
+def _stop_steps(steps: SimpleQueue[Call[Any] | None]) -> None:
+    with suppress(Empty):
+        while True:
+            if (step := steps.get_nowait()) is not None:
+                step.stop()
+    steps.put(None)
+
+
+def _place() -> _Place:
+    task = None
+    with suppress(RuntimeError):  # no event loop runs here
+        task = asyncio.current_task()
+    return threading.get_ident(), task

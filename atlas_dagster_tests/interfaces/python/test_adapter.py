@@ -208,7 +208,7 @@ def test_a_limit_below_the_first_state_says_so(
     adapter = standin.adapter(count=35)
     assert len(run(adapter.get_data("events", incremental=True, limit=3))) == 3
     assert adapter.state == {}
-    assert "said no state within 3 rows of 'events'" in caplog.text
+    assert "sent no state within 3 rows of 'events'" in caplog.text
 
 
 def test_a_stream_that_is_left_continues_where_it_was_left(standin: Standin) -> None:

@@ -1,4 +1,4 @@
-"""Work in threads, awaited and waited for."""
+"""Calls and streams on a worker thread."""
 
 import asyncio
 import gc
@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator
 
 import pytest
 
 from atlas_dagster.cancellation import pause
 from atlas_dagster.errors import ConfigError, StoppedError
-from atlas_dagster.interfaces.python.worker import Feed, Work, stop_all
+from atlas_dagster.interfaces.python.worker import Stream, Worker, stop_all
 
 SOON = 20.0
 
@@ -25,7 +26,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class Endless:
-    """Work that ends only when it is told to; ``ended`` is set then."""
+    """A function that returns only when it is stopped; ``ended`` is set then."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -39,258 +40,334 @@ class Endless:
             self.ended.set()
 
 
-def counting(put: Callable[[int], None]) -> None:
-    for number in range(5):
-        put(number)
+class Numbers:
+    """A generator of numbers, and whether it was closed."""
+
+    def __init__(self, count: int = 10**9, error: Exception | None = None) -> None:
+        self.made = 0
+        self.ended = threading.Event()
+        self._count = count
+        self._error = error
+
+    def __call__(self) -> Generator[int, None, None]:
+        try:
+            for number in range(self._count):
+                self.made = number + 1
+                yield number
+            if self._error is not None:
+                raise self._error
+        finally:
+            self.ended.set()
 
 
-def failing(put: Callable[[int], None]) -> None:
-    put(1)
-    raise ConfigError("no more")
+def stream_of(items: Generator[int, None, None], worker: Worker | None = None) -> Stream[int]:
+    return Stream((worker or Worker()).submit, items, lambda number: [number])
 
 
-# Work
+def submit(function: Callable[[], int], worker: Worker | None = None) -> int:
+    return (worker or Worker()).submit(function).wait()
+
+
+async def submit_async(function: Callable[[], int], worker: Worker | None = None) -> int:
+    return await (worker or Worker()).submit(function)
+
+
+# Calls
 
 
 def test_a_result_is_waited_for() -> None:
-    assert Work(lambda: 5).wait() == 5
-
-
-def test_an_error_is_the_callers() -> None:
-    def fail() -> None:
-        raise ConfigError("no")
-
-    with pytest.raises(ConfigError, match="no"):
-        Work(fail).wait()
-
-
-async def _awaited(work: Work[int]) -> int:
-    return await work
+    assert submit(lambda: 5) == 5
 
 
 def test_a_result_is_awaited() -> None:
-    assert asyncio.run(_awaited(Work(lambda: 5))) == 5
+    assert asyncio.run(submit_async(lambda: 5)) == 5
 
 
-def test_an_event_loop_stays_awake_meanwhile() -> None:
+def test_an_error_is_the_callers() -> None:
+    def fail() -> int:
+        raise ConfigError("no")
+
+    with pytest.raises(ConfigError, match="no"):
+        submit(fail)
+
+
+def test_an_event_loop_stays_responsive_meanwhile() -> None:
     async def both() -> int:
         gate = threading.Event()
-        work = Work(lambda: gate.wait(SOON))
+        call = Worker().submit(lambda: gate.wait(SOON))
         await asyncio.sleep(0)
         gate.set()
-        return await work
+        return await call
 
     assert asyncio.run(both())
 
 
-def test_cancelling_whoever_awaits_it_ends_it_first() -> None:
+def test_a_cancelled_task_continues_when_its_call_has_ended() -> None:
     endless = Endless()
 
     async def cancelled() -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(asyncio.ensure_future(_awaited(Work(endless))), 0.2)
+            await asyncio.wait_for(submit_async(endless), 0.2)  # type: ignore[arg-type]
         assert endless.ended.is_set()
 
     asyncio.run(cancelled())
 
 
-def test_an_interrupt_ends_it_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_raised_when_the_call_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     endless = Endless()
-    work = Work(endless)
+    call = Worker().submit(endless)
     endless.begun.wait(SOON)
 
     def interrupted(_: float | None = None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work._future, "result", interrupted)
+    monkeypatch.setattr(call, "result", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        work.wait()
+        call.wait()
     assert endless.ended.is_set()
 
 
-def test_all_of_a_process_can_be_stopped() -> None:
-    works = [Work(Endless()) for _ in range(3)]
-    assert set(works) <= set(stop_all())
-    for work in works:
+def test_all_calls_of_a_process_can_be_stopped() -> None:
+    calls = [Worker().submit(Endless()) for _ in range(3)]
+    assert set(calls) <= set(stop_all())
+    for call in calls:
         with pytest.raises(StoppedError):
-            work.wait()
+            call.wait()
 
 
-def test_a_process_that_ends_stops_its_work() -> None:
+def test_a_process_that_ends_stops_its_calls() -> None:
     program = """
 import time
-from atlas_dagster.interfaces.python.worker import Work
+from atlas_dagster.interfaces.python.worker import Stream, Worker
 from atlas_dagster.cancellation import pause
-def work():
+def function():
     try:
         pause(1000)
     finally:
         print("ended", flush=True)
-kept = Work(work)
+def numbers():
+    try:
+        yield from range(1000)
+    finally:
+        print("closed", flush=True)
+call = Worker().submit(function)
+stream = Stream(Worker().submit, numbers(), lambda number: [number])
+next(stream)
 time.sleep(0.1)
 """
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
-    assert (ran.stdout, ran.returncode) == ("ended\n", 0)
+    assert (sorted(ran.stdout.split()), ran.returncode) == (["closed", "ended"], 0)
 
 
-# Feeds
+# One call at a time
+
+
+def test_calls_of_one_source_run_one_after_another() -> None:
+    running, together = 0, []
+
+    def function() -> int:
+        nonlocal running
+        running += 1
+        time.sleep(0.05)
+        together.append(running)
+        running -= 1
+        return threading.get_ident()
+
+    async def many() -> list[int]:
+        return await asyncio.gather(*(submit_async(function, Worker.of("x")) for _ in range(4)))
+
+    assert len(set(asyncio.run(many()))) == 1
+    assert together == [1, 1, 1, 1]
+
+
+def test_a_call_that_is_stopped_before_its_turn_ends_at_once() -> None:
+    worker, endless, started = Worker(), Endless(), threading.Event()
+    first = worker.submit(endless)
+    second = worker.submit(started.set)
+    second.close()
+    with pytest.raises(StoppedError):
+        second.wait()
+    assert not endless.ended.is_set()
+    first.close()
+    assert not started.is_set()
+
+
+def test_a_stream_that_is_stopped_before_its_turn_ends_at_once() -> None:
+    worker, endless, numbers = Worker(), Endless(), Numbers()
+    first = worker.submit(endless)
+
+    async def both() -> None:
+        stream = stream_of(numbers(), worker)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.1)
+        assert [number async for number in stream] == []
+        waiting = worker.submit(lambda: None)
+        stream = Stream(lambda _: waiting, numbers(), lambda number: [number])
+        item = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.05)
+        waiting.stop()  # as an adapter that is closed does
+        with pytest.raises(StoppedError):
+            await item
+
+    asyncio.run(both())
+    first.close()
+    assert numbers.made == 0
+
+
+def test_a_worker_ends_with_its_calls() -> None:
+    worker = Worker.of("ends")
+    ident = submit(threading.get_ident, worker)
+    gone = weakref.ref(worker)
+    del worker
+    assert gone() is None
+    until(lambda: ident not in {thread.ident for thread in threading.enumerate()})
+
+
+def test_a_call_inside_of_the_loop_over_the_same_is_refused() -> None:
+    stream = stream_of(Numbers()(), Worker.of("x"))
+    for _ in stream:
+        with pytest.raises(ConfigError, match="very loop"):
+            submit(lambda: 1, Worker.of("x"))
+        with pytest.raises(ConfigError, match="very loop"):
+            next(stream_of(Numbers()(), Worker.of("x")))
+        assert submit(lambda: 1, Worker.of("y")) == 1
+        break
+    stream.close()
+    assert submit(lambda: 1, Worker.of("x")) == 1
+
+
+def test_a_call_of_another_task_waits_for_the_end_of_the_loop() -> None:
+    async def both() -> tuple[bool, int]:
+        stream = stream_of(Numbers()(), Worker.of("x"))
+        async for _ in stream:
+            other = asyncio.create_task(submit_async(lambda: 7, Worker.of("x")))
+            await asyncio.sleep(0.1)
+            was_done = other.done()
+            await stream.aclose()
+            return was_done, await other
+        raise AssertionError
+
+    assert asyncio.run(both()) == (False, 7)
+
+
+def test_a_call_of_another_thread_waits_for_the_end_of_the_loop() -> None:
+    stream, found = stream_of(Numbers()(), Worker.of("x")), list[int]()
+    for _ in stream:
+        thread = threading.Thread(target=lambda: found.append(submit(lambda: 7, Worker.of("x"))))
+        thread.start()
+        thread.join(0.1)
+        assert not found
+        break
+    stream.close()
+    thread.join(SOON)
+    assert found == [7]
+
+
+# Streams
 
 
 def test_items_come_in_order_and_end() -> None:
-    feed = Feed(counting)
-    assert list(feed) == [0, 1, 2, 3, 4]
-    assert list(feed) == []
+    stream = stream_of(Numbers(5)())
+    assert list(stream) == [0, 1, 2, 3, 4]
+    assert list(stream) == []
 
 
 def test_items_are_awaited_too() -> None:
     async def collected() -> list[int]:
-        return [item async for item in Feed(counting)]
+        return [item async for item in stream_of(Numbers(5)())]
 
     assert asyncio.run(collected()) == [0, 1, 2, 3, 4]
 
 
+def test_an_item_can_be_several_values_or_none() -> None:
+    stream = Stream(Worker().submit, Numbers(4)(), range)
+    assert list(stream) == [0, 0, 1, 0, 1, 2]
+
+
 def test_an_error_comes_after_the_items_before_it() -> None:
-    feed = Feed(failing)
-    assert next(feed) == 1
+    stream = stream_of(Numbers(1, ConfigError("no more"))())
+    assert next(stream) == 0
     with pytest.raises(ConfigError, match="no more"):
-        next(feed)
-    assert list(feed) == []
+        next(stream)
+    assert list(stream) == []
 
 
-def test_nothing_is_begun_before_the_first_item_is_asked_for() -> None:
-    begun = threading.Event()
-    feed = Feed[int](lambda _: begun.set())
+def test_nothing_starts_before_the_first_item_is_asked_for() -> None:
+    numbers = Numbers(0)
+    stream = stream_of(numbers())
     time.sleep(0.05)
-    assert not begun.is_set()
-    assert list(feed) == []
-    assert begun.is_set()
+    assert not numbers.ended.is_set()
+    assert list(stream) == []
+    assert numbers.ended.is_set()
 
 
-def test_the_work_waits_for_its_consumer() -> None:
-    made = 0
-
-    def produce(put: Callable[[int], None]) -> None:
-        nonlocal made
-        for number in range(1000):
-            made = number + 1
-            put(number)
-
-    feed = Feed(produce)
-    assert next(feed) == 0
-    until(lambda: made >= 3)
+def test_the_generator_waits_for_its_consumer() -> None:
+    numbers = Numbers()
+    stream = stream_of(numbers())
+    assert next(stream) == 0
+    until(lambda: numbers.made >= 2)
     time.sleep(0.1)
-    assert made == 3  # one ahead, and one in its hands
-    feed.close()
+    assert numbers.made == 2  # one ahead
+    stream.close()
 
 
-@pytest.fixture
-def endless() -> tuple[Callable[[Callable[[int], None]], None], threading.Event]:
-    ended = threading.Event()
-
-    def produce(put: Callable[[int], None]) -> None:
-        try:
-            for number in range(10**9):
-                put(number)
-        finally:
-            ended.set()
-
-    return produce, ended
-
-
-EndlessFeed = tuple[Callable[[Callable[[int], None]], None], threading.Event]
-
-
-def test_a_loop_that_is_left_stops_the_work(endless: EndlessFeed) -> None:
-    produce, ended = endless
-    for number in Feed(produce):
+def test_a_loop_that_is_left_stops_the_generator() -> None:
+    numbers = Numbers()
+    for number in stream_of(numbers()):
         if number == 3:
             break
     gc.collect()
-    assert ended.wait(SOON)
+    assert numbers.ended.wait(SOON)
 
 
-def test_an_async_loop_that_is_left_stops_the_work(endless: EndlessFeed) -> None:
-    produce, ended = endless
+def test_an_async_loop_that_is_left_stops_the_generator() -> None:
+    numbers = Numbers()
 
     async def left() -> None:
-        async for number in Feed(produce):
+        async for number in stream_of(numbers()):
             if number == 3:
                 break
 
     asyncio.run(left())
     gc.collect()
-    assert ended.wait(SOON)
+    assert numbers.ended.wait(SOON)
 
 
-def test_closing_returns_when_the_work_has_ended(endless: EndlessFeed) -> None:
-    produce, ended = endless
-    feed = Feed(produce)
-    next(feed)
-    feed.close()
-    assert ended.is_set()
-    assert list(feed) == []
+def test_closing_returns_when_the_generator_has_ended() -> None:
+    numbers = Numbers()
+    stream = stream_of(numbers())
+    next(stream)
+    stream.close()
+    assert numbers.ended.is_set()
+    assert list(stream) == []
 
 
-def test_a_consumer_that_is_cancelled_stops_the_work() -> None:
+def test_a_stream_whose_call_was_stopped_fails() -> None:
+    worker = Worker()
+    calls = []
+    stream = Stream(
+        lambda function: calls.append(worker.submit(function)) or calls[0],  # type: ignore[func-returns-value]
+        Numbers()(),
+        lambda number: [number],
+    )
+    next(stream)
+    calls[0].close()
+    with pytest.raises(StoppedError):
+        list(stream)
+
+
+def test_a_consumer_that_is_cancelled_stops_the_generator() -> None:
     endless = Endless()
 
+    def items() -> Generator[int, None, None]:
+        endless()
+        yield 1
+
     async def cancelled() -> None:
-        feed = Feed[int](lambda _: endless())
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(feed), 0.2)
+            await asyncio.wait_for(anext(stream_of(items())), 0.2)
         assert endless.ended.is_set()
 
     asyncio.run(cancelled())
-
-
-# One thing at a time
-
-
-def test_a_call_inside_of_the_loop_over_the_same_is_refused(endless: EndlessFeed) -> None:
-    produce, _ = endless
-    feed = Feed(produce, alone="x")
-    for _ in feed:
-        with pytest.raises(ConfigError, match="being read in this very loop"):
-            Work(lambda: 1, alone="x")
-        with pytest.raises(ConfigError, match="being read in this very loop"):
-            next(Feed(counting, alone="x"))
-        assert Work(lambda: 1, alone="y").wait() == 1
-        break
-    feed.close()
-    assert Work(lambda: 1, alone="x").wait() == 1
-
-
-def test_another_task_may_call_it_meanwhile(endless: EndlessFeed) -> None:
-    produce, _ = endless
-
-    async def both() -> int:
-        feed = Feed(produce, alone="x")
-        async for _ in feed:
-            other = await asyncio.create_task(_made())
-            await feed.aclose()
-            return other
-        return 0
-
-    async def _made() -> int:
-        return await Work(lambda: 7, alone="x")
-
-    assert asyncio.run(both()) == 7
-
-
-def test_a_thread_without_a_loop_may_call_it_meanwhile(endless: EndlessFeed) -> None:
-    produce, _ = endless
-    feed = Feed(produce, alone="x")
-
-    def numbers() -> Iterator[int]:
-        yield Work(lambda: 7, alone="x").wait()
-
-    found: list[int] = []
-    for _ in feed:
-        thread = threading.Thread(target=lambda: found.extend(numbers()))
-        thread.start()
-        thread.join(SOON)
-        break
-    feed.close()
-    assert found == [7]
