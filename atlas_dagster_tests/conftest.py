@@ -23,8 +23,8 @@ import docker
 import pytest
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL
 from atlas_dagster.runners.packages import newest_version
+from atlas_dagster.runners.process_tags import DEPLOYMENT_LABEL
 from atlas_dagster_tests.postgres_server import postgres_binaries, postgres_server
 from atlas_dagster_tests.secret_watch import in_files
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from atlas_dagster.components.scaffolding import ConnectionScaffolder
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.files import atomic_write
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.dagster_internals import (
@@ -327,9 +328,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     def write_state_to_path(self, state_path: Path) -> None:
         """Discover; what was known stays in place when that fails."""
         found = self._found or self._discover()
-        unfinished = state_path.with_name(f"{state_path.name}.{os.getpid()}")
-        unfinished.write_bytes(found.encode())
-        unfinished.replace(state_path)
+        atomic_write(state_path, found.encode(), mode=0o666)
         if self.defs_state_config.management_type != DefsStateManagementType.LOCAL_FILESYSTEM:
             # Dagster stores it next.
             instance = dg.DagsterInstance.get()

@@ -1,6 +1,5 @@
 """What is wrong with a declaration, in one sentence, from whatever loading it raised."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from atlas_dagster.orchestration.dagster_internals import (
 from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import StreamSelection
+from atlas_dagster.wording import closest_match, validation_message
 
 #: How Dagster words the place of a field: its path, then file and line.
 _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
@@ -89,8 +89,8 @@ def _explain_field(error: ValidationError) -> str:
             known = list(nested[0].model_fields)
         elif "attributes" not in path[:-1]:
             known = ["type", "attributes", "requirements", "post_processing"]
-        near = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"the fields are {', '.join(known)}."
+        near = closest_match(field, known)
+        hint = f"did you mean '{near}'?" if near else f"the fields are {', '.join(known)}."
         return f"{where}there is no field '{field}'; {hint}"
     if first["type"] == "missing":
         return f"{where}the field '{field}' is missing."
@@ -99,7 +99,7 @@ def _explain_field(error: ValidationError) -> str:
     named = f"field '{'.'.join(path)}'" if path and path != ["name"] else ""
     if first["type"] == "string_type" and isinstance(first["input"], int | float):
         return f"{where}{named} must be text; put it in quotes."
-    message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+    message = validation_message(first["msg"])
     return f"{where}{named}{': ' if named else ''}{message[0].lower()}{message[1:]}."
 
 

@@ -1,7 +1,6 @@
 """Writing a new connection into a project: its ``defs.yaml``, and secrets into ``.env``."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import dotenv
 import yaml
 
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.files import atomic_folder
 
 
 def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str | None) -> Path:
@@ -23,17 +23,14 @@ def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str 
     text = yaml.safe_dump(declared, sort_keys=False, allow_unicode=True, width=100)
     head = f"# What config takes: {docs_url}\n" if docs_url else ""
     try:
-        # At once, so that no code location ever sees a folder without its file.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as unfinished:
-            complete = Path(unfinished) / folder.name
-            complete.mkdir()
-            (complete / file.name).write_text(head + text, encoding="utf-8")
-            if folder.exists():
-                raise ConfigError(
-                    f"There is a folder {folder.name} already; choose another name, or edit "
-                    f"{folder.name}/{file.name}."
-                )
-            complete.rename(folder)
+        # No code location must see the folder without its file.
+        with atomic_folder(folder) as unfinished:
+            (unfinished / file.name).write_text(head + text, encoding="utf-8")
+    except FileExistsError as error:
+        raise ConfigError(
+            f"There is a folder {folder.name} already; choose another name, or edit "
+            f"{folder.name}/{file.name}."
+        ) from error
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error
     return file

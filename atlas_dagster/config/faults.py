@@ -5,7 +5,6 @@ themselves, undocumented fields. So a field that the SPEC does not list is a fau
 most likely a typo, and a rule that cannot be understood holds. CHECK judges the rest.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from rapidfuzz.distance import OSA
 
 from atlas_dagster.config.form import constants, properties_of, property_schema
 from atlas_dagster.config.templates import TEMPLATE, variables
+from atlas_dagster.wording import closest_match
 
 #: Keys the CDK takes besides its SPEC (CDK ``schema_helpers.py``, internal config keys).
 _INTERNAL_KEYS = {"_limit", "_page_size"}
@@ -115,8 +115,8 @@ def examine(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Findings:
             hint = f"did you mean '{near}'?"
             faults.append(ConfigFault(name, f"the connector has no config field '{name}'; {hint}"))
             continue
-        guesses = difflib.get_close_matches(field, listed, n=1, cutoff=0.5)
-        hint = f" (did you mean '{near or guesses[0]}'?)" if near or guesses else ""
+        near = near or closest_match(field, listed, cutoff=0.5)
+        hint = f" (did you mean '{near}'?)" if near else ""
         text = f"the connector's SPEC has no config field '{name}'{hint}; it is passed on as it is."
         warnings.append(ConfigFault(name, text))
     for error in _Validator(dict(schema)).iter_errors(instance):

@@ -4,7 +4,6 @@ CHECK, DISCOVER and READ of one connection never run at the same time, from whic
 them could spend the same single-use token.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +18,7 @@ from atlas_dagster.config.form import property_schema
 from atlas_dagster.config.masking import Masker, scalars, secret_values
 from atlas_dagster.config.renewal import DeclarationHash, Renewal, merged
 from atlas_dagster.errors import BrokenError
+from atlas_dagster.files import atomic_write
 
 _POLL_SECONDS = 0.5
 #: Of one call. Each is stored and masked from then on, so a source must not renew without end.
@@ -72,13 +72,7 @@ class FileConfigStore(ConfigStore):
 
     def save(self, connection: str, content: bytes, _origin: DeclarationHash) -> None:
         self._create_folder()
-        unfinished = self._folder / f".{connection}.{os.getpid()}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with os.fdopen(os.open(unfinished, flags, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._path(connection))
+        atomic_write(self._path(connection), content)
 
     def _create_folder(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -150,9 +144,9 @@ class RenewableConfig:
             BrokenError: it cannot be stored.
         """
         value = merged(self.value, config)
-        renewal = Renewal.between(self._declared, value)
+        renewal = Renewal.diff(self._declared, value)
         self._mask(renewal)
-        if not Renewal.between(self.value, value).values:
+        if not Renewal.diff(self.value, value).values:
             return
         self._renewals += 1
         if self._renewals > _MOST_RENEWALS:

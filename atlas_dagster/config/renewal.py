@@ -36,7 +36,7 @@ class Renewal(Struct, frozen=True):
     values: tuple[Renewed, ...] = ()
 
     @classmethod
-    def between(cls, declared: Mapping[str, Any], renewed: Mapping[str, Any]) -> "Renewal":
+    def diff(cls, declared: Mapping[str, Any], renewed: Mapping[str, Any]) -> "Renewal":
         """What turns ``declared`` into ``renewed``."""
         salt = secrets.token_hex(16)
         return cls(

@@ -1,10 +1,7 @@
 """The list of connectors: shipped with Atlas, replaced by one that was refreshed since."""
 
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +9,8 @@ from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct
-from platformdirs import user_cache_dir
 
+from atlas_dagster.files import atomic_write, cache_folder
 from atlas_dagster.registry.connector_info import ConnectorInfo
 
 _log = logging.getLogger(__name__)
@@ -72,28 +69,18 @@ def shipped_listing() -> Listing:
 
 def refreshed_path() -> Path:
     """Where a refreshed list is kept."""
-    return Path(user_cache_dir("atlas-dagster")) / "connectors.json"
+    return cache_folder() / "connectors.json"
 
 
-def keep(refreshed: Listing) -> None:
+def store_catalogue(refreshed: Listing) -> None:
     """Have ``refreshed`` take the place of the one before, at once. Raises OSError."""
     path = refreshed_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(refreshed.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        Path(unfinished).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(unfinished).unlink()
-        raise
-    forget()
+    atomic_write(path, refreshed.encode())
+    clear_cache()
 
 
-def forget() -> None:
+def clear_cache() -> None:
     """Have this process read the list again."""
     listing.cache_clear()
     connectors_by_name.cache_clear()

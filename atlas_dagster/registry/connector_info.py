@@ -5,6 +5,8 @@ from enum import StrEnum
 import msgspec
 from msgspec import Struct
 
+from atlas_dagster.connector_versions import release
+
 #: In place of a version: the newest there is.
 LATEST = "latest"
 #: In place of a version: the list's own, or the newest that can be installed where that cannot.
@@ -81,7 +83,7 @@ class BreakingChange(Struct, frozen=True, omit_defaults=True):
     guide_url: str | None = None
     streams: tuple[str, ...] = ()
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """In a sentence or two: what changed, for which streams, and where the guide is."""
         streams = f" Streams: {', '.join(self.streams)}." if self.streams else ""
         guide = f" Migration guide: {self.guide_url}" if self.guide_url else ""
@@ -146,12 +148,6 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
         first, last = release(before), release(now)
         passed = (c for c in self.breaking_changes if first < release(c.version) <= last)
         return tuple(sorted(passed, key=lambda change: release(change.version)))
-
-
-def release(version: str) -> tuple[int, ...]:
-    """The numbers of a version, for comparing; those of a text without any come first."""
-    numbers = version.partition("-")[0].partition("+")[0].removeprefix("v").split(".")
-    return tuple(int(number) for number in numbers if number.isdecimal())
 
 
 def image_name(reference: str) -> str:

@@ -2,8 +2,8 @@
 
 import io
 import re
-import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import msgspec
 import requests
 import yaml
 from msgspec import Struct
-from platformdirs import user_cache_dir
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
+from atlas_dagster.files import atomic_folder, cache_folder
 from atlas_dagster.registry.connector_info import LATEST, ConnectorInfo
-from atlas_dagster.registry.live import get_file, registry_url
+from atlas_dagster.registry.refresh import get_file, registry_url
 
 _DEFINITION = "oss.json"
 _METADATA = "metadata.yaml"
@@ -53,7 +53,7 @@ def published_manifest(info: ConnectorInfo) -> PublishedManifest:
         raise ConfigError(
             f'"{info.tag}" is not a version of {info.name}; give an exact one, such as 1.2.3.'
         )
-    kept = Path(user_cache_dir("atlas-dagster")) / "manifests" / f"{info.name}-{info.tag}"
+    kept = cache_folder() / "manifests" / f"{info.name}-{info.tag}"
     if not kept.exists():
         try:
             _keep(_fetch(info), kept)
@@ -104,18 +104,11 @@ class _Definition(Struct):
 def _keep(published: PublishedManifest, folder: Path) -> None:
     """All files appear at once; whoever comes second finds the first one's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as unfinished:
-        complete = Path(unfinished) / folder.name
-        complete.mkdir()
+    with suppress(FileExistsError), atomic_folder(folder) as complete:
         (complete / _MANIFEST).write_bytes(published.manifest)
         if published.components is not None:
             (complete / _COMPONENTS).write_bytes(published.components)
         (complete / _CDK_VERSION).write_text(published.cdk_version or "")
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.exists():
-                raise
 
 
 def _fetch(info: ConnectorInfo) -> PublishedManifest:

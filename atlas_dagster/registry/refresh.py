@@ -5,34 +5,62 @@ does not say, the categories, is taken from the list before.
 """
 
 import datetime as dt
+import os
 from collections.abc import Iterable, Mapping
 
 import msgspec
 import requests
 from msgspec import Raw, Struct
 
+from atlas_dagster.connector_versions import release
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.registry.catalogue import (
     Listing,
-    forget,
-    keep,
+    clear_cache,
     listing,
     refreshed_path,
     shipped_listing,
+    store_catalogue,
 )
 from atlas_dagster.registry.connector_info import (
     BreakingChange,
     ConnectorCategory,
     ConnectorInfo,
-    release,
 )
-from atlas_dagster.registry.live import get, registry_url
 
+#: Where Airbyte publishes; the environment variable ATLAS_REGISTRY_URL names a mirror.
+REGISTRY_URL = "https://connectors.airbyte.com/files"
+#: Between two pieces of an answer.
+_TIMEOUT_SECONDS = 30.0
 _PATH = "registries/v0/oss_registry.json"
 #: Of the connectors known before; a download with fewer is taken for a broken one.
 _LEAST_SHARE = 0.5
 _CATEGORY_OF_KIND = {"database": ConnectorCategory.DATABASE, "file": ConnectorCategory.STORAGE}
 _KINDS = ("api", "database", "file")
+
+
+def registry_url() -> str:
+    """Without a slash at its end."""
+    return (os.environ.get("ATLAS_REGISTRY_URL") or REGISTRY_URL).rstrip("/")
+
+
+def get(path: str, etag: str | None = None) -> requests.Response:
+    """The answer to a GET of ``path``, whatever its status; 304 where ``etag`` still holds.
+
+    Raises:
+        requests.RequestException: there is none, or it broke off.
+    """
+    headers = {} if etag is None else {"If-None-Match": etag}
+    return requests.get(f"{registry_url()}/{path}", headers=headers, timeout=_TIMEOUT_SECONDS)
+
+
+def get_file(path: str) -> bytes | None:
+    """None where there is no such file. Raises requests.RequestException where it cannot be had."""
+    answer = get(path)
+    if answer.status_code == requests.codes.not_found:
+        return None
+    answer.raise_for_status()
+    return answer.content
 
 
 class Upgrade(Struct, frozen=True):
@@ -62,7 +90,7 @@ def refresh_registry() -> Refreshed:
         TransientError: the registry cannot be reached, or what it sends is broken.
         ConfigError: there is no registry at that address, or the list cannot be kept.
     """
-    forget()
+    clear_cache()
     before, source = listing(), registry_url()
     known = before.etag if before.source == source else None
     try:
@@ -84,7 +112,7 @@ def refresh_registry() -> Refreshed:
             f"{before.date[:10]} stays in use."
         ) from error
     try:
-        keep(refreshed.listing)
+        store_catalogue(refreshed.listing)
     except OSError as error:
         raise ConfigError(
             f"The list of connectors cannot be kept in {refreshed_path().parent} "

@@ -111,7 +111,7 @@ def _unknown(name: str, wanted: str, found: Sequence[ConnectorInfo]) -> str:
     unlisted = _unlisted().get(wanted)
     same = [info for info in found if wanted in (_spelling(info.name), _spelling(info.title))]
     if unlisted is not None and not same:
-        return _told(unlisted)
+        return _describe(unlisted)
     nearest = [info.name for info in same or found[:_SUGGESTIONS]]
     if nearest:
         return f'There is no connector "{name}"; did you mean {" or ".join(nearest)}?'
@@ -120,7 +120,7 @@ def _unknown(name: str, wanted: str, found: Sequence[ConnectorInfo]) -> str:
     )
 
 
-def _told(unlisted: _Unlisted) -> str:
+def _describe(unlisted: _Unlisted) -> str:
     if unlisted.why:
         through = f"; use {' or '.join(unlisted.nearest)}" if unlisted.nearest else ""
         return f'There is no connector "{unlisted.name}". {unlisted.why}{through}.'

@@ -11,12 +11,15 @@ import docker
 import docker.errors
 
 from atlas_dagster.runners.docker.engine import API_ERRORS
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
-from atlas_dagster.runners.owner import OWNER_LABEL
 from atlas_dagster.runners.process import remove_leftovers
-from atlas_dagster.runners.process_tags import kill, tag_value, tagged_processes
-
-DEPLOYMENT_LABEL = "atlas.deployment"
+from atlas_dagster.runners.process_tags import (
+    CONNECTION_LABEL,
+    DEPLOYMENT_LABEL,
+    OWNER_LABEL,
+    kill,
+    tag_value,
+    tagged_processes,
+)
 
 
 def reap(

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.wording import validation_message
 
 #: The environment variable with the limits of connectors whose connection does not say otherwise.
 DEFAULTS_VARIABLE = "ATLAS_EXECUTOR"
@@ -144,7 +145,7 @@ def executor_defaults(declared: Mapping[str, Any]) -> ExecutorConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        why = first["msg"].removeprefix("Value error, ")
+        why = validation_message(first["msg"])
         raise ConfigError(
             f"The executor's default {field} is wrong: {why}; mend it in {DEFAULTS_VARIABLE}, "
             "written like {memory_limit: 4g, network: bridge}."

@@ -6,7 +6,6 @@ is a command of the package ``airbyte-cdk`` as well as an image, with the versio
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from atlas_dagster.connector_versions import release
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.runners.base import (
     ConnectorCommand,
@@ -239,9 +239,5 @@ def _resolved(value: Any, manifest: Mapping[str, Any]) -> Any:
 
 def _is_older(version: str, than: str) -> bool:
     """False for ``latest``."""
-    numbers = _release(version)
-    return bool(numbers) and numbers < _release(than)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    numbers = release(version)
+    return bool(numbers) and numbers < release(than)

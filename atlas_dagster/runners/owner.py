@@ -15,11 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, get_args
 
-#: On every container and process that Atlas starts: its owner. A process (``command:…`` or
-#: ``request:…``), or ``run:<Dagster run id>:`` and the process of its step, which older versions
-#: leave out.
-OWNER_LABEL = "atlas.owner"
-
 Kind = Literal["command", "request"]
 _KINDS = get_args(Kind)
 #: How Docker names the host that a container is, where nobody does.

@@ -11,10 +11,10 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from platformdirs import user_cache_dir
 from uv import find_uv_bin
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.files import cache_folder
 from atlas_dagster.runners.process import INHERITED, inherited, parent_death_prefix
 
 #: Newer than any Python, so that no package is refused before its own needs are known.
@@ -68,7 +68,7 @@ class UvError(Exception):
 
 def environments_folder() -> Path:
     """The folder of all environments, in the user's cache."""
-    return Path(user_cache_dir("atlas-dagster")) / "connectors"
+    return cache_folder() / "connectors"
 
 
 @cache

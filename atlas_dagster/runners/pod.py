@@ -28,6 +28,7 @@ from pathlib import Path
 
 from atlas_dagster.cancellation import pause
 from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.files import write_private
 from atlas_dagster.runners.base import (
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
@@ -102,13 +103,13 @@ class FifoRunner(Runner):
         try:
             call.mkdir(mode=0o700)
             for option, content in command.files.items():
-                _write(call / file_name(option), content)
+                write_private(call / file_name(option), content)
             for channel in ("stdout", "stderr"):
                 os.mkfifo(call / channel, mode=0o600)
             lines = [f"{name}={value}\n" for name, value in command.environment.items()]
-            _write(call / "environment", "".join(lines).encode())
+            write_private(call / "environment", "".join(lines).encode())
             words = [f"{word}\n" for word in command.arguments(str(call))]
-            _write(call / "unfinished", "".join(words).encode())
+            write_private(call / "unfinished", "".join(words).encode())
             (call / "unfinished").rename(call / "go")
             self._wait_for_agent(call)
             return _FifoProcess(call)
@@ -198,8 +199,3 @@ class _FifoProcess(ConnectorProcess):
     def _hang_up(self, pipe: int) -> None:
         self._pipes.unregister(pipe)
         os.close(pipe)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)

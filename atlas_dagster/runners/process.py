@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
 
 from atlas_dagster.errors import RunnerUnavailableError
+from atlas_dagster.files import write_private
 from atlas_dagster.runners.base import (
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
@@ -32,6 +33,7 @@ from atlas_dagster.runners.base import (
     Output,
     file_name,
 )
+from atlas_dagster.runners.connector_env import CONNECTOR_ENV
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import end_all, process_tags
 
@@ -45,7 +47,6 @@ INHERITED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE"
     r"|(?i:(http|https|ftp|all|no)_proxy)"
 )
-_OURS = {"DEPLOYMENT_MODE": "OSS", "USE_STREAM_CAPABLE_STATE": "true"}
 
 #: Elsewhere the memory of another process cannot be limited.
 _CAN_LIMIT = sys.platform == "linux"
@@ -80,7 +81,7 @@ def start_process(
             remove_leftovers()
             private = undo.enter_context(_private_directory())
             for option, content in command.files.items():
-                _write_private(private / file_name(option), content)
+                write_private(private / file_name(option), content)
             child = subprocess.Popen(
                 [*parent_death_prefix(), *words, *command.arguments(str(private))],
                 bufsize=0,
@@ -89,7 +90,7 @@ def start_process(
                 stderr=subprocess.PIPE,
                 cwd=directory or private,
                 env=inherited(INHERITED)
-                | _OURS
+                | CONNECTOR_ENV
                 | dict(command.environment)
                 | process_tags(command.labels, token)
                 | {"TMPDIR": str(private)},
@@ -244,11 +245,6 @@ def remove_leftovers() -> None:
             if old and status.st_uid == os.geteuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory)
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
 
 
 def inherited(names: re.Pattern[str]) -> dict[str, str]:

@@ -11,6 +11,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+#: On every container and process that Atlas starts: the connection it is for.
+CONNECTION_LABEL = "atlas.connection"
+#: The deployment it belongs to.
+DEPLOYMENT_LABEL = "atlas.deployment"
+#: Its owner: a process (``command:…`` or ``request:…``), or ``run:<Dagster run id>:`` and the
+#: process of the run's step. Older versions leave out the process.
+OWNER_LABEL = "atlas.owner"
+
 _PROCESSES = Path("/proc")
 _PREFIX = "ATLAS_"
 #: Of one call of a connector, and of nothing else.

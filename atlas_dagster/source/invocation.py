@@ -102,7 +102,7 @@ class Invocation:
             self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
             for channel, piece in process.output():
                 raise_if_stopped()
-                watchdog.waited(output=channel != "idle")
+                watchdog.add_wait(output=channel != "idle")
                 if channel == "stdout":
                     for decoded in decoder.feed(piece):
                         if not self._consume_log_message(decoded):
@@ -112,10 +112,10 @@ class Invocation:
                     self._read_stderr(piece)
                 else:
                     yield None
-                self._stopped = watchdog.verdict
+                self._stopped = watchdog.timeout_message
                 if self._stopped is not None:
                     return
-                watchdog.back()
+                watchdog.resume()
             for decoded in decoder.flush():
                 if not self._consume_log_message(decoded):
                     yield decoded  # type: ignore[misc]
@@ -197,7 +197,7 @@ class Invocation:
         if isinstance(decoded, Records) or (
             isinstance(decoded, Message) and decoded.state is not None
         ):
-            self._watchdog.data()
+            self._watchdog.on_data()
             return False
         if isinstance(decoded, Noise):
             self._hear_line("INFO", decoded.text)

@@ -12,10 +12,8 @@ from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.records.names import assign
 from atlas_dagster.registry.catalogue import listing
 from atlas_dagster.runners.base import Runner
-from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.runners.owner import OWNER_LABEL
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL, DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster.source.catalog_diff import (
     CatalogChange,
     SchemaPolicy,

@@ -24,17 +24,17 @@ class Watchdog:
         self._silence = 0.0
         self._dataless = 0.0
 
-    def back(self) -> None:
+    def resume(self) -> None:
         """We wait for the connector again, after having been busy ourselves."""
         self._since = time.monotonic()
 
-    def waited(self, *, output: bool) -> None:
+    def add_wait(self, *, output: bool) -> None:
         """The wait is over: with ``output``, or just to look at the clocks."""
         waited = max(time.monotonic() - max(self._since, self._excused_until), 0.0)
         self._silence = 0.0 if output else self._silence + waited
         self._dataless += waited
 
-    def data(self) -> None:
+    def on_data(self) -> None:
         """A record or a state came."""
         self._dataless = 0.0
 
@@ -48,7 +48,7 @@ class Watchdog:
             self._dataless = 0.0
 
     @property
-    def verdict(self) -> str | None:
+    def timeout_message(self) -> str | None:
         """What has lasted too long and how to allow more; None while all is well."""
         limits, verb = self._limits, self._verb
         elapsed = time.monotonic() - self._started

@@ -15,7 +15,7 @@ DECLARED = {
 
 
 def renewal(renewed: dict[str, Any]) -> Renewal:
-    return Renewal.decode(Renewal.between(DECLARED, merged(DECLARED, renewed)).encode())
+    return Renewal.decode(Renewal.diff(DECLARED, merged(DECLARED, renewed)).encode())
 
 
 def test_only_what_changed_is_kept() -> None:
@@ -67,7 +67,7 @@ def test_replacing_a_whole_object_is_an_edit_of_what_is_in_it() -> None:
 def test_an_added_key_goes_when_what_it_was_added_to_is_edited(
     declared: dict[str, Any], renewed: dict[str, Any], edited: dict[str, Any]
 ) -> None:
-    kept = Renewal.between(declared, merged(declared, renewed))
+    kept = Renewal.diff(declared, merged(declared, renewed))
     assert kept.applied_to(declared) == merged(declared, renewed)
     assert kept.applied_to(edited) == edited
 
@@ -110,7 +110,7 @@ def test_whatever_a_connector_sends_the_next_call_is_given(
     declared: dict[str, Any], sent: dict[str, Any]
 ) -> None:
     whole = merged(declared, sent)
-    kept = Renewal.decode(Renewal.between(declared, whole).encode())
+    kept = Renewal.decode(Renewal.diff(declared, whole).encode())
     assert kept.applied_to(declared) == whole
 
 

@@ -9,8 +9,7 @@ import docker
 
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.cleanup import reap_ended
-from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL
-from atlas_dagster.runners.process_tags import tag_value, tagged_processes
+from atlas_dagster.runners.process_tags import DEPLOYMENT_LABEL, tag_value, tagged_processes
 from atlas_dagster_tests.crash.victim import bury
 
 

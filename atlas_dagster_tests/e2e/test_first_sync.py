@@ -10,7 +10,7 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from atlas_dagster.registry.catalogue import forget, keep, shipped_listing
+from atlas_dagster.registry.catalogue import clear_cache, shipped_listing, store_catalogue
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.e2e.project import Project
 
@@ -25,11 +25,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     image, _, tag = SOURCE_STANDIN_IMAGE.rpartition(":")
     standin = replace(faker, name="source-standin", title="Stand-in", image=image, tag=tag)
     listed = (*shipped_listing().connectors, replace(standin, pypi_package=None))
-    keep(replace(shipped_listing(), date="2999-01-01", connectors=listed))
+    store_catalogue(replace(shipped_listing(), date="2999-01-01", connectors=listed))
     folder = tmp_path / "project"
     folder.mkdir()
     yield Project(folder.resolve())
-    forget()
+    clear_cache()
 
 
 class Terminal:

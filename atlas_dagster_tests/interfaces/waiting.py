@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import docker
 
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
-from atlas_dagster.runners.process_tags import tag_value, tagged_processes
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL, tag_value, tagged_processes
 
 PATIENCE = 60.0
 

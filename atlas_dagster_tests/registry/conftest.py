@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_dagster.registry.catalogue import forget
+from atlas_dagster.registry.catalogue import clear_cache
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving
 
 
@@ -11,9 +11,9 @@ from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of the test's own, with no refreshed list in it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    forget()
+    clear_cache()
     yield tmp_path / "cache" / "atlas-dagster"
-    forget()
+    clear_cache()
 
 
 @pytest.fixture

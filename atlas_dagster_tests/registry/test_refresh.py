@@ -19,7 +19,7 @@ from atlas_dagster.registry import (
     list_connectors,
     refresh_registry,
 )
-from atlas_dagster.registry.catalogue import forget, listing, refreshed_path, shipped_listing
+from atlas_dagster.registry.catalogue import clear_cache, listing, refreshed_path, shipped_listing
 from atlas_dagster_tests.registry.live_registry import LIST, LiveRegistry, wire
 
 FAKER = next(info for info in shipped_listing().connectors if info.name == "source-faker")
@@ -109,7 +109,7 @@ def test_hints_and_breaking_changes_are_taken(registry: LiveRegistry) -> None:
             ("users", "products"),
         ),
     )
-    assert faker.breaking_changes[1].told() == (
+    assert faker.breaking_changes[1].describe() == (
         "8.0.0: The key of `users` changed. Streams: users, products. "
         "Migration guide: https://example.com/migrations"
     )
@@ -197,7 +197,7 @@ def test_a_broken_download_changes_nothing(
         refresh_registry()
     assert refreshed_path().read_bytes() == before
     assert list(refreshed_path().parent.iterdir()) == [refreshed_path()]
-    forget()
+    clear_cache()
     assert get_connector_info("source-faker").tag == "8.0.0"
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_cache_is_passed_over_and_said(
 ) -> None:
     refreshed(registry, newer_faker())
     refreshed_path().write_bytes(refreshed_path().read_bytes()[:-100])
-    forget()
+    clear_cache()
     assert get_connector_info("source-faker") == FAKER
     assert "`atlas connectors refresh` makes it anew" in caplog.text
     refresh_registry()
@@ -248,5 +248,5 @@ def test_a_newer_atlas_brings_a_newer_list(registry: LiveRegistry) -> None:
     content = refreshed_path().read_bytes()
     date = listing().date.encode()
     refreshed_path().write_bytes(content.replace(date, b"2020-01-01T00:00:00Z"))
-    forget()
+    clear_cache()
     assert listing() == shipped_listing()

@@ -10,8 +10,9 @@ from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import CheckFailedError
 from atlas_dagster.runners.base import EnginePlace, Runner
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.localhost import advice
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN

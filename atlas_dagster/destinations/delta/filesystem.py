@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 from deltalake.exceptions import DeltaError
 
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError, TransientError
+from atlas_dagster.files import atomic_write, fsync_path
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _TRACE = re.compile(r"\n +0: ")
@@ -58,28 +59,16 @@ class Store:
 
     def put(self, path: str, content: bytes) -> None:
         """Write a small file that is there whole or not at all, even after a loss of power."""
-        # An object appears when it is complete; a local file is renamed then.
-        unfinished = "{}/.{}".format(*path.rsplit("/", 1)) if self.is_local else path
-        with self.filesystem.open_output_stream(unfinished) as sink:
-            sink.write(content)
         if self.is_local:
-            self.settle(unfinished)
-            self.filesystem.move(unfinished, path)
-            self.settle(path.rpartition("/")[0])
+            atomic_write(Path(path), content, mode=0o666)
+            return
+        with self.filesystem.open_output_stream(path) as sink:
+            sink.write(content)
 
-    def settle(self, path: str) -> None:
+    def fsync(self, path: str) -> None:
         """Make sure that a local file or folder survives a loss of power as it is now."""
         if self.is_local:
-            settle(path)
-
-
-def settle(path: str) -> None:
-    """Make sure that a file or folder survives a loss of power as it is now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            fsync_path(path)
 
 
 def unusable(uri: str, error: OSError) -> AtlasError:

@@ -148,7 +148,7 @@ class ParquetStage:
         if self._writer is None:
             return
         self._writer.close()
-        self._store.settle(self._file.path)
+        self._store.fsync(self._file.path)
         self._writer, self._file_bytes = None, 0
         self._files.append(self._file.staged())
 

@@ -18,10 +18,11 @@ from deltalake import CommitProperties, DeltaTable, Schema, TableFeatures, Trans
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from atlas_dagster.destinations.delta.filesystem import reason_of, settle, unusable
+from atlas_dagster.destinations.delta.filesystem import reason_of, unusable
 from atlas_dagster.destinations.delta.obstacles import obstacles
 from atlas_dagster.destinations.envelope import Envelope, StagedFile, now
 from atlas_dagster.errors import DestinationError
+from atlas_dagster.files import fsync_path
 
 
 class LakeTable:
@@ -206,8 +207,8 @@ class LakeTable:
             self._settled = version
             if "://" not in self.uri:
                 with contextlib.suppress(FileNotFoundError):  # others may have cleaned up theirs
-                    settle(f"{log}/{version:020}.json")
-                settle(log)
+                    fsync_path(f"{log}/{version:020}.json")
+                fsync_path(log)
 
     def check_fence(self) -> None:
         """Raise :class:`DestinationError` where another sync has committed to the table."""

@@ -79,7 +79,7 @@ def prune(days: int, as_json: bool) -> None:
 
     from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.operations.pruning import prune as prune_runs
-    from atlas_dagster.orchestration.step.summary import counted
+    from atlas_dagster.wording import plural
 
     enter_project()
     with dg.DagsterInstance.get() as instance:
@@ -87,7 +87,7 @@ def prune(days: int, as_json: bool) -> None:
     if as_json:
         print_json({"deleted": deleted})
         return
-    runs, their = counted(deleted, "run"), "its" if deleted == 1 else "their"
+    runs, their = plural(deleted, "run"), "its" if deleted == 1 else "their"
     ago = "a day" if days == 1 else f"{days} days"
     say(f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs.")
 

@@ -32,6 +32,7 @@ from atlas_dagster.interfaces.cli.source import (
     require_own_config,
     source_options,
 )
+from atlas_dagster.wording import plural
 
 if TYPE_CHECKING:
     from atlas_dagster.config.form import Field
@@ -236,15 +237,11 @@ def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool)
     sys.exit(exit_code(failures))
 
 
-def counted(streams: int) -> str:
-    return "1 stream" if streams == 1 else f"{streams} streams"
-
-
 def _print_discovery(source: str, discovery: "Discovery", dry_run: bool) -> None:
     """The streams, and what has changed since the last time."""
     offered = [str(stream.descriptor) for stream in discovery.found.catalog.streams]
     names = escape(", ".join(offered))
-    console.print(f"[bold green]{source}[/] offers {counted(len(offered))}: {names}")
+    console.print(f"[bold green]{source}[/] offers {plural(len(offered), 'stream')}: {names}")
     for change in discovery.taken:
         console.print(escape(f"  {'would take' if dry_run else 'took'} {change}"))
     for change in discovery.found.pending:
@@ -252,7 +249,9 @@ def _print_discovery(source: str, discovery: "Discovery", dry_run: bool) -> None
 
 
 def _print_streams(source: str, catalog: "Catalog") -> None:
-    console.print(f"[bold green]{escape(source)}[/] offers {counted(len(catalog.streams))}:")
+    console.print(
+        f"[bold green]{escape(source)}[/] offers {plural(len(catalog.streams), 'stream')}:"
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("stream", "fields", "primary key", "cursor", "sync modes"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("stream", "field"))

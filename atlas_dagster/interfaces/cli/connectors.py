@@ -121,7 +121,7 @@ def info(name: str, as_json: bool) -> None:
     console.print(f"[bold green]{found.title}[/]  {found.name}")
     console.print(table)
     for change in found.breaking_changes:
-        console.print("Breaking change", change.told(), markup=False, soft_wrap=True)
+        console.print("Breaking change", change.describe(), markup=False, soft_wrap=True)
     note(f"What it asks for: atlas spec {found.name}")
 
 
@@ -162,7 +162,7 @@ def refresh(as_json: bool) -> None:
                 f"`version: {before}` in defs.yaml keeps the old one."
             )
             for change in upgrade.breaking:
-                console.print(f"  {change.told()}", markup=False, soft_wrap=True)
+                console.print(f"  {change.describe()}", markup=False, soft_wrap=True)
 
 
 def _answer(found: Sequence[ConnectorInfo], as_json: bool) -> None:

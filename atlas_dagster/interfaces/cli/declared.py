@@ -1,6 +1,5 @@
 """Declared connections, as the command line sees them."""
 
-import difflib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery
 from atlas_dagster.source.invocation import Log
 from atlas_dagster.source.open import Caller, discover
+from atlas_dagster.wording import closest_match
 
 Say = Callable[[str], None]
 
@@ -187,8 +187,8 @@ def find_declared(name: str) -> ProjectConnection:
     declared = {connection.name: connection for connection in declared_connections()}
     if name in declared:
         return declared[name]
-    near = difflib.get_close_matches(name, declared, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(declared) or 'none'}."
+    near = closest_match(name, declared)
+    hint = f"did you mean '{near}'?" if near else f"there are: {', '.join(declared) or 'none'}."
     if f"source-{name}" in connectors_by_name():
         hint = f"did you mean the connector source-{name}?"
     folder = tree.defs_module_name.replace(".", "/")

@@ -10,10 +10,9 @@ import signal
 import stat
 import struct
 import sys
-import tempfile
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import AtlasError, ConfigError, StoppedError
+from atlas_dagster.files import AtomicFile, atomic_write
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.reading.reader import StreamReader
@@ -41,6 +41,8 @@ READER_LEFT_EXIT = 128 + signal.SIGPIPE
 _READER_LEAVES_MILLISECONDS = 100
 #: Characters that a column has at least, and at most.
 _NARROW, _WIDE = 14, 40
+#: Permissions of a new file, less the umask.
+_MODE = 0o666
 
 
 def format_of(path: str | None) -> Format:
@@ -116,11 +118,12 @@ def write_files(
             _write(reading, streams, form, dict.fromkeys(names, sys.stdout.buffer))
             sys.stdout.flush()
         return Written()
-    files: dict[StreamDescriptor, _UnfinishedFile] = {}
+    files: dict[StreamDescriptor, AtomicFile] = {}
     failure: AtlasError | None = None
     try:
         for name, path in _paths(Path(output), names, form).items():
-            files[name] = _UnfinishedFile(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files[name] = AtomicFile(path, mode=_MODE)
         try:
             _write(reading, streams, form, {name: each.file for name, each in files.items()})
         except StoppedError:
@@ -128,7 +131,7 @@ def write_files(
         except AtlasError as error:
             failure = error
         kept = names if failure is None else reading.complete
-        return Written({name: files.pop(name).keep() for name in kept}, failure)
+        return Written({name: files.pop(name).publish() for name in kept}, failure)
     except OSError as error:
         raise ConfigError(
             f"{output} cannot be written ({error.strerror}); choose another --output."
@@ -225,43 +228,7 @@ def _paths(
     return {name: output / f"{files[str(name)]}.{form}" for name in names}
 
 
-class _UnfinishedFile:
-    """A file that takes the place of ``path`` once everything is in it."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        self.file: BinaryIO = os.fdopen(handle, "wb")
-        self._path, self._unfinished = path, Path(unfinished)
-
-    def keep(self) -> Path:
-        try:
-            self.file.close()
-            # As any new file, not as a private one.
-            self._unfinished.chmod(0o666 & ~_umask())
-            return self._unfinished.replace(self._path)
-        except BaseException:
-            self.discard()
-            raise
-
-    def discard(self) -> None:
-        with suppress(OSError):
-            self.file.close()
-        self._unfinished.unlink(missing_ok=True)
-
-
 def write_file(path: Path, content: bytes) -> None:
     """Put ``content`` in the place of ``path``, all of it or nothing."""
-    unfinished = _UnfinishedFile(path)
-    try:
-        unfinished.file.write(content)
-    except BaseException:
-        unfinished.discard()
-        raise
-    unfinished.keep()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, content, mode=_MODE, durable=False)

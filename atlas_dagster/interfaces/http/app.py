@@ -46,7 +46,7 @@ from atlas_dagster.registry import (
     list_connectors,
     search_connectors,
 )
-from atlas_dagster.runners.docker.engine import problem
+from atlas_dagster.runners.docker.engine import connection_problem
 
 BASE = "/atlas-intelligence/docker"
 #: What does not need the token: for whoever looks whether the server is up, and the docs.
@@ -87,7 +87,7 @@ def _health(service: Service, settings: Settings) -> APIRouter:
     @router.get("/health")
     def health() -> Health:
         """Whether connectors can run."""
-        wrong = problem(settings.executor.docker_host)
+        wrong = connection_problem(settings.executor.docker_host)
         return Health(
             docker_available=wrong is None,
             status="healthy" if wrong is None else "degraded",

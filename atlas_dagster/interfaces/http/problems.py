@@ -27,7 +27,8 @@ from atlas_dagster.errors import (
     UnknownConnectorError,
     UnknownStreamError,
 )
-from atlas_dagster.runners.docker.engine import problem as engine_problem
+from atlas_dagster.runners.docker.engine import connection_problem
+from atlas_dagster.wording import validation_message
 
 _log = logging.getLogger("atlas_dagster.http")
 
@@ -157,7 +158,7 @@ def problem_of(error: Exception) -> ProblemError:
         case StoppedError():
             return ProblemError("stopping", "The server is stopping; ask again when it is back.")
         case ConfigError() | TransientError():
-            absent = engine_problem()
+            absent = connection_problem()
             if absent is not None:
                 return ProblemError("docker_unavailable", absent)
             code: Code = "invalid_request"
@@ -239,7 +240,7 @@ def _fault(error: Mapping[str, Any]) -> dict[str, str]:
         return {
             "detail": "The body must be a JSON object, sent with Content-Type: application/json."
         }
-    what = error["msg"].removeprefix("Value error, ").rstrip(".")
+    what = validation_message(error["msg"])
     detail = f"The field '{field}' is wrong: {what[:1].lower()}{what[1:]}."
     return {"field": field, "detail": detail}
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.files import atomic_write
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
 
@@ -54,16 +54,7 @@ class TableStates:
             raise ConfigError("There is no file for the state; give its path to save_state.")
         content = {table: Raw(state.to_file()) for table, state in self._states.items()}
         try:
-            handle, unfinished = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-            try:
-                with os.fdopen(handle, "wb") as opened:
-                    opened.write(msgspec.json.encode(content) + b"\n")
-                    opened.flush()
-                    os.fsync(opened.fileno())
-                Path(unfinished).replace(file)
-            except BaseException:
-                Path(unfinished).unlink(missing_ok=True)
-                raise
+            atomic_write(file, msgspec.json.encode(content) + b"\n")
         except OSError as error:
             raise ConfigError(
                 f"The state cannot be saved in {file} ({error.strerror}); choose another file."

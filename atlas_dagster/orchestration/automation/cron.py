@@ -1,7 +1,6 @@
 """When something is due: a cron expression in a time zone."""
 
 import datetime as dt
-import difflib
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -15,6 +14,7 @@ from atlas_dagster.orchestration.dagster_internals import (
     is_valid_cron_string,
     schedule_execution_time_iterator,
 )
+from atlas_dagster.wording import closest_match
 
 #: A sync that takes no longer than this is never called late.
 _LEAST_GRACE = dt.timedelta(minutes=15)
@@ -51,8 +51,8 @@ class Schedule(BaseModel):
         try:
             ZoneInfo(schedule.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            near = difflib.get_close_matches(schedule.timezone, available_timezones(), n=1)
-            hint = f"did you mean {near[0]}?" if near else "write one such as Europe/Rome."
+            near = closest_match(schedule.timezone, available_timezones())
+            hint = f"did you mean {near}?" if near else "write one such as Europe/Rome."
             raise ConfigError(f"There is no time zone '{schedule.timezone}'; {hint}") from error
         return schedule
 

@@ -20,11 +20,11 @@ from atlas_dagster.orchestration.operations.kubernetes import pod_tags
 from atlas_dagster.orchestration.operations.pools import pool
 from atlas_dagster.orchestration.step.failure import explained_failure
 from atlas_dagster.orchestration.step.recording import check_evaluation
-from atlas_dagster.orchestration.step.summary import counted
 from atlas_dagster.source.catalog_diff import CatalogChange, SchemaPolicy
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovery
 from atlas_dagster.source.open import Caller
+from atlas_dagster.wording import plural
 
 CHECK_NAME = "schema_changes"
 #: Runs DISCOVER on someone's behalf, takes what the policy allows (all without one), stores it.
@@ -208,5 +208,5 @@ def as_markdown(changes: Sequence[CatalogChange]) -> str:
 
 def _counted(changes: Sequence[CatalogChange]) -> str:
     breaking = sum(change.breaking for change in changes)
-    number = counted(len(changes), "change")
+    number = plural(len(changes), "change")
     return f"{number} ({breaking} breaking)" if breaking else number

@@ -9,8 +9,8 @@ from atlas_dagster.orchestration.definitions.connection_assets import Connection
 from atlas_dagster.orchestration.definitions.discovery import as_markdown
 from atlas_dagster.orchestration.step.connector_version import version_of
 from atlas_dagster.orchestration.step.metadata import uri_value
-from atlas_dagster.orchestration.step.summary import counted
 from atlas_dagster.source.uri import source_uri
+from atlas_dagster.wording import plural
 
 BROKEN = {"atlas/status": "broken"}
 STALE = {"atlas/discovery": "stale"}
@@ -79,7 +79,7 @@ def _notes(defined: ConnectionAssets) -> list[str]:
             f"run `atlas discover {name}` or the job `{name}__discover`."
         )
     if waiting := len(defined.discovered.pending):
-        changes = counted(waiting, "change")
+        changes = plural(waiting, "change")
         found.append(
             f"**{changes} of the source not taken yet**: see `atlas/pending_changes` below. "
             f"To take them, run `atlas discover {name}`, or the job `{name}__discover` with "

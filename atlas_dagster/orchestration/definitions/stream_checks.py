@@ -13,10 +13,10 @@ from atlas_dagster.orchestration.dagster_internals import (
     AssetCheckExecutionRecordStatus,
     TableSchemaDiff,
 )
-from atlas_dagster.orchestration.step.summary import counted
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.records.types import ColumnType
 from atlas_dagster.sync.events import StreamFailed, StreamFinished
+from atlas_dagster.wording import plural
 
 RECORDS, PRIMARY_KEY, SCHEMA = "records", "primary_key", "schema"
 
@@ -132,7 +132,7 @@ def _named(
 
 
 def _records(finished: StreamFinished, records: int, recent: Sequence[int]) -> dg.AssetCheckResult:
-    came = f"{counted(records, 'record')} came"
+    came = f"{plural(records, 'record')} came"
     told = [f"{came}, as the source counted." if finished.counted else f"{came}."]
     told += finished.warnings
     # One that starts from the beginning is not like those before.

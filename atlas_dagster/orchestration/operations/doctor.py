@@ -12,18 +12,18 @@ from typing import Literal, Self
 import dagster as dg
 import docker
 from msgspec import Struct
-from platformdirs import user_cache_dir
 
 from atlas_dagster.config.templates import variables
 from atlas_dagster.errors import AtlasError
+from atlas_dagster.files import cache_folder
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.step.summary import counted
 from atlas_dagster.registry.catalogue import listing
-from atlas_dagster.runners.docker.engine import API_ERRORS, connect, reason
+from atlas_dagster.runners.docker.engine import API_ERRORS, connect, error_reason
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.discovered_catalog import Discovered
+from atlas_dagster.wording import plural
 
 _GIGABYTE = 10**9
 _LITTLE, _TOO_LITTLE = 10 * _GIGABYTE, 1 * _GIGABYTE
@@ -124,7 +124,7 @@ def _storage(instance: dg.DagsterInstance) -> Finding:
 
 
 def _disks(instance: dg.DagsterInstance, atlas: AtlasResource) -> Iterator[Finding]:
-    places = {"Dagster's files": instance.root_directory, "cache": user_cache_dir("atlas-dagster")}
+    places = {"Dagster's files": instance.root_directory, "cache": str(cache_folder())}
     if "://" not in atlas.address():
         places["lake"] = atlas.address()
     disks: dict[int, Path] = {}
@@ -149,7 +149,7 @@ def _engine(about: str, client: docker.DockerClient) -> Finding:
     try:
         facts = client.info()
     except API_ERRORS as error:
-        return Finding(about, "error", f"The engine does not answer ({reason(error)}).")
+        return Finding(about, "error", f"The engine does not answer ({error_reason(error)}).")
     memory = facts.get("MemTotal", 0) / _GIGABYTE
     return Finding(
         about,
@@ -181,7 +181,9 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
             text = f"{image} is pulled at the first use; now: atlas pull {subject.name}"
             yield Finding(about, "warning", text)
         except API_ERRORS as error:
-            yield Finding(about, "warning", f"The engine cannot say of {image} ({reason(error)}).")
+            yield Finding(
+                about, "warning", f"The engine cannot say of {image} ({error_reason(error)})."
+            )
     if subject.discovered is None:
         text = f"Its streams are not known yet; run: atlas discover {subject.name}"
         yield Finding(about, "warning", text)
@@ -196,5 +198,5 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
         yield Finding(about, "error", f"Its destination does not answer: {error}")
         return
     if not problems:
-        streams = counted(len(connection.configured(subject.discovered.catalog)), "stream")
+        streams = plural(len(connection.configured(subject.discovered.catalog)), "stream")
         yield Finding(about, "ok", f"{streams}, into {destination.kind}")

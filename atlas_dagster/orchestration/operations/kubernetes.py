@@ -12,6 +12,7 @@ import dagster as dg
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.definitions.io_manager import default_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.runners.connector_env import CONTAINER_ENV
 from atlas_dagster.runners.pod import AGENT
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
@@ -47,9 +48,7 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
         "command": ["sh", "-c", AGENT],
         "env": [
             {"name": "ATLAS_FOLDER", "value": _FOLDER},
-            {"name": "DEPLOYMENT_MODE", "value": "OSS"},
-            {"name": "USE_STREAM_CAPABLE_STATE", "value": "true"},
-            {"name": "JAVA_OPTS", "value": "-XX:+ExitOnOutOfMemoryError"},
+            *({"name": name, "value": value} for name, value in CONTAINER_ENV.items()),
         ],
         "volume_mounts": mounts,
         "resources": {

@@ -10,13 +10,13 @@ from atlas_dagster.orchestration.step.summary import (
     Mask,
     bounded,
     changed_values,
-    counted,
     plain,
     preview,
     shown_cursor,
 )
 from atlas_dagster.sync.dry_run import DryRunResult
 from atlas_dagster.sync.stream_plan import StreamPlan
+from atlas_dagster.wording import plural
 
 _NOTHING = "**Dry run: nothing was written.**"
 
@@ -52,7 +52,7 @@ def _told(rehearsed: DryRunResult, mask: Mask) -> Iterator[str]:
     yield (
         f"A sync ({stream.sync_mode} | {stream.destination_sync_mode}) would {_would(plan, mask)}."
     )
-    count = f"{counted(rehearsed.records, 'record')} read and thrown away"
+    count = f"{plural(rehearsed.records, 'record')} read and thrown away"
     yield (
         f"{count}; that is all there is." if rehearsed.complete else f"{count}; there may be more."
     )

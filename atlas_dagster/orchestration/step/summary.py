@@ -15,6 +15,7 @@ from atlas_dagster.orchestration.step.run_totals import StreamTotals
 from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.sync.events import StreamFinished
+from atlas_dagster.wording import plural
 
 #: Hides secret values in a text.
 Mask = Callable[[str], str]
@@ -32,12 +33,10 @@ def summary(finished: StreamFinished, counts: StreamTotals, seconds: float, mask
     """What was read, how fast, from where to where, and what is to be known about it."""
     stream = finished.plan.configured
     mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
-    rows = f"The table has {counted(finished.table.row_count, 'row')}."
+    rows = f"The table has {plural(finished.table.row_count, 'row')}."
     if counts.records:
         rate = counts.records / max(seconds, 0.001)
-        read = (
-            f"**{counted(counts.records, 'record')}** in {seconds:,.1f} s ({rate:,.0f} a second, "
-        )
+        read = f"**{plural(counts.records, 'record')}** in {seconds:,.1f} s ({rate:,.0f} a second, "
         read += f"{counts.bytes / 1e6:,.2f} MB), {mode}. {rows}"
     else:
         read = f"**Nothing new**, {mode}. {rows}"
@@ -100,10 +99,6 @@ def shown_cursor(blob: Raw | None, mask: Mask) -> str:
     # With blanks, at which the page can break it.
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     return plain(cut(mask(text), _LONGEST_CURSOR))
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:

@@ -59,7 +59,7 @@ def connect(engine: str | None = None) -> docker.DockerClient:
         raise _refusal(host, error) from error
 
 
-def problem(engine: str | None = None) -> str | None:
+def connection_problem(engine: str | None = None) -> str | None:
     """Why :func:`connect` gives no client; None where it does."""
     try:
         connect(engine).close()
@@ -68,7 +68,7 @@ def problem(engine: str | None = None) -> str | None:
     return None
 
 
-def place(client: docker.DockerClient) -> EnginePlace:
+def engine_location(client: docker.DockerClient) -> EnginePlace:
     """Where the engine runs, seen from this machine."""
     url = urlsplit(client.api.base_url)
     by_socket = url.scheme == "http+docker"
@@ -86,7 +86,7 @@ def place(client: docker.DockerClient) -> EnginePlace:
     return "here"
 
 
-def reason(error: BaseException) -> str:
+def error_reason(error: BaseException) -> str:
     """The engine's own explanation, or what the system says of the connection, on one line."""
     root = error if isinstance(error, docker.errors.DockerException) else _root(error)
     text = getattr(root, "explanation", None) or getattr(root, "strerror", None) or root
@@ -194,11 +194,12 @@ def _refusal(host: str, error: Exception) -> AtlasError:
             "DOCKER_TLS_VERIFY and the ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH, or those "
             "of the Docker context."
         )
-    if "HTTP request to an HTTPS server" in reason(error):
+    if "HTTP request to an HTTPS server" in error_reason(error):
         return ConfigError(
             f"The Docker engine at {host} wants TLS; set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH "
             "to the folder of ca.pem, cert.pem and key.pem."
         )
     return RunnerUnavailableError(
-        f"No Docker engine answers at {host} ({reason(error)})", f"start Docker, or {elsewhere}"
+        f"No Docker engine answers at {host} ({error_reason(error)})",
+        f"start Docker, or {elsewhere}",
     )

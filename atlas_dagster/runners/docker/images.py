@@ -12,7 +12,7 @@ import urllib3.exceptions
 
 from atlas_dagster.cancellation import raise_if_stopped
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
-from atlas_dagster.runners.docker.engine import API_ERRORS, reason
+from atlas_dagster.runners.docker.engine import API_ERRORS, error_reason
 from atlas_dagster.runners.limits import PullPolicy
 
 Explain = Callable[[str], None]
@@ -148,7 +148,7 @@ def _find(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | No
         if isinstance(error, docker.errors.APIError) and error.status_code in (400, 404):
             return None
         raise RunnerUnavailableError(
-            f"The Docker engine failed while looking for {reference} ({reason(error)})."
+            f"The Docker engine failed while looking for {reference} ({error_reason(error)})."
         ) from error
     return attributes
 
@@ -162,11 +162,11 @@ def _pull(client: docker.DockerClient, reference: str, explain: Explain) -> None
             raise_if_stopped()
             progress.hear(line)
     except docker.errors.DockerException as error:
-        raise _refusal(reference, reason(error)) from error
+        raise _refusal(reference, error_reason(error)) from error
     except _BROKEN_STREAM as error:
         raise RunnerUnavailableError(
             f"The connection to the Docker engine broke while it pulled {reference} "
-            f"({reason(error)})",
+            f"({error_reason(error)})",
             "see that it is up",
         ) from error
 

@@ -11,7 +11,8 @@ from typing import Any
 import docker
 
 from atlas_dagster.cancellation import pause
-from atlas_dagster.runners.owner import OWNER_LABEL, process_has_ended, run_and_process
+from atlas_dagster.runners.owner import process_has_ended, run_and_process
+from atlas_dagster.runners.process_tags import OWNER_LABEL
 
 #: Bytes that the container may take.
 MEMORY_LABEL = "atlas.memory"

@@ -34,14 +34,14 @@ from atlas_dagster.runners.base import (
     Runner,
     file_name,
 )
+from atlas_dagster.runners.connector_env import CONTAINER_ENV
 from atlas_dagster.runners.docker.attach_stream import FrameDecoder
-from atlas_dagster.runners.docker.engine import API_ERRORS, place, reason
+from atlas_dagster.runners.docker.engine import API_ERRORS, engine_location, error_reason
 from atlas_dagster.runners.docker.images import Explain, ensure_image, pulled_image
 from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL, wait_for_turn
 from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 
-#: Every container of ours carries this label: the name of its connection.
-CONNECTION_LABEL = "atlas.connection"
 #: Airbyte's images carry this one: their version.
 #: Exit codes of a shell or an init that cannot run a program.
 _NOT_EXECUTED = (126, 127)
@@ -113,7 +113,7 @@ class DockerRunner(Runner):
 
     @property
     def engine_place(self) -> EnginePlace:
-        return place(self._client)
+        return engine_location(self._client)
 
     def described(self) -> str:
         """The image reference, and the version behind it where its tag is not one."""
@@ -188,10 +188,8 @@ class DockerRunner(Runner):
                 **command.labels,
             },
             environment={
-                "DEPLOYMENT_MODE": "OSS",
-                "USE_STREAM_CAPABLE_STATE": "true",
+                **CONTAINER_ENV,
                 "WORKER_CONNECTOR_IMAGE": self.reference,
-                "JAVA_OPTS": "-XX:+ExitOnOutOfMemoryError",
                 **command.environment,
             },
             host_config=host_config,
@@ -209,7 +207,7 @@ class DockerRunner(Runner):
 
     def _refusal(self, error: BaseException) -> AtlasError:
         """The error for what the engine said when it could not start a container."""
-        said, network = reason(error), self.executor.network
+        said, network = error_reason(error), self.executor.network
         if f"network {network} not found" in said:
             return ConfigError(
                 f"The Docker engine has no network '{network}'; create it with "
@@ -373,7 +371,7 @@ class _DockerProcess(ConnectorProcess):
     def _gone(self, error: Exception) -> RunnerUnavailableError:
         return RunnerUnavailableError(
             f"The connection to the Docker engine broke while {self._reference} ran "
-            f"({reason(error)})",
+            f"({error_reason(error)})",
             "see that it is up, then sync again",
         )
 

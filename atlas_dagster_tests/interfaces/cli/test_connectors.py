@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from atlas_dagster.interfaces.cli import _VERBS, connectors, main
 from atlas_dagster.interfaces.cli import output as terminal
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
-from atlas_dagster.registry.catalogue import forget, listing, shipped_listing
+from atlas_dagster.registry.catalogue import clear_cache, listing, shipped_listing
 from atlas_dagster_tests.commands import run_in
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
 from atlas_dagster_tests.runners.wheels import write_wheel
@@ -40,9 +40,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # Outside of any project.
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    forget()
+    clear_cache()
     yield
-    forget()
+    clear_cache()
 
 
 @pytest.fixture

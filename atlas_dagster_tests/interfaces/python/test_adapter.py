@@ -39,8 +39,7 @@ from atlas_dagster.errors import (
 from atlas_dagster.interfaces.python.adapter import log_of
 from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_caller, adhoc_connection, reap_adhoc
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
-from atlas_dagster.runners.process_tags import tag_value, tagged_processes
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL, tag_value, tagged_processes
 from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.interfaces.waiting import at_work, until
 

@@ -22,7 +22,7 @@ KEY = Fernet.generate_key().decode()
 ANOTHER_KEY = Fernet.generate_key().decode()
 DECLARED = {"start": "2020-01-01", "credentials": {"refresh_token": "declared-token"}}
 RENEWED = {"start": "2020-01-01", "credentials": {"refresh_token": "second-token"}}
-RENEWAL = Renewal.between(DECLARED, RENEWED)
+RENEWAL = Renewal.diff(DECLARED, RENEWED)
 ORIGIN = DeclarationHash.of(RENEWAL, DECLARED)
 
 

@@ -8,10 +8,9 @@ import docker
 import pytest
 
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL, OWNER_LABEL
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.owner import this_process
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL, DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection, verbs_run
 from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs

@@ -16,8 +16,9 @@ import pytest
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, ExitStatus
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.docker.engines import behind_port
 

@@ -20,8 +20,9 @@ import requests
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
-from atlas_dagster.runners.docker.engine import connect, place
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.docker.engine import connect, engine_location
+from atlas_dagster.runners.docker.runner import DockerRunner
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.docker.engines import SOCKET, Certificates, behind_port
 
@@ -205,18 +206,18 @@ def test_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     with behind_port() as port:
         monkeypatch.setenv("DOCKER_HOST", port.address)
         client = connect()
-        assert place(client) == "here"
+        assert engine_location(client) == "here"
         run_through(client)
 
 
 @pytest.mark.docker
 def test_the_place_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect()
-    assert place(client) == "here"
+    assert engine_location(client) == "here"
     monkeypatch.setattr(socket, "gethostname", lambda: "another")  # its socket is forwarded
-    assert place(client) == "elsewhere"
+    assert engine_location(client) == "elsewhere"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert place(client) == "virtual machine"
+    assert engine_location(client) == "virtual machine"
 
 
 @pytest.mark.docker

@@ -7,9 +7,10 @@ import pytest
 
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output
-from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster.runners.cleanup import reap
 from atlas_dagster.runners.docker.engine import connect
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.docker.runner import DockerRunner
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL, DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
 

@@ -12,9 +12,10 @@ import pytest
 
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess
 from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL
-from atlas_dagster.runners.docker.runner import CONNECTION_LABEL, DockerRunner
+from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.runners.owner import OWNER_LABEL, identify
+from atlas_dagster.runners.owner import identify
+from atlas_dagster.runners.process_tags import CONNECTION_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
 

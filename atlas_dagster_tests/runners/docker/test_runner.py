@@ -9,9 +9,10 @@ import docker
 import pytest
 
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
-from atlas_dagster.runners.cleanup import DEPLOYMENT_LABEL, OWNER_LABEL, reap
+from atlas_dagster.runners.cleanup import reap
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
+from atlas_dagster.runners.process_tags import DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 pytestmark = pytest.mark.docker
