@@ -15,6 +15,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from atlas_dagster.format_versions import version_of
+
+#: Of renewals and of the hashes beside them. Version 1 does not store it.
+VERSION = 1
 #: Keys the CDK puts into a config for itself (CDK ``entrypoint.py``).
 _INJECTED = "__injected"
 
@@ -60,7 +64,13 @@ class Renewal(Struct, frozen=True):
 
     @classmethod
     def decode(cls, content: bytes) -> "Renewal":
-        """Raises :class:`msgspec.MsgspecError` for anything else."""
+        """Read renewals of any version so far.
+
+        Raises:
+            ConfigError: a newer Atlas wrote them.
+            msgspec.MsgspecError: ``content`` is something else.
+        """
+        version_of(content, known=VERSION, what="The renewed config of a connection")
         return msgspec.json.decode(content, type=cls)
 
 
@@ -89,6 +99,7 @@ class DeclarationHash(Struct, frozen=True):
 
     @classmethod
     def decode(cls, content: bytes | str) -> "DeclarationHash":
+        version_of(content, known=VERSION, what="The renewed config of a connection")
         return msgspec.json.decode(content, type=cls)
 
 

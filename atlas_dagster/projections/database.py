@@ -9,6 +9,7 @@ from filelock import FileLock
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from atlas_dagster.format_versions import refuse_newer
 from atlas_dagster.projections.tables import SCHEMA
 
 #: The newest revision in ``migrations/versions``; where the tables are of it, Alembic, which takes
@@ -37,11 +38,13 @@ def bring_up_to_date(books: sa.Engine) -> None:
 
     Raises:
         SQLAlchemyError: the database cannot be reached, or gives no right to.
-        alembic.util.CommandError: the tables are a newer Atlas's.
+        ConfigError: a newer Atlas made the tables.
         OSError: the file's folder cannot be written.
     """
-    if _revision(books) == HEAD:
+    found = _revision(books)
+    if found == HEAD:
         return
+    refuse_newer(int(found or 0), known=int(HEAD), what="The schema of these SQL tables")
     from alembic import command
     from alembic.config import Config
 

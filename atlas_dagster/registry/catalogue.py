@@ -10,9 +10,13 @@ from types import MappingProxyType
 import msgspec
 from msgspec import Struct
 
+from atlas_dagster.errors import ConfigError
 from atlas_dagster.files import atomic_write, cache_folder
+from atlas_dagster.format_versions import version_of
 from atlas_dagster.registry.connector_info import ConnectorInfo
 
+#: Of the stored list. Version 1 does not store it.
+VERSION = 1
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +50,7 @@ def listing() -> Listing:
         refreshed = _decode(path.read_bytes())
     except FileNotFoundError:
         return shipped
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ConfigError, msgspec.MsgspecError) as error:
         _log.warning(
             "The refreshed list of connectors in %s cannot be read (%s); the one that came with "
             "Atlas is used. `atlas connectors refresh` makes it anew.",
@@ -87,4 +91,5 @@ def clear_cache() -> None:
 
 
 def _decode(content: bytes) -> Listing:
+    version_of(content, known=VERSION, what="It")
     return msgspec.json.decode(content, type=Listing)

@@ -8,6 +8,7 @@ deployment that the tables belong to.
 """
 
 import contextlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,11 +21,15 @@ from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.destinations.postgres.columns import quoted, schema_name, table_name
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.errors import DestinationError
+from atlas_dagster.format_versions import refuse_newer
 from atlas_dagster.records.names import assign
 
 _STATE = "_atlas_state"
 _ENVELOPES = "_atlas_envelopes"
 _OWNER = "_atlas_owner"
+#: Of the three tables. A later version is to note it as a comment on ``_atlas_envelopes``.
+VERSION = 1
+_FORMAT = re.compile(r"atlas format (\d+)")
 _NO_COLUMNS = pa.schema([])
 
 
@@ -312,12 +317,21 @@ class CommitTables:
         return msgspec.structs.replace(state, exists=bool(there))
 
     def _is_kept(self, schema: str) -> bool:
-        """Whether there is bookkeeping in ``schema``."""
+        """Whether ``schema`` has Atlas's tables.
+
+        Raises:
+            ConfigError: a newer Atlas made them.
+        """
         if schema not in self._kept:
             (row,) = self._database.rows(
-                "SELECT to_regclass($1) IS NOT NULL AS found", _in(schema, _ENVELOPES)
+                "SELECT to_regclass($1) IS NOT NULL AS found, "
+                "obj_description(to_regclass($1), 'pg_class') AS comment",
+                _in(schema, _ENVELOPES),
             )
             if row["found"]:
+                if version := _FORMAT.fullmatch(row["comment"] or ""):
+                    what = f"The state of the tables in {self._database.uri}, schema {schema},"
+                    refuse_newer(int(version[1]), known=VERSION, what=what)
                 self._kept.add(schema)
         return schema in self._kept
 

@@ -11,9 +11,12 @@ from msgspec import Raw
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.files import atomic_write
+from atlas_dagster.format_versions import refuse_newer
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
 
+#: Of the file. Version 1 does not store it; a later one is to store it beside the tables.
+VERSION = 1
 #: What each table's connector takes back, by table; states of single tables, as connectors print
 #: them; or a file of either.
 GivenState = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
@@ -75,6 +78,10 @@ def _decoded(given: Any, what: str) -> dict[str, ConnectionState]:
         content = msgspec.json.encode(given)
         if not content.lstrip().startswith(b"["):
             by_table = msgspec.json.decode(content, type=dict[str, Raw])
+            version = bytes(by_table.get("version", b"")).strip()
+            if version.isdigit():  # a table of that name would have a list
+                refuse_newer(int(version), known=VERSION, what=f"The {what}")
+                del by_table["version"]
             return {table: ConnectionState.from_file(file) for table, file in by_table.items()}
         state = ConnectionState.from_file(content)
     except (msgspec.MsgspecError, TypeError) as error:

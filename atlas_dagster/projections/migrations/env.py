@@ -23,6 +23,11 @@ def migrate() -> None:
         version_table_schema=schema,
     )
     with context.begin_transaction():
+        migration = context.get_context()
+        if not migration.get_current_revision():
+            # A new database: it needs no history.
+            metadata.create_all(connection)
+            migration.stamp(context.script, "head")
         context.run_migrations()
 
 
