@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from atlas_dagster.config.renewal import DeclarationHash, Renewal
 from atlas_dagster.destinations.envelope import VERSION, Envelope
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.python.state import States
+from atlas_dagster.interfaces.python.state import TableStates
 from atlas_dagster.orchestration.step.envelope_text import from_text
 from atlas_dagster.projections import ProjectionWriter, SyncStats
 from atlas_dagster.projections.database import HEAD
@@ -86,19 +86,19 @@ def test_renewals() -> None:
 
 def test_states_of_the_adapter(tmp_path: Path) -> None:
     stored = (STORED / "adapter-state-1.json").read_bytes()
-    states = States(STORED / "adapter-state-1.json")
+    states = TableStates(STORED / "adapter-state-1.json")
     assert set(states.as_json()) == {"users", "shop.orders"}
     states.save(tmp_path / "state.json")
     assert (tmp_path / "state.json").read_bytes() == stored
     newer = tmp_path / "newer.json"
     newer.write_text('{"version": 2, "tables": {}}')
     with pytest.raises(ConfigError, match="newer Atlas"):
-        States(newer)
+        TableStates(newer)
 
 
 def test_a_table_may_be_called_version() -> None:
     state = {"version": json.loads((STORED / "adapter-state-1.json").read_bytes())["users"]}
-    assert set(States(state).as_json()) == {"version"}
+    assert set(TableStates(state).as_json()) == {"version"}
 
 
 def store_registry(monkeypatch: pytest.MonkeyPatch, folder: Path, content: bytes) -> None:
