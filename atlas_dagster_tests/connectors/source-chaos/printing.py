@@ -220,14 +220,14 @@ def coloured_log_lines() -> None:
 
 @scenario("read")
 def unconfigured_stream() -> None:
-    """Sends a stream that nobody asked for."""
+    """Sends a stream that is not in the catalog."""
     say(record(7, stream="x"), record(1), state(7, stream="x"), complete("x"))
     say(record(8, stream="x"), state(1, count=1), complete())
 
 
 @scenario("read")
 def null_and_empty_namespaces() -> None:
-    """Says null, nothing and "" for no namespace, by turns."""
+    """Uses null, an absent field and "" for no namespace, in turn."""
     say(record(1), record(2, namespace=None), record(3, namespace=""))
     say(state(3, count=3, namespace=""), complete(namespace=None))
 

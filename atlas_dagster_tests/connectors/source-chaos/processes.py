@@ -40,7 +40,7 @@ def stderr_flood(megabytes: int = 1000) -> None:
 
 @scenario("read")
 def silent_hang() -> None:
-    """Says nothing any more, for ever."""
+    """Stops printing and never ends."""
     say(record(1), state(1))
     sleep_for_ever()
 
@@ -69,7 +69,7 @@ def rate_limited(seconds: float = 3.0) -> None:
 
 @scenario("read")
 def ignores_sigterm() -> None:
-    """Hangs and will not be asked to stop."""
+    """Hangs and ignores SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     silent_hang()
 

@@ -95,7 +95,7 @@ def duplicate_states() -> None:
 
 @scenario("read")
 def wrong_record_count() -> None:
-    """Counts two records in a state where one came."""
+    """Counts two records in a state after sending one."""
     say(record(1), state(1, count=1), record(2), state(3, count=2), record(4), state(4, count=1))
     say(complete())
 
@@ -136,13 +136,13 @@ def complete_and_exit_1() -> int:
 
 @scenario("read")
 def zero_records_and_complete() -> None:
-    """Has no records, and says that this is all."""
+    """Has no records and reports COMPLETE."""
     say(status("STARTED"), complete())
 
 
 @scenario("read")
 def zero_records_and_no_status() -> None:
-    """Ends at once, without a word."""
+    """Ends at once without output."""
 
 
 @scenario("read")
@@ -180,7 +180,7 @@ def out_of_memory() -> None:
 
 @scenario("read")
 def new_config_then_crash(token: str = "stale") -> int:
-    """Gets a new token, says so in a CONTROL message, and crashes; the old one is void then."""
+    """Gets a new token, reports it in a CONTROL message, and crashes; the old token is void."""
     if token == "fresh":
         well_behaved()
         return 0
@@ -196,7 +196,7 @@ def new_config_then_crash(token: str = "stale") -> int:
 
 @scenario("read")
 def secrets_everywhere(password: str = "") -> int:
-    """Says its password in every place that people read."""
+    """Prints its password in every place that people read."""
     say(log(f"user:{password}@host"), f"plain {password}\n".encode())
     print(f"stderr {password}", file=sys.stderr, flush=True)
     told = {"internal_message": f"inside {password}", "stack_trace": f"File x\n  {password}"}
