@@ -11,7 +11,7 @@ STACK := atlas_dagster_tests/stack
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev quick test test-docker test-postgres test-browser lint format images docs bench \
+.PHONY: help demo dev quick test test-docker test-postgres test-browser lint format images docs texts bench \
 	crash model soak lock audit sbom connectors clean
 
 help: ## list what there is to make
@@ -77,6 +77,9 @@ images: .venv ## build the images for the tests (needs Docker, and root the firs
 
 docs: .venv ## build the documentation into build/docs, every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/docs
+
+texts: .venv ## write the file of all texts that users may see
+	$(BIN)/python -m atlas_dagster_tests.texts
 
 bench: .venv ## measure records per second, CPU and memory (ARGS="--only append" for some)
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -141,12 +141,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_secret_seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """In no test was a secret among a process's arguments, in a container's settings or kept.
+    """Fail if a secret of a test was in a process's arguments, in a container's settings or kept.
 
-    The processes of ``make quick`` leave this to the full run: a watch in each of them would see
-    the whole machine, the other's tests included, and cost a tenth of a second of every second.
+    The watch sees the whole machine and costs a tenth of a second of every second, so it runs only
+    in CI (``CI`` or ``ATLAS_REQUIRE`` is set), and once.
     """
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    in_ci = "CI" in os.environ or _required()
+    if not in_ci or "PYTEST_XDIST_WORKER" in os.environ:
         yield
         return
     command = [sys.executable, "-m", "atlas_dagster_tests.secret_watch"]
