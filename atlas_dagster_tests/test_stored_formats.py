@@ -12,7 +12,7 @@ from atlas_dagster.config.renewal import DeclarationHash, Renewal
 from atlas_dagster.destinations.envelope import VERSION, Envelope
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.python.state import TableStates
-from atlas_dagster.orchestration.step.envelope_text import from_text
+from atlas_dagster.orchestration.step.metadata import from_text
 from atlas_dagster.projections import ProjectionWriter, SyncStats
 from atlas_dagster.projections.database import HEAD
 from atlas_dagster.protocol.messages import StreamDescriptor

@@ -32,10 +32,10 @@ from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath
 from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.destinations.envelope import Envelope, StreamCommit, now
 from atlas_dagster.destinations.postgres.destination import PostgresDestination
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
-from atlas_dagster.orchestration.step.envelope_text import to_text
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
-from atlas_dagster.orchestration.step.recording import observations
+from atlas_dagster.orchestration.step.metadata import to_text
+from atlas_dagster.orchestration.step.reporter import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered

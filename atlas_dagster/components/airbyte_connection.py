@@ -33,12 +33,15 @@ from atlas_dagster.orchestration.definitions.assets import (
     build_connection_defs,
     build_undiscovered_defs,
 )
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.translator import StreamProps, stream_spec
-from atlas_dagster.orchestration.operations.catalog_lock import catalog_lock
+from atlas_dagster.orchestration.definitions.translator import (
+    ConnectionAssets,
+    StreamProps,
+    stream_spec,
+)
 from atlas_dagster.orchestration.step.catalog_look import Look
+from atlas_dagster.orchestration.step.projections import catalog_lock
 from atlas_dagster.orchestration.step.run_config import SyncConfig
 from atlas_dagster.orchestration.step.sync_step import run_sync
 from atlas_dagster.runners.limits import ExecutorConfig

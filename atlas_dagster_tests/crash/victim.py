@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from atlas_dagster.orchestration.automation import retries
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.translator import stream_spec
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets, stream_spec
 from atlas_dagster.orchestration.operations.state_admin import StateAdmin
 from atlas_dagster.orchestration.step import sync_step as orchestration
 from atlas_dagster.source.connection import Connection

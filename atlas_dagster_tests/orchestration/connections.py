@@ -10,11 +10,14 @@ from dagster_shared.record import replace
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.definitions.assets import build_connection_defs
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import DiscoveryConfig
 from atlas_dagster.orchestration.definitions.io_manager import common_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.translator import GetAssetSpec, stream_spec
+from atlas_dagster.orchestration.definitions.translator import (
+    ConnectionAssets,
+    GetAssetSpec,
+    stream_spec,
+)
 from atlas_dagster.orchestration.step.catalog_look import Look
 from atlas_dagster.orchestration.step.sync_step import run_sync
 from atlas_dagster.protocol.catalog import Catalog

@@ -11,9 +11,12 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from deltalake import DeltaTable
 
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.translator import GetAssetSpec, stream_spec
+from atlas_dagster.orchestration.definitions.translator import (
+    ConnectionAssets,
+    GetAssetSpec,
+    stream_spec,
+)
 from atlas_dagster.orchestration.operations.state_admin import StateAdmin
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner

@@ -37,8 +37,7 @@ def reap(as_json: bool) -> None:
     from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
     from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
-    from atlas_dagster.orchestration.operations.cleanup import reap_ended
-    from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
+    from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, reap_ended
     from atlas_dagster.reading.ad_hoc import reap_adhoc
 
     enter_project()

@@ -17,9 +17,9 @@ from atlas_dagster.interfaces.cli.output import note, warn
 from atlas_dagster.interfaces.cli.project import called_in, enter_project
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.dagster_internals import DefsStateManagementType
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.doctor import Subject
 from atlas_dagster.orchestration.step.projections import books_of
 from atlas_dagster.registry.catalogue import connectors_by_name, listing

@@ -30,9 +30,9 @@ from atlas_dagster.orchestration.dagster_internals import (
     StepFailureData,
     make_new_run_id,
 )
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.operations.dead_runs import process_tag
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
+from atlas_dagster.orchestration.operations.cleanup import process_tag
 from atlas_dagster.orchestration.operations.pools import wait_for_turn
 from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.runners.owner import this_container

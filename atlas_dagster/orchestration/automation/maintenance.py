@@ -9,10 +9,10 @@ from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained
 from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
 from atlas_dagster.orchestration.automation.cron import Schedule, validated
+from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.pools import pool
-from atlas_dagster.orchestration.step.failure import explained_failure
 from atlas_dagster.source.connection import Connection
 
 

@@ -6,12 +6,13 @@ minutes at most; later ones are runs of their own, requested by the connection's
 that somebody terminates is never tried again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import dagster as dg
 from msgspec import Struct
 
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, ConnectorFailedError
 
 #: On a failed run: the failure type; whether it committed anything; tries before it, in all and
 #: since the last one that did.
@@ -104,3 +105,29 @@ def next_try(tags: Mapping[str, str]) -> NextTry | None:
     if tries > _MOST_TRIES or idle_tries > _MOST_IDLE_TRIES:
         return None
     return NextTry(wait_seconds(_TRIES_INSIDE + idle_tries - 1), tries, idle_tries)
+
+
+@contextmanager
+def explained_failure() -> Iterator[None]:
+    """Turn an error Atlas raises on purpose into a Failure with its one sentence.
+
+    The connector's stack trace, if there is one, is in the metadata. Dagster itself never retries
+    it: what may be retried, and when, is for Atlas to say.
+    """
+    try:
+        yield
+    except AtlasError as error:
+        metadata: dict[str, dg.RawMetadataValue] = {"atlas/failure_type": error.failure_type}
+        if isinstance(error, ConnectorFailedError) and error.stack_trace:
+            metadata["atlas/stack_trace"] = text_block(error.stack_trace)
+        raise dg.Failure(
+            description=str(error),
+            metadata=metadata,
+            allow_retries=False,
+        ) from None
+
+
+def text_block(text: str) -> dg.MarkdownMetadataValue:
+    """``text`` of several lines, as it is."""
+    fenced = text.replace("```", "` ` `")
+    return dg.MetadataValue.md(f"```\n{fenced}\n```")

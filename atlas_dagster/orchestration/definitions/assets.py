@@ -1,5 +1,6 @@
 """A connection as Dagster definitions. Pure: no container, no network, no secret."""
 
+import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -7,23 +8,26 @@ import dagster as dg
 
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig, build_maintenance
 from atlas_dagster.orchestration.automation.schedule import build_schedule
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.connection_check import build_check
 from atlas_dagster.orchestration.definitions.discovery import (
     Compare,
     DiscoveryConfig,
     Refresh,
+    as_markdown,
     build_discovery,
     discover,
 )
 from atlas_dagster.orchestration.definitions.io_manager import default_resources, io_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.source_asset import BROKEN, problem_note, source_spec
 from atlas_dagster.orchestration.definitions.stream_checks import stream_check_specs
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.kubernetes import pod_tags
 from atlas_dagster.orchestration.operations.pools import pool
+from atlas_dagster.orchestration.step.metadata import uri_value, version_of
 from atlas_dagster.orchestration.step.run_config import SyncConfig
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.uri import source_uri
+from atlas_dagster.wording import plural
 
 #: Syncs the streams selected in a step.
 Execute = Callable[[dg.AssetExecutionContext, AtlasResource, SyncConfig], Iterable[Any]]
@@ -121,3 +125,83 @@ def build_broken_defs(name: str, sentence: str) -> dg.Definitions:
 def _with_note(spec: dg.AssetSpec, note: str, tags: dict[str, str]) -> dg.AssetSpec:
     described = "\n\n".join(filter(None, (note, spec.description)))
     return spec.merge_attributes(tags=tags).replace_attributes(description=described)
+
+
+BROKEN = {"atlas/status": "broken"}
+STALE = {"atlas/discovery": "stale"}
+PENDING = {"atlas/schema_changes": "pending"}
+
+
+def source_spec(defined: ConnectionAssets) -> dg.AssetSpec:
+    """What is known of the source; and what is wrong, if anything is."""
+    connection, discovered = defined.connection, defined.discovered
+    name, docs = connection.source_name, discovered.documentation_url
+    uri = source_uri(name, connection.config, discovered.spec_schema)
+    version = version_of(discovered.connector)
+    metadata: dict[str, Any] = {
+        "atlas/connector": discovered.connector,
+        "atlas/discovered_at": dg.MetadataValue.timestamp(
+            dt.datetime.fromtimestamp(discovered.discovered_at, dt.UTC)
+        ),
+        "atlas/streams_offered": len(discovered.streams),
+    }
+    if uri:
+        metadata["dagster/uri"] = uri_value(uri)
+    if version:
+        metadata["atlas/version"] = version
+    if docs:
+        metadata["atlas/docs"] = dg.MetadataValue.url(docs)
+    if discovered.pending:
+        metadata["atlas/pending_changes"] = dg.MetadataValue.md(as_markdown(discovered.pending))
+    described = [
+        f"The system that {name} reads from. Its check `connection` runs the connector's CHECK, "
+        "its check `schema_changes` DISCOVER.",
+        *_notes(defined),
+    ]
+    return dg.AssetSpec(
+        key=defined.source_key,
+        group_name=connection.name,
+        kinds={"airbyte", name.removeprefix("source-")},
+        description="\n\n".join(described),
+        metadata=metadata,
+        tags=_status_tags(defined) | (PENDING if discovered.pending else {}),
+    )
+
+
+def problem_note(problem: str) -> str:
+    """What the source and its streams say where the connection cannot be synced."""
+    return (
+        f"**Cannot be synced as it is declared now.** {problem} "
+        "Shown are the streams that were discovered before."
+    )
+
+
+def _status_tags(defined: ConnectionAssets) -> dict[str, str]:
+    """Whether what is shown is what is declared now."""
+    return (BROKEN if defined.problem else {}) | (STALE if _is_stale(defined) else {})
+
+
+def _notes(defined: ConnectionAssets) -> list[str]:
+    """Why the tags are there, a sentence or two each."""
+    found = []
+    name = defined.connection.name
+    if defined.problem:
+        found.append(problem_note(defined.problem))
+    elif _is_stale(defined):
+        found.append(
+            "The config has changed since the streams were discovered; to see what the source "
+            "offers now, "
+            f"run `atlas discover {name}` or the job `{name}__discover`."
+        )
+    if waiting := len(defined.discovered.pending):
+        changes = plural(waiting, "change")
+        found.append(
+            f"**{changes} of the source not taken yet**: see `atlas/pending_changes` below. "
+            f"To take them, run `atlas discover {name}`, or the job `{name}__discover` with "
+            "`take: all`."
+        )
+    return found
+
+
+def _is_stale(defined: ConnectionAssets) -> bool:
+    return not defined.discovered.is_of(defined.connection.config)

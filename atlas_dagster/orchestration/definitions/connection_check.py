@@ -5,17 +5,15 @@ import time
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError, CheckFailedError
-from atlas_dagster.orchestration.automation.retries import RetryBudget, tag_failure
+from atlas_dagster.orchestration.automation.retries import RetryBudget, tag_failure, text_block
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.stream_checks import check_evaluation
 from atlas_dagster.orchestration.definitions.translator import source_key
-from atlas_dagster.orchestration.operations.dead_runs import note_process
+from atlas_dagster.orchestration.operations.cleanup import note_process
 from atlas_dagster.orchestration.operations.kubernetes import pod_tags
 from atlas_dagster.orchestration.operations.pools import pool
-from atlas_dagster.orchestration.step.failure import text_block
 from atlas_dagster.orchestration.step.metadata import short_digest
-from atlas_dagster.orchestration.step.recording import check_evaluation
-from atlas_dagster.orchestration.step.run_totals import RunTotals
-from atlas_dagster.orchestration.step.telemetry import SUCCESS, push_check
+from atlas_dagster.orchestration.step.telemetry import SUCCESS, RunTotals, push_check
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.discovered_catalog import Discovered

@@ -12,14 +12,14 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atlas_dagster.orchestration.automation.cron import Schedule, validated
+from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.stream_checks import check_evaluation
 from atlas_dagster.orchestration.definitions.translator import source_key
-from atlas_dagster.orchestration.operations.dead_runs import note_process
+from atlas_dagster.orchestration.operations.cleanup import note_process
 from atlas_dagster.orchestration.operations.kubernetes import pod_tags
 from atlas_dagster.orchestration.operations.pools import pool
-from atlas_dagster.orchestration.step.failure import explained_failure
-from atlas_dagster.orchestration.step.recording import check_evaluation
 from atlas_dagster.source.catalog_diff import CatalogChange, SchemaPolicy
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovery

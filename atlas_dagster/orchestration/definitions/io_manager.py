@@ -16,9 +16,9 @@ import pyarrow as pa
 from atlas_dagster.destinations.base import Destination, TablePath
 from atlas_dagster.destinations.capabilities import StoresTables
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.dagster_internals import TableMetadataSet
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.step.failure import explained_failure
 from atlas_dagster.orchestration.step.metadata import uri_value
 from atlas_dagster.records.dataframe import to_pandas
 from atlas_dagster.source.connection import Connection

@@ -93,6 +93,18 @@ def check_key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
     return dg.AssetCheckKey(result.asset_key, result.check_name)
 
 
+def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+    """The event that says ``result`` of a check that is no output of the step which made it."""
+    return dg.AssetCheckEvaluation(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=result.passed,
+        severity=result.severity,
+        description=result.description,
+        metadata=result.metadata,
+    )
+
+
 def miscounted(failed: StreamFailed, key: dg.AssetKey) -> dg.AssetCheckResult:
     """The result for a stream of which other records came than its source counted."""
     return _failed(f"Stopped, for {failed.reason}.")._replace(check_name=RECORDS, asset_key=key)

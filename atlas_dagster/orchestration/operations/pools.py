@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
+from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
 from atlas_dagster.source.connection import Connection
 
 #: Of the pools of connections, with their name behind it.

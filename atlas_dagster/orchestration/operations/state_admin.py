@@ -6,12 +6,12 @@ from contextlib import closing, contextmanager
 import dagster as dg
 
 from atlas_dagster.destinations.envelope import Envelope
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
+from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.projections import books_of
-from atlas_dagster.orchestration.step.recording import observations
+from atlas_dagster.orchestration.step.reporter import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.resume import ResumePoints, claim_ownership, load_resume_points
 from atlas_dagster.sync.state_edits import StateEditor, find_streams

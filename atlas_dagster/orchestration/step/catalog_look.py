@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
     evaluation,
     schema_check_key,
     told,
 )
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.projections import books_of
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.connector import Connector

@@ -15,7 +15,7 @@ from atlas_dagster.orchestration.dagster_internals import (
     PlanOrchestrationContext,
     RetryMode,
 )
-from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, note_process
 from atlas_dagster.orchestration.operations.pools import POOL_PREFIX, runs_in
 
 

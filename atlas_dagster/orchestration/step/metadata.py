@@ -1,8 +1,10 @@
 """What is shown and stored with each event of a stream."""
 
+import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,11 +12,17 @@ import dagster as dg
 import msgspec
 from msgspec import Raw
 
+from atlas_dagster.connector_versions import release
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.orchestration.dagster_internals import NamespacedMetadataSet, TableMetadataSet
-from atlas_dagster.orchestration.step.envelope_text import from_text, shown_state, to_text
-from atlas_dagster.orchestration.step.run_totals import StreamTotals
-from atlas_dagster.orchestration.step.summary import Mask, changes_by_field, preview, summary
+from atlas_dagster.orchestration.step.summary import (
+    Mask,
+    changes_by_field,
+    preview,
+    shown_state,
+    summary,
+)
+from atlas_dagster.orchestration.step.telemetry import StreamTotals
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import (
@@ -26,6 +34,7 @@ from atlas_dagster.records.types import (
     ColumnType,
     TableSchema,
 )
+from atlas_dagster.registry import BreakingChange, ConnectorInfo
 from atlas_dagster.sync.events import StreamFinished
 
 #: What a person calls a column's type.
@@ -236,3 +245,71 @@ def short_digest(connector: str) -> str:
 def uri_value(address: str) -> dg.MetadataValue[Any]:
     """Where a table is, as metadata."""
     return dg.MetadataValue.url(address if "://" in address else Path(address).as_uri())
+
+
+_VERSION = re.compile(r"[:=]v?(\d+\.\d[\w.+-]*)")
+
+
+def major_change(
+    before: Collection[str], now: str, docs_url: str | None, published: ConnectorInfo | None
+) -> Iterator[str]:
+    """A sentence for each connector in ``before`` whose major version is not that of ``now``.
+
+    Both are what a runner's ``identity`` returns; one without a version is never compared.
+    ``published`` is what the registry says of it, where it is from there.
+    """
+    found = version_of(now)
+    for other in sorted(before):
+        was = version_of(other)
+        if was and found and release(was)[:1] != release(found)[:1]:
+            breaking = published.breaking_changes_between(was, found) if published else ()
+            moved = f"The connector went from version {was} to {found} since the last sync."
+            if breaking:
+                yield f"{moved} {_describe(breaking)}"
+                continue
+            notes = f" ({docs_url})" if docs_url else ""
+            yield (
+                f"{moved} "
+                "A new major version may change streams, keys or states: read its migration notes"
+                f"{notes}; where they ask for it, refresh the streams."
+            )
+
+
+def version_of(identity: str) -> str | None:
+    """The version in what a runner's ``identity`` returns, if it tells one."""
+    # The runner of a manifest comes in brackets, and has a version of its own.
+    found = _VERSION.search(identity.partition(" (")[0])
+    return found and found[1]
+
+
+def _describe(breaking: Sequence[BreakingChange]) -> str:
+    changes = " ".join(change.describe() for change in breaking)
+    streams = sorted({stream for change in breaking for stream in change.streams})
+    which = f"the streams {', '.join(streams)}" if streams else "the streams that the guide names"
+    return f"{changes} Where the guide asks for it, refresh {which}."
+
+
+#: Characters up to which an envelope is stored as it is, and compressed.
+LONGEST_PLAIN = 64 * 1024
+LONGEST_COMPRESSED = 1024 * 1024
+_COMPRESSED = "zlib:"
+
+
+def to_text(envelope: Envelope) -> str:
+    """The text for an event; :func:`from_text` is its inverse, except for what is too long."""
+    bare = envelope.without_files()
+    content = bare.encode()
+    if len(content) <= LONGEST_PLAIN:
+        return content.decode()
+    text = _COMPRESSED + base64.b85encode(zlib.compress(content)).decode()
+    return text if len(text) <= LONGEST_COMPRESSED else bare.reference().encode().decode()
+
+
+def from_text(text: str) -> Envelope:
+    """Raises :class:`msgspec.MsgspecError` for anything but an envelope."""
+    if text.startswith(_COMPRESSED):
+        try:
+            return Envelope.decode(zlib.decompress(base64.b85decode(text[len(_COMPRESSED) :])))
+        except (ValueError, zlib.error) as error:
+            raise msgspec.ValidationError(f"a compressed envelope is broken: {error}") from error
+    return Envelope.decode(text)

@@ -5,11 +5,13 @@ its folder. Every deployment has exactly one such place, and it is there before 
 destination is each connection's own choice, and may be a bucket.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import sqlalchemy as sa
+from filelock import FileLock
 
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError
@@ -79,3 +81,21 @@ class SyncProjection:
         self._with_note.update(each.stream for each in stats)
         connector = None if self.connector is None else self.connector.runner.identity()
         self._books.synced(self._connection, stats, run_id=self._run_id, connector=connector)
+
+
+#: Of a Postgres advisory lock; any number that nobody else takes in Dagster's database.
+_KEY = 0x61746C6173
+
+
+@contextmanager
+def catalog_lock(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Held until the block is left, or its process dies."""
+    url = postgres_url(instance)
+    if url is None:
+        with FileLock(Path(instance.root_directory) / "catalogs.lock", thread_local=False):
+            yield
+        return
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as database:
+        database.execute(sa.select(sa.func.pg_advisory_xact_lock(_KEY)))
+        yield

@@ -6,21 +6,27 @@ from collections.abc import Iterator
 import dagster as dg
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.destinations.envelope import Action, Envelope, StreamCommit
 from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.orchestration.dagster_internals import DATA_VERSION_TAG
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.stream_checks import (
     broken_schema,
+    check_evaluation,
     check_key_of,
     check_results,
     miscounted,
 )
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
-from atlas_dagster.orchestration.step.metadata import column_schema, materialization_metadata
+from atlas_dagster.orchestration.step.metadata import (
+    checkpoint_metadata,
+    column_schema,
+    is_shared,
+    materialization_metadata,
+    shared_state_metadata,
+)
 from atlas_dagster.orchestration.step.projections import SyncProjection
-from atlas_dagster.orchestration.step.recording import check_evaluation, observations
-from atlas_dagster.orchestration.step.run_totals import RunTotals
+from atlas_dagster.orchestration.step.telemetry import RunTotals
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import (
     Checkpoint,
@@ -154,3 +160,36 @@ class Reporter:
             self._context.log.info(progressed.told)
             self._told_every = min(2 * self._told_every, _RAREST_TOLD_SECONDS)
             self._next_told = now + self._told_every
+
+
+_TOLD: dict[Action, str] = {
+    "refresh": "Refresh: to be read again from the beginning.",
+    "clear": "Cleared: no rows, no state.",
+    "reset": "State reset: to be read from the beginning, rows kept.",
+    "set": "State set.",
+    "accept": "Accepted as someone else left it.",
+}
+
+
+def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.AssetObservation]:
+    """The events that remember ``envelope``: one for each stream of it."""
+    if is_shared(envelope):
+        # First, for the events of its streams refer to it.
+        yield dg.AssetObservation(
+            asset_key=defined.source_key,
+            description=f"Checkpoint of {len(envelope.streams)} streams.",
+            metadata=shared_state_metadata(envelope),
+        )
+    state = envelope.connection_state
+    for commit in envelope.streams:
+        blob = state.blob_of(commit.stream)
+        yield dg.AssetObservation(
+            asset_key=defined.key(commit.table),
+            description=_told(envelope, commit),
+            metadata=checkpoint_metadata(envelope, blob),
+        )
+
+
+def _told(envelope: Envelope, commit: StreamCommit) -> str:
+    shown = ", shown once the stream is complete" if commit.unpublished else ""
+    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed{shown}.")

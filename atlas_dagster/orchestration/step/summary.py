@@ -4,14 +4,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import dagster as dg
+import msgspec
 import pyarrow as pa
 from msgspec import Raw
 
-from atlas_dagster.orchestration.step.envelope_text import shown_state
 from atlas_dagster.orchestration.step.event_repair import label
-from atlas_dagster.orchestration.step.run_totals import StreamTotals
+from atlas_dagster.orchestration.step.telemetry import StreamTotals
+from atlas_dagster.protocol.nesting import levels
 from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import METADATA_FIELDS
 from atlas_dagster.sync.events import StreamFinished
@@ -26,6 +28,8 @@ _LONGEST_CURSOR = 120
 _MOST_FIELDS = 5
 _MOST_COLUMNS = 6
 _LONGEST_VALUE = 32
+#: Levels of JSON that Dagster's serializer follows, on any stack.
+_DEEPEST_SHOWN = 100
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~]")
 
 
@@ -99,6 +103,21 @@ def shown_cursor(blob: Raw | None, mask: Mask) -> str:
     # With blanks, at which the page can break it.
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     return plain(cut(mask(text), _LONGEST_CURSOR))
+
+
+def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
+    """A state for people: its JSON, its text where nothing can read that, or how large it is."""
+    if blob is None:
+        return "none"
+    content = bytes(blob)
+    if len(content) > longest:
+        return f"{len(content) / 1024:,.0f} KB, not shown"
+    try:
+        if levels(content) <= _DEEPEST_SHOWN:
+            return msgspec.json.decode(content)
+    except msgspec.MsgspecError:  # numbers beyond every parser
+        pass
+    return content.decode("utf-8", "replace")
 
 
 def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:

@@ -10,23 +10,25 @@ import dagster as dg
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
-from atlas_dagster.orchestration.automation.retries import RetryBudget, root_run_id, tag_failure
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
+from atlas_dagster.orchestration.automation.retries import (
+    RetryBudget,
+    explained_failure,
+    root_run_id,
+    tag_failure,
+)
 from atlas_dagster.orchestration.definitions.connection_check import ensure_checked
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.stream_checks import as_of_last_sync
-from atlas_dagster.orchestration.operations.cleanup import reap_ended
-from atlas_dagster.orchestration.operations.dead_runs import end_dead_runs, note_process
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
+from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, note_process, reap_ended
 from atlas_dagster.orchestration.step.catalog_look import Look, look_at_source
-from atlas_dagster.orchestration.step.connector_version import major_change
 from atlas_dagster.orchestration.step.dry_run import refused_observation, rehearsed_observation
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
-from atlas_dagster.orchestration.step.failure import explained_failure
+from atlas_dagster.orchestration.step.metadata import major_change
 from atlas_dagster.orchestration.step.projections import SyncProjection, books_of
 from atlas_dagster.orchestration.step.reporter import Reporter
 from atlas_dagster.orchestration.step.run_config import SyncConfig, orders
-from atlas_dagster.orchestration.step.run_totals import RunTotals
-from atlas_dagster.orchestration.step.telemetry import measured_sync
+from atlas_dagster.orchestration.step.telemetry import RunTotals, measured_sync
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.open import connected

@@ -10,9 +10,8 @@ from atlas_dagster.orchestration.definitions.assets import (
     build_broken_defs,
     build_undiscovered_defs,
 )
-from atlas_dagster.orchestration.definitions.connection_assets import ConnectionAssets
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.translator import stream_spec
+from atlas_dagster.orchestration.definitions.translator import ConnectionAssets, stream_spec
 from atlas_dagster.runners.owner import this_process
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.discovered_catalog import Discovery

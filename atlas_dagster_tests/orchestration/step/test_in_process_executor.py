@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from atlas_dagster.orchestration.operations.dead_runs import PROCESS_TAG
+from atlas_dagster.orchestration.operations.cleanup import PROCESS_TAG
 from atlas_dagster.orchestration.operations.pools import runs_in
 from atlas_dagster_tests.orchestration.step.executor_jobs import (
     a_pool_of_a_user,

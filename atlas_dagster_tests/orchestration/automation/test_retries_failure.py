@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.errors import AtlasError, ConfigError, ReadFailedError
-from atlas_dagster.orchestration.step.failure import explained_failure
+from atlas_dagster.orchestration.automation.retries import explained_failure
 
 
 def explained(error: AtlasError) -> dg.Failure:

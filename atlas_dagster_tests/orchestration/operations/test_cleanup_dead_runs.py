@@ -11,11 +11,7 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from atlas_dagster.orchestration.operations.dead_runs import (
-    PROCESS_TAG,
-    end_dead_runs,
-    note_process,
-)
+from atlas_dagster.orchestration.operations.cleanup import PROCESS_TAG, end_dead_runs, note_process
 from atlas_dagster.runners.owner import identify, this_process
 
 

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from atlas_dagster.orchestration.step.connector_version import major_change
+from atlas_dagster.orchestration.step.metadata import major_change
 from atlas_dagster.registry import BreakingChange, ConnectorInfo, get_connector_info
 
 FAKER = get_connector_info("source-faker")

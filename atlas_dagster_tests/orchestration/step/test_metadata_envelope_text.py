@@ -8,13 +8,13 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamCommit
-from atlas_dagster.orchestration.step.envelope_text import (
+from atlas_dagster.orchestration.step.metadata import (
     LONGEST_COMPRESSED,
     LONGEST_PLAIN,
     from_text,
-    shown_state,
     to_text,
 )
+from atlas_dagster.orchestration.step.summary import shown_state
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 
