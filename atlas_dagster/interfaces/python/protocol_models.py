@@ -1,4 +1,4 @@
-"""Our messages as the official models of the Airbyte protocol, and back."""
+"""Atlas's messages as the official models of the Airbyte protocol, and back."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from atlas_dagster.reading.ad_hoc_source import read_as
 
 
 class _Text(StrEnum):
-    """Equal to the text, and to the member of the protocol's own enum, which is no text."""
+    """A text that also equals the member of the protocol's own enum, which is not a text."""
 
     def __eq__(self, other: object) -> bool:
         return str.__eq__(self, other.value if isinstance(other, Enum) else other)
@@ -54,7 +54,7 @@ class _ConnectionStatus(AirbyteConnectionStatus):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-#: What DISCOVER answered, which has each stream read as a whole, or how to read each.
+#: The answer of DISCOVER, to read all of every stream, or a configured catalog.
 GivenCatalog = AirbyteCatalog | ConfiguredAirbyteCatalog | Mapping[str, Any]
 GivenState = Sequence[AirbyteStateMessage | Mapping[str, Any]]
 
@@ -64,12 +64,12 @@ def specification(spec: Spec) -> ConnectorSpecification:
 
 
 def connection_status(status: ConnectionStatus) -> AirbyteConnectionStatus:
-    """Its ``status`` equals both the text (``"SUCCEEDED"``) and the protocol's ``Status``."""
+    """Return the model. Its ``status`` equals the text (``"SUCCEEDED"``) and ``Status``."""
     return _model(_ConnectionStatus, _plain(status))
 
 
 def catalog(found: Catalog) -> AirbyteCatalog:
-    """A missing or empty ``supported_sync_modes`` means full refresh."""
+    """Return the model. A missing or empty ``supported_sync_modes`` means full refresh."""
     streams = [
         raw | {"supported_sync_modes": list(stream.supported_sync_modes)}
         for raw, stream in zip(found.to_json(), found.streams, strict=True)
@@ -78,7 +78,7 @@ def catalog(found: Catalog) -> AirbyteCatalog:
 
 
 def messages(found: Message | Records | Unreadable) -> Iterator[AirbyteMessage]:
-    """Raises ProtocolError for what could not be read."""
+    """Convert what the decoder found. Raises ProtocolError for an unreadable message."""
     if isinstance(found, Records):
         yield from map(_record, found.records)
     elif isinstance(found, Unreadable):
@@ -94,19 +94,19 @@ def messages(found: Message | Records | Unreadable) -> Iterator[AirbyteMessage]:
 
 
 def catalog_file(given: GivenCatalog) -> bytes:
-    """The ``--catalog`` file. Raises ConfigError for what is no catalog."""
+    """Return the ``--catalog`` file. Raises ConfigError if ``given`` is not a catalog."""
     if isinstance(given, BaseModel):
         given = given.model_dump(mode="json", by_alias=True, exclude_none=True)
     try:
         streams = list(given["streams"])
         if all("stream" in each for each in streams):
-            # What newer connectors require is there, unless it is given.
+            # Newer connectors require these fields.
             defaults = {"generation_id": 0, "minimum_generation_id": 0, "sync_id": 0}
             return msgspec.json.encode({**given, "streams": [defaults | each for each in streams]})
         offered = Catalog.from_json(streams)
     except (KeyError, TypeError, ProtocolError) as error:
         raise ConfigError(
-            f"The catalog is none ({error}); give what discover answered, or a "
+            f"The catalog is not valid ({error}); pass the answer of discover, or a "
             "ConfiguredAirbyteCatalog."
         ) from error
     configured = [read_as(stream, incremental=False) for stream in offered.streams]
@@ -114,7 +114,7 @@ def catalog_file(given: GivenCatalog) -> bytes:
 
 
 def state_file(given: GivenState) -> bytes:
-    """The ``--state`` file."""
+    """Return the ``--state`` file."""
     states = [
         each.model_dump(mode="json", by_alias=True, exclude_none=True)
         if isinstance(each, BaseModel)
@@ -125,7 +125,7 @@ def state_file(given: GivenState) -> bytes:
 
 
 def _record(record: Record) -> AirbyteMessage:
-    # Not validated: the decoder has looked at the envelope, and of what it holds anything goes.
+    # Not validated: the decoder has checked the envelope, and the data may be anything.
     meta = present(record.meta)
     content = AirbyteRecordMessage.model_construct(
         stream=record.stream,
@@ -138,7 +138,7 @@ def _record(record: Record) -> AirbyteMessage:
 
 
 def _model(model: type[Model], content: Mapping[str, Any]) -> Model:
-    """Even of content that the protocol does not allow: it is what the connector said."""
+    """Return the model, unvalidated if the connector broke the protocol."""
     try:
         return model.model_validate(content)
     except ValidationError:
@@ -146,7 +146,7 @@ def _model(model: type[Model], content: Mapping[str, Any]) -> Model:
 
 
 def _plain(value: Any) -> Any:
-    """JSON of a struct, without the fields that nobody sent."""
+    """Return the JSON of a struct without the fields that were not sent."""
     if isinstance(value, Struct):
         fields = msgspec.structs.fields(value)
         found = ((field.encode_name, _plain(getattr(value, field.name))) for field in fields)
@@ -159,7 +159,7 @@ def _plain(value: Any) -> Any:
 
 
 def _decoded(value: Raw) -> Any:
-    """Fields with numbers or a nesting beyond every parser stay text."""
+    """Decode JSON. Values that no parser can read (huge numbers, deep nesting) stay text."""
     try:
         return msgspec.json.decode(value)
     except (msgspec.MsgspecError, RecursionError):

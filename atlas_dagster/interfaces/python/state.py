@@ -1,4 +1,4 @@
-"""Where the tables of an adapter continue: given, read and saved."""
+"""The state of an adapter's tables: loaded, updated and saved."""
 
 import json
 import os
@@ -15,27 +15,30 @@ from atlas_dagster.format_versions import refuse_newer
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
 
-#: Of the file. Version 1 does not store it; a later one is to store it beside the tables.
+#: The version of the file. Version 1 does not store its number; a later one stores it beside the
+#: tables.
 VERSION = 1
-#: What each table's connector takes back, by table; states of single tables, as connectors print
-#: them; or a file of either.
+#: A state for each table, as :attr:`AirbyteSourceAdapter.state` returns it; a list of STATE
+#: messages of single tables; or the path of a file with either.
 GivenState = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
 
 class TableStates:
-    """The state of each table that was read incrementally, apart from those of the others.
+    """One state for each table that was read incrementally.
 
-    Even a source that keeps one state for all its streams has one for each here, because each is
-    read alone: what is new in one table must not count as read in another.
+    Tables are read one at a time. So even a source with one shared state gets a copy for each
+    table: rows read of one table must not count as read in another.
     """
 
     def __init__(self, given: GivenState | None = None) -> None:
-        """Raises ConfigError where ``given`` is no state. A file that is not there is empty."""
+        """Raise ConfigError if ``given`` is not a state. A missing file is an empty state."""
         self._path = Path(given) if isinstance(given, str | os.PathLike) else None
-        self._states = self._read(self._path) if self._path else _decoded(given or {}, "state")
+        self._states = (
+            self._read(self._path) if self._path else _decoded(given or {}, "given state")
+        )
 
     def of(self, stream: ConfiguredStream) -> ConnectionState:
-        """Empty for a table that was never read."""
+        """Return the state to continue from; it is empty for a table that was never read."""
         name = stream.descriptor
         empty = ConnectionState()
         return self._states.get(str(name)) or self._states.get(name.name) or empty
@@ -47,14 +50,14 @@ class TableStates:
         return {table: json.loads(state.to_file()) for table, state in self._states.items()}
 
     def save(self, path: str | os.PathLike[str] | None) -> None:
-        """Write all to ``path``, or where they came from; the file is whole at any time.
+        """Write all states to ``path``, or to the file they came from, atomically.
 
         Raises:
             ConfigError: there is no path, or it cannot be written.
         """
         file = Path(path) if path is not None else self._path
         if file is None:
-            raise ConfigError("There is no file for the state; give its path to save_state.")
+            raise ConfigError("There is no file for the state; pass a path to save_state.")
         content = {table: Raw(state.to_file()) for table, state in self._states.items()}
         try:
             atomic_write(file, msgspec.json.encode(content) + b"\n")
@@ -65,7 +68,7 @@ class TableStates:
 
     def _read(self, path: Path) -> dict[str, ConnectionState]:
         try:
-            return _decoded(Raw(path.read_bytes()), f"state in {path}")
+            return _decoded(Raw(path.read_bytes()), f"content of {path}")
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -73,7 +76,7 @@ class TableStates:
 
 
 def _decoded(given: Any, what: str) -> dict[str, ConnectionState]:
-    """Blobs stay as the source wrote them, where they came as bytes."""
+    """Decode states. Blobs that come as bytes stay as the source wrote them."""
     try:
         content = msgspec.json.encode(given)
         if not content.lstrip().startswith(b"["):
@@ -86,11 +89,12 @@ def _decoded(given: Any, what: str) -> dict[str, ConnectionState]:
         state = ConnectionState.from_file(content)
     except (msgspec.MsgspecError, TypeError) as error:
         raise ConfigError(
-            f"The {what} is none ({error}); give what adapter.state was, or what connectors print."
+            f"The {what} is not a valid state ({error}); pass a value of adapter.state, or STATE "
+            "messages of a connector."
         ) from error
     if state.type != "STREAM":
         raise ConfigError(
-            f"The {what} is one for all tables ({state.type}), but each is read alone; give it by "
-            'table: {"users": [...]}.'
+            f"The {what} is shared by all tables ({state.type}), but tables are read one at a "
+            'time; pass it for each table: {"users": [...]}.'
         )
     return {str(name): state.only([name]) for name in state.streams}

@@ -171,9 +171,6 @@ class Stream(AsyncIterator[T], Iterator[T]):
         self._call: Call[None] | None = None
         self._is_reader = self._is_over = False
 
-    def __iter__(self) -> "Stream[T]":
-        return self
-
     def __next__(self) -> T:
         while not self._ready:
             if self._is_over:
@@ -184,9 +181,6 @@ class Stream(AsyncIterator[T], Iterator[T]):
                 self.close()
                 raise
         return self._ready.popleft()
-
-    def __aiter__(self) -> "Stream[T]":
-        return self
 
     async def __anext__(self) -> T:
         while not self._ready:
@@ -235,7 +229,7 @@ class Stream(AsyncIterator[T], Iterator[T]):
         if item is None:
             self._leave()
         elif self._call is not None:
-            self._ahead = self._start_step(self._call)
+            self._ahead = self._ahead or self._start_step(self._call)
             self._ready.extend(self._deliver(item))
             self._mark_reader(_place())
 

@@ -50,13 +50,13 @@ def test_states_as_connectors_print_them_are_taken_apart() -> None:
 
 
 def test_one_state_for_all_tables_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"one for all tables \(GLOBAL\)"):
+    with pytest.raises(ConfigError, match=r"shared by all tables \(GLOBAL\)"):
         TableStates([GLOBAL])
 
 
 @pytest.mark.parametrize("given", [[1], {"users": 5}, {"users": [{"type": "STREAM", "stream": 1}]}])
 def test_what_is_no_state_is_refused(given: Any) -> None:
-    with pytest.raises(ConfigError, match="The state is none"):
+    with pytest.raises(ConfigError, match="state is not a valid state"):
         TableStates(given)
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         TableStates(tmp_path)
     (tmp_path / "state.json").write_text("nonsense")
-    with pytest.raises(ConfigError, match=r"The state in .*state\.json is none"):
+    with pytest.raises(ConfigError, match=r"state\.json is not a valid state"):
         TableStates(tmp_path / "state.json")
 
 

@@ -208,7 +208,7 @@ def test_what_newer_connectors_require_is_added_to_a_catalog() -> None:
 
 @pytest.mark.parametrize("given", [{}, {"streams": 5}, {"streams": ["users"]}])
 def test_what_is_no_catalog_is_refused(given: Any) -> None:
-    with pytest.raises(ConfigError, match="The catalog is none"):
+    with pytest.raises(ConfigError, match="catalog is not valid"):
         protocol_models.catalog_file(given)
 
 

@@ -137,6 +137,7 @@ def test_all_calls_of_a_process_can_be_stopped() -> None:
 
 def test_a_process_that_ends_stops_its_calls() -> None:
     program = """
+import os
 import time
 from atlas_dagster.interfaces.python.worker import Stream, Worker
 from atlas_dagster.cancellation import pause
@@ -144,12 +145,12 @@ def function():
     try:
         pause(1000)
     finally:
-        print("ended", flush=True)
+        os.write(1, b"ended\\n")
 def numbers():
     try:
         yield from range(1000)
     finally:
-        print("closed", flush=True)
+        os.write(1, b"closed\\n")
 call = Worker().submit(function)
 stream = Stream(Worker().submit, numbers(), lambda number: [number])
 next(stream)
@@ -371,3 +372,15 @@ def test_a_consumer_that_is_cancelled_stops_the_generator() -> None:
         assert endless.ended.is_set()
 
     asyncio.run(cancelled())
+
+
+def test_two_consumers_of_a_stream_share_its_items() -> None:
+    async def collect(stream: Stream[int]) -> list[int]:
+        return [number async for number in stream]
+
+    async def both() -> list[int]:
+        stream = stream_of(Numbers(20)())
+        found = await asyncio.gather(collect(stream), collect(stream))
+        return sorted(found[0] + found[1])
+
+    assert asyncio.run(both()) == list(range(20))
