@@ -1,16 +1,16 @@
-"""The ``atlas`` command. Thin: every verb is a call into a room below.
+"""The ``atlas`` command. Each verb parses, calls a package below, and prints.
 
-A verb's module is imported when the verb runs, and Dagster only by verbs that need it: `atlas
-connectors` and `--help` answer at once.
+A verb's module is imported when the verb runs, and Dagster only by the verbs that need it.
 """
 
+import logging
 from importlib import import_module
 from typing import NamedTuple
 
 import click
 
 from atlas_dagster.config.secret_files import load_secret_files
-from atlas_dagster.interfaces.cli.output import one_sentence
+from atlas_dagster.interfaces.cli.output import report_errors
 
 __all__ = ["main"]
 
@@ -20,27 +20,27 @@ class _Verb(NamedTuple):
     help: str
 
 
-#: As a newcomer meets them.
+#: In the order in which a newcomer needs them.
 _VERBS = {
-    "connectors": _Verb("connectors", "Which connectors there are."),
-    "spec": _Verb("connector", "Say what config SOURCE takes."),
-    "check": _Verb("connector", "Ask whether SOURCE can be reached."),
-    "discover": _Verb("connector", "Ask SOURCES which streams they offer."),
+    "connectors": _Verb("connectors", "List and search the connectors."),
+    "spec": _Verb("connector", "Show the config that SOURCE takes."),
+    "check": _Verb("connector", "Check the connection to SOURCE."),
+    "discover": _Verb("connector", "List the streams of SOURCES."),
     "read": _Verb("read", "Read records of SOURCE, without tables."),
-    "pull": _Verb("connector", "Fetch what SOURCES run from."),
-    "init": _Verb("init", "Declare a new connection, by questions."),
-    "sync": _Verb("state", "Sync CONNECTION as Dagster would."),
-    "refresh": _Verb("state", "Sync CONNECTION from the beginning."),
+    "pull": _Verb("connector", "Fetch the images and packages of SOURCES."),
+    "init": _Verb("init", "Declare a new connection step by step."),
+    "sync": _Verb("sync", "Sync CONNECTION as Dagster would."),
+    "refresh": _Verb("sync", "Sync CONNECTION from the beginning."),
     "clear": _Verb("state", "Remove all rows of CONNECTION."),
-    "state": _Verb("state", "Where the streams of a connection continue."),
+    "state": _Verb("state", "Show and edit the state of a connection."),
     "reap": _Verb("admin", "Remove connectors that killed runs left behind."),
-    "prune": _Verb("admin", "Delete runs that ended long ago."),
-    "doctor": _Verb("admin", "Look for what will stop a sync."),
+    "prune": _Verb("admin", "Delete old runs."),
+    "doctor": _Verb("admin", "Find problems that would stop a sync."),
     "serve": _Verb("admin", "Serve connectors over HTTP."),
 }
 
 
-class _Lazy(click.Group):
+class _LazyGroup(click.Group):
     def list_commands(self, _: click.Context) -> list[str]:
         return list(_VERBS)
 
@@ -56,13 +56,15 @@ class _Lazy(click.Group):
             formatter.write_dl([(name, verb.help) for name, verb in _VERBS.items()])
 
 
-@click.command(cls=_Lazy)
+@click.command(cls=_LazyGroup)
 @click.version_option(package_name="atlas-dagster")
-@one_sentence
+@report_errors
 def main() -> None:
     """Run Airbyte connectors, with Dagster or without.
 
-    Exit codes: 0 done, 1 something is broken, 2 wrong command line, 3 something that you must
-    change, 4 something that may pass by itself.
+    Exit codes: 0 success, 1 failure, 2 wrong command line, 3 wrong configuration, 4 a failure that
+    may pass if you try again.
     """
+    # Dagster's log messages about loading are for servers.
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
     load_secret_files()

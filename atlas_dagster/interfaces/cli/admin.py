@@ -1,4 +1,6 @@
-"""``atlas reap``, ``atlas prune``, ``atlas doctor`` and ``atlas serve``."""
+"""``atlas reap``, ``prune``, ``doctor`` and ``serve``: the work of an administrator."""
+
+from __future__ import annotations
 
 import datetime as dt
 import importlib
@@ -13,10 +15,16 @@ from atlas_dagster.interfaces.cli.output import (
     FAILED,
     console,
     json_option,
-    one_sentence,
     print_json,
-    say,
+    print_line,
+    report_errors,
 )
+from atlas_dagster.interfaces.cli.project import (
+    describe_subject,
+    enter_project,
+    find_connections,
+)
+from atlas_dagster.wording import plural
 
 if TYPE_CHECKING:
     from atlas_dagster.source.connection import RunnerChoice
@@ -26,16 +34,14 @@ _MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "error": "[red]✗[/
 
 @click.command()
 @json_option
-@one_sentence
+@report_errors
 def reap(as_json: bool) -> None:
-    """Remove connectors that killed runs and commands left behind; those at work stay.
+    """Remove connectors that killed runs and commands left behind.
 
-    Every sync and the sensor atlas_reaper do so, too.
+    Connectors of active runs stay. Every sync and the sensor atlas_reaper do the same.
     """
     import dagster as dg
 
-    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
-    from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
     from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, reap_ended
     from atlas_dagster.reading.ad_hoc import reap_adhoc
@@ -45,40 +51,38 @@ def reap(as_json: bool) -> None:
         ended = end_dead_runs(instance)
         atlas = AtlasResource.from_environment()
         removed = reap_ended(instance, atlas) + reap_adhoc()
-        for subject in map(subject_of, declared_connections()):
+        for subject in map(describe_subject, find_connections()):
             connection = subject.ref and subject.ref.connection
             if connection and connection.executor and connection.executor.docker_host:
                 removed += reap_ended(instance, atlas, connection)
     if as_json:
         print_json({"removed": removed, "ended_runs": list(ended)})
         return
-    for what in removed:
-        say(f"Removed {what}.")
+    for name in removed:
+        print_line(f"Removed {name}.")
     for run in ended:
-        say(f"Reported run {run} as failed: its process is gone.")
+        print_line(f"Reported run {run} as failed: its process is gone.")
     if not removed and not ended:
-        say("Nothing was left behind.")
+        print_line("Nothing was left behind.")
 
 
 @click.command()
 @click.option(
-    "--days", type=click.IntRange(min=1), required=True, help="Delete runs that ended before that."
+    "--days", type=click.IntRange(min=1), required=True, help="Delete runs that ended before."
 )
 @json_option
-@one_sentence
+@report_errors
 def prune(days: int, as_json: bool) -> None:
-    """Delete runs that ended more than so many days ago, with their events and compute logs.
+    """Delete runs that ended more than --days ago, with their events and compute logs.
 
-    It is about the runs of all jobs, not only Atlas's. These stay, however old: a run with the
-    newest event of an asset, a partition or a check, the newest of each schedule, one that a run
-    which stays tried again, one of a backfill under way, and one that a sensor of yours asked for
-    by a key. Where streams continue is kept beside their tables, and stays.
+    This concerns the runs of all jobs. Some runs stay at any age: those with the newest event of an
+    asset, partition or check, the newest run of each schedule, runs that a remaining run retried,
+    runs of an active backfill, and runs that your own sensors requested with a run key. The state
+    of streams is stored beside their tables, and stays too.
     """
     import dagster as dg
 
-    from atlas_dagster.interfaces.cli.project import enter_project
     from atlas_dagster.orchestration.operations.pruning import prune as prune_runs
-    from atlas_dagster.wording import plural
 
     enter_project()
     with dg.DagsterInstance.get() as instance:
@@ -88,21 +92,22 @@ def prune(days: int, as_json: bool) -> None:
         return
     runs, their = plural(deleted, "run"), "its" if deleted == 1 else "their"
     ago = "a day" if days == 1 else f"{days} days"
-    say(f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs.")
+    print_line(
+        f"Deleted {runs} that ended more than {ago} ago, with {their} events and compute logs."
+    )
 
 
 @click.command()
 @json_option
-@one_sentence
+@report_errors
 def doctor(as_json: bool) -> None:
-    """Look for what will stop a sync: Docker, images, variables, storage, disk, versions."""
+    """Find problems that would stop a sync: Docker, images, variables, storage, disk, versions."""
     import dagster as dg
 
-    from atlas_dagster.interfaces.cli.declared import declared_connections, subject_of
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
     from atlas_dagster.orchestration.operations.doctor import examine
 
-    subjects = [subject_of(declared) for declared in declared_connections()]
+    subjects = [describe_subject(connection) for connection in find_connections()]
     with dg.DagsterInstance.get() as instance:
         findings = list(examine(instance, AtlasResource.from_environment(), subjects))
     if as_json:
@@ -123,13 +128,13 @@ def doctor(as_json: bool) -> None:
     "--token",
     envvar="ATLAS_TOKEN",
     show_envvar=True,
-    help="What clients must show (Authorization: Bearer …); needed beyond this machine.",
+    help="Clients must send it (Authorization: Bearer …); required if --host is not local.",
 )
 @click.option(
     "--allow",
     multiple=True,
     metavar="CONNECTOR",
-    help="Only this connector or image; may be repeated. All of the registry by default.",
+    help="Only this connector or image; may be repeated. Default: all of the registry.",
 )
 @click.option(
     "--runner",
@@ -141,23 +146,23 @@ def doctor(as_json: bool) -> None:
 @click.option(
     "--containers",
     type=click.IntRange(min=1),
-    help="Connectors at once; as many as there are processors by default, and at least 4.",
+    help="Connectors at once. Default: the number of processors, and at least 4.",
 )
-@one_sentence
+@report_errors
 def serve(
     host: str,
     port: int,
     token: str | None,
     allow: tuple[str, ...],
-    runner: "RunnerChoice",
+    runner: RunnerChoice,
     containers: int | None,
 ) -> None:
-    """Serve connectors over HTTP, to programs in any language; see http://HOST:PORT/docs."""
+    """Serve connectors over HTTP to programs in any language; see http://HOST:PORT/docs."""
     try:
         http = importlib.import_module("atlas_dagster.interfaces.http")
     except ImportError as error:
         raise ConfigError(
-            f"The HTTP server is an extra ({error.name or error} is missing); "
+            f"The HTTP server needs the extra http ({error.name or error} is missing); "
             "install it: pip install 'atlas-dagster[http]'"
         ) from error
     http.serve(host, port, token, allow=allow, runner=runner, containers=containers)

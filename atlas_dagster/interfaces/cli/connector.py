@@ -1,36 +1,35 @@
-"""``atlas spec``, ``check``, ``discover`` and ``pull``: what a connector answers."""
+"""``atlas spec``, ``check``, ``discover`` and ``pull``: one answer of a connector."""
+
+from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import AtlasError, FailureType
-from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.output import (
-    complain,
     console,
     exit_code,
-    hint_at_logs,
     json_option,
-    note,
-    one_sentence,
+    print_error,
     print_json,
-    say,
+    print_line,
+    print_logs_hint,
+    print_note,
+    pull_bar,
+    report_errors,
+    table,
     waiting,
 )
-from atlas_dagster.interfaces.cli.progress import pull_bar
+from atlas_dagster.interfaces.cli.project import complete_sources, find_connection, find_connections
 from atlas_dagster.interfaces.cli.source import (
-    at_work,
-    connector_log,
-    opened,
-    reached,
-    require_own_config,
-    source_options,
+    SourceOptions,
+    open_source,
+    runner_option,
+    source_command,
 )
 from atlas_dagster.wording import plural
 
@@ -42,27 +41,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", shell_complete=completion.sources)
-@source_options
+@click.argument("source", shell_complete=complete_sources)
+@source_command
 @json_option
-@one_sentence
-def spec(
-    source: str,
-    config: str | None,
-    runner: "RunnerChoice | None",
-    logs: bool,
-    validate: bool,
-    as_json: bool,
-) -> None:
-    """Say what config SOURCE takes: a connection, a connector (source-postgres) or an image."""
+def spec(source: str, options: SourceOptions, as_json: bool) -> None:
+    """Show the config that SOURCE takes.
+
+    SOURCE is a declared connection, a connector (source-postgres) or an image.
+    """
     from atlas_dagster.source.open import spec_of
 
-    with (
-        opened(source, config=config, runner=runner, logs=logs, validate=validate) as it,
-        pull_bar(),
-    ):
-        found = spec_of(it.connection, it.caller)
-        name = it.connection.source_name
+    with open_source(source, options) as opened, pull_bar():
+        found = spec_of(opened.connection, opened.caller)
+        name = opened.connection.source_name
     if as_json:
         print_json(
             {
@@ -74,35 +65,25 @@ def spec(
     console.print(f"[bold green]{escape(name)}[/] takes:")
     _print_fields(found.connectionSpecification)
     if found.documentationUrl:
-        note(found.documentationUrl)
+        print_note(found.documentationUrl)
 
 
 @click.command()
-@click.argument("source", shell_complete=completion.sources)
-@source_options
+@click.argument("source", shell_complete=complete_sources)
+@source_command
 @json_option
-@one_sentence
-def check(
-    source: str,
-    config: str | None,
-    runner: "RunnerChoice | None",
-    logs: bool,
-    validate: bool,
-    as_json: bool,
-) -> None:
-    """Ask SOURCE's connector whether it can reach its source.
+def check(source: str, options: SourceOptions, as_json: bool) -> None:
+    """Check that SOURCE's connector can reach its source.
 
     SOURCE is a declared connection, or with --config a connector (source-postgres) or an image.
     """
     from atlas_dagster.reading.ad_hoc import is_adhoc
 
-    explain = note if as_json or is_adhoc(source) else say
+    explain = print_note if as_json or is_adhoc(source) else print_line
     with (
-        opened(
-            source, config=config, runner=runner, logs=logs, validate=validate, explain=explain
-        ) as it,
+        open_source(source, options, explain) as opened,
         pull_bar(),
-        at_work(it) as connector,
+        opened.connect() as connector,
     ):
         connector.check()
     if as_json:
@@ -112,67 +93,43 @@ def check(
 
 
 @click.command()
-@click.argument("sources", nargs=-1, shell_complete=completion.sources)
-@click.option("--missing", is_flag=True, help="Only connections whose streams are not known yet.")
-@click.option("--dry-run", is_flag=True, help="Show what has changed, and store nothing.")
-@source_options
+@click.argument("sources", nargs=-1, shell_complete=complete_sources)
+@click.option("--missing", is_flag=True, help="Only connections without a stored catalog.")
+@click.option("--dry-run", is_flag=True, help="Show the changes, and store nothing.")
+@source_command
 @json_option
-@one_sentence
 def discover(
-    sources: tuple[str, ...],
-    missing: bool,
-    dry_run: bool,
-    config: str | None,
-    runner: "RunnerChoice | None",
-    logs: bool,
-    validate: bool,
-    as_json: bool,
+    sources: tuple[str, ...], missing: bool, dry_run: bool, options: SourceOptions, as_json: bool
 ) -> None:
-    """Ask sources which streams they offer.
+    """List the streams of SOURCES.
 
-    Of declared connections, all of them unless some are named, the answer is kept, with all changes
-    since the last time, breaking ones too. A connector (source-postgres) or an image may be asked
-    too, with --config.
+    SOURCES are declared connections (all of them by default); their catalogs are stored, with all
+    changes since the last time, breaking ones too. Or SOURCES is one connector (source-postgres) or
+    image, with --config.
     """
     from atlas_dagster.reading.ad_hoc import is_adhoc
 
     if len(sources) == 1 and is_adhoc(sources[0]):
-        with (
-            opened(sources[0], config=config, runner=runner, logs=logs, validate=validate) as it,
-            pull_bar(),
-            reached(it) as (_, catalog),
-        ):
-            pass
-        if as_json:
-            print_json({"source": sources[0], "streams": catalog.to_json()})
-        else:
-            _print_streams(sources[0], catalog)
+        _discover_undeclared(sources[0], options, as_json)
         return
-    from atlas_dagster.interfaces.cli.declared import (
-        declared_connections,
-        discover_catalog,
-        find_declared,
-        preview_catalog,
-    )
-
     for name in sources:
-        require_own_config(name, config, runner, validate=validate)
-    ask = preview_catalog if dry_run else discover_catalog
-    declared = [find_declared(name) for name in sources] if sources else declared_connections()
-    log = connector_log(logs)
+        options.refuse_for_declared(name)
+    connections = [find_connection(name) for name in sources] if sources else find_connections()
+    explain = print_note if as_json else print_line
     answers: list[dict[str, Any]] = []
     failures: list[FailureType] = []
-    for connection in declared:
+    for connection in connections:
         try:
-            if missing and connection.is_discovered:
+            if missing and connection.discovered is not None:
                 continue
             with waiting(f"Discovering {connection.name} …"), pull_bar():
-                discovery = ask(connection, note if as_json else say, log)
+                ask = connection.preview if dry_run else connection.discover
+                discovery = ask(explain, options.log)
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
-            complain(connection.name, error)
-            hint_at_logs(error, logs)
+            print_error(connection.name, error)
+            print_logs_hint(error, options.logs)
             continue
         answers.append(
             {
@@ -190,36 +147,31 @@ def discover(
 
 
 @click.command()
-@click.argument("sources", nargs=-1, shell_complete=completion.sources)
-@click.option(
-    "--runner",
-    type=click.Choice(["auto", "docker", "python"]),
-    help="Where a connector is to run that is not declared.",
-)
+@click.argument("sources", nargs=-1, shell_complete=complete_sources)
+@runner_option
 @json_option
-@one_sentence
-def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool) -> None:
-    """Fetch what SOURCES run from: images, Python packages, manifests.
+@report_errors
+def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -> None:
+    """Fetch the images, Python packages and manifests that SOURCES run from.
 
     SOURCES are declared connections (all of them by default), connectors or images.
     """
     from atlas_dagster.source.connector_ref import ConnectorRef
     from atlas_dagster.source.runner_choice import choose_runner
 
-    if not sources:
-        from atlas_dagster.interfaces.cli.declared import declared_connections
-
-        sources = tuple(connection.name for connection in declared_connections())
+    options = SourceOptions(runner=runner)
     answers: list[dict[str, Any]] = []
     failures: list[FailureType] = []
-    for source in sources:
+    for source in sources or [connection.name for connection in find_connections()]:
         try:
             with (
-                opened(source, runner=runner) as it,
+                open_source(source, options) as opened,
                 waiting(f"Fetching {source} …"),
                 pull_bar(),
                 choose_runner(
-                    ConnectorRef.resolve(it.connection), it.caller.executor, it.caller.explain
+                    ConnectorRef.resolve(opened.connection),
+                    opened.caller.executor,
+                    opened.caller.explain,
                 ) as chosen,
             ):
                 chosen.prepare()
@@ -227,7 +179,7 @@ def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool)
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": source, "error": str(error)})
-            complain(source, error)
+            print_error(source, error)
             continue
         answers.append({"source": source, "runner": chosen.kind, "ready": ready})
         if not as_json:
@@ -237,30 +189,39 @@ def pull(sources: tuple[str, ...], runner: "RunnerChoice | None", as_json: bool)
     sys.exit(exit_code(failures))
 
 
-def _print_discovery(source: str, discovery: "Discovery", dry_run: bool) -> None:
-    """The streams, and what has changed since the last time."""
-    offered = [str(stream.descriptor) for stream in discovery.found.catalog.streams]
-    names = escape(", ".join(offered))
-    console.print(f"[bold green]{source}[/] offers {plural(len(offered), 'stream')}: {names}")
+def _discover_undeclared(source: str, options: SourceOptions, as_json: bool) -> None:
+    with (
+        open_source(source, options) as opened,
+        pull_bar(),
+        opened.connect_and_discover() as (_, catalog),
+    ):
+        pass
+    if as_json:
+        print_json({"source": source, "streams": catalog.to_json()})
+    else:
+        _print_streams(source, catalog)
+
+
+def _print_discovery(source: str, discovery: Discovery, dry_run: bool) -> None:
+    streams = discovery.found.catalog.streams
+    names = escape(", ".join(str(stream.descriptor) for stream in streams))
+    console.print(f"[bold green]{source}[/] offers {plural(len(streams), 'stream')}: {names}")
     for change in discovery.taken:
-        console.print(escape(f"  {'would take' if dry_run else 'took'} {change}"))
+        console.print(escape(f"  {'would apply' if dry_run else 'applied'} {change}"))
     for change in discovery.found.pending:
-        console.print(escape(f"  cannot take {change}: the connection declares otherwise"))
+        console.print(escape(f"  cannot apply {change}: it contradicts the declaration"))
 
 
-def _print_streams(source: str, catalog: "Catalog") -> None:
-    console.print(
-        f"[bold green]{escape(source)}[/] offers {plural(len(catalog.streams), 'stream')}:"
-    )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("stream", "fields", "primary key", "cursor", "sync modes"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("stream", "field"))
+def _print_streams(source: str, catalog: Catalog) -> None:
+    count = plural(len(catalog.streams), "stream")
+    console.print(f"[bold green]{escape(source)}[/] offers {count}:")
+    shown = table("stream", "fields", "primary key", "cursor", "sync modes")
     for stream in catalog.streams:
-        table.add_row(*(Text(cell) for cell in _cells(stream)))
-    console.print(table)
+        shown.add_row(*(Text(cell) for cell in _stream_cells(stream)))
+    console.print(shown)
 
 
-def _cells(stream: "Stream") -> tuple[str, ...]:
+def _stream_cells(stream: Stream) -> tuple[str, ...]:
     properties = stream.json_schema.get("properties")
     key = ", ".join(".".join(path) for path in stream.source_defined_primary_key)
     return (
@@ -273,30 +234,28 @@ def _cells(stream: "Stream") -> tuple[str, ...]:
 
 
 def _print_fields(schema: dict[str, Any]) -> None:
-    """The top level of a SPEC, and what each choice is between; all of it is in ``--json``."""
+    """Print the top level of a SPEC; ``--json`` has all of it."""
     from atlas_dagster.config.form import form
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("field", "type", "", "what"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("stream", "field"))
+    shown = table("field", "type", "", "description")
     for field in form(schema):
         marks = (("required", field.required), ("secret", field.secret))
-        table.add_row(
+        shown.add_row(
             Text(field.name, style="bold"),
-            Text(_kind(field)),
+            Text(_describe_type(field)),
             ", ".join(word for word, is_so in marks if is_so),
-            Text(_about(field)),
+            Text(_describe(field)),
         )
-    console.print(table)
+    console.print(shown)
 
 
-def _kind(field: "Field") -> str:
+def _describe_type(field: Field) -> str:
     if field.options:
         return f"one of: {', '.join(option.title for option in field.options)}"
     return f"list of {field.item}" if field.kind == "array" else field.kind
 
 
-def _about(field: "Field") -> str:
+def _describe(field: Field) -> str:
     values = f" One of: {', '.join(map(str, field.values))}." if field.values else ""
     default = f" Default: {field.default}." if field.default not in (None, "") else ""
     return f"{field.description or field.title}{values}{default}"

@@ -1,25 +1,30 @@
-"""``atlas connectors``: which there are. Dagster is not imported for it."""
+"""``atlas connectors``: the list of connectors. It does not need Dagster."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import click
 import msgspec
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
-from atlas_dagster.interfaces.cli import completion
 from atlas_dagster.interfaces.cli.output import (
     console,
     json_option,
-    note,
-    one_sentence,
     print_json,
+    print_line,
+    print_note,
+    report_errors,
+    table,
     waiting,
 )
-from atlas_dagster.interfaces.cli.project import enter_project, find_project
+from atlas_dagster.interfaces.cli.project import (
+    complete_connectors,
+    enter_project,
+    find_project_folder,
+    project_registry,
+)
 from atlas_dagster.registry import (
     ConnectorCategory,
     ConnectorInfo,
@@ -36,62 +41,61 @@ _FOUND = 20
 
 @click.group()
 def connectors() -> None:
-    """Which connectors there are."""
+    """List and search the connectors."""
 
 
 @connectors.command("list")
-@click.option("--category", help="Only this one; see `atlas connectors categories`.")
+@click.option("--category", help="Only this category; see `atlas connectors categories`.")
 @json_option
-@one_sentence
+@report_errors
 def list_(category: str | None, as_json: bool) -> None:
-    """List all connectors, or those of a category."""
-    _answer(list_connectors(category), as_json)
+    """List all connectors, or those of one category."""
+    _print_connectors(list_connectors(category), as_json)
 
 
 @connectors.command()
 @click.argument("query", nargs=-1, required=True)
-@click.option("--limit", default=_FOUND, show_default=True, help="The best N; 0 for all.")
+@click.option("--limit", default=_FOUND, show_default=True, help="Show the best N; 0 for all.")
 @json_option
-@one_sentence
+@report_errors
 def search(query: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """Find connectors by name, title or category; typos are forgiven."""
+    """Find connectors by name, title or category, even with typos."""
     words = " ".join(query)
     found = search_connectors(words)
     shown = found[:limit] if limit else found
     if found.note:
-        note(found.note)
-    _answer(shown, as_json)
+        print_note(found.note)
+    _print_connectors(shown, as_json)
     if len(shown) < len(found):
-        note(f"{len(found) - len(shown)} more; see them with --limit 0.")
+        print_note(f"{len(found) - len(shown)} more; see them with --limit 0.")
     if shown and not as_json:
         first = shown[0].name
-        note(f"Try one: atlas spec {first}; add it to a project: atlas init {first}")
+        print_note(f"Try one: atlas spec {first}; add it to a project: atlas init {first}")
 
 
 @connectors.command()
 @json_option
-@one_sentence
+@report_errors
 def categories(as_json: bool) -> None:
-    """Say which categories there are, and how many connectors each has."""
+    """List the categories, with the number of connectors in each."""
     counts = {category: len(list_connectors(category)) for category in ConnectorCategory}
     if as_json:
         print_json(
             [{"id": each, "name": each.label, "count": count} for each, count in counts.items()]
         )
         return
-    table = _table("category", "connectors")
-    table.columns[1].justify = "right"
+    shown = table("category", "connectors", numbers=["connectors"])
     for category, count in counts.items():
-        table.add_row(category.value, str(count))
-    console.print(table)
+        shown.add_row(category.value, str(count))
+    console.print(shown)
 
 
 @connectors.command()
-@click.argument("name", shell_complete=completion.connectors)
+@click.argument("name", shell_complete=complete_connectors)
 @json_option
-@one_sentence
+@report_errors
 def info(name: str, as_json: bool) -> None:
-    """Say what is known of the connector NAME."""
+    """Show everything about the connector NAME."""
     found = get_connector_info(name)
     if as_json:
         print_json(_fields(found))
@@ -112,48 +116,44 @@ def info(name: str, as_json: bool) -> None:
         "memory, CPUs": _limits(found),
         "list of": listing().date,
     }
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    shown = Table(box=None, show_header=False, pad_edge=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
     for label, fact in facts.items():
         if fact:
-            table.add_row(label, Text(fact))
+            shown.add_row(label, Text(fact))
     console.print(f"[bold green]{found.title}[/]  {found.name}")
-    console.print(table)
+    console.print(shown)
     for change in found.breaking_changes:
-        console.print("Breaking change", change.describe(), markup=False, soft_wrap=True)
-    note(f"What it asks for: atlas spec {found.name}")
+        print_line(f"Breaking change {change.describe()}")
+    print_note(f"See its config: atlas spec {found.name}")
 
 
 @connectors.command()
 @json_option
-@one_sentence
+@report_errors
 def refresh(as_json: bool) -> None:
-    """Take the list of connectors and their versions from Airbyte's registry.
+    """Download the list of connectors and their versions from Airbyte's registry.
 
-    ATLAS_REGISTRY_URL names a mirror. Where the registry cannot be reached, or sends something
-    broken, the list stays as it is.
+    ATLAS_REGISTRY_URL names a mirror. If the download fails or is broken, the list stays as it is.
     """
     with waiting("Fetching the registry …"):
         done = refresh_registry()
-        if find_project() is not None:
-            from atlas_dagster.interfaces.cli.declared import note_listing
-
+        if find_project_folder() is not None:
             enter_project()
-            note_listing()
+            project_registry()
     if as_json:
-        print_json(_told(done))
+        print_json(_describe_refresh(done))
         return
     count = len(done.listing.connectors)
     console.print(f"[bold green]{count}[/] connectors, as of {done.listing.date}.")
     for word, some in (("New", done.added), ("No longer published", done.removed)):
         if some:
-            names = ", ".join(each.name for each in some)
-            console.print(f"{word}: {names}", markup=False, soft_wrap=True)
+            print_line(f"{word}: {', '.join(each.name for each in some)}")
     if done.upgrades:
-        console.print(f"{len(done.upgrades)} in another version.")
+        console.print(f"{len(done.upgrades)} have another version.")
     if done.unreadable:
-        note(f"{done.unreadable} entries could not be read; they stay as they were.")
+        print_note(f"{done.unreadable} entries could not be read; their old ones stay.")
     for upgrade in done.upgrades:
         if upgrade.breaking:
             name, before, now = upgrade.now.name, upgrade.before.tag, upgrade.now.tag
@@ -162,16 +162,16 @@ def refresh(as_json: bool) -> None:
                 f"`version: {before}` in defs.yaml keeps the old one."
             )
             for change in upgrade.breaking:
-                console.print(f"  {change.describe()}", markup=False, soft_wrap=True)
+                print_line(f"  {change.describe()}")
 
 
-def _answer(found: Sequence[ConnectorInfo], as_json: bool) -> None:
+def _print_connectors(found: Sequence[ConnectorInfo], as_json: bool) -> None:
     if as_json:
         print_json([_fields(info) for info in found])
         return
-    table = _table("name", "title", "category", "version", "support", "runs from")
+    shown = table("name", "title", "category", "version", "support", "runs from")
     for info in found:
-        table.add_row(
+        shown.add_row(
             Text(info.name, style="bold"),
             Text(info.title),
             ", ".join(info.categories),
@@ -180,17 +180,17 @@ def _answer(found: Sequence[ConnectorInfo], as_json: bool) -> None:
             _runs_from(info),
         )
     if found:
-        console.print(table)
+        console.print(shown)
 
 
 def _fields(info: ConnectorInfo) -> dict[str, Any]:
-    """All of them, also those that are empty."""
+    """Return all fields for ``--json``, empty ones too."""
     named: dict[str, Any] = {name: getattr(info, name) for name in info.__struct_fields__}
     named |= {"categories": info.categories, "docker_image": info.docker_image}
     return msgspec.to_builtins(named)  # type: ignore[no-any-return]
 
 
-def _told(done: Refreshed) -> dict[str, Any]:
+def _describe_refresh(done: Refreshed) -> dict[str, Any]:
     return {
         "date": done.listing.date,
         "total_connectors": len(done.listing.connectors),
@@ -225,7 +225,7 @@ def _without_docker(info: ConnectorInfo) -> str:
 
 
 def _from_package(package: str, version: str) -> str:
-    """How it runs from its package: what was published cannot always be installed."""
+    """Describe how it runs from its package: some published ones cannot be installed."""
     from atlas_dagster.runners.packages import UninstallableError, check_release
 
     try:
@@ -243,10 +243,3 @@ def _from_package(package: str, version: str) -> str:
 def _limits(info: ConnectorInfo) -> str | None:
     cpus = None if info.cpu_limit is None else f"{info.cpu_limit:g} CPUs"
     return ", ".join(filter(None, (info.memory_limit, cpus))) or None
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
-    return table

@@ -1,4 +1,6 @@
-"""``atlas init``: from a connector's name to a declared connection, by questions."""
+"""``atlas init``: questions that lead from a connector's name to a declared connection."""
+
+from __future__ import annotations
 
 import importlib
 import os
@@ -8,17 +10,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from atlas_dagster.config.form import form
 from atlas_dagster.config.validation import validate
 from atlas_dagster.errors import AtlasError, ConfigError
-from atlas_dagster.interfaces.cli import completion
-from atlas_dagster.interfaces.cli.output import complain, console, note, one_sentence, waiting
-from atlas_dagster.interfaces.cli.progress import pull_bar
+from atlas_dagster.interfaces.cli.output import (
+    console,
+    print_error,
+    print_line,
+    print_note,
+    print_refusal,
+    pull_bar,
+    report_errors,
+    table,
+    waiting,
+)
+from atlas_dagster.interfaces.cli.project import (
+    complete_connectors,
+    find_connection,
+    find_project,
+    open_caller,
+)
 from atlas_dagster.interfaces.cli.questions import Questions, with_defaults
 from atlas_dagster.protocol.catalog import Catalog, configure
 from atlas_dagster.registry import get_connector_info, search_connectors
@@ -32,36 +46,27 @@ _FOUND = 9
 
 
 @click.command()
-@click.argument("connector", required=False, shell_complete=completion.connectors)
-@click.option("--name", help="What to call the connection.")
-@one_sentence
+@click.argument("connector", required=False, shell_complete=complete_connectors)
+@click.option("--name", help="Name of the connection.")
+@report_errors
 def init(connector: str | None, name: str | None) -> None:
-    """Declare a new connection: asks what CONNECTOR needs, CHECKs it, lets you pick streams.
+    """Declare a new connection: ask for CONNECTOR's config, check it, and pick streams.
 
-    Secrets go to .env, the rest to the connection's defs.yaml. Nothing is written before the end.
+    Secrets go to .env, everything else to the connection's defs.yaml. Both are written at the end.
     """
     chosen = connector or _find_connector()
     info = get_connector_info(chosen)
 
-    # From here on Dagster is needed, which takes seconds.
-    import dagster as dg
-
     from atlas_dagster.components.writing import write_connection, write_secrets
-    from atlas_dagster.interfaces.cli.declared import connections_folder, find_declared
-    from atlas_dagster.interfaces.cli.project import enter_project
-    from atlas_dagster.orchestration.definitions.resource import AtlasResource
     from atlas_dagster.source.connection import Connection
     from atlas_dagster.source.open import write_down
 
-    enter_project()
-    folder = _ask_name(name, chosen, connections_folder())
-    with dg.DagsterInstance.get() as instance:
-        atlas = AtlasResource.from_environment()
-        caller = atlas.caller(instance, None, explain=note, log=lambda *_: None)
-        # Nothing is written down of what may come to nothing.
+    folder = _ask_name(name, chosen, find_project().defs_module_path)
+    with open_caller(print_note, lambda *_: None) as (_, caller):
+        # Discoveries are projected only after the connection is written.
         books, caller.books = caller.books, None
         connection, secrets = _ask_config(Connection(name=folder.name, connector=chosen), caller)
-        with waiting("Asking which streams there are …"):
+        with waiting("Discovering streams …"):
             found = _discover(connection, caller)
         declared: dict[str, Any] = {"connector": chosen, "config": connection.config}
         picked = _pick_streams(found.catalog if found else None)
@@ -73,39 +78,37 @@ def init(connector: str | None, name: str | None) -> None:
         file = write_connection(folder, given, info.docs_url)
         if found is not None:
             importlib.invalidate_caches()
-            find_declared(folder.name).keep(found)
+            find_connection(folder.name).keep(found)
             if books is not None:
                 write_down(books, folder.name, found)
-    _tell(folder.name, file, secrets, found)
+    _print_result(folder.name, file, secrets, found)
 
 
 def _ask_name(given: str | None, connector: str, parent: Path) -> Path:
-    """The folder of a connection that is not there yet."""
+    """Return the folder of the new connection."""
     while True:
         default = re.sub(r"\W+", "_", connector.removeprefix("source-"))
         name = given or click.prompt("Name of the connection", default=default)
         folder = parent / name
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-            wrong = f"'{name}' is no name: letters, digits and underscores only."
+            problem = f"'{name}' is not a valid name; use letters, digits and underscores."
         elif folder.exists():
-            wrong = f"There is a connection '{name}' already; choose another name."
+            problem = f"A connection '{name}' exists already; choose another name."
         else:
             return folder
         if given:
-            raise ConfigError(wrong)
-        console.print(wrong, style="red", markup=False, soft_wrap=True)
+            raise ConfigError(problem)
+        print_refusal(problem)
 
 
-def _ask_config(
-    connection: "Connection", caller: "Caller"
-) -> tuple["Connection", Mapping[str, str]]:
-    """The connection with a config that passes CHECK, or is kept as it is; and its secrets."""
+def _ask_config(connection: Connection, caller: Caller) -> tuple[Connection, Mapping[str, str]]:
+    """Return the connection with a config that passes CHECK or that the user keeps; and secrets."""
     from atlas_dagster.source.open import spec_of
 
-    with waiting(f"Asking {connection.source_name} what it needs …"), pull_bar():
+    with waiting(f"Asking {connection.source_name} for its SPEC …"), pull_bar():
         spec = spec_of(connection, caller)
     if spec.documentationUrl:
-        note(f"Its documentation: {spec.documentationUrl}")
+        print_note(f"Its documentation: {spec.documentationUrl}")
     fields = form(spec.connectionSpecification)
     questions = Questions(connection.name, os.environ)
     answers: Mapping[str, Any] = connection.config
@@ -131,15 +134,15 @@ def _ask_schedule() -> str:
                 Schedule.of(schedule)
             return schedule
         except ConfigError as error:
-            console.print(str(error), style="red", markup=False, soft_wrap=True)
+            print_refusal(str(error))
 
 
 def _find_connector() -> str:
     while True:
-        query = click.prompt("Which source? (a name, or what it is like)")
+        query = click.prompt("Which source? (a name or a part of it)")
         found = search_connectors(query)[:_FOUND]
         if not found:
-            console.print(f"Nothing is like {query}.", style="red", markup=False, soft_wrap=True)
+            print_refusal(f"No connector matches {query}.")
             continue
         for number, info in enumerate(found, 1):
             line = f"  {number}. {info.title}  {info.name}"
@@ -151,8 +154,8 @@ def _find_connector() -> str:
             return found[number - 1].name
 
 
-def _is_good(connection: "Connection", caller: "Caller", schema: Mapping[str, Any]) -> bool:
-    """Whether the config passes CHECK, or the user takes it as it is."""
+def _is_good(connection: Connection, caller: Caller, schema: Mapping[str, Any]) -> bool:
+    """Return whether the config passes CHECK or the user keeps it anyway."""
     from atlas_dagster.source.open import connected
 
     try:
@@ -163,36 +166,34 @@ def _is_good(connection: "Connection", caller: "Caller", schema: Mapping[str, An
         ):
             connector.check()
     except AtlasError as error:
-        complain("Not yet", error)
+        print_error("Check failed", error)
         return not click.confirm("Change the answers? (No keeps them)", default=True)
     console.print(f"[bold green]{escape(connection.name)}[/] reached its source.")
     return True
 
 
-def _discover(connection: "Connection", caller: "Caller") -> "Discovered | None":
-    """What the connection offers; None where it does not answer yet."""
+def _discover(connection: Connection, caller: Caller) -> Discovered | None:
+    """Return what DISCOVER finds; None if it fails."""
     from atlas_dagster.source.open import discover
 
     try:
         return discover(connection, caller, None)
     except AtlasError as error:
-        complain("No streams yet", error)
+        print_error("No streams", error)
         return None
 
 
 def _pick_streams(catalog: Catalog | None) -> list[str]:
-    """Names; empty for all, also those that come later."""
+    """Return the names of streams; empty for all, including those added later."""
     if catalog is None:
         return []
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("", "stream", "how"):
-        table.add_column(heading)
+    shown = table("", "stream", "sync mode")
     names = [stream.descriptor.name for stream in catalog.streams]
     for number, stream in enumerate(catalog.streams, 1):
         configured = configure(stream)
         how = f"{configured.sync_mode}, {configured.destination_sync_mode}"
-        table.add_row(str(number), Text(str(stream.descriptor)), how)
-    console.print(table)
+        shown.add_row(str(number), Text(str(stream.descriptor)), how)
+    console.print(shown)
     while True:
         text = click.prompt(
             "Which streams? Numbers or names, separated by commas; Enter for all",
@@ -205,15 +206,15 @@ def _pick_streams(catalog: Catalog | None) -> list[str]:
         unknown = [name for name in picked if name not in names]
         if not unknown:
             return list(dict.fromkeys(picked))
-        console.print(
-            f"There is no stream {', '.join(unknown)}.", style="red", markup=False, soft_wrap=True
-        )
+        print_refusal(f"There is no stream {', '.join(unknown)}.")
 
 
-def _tell(name: str, file: Path, secrets: Mapping[str, str], found: "Discovered | None") -> None:
+def _print_result(
+    name: str, file: Path, secrets: Mapping[str, str], found: Discovered | None
+) -> None:
     console.print(f"\n[bold green]{escape(name)}[/] is declared in {escape(os.path.relpath(file))}")
     if secrets:
-        console.print(f"Secrets are in .env: {', '.join(secrets)}", markup=False)
+        print_line(f"Secrets are in .env: {', '.join(secrets)}")
     if found is None:
         console.print(f"Next: [cyan]atlas discover {name}[/], then [cyan]atlas sync {name}[/]")
     else:

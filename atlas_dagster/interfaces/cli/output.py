@@ -1,4 +1,4 @@
-"""What all verbs share: where they print, how they fail, and what they answer to machines."""
+"""Output of all verbs: consoles, tables, progress bars, JSON, errors and exit codes."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -8,8 +8,18 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 import msgspec
+from rich import box
 from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from atlas_dagster.errors import AtlasError, CheckFailedError, ConnectorFailedError, FailureType
@@ -19,12 +29,12 @@ T = TypeVar("T")
 
 
 class LineConsole(Console):
-    """In a pipe or a file nothing is broken over lines: each row of a table is one line."""
+    """A console that breaks no lines in a pipe or a file: each row of a table is one line."""
 
     @property
     def size(self) -> ConsoleDimensions:
         found = super().size
-        return found if self.is_terminal else found._replace(width=_LINE)
+        return found if self.is_terminal else found._replace(width=_PIPE_WIDTH)
 
     @size.setter
     def size(self, new_size: tuple[int, int]) -> None:
@@ -37,94 +47,161 @@ class LineConsole(Console):
         with self.capture() as captured:
             super().print(*objects, **options)
         rows = (line.rstrip() for line in captured.get().splitlines())
-        # Without the rule below the headings, which is as long as the longest line.
+        # Drop the rule below the headings: it is as long as the longest line.
         self.file.write("".join(f"{row}\n" for row in rows if row.strip(" ─")))
         self.file.flush()
 
 
 #: Wider than any line.
-_LINE = 1_000_000
+_PIPE_WIDTH = 1_000_000
 
 console = LineConsole(highlight=False)
 errors = LineConsole(stderr=True, highlight=False)
 
-#: Click itself exits with 2 where the command line is wrong; 130 is for Ctrl-C, as in a shell.
+#: Click exits with 2 if the command line is wrong. 130 means Ctrl-C, as in a shell.
 EXIT_CODES: dict[FailureType, int] = {"system_error": 1, "config_error": 3, "transient_error": 4}
 FAILED = EXIT_CODES["system_error"]
-_INTERRUPTED_EXIT = DECLINED = 130
-INTERRUPTED = "Interrupted; what was not finished can be done again."
+INTERRUPTED = DECLINED = 130
+_INTERRUPTED_MESSAGE = "Interrupted. Run the command again to finish the work."
 
-#: ``--json``: the answer as one JSON value on stdout, and nothing else there.
-json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON, for machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
-def one_sentence(command: Callable[P, T]) -> Callable[P, T]:
-    """Show errors Atlas raises on purpose as the sentence they are.
+def report_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Print an AtlasError as one sentence and exit with its code.
 
-    The exit code says whose turn it is: 3 the user's, 4 nobody's (it may pass), 1 something is
-    broken. With ``--json`` the error is an object on stdout, too.
+    With ``--json``, print it as an object on stdout too.
     """
 
     @wraps(command)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+    def reporting(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return command(*args, **kwargs)
         except AtlasError as error:
             if kwargs.get("as_json"):
                 print_json({"error": str(error), "failure_type": error.failure_type})
-            complain("Error", error)
+            print_error("Error", error)
             if error.topic is not None:
-                note(f"More: docs/troubleshooting.md#{error.topic}")
-            hint_at_logs(error, bool(kwargs.get("logs", True)))
+                print_note(f"More: docs/troubleshooting.md#{error.topic}")
+            print_logs_hint(error, bool(kwargs.get("logs", True)))
             sys.exit(EXIT_CODES[error.failure_type])
         except (KeyboardInterrupt, click.Abort):
             if kwargs.get("as_json"):
-                print_json({"error": INTERRUPTED, "failure_type": None})
-            complain("Error", INTERRUPTED)
-            sys.exit(_INTERRUPTED_EXIT)
+                print_json({"error": _INTERRUPTED_MESSAGE, "failure_type": None})
+            print_error("Error", _INTERRUPTED_MESSAGE)
+            sys.exit(INTERRUPTED)
 
-    return guarded
-
-
-def hint_at_logs(error: AtlasError, logs: bool) -> None:
-    """Name ``--logs`` where the connector's log may say more and was not shown."""
-    if not logs and isinstance(error, CheckFailedError | ConnectorFailedError):
-        note("With --logs, the connector's own log is shown.")
+    return reporting
 
 
 def exit_code(failures: Collection[FailureType]) -> int:
-    """Of several failures, what the user must change counts first, and what may pass last."""
+    """Return the code for several failures: config errors come first, transient ones last."""
     order: tuple[FailureType, ...] = ("config_error", "system_error", "transient_error")
     return next((EXIT_CODES[kind] for kind in order if kind in failures), 0)
 
 
-def complain(about: str, what: object) -> None:
-    errors.print(f"[bold red]{about}:[/] {escape(str(what))}", soft_wrap=True)
-
-
-def say(text: str) -> None:
-    """On stdout, for verbs whose answer is for people."""
+def print_line(text: str) -> None:
+    """Print ``text`` to stdout."""
     console.print(text, markup=False, soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Beside the answer: on stderr."""
+def print_note(text: str) -> None:
+    """Print ``text`` to stderr, dimmed."""
     errors.print(text, markup=False, soft_wrap=True, style="dim")
 
 
-def warn(text: str) -> None:
-    """Beside the answer: on stderr, as something to look at."""
+def print_warning(text: str) -> None:
+    """Print ``text`` to stderr as a warning."""
     errors.print(f"[bold yellow]Warning:[/] {escape(text)}", soft_wrap=True)
 
 
+def print_error(about: str, message: object) -> None:
+    """Print ``message`` to stderr, with ``about`` in red before it."""
+    errors.print(f"[bold red]{about}:[/] {escape(str(message))}", soft_wrap=True)
+
+
+def print_refusal(text: str) -> None:
+    """Print why an answer to a prompt is refused."""
+    console.print(text, style="red", markup=False, soft_wrap=True)
+
+
+def print_logs_hint(error: AtlasError, logs: bool) -> None:
+    """Name ``--logs`` if the connector's log may explain ``error`` and was not shown."""
+    if not logs and isinstance(error, CheckFailedError | ConnectorFailedError):
+        print_note("Run it with --logs to see the connector's own log.")
+
+
 def print_json(value: Any) -> None:
-    """``value`` in one piece; numbers of ``Raw`` members stay as they were written."""
+    """Print ``value`` to stdout; ``Raw`` members keep their numbers as written."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
     sys.stdout.flush()
 
 
+def table(*headings: str, whole: Collection[str] = (), numbers: Collection[str] = ()) -> Table:
+    """Return a table. On a narrow terminal its cells fold, but not the first and the ``whole``."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        made.add_column(
+            heading,
+            overflow="fold",
+            no_wrap=heading == headings[0] or heading in whole,
+            justify="right" if heading in numbers else "left",
+        )
+    return made
+
+
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """A spinner while something takes its time."""
+    """Show a spinner with ``text``."""
     with errors.status(escape(text)):
         yield
+
+
+@contextmanager
+def pull_bar() -> Iterator[None]:
+    """Draw a progress bar while an image is pulled."""
+    from atlas_dagster.runners.docker.images import pull_watcher
+
+    columns = (SpinnerColumn(), TextColumn("Pulling"), BarColumn(), DownloadColumn())
+    progress = Progress(*columns, TimeRemainingColumn(), **_TERMINAL_ONLY)
+    task = progress.add_task("")
+
+    def watch(have: int, total: int) -> None:
+        progress.start()
+        progress.update(task, completed=have, total=total)
+
+    token = pull_watcher.set(watch)
+    try:
+        yield
+    finally:
+        pull_watcher.reset(token)
+        progress.stop()
+
+
+@contextmanager
+def sync_bar(connection: str) -> Iterator[None]:
+    """Draw the number of records read, as a bar if the source gives an estimate."""
+    from atlas_dagster.source.progress import sync_watcher
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("Syncing {task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[records]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), **_TERMINAL_ONLY) as progress:
+        task = progress.add_task(connection, total=None, records="")
+
+        def watch(records: int, expected: float | None, rate: float) -> None:
+            of = f" of about {expected:,.0f}" if expected else ""
+            shown = f"{records:,} records{of}, {rate:,.0f} a second" if records else ""
+            progress.update(task, completed=records, total=expected, records=shown)
+
+        token = sync_watcher.set(watch)
+        try:
+            yield
+        finally:
+            sync_watcher.reset(token)
+
+
+_TERMINAL_ONLY: Any = {"console": errors, "transient": True, "disable": not errors.is_terminal}

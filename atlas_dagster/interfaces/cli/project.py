@@ -1,40 +1,71 @@
-"""The project that ``atlas`` works in."""
+"""The project that ``atlas`` works in, and the connections that it declares.
+
+Functions that need Dagster import it: that takes seconds, and many verbs run without a project.
+"""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 from dotenv import load_dotenv
 
-from atlas_dagster.errors import ConfigError
+from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.interfaces.cli.output import print_note, print_warning
+from atlas_dagster.registry import list_connectors
+from atlas_dagster.registry.catalogue import connectors_by_name, listing
+from atlas_dagster.wording import closest_match
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from atlas_dagster.components.airbyte_connection import AirbyteConnection
+    from atlas_dagster.components.loading import ProjectTree
+    from atlas_dagster.orchestration.automation.cron import Schedule
+    from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
+    from atlas_dagster.orchestration.operations.doctor import Subject
+    from atlas_dagster.source.connection import Connection
+    from atlas_dagster.source.discovered_catalog import Discovered, Discovery
+    from atlas_dagster.source.invocation import Log
+    from atlas_dagster.source.open import Caller
+
+_CONNECTIONS = "atlas_dagster.connections"
 
 
-def find_project() -> Path | None:
-    """The folder of the nearest dagster.yaml; DAGSTER_HOME alone, where it is set."""
+def find_project_folder() -> Path | None:
+    """Return DAGSTER_HOME, or else the nearest folder above with a dagster.yaml."""
     here = Path.cwd()
     home = os.environ.get("DAGSTER_HOME")
     folders = [Path(home)] if home else [here, *here.parents]
     return next((folder for folder in folders if (folder / "dagster.yaml").exists()), None)
 
 
-def called_in() -> Path:
-    """The folder the command was called in."""
-    command = click.get_current_context(silent=True)
-    return (command and command.find_root().obj) or Path.cwd()
+def calling_folder() -> Path:
+    """Return the folder in which the user called the command."""
+    context = click.get_current_context(silent=True)
+    return (context and context.find_root().obj) or Path.cwd()
 
 
 def enter_project() -> None:
-    """Work from the project's folder, which Dagster's relative paths start at.
+    """Change to the project's folder, where Dagster's relative paths start, and load its ``.env``.
 
-    Variables of its ``.env`` are taken, where they are not set already, as ``dagster dev`` does.
+    As with ``dagster dev``, variables that are set already keep their values.
 
     Raises:
         ConfigError: there is no such folder.
     """
-    command = click.get_current_context(silent=True)
-    if command is not None:
-        command.find_root().obj = called_in()
-    folder = find_project()
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.find_root().obj = calling_folder()
+    folder = find_project_folder()
     if folder is None:
         raise ConfigError(
             "There is no dagster.yaml here or above; run atlas in the project, or set DAGSTER_HOME."
@@ -42,3 +73,266 @@ def enter_project() -> None:
     os.environ["DAGSTER_HOME"] = str(folder)
     os.chdir(folder)
     load_dotenv(folder / ".env")
+
+
+# Completion of names in the shell, without Dagster
+
+
+def complete_connections(
+    _: click.Context, __: click.Parameter, incomplete: str
+) -> list[CompletionItem | str]:
+    """Return the declared connections that begin with ``incomplete``."""
+    spec = find_spec(_CONNECTIONS)
+    folders = map(Path, (spec and spec.submodule_search_locations) or ())
+    files = (file for folder in folders for file in sorted(folder.glob("*/defs.yaml")))
+    return [file.parent.name for file in files if file.parent.name.startswith(incomplete)]
+
+
+def complete_connectors(
+    _: click.Context, __: click.Parameter, incomplete: str
+) -> list[CompletionItem | str]:
+    """Return the connectors of the registry that begin with ``incomplete``."""
+    return [
+        CompletionItem(info.name, help=info.title)
+        for info in list_connectors()
+        if info.name.startswith(incomplete)
+    ]
+
+
+def complete_sources(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem | str]:
+    """Return the connections and connectors that begin with ``incomplete``."""
+    declared = complete_connections(context, parameter, incomplete)
+    return declared + complete_connectors(context, parameter, incomplete)
+
+
+# Declared connections
+
+
+@dataclass(frozen=True)
+class ProjectConnection:
+    """One connection of the project: its component, or the reason why it does not load.
+
+    ``part`` is the folder that declares it; None if it is built in Python.
+    """
+
+    name: str
+    tree: ProjectTree
+    part: Path | None
+    loaded: AirbyteConnection | ConfigError
+
+    @property
+    def component(self) -> AirbyteConnection:
+        """Raises ConfigError if the declaration does not load."""
+        if isinstance(self.loaded, ConfigError):
+            raise self.loaded
+        return self.loaded
+
+    @property
+    def connection(self) -> Connection:
+        """Raises ConfigError if the declaration is wrong."""
+        with self._explain_errors():
+            return self.component.connection
+
+    def times(self) -> Schedule | None:
+        """Return the schedule. Raises ConfigError if it or the connector's name is wrong."""
+        with self._explain_errors():
+            return self.component.times()
+
+    def assets(self, discovered: Discovered | None = None) -> ConnectionAssets:
+        """Return its assets, by the catalog ``discovered`` or else the stored one.
+
+        Raises:
+            ConfigError: the declaration is wrong, or no catalog is stored.
+        """
+        discovered = discovered or self.discovered
+        if discovered is None:
+            raise ConfigError(
+                f"The streams of '{self.name}' are not known yet; run: atlas discover {self.name}"
+            )
+        with self._explain_errors():
+            assets = self.component.define(discovered)
+        if assets.problem is not None:
+            raise ConfigError(assets.problem)
+        return assets
+
+    def definitions(self) -> dg.Definitions:
+        """Return its assets and everything declared beside it. Raises ConfigError."""
+        with self._explain_errors(), self._state_storage():
+            if self.part is not None:
+                return self.tree.build_defs(self.part)
+            return self.component.build_defs(self.tree.context_in_python)
+
+    @property
+    def discovered(self) -> Discovered | None:
+        """The stored catalog."""
+        with self._state_storage():
+            return self.component.known(self.tree.project_root)
+
+    def keep(self, found: Discovered) -> None:
+        """Store the catalog ``found``."""
+        with self._state_storage():
+            self.component.keep(found, self.tree.project_root)
+
+    def discover(self, explain: Callable[[str], None], log: Log) -> Discovery:
+        """Run DISCOVER, store the catalog with all changes, and record the result of the check."""
+        from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
+
+        _ = self.connection  # report a wrong declaration before anything runs
+        with open_caller(explain, log) as (instance, caller):
+            discovery = self.component.refresh_catalog(self.tree.project_root, caller)
+            result = check_result(discovery)
+            instance.report_runless_asset_event(evaluation(self.connection, result))
+        return discovery
+
+    def preview(self, explain: Callable[[str], None], log: Log) -> Discovery:
+        """Run DISCOVER and store nothing."""
+        from atlas_dagster.source.discovered_catalog import Discovery
+        from atlas_dagster.source.open import discover
+
+        with open_caller(explain, log) as (_, caller):
+            known, connection = self.discovered, self.connection
+            caller.books = None
+            return Discovery.since(known, discover(connection, caller, known), connection)
+
+    @contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except AtlasError:
+            raise
+        except Exception as error:
+            raise _config_error(error, self.part or Path(self.name)) from error
+
+    @contextmanager
+    def _state_storage(self) -> Iterator[None]:
+        """Open Dagster's instance if catalogs are in its state storage."""
+        import dagster as dg
+
+        from atlas_dagster.orchestration.dagster_internals import DefsStateManagementType
+
+        config = self.component.defs_state_config
+        if config.management_type is DefsStateManagementType.LOCAL_FILESYSTEM:
+            yield
+        else:
+            with dg.DagsterInstance.get():
+                yield
+
+
+def find_project() -> ProjectTree:
+    """Return the project around the calling folder, or else around DAGSTER_HOME.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from atlas_dagster.components import loading
+
+    enter_project()
+    return loading.find_project(calling_folder(), Path.cwd())
+
+
+def find_connections() -> list[ProjectConnection]:
+    """Return all connections of the project, declared in its defs folder or built in Python.
+
+    Raises:
+        ConfigError: there is no project.
+    """
+    tree = find_project()
+    found: dict[str, ProjectConnection] = {}
+    for each in chain.from_iterable(_load_part(tree, part) for part in tree.parts()):
+        named = found.setdefault(each.name, each)
+        if named is not each and each.part and named.part:
+            folder = each.part.name
+            error = ConfigError(
+                f"Two connections are named '{each.name}', in {named.part.name} and {folder}; "
+                "rename one of them."
+            )
+            found[folder] = ProjectConnection(folder, tree, each.part, error)
+    return [*found.values(), *_build_python_connections(tree)]
+
+
+def find_connection(name: str) -> ProjectConnection:
+    """Raises ConfigError, with the closest names, if there is no connection ``name``."""
+    tree = find_project()
+    # Most connections have the name of their folder: look there first.
+    for part in (part for part in tree.parts() if part.stem == name):
+        for each in _load_part(tree, part):
+            if each.name == name:
+                return each
+    declared = {connection.name: connection for connection in find_connections()}
+    if name in declared:
+        return declared[name]
+    near = closest_match(name, declared)
+    hint = f"did you mean '{near}'?" if near else f"there are: {', '.join(declared) or 'none'}."
+    if f"source-{name}" in connectors_by_name():
+        hint = f"did you mean the connector source-{name}?"
+    folder = tree.defs_module_name.replace(".", "/")
+    raise ConfigError(f"There is no connection '{name}' in {folder}; {hint}")
+
+
+def describe_subject(declared: ProjectConnection) -> Subject:
+    """Return the connection for the checks of ``atlas doctor``."""
+    from atlas_dagster.orchestration.operations.doctor import Subject
+    from atlas_dagster.source.connector_ref import ConnectorRef
+
+    try:
+        _ = declared.connection
+        declared.times()
+        discovered = declared.discovered
+        if discovered is not None:
+            declared.assets(discovered)
+        return Subject(declared.name, ConnectorRef.resolve(declared.connection), discovered)
+    except AtlasError as error:
+        return Subject(declared.name, None, wrong=str(error))
+
+
+def project_registry() -> None:
+    """Write the list of connectors to the SQL tables."""
+    import dagster as dg
+
+    from atlas_dagster.orchestration.step.projections import books_of
+
+    with dg.DagsterInstance.get() as instance:
+        books_of(instance, print_note).listed(listing())
+
+
+@contextmanager
+def open_caller(
+    explain: Callable[[str], None], log: Log
+) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
+    """Open Dagster's instance, with a caller that runs connectors for this command."""
+    import dagster as dg
+
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+
+    with dg.DagsterInstance.get() as instance:
+        atlas = AtlasResource.from_environment()
+        caller = atlas.caller(instance, None, explain=explain, log=log, warn=print_warning)
+        yield instance, caller
+
+
+def _load_part(tree: ProjectTree, part: Path) -> list[ProjectConnection]:
+    try:
+        return [
+            ProjectConnection(each.name or "", tree, part, each) for each in tree.connections(part)
+        ]
+    except Exception as error:  # noqa: BLE001 - a user's file may raise anything
+        return [ProjectConnection(part.stem, tree, part, _config_error(error, part))]
+
+
+def _build_python_connections(tree: ProjectTree) -> list[ProjectConnection]:
+    """Return the connections that ``build_airbyte_assets`` builds in the project's definitions."""
+    import dagster as dg
+
+    from atlas_dagster.components.loading import built_connections
+
+    with dg.DagsterInstance.get():  # catalogs may be in its state storage
+        built = built_connections(tree)
+    return [ProjectConnection(name, tree, None, component) for name, component in built.items()]
+
+
+def _config_error(error: Exception, part: Path) -> ConfigError:
+    from atlas_dagster.components.explaining import explain
+
+    return error if isinstance(error, ConfigError) else ConfigError(explain(error, part))

@@ -1,4 +1,4 @@
-"""Asks for a config, field by field, as the connector's SPEC has it."""
+"""Questions for a config, one for each field of the connector's SPEC."""
 
 import json
 import re
@@ -9,15 +9,18 @@ from typing import Any
 import click
 
 from atlas_dagster.config.form import Field, Option
-from atlas_dagster.interfaces.cli.output import console
+from atlas_dagster.interfaces.cli.output import console, print_refusal
 
 _SHOWN_OPTIONAL = 30
 
 
 class Questions:
-    """Asks, and keeps secrets apart: the config names a variable, ``secrets`` holds its value.
+    """Prompts for a config. Secrets are kept apart: the config has the name of a variable, and
+    ``secrets`` its value.
 
-    ``prefix`` begins the variables' names; those in ``environ`` need not be asked for.
+    Args:
+        prefix: the beginning of the variables' names.
+        environ: variables that exist already; the user may keep them.
     """
 
     def __init__(self, prefix: str, environ: Mapping[str, str]) -> None:
@@ -28,15 +31,19 @@ class Questions:
     def ask(
         self, fields: Sequence[Field], before: Mapping[str, Any], path: tuple[str, ...] = ()
     ) -> dict[str, Any]:
-        """A config of ``fields``; what ``before`` says is offered again."""
+        """Return a config of ``fields``. The values of ``before`` are the defaults."""
         required = [field for field in fields if field.required]
         optional = [field for field in fields if not field.required]
-        answers = {f.name: self._field(f, before.get(f.name), (*path, f.name)) for f in required}
-        for field in self._wanted(optional, before, path):
-            answers[field.name] = self._field(field, before.get(field.name), (*path, field.name))
+        answers = {
+            f.name: self._ask_field(f, before.get(f.name), (*path, f.name)) for f in required
+        }
+        for field in self._choose_optional(optional, before, path):
+            answers[field.name] = self._ask_field(
+                field, before.get(field.name), (*path, field.name)
+            )
         return answers
 
-    def _wanted(
+    def _choose_optional(
         self, optional: Sequence[Field], before: Mapping[str, Any], path: tuple[str, ...]
     ) -> list[Field]:
         if not optional:
@@ -45,8 +52,8 @@ class Questions:
         names = {field.name: field for field in optional}
         console.print(f"\n[bold]Optional fields{where}[/]")
         for field in optional[:_SHOWN_OPTIONAL]:
-            default = "" if field.default in (None, "") else f" (default: {_shown(field.default)})"
-            line = f"  {field.name}{default}  {_short(field)}"
+            default = "" if field.default in (None, "") else f" (default: {_format(field.default)})"
+            line = f"  {field.name}{default}  {_summary(field)}"
             console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
         chosen = ",".join(name for name in names if name in before)
         while True:
@@ -59,37 +66,32 @@ class Questions:
             unknown = [name for name in wanted if name not in names]
             if not unknown:
                 return [names[name] for name in dict.fromkeys(wanted)]
-            console.print(
-                f"There is no field {', '.join(unknown)}.",
-                style="red",
-                markup=False,
-                soft_wrap=True,
-            )
+            print_refusal(f"There is no field {', '.join(unknown)}.")
 
-    def _field(self, field: Field, before: Any, path: tuple[str, ...]) -> Any:
+    def _ask_field(self, field: Field, before: Any, path: tuple[str, ...]) -> Any:
         console.print(f"\n[bold]{field.title}[/]" + ("" if field.required else " (optional)"))
         if field.description:
             console.print(field.description, markup=False, style="dim")
         if field.options:
-            return self._choice(field, before, path)
+            return self._ask_choice(field, before, path)
         if field.kind == "object" and field.fields:
             return self.ask(field.fields, before if isinstance(before, Mapping) else {}, path)
         if field.secret:
-            return self._secret(field, path)
-        return self._plain(field, before)
+            return self._ask_secret(field, path)
+        return self._ask_value(field, before)
 
-    def _choice(self, field: Field, before: Any, path: tuple[str, ...]) -> dict[str, Any]:
+    def _ask_choice(self, field: Field, before: Any, path: tuple[str, ...]) -> dict[str, Any]:
         before = before if isinstance(before, Mapping) else {}
         for number, option in enumerate(field.options, 1):
             about = f"  {option.description}" if option.description else ""
             console.print(f"  {number}. {option.title}", markup=False, end="")
             console.print(about, markup=False, style="dim", overflow="ellipsis", no_wrap=True)
-        preset = next((n for n, o in enumerate(field.options, 1) if _is(o, before)), 1)
+        preset = next((n for n, o in enumerate(field.options, 1) if _matches(o, before)), 1)
         numbers = click.IntRange(1, len(field.options))
         option = field.options[click.prompt("Which", default=preset, type=numbers) - 1]
         return option.constants | self.ask(option.fields, before, path)
 
-    def _secret(self, field: Field, path: tuple[str, ...]) -> str:
+    def _ask_secret(self, field: Field, path: tuple[str, ...]) -> str:
         variable = re.sub(r"\W+", "_", "_".join((self._prefix, *path))).upper()
         known = variable in self.secrets or variable in self._environ
         hint = "hidden; @file reads it from a file"
@@ -105,20 +107,18 @@ class Questions:
                 try:
                     text = Path(text[1:]).expanduser().read_text(encoding="utf-8").strip()
                 except (OSError, UnicodeDecodeError):
-                    console.print(
-                        f"{text[1:]} cannot be read.", style="red", markup=False, soft_wrap=True
-                    )
+                    print_refusal(f"{text[1:]} cannot be read.")
                     continue
             if text:
                 self.secrets[variable] = text
             return f"{{{{ env.{variable} }}}}"
 
-    def _plain(self, field: Field, before: Any) -> Any:
+    def _ask_value(self, field: Field, before: Any) -> Any:
         default = field.default if before is None else before
         if field.values:
             console.print(f"One of: {', '.join(map(str, field.values))}", markup=False)
         elif field.examples:
-            console.print(f"Such as: {_shown(field.examples[0])}", markup=False)
+            console.print(f"Example: {_format(field.examples[0])}", markup=False)
         hint = {
             "array": " (separated by commas)" if field.item != "object" else " (a JSON list)",
             "object": " (JSON)",
@@ -126,75 +126,75 @@ class Questions:
         }.get(field.kind, "")
         while True:
             text = click.prompt(
-                f"{field.name}{hint}", default=None if default is None else _shown(default)
+                f"{field.name}{hint}", default=None if default is None else _format(default)
             )
             try:
-                return parsed(field, text)
+                return parse_answer(field, text)
             except ValueError as error:
-                console.print(str(error), style="red", markup=False, soft_wrap=True)
+                print_refusal(str(error))
 
 
-def parsed(field: Field, text: str) -> Any:
-    """``text`` as the value of ``field``. Raises ValueError, saying what it should be."""
+def parse_answer(field: Field, text: str) -> Any:
+    """Return ``text`` as a value of ``field``. Raises ValueError with what is expected."""
     text = text.strip()
     if field.kind == "array" and field.item != "object" and not text.startswith("["):
         parts = [part.strip() for part in text.split(",") if part.strip()]
-        items = [_scalar(field.item, part, field.name) for part in parts]
+        items = [_parse_scalar(field.item, part, field.name) for part in parts]
         for item in items:
-            _see_allowed(field, item)
+            _require_allowed(field, item)
         return items
     if field.kind in ("array", "object"):
         wanted = list if field.kind == "array" else dict
         try:
             value = json.loads(text)
         except ValueError:
-            raise ValueError(f"{field.name} is to be JSON.") from None
+            raise ValueError(f"{field.name} must be JSON.") from None
         if not isinstance(value, wanted):
-            raise ValueError(f"{field.name} is to be a JSON {field.kind}.")
+            raise ValueError(f"{field.name} must be a JSON {field.kind}.")
         return value
-    value = _scalar(field.kind, text, field.name)
-    _see_allowed(field, value)
+    value = _parse_scalar(field.kind, text, field.name)
+    _require_allowed(field, value)
     return value
 
 
-def _scalar(kind: str, text: str, name: str) -> Any:
+def _parse_scalar(kind: str, text: str, name: str) -> Any:
     try:
         if kind == "integer":
             return int(text)
         if kind == "number":
             return float(text)
     except ValueError:
-        raise ValueError(f"{name} is to be a number.") from None
+        raise ValueError(f"{name} must be a number.") from None
     if kind == "boolean":
         if text.lower() not in ("true", "false", "yes", "no"):
-            raise ValueError(f"{name} is to be true or false.")
+            raise ValueError(f"{name} must be true or false.")
         return text.lower() in ("true", "yes")
     return text
 
 
-def _see_allowed(field: Field, value: Any) -> None:
+def _require_allowed(field: Field, value: Any) -> None:
     if field.values and value not in field.values:
-        raise ValueError(f"{field.name} is to be one of {', '.join(map(str, field.values))}.")
+        raise ValueError(f"{field.name} must be one of {', '.join(map(str, field.values))}.")
 
 
 def with_defaults(fields: Sequence[Field], answers: Mapping[str, Any]) -> dict[str, Any]:
-    """``answers``, and the SPEC's plain values for fields that were not asked for.
+    """Return ``answers`` with the SPEC's default values for the other fields.
 
-    As the platform's form sends them, which connectors are made for: some crash without.
+    Airbyte's platform sends them too, and some connectors crash without.
     """
     plain = (f for f in fields if not (f.options or f.fields or f.secret))
     return {f.name: f.default for f in plain if f.default not in (None, "", [], {})} | dict(answers)
 
 
-def _is(option: Option, answers: Mapping[str, Any]) -> bool:
+def _matches(option: Option, answers: Mapping[str, Any]) -> bool:
     return bool(answers) and all(answers.get(k) == v for k, v in option.constants.items())
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _short(field: Field) -> str:
+def _summary(field: Field) -> str:
     return field.description or field.title

@@ -1,218 +1,256 @@
-"""``atlas sync``, and what a user does about state."""
+"""``atlas clear`` and ``atlas state``: the state of a connection, shown and edited."""
 
-import os
+from __future__ import annotations
+
+import datetime as dt
+import json
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+import msgspec
+from msgspec import Raw
+from rich.table import Table
+from rich.text import Text
 
-from atlas_dagster.interfaces.cli.completion import connections
+from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.cli.output import (
     DECLINED,
-    EXIT_CODES,
-    complain,
     console,
     errors,
     json_option,
-    note,
-    one_sentence,
     print_json,
-    say,
+    print_line,
+    print_note,
+    report_errors,
+    table,
 )
-from atlas_dagster.interfaces.cli.progress import pull_bar, sync_bar
+from atlas_dagster.interfaces.cli.project import complete_connections, find_connection
+from atlas_dagster.interfaces.cli.sync import streams_option
+from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
 
 if TYPE_CHECKING:
     from atlas_dagster.destinations.envelope import Envelope
-    from atlas_dagster.interfaces.cli.declared import ProjectConnection
-
-_STREAMS = click.option(
-    "--stream", "streams", multiple=True, help="Only this stream; may be repeated."
-)
+    from atlas_dagster.orchestration.operations.state_admin import StateAdmin
 
 
 @click.command()
-@click.argument("connection", shell_complete=connections)
-@_STREAMS
+@click.argument("connection", shell_complete=complete_connections)
+@streams_option
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
-@one_sentence
-def sync(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
-    """Sync CONNECTION as Dagster would, recorded in Dagster's event log."""
-    _sync(connection, streams, None, as_json)
-
-
-@click.command()
-@click.argument("connection", shell_complete=connections)
-@_STREAMS
-@click.option("--keep-rows", is_flag=True, help="Leave the old rows beside the new ones.")
-@json_option
-@one_sentence
-def refresh(connection: str, streams: tuple[str, ...], keep_rows: bool, as_json: bool) -> None:
-    """Sync CONNECTION from the beginning; the old rows are replaced once that is complete."""
-    _sync(connection, streams, "retain" if keep_rows else "remove", as_json)
-
-
-@click.command()
-@click.argument("connection", shell_complete=connections)
-@_STREAMS
-@click.option("--yes", is_flag=True, help="Do not ask whether that is meant.")
-@json_option
-@one_sentence
+@report_errors
 def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Remove all rows of CONNECTION, and where its streams continue."""
-    from atlas_dagster.interfaces.cli.stored import open_state_admin
-
+    """Remove all rows and the state of CONNECTION."""
     if not yes:
-        what = f"all rows of {', '.join(streams) if streams else 'all streams'} of {connection}"
+        rows = f"all rows of {', '.join(streams) if streams else 'all streams'} of {connection}"
         if not sys.stdin.isatty():
-            raise click.UsageError(f"This removes {what}; without a terminal, say so with --yes.")
-        if not click.confirm(f"Remove {what}, for good?"):
-            say("Nothing was removed.")
+            raise click.UsageError(f"This removes {rows}; without a terminal, confirm with --yes.")
+        if not click.confirm(f"Remove {rows}, for good?"):
+            print_line("Nothing was removed.")
             sys.exit(DECLINED)
-    with open_state_admin(connection, note) as it:
-        names = it.find(streams)
-        done = it.apply(lambda upkeep: upkeep.clear(names))
-    _tell(done, "cleared; the next sync reads from the beginning", as_json)
+    with open_state_admin(connection) as admin:
+        names = admin.find(streams)
+        done = admin.apply(lambda editor: editor.clear(names))
+    _print_edits(done, "cleared; the next sync reads from the beginning", as_json)
 
 
 @click.group()
 def state() -> None:
-    """Where the streams of a connection continue."""
+    """Show and edit where the streams of a connection continue."""
 
 
 @state.command()
-@click.argument("connection", shell_complete=connections)
-@_STREAMS
-@click.option("--history", default=0, help="The last N commits of each stream instead.")
+@click.argument("connection", shell_complete=complete_connections)
+@streams_option
+@click.option("--history", default=0, help="Show the last N commits of each stream instead.")
 @json_option
-@one_sentence
+@report_errors
 def show(connection: str, streams: tuple[str, ...], history: int, as_json: bool) -> None:
-    """Print the state of CONNECTION, as `atlas state set` takes it, and which commit it is of."""
-    from atlas_dagster.interfaces.cli.stored import (
-        history_of,
-        open_state_admin,
-        print_history,
-        print_state,
-    )
-
-    with open_state_admin(connection, note) as it:
-        names = it.find(streams)
+    """Print the state of CONNECTION, as `atlas state set` takes it, and the commits it is from."""
+    with open_state_admin(connection) as admin:
+        names = admin.find(streams)
         if history and as_json:
-            print_json(history_of(it, names, history))
+            print_json(_history(admin, names, history))
         elif history:
-            print_history(console, it, names, history)
+            _print_history(admin, names, history)
         else:
-            print_state(console, errors, it, names)
+            _print_state(admin, names)
 
 
 @state.command("set")
-@click.argument("connection", shell_complete=connections)
+@click.argument("connection", shell_complete=complete_connections)
 @click.argument("file", type=click.File("rb"))
-@click.option("--stream", help="The file is the state of this stream alone.")
+@click.option("--stream", help="FILE has the state of this stream alone.")
 @json_option
-@one_sentence
+@report_errors
 def set_(connection: str, file: BinaryIO, stream: str | None, as_json: bool) -> None:
-    """Have the next sync of CONNECTION continue from the state in FILE, or from - on stdin."""
-    from atlas_dagster.interfaces.cli.stored import open_state_admin, read_blob, read_state
-
-    with open_state_admin(connection, note) as it:
+    """Make the next sync of CONNECTION continue from the state in FILE (- for stdin)."""
+    with open_state_admin(connection) as admin:
         if stream is None:
-            given = read_state(file.read())
-            done = it.apply(lambda upkeep: upkeep.set(given))
+            given = _parse_state(file.read())
+            done = admin.apply(lambda editor: editor.set(given))
         else:
-            (name,), blob = it.find([stream]), read_blob(file.read())
-            done = it.apply(lambda upkeep: upkeep.set_stream(name, blob))
-    _tell(done, "continues from there at the next sync", as_json)
+            (name,), blob = admin.find([stream]), _parse_blob(file.read())
+            done = admin.apply(lambda editor: editor.set_stream(name, blob))
+    _print_edits(done, "the next sync continues from this state", as_json)
 
 
 @state.command()
-@click.argument("connection", shell_complete=connections)
-@_STREAMS
+@click.argument("connection", shell_complete=complete_connections)
+@streams_option
 @json_option
-@one_sentence
+@report_errors
 def reset(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
-    """Forget where CONNECTION continues; its rows stay."""
-    from atlas_dagster.interfaces.cli.stored import open_state_admin
-
-    with open_state_admin(connection, note) as it:
-        names = it.find(streams)
-        done = it.apply(lambda upkeep: upkeep.reset(names))
-    _tell(done, "is read from the beginning at the next sync; its rows stay", as_json)
+    """Remove the state of CONNECTION and keep its rows."""
+    with open_state_admin(connection) as admin:
+        names = admin.find(streams)
+        done = admin.apply(lambda editor: editor.reset(names))
+    _print_edits(done, "the next sync reads from the beginning; its rows stay", as_json)
 
 
 @state.command()
-@click.argument("connection", shell_complete=connections)
-@_STREAMS
+@click.argument("connection", shell_complete=complete_connections)
+@streams_option
 @json_option
-@one_sentence
+@report_errors
 def accept(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
-    """Go on with tables of CONNECTION as someone else left them."""
-    from atlas_dagster.interfaces.cli.stored import open_state_admin
-
-    with open_state_admin(connection, note) as it:
-        names = it.find(streams)
-        done = it.apply(lambda upkeep: upkeep.accept(names))
-    nothing = "nobody else changed a row that counts"
-    _tell(done, "accepted as it is", as_json, otherwise=nothing)
+    """Accept changes that others made to the tables of CONNECTION."""
+    with open_state_admin(connection) as admin:
+        names = admin.find(streams)
+        done = admin.apply(lambda editor: editor.accept(names))
+    nothing = "no table has rows that others changed"
+    _print_edits(done, "accepted as it is", as_json, otherwise=nothing)
 
 
 @state.command()
-@click.argument("connection", shell_complete=connections)
-@one_sentence
+@click.argument("connection", shell_complete=complete_connections)
+@report_errors
 def adopt(connection: str) -> None:
-    """Take the tables of CONNECTION over from another deployment."""
-    from atlas_dagster.interfaces.cli.stored import open_state_admin
-
-    with open_state_admin(connection, note) as it:
-        deployment = it.transfer_ownership()
-    say(f"The tables of {connection} belong to the deployment '{deployment}' now.")
+    """Take over the tables of CONNECTION from another deployment."""
+    with open_state_admin(connection) as admin:
+        deployment = admin.transfer_ownership()
+    print_line(f"The tables of {connection} now belong to the deployment '{deployment}'.")
 
 
-def _tell(
-    done: Sequence["Envelope"],
-    what: str,
+@contextmanager
+def open_state_admin(connection: str) -> Iterator[StateAdmin]:
+    """Open the state of a declared connection. Raises ConfigError if there is none such."""
+    import dagster as dg
+
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.orchestration.operations.state_admin import StateAdmin
+
+    assets = find_connection(connection).assets()
+    with dg.DagsterInstance.get() as instance:
+        atlas = AtlasResource.from_environment()
+        yield StateAdmin(assets, atlas=atlas, instance=instance, explain=print_note)
+
+
+def _parse_state(content: bytes) -> ConnectionState:
+    """Return a connection's state, given as connectors print it."""
+    try:
+        if not isinstance(msgspec.json.decode(content), list):
+            raise ConfigError(
+                "The file must hold an array of states; if it is the state of one stream, name "
+                "the stream with --stream."
+            )
+        return ConnectionState.from_file(content)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"The file does not hold a state of Airbyte: {error}.") from error
+
+
+def _parse_blob(content: bytes) -> Raw:
+    """Return the state of one stream, byte for byte."""
+    try:
+        msgspec.json.decode(content)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"The file does not hold JSON: {error}.") from error
+    return Raw(content.strip())
+
+
+def _history(
+    admin: StateAdmin, names: Collection[StreamDescriptor], commits: int
+) -> list[dict[str, Any]]:
+    """Return the last commits of each stream, newest first, for ``--json``."""
+    return [
+        {
+            "stream": str(name),
+            "action": envelope.action,
+            "at": envelope.prepared_at,
+            "run_id": envelope.run_id,
+            "generation_id": envelope.commit_of(name).generation_id,
+            "seq": envelope.seq,
+            "cursor": cursor,
+        }
+        for name in names
+        for envelope, cursor in admin.store.history(admin.tables[name], commits)
+    ]
+
+
+def _print_state(admin: StateAdmin, names: Collection[StreamDescriptor]) -> None:
+    """Print the state alone to stdout, and its commits to stderr."""
+    found = admin.resume_points()
+    shown, notes = _commits_table(), list[str]()
+    for name in names:
+        point = found.resumptions.get(name)
+        problem = found.refused.get(name) or found.changed.get(name)
+        if point is not None and point.envelope is not None:
+            shown.add_row(*_cells(name, point.envelope))
+        elif problem is None:
+            notes.append(f"{name}: {(point and point.notice) or 'It was never synced.'}")
+        if problem is not None:
+            notes.append(f"{name}: {problem}")
+    if shown.row_count:
+        errors.print(shown)
+    for note in notes:
+        errors.print(note, markup=False, soft_wrap=True)
+    # Not decoded, so that numbers stay as the source wrote them.
+    print_line(msgspec.json.format(found.state.only(names).to_file(), indent=2).decode())
+
+
+def _print_history(admin: StateAdmin, names: Collection[StreamDescriptor], commits: int) -> None:
+    shown = _commits_table("cursor")
+    for name in names:
+        for envelope, cursor in admin.store.history(admin.tables[name], commits):
+            text = cursor if isinstance(cursor, str) else json.dumps(cursor)
+            shown.add_row(*_cells(name, envelope), Text(text))
+    console.print(shown)
+
+
+def _commits_table(*more: str) -> Table:
+    whole = ("stream", "what", "when (UTC)", "run", "seq")
+    return table("stream", "what", "when (UTC)", "run", "gen.", "seq", *more, whole=whole)
+
+
+def _cells(name: StreamDescriptor, envelope: Envelope) -> list[str]:
+    commit = envelope.commit_of(name)
+    unpublished = commit.unpublished and envelope.action == "sync"
+    when = dt.datetime.fromtimestamp(envelope.prepared_at, dt.UTC)
+    return [
+        str(name),
+        f"{envelope.action}, unpublished" if unpublished else envelope.action,
+        f"{when:%Y-%m-%d %H:%M:%S}",
+        (envelope.run_id or "")[:8],
+        str(commit.generation_id),
+        str(envelope.seq),
+    ]
+
+
+def _print_edits(
+    done: Sequence[Envelope],
+    effect: str,
     as_json: bool,
     otherwise: str = "nothing was synced yet",
 ) -> None:
     streams = [str(commit.stream) for envelope in done for commit in envelope.streams]
     if as_json:
-        print_json({"streams": streams, "done": what})
+        print_json({"streams": streams, "done": effect})
         return
     for stream in streams:
-        say(f"{stream}: {what}.")
+        print_line(f"{stream}: {effect}.")
     if not streams:
-        say(f"Nothing to do: {otherwise}.")
-
-
-def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:
-    from atlas_dagster.interfaces.cli.declared import find_declared
-    from atlas_dagster.interfaces.cli.sync import print_summary, summary, sync_connection
-    from atlas_dagster.source.open import check_variables
-
-    declared = find_declared(connection)
-    # What is wrong with it is said before anything is run.
-    check_variables(declared.connection, os.environ)
-    defined = declared.defined()
-    with pull_bar():
-        _explain_runner(declared, as_json)
-    with sync_bar(connection):
-        outcome = sync_connection(declared, defined, streams, refresh)
-    if as_json:
-        print_json(summary(declared, outcome))
-    else:
-        print_summary(console, declared, outcome)
-    if outcome.failures:
-        for sentence in outcome.failures:
-            complain("Error", sentence)
-        errors.print(f"The connector's log: {outcome.log}", markup=False, soft_wrap=True)
-        sys.exit(EXIT_CODES[outcome.failure_type])
-
-
-def _explain_runner(declared: "ProjectConnection", as_json: bool) -> None:
-    from atlas_dagster.orchestration.definitions.resource import AtlasResource
-    from atlas_dagster.source.connector_ref import ConnectorRef
-    from atlas_dagster.source.runner_choice import choose_runner
-
-    defaults = AtlasResource.from_environment().executor_defaults()
-    ref = ConnectorRef.resolve(declared.connection)
-    choose_runner(ref, defaults, note if as_json else say).close()
+        print_line(f"Nothing to do: {otherwise}.")

@@ -1,4 +1,6 @@
-"""``atlas sync``: the connection's own assets, materialized in this process."""
+"""``atlas sync`` and ``refresh``: the connection's own assets, materialized in this process."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -9,70 +11,144 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import IO, TYPE_CHECKING, Any, get_args
 
-import dagster as dg
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import click
 from rich.text import Text
 
-from atlas_dagster.destinations.base import Destination, TablePath
-from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import FailureType
-from atlas_dagster.interfaces.cli.declared import ProjectConnection
-from atlas_dagster.interfaces.cli.output import note
-from atlas_dagster.interfaces.cli.project import called_in
-from atlas_dagster.orchestration.automation.retries import FAILURE_TAG
-from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
-from atlas_dagster.orchestration.dagster_internals import (
-    MAX_RETRIES_TAG,
-    StepFailureData,
-    make_new_run_id,
+from atlas_dagster.interfaces.cli.output import (
+    EXIT_CODES,
+    console,
+    errors,
+    json_option,
+    print_error,
+    print_json,
+    print_line,
+    print_note,
+    pull_bar,
+    report_errors,
+    sync_bar,
+    table,
 )
-from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
-from atlas_dagster.orchestration.operations.cleanup import process_tag
-from atlas_dagster.orchestration.operations.pools import wait_for_turn
-from atlas_dagster.records.types import METADATA_FIELDS
-from atlas_dagster.runners.owner import this_container
-from atlas_dagster.sync.state_edits import find_streams
+from atlas_dagster.interfaces.cli.project import (
+    ProjectConnection,
+    calling_folder,
+    complete_connections,
+    find_connection,
+)
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from atlas_dagster.destinations.base import Destination, TablePath
+    from atlas_dagster.orchestration.dagster_internals import StepFailureData
+    from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 
 _PREVIEW_ROWS = 3
 _PREVIEW_COLUMNS = 4
 _PREVIEW_WIDTH = 26
 _CURSOR_WIDTH = 100
 
+streams_option = click.option(
+    "--stream", "streams", multiple=True, help="Only this stream; may be repeated."
+)
+
+
+@click.command()
+@click.argument("connection", shell_complete=complete_connections)
+@streams_option
+@json_option
+@report_errors
+def sync(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
+    """Sync CONNECTION as Dagster would, and record it in Dagster's event log."""
+    _sync(connection, streams, None, as_json)
+
+
+@click.command()
+@click.argument("connection", shell_complete=complete_connections)
+@streams_option
+@click.option("--keep-rows", is_flag=True, help="Keep the old rows beside the new ones.")
+@json_option
+@report_errors
+def refresh(connection: str, streams: tuple[str, ...], keep_rows: bool, as_json: bool) -> None:
+    """Sync CONNECTION from the beginning. New rows replace the old ones at the end."""
+    _sync(connection, streams, "retain" if keep_rows else "remove", as_json)
+
+
+def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:
+    from atlas_dagster.source.open import check_variables
+
+    declared = find_connection(connection)
+    # Report what is wrong with the declaration before anything runs.
+    check_variables(declared.connection, os.environ)
+    assets = declared.assets()
+    with pull_bar():
+        _explain_runner(declared, as_json)
+    with sync_bar(connection):
+        outcome = sync_connection(declared, assets, streams, refresh)
+    if as_json:
+        print_json(_summarize(declared, outcome))
+    else:
+        print_summary(declared, outcome)
+    if outcome.failures:
+        for sentence in outcome.failures:
+            print_error("Error", sentence)
+        errors.print(f"The connector's log: {outcome.log}", markup=False, soft_wrap=True)
+        sys.exit(EXIT_CODES[outcome.failure_type])
+
+
+def _explain_runner(declared: ProjectConnection, as_json: bool) -> None:
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+    from atlas_dagster.source.connector_ref import ConnectorRef
+    from atlas_dagster.source.runner_choice import choose_runner
+
+    defaults = AtlasResource.from_environment().executor_defaults()
+    explain = print_note if as_json else print_line
+    choose_runner(ConnectorRef.resolve(declared.connection), defaults, explain).close()
+
+
+# The run
+
 
 @dataclass
 class Outcome:
-    """What a sync did: metadata by the path of the table, and what failed."""
+    """The result of a sync: each table's metadata, and the failures."""
 
     streams: dict[tuple[str, ...], Mapping[str, dg.MetadataValue[Any]]] = field(
         default_factory=dict
     )
     failures: list[str] = field(default_factory=list)
     failure_type: FailureType = "system_error"
-    #: What the connector said.
+    #: The connector's own log.
     log: Path = Path()
 
 
 def sync_connection(
     declared: ProjectConnection,
-    defined: ConnectionAssets,
+    assets: ConnectionAssets,
     streams: Collection[str],
     refresh: str | None = None,
 ) -> Outcome:
-    """Materialize the connection's streams, or only the named ones, once no other run of it is.
+    """Materialize the connection's streams, or only the named ones.
 
-    ``defined`` is what ``declared`` is now. ``refresh``: remove or retain, the option of a run.
+    Wait first while another run of the connection is active. ``refresh`` is the option of a run:
+    remove or retain.
 
     Raises:
-        UnknownStreamError: a named stream is not one of the connection's.
+        UnknownStreamError: the connection has no such stream.
     """
-    names = find_streams(declared.name, defined.streams, streams)
-    tables = {defined.key(path): path for path in defined.tables.values()}
-    selected = [defined.key(defined.tables[name]) for name in names]
+    import dagster as dg
+
+    from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
+    from atlas_dagster.orchestration.dagster_internals import MAX_RETRIES_TAG, make_new_run_id
+    from atlas_dagster.orchestration.operations.cleanup import process_tag
+    from atlas_dagster.orchestration.operations.pools import wait_for_turn
+    from atlas_dagster.sync.state_edits import find_streams
+
+    names = find_streams(declared.name, assets.streams, streams)
+    tables = {assets.key(path): path for path in assets.tables.values()}
+    selected = [assets.key(assets.tables[name]) for name in names]
     job = declared.definitions().resolve_implicit_global_asset_job_def()
     outcome = Outcome()
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -82,10 +158,10 @@ def sync_connection(
         dg.DagsterInstance.get() as instance,
         _log_file(instance, declared.name).open("w") as log,
         redirect_stdout(log),
-        _stderr_of_children(log),
+        _redirect_stderr_of_children(log),
     ):
         outcome.log = Path(log.name)
-        wait_for_turn(instance, defined.connection, note)
+        wait_for_turn(instance, assets.connection, print_note)
         run_id = make_new_run_id()
         result = job.execute_in_process(
             run_id=run_id,
@@ -93,12 +169,12 @@ def sync_connection(
             instance=instance,
             asset_selection=selected,
             raise_on_error=False,
-            # Nobody but the user runs it again.
+            # Only the user runs it again.
             tags={
                 CONNECTION_TAG: declared.name,
                 MAX_RETRIES_TAG: "0",
                 **process_tag(run_id, os.getpid()),
-                **_whereabouts(instance),
+                **_launcher_tags(instance),
             },
         )
         run = instance.get_run_by_id(run_id)
@@ -114,33 +190,37 @@ def sync_connection(
     return outcome
 
 
-def _whereabouts(instance: dg.DagsterInstance) -> dict[str, str]:
-    """Tags by which Dagster's launcher finds this process, as it finds those that it launches.
+def _launcher_tags(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Return the tags of a run that Dagster's Docker launcher started.
 
-    Without them its monitoring takes the run for one whose container is gone.
+    Without them its monitoring takes this run for one whose container is gone.
     """
     if type(instance.run_launcher).__name__ != "DockerRunLauncher":
         return {}
     from dagster_docker.docker_run_launcher import DOCKER_CONTAINER_ID_TAG
 
+    from atlas_dagster.runners.owner import this_container
+
     return {DOCKER_CONTAINER_ID_TAG: this_container()}
 
 
 def _failure_type(tags: Mapping[str, str]) -> FailureType:
+    from atlas_dagster.orchestration.automation.retries import FAILURE_TAG
+
     found = tags.get(FAILURE_TAG)
     return next((kind for kind in get_args(FailureType) if kind == found), "system_error")
 
 
 @contextmanager
-def _stderr_of_children(log: IO[str]) -> Iterator[None]:
-    """Have processes that are started write their errors into ``log``.
+def _redirect_stderr_of_children(log: IO[str]) -> Iterator[None]:
+    """Write the stderr of child processes to ``log``; that of this process stays.
 
-    Dagster starts some that mirror logs. Ctrl-C in a terminal reaches them, too, and each would
-    print a traceback. What this process prints goes where it went.
+    Dagster starts processes that mirror logs. They get Ctrl-C of the terminal too, and each would
+    print a traceback.
     """
     ours = sys.stderr
     with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as terminal:
-        if _is_own(ours):
+        if _is_stderr(ours):
             sys.stderr = terminal
         os.dup2(log.fileno(), 2)
         try:
@@ -150,7 +230,7 @@ def _stderr_of_children(log: IO[str]) -> Iterator[None]:
             sys.stderr = ours
 
 
-def _is_own(stream: IO[str]) -> bool:
+def _is_stderr(stream: IO[str]) -> bool:
     try:
         return stream.fileno() == 2
     except (OSError, ValueError):
@@ -164,12 +244,14 @@ def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
 
 
 def _is_interrupted(failure: StepFailureData) -> bool:
+    from dagster import DagsterExecutionInterruptedError
+
     error = failure.error
-    return error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__
+    return error is not None and error.cls_name == DagsterExecutionInterruptedError.__name__
 
 
 def _failure_sentence(failure: StepFailureData) -> str:
-    """What Atlas said, or for the unexpected the innermost exception."""
+    """Return Atlas's sentence, or the message of the innermost unexpected exception."""
     if failure.user_failure_data is not None:
         return str(failure.user_failure_data.description)
     error = failure.error
@@ -178,10 +260,12 @@ def _failure_sentence(failure: StepFailureData) -> str:
     return "The step failed." if error is None else error.message.strip()
 
 
-def summary(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
-    """What a sync did, for machines."""
-    atlas = AtlasResource.from_environment()
-    with closing(atlas.open_destination(declared.connection)) as destination:
+# Its summary
+
+
+def _summarize(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
+    """Return the outcome for ``--json``."""
+    with _open_destination(declared) as destination:
         return {
             "connection": declared.name,
             "streams": [
@@ -201,118 +285,119 @@ def summary(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
         }
 
 
-def print_summary(console: Console, declared: ProjectConnection, outcome: Outcome) -> None:
-    """Per stream what was read and written, where it is, a few rows, and what to try next."""
-    atlas = AtlasResource.from_environment()
-    with closing(atlas.open_destination(declared.connection)) as destination:
-        _print_outcome(console, declared, outcome, destination)
-
-
-def _print_outcome(
-    console: Console, declared: ProjectConnection, outcome: Outcome, destination: Destination
-) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("stream", style="bold", no_wrap=True)
-    table.add_column("records read", justify="right")
-    table.add_column("rows in table", justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("cursor", overflow="fold")
+def print_summary(declared: ProjectConnection, outcome: Outcome) -> None:
+    """Print what each stream read and wrote, where its table is, a few rows, and what to try."""
+    numbers = ("records read", "rows in table", "seconds")
+    shown = table("stream", *numbers, "cursor", numbers=numbers)
     for path, metadata in outcome.streams.items():
         cursor = metadata["atlas/cursor_after"].value
-        table.add_row(
-            ".".join(path[1:]),
+        text = cursor if isinstance(cursor, str) else json.dumps(cursor)
+        shown.add_row(
+            Text(".".join(path[1:]), style="bold"),
             f"{metadata['atlas/records_synced'].value:,}",
             f"{metadata['dagster/row_count'].value:,}",
             f"{metadata['atlas/duration_seconds'].value:.1f}",
-            Text(
-                _shortened(cursor if isinstance(cursor, str) else json.dumps(cursor), _CURSOR_WIDTH)
-            ),
+            Text(_shorten(text, _CURSOR_WIDTH)),
         )
-    console.print(table)
+    console.print(shown)
     for path, metadata in outcome.streams.items():
         if changed := _changed_values(metadata):
-            told = ", ".join(
+            fields = ", ".join(
                 f"{field} ({', '.join(f'{count:,} {how}' for how, count in kinds.items())})"
                 for field, kinds in changed.items()
             )
-            console.print(
-                f"{'.'.join(path[1:])}: values are not in their columns as the source wrote them: "
-                f"{told}. See _airbyte_meta and _airbyte_extra of these rows.",
-                markup=False,
-                soft_wrap=True,
+            print_line(
+                f"{'.'.join(path[1:])}: some values do not fit their columns: {fields}. See "
+                "_airbyte_meta and _airbyte_extra of these rows."
             )
-    for path in outcome.streams:
-        _print_preview(console, destination, path)
-    if not outcome.streams or outcome.failures:
-        return
-    if not any(metadata["atlas/records_synced"].value for metadata in outcome.streams.values()):
+    with _open_destination(declared) as destination:
+        for path in outcome.streams:
+            _print_preview(destination, path)
+        if outcome.streams and not outcome.failures:
+            _print_next_steps(declared, outcome, destination)
+
+
+def _print_next_steps(
+    declared: ProjectConnection, outcome: Outcome, destination: Destination
+) -> None:
+    found = outcome.streams.values()
+    if not any(metadata["atlas/records_synced"].value for metadata in found):
         console.print("The source had nothing new since the stored cursors; no row was written.\n")
-    before = (metadata.get("atlas/cursor_before") for metadata in outcome.streams.values())
+    before = (metadata.get("atlas/cursor_before") for metadata in found)
     if any(cursor is not None and cursor.value != "none" for cursor in before):
-        return  # not for the first time
-    some = destination.table_uri(next(iter(outcome.streams)))
-    atlas = _this_command()
+        return  # not the first sync
+    uri = destination.table_uri(next(iter(outcome.streams)))
     console.print("[bold]What to try next[/]")
     for command, effect in (
-        (f"{atlas} sync {declared.name}", "once more: it continues from the stored cursors"),
-        (_web_ui(Path.cwd()), "the same streams as assets in Dagster's web UI, on port 3000"),
-        _reading(destination.kind, some),
+        (f"{_this_command()} sync {declared.name}", "continue from the stored cursors"),
+        (_web_ui(Path.cwd()), "see the streams as assets in Dagster's web UI, on port 3000"),
+        _query(destination.kind, uri),
     ):
         console.print(f"  [cyan]{command}[/]  {effect}", soft_wrap=True)
 
 
+def _print_preview(destination: Destination, path: TablePath) -> None:
+    from atlas_dagster.records.types import METADATA_FIELDS
+
+    own = {column.name for column in METADATA_FIELDS}
+    found = destination.preview(path, _PREVIEW_ROWS)
+    columns = [name for name in found.column_names if name not in own][:_PREVIEW_COLUMNS]
+    console.print(
+        _relative(destination.table_uri(path)), style="bold", markup=False, soft_wrap=True
+    )
+    if not columns:
+        return
+    shown = table(*columns, whole=columns)
+    for row in found.select(columns).to_pylist():
+        # As Text, because values may look like rich's markup.
+        shown.add_row(*(Text(_shorten(str(value), _PREVIEW_WIDTH)) for value in row.values()))
+    console.print(shown)
+
+
+@contextmanager
+def _open_destination(declared: ProjectConnection) -> Iterator[Destination]:
+    from atlas_dagster.orchestration.definitions.resource import AtlasResource
+
+    atlas = AtlasResource.from_environment()
+    with closing(atlas.open_destination(declared.connection)) as destination:
+        yield destination
+
+
 def _changed_values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, dict[str, int]]:
-    """How many values of each field became NULL, or were cut, by what was done with them."""
+    """Return for each field how many values became NULL or were cut."""
     found = metadata.get("atlas/changed_values")
     return {} if found is None else found.value
 
 
-def _reading(kind: str, uri: str) -> tuple[str, str]:
-    """How to look into a table, and with what."""
-    if kind == PostgresDestination.kind:
-        schema, table = uri.split("/")[-2:]
-        return f'SELECT * FROM "{schema}"."{table}"', "a table in SQL"  # noqa: S608 - shown only
-    return f"SELECT * FROM delta_scan('{_shown(uri)}')", "a table in DuckDB"  # noqa: S608 - shown only
-
-
-def _print_preview(console: Console, destination: Destination, path: TablePath) -> None:
-    own = {column.name for column in METADATA_FIELDS}
-    found = destination.preview(path, _PREVIEW_ROWS)
-    columns = [name for name in found.column_names if name not in own][:_PREVIEW_COLUMNS]
-    uri = _shown(destination.table_uri(path))
-    console.print(uri, style="bold", markup=False, soft_wrap=True)
-    if not columns:
-        return
-    preview = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        preview.add_column(column, no_wrap=True)
-    for row in found.select(columns).to_pylist():
-        # As Text, for rows may hold what looks like rich's markup.
-        preview.add_row(*(Text(_shortened(str(value), _PREVIEW_WIDTH)) for value in row.values()))
-    console.print(preview)
+def _query(kind: str, uri: str) -> tuple[str, str]:
+    """Return the SQL that shows a table, and what it is for."""
+    if kind == "postgres":
+        schema, name = uri.split("/")[-2:]
+        return f'SELECT * FROM "{schema}"."{name}"', "see a table in SQL"  # noqa: S608 - shown only
+    return f"SELECT * FROM delta_scan('{_relative(uri)}')", "see a table in DuckDB"  # noqa: S608
 
 
 def _this_command() -> str:
-    """``atlas`` as it can be called where the command was called."""
+    """Return how to call ``atlas`` in the calling folder."""
     found = shutil.which("atlas")
-    called = called_in() / sys.argv[0]
-    return "atlas" if found and Path(found) == called else _shown(str(called))
+    called = calling_folder() / sys.argv[0]
+    return "atlas" if found and Path(found) == called else _relative(str(called))
 
 
 def _web_ui(project: Path) -> str:
-    """What starts Dagster on ``project``, in its folder."""
+    """Return the command that starts Dagster for ``project``."""
     makefile = project / "Makefile"
     has_target = makefile.exists() and re.search(
         r"^[\w ]*\bdev\b[\w ]*:", makefile.read_text(), re.M
     )
     command = "make dev" if has_target else "dagster dev"
-    return command if project == called_in() else f"cd {_shown(str(project))} && {command}"
+    return command if project == calling_folder() else f"cd {_relative(str(project))} && {command}"
 
 
-def _shown(uri: str) -> str:
-    """A local path relative to where the command was called, which need not be the project."""
-    return os.path.relpath(uri, called_in()) if "://" not in uri else uri
+def _relative(uri: str) -> str:
+    """Return a local path relative to the calling folder, and any other URI as it is."""
+    return os.path.relpath(uri, calling_folder()) if "://" not in uri else uri
 
 
-def _shortened(text: str, width: int) -> str:
+def _shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"

@@ -1,30 +1,22 @@
-"""``atlas connectors``: for people, for machines, and at once."""
+"""``atlas connectors``, as text and as JSON."""
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from atlas_dagster.interfaces.cli import _VERBS, connectors, main
-from atlas_dagster.interfaces.cli import output as terminal
+from atlas_dagster.interfaces.cli import connectors, output
 from atlas_dagster.registry import ConnectorCategory, get_connector_info, list_connectors
 from atlas_dagster.registry.catalogue import clear_cache, listing, shipped_listing
 from atlas_dagster_tests.commands import run_in
+from atlas_dagster_tests.interfaces.cli.command import atlas
 from atlas_dagster_tests.registry.live_registry import LiveRegistry, serving, wire
 from atlas_dagster_tests.runners.wheels import write_wheel
-
-
-def atlas(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 def asked(*arguments: str) -> Any:
@@ -36,10 +28,6 @@ def asked(*arguments: str) -> Any:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("COLUMNS", "200")
-    # Outside of any project.
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
     clear_cache()
     yield
     clear_cache()
@@ -50,28 +38,6 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveRegistry]:
     with serving(LiveRegistry()) as registry:
         monkeypatch.setenv("ATLAS_REGISTRY_URL", registry.url)
         yield registry
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["connectors", "search", "postgres"]])
-def test_dagster_is_not_imported_for_it(arguments: list[str]) -> None:
-    script = (
-        "import sys\n"
-        "from atlas_dagster.interfaces.cli import main\n"
-        "main(sys.argv[1:], standalone_mode=False)\n"
-        "print('imported', {'dagster', 'pyarrow', 'docker', 'pandas'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.endswith("imported set()\n")
-
-
-@pytest.mark.parametrize("name", _VERBS)
-def test_every_verb_is_there_and_says_what_it_is(name: str) -> None:
-    result = atlas(name, "--help")
-    assert result.exit_code == 0
-    # The line in `atlas --help` is written apart, so that nothing is imported for it.
-    assert _VERBS[name].help.split()[0] in result.stdout.split()
 
 
 def test_all_connectors_are_listed() -> None:
@@ -96,14 +62,14 @@ def test_the_best_are_found_first() -> None:
     found = asked("connectors", "search", "gogle", "analytics")
     assert found[0]["name"] == "source-google-analytics-data-api"
     result = atlas("connectors", "search", "crm", "--limit", "2")
-    assert "39 more; see them with --limit 0." in result.stderr
-    assert "Try one: atlas spec source-" in result.stderr
+    assert "39 more" in result.stderr
+    assert "atlas spec source-" in result.stderr
 
 
 def test_what_is_found_by_a_detour_is_explained() -> None:
     result = atlas("connectors", "search", "neo4j")
     assert result.exit_code == 0
-    assert "Airbyte publishes no connector for Neo4j." in result.stderr
+    assert "Neo4j" in result.stderr
     assert "source-mongodb-v2" in result.stdout
     assert atlas("connectors", "search", "postgres").stderr.startswith("Try one")
 
@@ -164,11 +130,10 @@ def test_what_is_known_of_one(shelf: Path) -> None:
 def test_an_unknown_one_is_an_error_for_people_and_machines() -> None:
     result = atlas("connectors", "info", "posgres", "--json")
     assert result.exit_code == 3
-    assert json.loads(result.stdout) == {
-        "error": 'There is no connector "posgres"; did you mean source-postgres?',
-        "failure_type": "config_error",
-    }
-    assert result.stderr.startswith("Error: There is no connector")
+    answer = json.loads(result.stdout)
+    assert answer["failure_type"] == "config_error"
+    assert "source-postgres" in answer["error"]
+    assert result.stderr.startswith("Error: ")
 
 
 def test_the_list_is_refreshed(registry: LiveRegistry) -> None:
@@ -220,30 +185,6 @@ def test_a_refresh_that_fails_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stays in use" in result.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "completed"),
-    [
-        ("atlas conn", "connectors"),
-        ("atlas connectors info source-postg", "source-postgres"),
-        ("atlas check de", "demo"),
-        ("atlas spec source-fak", "source-faker"),
-        ("atlas sync de", "demo"),
-    ],
-)
-def test_names_are_completed(words: str, completed: str) -> None:
-    environment = {
-        **os.environ,
-        "_ATLAS_COMPLETE": "bash_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split()) - 1),
-    }
-    script = "from atlas_dagster.interfaces.cli import main; main(prog_name='atlas')"
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines() == [f"plain,{completed}"]
-
-
 def test_in_a_pipe_each_connector_is_one_line(tmp_path: Path) -> None:
     lines = run_in(tmp_path, "atlas", "connectors", "list", environment={"COLUMNS": "40"})
 
@@ -254,23 +195,8 @@ def test_in_a_pipe_each_connector_is_one_line(tmp_path: Path) -> None:
 
 def test_names_do_not_break_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "source-google-analytics-data-api"
-    narrow = terminal.LineConsole(width=80, force_terminal=True, color_system=None)
+    narrow = output.LineConsole(width=80, force_terminal=True, color_system=None)
     with narrow.capture() as captured:
         monkeypatch.setattr(connectors, "console", narrow)
-        connectors._answer([get_connector_info(name)], as_json=False)
+        connectors._print_connectors([get_connector_info(name)], as_json=False)
     assert name in captured.get()
-
-
-@pytest.mark.parametrize("verb", ["spec", "check", "read", "sync", "serve", "pull"])
-def test_a_wrong_command_line_is_told_before_anything_heavy_is_imported(verb: str) -> None:
-    script = (
-        "import sys\n"
-        "from atlas_dagster.interfaces.cli import main\n"
-        f"sys.argv = ['atlas', {verb!r}, '--no-such-option']\n"
-        "try: main()\n"
-        "except SystemExit as end: assert end.code == 2\n"
-        "print(*{'dagster', 'pyarrow', 'pandas', 'docker', 'deltalake'} & sys.modules.keys())\n"
-    )
-    command = [sys.executable, "-c", script]
-    imported = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert imported.split() == []

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from atlas_dagster.config.form import Field, form
 from atlas_dagster.config.validation import validate
-from atlas_dagster.interfaces.cli.questions import Questions, parsed
+from atlas_dagster.interfaces.cli.questions import Questions, parse_answer
 
 SPEC = {
     "type": "object",
@@ -112,7 +112,7 @@ def test_optional_fields_are_asked_for_on_request() -> None:
     assert config["mode"] == "fast"
     assert config["tls"] is True
     assert "There is no field modus." in shown
-    assert "mode is to be one of fast, slow." in shown
+    assert "mode must be one of fast, slow." in shown
 
 
 def test_answers_are_offered_again() -> None:
@@ -148,19 +148,19 @@ def field(**given: Any) -> Field:
     ],
 )
 def test_texts_become_values(given: dict[str, Any], text: str, value: Any) -> None:
-    assert parsed(field(**given), text) == value
+    assert parse_answer(field(**given), text) == value
 
 
 @pytest.mark.parametrize(
     ("given", "text", "why"),
     [
-        ({"kind": "integer"}, "1.5", "is to be a number"),
-        ({"kind": "boolean"}, "maybe", "is to be true or false"),
-        ({"kind": "object"}, "[]", "is to be a JSON object"),
-        ({"kind": "array", "item": "object"}, "a, b", "is to be JSON"),
-        ({"kind": "array", "values": ("a",)}, "a, b", "is to be one of a"),
+        ({"kind": "integer"}, "1.5", "must be a number"),
+        ({"kind": "boolean"}, "maybe", "must be true or false"),
+        ({"kind": "object"}, "[]", "must be a JSON object"),
+        ({"kind": "array", "item": "object"}, "a, b", "must be JSON"),
+        ({"kind": "array", "values": ("a",)}, "a, b", "must be one of a"),
     ],
 )
 def test_what_a_value_should_be_is_said(given: dict[str, Any], text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        parsed(field(**given), text)
+        parse_answer(field(**given), text)
