@@ -94,8 +94,8 @@ class SourceConnector(ABC):
             table: a name from :meth:`list_tables`.
             incremental: return only rows that are new since the adapter's state.
             timestamp_column: the cursor field, if the source leaves the choice.
-            limit: return at most so many rows. An incremental read ends at the source's last
-                checkpoint within the limit, so that the next call continues with the next row.
+            limit: return at most so many rows. An incremental read ends at the last STATE within
+                the limit, so that the next call continues with the next row.
             metadata_columns: add Airbyte's own columns. ``_airbyte_extra`` has the values that fit
                 no other column.
 
@@ -119,7 +119,7 @@ class SourceConnector(ABC):
 
         The connector waits while the loop works, so memory stays flat. Leaving the loop stops the
         connector. An incremental read moves the adapter's state on with each data frame. A frame
-        ends at a checkpoint of the source, if one comes in time. See :meth:`get_data` for the
+        ends where the source sends a STATE, if one comes in time. See :meth:`get_data` for the
         arguments.
         """
 
