@@ -9,37 +9,24 @@ from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError, ProtocolError, ReadFailedError, StoppedError
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
-from atlas_dagster.protocol.messages import (
-    Message,
-    Records,
-    State,
-    StreamDescriptor,
-    StreamStatus,
-    Unreadable,
-)
-from atlas_dagster.protocol.state import ConnectionState, is_complete_message, state_type
+from atlas_dagster.protocol.messages import Records, StreamDescriptor
+from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.source.attribution import (
-    Strangers,
-    StreamNames,
-    counted_together,
-    no_namespace,
-    records_since_state,
-)
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.invocation import Invocation
 from atlas_dagster.source.progress import WATCHED_EVERY_SECONDS, sync_watcher
+from atlas_dagster.source.read_protocol import ReadProtocol, StateReached, StreamFault, StreamRead
 
-#: As many as a sync takes at once, for the same reason; see ``sync/stream.py``.
+#: The batch size of a sync, for the same reason; see ``sync/stream.py``.
 _BATCH_ROWS = 5_000
 _BATCH_BYTES = 4 * 1024 * 1024
-#: Rows that wait for a state which covers them: so many times a batch at most, and so long.
+#: Rows wait for a state that covers them: up to this many batches, and this long.
 _MOST_BATCHES = 2
 _WAIT_SECONDS = 30.0
-#: However few they are, rows are handed out after this time.
+#: Covered rows wait this long for the rest of a batch.
 _HAND_OUT_SECONDS = 1.0
-#: How long a state may lag behind the last record that is asked for.
+#: After the last requested record, its state may take this long.
 _LAST_STATE_SECONDS = 2.0
 
 
@@ -50,23 +37,11 @@ class _Mark(Struct, frozen=True):
     counts: Mapping[StreamDescriptor, int] = {}
 
 
-class _Progress(Struct):
-    """One stream's."""
-
-    full_refresh: bool = False
-    records: int = 0
-    records_since_state: int = 0
-    state_seen: bool = False
-    status: str | None = None
-    #: Records were left out, so no later state may count.
-    is_cut: bool = False
-
-
 class StreamReader:
-    """Reads ``streams`` once, from ``state`` on.
+    """A READ of ``streams`` from ``state`` on.
 
-    Nothing is stored: whoever takes the records takes :attr:`state` with them. Leaving an iterator
-    early stops the connector; so does reaching ``limit`` records of each stream.
+    It stores nothing: the caller stores the records and :attr:`state` together. The connector is
+    stopped if the caller leaves an iterator early, and after ``limit`` records of each stream.
     """
 
     def __init__(
@@ -78,66 +53,56 @@ class StreamReader:
         limit: int | None = None,
         batch_rows: int = _BATCH_ROWS,
     ) -> None:
-        """``batch_rows``: about as many come in one batch; a few more where a state follows."""
+        """``batch_rows``: the size of a batch; it may grow a little until a state covers it."""
         self._connector = connector
         self._limit = limit
         self._batch_rows = batch_rows
         self._configured = {stream.descriptor: stream for stream in streams}
-        self._progress = {
-            name: _Progress(stream.sync_mode == "full_refresh")
-            for name, stream in self._configured.items()
-        }
-        self._names = StreamNames(self._configured)
-        self._strangers = Strangers()
+        self._streams = {stream.descriptor: StreamRead.of(stream) for stream in streams}
         self._is_incremental = any(stream.sync_mode == "incremental" for stream in streams)
+        self._counts = dict.fromkeys(self._configured, 0)
         self._full_since: float | None = None
         self._started = time.monotonic()
-        self._told = 0.0
+        self._watched = 0.0
         self._mark = _Mark(state or ConnectionState())
-        #: Whether the source has said all it had to say.
+        #: Whether the source has sent everything.
         self.is_complete = False
-        self._broken: set[StreamDescriptor] = set()
 
     @property
     def state(self) -> ConnectionState:
-        """Where the next reading continues: covers records that were handed out, and no others.
+        """Where the next reading continues. It covers only records that were handed out.
 
-        Some of those may come again, as a source says its state only now and then: the last
-        :attr:`rows_since_state` ones.
+        A source sends states now and then, so the next reading may repeat the last
+        :attr:`rows_since_state` records.
         """
         return self._mark.state
 
     @property
     def rows_since_state(self) -> int:
-        """Records handed out since :attr:`state`; counts while a batch is handed out, too."""
+        """Records handed out since :attr:`state`, including the batch at hand."""
         return sum(self.counts.values()) - sum(self._mark.counts.values())
 
     @property
     def counts(self) -> dict[StreamDescriptor, int]:
-        """Records handed out so far."""
-        return {name: progress.records for name, progress in self._progress.items()}
+        """Records of each stream so far."""
+        return dict(self._counts)
 
     @property
     def complete(self) -> list[StreamDescriptor]:
-        """Streams of which all that is asked for came, whatever becomes of the others."""
+        """Streams of which all requested records came, even if others failed."""
         return [
             name
-            for name, progress in self._progress.items()
-            if name not in self._broken
-            and (
-                self.is_complete
-                or progress.status == "COMPLETE"
-                or (self._limit is not None and progress.records >= self._limit)
-            )
+            for name, stream in self._streams.items()
+            if stream.is_complete or (self._is_full(name) and not (stream.fault or stream.error))
         ]
 
     def records(self) -> Generator[Records, None, None]:
-        """Records of one stream at a time, as the source wrote them.
+        """Yield records as the source wrote them, those of one stream at a time.
 
         Raises:
             ReadFailedError: a stream did not complete.
             ConnectorFailedError: the connector failed.
-            ProtocolError: a record or state cannot be understood, or records are missing.
+            ProtocolError: a record or state is unreadable, or the records do not match its count.
             RunnerUnavailableError: the connector cannot be started.
         """
         for found in self._read():
@@ -147,45 +112,45 @@ class StreamReader:
                 yield found
 
     def batches(self) -> Generator[tuple[StreamDescriptor, pa.RecordBatch], None, None]:
-        """Typed batches, in the columns of the stream's table. Raises as :meth:`records` does.
+        """Yield typed batches, in the columns of the stream's table.
 
-        A batch ends where a state covers it, wherever the source says one in time: whoever takes
-        it and then stops continues with the next record. What came before a failure is handed out
-        before it is raised, for other streams may be complete.
+        A batch ends where a state covers it, if the source sends one in time. A caller that stops
+        there continues with the next record. Records from before a failure are yielded before it
+        is raised, for other streams may be complete. Raises the errors of :meth:`records`.
         """
-        waiting = _Waiting(self._configured.values())
+        queue = _BatchQueue(self._configured.values())
         newest, is_covered = self._mark, False
         failure: AtlasError | None = None
         try:
             for found in self._read():
                 if isinstance(found, Records):
-                    waiting.add(found)
+                    queue.add(found)
                     is_covered = False
                 elif isinstance(found, _Mark):
                     newest, is_covered = found, True
-                if self._is_due(waiting, is_covered or not self._is_incremental):
-                    yield from self._emit(waiting, newest)
+                if self._is_due(queue, is_covered or not self._is_incremental):
+                    yield from self._emit(queue, newest)
         except StoppedError:
             raise
         except AtlasError as error:
             failure = error
-        yield from self._emit(waiting, newest)
+        yield from self._emit(queue, newest)
         if failure is not None:
             raise failure
 
-    def _is_due(self, waiting: "_Waiting", is_covered: bool) -> bool:
-        """``is_covered``: nothing better comes from waiting."""
-        patience = 1 if is_covered else _MOST_BATCHES
-        return bool(waiting.rows) and (
-            waiting.rows >= self._batch_rows * patience
-            or waiting.bytes >= _BATCH_BYTES * patience
-            or waiting.seconds >= (_HAND_OUT_SECONDS if is_covered else _WAIT_SECONDS)
+    def _is_due(self, queue: "_BatchQueue", is_covered: bool) -> bool:
+        """Return whether to hand out rows. ``is_covered``: waiting for a state is useless."""
+        batches = 1 if is_covered else _MOST_BATCHES
+        return bool(queue.rows) and (
+            queue.rows >= self._batch_rows * batches
+            or queue.bytes >= _BATCH_BYTES * batches
+            or queue.seconds >= (_HAND_OUT_SECONDS if is_covered else _WAIT_SECONDS)
         )
 
     def _emit(
-        self, waiting: "_Waiting", mark: _Mark
+        self, queue: "_BatchQueue", mark: _Mark
     ) -> Iterator[tuple[StreamDescriptor, pa.RecordBatch]]:
-        batches = waiting.take()
+        batches = queue.take()
         for place, batch in enumerate(batches, 1):
             if place == len(batches):
                 self._mark = mark
@@ -193,152 +158,86 @@ class StreamReader:
         self._mark = mark
 
     def _read(self) -> Iterator[Records | _Mark | None]:
-        """Records, and each state that covers all before it; None in a pause."""
-        conversation = self._connector.invoke()
+        """Yield records, each state with the counts that it covers, and None in a pause."""
         catalog = configured_catalog_json(list(self._configured.values()), sync_id=0)
         files = {"catalog": catalog}
-        newest = self.state
-        if newest:
-            files["state"] = newest.to_file()
+        if self.state:
+            files["state"] = self.state.to_file()
         command = self._connector.command("read", files)
-        with closing(conversation.messages(command)) as messages:
+        protocol = ReadProtocol(self._streams.values(), state=self.state, log=self._connector.log)
+        invocation = self._connector.invoke()
+        with closing(invocation.messages(command)) as messages:
             for message in messages:
-                if isinstance(message, Records):
-                    found = self._taken(message)
-                    if found is not None:
-                        yield found
-                elif message is None:
+                event = protocol.feed(message)
+                if message is None:
                     yield None
-                elif isinstance(message, Unreadable):
-                    raise ProtocolError(
-                        f"A {message.kind} of {self._connector.name} cannot be read "
-                        f"({self._connector.reason(message)}); report it to the connector's "
-                        "maintainers."
-                    )
-                elif isinstance(message, Message):
-                    self._note(message)
-                    if message.state is not None and self._counts(message.state):
-                        newest = newest.apply(message.state)
-                        yield _Mark(newest, self.counts)
+                elif isinstance(event, Records):
+                    if taken := self._take(event):
+                        yield taken
+                elif isinstance(event, StateReached) and not event.is_apart:
+                    yield _Mark(event.state, self.counts)
+                elif isinstance(event, StreamFault):
+                    names = ", ".join([self._connector.name, *map(str, event.streams)])
+                    raise ProtocolError(f"{names}: {event.reason}.")
                 if self._is_enough:
                     return
-        self._judge(conversation)
+        protocol.end(invocation.errors, failed=invocation.failed, cut_off=invocation.cut_off)
+        self._judge(invocation)
         self.is_complete = True
 
-    def _taken(self, found: Records) -> Records | None:
-        """What of ``found`` is asked for."""
-        name = self._find(StreamDescriptor(found.stream, found.namespace))
-        if name is None:
-            if self._strangers.is_new(found.stream):
-                text = f"Ignored records of stream '{found.stream}': it was not asked for."
-                self._connector.log("WARN", text)
-            return None
-        found.namespace = name.namespace
-        progress = self._progress[name]
-        progress.records_since_state += len(found.records)
-        room = len(found.records) if self._limit is None else self._limit - progress.records
-        if room < len(found.records):
-            progress.is_cut = True
-            found = Records(found.stream, found.namespace, found.records[:room], found.bytes)
-        progress.records += len(found.records)
-        self._tell()
+    def _take(self, found: Records) -> Records | None:
+        """Return the records within the limit."""
+        name = StreamDescriptor(found.stream, found.namespace)
+        if self._limit is not None and len(found.records) > self._limit - self._counts[name]:
+            self._streams[name].skips_records = True
+            taken = found.records[: self._limit - self._counts[name]]
+            found = Records(found.stream, found.namespace, taken, found.bytes)
+        self._counts[name] += len(found.records)
+        now, watch = time.monotonic(), sync_watcher.get()
+        if watch is not None and now - self._watched >= WATCHED_EVERY_SECONDS:
+            self._watched = now
+            count = sum(self._counts.values())
+            watch(count, None, count / max(now - self._started, 1e-3))
         return found if found.records else None
 
-    def _tell(self) -> None:
-        now, watch = time.monotonic(), sync_watcher.get()
-        if watch is not None and now - self._told >= WATCHED_EVERY_SECONDS:
-            self._told = now
-            count = sum(self.counts.values())
-            watch(count, None, count / max(now - self._started, 1e-3))
+    def _is_full(self, name: StreamDescriptor) -> bool:
+        return self._limit is not None and self._counts[name] >= self._limit
 
     @property
     def _is_enough(self) -> bool:
-        """Whether all that is asked for came, and the state after it if that is near."""
-        progresses = self._progress.values()
-        if self._limit is None or any(p.records < self._limit for p in progresses):
+        """Whether all requested records came, and the state after them unless it takes long."""
+        if not all(map(self._is_full, self._streams)):
             return False
+        streams = self._streams.values()
         if not self._is_incremental or any(
-            p.is_cut or not p.records_since_state for p in progresses
+            stream.skips_records or not stream.records_since_state for stream in streams
         ):
             return True
         self._full_since = self._full_since or time.monotonic()
         return time.monotonic() - self._full_since >= _LAST_STATE_SECONDS
 
-    def _note(self, message: Message) -> None:
-        status: StreamStatus | None = message.trace.stream_status if message.trace else None
-        name = self._find(status.stream_descriptor) if status is not None else None
-        if status is not None and name is not None:
-            self._progress[name].status = status.status
-
-    def _find(self, named: StreamDescriptor) -> StreamDescriptor | None:
-        """The stream that is called ``named``; None for one that was not asked for.
-
-        Raises:
-            ProtocolError: it may be one of several.
-        """
-        if candidates := self._names.ambiguous(named):
-            raise ProtocolError(f"{self._connector.name}: {no_namespace(candidates)}.")
-        return self._names.find(named)
-
-    def _counts(self, state: State) -> bool:
-        """Whether ``state`` may be kept. Raises ProtocolError where records are missing."""
-        if not is_complete_message(state):
-            return False
-        said = state.sourceStats.count if state.sourceStats else None
-        if state_type(state) == "STREAM":
-            assert state.stream is not None
-            name = self._find(state.stream.stream_descriptor)
-            if name is None:
-                return False
-            state.stream.stream_descriptor = name
-            covered = [self._progress[name]]
-            covered[0].state_seen = True
-        else:
-            covered = counted_together(self._progress.values(), said)
-        came = records_since_state(covered)
-        for progress in covered:
-            progress.records_since_state = 0
-        if said is not None and said != came:
-            raise ProtocolError(
-                f"{self._connector.name} says that {said} records came before its state, but "
-                f"{came} did; read again, and report it to the connector's maintainers."
-            )
-        # Beside streams that continue from a state of all, a full refresh has none to keep.
-        apart = self._is_incremental and all(progress.full_refresh for progress in covered)
-        return not apart and not any(progress.is_cut for progress in covered)
-
-    def _judge(self, conversation: Invocation) -> None:
-        """Once the connector has ended."""
-        for error in conversation.errors:
-            name = error.stream_descriptor and self._names.find(error.stream_descriptor)
-            if name is not None:
-                self._broken.add(name)
-        if conversation.failed:
-            failure = conversation.failure()
-            complete = self.complete
-            broken = [name for name in self._progress if name not in complete]
-            if len(self._progress) == 1 or not broken:
+    def _judge(self, invocation: Invocation) -> None:
+        """Raise an error if the connector has failed, or a stream is not complete."""
+        complete = self.complete
+        broken = [name for name in self._streams if name not in complete]
+        names = ", ".join(map(str, broken))
+        if invocation.failed:
+            failure = invocation.failure()
+            if len(self._streams) == 1 or not broken:
                 raise failure
             raise ReadFailedError(
-                f"{str(failure).rstrip('.')}. Not complete: {', '.join(map(str, broken))}.",
+                f"{str(failure).rstrip('.')}. Not complete: {names}.",
                 failure_type=failure.failure_type,
                 stack_trace=failure.stack_trace,
             )
-        statuses = {name: progress.status for name, progress in self._progress.items()}
-        some = any(statuses.values())
-        broken = [n for n, status in statuses.items() if some and status != "COMPLETE"]
-        if conversation.exit is not None and conversation.exit.cut_off:
-            broken = list(statuses)
         if broken:
-            self._broken.update(broken)
             raise ReadFailedError(
-                f"{self._connector.name} did not complete {', '.join(map(str, broken))}; "
-                "see its log, and read again."
+                f"{self._connector.name} did not complete {names}; see its log, and read again."
             )
 
 
-class _Waiting:
-    """Records that are to be handed out, made into batches as they come."""
+class _BatchQueue:
+    """Records to hand out, built into batches as they come."""
 
     def __init__(self, streams: Iterable[ConfiguredStream]) -> None:
         self._builders = {stream.descriptor: _builder(stream) for stream in streams}
@@ -358,11 +257,11 @@ class _Waiting:
 
     @property
     def seconds(self) -> float:
-        """Since records were handed out."""
+        """The time since the last :meth:`take`."""
         return time.monotonic() - self._since
 
     def take(self) -> list[tuple[StreamDescriptor, pa.RecordBatch]]:
-        """One batch for each stream that has any records."""
+        """Remove all records; return one batch for each stream that has any."""
         for name, builder in self._builders.items():
             if len(builder):
                 self._built.setdefault(name, []).append(builder.build())

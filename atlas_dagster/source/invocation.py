@@ -126,6 +126,11 @@ class Invocation:
     def failed(self) -> bool:
         return bool(self.errors) or self.exit is None or self.exit.code != 0
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether the end of the connector's output is missing."""
+        return self.exit is not None and self.exit.cut_off
+
     def failure(self) -> ConnectorFailedError:
         """Why the connector failed, in its own words where it said any.
 
