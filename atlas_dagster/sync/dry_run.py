@@ -1,4 +1,4 @@
-"""A READ of a few records that changes nothing: what a dry run sees of the source."""
+"""A dry run: a READ of a few records that commits nothing."""
 
 import time
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from msgspec import Struct
 
 from atlas_dagster.destinations.base import StreamWriter, TableInfo
 from atlas_dagster.destinations.envelope import Envelope, StagedFile
-from atlas_dagster.protocol.messages import Message, Records, StreamDescriptor
+from atlas_dagster.protocol.messages import Records, StreamDescriptor
 from atlas_dagster.records.issues import ValueChange
-from atlas_dagster.source.attribution import StreamNames
 from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.read_protocol import ReadProtocol
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.stream import ActiveStream
 from atlas_dagster.sync.stream_plan import StreamPlan
@@ -23,22 +23,23 @@ SECONDS = 60.0
 
 
 class DryRunResult(Struct, frozen=True):
-    """What came of one stream before the READ was stopped.
+    """The records of one stream before the READ was stopped.
 
-    ``complete``: the source said that this is all. The rest as in
-    :class:`~atlas_dagster.sync.events.StreamFinished`.
+    ``complete``: the source has sent everything. ``fault``: why a sync would not complete the
+    stream. For the rest, see :class:`~atlas_dagster.sync.events.StreamFinished`.
     """
 
     plan: StreamPlan
     records: int
     complete: bool
+    fault: str | None
     keyless: int
     changes: Mapping[ValueChange, int]
     sample: pa.RecordBatch | None
 
 
 class DiscardingWriter(StreamWriter):
-    """Takes rows and forgets them."""
+    """A writer that discards its rows."""
 
     def write(self, batch: pa.RecordBatch) -> None:
         self.staged_rows += batch.num_rows
@@ -50,7 +51,7 @@ class DiscardingWriter(StreamWriter):
         return ()
 
     def commit(self, envelope: Envelope) -> None:
-        raise AssertionError(f"a rehearsal does not commit {envelope.seq}")
+        raise AssertionError(f"a dry run does not commit {envelope.seq}")
 
     def merge_committed(self) -> None: ...
 
@@ -64,9 +65,9 @@ class DiscardingWriter(StreamWriter):
 
 
 def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
-    """Read up to :data:`RECORDS` of each stream, as ``plan`` would, and type them.
+    """Read up to :data:`RECORDS` of each stream of ``plan``, and convert them to rows.
 
-    The source may send one stream after the other, so the later ones may not be reached.
+    A source may send one stream after the other, so later ones may get no records.
 
     Raises:
         AtlasError: the connector failed before that.
@@ -78,36 +79,36 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
         for each in plan.streams
     }
     for stream in streams.values():
-        stream.refuses_null_keys = False  # told instead
-    names = StreamNames(streams)
+        stream.refuses_null_keys = False  # they are counted instead
+    protocol = ReadProtocol(
+        [stream.read for stream in streams.values()], state=plan.state, log=connector.log
+    )
     deadline = time.monotonic() + SECONDS
-    conversation = connector.invoke()
+    invocation = connector.invoke()
     command = connector.command("read", plan.files())
     enough = False
-    with closing(conversation.messages(command)) as messages:
+    with closing(invocation.messages(command)) as messages:
         for message in messages:
-            if isinstance(message, Records):
-                name = names.find(StreamDescriptor(message.stream, message.namespace))
-                if name is not None and streams[name].records < RECORDS:
-                    streams[name].add(message)
-            elif isinstance(message, Message) and message.trace is not None:
-                status = message.trace.stream_status
-                name = names.find(status.stream_descriptor) if status is not None else None
-                if status is not None and name is not None:
-                    streams[name].status = status.status
-            enough = all(_is_enough(stream) for stream in streams.values())
-            if enough or time.monotonic() > deadline:
-                enough = True
+            event = protocol.feed(message)
+            if isinstance(event, Records):
+                stream = streams[StreamDescriptor(event.stream, event.namespace)]
+                if stream.records < RECORDS:
+                    stream.add(event)
+            enough = all(map(_is_enough, streams.values())) or time.monotonic() > deadline
+            if enough:
                 break
-    if not enough and conversation.failed:
-        raise conversation.failure()
+    if not enough:
+        protocol.end(invocation.errors, failed=invocation.failed, cut_off=invocation.cut_off)
+        if invocation.failed:
+            raise invocation.failure()
     for stream in streams.values():
         stream.flush()
     return [
         DryRunResult(
             stream.plan,
             stream.records,
-            stream.status == "COMPLETE" or not enough,
+            stream.read.is_complete,
+            stream.read.fault,
             stream.keyless,
             stream.builder.changes,
             stream.sample,
@@ -117,4 +118,4 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
 
 
 def _is_enough(stream: ActiveStream) -> bool:
-    return stream.records >= RECORDS or stream.status == "COMPLETE"
+    return bool(stream.records >= RECORDS or stream.read.status == "COMPLETE" or stream.read.fault)

@@ -8,11 +8,6 @@ from atlas_dagster.source.invocation import Invocation
 from atlas_dagster.sync.stream import ActiveStream
 
 
-def is_cut_off(conversation: Invocation) -> bool:
-    """Whether the connector said more than what came."""
-    return conversation.exit is not None and conversation.exit.cut_off
-
-
 def failure_of(
     conversation: Invocation | None,
     streams: Collection[ActiveStream],
@@ -27,7 +22,7 @@ def failure_of(
     cause: ConnectorFailedError | None = None
     if conversation is not None and conversation.failed:
         cause = conversation.failure()
-    elif conversation is not None and failed and is_cut_off(conversation):
+    elif conversation is not None and failed and conversation.cut_off:
         cause = ConnectorFailedError(
             f"The connection to the output of {conversation.name} ended before its container "
             "did, so records may be lost; see what lies between Atlas and the Docker engine "

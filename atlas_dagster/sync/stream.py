@@ -1,4 +1,4 @@
-"""One stream while it is read: its rows on their way, its state, its verdict."""
+"""One stream of a sync: its rows on the way to the table, and its state."""
 
 import time
 from typing import Literal
@@ -7,16 +7,18 @@ import pyarrow as pa
 from msgspec import Raw
 
 from atlas_dagster.destinations.base import StreamWriter
-from atlas_dagster.destinations.envelope import StreamCommit
+from atlas_dagster.destinations.envelope import Envelope, StreamCommit
 from atlas_dagster.errors import AtlasError, ConfigError
-from atlas_dagster.protocol.messages import Records, StreamDescriptor, TraceError
+from atlas_dagster.protocol.messages import Records, StreamDescriptor
 from atlas_dagster.protocol.state import is_position, same_blob
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.kept_values import count_rows_without_key
+from atlas_dagster.source.read_protocol import StreamRead
+from atlas_dagster.sync.events import StreamFinished
 from atlas_dagster.sync.stream_plan import StreamPlan
 
-#: A batch is small enough for its rows, as Python objects, to stay in the processor's cache: with
-#: four times as many, a sync takes a third more CPU time.
+#: Small batches keep their rows, as Python objects, in the processor's cache: four times as many
+#: rows cost a third more CPU time.
 _BATCH_ROWS = 5_000
 _BATCH_BYTES = 4 * 1024 * 1024
 _SAMPLE_ROWS = 5
@@ -25,24 +27,26 @@ Phase = Literal["reading", "finished", "failed"]
 
 
 class ActiveStream:
-    """Counts, buffers and state of one stream during a sync.
+    """The rows, counts and state of one stream during a sync.
 
-    Rows since the last STATE are not covered by any state yet: :attr:`covered_rows` says how many
-    of the rows since the last commit are.
+    No state covers the rows since the last STATE yet. :attr:`covered_rows` counts the covered ones
+    among the rows since the last commit.
     """
 
     def __init__(
         self, plan: StreamPlan, writer: StreamWriter, *, sync_id: int, root_run_id: str | None
     ) -> None:
         self.plan = plan
-        # A stream that starts from the beginning without having been asked to begins here.
+        #: The meaning of its messages so far, kept by the session's ReadProtocol.
+        self.read = StreamRead.of(plan.configured)
+        # A full refresh starts with this run, as does a stream without an earlier commit.
         resume_point = plan.resume_point
-        begins = plan.full_refresh or not (resume_point.started_by_run or resume_point.envelope)
-        self._started_by_run = root_run_id if begins else resume_point.started_by_run
+        starts = plan.full_refresh or not (resume_point.started_by_run or resume_point.envelope)
+        self._started_by_run = root_run_id if starts else resume_point.started_by_run
         self.writer = writer
-        #: Whether rows of earlier commits wait to be shown together with the next ones.
-        self._waits = plan.extends_unpublished
-        self._shown = False
+        #: Whether the next commit extends unpublished rows of earlier commits.
+        self._extends_unpublished = plan.extends_unpublished
+        self._published = False
         self.builder = BatchBuilder(
             plan.table.schema,
             sync_id=sync_id,
@@ -50,31 +54,22 @@ class ActiveStream:
             key=plan.table.primary_key,
         )
         self.phase: Phase = "reading"
-        #: The source's own last word: STARTED, RUNNING, COMPLETE, INCOMPLETE.
-        self.status: str | None = None
-        #: Why its state must not advance any more.
-        self.fault: str | None = None
-        self.error: TraceError | None = None
-        #: Why the destination does not take its rows.
+        #: Why the destination refuses its rows.
         self.refusal: AtlasError | None = None
-        #: Whether a STATE told another number of records than came, and whether the last told one.
-        self.miscounted = False
-        self.counted = False
         self.records = 0
         self.bytes = 0
         self.checkpoints = 0
         self.covered_rows = 0
-        self.records_since_state = 0
-        self.state_seen = False
-        #: The newest state, the newest that covers rows before its stream is complete, and the
-        #: newest that is committed.
+        #: The newest state, the newest one that covers rows of an incomplete stream, and the newest
+        #: committed one.
         self.state: Raw | None = plan.state
         self.checkpoint: Raw | None = plan.state
         self.committed_state: Raw | None = plan.state
         self.warnings: list[str] = []
         self.refuses_null_keys = plan.configured.refuses_null_keys
-        #: Rows without a value in a field of the key, and the last few of all.
+        #: Rows without a value in a primary key field.
         self.keyless = 0
+        #: The last few rows.
         self.sample: pa.RecordBatch | None = None
         self._last_commit = time.monotonic()
         self._bytes_at_commit = 0
@@ -85,15 +80,11 @@ class ActiveStream:
         return self.plan.descriptor
 
     @property
-    def full_refresh(self) -> bool:
-        return self.plan.full_refresh
-
-    @property
     def reason(self) -> str | None:
-        """Why it failed, as far as that is known of this stream alone."""
+        """Why this stream failed; None if that is known of the whole READ only."""
         if self.refusal is not None:
             return str(self.refusal)
-        return self.fault or (self.error.message if self.error else None)
+        return self.read.fault or (self.read.error.message if self.read.error else None)
 
     @property
     def pending_rows(self) -> int:
@@ -101,20 +92,20 @@ class ActiveStream:
         return self.writer.staged_rows + len(self.builder)
 
     def refuse(self, error: AtlasError) -> None:
-        """The destination does not take its rows: what is committed stays, the rest is lost."""
+        """Fail the stream because the destination refuses its rows. Commits so far are kept."""
         self.refusal = self.refusal or error
         self.phase = "failed"
+        self.read.skips_records = True
 
     def add(self, found: Records) -> None:
         self.builder.extend(found.records, found.bytes)
         self.bytes += found.bytes
         self.records += len(found.records)
-        self.records_since_state += len(found.records)
         if self.builder.bytes >= _BATCH_BYTES or len(self.builder) >= _BATCH_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        """Turn the buffered records into staged rows."""
+        """Stage the buffered records as rows."""
         if not len(self.builder):
             return
         batch = self.builder.build()
@@ -123,7 +114,7 @@ class ActiveStream:
         if keyless and self.refuses_null_keys:
             raise ConfigError(self._no_key(keyless))
         self.keyless += keyless
-        # Copied, or it would hold the whole batch in memory.
+        # A copy, as a slice would keep the whole batch in memory.
         last = range(max(batch.num_rows - _SAMPLE_ROWS, 0), batch.num_rows)
         self.sample = batch.take(pa.array(last, pa.int64()))
         self.writer.write(batch)
@@ -138,34 +129,41 @@ class ActiveStream:
         )
 
     def take_state(self, state: Raw | None) -> None:
-        """Take ``state`` as covering every row so far, if it can be gone on from."""
+        """Take a state of the source. It covers all rows so far if a sync can resume from it."""
         self.state = state
-        self.state_seen = True
-        self.records_since_state = 0
         if not self.plan.unpublished or (self.plan.resumable and is_position(state)):
             self.checkpoint = state
             self.covered_rows = self.pending_rows
 
     @property
     def is_covered(self) -> bool:
-        """Whether a state covers every row so far."""
+        """Whether a state covers all rows so far."""
         return self.covered_rows == self.pending_rows
 
     def is_due(self, *, seconds: float, size: int) -> bool:
-        """Whether enough time has passed or data come since the last commit."""
+        """Return whether enough time has passed, or bytes have come, since the last commit."""
         elapsed = time.monotonic() - self._last_commit
         return elapsed >= seconds or self.bytes - self._bytes_at_commit >= size
 
     def drop_uncovered(self) -> None:
-        """Forget the rows that no state covers."""
+        """Drop the rows that no state covers."""
         self.flush()
         if self.writer.staged_rows > self.covered_rows:
             self.writer.rewind(self.covered_rows)
 
+    def warn_of_uncovered(self) -> None:
+        """Warn if the stream is complete, but its last rows came after its last state."""
+        rows = self.pending_rows - self.covered_rows
+        if rows and self.read.has_state and not self.plan.full_refresh:
+            self.warnings.append(
+                f"{rows} records came after the stream's last state; they are kept, and the next "
+                "sync may bring them again."
+            )
+
     @property
     def unpublished_rows(self) -> int:
-        """Rows of earlier commits that are shown together with the next ones."""
-        return self.writer.unpublished_rows if self._waits else 0
+        """Rows of earlier commits that are published together with the next ones."""
+        return self.writer.unpublished_rows if self._extends_unpublished else 0
 
     @property
     def has_news(self) -> bool:
@@ -174,30 +172,31 @@ class ActiveStream:
         if self.pending_rows:
             return True
         if self.plan.unpublished:
-            # Never a position alone: it would hide that nothing came before it.
+            # Not for a state alone: it would hide that no row came before it.
             return moved and self.unpublished_rows > 0
-        return moved or not (self._waits or self.writer.exists())
+        return moved or not (self._extends_unpublished or self.writer.exists())
 
     @property
     def needs_publish(self) -> bool:
-        """Whether its end is to be committed even without news."""
-        waits = self.plan.table.replaces or (self.plan.unpublished and self._waits)
-        return not self._shown and (waits or not self.writer.exists())
+        """Whether its end needs a commit, even without news."""
+        unpublished = self.plan.unpublished and self._extends_unpublished
+        waits = self.plan.table.replaces or unpublished
+        return not self._published and (waits or not self.writer.exists())
 
     @property
     def is_in_no_commit(self) -> bool:
-        """Whether it starts over, has failed, and could be in a commit of its shared state."""
+        """Whether it restarted, has failed, and could be in a commit of its shared state."""
         failed = self.phase == "failed" and self.refusal is None and self.is_covered
         return bool(failed and self.plan.resume_point.restarts and not self.checkpoints)
 
     @property
     def is_accidentally_empty(self) -> bool:
-        """Whether old rows would go for nothing, and the source has not said that this is right."""
-        came = self.status == "COMPLETE" or self.records or self.unpublished_rows
+        """Whether old rows would be replaced by none, and the source has not said COMPLETE."""
+        came = self.read.status == "COMPLETE" or self.records or self.unpublished_rows
         return self.plan.table.replaces and self.writer.exists() and not came
 
     def stage(self, *, complete: bool) -> StreamCommit:
-        """Finish what is pending, ready for the envelope."""
+        """Stage all rows; return their part of the next envelope."""
         self.flush()
         unpublished = self.plan.unpublished and not complete
         return StreamCommit(
@@ -208,7 +207,7 @@ class ActiveStream:
             files=self.writer.stage(),
             primary_key=self.plan.key,
             unpublished=unpublished,
-            continues=self._waits,
+            continues=self._extends_unpublished,
             full_refresh=self.plan.full_refresh,
             started_by_run=self._started_by_run,
             cursor_field=None if self.plan.full_refresh else self.plan.configured.cursor_field,
@@ -216,13 +215,33 @@ class ActiveStream:
         )
 
     def committed(self, part: StreamCommit) -> int:
-        """Note that everything staged is durable; the bytes of its records."""
+        """Take note that the staged rows are durable; return the bytes of their records."""
         size = self.bytes - self._bytes_at_commit
         self.committed_state = self.checkpoint if part.unpublished else self.state
         self.covered_rows = 0
         self.checkpoints += 1
-        self._waits = part.unpublished or bool(part.primary_key)
-        self._shown = not part.unpublished
+        self._extends_unpublished = part.unpublished or bool(part.primary_key)
+        self._published = not part.unpublished
         self._last_commit = time.monotonic()
         self._bytes_at_commit = self.bytes
         return size
+
+    def finished(self, envelope: Envelope | None) -> StreamFinished:
+        """Return the event for a complete stream. ``envelope``: its last commit."""
+        return StreamFinished(
+            plan=self.plan,
+            records=self.records,
+            bytes=self.bytes,
+            seconds=time.monotonic() - self.started,
+            checkpoints=self.checkpoints,
+            cursor_before=self.plan.state,
+            cursor_after=self.committed_state,
+            envelope=envelope,
+            table=self.writer.describe(),
+            warnings=tuple(self.warnings),
+            counted=self.read.counted,
+            keyless=self.keyless,
+            late=self.writer.late_rows,
+            changes=self.builder.changes,
+            sample=self.sample,
+        )

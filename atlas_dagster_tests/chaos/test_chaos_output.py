@@ -52,7 +52,7 @@ def test_what_can_be_read_is_read(
 def test_what_cannot_be_read_is_not_skipped(chaos: Chaos, scenario: str, reason: str) -> None:
     """The stream stops there: a state after the lost record would hide it for ever."""
     done = chaos.sync(scenario)
-    assert str(done.failure) == f"The stream did not complete. {reason}."
+    assert str(done.failure).startswith(f"The stream did not complete. {reason}")
     assert chaos.heard("ERROR")[0].startswith("Unreadable ")
     assert chaos.lake.ids("a") == [1]
     assert chaos.position() == 1
@@ -154,7 +154,7 @@ def test_a_stream_that_nobody_asked_for(chaos: Chaos) -> None:
     assert done.failure is None
     assert list(chaos.lake.versions()) == ["c/a"]
     assert chaos.lake.ids("a") == [1]
-    assert chaos.heard("WARN") == ["Ignored messages of stream 'x': it was not asked for."]
+    assert chaos.heard("WARN") == ["Ignored messages of stream 'x': it was not requested."]
 
 
 def test_no_namespace_in_any_spelling(chaos: Chaos) -> None:

@@ -67,7 +67,7 @@ def test_a_wrong_count_stops_the_stream_at_the_last_right_one(chaos: Chaos) -> N
     done = chaos.sync("wrong-record-count")
     assert str(done.failure) == (
         "The stream did not complete. a: its state says that 2 records came before it, but 1 did; "
-        "nothing after the last agreement is kept."
+        "nothing after the last correct state counts."
     )
     assert (chaos.lake.ids("a"), chaos.position()) == ([1], 1)
     assert chaos.sync("well-behaved").failure is None

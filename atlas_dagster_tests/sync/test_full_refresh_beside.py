@@ -53,27 +53,6 @@ def test_where_its_records_are_counted(lake: Lake, apart: bool) -> None:
     assert sent[0]["global"]["shared_state"] == {"lsn": 2}
 
 
-def test_records_that_are_counted_when_their_part_is_complete(lake: Lake) -> None:
-    """Until then a state of all speaks of the other streams only."""
-    done = lake.sync(
-        [A, F],
-        records("f", [1, 2]) + records("a", [1]) + global_state({"lsn": 1}, {"a": {}}, count=1),
-        records("f", [3]) + records("a", [2]) + global_state({"lsn": 2}, {"a": {}}, count=4),
-        status("a") + status("f"),
-    )
-    assert done.failure is None
-    assert (lake.ids("a"), lake.ids("f")) == ([1, 2], [1, 2, 3])
-
-
-def test_a_count_that_fits_neither(lake: Lake) -> None:
-    done = lake.sync(
-        [A, F],
-        records("f", [1, 2]) + records("a", [1]) + global_state({"lsn": 1}, {"a": {}}, count=2),
-        status("a") + status("f"),
-    )
-    assert "says that 2 records came before it, but 3 did" in str(done.failure)
-
-
 def test_it_goes_on_beside_them(lake: Lake) -> None:
     """From its own state, which goes back to the source beside the one of all."""
     lake.sync(

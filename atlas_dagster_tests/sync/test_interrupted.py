@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.sync.session import SyncSession
+from atlas_dagster.sync.stream import ActiveStream
 from atlas_dagster_tests.sync.fake_source import (
     Lake,
     global_state,
@@ -67,7 +67,7 @@ def test_nothing_is_kept_of_what_is_cut_in_the_middle(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(SyncSession, "_on_records", interrupt)
+        patch.setattr(ActiveStream, "add", interrupt)
         session, _ = lake.prepare([A], state("a", {"at": 2}), records("a", [3]))
         with pytest.raises(KeyboardInterrupt):
             list(session.run())

@@ -1,5 +1,6 @@
 """One state for all streams: GLOBAL, as CDC sources send, and LEGACY."""
 
+import msgspec
 import pytest
 
 from atlas_dagster.errors import BreakingChangeError
@@ -12,8 +13,8 @@ from atlas_dagster_tests.sync.fake_source import (
     global_state,
     incremental,
     legacy_state,
+    line,
     records,
-    resumable,
     state,
     status,
     upkeep,
@@ -67,42 +68,10 @@ def test_the_count_is_of_all_streams(lake: Lake) -> None:
     )
     assert str(done.failure) == (
         "2 of 2 streams did not complete. a, b: the state of all streams says that 1 records came "
-        "before it, but 2 did; nothing after the last agreement is kept."
+        "before it, but 2 did; nothing after the last correct state counts."
     )
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7])
     assert lsn(lake) == 1
-
-
-def test_the_count_includes_streams_that_are_finished(lake: Lake) -> None:
-    """A full refresh beside CDC may end before the first GLOBAL state."""
-    done = lake.sync(
-        [A, full_refresh("b")],
-        records("b", [7, 8]) + status("b") + records("a", [1]),
-        global_state({"lsn": 1}, {"a": {}}, count=3),
-        status("a"),
-    )
-    assert done.failure is None
-    assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
-
-
-def test_the_count_may_be_of_all_but_a_full_refresh_beside(lake: Lake) -> None:
-    """Where that has states of its own, they count its records."""
-    done = lake.sync(
-        [A, resumable("b")],
-        records("b", [7]) + records("a", [1]),
-        global_state({"lsn": 1}, {"a": {}}, count=1),
-        records("b", [8]) + state("b", {"at": 8}, count=2) + records("b", [9]),
-        records("a", [2]) + global_state({"lsn": 2}, {"a": {}}, count=1),
-        state("b", {"at": 9}, count=1) + BOTH,
-    )
-    assert done.failure is None
-    assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7, 8, 9])
-
-
-def test_a_wrong_count_is_told_beside_a_full_refresh_too(lake: Lake) -> None:
-    output = records("b", [7, 8]) + records("a", [1]) + global_state({"lsn": 1}, {}, count=2)
-    done = lake.sync([A, full_refresh("b")], output, BOTH)
-    assert "says that 2 records came before it, but 3 did" in str(done.failure)
 
 
 def test_a_position_that_moves_without_rows_is_kept(lake: Lake) -> None:
@@ -142,6 +111,29 @@ def test_death_keeps_all_streams_at_one_position(lake: Lake) -> None:
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2], [7, 8])
     assert lsn(lake) == 2
     assert lake.staged() == set()
+
+
+@pytest.mark.parametrize("count", [True, False])
+def test_a_stream_that_the_destination_refuses_holds_the_state(lake: Lake, count: bool) -> None:
+    """Regression: without a count the state went on, and the refused rows were lost. With one, the
+    other streams failed for a wrong count."""
+    refusing = msgspec.structs.replace(A, refuses_null_keys=True)
+    keyless = line("RECORD", record={"stream": "a", "data": {"v": "x"}})
+    many = range(2, 5_002)  # more than a batch, so that they are refused before the state
+
+    def shared(lsn: int, came: int) -> bytes:
+        return global_state({"lsn": lsn}, {"a": {}, "b": {}}, count=came if count else None)
+
+    done = lake.sync(
+        [refusing, B],
+        records("a", [1]) + records("b", [1]) + shared(1, 2),
+        keyless + records("a", many) + records("b", [2]) + shared(2, 5_002),
+        BOTH,
+        **EAGER,
+    )
+    assert str(done.failure).startswith("1 of 2 streams did not complete. a: Stream 'a' sent a ")
+    assert (lake.ids("a"), lake.ids("b")) == ([1], [1])
+    assert lsn(lake) == 1
 
 
 @pytest.mark.parametrize("covered", [True, False])

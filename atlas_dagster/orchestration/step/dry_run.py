@@ -56,6 +56,8 @@ def _told(rehearsed: DryRunResult, mask: Mask) -> Iterator[str]:
     yield (
         f"{count}; that is all there is." if rehearsed.complete else f"{count}; there may be more."
     )
+    if rehearsed.fault:
+        yield f"**Warning:** a sync would not complete this stream: {plain(rehearsed.fault)}."
     if rehearsed.keyless:
         yield f"**Warning:** {rehearsed.keyless:,} of them have nothing in a field of the key."
     yield from changed_values(rehearsed.changes)

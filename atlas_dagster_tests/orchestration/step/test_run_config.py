@@ -209,6 +209,13 @@ def test_a_dry_run_that_cannot_be_read_fails_like_the_sync_would(runs: FakeRuns)
     assert "ended with exit code 1" in ran.failure
 
 
+def test_a_dry_run_shows_why_a_sync_would_not_complete_a_stream(runs: FakeRuns) -> None:
+    ran = runs.run(records("events", [1]), state("events", {}, count=2), dry_run=True)
+    told = ran.observations["events"]["atlas/dry_run"]
+    assert "its state says that 2 records came before it, but 1 did" in told
+    assert "there may be more" in told
+
+
 def test_a_dry_run_of_one_stream_reads_no_other(runs: FakeRuns) -> None:
     runs.streams = [EVENTS, OTHERS]
     ran = runs.run(records("events", [1]), status("events"), only=["events"], dry_run=True)
