@@ -7,6 +7,7 @@ that breaks), the call gets the stop signal, and the caller continues when the c
 import asyncio
 import atexit
 import concurrent.futures
+import os
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
@@ -258,6 +259,10 @@ def stop_all() -> list[Call[Any]]:
 def end_all() -> None:
     """Stop all calls of this process, and wait for their end, so that no connector is left."""
     concurrent.futures.wait(stop_all(), timeout=_END_SECONDS)
+
+
+# A forked process has none of the threads.
+os.register_at_fork(after_in_child=Worker._shared.clear)
 
 
 def _run_calls(calls: SimpleQueue[Call[Any] | None]) -> None:

@@ -162,6 +162,22 @@ time.sleep(0.1)
     assert (sorted(ran.stdout.split()), ran.returncode) == (["closed", "ended"], 0)
 
 
+def test_a_forked_process_has_workers_of_its_own() -> None:
+    program = """
+import os
+from atlas_dagster.interfaces.python.worker import Worker
+worker = Worker.of("x")
+worker.submit(lambda: 1).wait()
+if os.fork() == 0:
+    os._exit(Worker.of("x").submit(lambda: 7).wait())
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ran.stdout == "7\n"
+
+
 # One call at a time
 
 
@@ -372,15 +388,3 @@ def test_a_consumer_that_is_cancelled_stops_the_generator() -> None:
         assert endless.ended.is_set()
 
     asyncio.run(cancelled())
-
-
-def test_two_consumers_of_a_stream_share_its_items() -> None:
-    async def collect(stream: Stream[int]) -> list[int]:
-        return [number async for number in stream]
-
-    async def both() -> list[int]:
-        stream = stream_of(Numbers(20)())
-        found = await asyncio.gather(collect(stream), collect(stream))
-        return sorted(found[0] + found[1])
-
-    assert asyncio.run(both()) == list(range(20))
