@@ -194,7 +194,7 @@ def test_records_of_other_streams_are_left_out() -> None:
     assert said(it) == {}
 
 
-def test_missing_records_are_no_small_thing() -> None:
+def test_missing_records_are_an_error() -> None:
     it, _ = reading(record("users", 1), state("users", {"id": 2}, count=2))
     with pytest.raises(ProtocolError, match="2 records came before it, but 1 did"):
         ids(it)
@@ -207,13 +207,13 @@ def test_missing_records_are_no_small_thing() -> None:
         line("STATE", state={}),
     ],
 )
-def test_an_unreadable_message_is_one_neither(broken: bytes) -> None:
+def test_an_unreadable_message_is_an_error(broken: bytes) -> None:
     it, _ = reading(record("users", 1) + broken)
     with pytest.raises(ProtocolError, match=r"source-x, users: a .* message could not be read"):
         ids(it)
 
 
-def test_records_after_complete_are_one_neither() -> None:
+def test_records_after_complete_are_an_error() -> None:
     it, _ = reading(record("users", 1) + state("users", 1) + status("users") + record("users", 2))
     with pytest.raises(ProtocolError, match="users: it sent records after"):
         ids(it)
@@ -283,7 +283,7 @@ def test_messages_without_their_namespace_are_of_the_only_stream_of_that_name() 
     assert [(found.namespace, len(found.records)) for found in it.records()] == [("public", 1)]
 
 
-def test_messages_that_may_be_of_several_streams_are_no_small_thing() -> None:
+def test_messages_that_may_be_of_several_streams_are_an_error() -> None:
     both = [incremental("users", namespace=space) for space in ("eu", "us")]
     it, _ = reading(record("users", 1), streams=both)
     with pytest.raises(ProtocolError, match=r"may be of any of eu\.users, us\.users"):
