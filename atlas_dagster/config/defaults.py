@@ -1,4 +1,4 @@
-"""Defaults of a SPEC, filled in as the form of the Airbyte platform does.
+"""Fill in the defaults of a SPEC, as the form of the Airbyte platform does.
 
 Connectors rely on them: source-faker reads ``config["count"]``, which its SPEC does not require.
 """
@@ -12,10 +12,10 @@ from atlas_dagster.config.form import constants, required_of
 
 
 def with_defaults(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with the defaults of absent fields, at the top and in objects.
+    """Return ``config`` with the defaults of absent fields, at the top and in objects.
 
-    An absent object is made where it is required. Of a choice, the defaults of the chosen option
-    count, and what says which it is where only one fits.
+    Required objects that are absent are created. In a choice, the defaults of the chosen option
+    count. If only one option fits, its constants are filled in, too.
     """
     filled = dict(config)
     option = _chosen(config, schema)
@@ -49,7 +49,7 @@ def _inside(value: Any, schema: Mapping[str, Any]) -> Any:
 
 
 def _default(schema: Mapping[str, Any]) -> Any:
-    """None where there is none, or it does not fit; a form leaves out an empty text, too."""
+    """Return the default; None if it is missing, invalid, or an empty text (as in a form)."""
     default = schema.get("default")
     if default in (None, "") or not is_valid(default, schema):
         return None
@@ -57,7 +57,7 @@ def _default(schema: Mapping[str, Any]) -> Any:
 
 
 def _chosen(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The option that ``config`` is; empty where that cannot be told."""
+    """Return the option that ``config`` matches; empty if that is unclear."""
     options = [
         option
         for option in schema.get("oneOf") or schema.get("anyOf") or ()
@@ -76,7 +76,7 @@ def _says(config: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
 
 
 def _fits(config: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
-    """Whether ``config``, which does not say which option it is, may be ``option``."""
+    """Whether ``config``, without the constants of any option, may be ``option``."""
     properties = option["properties"]
     own = {
         name

@@ -1,8 +1,8 @@
-"""What is wrong with a config by its SPEC, all of it at once.
+"""Find all faults of a config by its SPEC.
 
-A SPEC can be wrong in any way, and connectors take more than it lists: old names that they migrate
-themselves, undocumented fields. So a field that the SPEC does not list is a fault only where it is
-most likely a typo, and a rule that cannot be understood holds. CHECK judges the rest.
+SPECs contain errors, and connectors accept more fields than their SPEC lists: old names, which they
+migrate, and undocumented ones. So an unlisted field is a fault only if it is probably a typo, and a
+rule that cannot be evaluated passes. CHECK finds the rest.
 """
 
 import json
@@ -21,31 +21,31 @@ from atlas_dagster.config.form import constants, properties_of, property_schema
 from atlas_dagster.config.templates import TEMPLATE, variables
 from atlas_dagster.wording import closest_match
 
-#: Keys the CDK takes besides its SPEC (CDK ``schema_helpers.py``, internal config keys).
+#: Keys that the CDK accepts in addition to the SPEC (CDK ``schema_helpers.py``).
 _INTERNAL_KEYS = {"_limit", "_page_size"}
 _TYPES = Draft7Validator.TYPE_CHECKER
-#: So many edits make a typo of a name that has so many characters.
+#: (characters of a name, edits that still make a typo of it).
 _EDITS = ((2, 0), (5, 1), (1_000, 2))
 
 _Rule = Callable[..., Iterator[ValidationError] | None]
 
 
 class ConfigFault(Struct, frozen=True):
-    """``field``: where it is, dots between keys; empty for the config as a whole."""
+    """A fault of a config. ``field`` is its keys joined by dots; empty for the whole config."""
 
     field: str
     sentence: str
 
 
 class Findings(Struct, frozen=True):
-    """``faults`` keep the config from the connector, ``warnings`` do not."""
+    """Faults, which refuse the config, and warnings, which do not."""
 
     faults: tuple[ConfigFault, ...]
     warnings: tuple[ConfigFault, ...]
 
 
 class _LenientTypes(TypeChecker):
-    """Any value is of a type that JSON schema does not have."""
+    """Accepts any value for a type that JSON schema does not know."""
 
     def is_type(self, instance: Any, type: str) -> bool:
         try:
@@ -55,10 +55,10 @@ class _LenientTypes(TypeChecker):
 
 
 def _lenient(rule: _Rule) -> _Rule:
-    """``rule``, which holds where it cannot be judged, such as a regex that is none in Python."""
+    """Return ``rule``, which passes if it cannot be evaluated, such as an invalid regex."""
 
     def check(*args: Any) -> Iterator[ValidationError]:
-        # A connector's SPEC can be wrong in any way, and jsonschema fails in as many.
+        # jsonschema fails in many ways at an invalid SPEC.
         with suppress(Exception):
             yield from rule(*args) or ()
 
@@ -66,7 +66,7 @@ def _lenient(rule: _Rule) -> _Rule:
 
 
 def _required(_: Any, names: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    """Only of names that the SPEC defines (airbytehq/airbyte#76942)."""
+    """Check only names that the SPEC defines (airbytehq/airbyte#76942)."""
     if not isinstance(instance, Mapping) or not isinstance(names, list):
         return
     listed = properties_of(schema)
@@ -76,14 +76,14 @@ def _required(_: Any, names: Any, instance: Any, schema: Any) -> Iterator[Valida
 
 
 def _anything(*_: Any) -> None:
-    """Fields that are not listed are looked at apart."""
+    """Accept unlisted fields; :func:`_unlisted` finds them."""
 
 
 _RULES: Mapping[str, _Rule] = {
     **Draft7Validator.VALIDATORS,
     "required": _required,
     "additionalProperties": _anything,
-    # That a config suits two forms is the fault of the SPEC.
+    # If a config matches two options, the SPEC is at fault.
     "oneOf": Draft7Validator.VALIDATORS["anyOf"],
 }
 _Validator = extend(  # type: ignore[no-untyped-call]
@@ -98,14 +98,14 @@ def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
 
 
 def examine(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Findings:
-    """All that is wrong with ``config``. Templates not replaced yet pass as any value.
+    """Return all findings about ``config``. Templates pass as any value.
 
-    Values never enter a sentence: they may be secret.
+    Sentences never contain values, which may be secret.
     """
     instance = {key: value for key, value in config.items() if key not in _INTERNAL_KEYS}
     faults: list[ConfigFault] = []
     warnings: list[ConfigFault] = []
-    meant: dict[str, str] = {}
+    meant: dict[str, str] = {}  # listed field -> the unlisted one that probably stands for it
     for path, field, listed in _unlisted(instance, schema):
         name = _joined(path, field)
         near, is_typo = _nearest(field, listed)
@@ -117,12 +117,14 @@ def examine(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Findings:
             continue
         near = near or closest_match(field, listed, cutoff=0.5)
         hint = f" (did you mean '{near}'?)" if near else ""
-        text = f"the connector's SPEC has no config field '{name}'{hint}; it is passed on as it is."
+        text = (
+            f"the connector's SPEC has no config field '{name}'{hint}; it is passed on unchanged."
+        )
         warnings.append(ConfigFault(name, text))
     for error in _Validator(dict(schema)).iter_errors(instance):
         for each in _expanded(error):
             fault = _fault(each)
-            # Missing under this name: a typo that is told already, or an old name.
+            # Not missing: it has an old name, or a typo that was reported above.
             if fault not in faults and not (each.validator == "required" and fault.field in meant):
                 faults.append(fault)
     return Findings(tuple(faults), tuple(warnings))
@@ -131,7 +133,7 @@ def examine(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Findings:
 def _unlisted(
     value: Any, schema: Any, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
-    """Fields that the SPEC does not list: where, which, and those it lists there."""
+    """Yield fields that the SPEC does not list: (path, field, fields that it lists there)."""
     if isinstance(value, list) and isinstance(schema, Mapping):
         for number, item in enumerate(value):
             yield from _unlisted(item, schema.get("items"), (*path, str(number)))
@@ -151,9 +153,9 @@ def _unlisted(
 
 
 def _nearest(field: str, listed: list[str]) -> tuple[str | None, bool]:
-    """The listed name that ``field`` most likely stands for, and whether by a slip of the hand.
+    """Return the listed name that ``field`` probably stands for, and whether it is a typo.
 
-    A singular beside a plural is rather the name of an older version, which connectors migrate.
+    A singular beside a plural is no typo, but the name of an older version.
     """
     for name in listed:
         if _letters(name) == _letters(field):
@@ -182,7 +184,7 @@ def _singulars(name: str) -> set[str]:
 
 
 def _expanded(error: ValidationError) -> Iterator[ValidationError]:
-    """``error``, or of a choice what is wrong with the option that was chosen."""
+    """Yield ``error``; for a choice, the errors of the chosen option."""
     instance: Any = error.instance
     if isinstance(instance, str) and TEMPLATE.search(instance):
         return
@@ -196,7 +198,7 @@ def _expanded(error: ValidationError) -> Iterator[ValidationError]:
             if inner.schema_path[0] == chosen[0]:
                 yield from _expanded(inner)
     elif not variables(instance):
-        # Else it cannot be judged: what chooses may still be a template.
+        # Otherwise a template may decide which option it is.
         deepest = best_match([error])
         yield error if deepest is None or isinstance(instance, Mapping) else deepest
 
@@ -234,7 +236,7 @@ def _predicate(error: ValidationError) -> str:
 
 
 def _forms(options: list[Any]) -> str:
-    """By title, and by what says in the config which it is."""
+    """List the options by title and constants."""
     named = []
     for option in options:
         if isinstance(option, Mapping) and "title" in option:

@@ -1,7 +1,7 @@
-"""What a SPEC asks for, field by field, for people to read or to answer.
+"""A SPEC as a form: fields for people to read or to fill in.
 
-The JSON schema stays the judge of a config (:mod:`atlas_dagster.config.validation`); a form leaves
-out what forms cannot ask. ``title``, ``order``, ``airbyte_secret``, ``airbyte_hidden`` and
+A form leaves out fields that it cannot ask for; :mod:`atlas_dagster.config.validation` validates a
+config by the JSON schema. ``title``, ``order``, ``airbyte_secret``, ``airbyte_hidden`` and
 ``multiline`` are Airbyte's own keywords (docs ``connector-specification-reference.md``).
 """
 
@@ -26,7 +26,7 @@ _KINDS: dict[str, Kind] = {
 
 
 class Option(Struct, frozen=True):
-    """One of the objects that a field may be; ``constants`` say in the config which it is."""
+    """One option of a choice. Its ``constants`` identify it in the config."""
 
     title: str
     description: str
@@ -37,9 +37,9 @@ class Option(Struct, frozen=True):
 class Field(Struct, frozen=True, kw_only=True):
     """One field of a config.
 
-    ``default`` is None where there is none. ``values`` are those allowed, where they are listed.
-    ``item`` is the kind of an array's items. ``fields`` are those of an object, ``options`` those
-    of a choice.
+    ``default`` is None if there is none. ``values`` are the allowed values, if the SPEC lists them.
+    ``item`` is the kind of an array's items. ``fields`` belong to an object, ``options`` to a
+    choice.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Field(Struct, frozen=True, kw_only=True):
 
 
 def form(schema: Mapping[str, Any]) -> tuple[Field, ...]:
-    """The fields of a SPEC's ``connectionSpecification``: those required first, then by order."""
+    """Return the fields of a SPEC's ``connectionSpecification``, required ones first."""
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return ()
@@ -98,7 +98,7 @@ def _field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
 
 
 def _options(schema: Mapping[str, Any]) -> tuple[Option, ...]:
-    """Of ``oneOf``; one of ``anyOf`` that only says null may do, too, is no choice."""
+    """Return the objects in ``oneOf`` or ``anyOf``. Others, such as null, do not count."""
     found = schema.get("oneOf") or schema.get("anyOf") or ()
     objects = [each for each in found if isinstance(each, Mapping) and each.get("properties")]
     return tuple(
@@ -113,7 +113,7 @@ def _options(schema: Mapping[str, Any]) -> tuple[Option, ...]:
 
 
 def constants(properties: Any) -> dict[str, Any]:
-    """Fields with one allowed value; older SPECs write an ``enum`` of one with a default."""
+    """Return fields with one allowed value: a ``const``, or in older SPECs an ``enum`` of one."""
     found = {}
     for name, schema in properties.items() if isinstance(properties, Mapping) else ():
         if not isinstance(schema, Mapping):
@@ -126,7 +126,7 @@ def constants(properties: Any) -> dict[str, Any]:
 
 
 def properties_of(schema: Any) -> dict[str, Any]:
-    """All properties of an object with their schemas, those of its forms included."""
+    """Return the schemas of all properties of an object, those of its options included."""
     if not isinstance(schema, Mapping):
         return {}
     found: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def properties_of(schema: Any) -> dict[str, Any]:
 
 
 def property_schema(schema: Mapping[str, Any], key: str) -> Any:
-    """The schema of a property, looked for through ``oneOf`` and its kin."""
+    """Return the schema of a property, also inside ``oneOf``, ``anyOf`` and ``allOf``."""
     return properties_of(schema).get(key, {})
 
 
@@ -173,5 +173,5 @@ def _examples(found: Any) -> tuple[Any, ...]:
 
 
 def _plain(text: Any) -> str:
-    """Descriptions are HTML; links lose their addresses."""
+    """Return the text of a description, which is HTML, without its tags."""
     return " ".join(unescape(_TAG.sub("", str(text or ""))).split())

@@ -1,7 +1,7 @@
-"""The config a connector is given, kept up to date while it runs, and where renewals are kept.
+"""The config of a running connector, which may renew it, and the store of renewals.
 
-CHECK, DISCOVER and READ of one connection never run at the same time, from whichever door: two of
-them could spend the same single-use token.
+A lock keeps CHECK, DISCOVER and READ of one connection from running at the same time: two of them
+could use the same single-use token.
 """
 
 from abc import ABC, abstractmethod
@@ -21,34 +21,34 @@ from atlas_dagster.errors import BrokenError
 from atlas_dagster.files import atomic_write
 
 _POLL_SECONDS = 0.5
-#: Of one call. Each is stored and masked from then on, so a source must not renew without end.
+#: Renewals of one call, at most: each one is stored, and its values are masked from then on.
 _MOST_RENEWALS = 1_000
 
 
 class ConfigStore(ABC):
-    """Keeps the renewals of each connection."""
+    """Stores the renewals of each connection."""
 
-    #: Said to the user after "stored".
+    #: The place, for messages: "stored ...".
     where: str
 
     @abstractmethod
     def lock(self, connection: str, explain: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Hold ``connection`` for one call of its connector; say so when it has to be waited for.
+        """Lock ``connection`` for one call of its connector. ``explain`` gets a message to wait.
 
-        Ends with the process that holds it, however that dies.
+        The lock ends with the process that holds it, even if that is killed.
         """
 
     @abstractmethod
     def load(self, connection: str, declared: Mapping[str, Any]) -> bytes | None:
-        """What was saved last. It need not be found where ``declared`` has changed since."""
+        """Return what was saved last. May return None if ``declared`` has changed since."""
 
     @abstractmethod
     def save(self, connection: str, content: bytes, origin: DeclarationHash) -> None:
-        """Store ``content`` durably; ``origin`` may be seen by anybody. Raises OSError."""
+        """Store ``content`` durably. ``origin`` is not secret. Raises OSError."""
 
 
 class FileConfigStore(ConfigStore):
-    """A folder with a file per connection, readable by its owner only."""
+    """Stores renewals in a folder, in one private file per connection."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -88,9 +88,9 @@ class FileConfigStore(ConfigStore):
 def wait_for(
     connection: str, acquire: Callable[[], bool], explain: Callable[[str], None]
 ) -> Iterator[None]:
-    """Try ``acquire`` until it succeeds; the first failure is explained."""
+    """Call ``acquire`` until it succeeds. ``explain`` gets a message after the first failure."""
     if not acquire():
-        explain(f"Another run or command is using connection '{connection}'; waiting for its end.")
+        explain(f"Another run or command uses connection '{connection}'; waiting until it ends.")
         while not acquire():
             pause(_POLL_SECONDS)
     yield
@@ -105,15 +105,15 @@ def _acquired(lock: FileLock) -> bool:
 
 
 class RenewableConfig:
-    """One connection's config: declared, renewed by the connector, and its secrets masked.
+    """The config of one connection, as declared and then renewed by the connector.
 
     Args:
-        declared: the user's, resolved; holds secrets.
+        declared: the user's config, resolved, with secrets.
         schema: the SPEC's.
-        masker: learns the secrets, those of renewals too.
+        masker: gets the secrets, also those of renewals.
         connection: its name.
-        store: where renewals are kept.
-        explain: is told of each renewal, without values.
+        store: stores the renewals.
+        explain: gets a message for each renewal, without values.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class RenewableConfig:
         self._mask(stored)
 
     def renew(self, config: Mapping[str, Any]) -> None:
-        """Take what the connector sent, and store it before anything else is read from it.
+        """Take the config that the connector sent, and store it before reading further output.
 
         Raises:
             BrokenError: it cannot be stored.
@@ -160,14 +160,14 @@ class RenewableConfig:
         except OSError as error:
             raise BrokenError(
                 f"The renewed config of connection '{self._connection}' could not be stored "
-                f"({error.strerror or error}); free space or mend the access. If the source now "
-                "refuses the old credentials, enter new ones."
+                f"({error.strerror or error}); free space or correct the permissions. If the "
+                "source now refuses the old credentials, enter new ones."
             ) from error
         self.value = value
         names = ", ".join(".".join(renewed.path) for renewed in renewal.values)
         self._explain(
-            f"The connector renewed {names} of its config; stored {self._store.where}, for the "
-            "next call."
+            f"The connector renewed {names} in its config; the next call uses it. It is stored "
+            f"{self._store.where}."
         )
 
     def _stored(self) -> Renewal:
@@ -181,7 +181,7 @@ class RenewableConfig:
             ) from error
 
     def _mask(self, renewal: Renewal) -> None:
-        """Hide what the SPEC calls secret, and what it does not know."""
+        """Mask values that the SPEC marks as secret, and those that it does not describe."""
         for renewed in renewal.values:
             schema: Any = self._schema
             for key in renewed.path:

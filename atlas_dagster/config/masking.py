@@ -1,9 +1,9 @@
-"""Masking secret values in everything a person may read.
+"""Mask secret values in all texts that people may read.
 
-Masked by value: every value at an ``airbyte_secret`` path of the SPEC (through ``oneOf``, arrays
-and free keys), and the variables that are used there; of a value that is a JSON object (a service
-account) its members, too. Also as other programs write it: escaped as in JSON, percent-encoded in
-any case, as an XML entity, in base64 of either alphabet.
+Secret are the values at ``airbyte_secret`` paths of the SPEC (through ``oneOf``, arrays and free
+keys), the variables that are used there, and the members of a value that is a JSON object, such as
+a service account. They are also masked as other programs write them: escaped as in JSON,
+percent-encoded, as XML entities, and in base64 of both alphabets.
 """
 
 import base64
@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 from atlas_dagster.config.templates import variables
 
 MASK = "**********"
-#: Shorter values would mangle every text they happen to occur in, and protect nothing.
+#: Shorter values occur in any text by chance.
 _SHORTEST = 3
-#: The same for what is only a part of a secret.
+#: The same for a part of a secret.
 _SHORTEST_PART = 8
-#: Words in the name of a field or variable that hold a secret, whatever the SPEC marks.
+#: Words in the name of a field or variable that mark it as secret, even if the SPEC does not.
 _SECRET_NAME = re.compile(
     r"passw|passphrase|secret|token|credential|(?<![a-z])(?:pass|pwd|auth|keys?|pat)(?![a-z])"
 )
-#: The login of an address, and a parameter or part of a connection string.
+#: The login in an address, and a parameter of a connection string.
 _LOGIN = re.compile(r"//([^/@]*)@")
 _PARAMETER = re.compile(r"([\w-]+)\s*=\s*['\"]?(\{\{[^}]*\}\})")
 
@@ -40,14 +40,14 @@ class Masker:
         self.add(secrets)
 
     def add(self, secrets: Iterable[str]) -> None:
-        """Hide these, too, from now on."""
+        """Mask ``secrets``, too, from now on."""
         forms = {form for secret in secrets for form in _forms(secret)}
         forms = {form for form in forms if len(form.text) >= _SHORTEST}
         if forms <= self._forms:
             return
         self._forms |= forms
         longest_first = sorted(self._forms, key=lambda form: len(form.text), reverse=True)
-        # The first characters alone rule out most places of a text.
+        # The first characters rule out most places of a text quickly.
         first = "".join(sorted({form.text[0] for form in longest_first}))
         places = rf"(?=[\\%&+_-]|[{re.escape(first)}])"
         self._pattern = re.compile(f"{places}(?:{'|'.join(map(_pattern, longest_first))})")
@@ -59,7 +59,7 @@ class Masker:
 def secret_values(config: Any, schema: Any) -> Iterator[str]:
     """Yield, as text, every scalar of ``config`` that ``schema`` marks ``airbyte_secret``.
 
-    So is what a field holds that ``schema`` does not describe, if its name calls it a secret.
+    A field that ``schema`` does not describe counts as secret by its name.
     """
     return (
         place.text
@@ -69,11 +69,11 @@ def secret_values(config: Any, schema: Any) -> Iterator[str]:
 
 
 def secret_variables(config: Any, schema: Any) -> set[str]:
-    """Names of the variables in ``config``, as declared, whose values are secret.
+    """Return the names of variables in ``config``, as declared, whose values are secret.
 
-    Those used at an ``airbyte_secret`` path, alone or inside a longer text. Specifications are not
-    always complete, so also: those in a field that ``schema`` does not describe, those that their
-    own or the field's name calls a secret, and those in the login of an address.
+    These are the variables at ``airbyte_secret`` paths. SPECs are often incomplete, so variables in
+    fields that ``schema`` does not describe count, too, as do those whose own or whose field's name
+    marks a secret, and those in the login of an address.
     """
     found: set[str] = set()
     for place in _places(config, [schema]):
@@ -90,7 +90,7 @@ def secret_variables(config: Any, schema: Any) -> set[str]:
 
 
 class _Place(NamedTuple):
-    """A scalar of a config, as text. ``field`` is the nearest key above it."""
+    """A scalar of a config, as text, with the nearest key above it."""
 
     text: str
     field: str
@@ -101,7 +101,7 @@ class _Place(NamedTuple):
 def _places(
     value: Any, schemas: Sequence[Any], field: str = "", *, is_marked: bool = False
 ) -> Iterator[_Place]:
-    """Every scalar of ``value``, which any of ``schemas`` may describe."""
+    """Yield every scalar of ``value``, which any of ``schemas`` may describe."""
     described = list(_with_options(schemas))
     is_marked = is_marked or any(schema.get("airbyte_secret") for schema in described)
     if isinstance(value, Mapping):
@@ -141,7 +141,7 @@ def _names_secret(name: str) -> bool:
 
 
 def scalars(value: Any) -> Iterator[str]:
-    """Every text and number in ``value``, as text."""
+    """Yield every text and number in ``value``, as text."""
     if isinstance(value, Mapping):
         for item in value.values():
             yield from scalars(item)
@@ -153,7 +153,7 @@ def scalars(value: Any) -> Iterator[str]:
 
 
 class _Form(NamedTuple):
-    """A text that gives a secret away. ``is_base64`` of the standard alphabet."""
+    """A text that reveals a secret. ``is_base64``: it is base64 of the standard alphabet."""
 
     text: str
     is_base64: bool = False
@@ -161,7 +161,7 @@ class _Form(NamedTuple):
 
 def _forms(secret: str) -> Iterator[_Form]:
     yield _Form(secret)
-    # As a connector takes what was read from a file.
+    # Connectors strip what they read from a file.
     yield _Form(secret.strip())
     yield _Form(base64.b64encode(secret.encode(errors="replace")).decode().rstrip("="), True)
     for form in _inside_base64(secret):
@@ -174,10 +174,10 @@ def _forms(secret: str) -> Iterator[_Form]:
 
 
 def _inside_base64(secret: str) -> Iterator[str]:
-    """What ``secret`` becomes inside a longer base64 text, such as ``user:password``.
+    """Yield the forms of ``secret`` inside a longer base64 text, such as ``user:password``.
 
-    That depends on where among three bytes it begins; left out are characters at its ends that hold
-    bits of its neighbours, too.
+    There is one for each position in a group of three bytes, without the characters at both ends
+    that also contain bits of the neighbours.
     """
     for before in range(3):
         data = b"\0" * before + secret.encode(errors="replace")
@@ -191,14 +191,14 @@ def _members(secret: str) -> Iterator[str]:
             yield from scalars(json.loads(secret))
 
 
-#: What a text is cut into: line ends, runs of backslashes, and single characters.
+#: The pieces of a text: line ends, runs of backslashes, and single characters.
 _PIECES = re.compile(r"\r?\n|\\+|.", re.DOTALL)
 _OTHER_BASE64 = {"+": "-", "/": "_"}
 _LETTER_ESCAPES = {"\t": "t", "\r": "r", "\b": "b", "\f": "f"}
 
 
 def _pattern(form: _Form) -> str:
-    """A regex for ``form`` as any program writes it, each character in its own way."""
+    """Return a regex for ``form``, with each character escaped in any way."""
     found = []
     for piece in _PIECES.findall(form.text):
         if form.is_base64 and piece in _OTHER_BASE64:
@@ -210,7 +210,7 @@ def _pattern(form: _Form) -> str:
 
 @cache
 def _escaped(piece: str) -> str:
-    """A regex for ``piece``, which may be escaped several times, one program inside another."""
+    """Return a regex for ``piece``, which several programs may have escaped in turn."""
     if piece.endswith("\n"):
         return rf"(?:\r?\n|(?:\\+r)?\\+n|(?:{_percent(chr(13))})?{_percent(chr(10))})"
     if piece.isascii() and (piece.isalnum() or piece in "-_.~"):
@@ -232,20 +232,20 @@ def _escaped(piece: str) -> str:
     if not (piece.isascii() and piece.isprintable()):
         encoded = piece.encode(errors="replace")
         found.append("".join(rf"\\+x{_hex(bytes([byte]))}" for byte in encoded))
-        # Python's repr, which names the character and not its bytes.
+        # Python's repr writes the character's number, not its bytes.
         found.append(rf"\\+x{_hex(piece.encode('latin-1', 'replace'))}")
         found.append(rf"\\+U{_hex(piece.encode('utf-32-be', 'replace'))}")
     return f"(?:{'|'.join(dict.fromkeys(found))})"
 
 
 def _percent(text: str) -> str:
-    """Percent-encoded in either case; ``%25`` where that was encoded once more."""
+    """Return a regex for ``text`` percent-encoded once or several times, in either case."""
     encoded = text.encode(errors="replace")
     return "".join(f"%(?:25)*{_hex(bytes([byte]))}" for byte in encoded)
 
 
 def _hex(data: bytes) -> str:
-    """In either case."""
+    """Return a regex for ``data`` as hexadecimal digits in either case."""
     return re.sub("[a-f]", lambda match: f"[{match[0]}{match[0].upper()}]", data.hex())
 
 

@@ -1,9 +1,10 @@
-"""A config that the connector itself renewed (CONTROL ``CONNECTOR_CONFIG``), such as a new token.
+"""Values in a config that the connector renewed (CONTROL ``CONNECTOR_CONFIG``), such as a token.
 
-A source with single-use refresh tokens must be given the newest one next time, or it is locked out.
-The CDK sends its whole config; kept is only what differs from the user's declaration, each path
-beside a salted hash of what was declared there, so that a later edit by the user wins. For a key
-the connector added that is the object it was added to: what was derived from it is then outdated.
+A source with single-use refresh tokens needs the newest one in the next call, or it loses access.
+The CDK sends its whole config. Atlas keeps only the differences from the user's declaration, each
+with a salted hash of the declared value, so that a later edit by the user takes precedence. For a
+key that the connector added, the hash is of the object around it: an edit there makes the key
+outdated.
 """
 
 import hashlib
@@ -19,14 +20,14 @@ from atlas_dagster.format_versions import version_of
 
 #: Of renewals and of the hashes beside them. Version 1 does not store it.
 VERSION = 1
-#: Keys the CDK puts into a config for itself (CDK ``entrypoint.py``).
+#: Keys that the CDK adds to a config for itself (CDK ``entrypoint.py``).
 _INJECTED = "__injected"
 
 ConfigPath = tuple[str, ...]
 
 
 class Renewed(Struct, frozen=True):
-    """One value the connector changed; ``declared`` is the hash of what it replaces."""
+    """One value that the connector changed. ``declared`` is the hash of the replaced value."""
 
     path: ConfigPath
     value: Any
@@ -34,14 +35,14 @@ class Renewed(Struct, frozen=True):
 
 
 class Renewal(Struct, frozen=True):
-    """All values of one connection that its connector changed."""
+    """All values in the config of one connection that its connector changed."""
 
     salt: str
     values: tuple[Renewed, ...] = ()
 
     @classmethod
     def diff(cls, declared: Mapping[str, Any], renewed: Mapping[str, Any]) -> "Renewal":
-        """What turns ``declared`` into ``renewed``."""
+        """Return the difference of ``renewed`` from ``declared``."""
         salt = secrets.token_hex(16)
         return cls(
             salt,
@@ -52,7 +53,7 @@ class Renewal(Struct, frozen=True):
         )
 
     def applied_to(self, declared: Mapping[str, Any]) -> dict[str, Any]:
-        """``declared`` with the renewed values, except where the user has edited it since."""
+        """Return ``declared`` with the renewed values, except those that the user edited since."""
         config = merged(declared, {})
         for renewed in self.values:
             if _hash(self.salt, _nearest(declared, renewed.path)) == renewed.declared:
@@ -75,10 +76,10 @@ class Renewal(Struct, frozen=True):
 
 
 class DeclarationHash(Struct, frozen=True):
-    """What a renewal replaces, as a hash to be kept beside it where it is encrypted.
+    """A hash of the declared values that a renewal replaces, stored beside an encrypted renewal.
 
-    So it is known even without the key whether the user has edited that since. The hash is slow,
-    for declared secrets must not be guessed from it.
+    It shows without the key whether the user edited these values since. The hash is slow, so that
+    nobody can guess declared secrets from it.
     """
 
     paths: tuple[ConfigPath, ...]
@@ -91,7 +92,7 @@ class DeclarationHash(Struct, frozen=True):
         return cls(paths, renewal.salt, _slow_hash(renewal.salt, declared, paths))
 
     def is_in(self, declared: Mapping[str, Any]) -> bool:
-        """Whether all of it is still declared as it was."""
+        """Whether ``declared`` still has the same values."""
         return _slow_hash(self.salt, declared, self.paths) == self.declared
 
     def encode(self) -> bytes:
@@ -104,7 +105,7 @@ class DeclarationHash(Struct, frozen=True):
 
 
 def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``config`` with ``changes`` laid over it, objects merged and all else replaced."""
+    """Return ``config`` with ``changes``: objects are merged, other values replaced."""
     result = dict(config)
     for key, value in changes.items():
         if key.startswith(_INJECTED):
@@ -129,12 +130,12 @@ def _differences(
 
 
 def _same(one: Any, other: Any) -> bool:
-    """As JSON: to Python, True is 1."""
+    """Compare as JSON, because True equals 1 in Python."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _nearest(config: Any, path: ConfigPath) -> Any:
-    """What is declared at ``path``, or else the innermost value on the way there."""
+    """Return the value at ``path``, or the innermost value on the way there."""
     for key in path:
         if not isinstance(config, Mapping) or key not in config:
             break
@@ -154,6 +155,6 @@ def _hash(salt: str, value: Any) -> str:
 
 
 def _slow_hash(salt: str, config: Mapping[str, Any], paths: tuple[ConfigPath, ...]) -> str:
-    """Of what is declared at ``paths``."""
+    """Return a hash of the values at ``paths``."""
     values = json.dumps([_nearest(config, path) for path in paths], sort_keys=True)
     return hashlib.scrypt(values.encode(), salt=salt.encode(), n=2**14, r=8, p=1).hex()

@@ -1,19 +1,19 @@
-"""Secrets given as files, as Docker and Kubernetes do: one for each variable, named like it."""
+"""Secrets as files, as in Docker and Kubernetes: one for each variable, with its name."""
 
 import os
 from pathlib import Path
 
 from atlas_dagster.errors import ConfigError
 
-#: Names the folder.
+#: The variable that names the folder.
 FOLDER_VARIABLE = "ATLAS_SECRETS"
 
 
 def load_secret_files() -> None:
-    """Make each file in the folder that ATLAS_SECRETS names a variable of this process.
+    """Set an environment variable for each file in the folder that ATLAS_SECRETS names.
 
-    A variable that is set already stays; a newline at the end of a file is not part of it. Files
-    whose names begin with a dot are left alone.
+    Variables that are set already stay. A newline at the end of a file is removed. Files whose
+    names begin with a dot are ignored.
 
     Raises:
         ConfigError: the folder or a file in it cannot be read.
@@ -27,6 +27,6 @@ def load_secret_files() -> None:
                 os.environ.setdefault(path.name, path.read_text().removesuffix("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"The secrets in {folder} ({FOLDER_VARIABLE}) cannot be read ({error}); see that it is "
-            "a folder of text files that this user may read."
+            f"The secrets in {folder} ({FOLDER_VARIABLE}) cannot be read ({error}); check "
+            "that it is a folder of text files that this user may read."
         ) from error

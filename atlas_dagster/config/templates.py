@@ -1,4 +1,4 @@
-"""``{{ env.X }}`` in declarations."""
+"""Templates in declarations: ``{{ env.X }}``."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ TEMPLATE = re.compile(r"\{\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
 
 def variables(value: Any) -> set[str]:
-    """Names of the environment variables that ``value`` refers to."""
+    """Return the names of environment variables that ``value`` refers to."""
     if isinstance(value, str):
         return set(TEMPLATE.findall(value))
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
-"""A connector's config: ``{{ env.X }}`` replaced as text, typed and checked by the SPEC.
+"""Replace ``{{ env.X }}`` in a connector's config, and validate it by the SPEC.
 
-Declarations hold templates; values exist only in the process that runs the connector. Dagster's own
-templating is bypassed on purpose: it would turn ``1e5``, ``0x1F`` and ``None`` into other things
-and a missing variable into nothing.
+Declarations contain templates; values exist only in the process that runs the connector. Atlas does
+not use Dagster's templating: it would change ``1e5``, ``0x1F`` and ``None``, and replace a missing
+variable by nothing.
 """
 
 import json
@@ -24,7 +24,7 @@ Warn = Callable[[str], None]
 
 
 def require_variables(config: Mapping[str, Any], *, environ: Mapping[str, str], where: str) -> None:
-    """Raises MissingVariableError where ``config`` refers to a variable that is not set."""
+    """Raise MissingVariableError if ``config`` refers to a variable that is not set."""
     missing = sorted(variables(config) - set(environ))
     if missing:
         names = ", ".join(missing)
@@ -43,12 +43,19 @@ def resolve(
     warn: Warn = lambda _: None,
     check: bool = True,
 ) -> dict[str, Any]:
-    """The config to hand to the connector.
+    """Return the config for the connector.
 
-    A string that is one template and nothing else takes the type the SPEC declares there
-    (``port: "{{ env.DB_PORT }}"`` becomes a number); everything else stays text. Values from the
-    environment are checked like written ones. Absent fields take the SPEC's defaults. ``where``
-    names the connection in messages. Without ``check`` the config goes on as it is written.
+    A text that is exactly one template gets the type that the SPEC declares
+    (``port: "{{ env.DB_PORT }}"`` becomes a number); other texts stay texts. Values from the
+    environment are validated like written ones. Absent fields get the SPEC's defaults.
+
+    Args:
+        config: the declaration.
+        schema: the SPEC's.
+        environ: values of the templates.
+        where: names the connection in messages.
+        warn: gets a sentence for each oddity that is passed on to the connector.
+        check: without it, the config is not validated and gets no defaults.
 
     Raises:
         MissingVariableError: a variable is not set.
@@ -70,12 +77,12 @@ def validate(
     where: str,
     warn: Warn = lambda _: None,
 ) -> None:
-    """Check ``config``, completed by defaults, against the SPEC's JSON schema (draft 7).
+    """Validate ``config``, with defaults, by the SPEC's JSON schema (draft 7).
 
-    ``warn`` is told of what is odd and goes to the connector all the same.
+    ``warn`` gets a sentence for each oddity that is passed on to the connector.
 
     Raises:
-        InvalidConfigError: naming each field, what is wrong with it and what is allowed.
+        InvalidConfigError: it names each faulty field and the allowed values.
     """
     found = examine(with_defaults(config, schema), schema)
     for warning in found.warnings:

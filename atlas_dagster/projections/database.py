@@ -1,4 +1,4 @@
-"""The database of the books: a schema in Postgres, or a file; brought up to date when opened."""
+"""The database of the SQL tables: a schema in Postgres, or a SQLite file; migrated when opened."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +12,17 @@ from sqlalchemy.pool import NullPool
 from atlas_dagster.format_versions import refuse_newer
 from atlas_dagster.projections.tables import SCHEMA
 
-#: The newest revision in ``migrations/versions``; where the tables are of it, Alembic, which takes
-#: a while to import, is left alone.
+#: The newest revision in ``migrations/versions``. If the tables have it, Alembic, which is slow to
+#: import, is not needed.
 HEAD = "0001"
 VERSION_TABLE = "alembic_version"
 
-#: Milliseconds; the books must not hold a sync up.
+#: Milliseconds; the tables must not delay a sync.
 _PATIENCE = 5000
 
 
 def engine(url: sa.URL) -> sa.Engine:
-    """In Postgres one connection is kept, for a new one costs more than what is written."""
+    """Return an engine. In Postgres it keeps one connection, because opening one is slow."""
     if url.get_backend_name() == "postgresql":
         options = f"-c statement_timeout={_PATIENCE} -c lock_timeout={_PATIENCE}"
         arguments = {"connect_timeout": _PATIENCE // 1000, "options": options}
@@ -31,17 +31,17 @@ def engine(url: sa.URL) -> sa.Engine:
     return sa.create_engine(url, poolclass=NullPool, connect_args={"timeout": _PATIENCE / 1000})
 
 
-def bring_up_to_date(books: sa.Engine) -> None:
+def migrate(database: sa.Engine) -> None:
     """Create the tables, or migrate those of an older Atlas.
 
-    Of several processes that do so at once one does, and the others wait.
+    Of several processes, one does it and the others wait.
 
     Raises:
-        SQLAlchemyError: the database cannot be reached, or gives no right to.
+        SQLAlchemyError: the database cannot be reached, or refuses permission.
         ConfigError: a newer Atlas made the tables.
         OSError: the file's folder cannot be written.
     """
-    found = _revision(books)
+    found = _revision(database)
     if found == HEAD:
         return
     refuse_newer(int(found or 0), known=int(HEAD), what="The schema of these SQL tables")
@@ -51,31 +51,31 @@ def bring_up_to_date(books: sa.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", "atlas_dagster:projections/migrations")
     config.set_main_option("path_separator", "os")
-    with _alone(books), books.begin() as connection:
+    with _alone(database), database.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
 
-def schema_of(books: sa.Engine) -> str | None:
-    return SCHEMA if books.dialect.name == "postgresql" else None
+def schema_of(database: sa.Engine) -> str | None:
+    return SCHEMA if database.dialect.name == "postgresql" else None
 
 
-def _revision(books: sa.Engine) -> str | None:
-    table = sa.table(VERSION_TABLE, sa.column("version_num"), schema=schema_of(books))
+def _revision(database: sa.Engine) -> str | None:
+    table = sa.table(VERSION_TABLE, sa.column("version_num"), schema=schema_of(database))
     try:
-        with books.connect() as connection:
+        with database.connect() as connection:
             found: str | None = connection.scalar(sa.select(table.c.version_num))
             return found
     except SQLAlchemyError:
-        return None  # there is none yet; or the migration says what is wrong
+        return None  # no table yet, or an error that the migration will raise, too
 
 
 @contextmanager
-def _alone(books: sa.Engine) -> Iterator[None]:
-    if books.dialect.name == "postgresql":
-        yield  # the migration itself takes a lock of the database
+def _alone(database: sa.Engine) -> Iterator[None]:
+    if database.dialect.name == "postgresql":
+        yield  # the migration itself locks the database
         return
-    path = Path(books.url.database or "")
+    path = Path(database.url.database or "")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock", timeout=60):
         yield

@@ -1,16 +1,16 @@
-"""The tables, as they are now; ``migrations`` says how they came to be."""
+"""The SQL tables in their newest version; ``migrations`` upgrades older ones."""
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-#: Their schema in Postgres. SQLite has a file instead.
+#: Their schema in Postgres. In SQLite they have their own file.
 SCHEMA = "pipeline"
 
 metadata = sa.MetaData()
 
 
 def _stream() -> list[sa.Column[str]]:
-    """What identifies a stream; no namespace is an empty one, for it is part of keys."""
+    """Return the columns that identify a stream. A missing namespace is an empty text."""
     return [
         sa.Column("connection", sa.Text, primary_key=True),
         sa.Column("stream_namespace", sa.Text, primary_key=True),

@@ -1,4 +1,4 @@
-"""Writing the books."""
+"""Write the SQL tables."""
 
 import datetime as dt
 import json
@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.projections import tables
-from atlas_dagster.projections.database import bring_up_to_date, engine
+from atlas_dagster.projections.database import engine, migrate
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.registry.catalogue import Listing
@@ -20,7 +20,7 @@ Write = Callable[[sa.Connection], None]
 
 
 class SyncStats(Struct, frozen=True):
-    """One stream in one sync. ``error`` is without secrets; what is not known is None."""
+    """The result of one stream in one sync. ``error`` has no secrets. Unknown values are None."""
 
     stream: StreamDescriptor
     status: Literal["succeeded", "failed"]
@@ -32,10 +32,10 @@ class SyncStats(Struct, frozen=True):
 
 
 class ProjectionWriter:
-    """The books of one deployment, in the database at ``url``.
+    """Writes the SQL tables of one deployment into the database at ``url``.
 
-    No method raises: what cannot be written is said once, to ``warn``, and then left alone. Nothing
-    is opened before the first line is written.
+    No method raises: after a failure, ``warn`` gets one sentence, and nothing more is written. The
+    database is opened at the first write.
     """
 
     def __init__(self, url: sa.URL, warn: Callable[[str], None]) -> None:
@@ -54,7 +54,7 @@ class ProjectionWriter:
         connector: str,
         at: float,
     ) -> None:
-        """The streams of ``connection``, in place of those known before."""
+        """Replace the streams of ``connection``."""
         table = tables.catalogs
         rows = [
             {
@@ -78,7 +78,7 @@ class ProjectionWriter:
         self._write(write)
 
     def committed(self, envelope: Envelope, mask: Callable[[str], str] = str) -> None:
-        """Where the streams of a commit continue from now on. ``mask`` hides secrets."""
+        """Write the states of a commit's streams. ``mask`` hides secrets."""
         state = envelope.connection_state
         rows = []
         for commit in envelope.streams:
@@ -104,7 +104,7 @@ class ProjectionWriter:
         run_id: str | None,
         connector: str | None,
     ) -> None:
-        """How some streams of a sync ended."""
+        """Write how some streams of a sync ended."""
         at = dt.datetime.now(dt.UTC)
         rows = [
             {
@@ -127,7 +127,7 @@ class ProjectionWriter:
             self._write(lambda database: _insert(database, tables.sync_stats, rows))
 
     def listed(self, listing: Listing) -> None:
-        """All connectors, unless they are there already."""
+        """Write all connectors, unless this list is there already."""
         table = tables.connector_registry
         rows = [
             {
@@ -151,7 +151,7 @@ class ProjectionWriter:
             if database.scalar(sa.select(sa.func.min(table.c.listed_on))) == listing.date:
                 return
             if database.dialect.name == "postgresql":
-                # Of two at once the second would find the first one's rows in its way.
+                # Two writers at once would insert the same keys.
                 lock = sa.text(f"LOCK TABLE {tables.SCHEMA}.{table.name} IN EXCLUSIVE MODE")
                 database.execute(lock)
             database.execute(sa.delete(table))
@@ -165,16 +165,16 @@ class ProjectionWriter:
         try:
             if self._engine is None:
                 found = engine(self._url)
-                bring_up_to_date(found)
+                migrate(found)
                 self._engine = found
             with self._engine.begin() as database:
                 write(database)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the sync matters more
+        except Exception as error:  # noqa: BLE001 - no error may fail the sync
             self._is_closed = True
             reason = str(getattr(error, "orig", None) or error).strip().splitlines() or [""]
             self._warn(
-                f"The bookkeeping in {self.where} cannot be written ({reason[0]}). Nothing depends "
-                "on it, and the sync goes on without."
+                f"The SQL tables in {self.where} cannot be written ({reason[0]}). The sync "
+                "continues without them."
             )
 
 
@@ -199,7 +199,7 @@ def _stream(connection: str, stream: StreamDescriptor) -> dict[str, str]:
 
 
 def _plain(blob: Raw | None, mask: Callable[[str], str]) -> Any:
-    """For SQL: here, and only here, a number may lose digits."""
+    """Return a state for SQL, where numbers may lose digits."""
     if blob is None:
         return None
     # Postgres's jsonb has no U+0000.

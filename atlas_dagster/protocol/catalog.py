@@ -1,4 +1,4 @@
-"""Catalogs: what a source offers, and what we ask it for."""
+"""Catalogs: the streams that a source offers, and the streams that Atlas asks for."""
 
 import json
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from atlas_dagster.protocol.messages import CatalogMessage, StreamDescriptor
 
 SyncMode = Literal["full_refresh", "incremental"]
 DestinationSyncMode = Literal["append", "overwrite", "append_dedup"]
-#: A field's place in a record: a list of keys from the top.
+#: The keys of a field in a record, from the top.
 FieldPath = tuple[str, ...]
-#: Field of sources that read a database's log: when a row was deleted there, else null.
+#: A field of sources that read a database's log: when a row was deleted, or null.
 CDC_DELETED_AT = "_ab_cdc_deleted_at"
 
 
 class _DiscoveredStream(Struct):
-    """Wire form of one stream of DISCOVER."""
+    """One stream of DISCOVER as the source sends it."""
 
     name: str
     json_schema: Any = {}
@@ -32,9 +32,9 @@ class _DiscoveredStream(Struct):
 
 
 class Stream(Struct, frozen=True):
-    """A stream the source offers. ``raw`` is the source's own JSON, sent back to it untouched.
+    """A stream that the source offers. ``raw`` is the source's own JSON, sent back unchanged.
 
-    ``says_fields``: whether ``json_schema`` is the source's; it is empty where that is no object.
+    ``says_fields``: whether the source's ``json_schema`` is an object; otherwise it is empty here.
     """
 
     descriptor: StreamDescriptor
@@ -54,13 +54,13 @@ class Stream(Struct, frozen=True):
         A missing or empty ``supported_sync_modes`` means full refresh.
 
         Raises:
-            ProtocolError: it is not a stream.
+            ProtocolError: ``raw`` is not a stream.
         """
         try:
             found = msgspec.json.decode(raw, type=_DiscoveredStream, strict=False)
         except msgspec.MsgspecError as error:
             raise ProtocolError(
-                f"The connector's catalog holds a stream Atlas cannot read ({error}); "
+                f"The connector's catalog contains a stream that Atlas cannot read ({error}); "
                 "report it to the connector's maintainers."
             ) from error
         schema = found.json_schema
@@ -80,18 +80,18 @@ class Stream(Struct, frozen=True):
 
 
 class Catalog(Struct, frozen=True):
-    """All streams a source offers, in its own order."""
+    """All streams that a source offers, in its order."""
 
     streams: tuple[Stream, ...]
 
     @classmethod
     def from_message(cls, message: CatalogMessage) -> "Catalog":
-        # Copies, for a message is a part of all that was read with it.
+        # Copies, because a message keeps the whole block that was read with it in memory.
         return cls.from_raw(raw.copy() for raw in message.streams)
 
     @classmethod
     def from_raw(cls, streams: Iterable[Raw]) -> "Catalog":
-        """From the source's own JSON of each stream. Raises ProtocolError."""
+        """Decode the source's JSON of each stream. Raises ProtocolError."""
         return cls(tuple(Stream.from_raw(raw) for raw in streams))
 
     @classmethod
@@ -104,13 +104,13 @@ class Catalog(Struct, frozen=True):
 
 
 class ConfiguredStream(Struct, frozen=True):
-    """A stream as we ask for it.
+    """A stream as Atlas asks for it.
 
-    ``generation_id`` numbers the full copies of a table; when ``minimum_generation_id`` equals it,
-    rows of older generations go once the stream is complete. ``hard_deletes``: rows go that the
-    source says were deleted, instead of staying with the time of that. ``ignored_cursor``: one that
-    is declared of a source that reads by its own. ``refuses_null_keys``: a record without a value
-    in a field of the key stops the stream.
+    ``generation_id`` numbers the full copies of a table; if ``minimum_generation_id`` equals it,
+    older generations are removed when the stream is complete. ``hard_deletes``: rows that the
+    source reports as deleted are removed, instead of marked with the time. ``ignored_cursor``: the
+    declared cursor, if the source uses its own. ``refuses_null_keys``: a record without a value in
+    a key field stops the stream.
     """
 
     stream: Stream
@@ -126,17 +126,17 @@ class ConfiguredStream(Struct, frozen=True):
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """How the declaration differs from what the source defines, in sentences."""
+        """Sentences about differences between the declaration and the source's definition."""
         found = []
         own = tuple(path for path in self.stream.source_defined_primary_key if path)
         if own and set(own) != set(self.primary_key):
             found.append(
-                f"The source's own primary key is {_listed(own)}; the declared one counts."
+                f"The source's own primary key is {_listed(own)}; Atlas uses the declared one."
             )
         if self.ignored_cursor:
             found.append(
                 f"The declared cursor_field {_listed([self.ignored_cursor])} has no effect: the "
-                f"source reads by its own, {_listed([self.cursor_field])}."
+                f"source uses its own, {_listed([self.cursor_field])}."
             )
         return tuple(found)
 
@@ -146,19 +146,19 @@ class ConfiguredStream(Struct, frozen=True):
 
     @property
     def compared_fields(self) -> tuple[FieldPath, ...]:
-        """Keys and cursors that rows are compared by."""
+        """Keys and cursor by which rows are compared."""
         if self.destination_sync_mode != "append_dedup":
             return ()
         return tuple(dict.fromkeys((*self.primary_key, self.cursor_field)))
 
     @property
     def nested_fields(self) -> tuple[FieldPath, ...]:
-        """Those below the top of a record."""
+        """Compared fields inside objects."""
         return tuple(path for path in self.compared_fields if len(path) > 1)
 
     @property
     def replaces(self) -> bool:
-        """Whether this sync's rows replace all rows the table holds."""
+        """Whether the rows of this sync replace all rows of the table."""
         return self.minimum_generation_id == self.generation_id and self.generation_id > 0
 
 
@@ -172,11 +172,11 @@ def configure(
     hard_deletes: bool = False,
     refuses_null_keys: bool = False,
 ) -> ConfiguredStream:
-    """Choose how to sync ``stream``; what is ``None`` is the Airbyte platform's default.
+    """Choose how to sync ``stream``. None means the default of the Airbyte platform.
 
-    The defaults (platform ``CatalogConverter``): cursor and primary key both defined by the source
-    give incremental | append_dedup; otherwise full_refresh | overwrite; incremental | append only
-    where full refresh is not supported.
+    The defaults (platform ``CatalogConverter``): incremental | append_dedup if the source defines
+    both cursor and primary key; otherwise full_refresh | overwrite; incremental | append if the
+    stream does not support full refresh.
 
     Raises:
         ConfigError: the choice cannot work for this stream.
@@ -186,7 +186,7 @@ def configure(
     key = declared_key or tuple(path for path in stream.source_defined_primary_key if path)
     cursor = cursor_field or stream.default_cursor_field
     if stream.source_defined_cursor and stream.default_cursor_field:
-        # The source reads by its own, whatever it is told (protocol, source_defined_cursor).
+        # The source uses its own cursor in any case (protocol, source_defined_cursor).
         cursor = stream.default_cursor_field
     supported = stream.supported_sync_modes
     if sync_mode is None:
@@ -208,8 +208,8 @@ def configure(
             destination_sync_mode = "overwrite"
     if sync_mode == "incremental" and destination_sync_mode == "overwrite":
         raise ConfigError(
-            f"Stream '{name}' cannot be incremental and overwrite: an incremental read brings only "
-            "new rows; use append_dedup or append, or sync_mode full_refresh."
+            f"Stream '{name}' cannot be incremental and overwrite: it reads only new rows; "
+            "use append_dedup or append, or sync_mode full_refresh."
         )
     if sync_mode == "incremental" and not stream.source_defined_cursor and not cursor:
         raise ConfigError(
@@ -252,10 +252,10 @@ def _listed(paths: Iterable[FieldPath]) -> str:
 
 
 def configured_catalog_json(streams: Iterable[ConfiguredStream], *, sync_id: int) -> bytes:
-    """The ``--catalog`` file. Discovered streams go back byte for byte.
+    """Return the ``--catalog`` file, with the discovered streams byte for byte.
 
-    Only ``append``, ``overwrite`` and ``append_dedup`` are ever sent: connectors parse the enum
-    strictly (platform ``DefaultProtocolSerializer``).
+    It contains only ``append``, ``overwrite`` and ``append_dedup``, because connectors parse the
+    enum strictly (platform ``DefaultProtocolSerializer``).
     """
     return msgspec.json.encode(
         {

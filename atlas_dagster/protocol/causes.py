@@ -1,8 +1,8 @@
-"""The cause of a connector's failure, taken from all it said about it.
+"""Find the cause of a connector's failure in its messages.
 
-Connectors report a failure in up to four places: a message for users, which often says nothing
-("Something went wrong in the connector"), an internal message, a stack trace, and their log. The
-functions here pick the text that names the cause, and tell network failures from all others.
+Connectors report a failure in up to four places: a message for users, which is often generic
+("Something went wrong in the connector"), an internal message, a stack trace, and the log. The
+functions here pick the text that names the cause, and recognize network failures.
 """
 
 import ast
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from atlas_dagster.errors import FailureType
 
-#: Sent where a connector has nothing to say; the CDKs' defaults, and texts of the same kind.
+#: Generic messages: the CDKs' defaults, and similar ones.
 _SAYS_NOTHING = re.compile(
     r"""(?:
       (?:oops[!,.]?\s*)?something\s+went\s+wrong(?:\s+in\s+the\s+connector)?
@@ -25,29 +25,29 @@ _SAYS_NOTHING = re.compile(
     )?[\s.!:]*(?:(?:exception|error):\s*(?:[\w.]+\.\w+)?)?[\s.]*""",
     re.IGNORECASE | re.VERBOSE,
 )
-#: Advice to look elsewhere, which Atlas follows itself.
+#: Advice to look into the log. Atlas shows what is there.
 _SEE_LOGS = re.compile(
     r"[\s,;(-]*(?:please\s+)?\b(?:see|check|review|refer\s+to|look\s+(?:at|into))\s+(?:the\s+|its\s+|your\s+)?"
     r"(?:[a-z]+\s+)?(?:logs?|logged\s+errors)\b(?:\s+output)?"
     r"(?:\s+(?:for|to)\s+(?:more|further|additional|get|see)?[a-z\s]*)?[).]*",
     re.IGNORECASE,
 )
-#: What the CDK puts before any error of a manifest (CDK ``source_declarative_manifest/_run.py``).
+#: The CDK puts this before each error of a manifest (CDK ``source_declarative_manifest/_run.py``).
 _PREAMBLE = re.compile(
     r"^Error starting the sync\. This could be due to an invalid configuration or catalog\. "
     r"Please contact Support for assistance\. Error: "
 )
-#: The CDK says only that a manifest is invalid; jsonschema, in the stack trace, says where.
+#: The CDK reports only that a manifest is invalid. The stack trace of jsonschema has the place.
 _INVALID_MANIFEST = "declarative_component_schema"
 _PLACE = re.compile(r"^On instance(\[.+\]):", re.MULTILINE)
-#: Airbyte's file sources say it in place of why (CDK ``file_based/exceptions.py``).
+#: Airbyte's file sources write this instead of the cause (CDK ``file_based/exceptions.py``).
 _ASK_SUPPORT = re.compile(r"\s*Contact Support if you need assistance\.")
 #: The name of an exception at the end, without its text (CDK ``concurrent_read_processor.py``).
 _BARE_NAME = re.compile(r": (\w+(?:Error|Exception))\.?$")
 _TRACEBACK = "Traceback (most recent call last)"
 _JAVA_FRAME = re.compile(r"^\s+at [\w.$/<>]+\(", re.MULTILINE)
 _JAVA_CAUSE = re.compile(r"^\s*Caused by: (.+)$", re.MULTILINE)
-#: Lines of a stack trace that name no cause.
+#: Lines of a stack trace without a cause.
 _FRAME = re.compile(r"\s+at [\w.$/<>]+\(|  File \"|    |\s+\.\.\. \d+ (?:more|common)|\s*$")
 #: ``<urllib3.connection.HTTPSConnection object at 0x7f1addb1f110>: ``
 _OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>(?:: )?")
@@ -77,7 +77,7 @@ _NETWORK = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-#: How Python says that code does not fit the code it calls.
+#: Python's messages about code that does not match the code it calls.
 _CODE = re.compile(
     r"""
       \bhas\s+no\s+attribute\b | \bunexpected\s+keyword\s+argument\b | \bis\s+not\s+defined\b
@@ -88,7 +88,7 @@ _CODE = re.compile(
     """,
     re.VERBOSE,
 )
-#: What only the user can change, whatever else is in the text.
+#: Failures that only the user can fix, even if the text also matches another kind.
 _CREDENTIALS = re.compile(
     r"""
       \b40[13]\b | unauthori[sz]ed | \bforbidden\b | invalid_(?:grant|client|token)
@@ -100,16 +100,16 @@ _CREDENTIALS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
-#: What is shown of a text; all of it is in the log.
+#: Limits of a text that is shown. The log has all of it.
 _MOST_LINES = 8
 _JOINED_LINES = 4
 _MOST_CHARACTERS = 1_500
 
 
 def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
-    """The text that names the cause, with what it came from where it advises to ask support.
+    """Return the text that names the cause (see :func:`_named`); empty if nothing does.
 
-    See :func:`_named`. Empty where nothing names a cause.
+    Advice to ask support is replaced by the innermost exception.
     """
     named = _named(message, details)
     advice = _ASK_SUPPORT.search(named)
@@ -122,35 +122,35 @@ def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
 
 
 def _named(message: str | None, details: Sequence[str | None]) -> str:
-    """The text that names the cause: ``message``, or what ``details`` say where it says nothing.
+    """Return the text that names the cause: ``message``, or one of ``details`` if that is generic.
 
-    ``details`` are internal message, stack trace and log lines, the best first. Of a stack trace
-    only the exception counts.
+    ``details`` are internal message, stack trace and log lines, the best first. Only the exception
+    of a stack trace counts.
     """
     said = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
     if _INVALID_MANIFEST in said and (place := _PLACE.search("\n".join(filter(None, details)))):
         return _cut(f"its manifest is not valid for the CDK that runs it, at {place[1]}")
     said = _with_text(said, details)
-    told = _SEE_LOGS.sub("", said).strip()
-    if told and told == said and not says_nothing(told):
+    plain = _SEE_LOGS.sub("", said).strip()
+    if plain and plain == said and not says_nothing(plain):
         return _cut(said)
     detail = _first_detail(details)
-    if says_nothing(told):
+    if says_nothing(plain):
         return _cut(detail)
-    if not detail or detail in told or told in detail:
-        return _cut(max(detail, told, key=len))
-    return _cut(f"{told.rstrip('.: ')}: {detail}")
+    if not detail or detail in plain or plain in detail:
+        return _cut(max(detail, plain, key=len))
+    return _cut(f"{plain.rstrip('.: ')}: {detail}")
 
 
 def says_nothing(text: str) -> bool:
-    """Whether ``text`` names no cause: it is empty, or one of the generic sentences."""
+    """Whether ``text`` names no cause, because it is empty or generic."""
     return _SAYS_NOTHING.fullmatch(_SEE_LOGS.sub("", text).strip()) is not None
 
 
 def failure_type(declared: str | None, message: str | None, causes: Sequence[str]) -> FailureType:
-    """``declared``, the connector's own word, unless ``causes`` are a network failure.
+    """Return ``declared``, the connector's failure type, unless ``causes`` are a network failure.
 
-    A connector that names a cause in ``message`` and calls it ``config_error`` knows better.
+    A ``config_error`` with a cause in ``message`` stays one.
     """
     own = next((kind for kind in _FAILURE_TYPES if kind == declared), None)
     if own == "transient_error" or (own == "config_error" and not says_nothing(message or "")):
@@ -159,24 +159,24 @@ def failure_type(declared: str | None, message: str | None, causes: Sequence[str
 
 
 def is_network_failure(*texts: str) -> bool:
-    """Whether ``texts`` are about a network or server that does not answer; a retry may help."""
+    """Whether ``texts`` are about a network or server that does not answer."""
     whole = "\n".join(texts)
     return bool(_NETWORK.search(whole)) and not _CREDENTIALS.search(whole)
 
 
 def is_code_failure(text: str) -> bool:
-    """Whether ``text`` is about code that fails, such as one written for another library."""
+    """Whether ``text`` is about failing code, such as code for another version of a library."""
     return _CODE.search(text) is not None
 
 
 def exceptions(text: str) -> list[str]:
-    """The exceptions in the stack traces in ``text``, the outermost last; without their modules."""
+    """Return the exceptions of stack traces in ``text``, the outermost last, without modules."""
     if _TRACEBACK in text:
         pieces = _lines(text).split(_TRACEBACK)[1:]
         found = [_raised(piece) for piece in pieces]
     elif _JAVA_FRAME.search(text) or _JAVA_CAUSE.search(text):
         first = next((line for line in text.splitlines() if line.strip()), "")
-        # The innermost names the cause; those around it repeat it or say less.
+        # The innermost exception names the cause. The outer ones repeat it or are vaguer.
         found = [first, *_JAVA_CAUSE.findall(text)]
     else:
         return []
@@ -185,12 +185,12 @@ def exceptions(text: str) -> list[str]:
 
 
 def is_frame(line: str) -> bool:
-    """Whether ``line`` is a part of a stack trace that names no cause."""
+    """Whether ``line`` is a line of a stack trace without a cause."""
     return _FRAME.match(line) is not None
 
 
 def _with_text(said: str, details: Sequence[str | None]) -> str:
-    """``said`` with the text of the exception whose name alone it ends with."""
+    """Return ``said`` with the exception's text, if it ends with the exception's bare name."""
     bare = _BARE_NAME.search(said)
     if bare is None:
         return said
@@ -210,12 +210,12 @@ def _first_detail(details: Sequence[str | None]) -> str:
             found.append(plain)
     if not found:
         return ""
-    # ``'count'`` is the internal message of a KeyError; its stack trace has its name, too.
+    # ``'count'`` is the internal message of a KeyError. Its stack trace also has the name.
     return next((more for more in found[1:] if more.endswith(f": {found[0]}")), found[0])
 
 
 def _plain(text: str) -> str:
-    """A text without a stack trace: its few lines as one, or the last of many."""
+    """Return a text without a stack trace: its few lines joined, or the last of many."""
     lines = [line.strip() for line in _SEE_LOGS.sub("", _unquoted(text.strip())).splitlines()]
     lines = [line for line in lines if line]
     joined = " ".join(lines) if len(lines) <= _JOINED_LINES else lines[-1]
@@ -223,7 +223,7 @@ def _plain(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """``text`` with the exception in place of a stack trace."""
+    """Return ``text`` with the exception in place of a stack trace."""
     raised = exceptions(text)
     if not raised:
         return text
@@ -235,7 +235,7 @@ def _shortened(text: str) -> str:
 
 
 def _raised(piece: str) -> str:
-    """The exception at the end of one traceback, which starts behind its head line."""
+    """Return the exception of a traceback; ``piece`` starts after the first line."""
     lines = piece.splitlines()[1:]
     at = next((n for n, line in enumerate(lines) if line[:1].strip()), None)
     if at is None:
@@ -249,12 +249,12 @@ def _raised(piece: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """``text`` with its lines as lines, where it is a traceback as ``repr`` shows it."""
+    """Return ``text`` with real line ends, if it is the ``repr`` of a traceback."""
     return text if "\n" in text else text.replace("\\n", "\n").replace("\\'", "'")
 
 
 def _unquoted(text: str) -> str:
-    """``text`` without the quotes of ``repr``, which the CDK's CHECK puts around it or its list."""
+    """Return ``text`` without the quotes or the list that ``repr`` in the CDK's CHECK added."""
     if len(text) > 2 and ((text[0] == text[-1] and text[0] in "'\"") or text[:2] in ("['", '["')):
         try:
             value = ast.literal_eval(text)

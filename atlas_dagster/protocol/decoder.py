@@ -1,10 +1,10 @@
-"""Bytes in, messages out; no I/O.
+"""Decoder from bytes to messages, without I/O.
 
-Lines end with the byte ``\\n`` only: U+2028 and friends are legal inside JSON strings. Of a line
-that is longer than :data:`LONGEST_LINE` only the beginning is kept. The fast path decodes the
-envelope; a line it refuses goes to a tolerant one, and only if that fails too is the line noise or,
-when it looks like a RECORD, a STATE or an answer, :class:`Unreadable`. Records come out in batches:
-nothing that is done with each alone is cheap.
+Only the byte ``\\n`` ends a line, because U+2028 and others are legal inside JSON strings. The
+decoder keeps only the beginning of a line that is longer than :data:`LONGEST_LINE`. The fast path
+decodes the envelope, and a tolerant path takes the lines that it refuses. If that fails, too, the
+line is :class:`Unreadable` if it looks like a RECORD, a STATE or an answer, else noise. Records
+come in batches, because work for each single record is expensive.
 """
 
 import json
@@ -27,7 +27,7 @@ _BLANKS = " \t\r\x00"
 _BLANK = re.compile(f"[{_BLANKS}]*")
 _DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"', re.IGNORECASE)
 _ANSWER_KIND = re.compile(r'"type"\s*:\s*"(SPEC|CATALOG|CONNECTION_STATUS|CONTROL)"', re.IGNORECASE)
-#: What is left of an envelope that lost its ``type``.
+#: A field of an envelope that lost its ``type``.
 _DATA_FIELD = re.compile(r'[{,]\s*"(record|state)"\s*:\s*\{')
 _RECORD_DATA = re.compile(r'"data"\s*:')
 _STREAM_NAME = re.compile(r'"stream"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -40,25 +40,25 @@ _decode_string = msgspec.json.Decoder(str).decode
 _decode_number = msgspec.json.Decoder(int | float).decode
 _encode = msgspec.json.Encoder().encode
 
-#: What msgspec raises for a line that is not a message as it should be.
+#: Errors of msgspec at a line that is not a valid message.
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-#: Bytes of a line that is mended where need be: as Python objects it takes many times as many.
+#: Bytes of the longest line that is repaired: Python objects need many times its memory.
 _LONGEST_MENDED = 16 * 1024 * 1024
-#: Characters of a line that is too long.
+#: Characters that are shown of a line that is too long.
 _SHOWN_OF_LONG = 2_000
-#: Records that are less of their block than this are copied out of it.
+#: Records with a smaller share of their block are copied out of it.
 _LEAST_SHARE = 1 / 4
 
 Decoded = Message | Records | Noise | Unreadable
 
 
-#: Finds where a message ends; takes raw control characters inside strings, too. Numbers are not
-#: looked at: Python refuses those of more than 4,300 digits.
+#: Finds the end of a message, and accepts raw control characters inside strings. It does not parse
+#: integers, because Python refuses those with more than 4,300 digits.
 _JSON = json.JSONDecoder(strict=False, parse_int=float)
-#: Every string, and what JSON has no number for.
+#: Strings, and numbers that JSON does not have.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-#: How bytes that are no UTF-8 pass through text unchanged.
+#: The error handler that keeps invalid UTF-8 unchanged.
 _AS_BYTES = "surrogateescape"
 _NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*', re.DOTALL)
 _NOTHING = Raw(b"null")
@@ -70,12 +70,12 @@ _LONE_SURROGATE = re.compile(
 
 
 def as_text(raw: bytes) -> str:
-    """``raw`` with U+FFFD for all that is no UTF-8: one for each half of a surrogate pair."""
+    """Return ``raw`` with U+FFFD for invalid UTF-8, one for each half of a surrogate pair."""
     return _SURROGATE.sub(b"\xef\xbf\xbd", raw).decode("utf-8", "replace")
 
 
 class MessageDecoder:
-    """Decodes one stdout. Feed chunks cut anywhere, then :meth:`flush` at the end."""
+    """Decodes one stdout. Feed chunks, cut anywhere, and call :meth:`flush` at the end."""
 
     def __init__(self) -> None:
         decoder = msgspec.json.Decoder(Message)
@@ -84,13 +84,14 @@ class MessageDecoder:
         #: The beginning of a line, and its size.
         self._partial: list[bytes] = []
         self._size = 0
-        #: The line that goes on, where it is too long to be kept.
+        #: The current line, if it is too long to be kept.
         self._long: LongLine | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Decoded]:
-        """Yield every message completed by ``chunk``.
+        """Yield every message that ``chunk`` completes.
 
-        Records of several streams may change places, those of one stream and all else never.
+        Records of different streams may change places. The order of one stream's records, and of
+        all other messages, stays.
         """
         if self._long is not None:
             piece, end, chunk = chunk.partition(b"\n")
@@ -127,12 +128,12 @@ class MessageDecoder:
         yield from _counted(batches.values(), len(block))
 
     def flush(self) -> Iterator[Decoded]:
-        """Yield what the last line, cut off by the end of output, amounts to."""
+        """Yield the messages of the last line, which has no line end."""
         if self._partial or self._long is not None:
             yield from self.feed(b"\n")
 
     def _hold(self, piece: bytes) -> None:
-        """Keep the beginning of a line until its end comes."""
+        """Keep the beginning of a line until its end."""
         if piece:
             self._partial.append(piece)
             self._size += len(piece)
@@ -141,12 +142,13 @@ class MessageDecoder:
             self._partial, self._size = [], 0
 
     def _messages(self, block: bytes) -> Iterable[Decoded]:
-        """What the lines of ``block`` hold; all decoded at once where each is one message."""
+        """Return the messages of ``block``, decoded at once if each line is one message."""
         try:
             messages = self._decode_lines(block)
         except _REFUSED:
             return self._line_by_line(block)
-        # A message over several lines, or several on one, must not depend on where chunks are cut.
+        # With several lines per message, or several messages per line, the result must not
+        # depend on the cuts of chunks.
         whole = len(messages) == block.count(b"\n") + 1
         return messages if whole else self._line_by_line(block)
 
@@ -158,7 +160,7 @@ class MessageDecoder:
                 yield from self._tolerant(line)
 
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
-        """What a refused line holds; several messages where threads of a connector collided."""
+        """Yield the messages of a refused line. Threads of a connector may write several on one."""
         if len(line) > _LONGEST_MENDED:
             yield _too_long(LongLine([line]))
             return
@@ -174,7 +176,7 @@ class MessageDecoder:
                     yield deep
                     return
                 whole = isinstance(value, dict) and end == len(text)
-                # Indented as it came: so are stack traces.
+                # Keep the indentation, as in stack traces.
                 rest = _readable(text[start:].lstrip("\r\x00"))
                 why = "nested too deeply" if isinstance(error, RecursionError) else ""
                 yield _unreadable_or_noise(rest, whole=whole, why=why)
@@ -183,7 +185,7 @@ class MessageDecoder:
             start, at = end, _after_blanks(text, end)
 
     def _exact_or_mended(self, text: str, value: Any) -> Message:
-        """The bytes of a record's data stay as they are, even those that are no text."""
+        """Decode a message, repaired if necessary. Bytes of a record's data stay unchanged."""
         try:
             return self._decode(text.encode("utf-8", _AS_BYTES))
         except _REFUSED:
@@ -192,13 +194,13 @@ class MessageDecoder:
         mended = _TOKEN.sub(_strict, text)
         try:
             return self._with_type(mended.encode("utf-8", _AS_BYTES), value["type"])
-        except UnicodeDecodeError:  # outside of the data there is text only
+        except UnicodeDecodeError:  # invalid UTF-8 outside the data
             return self._with_type(_readable(mended).encode(), value["type"])
 
     def _deep_record(self, text: str) -> Message | None:
-        """The RECORD that is all of ``text``, though its data nests more deeply than we can follow.
+        """Return the RECORD in ``text``, whose data is nested too deeply for the parser, or None.
 
-        The data stays as it is; whether what is nested so deeply is JSON, nobody has looked.
+        The data stays unchanged. Its deeply nested parts are not checked to be JSON.
         """
         try:
             envelope = _shallow(text.encode("utf-8", _AS_BYTES))
@@ -229,7 +231,7 @@ def _shallow(text: bytes | Raw) -> dict[str, Raw]:
 
 
 def _with_tame_numbers(kind: str, envelope: dict[str, Raw]) -> dict[str, Any]:
-    """``envelope`` without numbers that nothing can read; those in data and states stay."""
+    """Return ``envelope`` without numbers that no parser reads, except in data and states."""
     field = kind.lower()
     content = envelope.get(field)
     if content is None:
@@ -252,7 +254,7 @@ def _is_number(text: Raw) -> bool:
 
 
 def _finite(token: re.Match[bytes]) -> bytes:
-    """A number that a double can hold: the nearest."""
+    """Return the nearest number that fits into a double."""
     text = token[0]
     if text[:1] == b'"' or abs(float(text)) <= sys.float_info.max:
         return text
@@ -260,7 +262,7 @@ def _finite(token: re.Match[bytes]) -> bytes:
 
 
 def _make_text(state: State) -> None:
-    """Put U+FFFD for all in ``state`` that is no UTF-8: it is stored and handed back as JSON."""
+    """Replace invalid UTF-8 in ``state`` by U+FFFD, because it is stored and sent back as JSON."""
     each = [*([state.stream] if state.stream else ())]
     if state.global_ is not None:
         each += state.global_.stream_states
@@ -279,7 +281,7 @@ def _utf8(blob: Raw) -> Raw:
 
 
 def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
-    """With their bytes; a few records do not keep a ``block`` of so many bytes in memory."""
+    """Count the bytes of ``batches``. Copy few records out of a ``block`` of that many bytes."""
     for batch in batches:
         batch.bytes = sum(map(len, map(_data, batch.records)))
         if batch.bytes < block * _LEAST_SHARE:
@@ -289,7 +291,7 @@ def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
 
 
 def _too_long(line: LongLine) -> Decoded:
-    """What a line amounts to that nobody can decode for its length."""
+    """Return the result for a line that is too long to be decoded."""
     why = f"{line.size / 1024 / 1024:,.0f} MB long"
     found = _unreadable_or_noise(as_text(line.head), whole=False, why=why)
     text = f"{found.text[:_SHOWN_OF_LONG]}… ({why})"
@@ -301,7 +303,7 @@ def _too_long(line: LongLine) -> Decoded:
 
 
 def _unreadable_or_noise(text: str, *, whole: bool, why: str) -> Noise | Unreadable:
-    """``whole``: it is one object in good order, so a missing ``type`` was never there."""
+    """Classify a text. ``whole``: it is one valid object, so it never had a ``type``."""
     found = _DATA_KIND.search(text) or (None if whole else _DATA_FIELD.search(text))
     if found is not None:
         kind = found[1].upper()
@@ -311,9 +313,9 @@ def _unreadable_or_noise(text: str, *, whole: bool, why: str) -> Noise | Unreada
 
 
 def _stream_name(kind: str, text: str) -> str | None:
-    """The one stream that was hit; None where it could be any.
+    """Return the stream of an unreadable message; None if it is not clear.
 
-    Text inside a record's data names no stream, and a global state or several messages hit many.
+    Text in a record's data does not count. A global state or several messages concern many streams.
     """
     if kind == "RECORD":
         data = _RECORD_DATA.search(text)
@@ -335,10 +337,10 @@ def _after_blanks(text: str, at: int) -> int:
 
 
 def _strict(token: re.Match[str]) -> str:
-    """A token as the strict parser takes it; all else in a message stays as it was written.
+    """Return a token in a form that the strict parser accepts.
 
-    What JSON has no number for becomes text, which a column of numbers then refuses and notes in
-    the row's changes.
+    Numbers that JSON does not have become text. A column of numbers then refuses it, and the row's
+    changes note that.
     """
     text = token[0]
     if text[0] != '"':
@@ -348,7 +350,7 @@ def _strict(token: re.Match[str]) -> str:
 
 
 def _surrogate_bytes(escape: re.Match[str]) -> str:
-    """Half of a surrogate pair is no text, but it has bytes, which go on like any that are none."""
+    """Return the bytes of half a surrogate pair, which pass through like other invalid UTF-8."""
     if not escape[1]:
         return escape[0]
     half = chr(int(escape[1][2:], 16)).encode("utf-8", "surrogatepass")

@@ -1,20 +1,20 @@
-"""Lines of output that are too long to be kept in memory: what they hold is seen in passing."""
+"""Lines of output that are too long for the memory, searched while they pass by."""
 
 import re
 from collections.abc import Iterable
 from typing import Literal
 
-#: Bytes of a line that are kept to be decoded. No row or state is near it.
+#: Bytes of the longest line that is decoded. Rows and states are far shorter.
 LONGEST_LINE = 64 * 1024 * 1024
-#: Bytes at its beginning that tell what a longer one is.
+#: Bytes at the beginning of a longer line that are kept.
 _HEAD = 64 * 1024
 _KIND = re.compile(rb'"type"\s*:\s*"(RECORD|STATE)"', re.IGNORECASE)
-#: What is found where pieces meet is shorter.
+#: Bytes of a piece that are searched again with the next one. Matches are shorter.
 _OVERLAP = 256
 
 
 class LongLine:
-    """What is known of a line whose pieces are not kept."""
+    """Facts about a line whose pieces are not kept."""
 
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
         self.head = b""

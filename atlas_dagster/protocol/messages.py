@@ -1,9 +1,8 @@
-"""The messages a source prints, as typed envelopes around raw JSON.
+"""Messages of a source, as typed envelopes around raw JSON.
 
 Only the envelope is decoded: record data, state blobs and schemas stay :class:`msgspec.Raw`, byte
-for byte as the connector wrote them. Unknown fields are ignored and unknown enum values kept as
-text, because nearly every object of the protocol is open (airbyte_protocol.yaml,
-``additionalProperties: true``).
+for byte. Unknown fields are ignored, and unknown enum values stay text, because nearly all objects
+of the protocol are open (airbyte_protocol.yaml, ``additionalProperties: true``).
 """
 
 from typing import Any
@@ -11,20 +10,19 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-#: Default of a raw field: nothing was sent. Compare with :func:`present`, which also knows null.
+#: Default of a raw field that was not sent. Use :func:`present` to also recognize null.
 ABSENT = Raw(b"")
 
 
 def present(blob: Raw | None) -> Raw | None:
-    """``blob``, or None where nothing or a JSON null was sent."""
+    """Return ``blob``, or None if it is absent or a JSON null."""
     return None if blob is None or bytes(blob).strip() in (b"", b"null") else blob
 
 
 def amount(number: Raw) -> int | float | None:
-    """The number of something, or a moment; None where ``number`` can be neither.
+    """Return a count or a time; None if ``number`` is neither.
 
-    What a source says beside its rows must not end a READ, however absurd it is: negative, NaN,
-    text, or of hundreds of digits.
+    Absurd numbers outside of rows (negative, NaN, text, hundreds of digits) must not end a READ.
     """
     try:
         found = _decode_number(number)
@@ -38,7 +36,7 @@ _MOST = 2**63
 
 
 class StreamDescriptor(Struct, frozen=True):
-    """What identifies a stream. A missing, null or empty namespace are the same thing."""
+    """The identity of a stream. A missing, null or empty namespace is the same."""
 
     name: str
     namespace: str | None = None
@@ -52,8 +50,8 @@ class StreamDescriptor(Struct, frozen=True):
 
 
 class Record(Struct, gc=False):
-    """``data`` is one row's JSON object; ``emitted_at`` is epoch milliseconds, None if missing or
-    no number."""
+    """One row. ``data`` is its JSON object; ``emitted_at`` is epoch milliseconds, None if missing
+    or not a number."""
 
     stream: str
     data: Raw
@@ -63,9 +61,9 @@ class Record(Struct, gc=False):
 
 
 class Records(Struct):
-    """RECORD messages of one stream, in order; nothing but records came between them.
+    """RECORD messages of one stream, in order, without other messages between them.
 
-    ``bytes`` are those of their ``data``.
+    ``bytes`` is the size of their ``data``.
     """
 
     stream: str
@@ -75,7 +73,7 @@ class Records(Struct):
 
 
 class Stats(Struct):
-    """Records of the stream since its previous STATE; a double on the wire."""
+    """The number of records since the previous STATE; a double in the protocol."""
 
     raw_count: Raw = msgspec.field(default=ABSENT, name="recordCount")
 
@@ -86,14 +84,14 @@ class Stats(Struct):
 
 
 class StreamState(Struct):
-    """State of one stream; a ``null`` or absent blob means: start this stream over."""
+    """State of one stream. With a ``null`` or absent blob, the stream starts over."""
 
     stream_descriptor: StreamDescriptor
     stream_state: Raw = ABSENT
 
 
 class GlobalState(Struct):
-    """State of the whole connection: it replaces everything stored before."""
+    """State of the whole connection. It replaces all previous states."""
 
     stream_states: list[StreamState] = []
     shared_state: Raw = ABSENT
@@ -157,7 +155,7 @@ class Estimate(Struct):
 
 
 class Trace(Struct):
-    """Its ``emitted_at`` is not decoded: an error counts whatever its time looks like."""
+    """A TRACE. Its ``emitted_at`` is not decoded, so that an invalid time loses no error."""
 
     type: str
     error: TraceError | None = None
@@ -173,9 +171,9 @@ class ConnectionStatus(Struct):
 
 
 class Spec(Struct):
-    """The answer to SPEC; ``connectionSpecification`` is a JSON schema of the config.
+    """The answer to SPEC; ``connectionSpecification`` is the JSON schema of the config.
 
-    What comes after ``documentationUrl`` is only handed on.
+    Atlas only passes on the fields after ``documentationUrl``.
     """
 
     connectionSpecification: dict[str, Any]  # noqa: N815
@@ -187,7 +185,7 @@ class Spec(Struct):
 
 
 class CatalogMessage(Struct):
-    """The answer to DISCOVER, each stream still raw."""
+    """The answer to DISCOVER, with each stream still raw."""
 
     streams: list[Raw]
 
@@ -202,9 +200,9 @@ class Control(Struct):
 
 
 class Message(Struct):
-    """One line of a source's stdout; the field named by ``type`` is set.
+    """One line of a source's stdout. The field that ``type`` names is set.
 
-    A RECORD never leaves the decoder as one: it is in a :class:`Records`.
+    The decoder returns RECORDs not as messages, but in :class:`Records`.
     """
 
     type: str
@@ -219,16 +217,16 @@ class Message(Struct):
 
 
 class Noise(Struct, frozen=True):
-    """A line that is no message: text for the log."""
+    """A line that is not a message: text for the log."""
 
     text: str
 
 
 class Unreadable(Struct, frozen=True):
-    """A line that is a RECORD or STATE but cannot be read; it must not be skipped silently.
+    """A message that cannot be read, and must not be skipped silently.
 
-    Or an answer, or a CONTROL, whose ``text`` may then hold new secrets. ``stream`` is the stream's
-    name where it could be made out, ``why`` what is wrong where it is not the JSON.
+    It is a RECORD, a STATE, an answer, or a CONTROL, whose ``text`` may contain new secrets.
+    ``stream`` is the stream's name if it is known, ``why`` the reason if it is not invalid JSON.
     """
 
     kind: str

@@ -1,7 +1,7 @@
-"""JSON that nests more deeply than parsers follow.
+"""JSON that is nested too deeply for parsers.
 
-msgspec and Python's own parser call themselves for each level, and give up at about a thousand,
-sooner where the stack is deep already. What is here follows no nesting, so none is too deep.
+msgspec and Python's own parser are recursive and fail at about a thousand levels, or at fewer on a
+deep stack. The functions here are not recursive, so they have no limit.
 """
 
 import re
@@ -9,19 +9,19 @@ import re
 import msgspec
 from msgspec import Raw
 
-#: Levels that every parser follows, on any stack.
+#: Levels that every parser supports, on any stack.
 DEEPEST = 500
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["\[\]{}:,]', re.DOTALL)
 _CLOSING = {b"{": b"}", b"[": b"]"}
 
 
 def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
-    """The fields of a JSON object, each with how many levels it nests.
+    """Return the fields of a JSON object, each with its number of levels.
 
-    Inside of a field only brackets and strings are looked at.
+    Inside a field, only brackets and strings are checked.
 
     Raises:
-        ValueError: ``text`` is no object in good order.
+        ValueError: ``text`` is not a valid object.
     """
     text = bytes(text)
     fields: dict[str, tuple[Raw, int]] = {}
@@ -63,7 +63,7 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
 
 
 def levels(text: bytes) -> int:
-    """How many levels the JSON ``text`` nests."""
+    """Return the number of levels in the JSON ``text``."""
     depth = deepest = 0
     for token in _TOKEN.finditer(text):
         if token[0] in _CLOSING:
@@ -75,4 +75,4 @@ def levels(text: bytes) -> int:
 
 
 def _disorder(at: int) -> ValueError:
-    return ValueError(f"no object in good order (byte {at})")
+    return ValueError(f"not a valid object (byte {at})")

@@ -1,9 +1,8 @@
 """Connector state: opaque blobs, kept byte for byte.
 
-STREAM states are upserted per stream; a GLOBAL state is whole and replaces everything; LEGACY is
-one blob for the connection. The state file is a JSON array of messages, except for a source that
-prints states without a type: it is older than types (airbytehq/airbyte#16205) and takes its bare
-blob back.
+A STREAM state replaces the one of its stream, a GLOBAL state replaces all. LEGACY is one blob for
+the connection. The state file is a JSON array of messages; only a source that prints states without
+a type, which is older than types (airbytehq/airbyte#16205), gets its bare blob back.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,7 +17,7 @@ StateType = Literal["STREAM", "GLOBAL", "LEGACY"]
 
 
 def state_type(state: State) -> StateType:
-    """The state's type, inferred from its content where the source left it out."""
+    """Return the state's type, inferred from its content if the source left it out."""
     if state.type == "STREAM" or (state.type is None and state.stream is not None):
         return "STREAM"
     if state.type == "GLOBAL" or (state.type is None and state.global_ is not None):
@@ -27,7 +26,7 @@ def state_type(state: State) -> StateType:
 
 
 def is_complete_message(state: State) -> bool:
-    """Whether the state holds what its type promises."""
+    """Whether the state has the field that its type requires."""
     match state_type(state):
         case "STREAM":
             return state.stream is not None
@@ -38,21 +37,21 @@ def is_complete_message(state: State) -> bool:
 
 
 class ConnectionState(Struct, frozen=True):
-    """Everything a connector needs to continue; what goes into the state file."""
+    """All that a connector needs to continue: the content of the state file."""
 
     type: StateType = "STREAM"
     #: STREAM and GLOBAL: the blob of each stream that has one.
     streams: dict[StreamDescriptor, Raw] = {}
     #: GLOBAL: the shared blob; LEGACY: the only one.
     shared: Raw | None = None
-    #: LEGACY: the blob, an object, came without a type and is itself the state file.
+    #: LEGACY: the blob is an object that came without a type, and is itself the state file.
     bare: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.streams) or self.shared is not None
 
     def apply(self, state: State) -> "ConnectionState":
-        """The state after the source printed ``state``."""
+        """Return the state after the source printed ``state``."""
         match state_type(state):
             case "STREAM":
                 assert state.stream is not None
@@ -88,7 +87,7 @@ class ConnectionState(Struct, frozen=True):
         return self.streams.get(stream) or self.shared
 
     def only(self, streams: Collection[StreamDescriptor]) -> "ConnectionState":
-        """The state of some streams; GLOBAL and LEGACY cannot be divided and stay whole."""
+        """Return the state of some streams. GLOBAL and LEGACY states stay whole."""
         if self.type != "STREAM":
             return self
         return ConnectionState(
@@ -98,9 +97,9 @@ class ConnectionState(Struct, frozen=True):
     def advanced(
         self, newer: "ConnectionState", streams: Collection[StreamDescriptor]
     ) -> "ConnectionState":
-        """This state with that of ``streams`` as in ``newer``.
+        """Return this state with the state of ``streams`` from ``newer``.
 
-        GLOBAL and LEGACY cannot be divided and stay behind.
+        GLOBAL and LEGACY states are indivisible and stay as they are.
         """
         if newer.type != "STREAM" or self.type != "STREAM":
             return self
@@ -108,9 +107,9 @@ class ConnectionState(Struct, frozen=True):
         return ConnectionState("STREAM", kept | newer.only(streams).streams)
 
     def to_file(self, beside: Mapping[StreamDescriptor, Raw] | None = None) -> bytes:
-        """The ``--state`` file, blobs as the source wrote them.
+        """Return the ``--state`` file, with the blobs byte for byte.
 
-        ``beside`` a GLOBAL state, streams that it does not cover have states of their own.
+        ``beside`` has the states of streams that a GLOBAL state does not cover.
         """
         if self.bare and self.shared is not None:
             return bytes(self.shared)
@@ -129,23 +128,23 @@ class ConnectionState(Struct, frozen=True):
 
 
 def is_position(blob: Raw | None) -> bool:
-    """Whether a source that is given ``blob`` goes on from there.
+    """Whether a source can continue from ``blob``.
 
-    Python sources (airbyte-cdk ``FinalStateCursor``) end a stream without a cursor with a state
-    that only says so, and read it from the beginning all the same.
+    Python sources (airbyte-cdk ``FinalStateCursor``) end a stream without a cursor with a special
+    state, and read the stream from the beginning the next time.
     """
     return blob is not None and b'"__ab_no_cursor_state_message"' not in bytes(blob)
 
 
 def same_blob(one: Raw | None, other: Raw | None) -> bool:
-    """Whether two blobs are the same JSON value; formatting and key order do not count."""
+    """Whether two blobs are the same JSON value. Formatting and key order do not count."""
     if one is None or other is None:
         return one is other
     if bytes(one) == bytes(other):
         return True
     try:
         return bool(msgspec.json.decode(one) == msgspec.json.decode(other))
-    except ValueError:  # such as 1e400: legal, but nothing to compare with
+    except ValueError:  # such as 1e400: legal, but not comparable
         return False
 
 
@@ -166,5 +165,5 @@ def _entries(blobs: Mapping[StreamDescriptor, Raw]) -> list[Mapping[str, object]
 
 
 def _descriptor(name: StreamDescriptor) -> dict[str, str]:
-    """Wire form: without a namespace key where there is none."""
+    """Return the JSON form, without a namespace key if there is no namespace."""
     return {"name": name.name} | ({"namespace": name.namespace} if name.namespace else {})

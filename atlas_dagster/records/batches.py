@@ -1,6 +1,6 @@
-"""Records of one stream into Arrow batches.
+"""Convert records of one stream into Arrow batches.
 
-Columns are built from whole lists of values; no Python object per value survives the batch.
+Columns are built from whole lists of values. No Python object per value outlives the batch.
 """
 
 import gc
@@ -33,13 +33,13 @@ from atlas_dagster.records.temporal import (
 )
 from atlas_dagster.records.types import METADATA_FIELDS, Column, ColumnType, TableSchema
 
-#: Smaller than this, ``emitted_at`` must be seconds: old connectors and fixtures send those.
+#: A smaller ``emitted_at`` must be seconds, which old connectors and fixtures send.
 _MILLISECONDS_FROM = 10**11
-#: Different changes that are counted; a source may report any number of its own.
+#: Different changes that are counted. A source may report any number.
 _MOST_CHANGES = 1_000
 #: First and last ``emitted_at`` of the years 1 to 9999, in milliseconds.
 _FIRST_EMITTED, _LAST_EMITTED = -62_135_596_800_000, 253_402_300_799_999
-#: What is beyond the last must be microseconds, and from here on nanoseconds.
+#: A larger ``emitted_at`` must be microseconds, and from here on nanoseconds.
 _NANOSECONDS_FROM = 10**17
 _meta, _emitted_at = operator.attrgetter("meta"), operator.attrgetter("emitted_at")
 _TEMPORAL_PARSERS = {
@@ -51,13 +51,13 @@ _TEMPORAL_PARSERS = {
 
 
 class BatchBuilder:
-    """Collects records of one stream and turns them into a typed batch.
+    """Collects records of one stream and converts them into a typed batch.
 
     Args:
         schema: the columns of the stream's table.
-        sync_id: goes into ``_airbyte_meta``.
-        generation_id: goes into ``_airbyte_generation_id``.
-        key: the columns that tell rows apart; what they do not hold exactly is kept.
+        sync_id: the value in ``_airbyte_meta``.
+        generation_id: the value in ``_airbyte_generation_id``.
+        key: the columns that identify rows. Their exact values are kept if they do not fit.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class BatchBuilder:
         self._generation_id = generation_id
         self._records: list[Record] = []
         self.bytes = 0
-        #: How often each change was noted in a row, in all batches so far.
+        #: How often each change was noted, in all batches so far.
         self.changes: Counter[ValueChange] = Counter()
         self._decode = RowDecoder(schema, key)
         self._nested = NestedFields(schema, key)
@@ -88,46 +88,46 @@ class BatchBuilder:
         self.bytes += size
 
     def build(self) -> pa.RecordBatch:
-        """The collected records as one batch; the builder is empty afterwards."""
+        """Return the collected records as one batch, and empty the builder."""
         records, self._records, self.bytes = self._records, [], 0
         with _collector_paused():
             return self._build(records)
 
     def _build(self, records: list[Record]) -> pa.RecordBatch:
-        remarks = RowIssues()
-        lists = self._decode(records, remarks)
-        lists += self._nested(lists, remarks)
-        arrays = self._columns(lists, remarks)
-        arrays += self._metadata_columns(records, remarks)
+        issues = RowIssues()
+        lists = self._decode(records, issues)
+        lists += self._nested(lists, issues)
+        arrays = self._columns(lists, issues)
+        arrays += self._metadata_columns(records, issues)
         if len(self.changes) < _MOST_CHANGES:
-            self.changes.update(itertools.chain.from_iterable(remarks.changes.values()))
+            self.changes.update(itertools.chain.from_iterable(issues.changes.values()))
         return pa.RecordBatch.from_arrays(arrays, schema=self._arrow)
 
-    def _columns(self, lists: list[Sequence[Any]], remarks: RowIssues) -> list[pa.Array]:
+    def _columns(self, lists: list[Sequence[Any]], issues: RowIssues) -> list[pa.Array]:
         by_kind: dict[ColumnType, list[tuple[int, Column, Sequence[Any]]]] = {}
         for index, (column, values) in enumerate(zip(self.schema.columns, lists, strict=True)):
             by_kind.setdefault(column.type, []).append((index, column, values))
         arrays: list[pa.Array] = [None] * len(lists)
         for kind, alike in by_kind.items():
             places, columns, values = zip(*alike, strict=True)
-            made = _columns_of(kind, columns, values, remarks)
+            made = _columns_of(kind, columns, values, issues)
             for place, array in zip(places, made, strict=True):
                 arrays[place] = array
         return arrays
 
-    def _metadata_columns(self, records: list[Record], remarks: RowIssues) -> list[pa.Array]:
+    def _metadata_columns(self, records: list[Record], issues: RowIssues) -> list[pa.Array]:
         count = len(records)
-        extracted_at = _extraction_times(records, remarks)
+        extracted_at = _extraction_times(records, issues)
         metas = [*map(_meta, records)]
         if metas.count(ABSENT) < count:
             for row, meta in enumerate(metas):
                 if present(meta) is not None:
-                    remarks.reported(row, meta)
-        extra = remarks.extra_column(count)
+                    issues.reported(row, meta)
+        extra = issues.extra_column(count)
         return [
             random_uuids(count),
             extracted_at,
-            remarks.meta_column(count, self._sync_id),
+            issues.meta_column(count, self._sync_id),
             pa.repeat(pa.scalar(self._generation_id, pa.int64()), count),
             extra,
         ]
@@ -135,7 +135,7 @@ class BatchBuilder:
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Without the cyclic garbage collector, which would walk the batch's rows again and again."""
+    """Pause the cyclic garbage collector, which would visit the batch's rows again and again."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -146,7 +146,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def random_uuids(count: int) -> pa.Array:
-    """``count`` random (version 4) UUIDs as text, made together: one by one they cost 2 µs each."""
+    """Return ``count`` random UUIDs (version 4) as text. One by one, each would cost 2 µs."""
     raw = np.random.default_rng().integers(0, 256, (count, 16), np.uint8)
     raw[:, 6] = raw[:, 6] & 0x0F | 0x40
     raw[:, 8] = raw[:, 8] & 0x3F | 0x80
@@ -159,8 +159,8 @@ def random_uuids(count: int) -> pa.Array:
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text))
 
 
-def _extraction_times(records: list[Record], remarks: RowIssues) -> pa.Array:
-    """``emitted_at`` in UTC; now, which is not far off, where it is missing or no moment."""
+def _extraction_times(records: list[Record], issues: RowIssues) -> pa.Array:
+    """Return ``emitted_at`` in UTC; the current time if it is missing or invalid."""
     try:
         times = np.array([*map(_emitted_at, records)], np.float64)
     except OverflowError:  # an integer of hundreds of digits
@@ -174,7 +174,7 @@ def _extraction_times(records: list[Record], remarks: RowIssues) -> pa.Array:
         missing = np.isnan(times)
         times[~sane] = time.time() * 1000
         for row in np.flatnonzero(~sane).tolist():
-            remarks.changed(row, "emitted_at", IssueKind.TYPE if missing[row] else IssueKind.SIZE)
+            issues.changed(row, "emitted_at", IssueKind.TYPE if missing[row] else IssueKind.SIZE)
     return pa.array((times * 1000).astype(np.int64)).cast(METADATA_FIELDS[1].type)
 
 
@@ -182,20 +182,20 @@ def _columns_of(
     kind: ColumnType,
     columns: Sequence[Column],
     lists: Sequence[Sequence[Any]],
-    remarks: RowIssues,
+    issues: RowIssues,
 ) -> list[pa.Array]:
-    """The columns of one type, from the values their rows were decoded into."""
+    """Return the columns of one type from their decoded values."""
     if kind in _TEMPORAL_PARSERS:
         return [
-            _temporal_column(kind, column, values, remarks)
+            _temporal_column(kind, column, values, issues)
             for column, values in zip(columns, lists, strict=True)
         ]
     if kind in STRICT_TYPES:
         return [pa.array(values, kind.arrow) for values in lists]
-    # All of one type at once: with hundreds of columns the calls cost more than the values.
+    # All columns of a type at once: with hundreds of columns, calls cost more than values.
     count = len(lists[0])
     values = [*itertools.chain.from_iterable(lists)]
-    texts, mended = _json_texts(values)
+    texts, repaired = _json_texts(values)
     misfits: dict[int, IssueKind] = {}
     if kind is ColumnType.NUMBER:
         array, misfits = parse_numbers(texts)
@@ -205,42 +205,42 @@ def _columns_of(
         array = _plain_texts(texts)
     else:
         array, misfits = _of_kind(texts, kind)
-    for place in mended:
+    for place in repaired:
         column, row = divmod(place, count)
-        remarks.misfit(row, columns[column].field, IssueKind.REPAIRED, values[place])
+        issues.misfit(row, columns[column].field, IssueKind.REPAIRED, values[place])
     for place, why in misfits.items():
         column, row = divmod(place, count)
-        remarks.misfit(row, columns[column].field, why, values[place])
+        issues.misfit(row, columns[column].field, why, values[place])
     return [array.slice(index * count, count) for index in range(len(columns))]
 
 
 def _temporal_column(
-    kind: ColumnType, column: Column, values: Sequence[str | None], remarks: RowIssues
+    kind: ColumnType, column: Column, values: Sequence[str | None], issues: RowIssues
 ) -> pa.Array:
     array, misfits = _TEMPORAL_PARSERS[kind](pa.array(values, pa.string()))
     for row, why in misfits.items():
-        remarks.misfit(row, column.field, why, Raw(msgspec.json.encode(values[row])))
+        issues.misfit(row, column.field, why, Raw(msgspec.json.encode(values[row])))
     return array
 
 
 def _json_texts(values: Sequence[Raw]) -> tuple[pa.Array, list[int]]:
-    """JSON as written, NULL for null and for nothing; and the rows where some was no UTF-8."""
-    # One line of output is one message, so no value holds a newline: joined and split in C, a
-    # value costs less than half of what it costs as a Python object.
+    """Return JSON as text, NULL for null or absent values; and the rows with invalid UTF-8."""
+    # One line of output is one message, so values contain no newline. Joined and split in C, a
+    # value costs less than half of a Python object.
     joined = pa.array([b"\n".join(values)], pa.binary())
     column = pc.split_pattern(joined, "\n").flatten()
-    if len(column) != len(values):  # or there are none
+    if len(column) != len(values):  # or there are no values
         column = pa.array([bytes(value) for value in values], pa.binary())
-    texts, mended = utf8(column)
+    texts, repaired = utf8(column)
     absent = pc.is_in(texts, pa.array(["", "null"]))
-    return pc.if_else(absent, pa.scalar(None, pa.string()), texts), mended
+    return pc.if_else(absent, pa.scalar(None, pa.string()), texts), repaired
 
 
 def _plain_texts(texts: pa.Array) -> pa.Array:
-    """JSON as plain text: strings without their quotes, all else as written."""
+    """Return JSON as plain text: strings without their quotes, other values as written."""
     quoted = pc.fill_null(pc.starts_with(texts, '"'), False)
     escaped = pc.and_(quoted, pc.fill_null(pc.match_substring(texts, "\\"), False))
-    # A string without escapes has no quotes but those around it.
+    # A string without escapes contains no quotes but its own.
     plain = pc.if_else(pc.xor(quoted, escaped), pc.ascii_trim(texts, '"'), texts)
     if not pc.any(escaped, min_count=0).as_py():
         return plain
@@ -249,7 +249,7 @@ def _plain_texts(texts: pa.Array) -> pa.Array:
 
 
 def _of_kind(texts: pa.Array, kind: ColumnType) -> tuple[pa.Array, dict[int, IssueKind]]:
-    """A column declared as object or array takes nothing else, not even JSON inside a string."""
+    """Return an object or array column. It accepts no other values, not even JSON in strings."""
     if kind is ColumnType.UNKNOWN:
         return texts, {}
     fits = pc.fill_null(pc.starts_with(texts, "{" if kind is ColumnType.OBJECT else "["), True)

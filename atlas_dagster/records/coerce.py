@@ -1,7 +1,7 @@
-"""The slow way: one record that does not fit its schema, value by value.
+"""The slow path: convert one record that does not fit its schema, value by value.
 
-Only what does not fit is touched. JSON and numbers pass through as the source wrote them; their
-columns are judged as a whole later, as in records that do fit.
+Only values that do not fit change. JSON and numbers stay as the source wrote them; their columns
+are checked as a whole later, as for records that fit.
 """
 
 import re
@@ -18,9 +18,10 @@ from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
 from atlas_dagster.records.issues import IssueKind, RowIssues, is_utf8
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
-#: What msgspec raises for JSON that it cannot read as asked.
+#: Errors of msgspec for JSON of another type.
 UNFIT = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-#: The types a fitting value has. Numbers stay text, because a double would round them unseen.
+#: The Python types of values that fit. Numbers stay text, because a double would round them
+#: unnoticed.
 STRICT_TYPES: dict[ColumnType, Any] = {
     ColumnType.BOOLEAN: bool | None,
     ColumnType.INTEGER: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | None,
@@ -38,38 +39,38 @@ _LONGEST_INTEGER = 19
 
 
 class RowCoercer:
-    """Fits records into ``schema``. ``key``: names of the columns that tell rows apart."""
+    """Converts records to ``schema``. ``key``: names of the columns that identify rows."""
 
     def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
         self._columns = [(column, column.name in key) for column in schema.top_level]
 
-    def __call__(self, data: Raw, row: int, remarks: RowIssues) -> list[Any]:
-        """The values of one record's JSON object, in column order, of the types above.
+    def __call__(self, data: Raw, row: int, issues: RowIssues) -> list[Any]:
+        """Return the values of one record's JSON object, in column order, of the types above.
 
-        ``row`` is its index in the batch, under which ``remarks`` takes what does not fit.
+        ``row`` is its index in the batch. ``issues`` collects the values that do not fit.
         """
-        fields = _fields(data, row, remarks)
+        fields = _fields(data, row, issues)
         if fields is None:
-            # Not an object at all, or nested beyond reading: the row stays, with its text.
+            # Not an object, or nested too deeply: keep the row, with its text.
             text = msgspec.json.encode(bytes(data).decode()) if is_utf8(data) else data
-            remarks.misfit(row, "", IssueKind.TYPE, Raw(text))
-            return [fit(column, None, row, remarks) for column, _ in self._columns]
+            issues.misfit(row, "", IssueKind.TYPE, Raw(text))
+            return [fit(column, None, row, issues) for column, _ in self._columns]
         values = [
-            fit(column, fields.pop(column.field, None), row, remarks, is_key=is_key)
+            fit(column, fields.pop(column.field, None), row, issues, is_key=is_key)
             for column, is_key in self._columns
         ]
         if fields:
-            # In the source's order, the misfits behind.
-            remarks.extras[row] = fields | remarks.extras.get(row, {})
+            # In the source's order, then the values that do not fit.
+            issues.extras[row] = fields | issues.extras.get(row, {})
         return values
 
 
 def fit(
-    column: Column, raw: Raw | None, row: int, remarks: RowIssues, *, is_key: bool = False
+    column: Column, raw: Raw | None, row: int, issues: RowIssues, *, is_key: bool = False
 ) -> Any:
-    """The value of one field, of the type above; ``raw`` is None where the record lacks it.
+    """Return the value of one field, of the type above. ``raw`` is None if the record lacks it.
 
-    In a key, text and what is no text differ even where their column holds the same for both.
+    In a key, a text and another value differ even if the column has the same text for both.
     """
     strict = _STRICT.get(column.type)
     if strict is None:
@@ -83,29 +84,29 @@ def fit(
     if is_key and why is None and column.type is ColumnType.STRING:
         why = IssueKind.REPAIRED
     if why is not None:
-        remarks.misfit(row, column.field, why, raw)
+        issues.misfit(row, column.field, why, raw)
     return value
 
 
-def _fields(data: Raw, row: int, remarks: RowIssues) -> dict[str, Raw] | None:
+def _fields(data: Raw, row: int, issues: RowIssues) -> dict[str, Raw] | None:
     try:
         return _decode_fields(data)
     except RecursionError:
-        return _shallow(data, row, remarks)
+        return _shallow(data, row, issues)
     except UNFIT:
         pass
-    try:  # a field's name may be no UTF-8
+    try:  # a field's name may be invalid UTF-8
         fields = _decode_fields(as_text(bytes(data)))
     except UNFIT:
         return None
-    remarks.misfit(row, "", IssueKind.REPAIRED, data)
+    issues.misfit(row, "", IssueKind.REPAIRED, data)
     return fields
 
 
-def _shallow(data: Raw, row: int, remarks: RowIssues) -> dict[str, Raw] | None:
-    """The fields of a record that nests more deeply than parsers follow, without those that do.
+def _shallow(data: Raw, row: int, issues: RowIssues) -> dict[str, Raw] | None:
+    """Return the fields of a record that is nested too deeply, without the deep ones.
 
-    These are kept as text: whoever parses ``_airbyte_extra`` could not read them either.
+    The deep ones are kept as text, because readers of ``_airbyte_extra`` cannot parse them either.
     """
     try:
         found = shallow_fields(data)
@@ -114,18 +115,18 @@ def _shallow(data: Raw, row: int, remarks: RowIssues) -> dict[str, Raw] | None:
     for field, (value, levels) in found.items():
         if levels > DEEPEST:
             text = Raw(msgspec.json.encode(as_text(bytes(value))))
-            remarks.misfit(row, field, IssueKind.SIZE, text)
+            issues.misfit(row, field, IssueKind.SIZE, text)
     return {field: value for field, (value, levels) in found.items() if levels <= DEEPEST}
 
 
 def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, IssueKind | None]:
-    """The value of JSON that is not of its column's type, and why that is not all of it."""
+    """Return the value for JSON of another type, and the reason if that is not exact."""
     if kind is ColumnType.INTEGER:
         return _integer(raw)
     if kind is ColumnType.BOOLEAN:
         return None, IssueKind.TYPE
     text = as_text(raw)
-    if text.startswith('"'):  # only its UTF-8 can be wrong
+    if text.startswith('"'):  # only its UTF-8 can be invalid
         return decode_string(text), IssueKind.REPAIRED
     if kind is not ColumnType.STRING:
         return None, IssueKind.TYPE
@@ -133,13 +134,13 @@ def _lenient(raw: bytes, kind: ColumnType) -> tuple[Any, IssueKind | None]:
 
 
 def _integer(raw: bytes) -> tuple[int | None, IssueKind | None]:
-    """Whole numbers, also as ``5.0`` and inside strings."""
+    """Return a whole number, which may be written as ``5.0`` or inside a string."""
     found = _NUMBER.match(raw)
     if found is None:
         return None, IssueKind.TYPE
     try:
         number = Decimal(found[1].decode())
-    except InvalidOperation:  # an exponent beyond all measure
+    except InvalidOperation:  # the exponent is too large
         return None, IssueKind.SIZE
     if number and number.adjusted() >= _LONGEST_INTEGER:
         return None, IssueKind.SIZE

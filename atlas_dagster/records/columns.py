@@ -1,8 +1,7 @@
-"""Which column of a table holds which field: decided once, for the life of the table.
+"""Assign fields to the columns of a table, for the life of the table.
 
-Every column keeps the name and the type of the field it was made for in its own metadata. A field
-that comes back finds its column again, and no other field ever gets a name that is taken, whatever
-became of the field it was taken for.
+The metadata of each column has the name and the type of its field. A field that comes back gets its
+column again. No other field gets that name, even if the first field is gone.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,18 +22,18 @@ from atlas_dagster.records.types import (
 
 _TYPES = {kind.value: kind for kind in ColumnType}
 _TEXT = pa.string()
-#: The one type of a column that is not text; text columns hold several.
+#: The type of a column by its Arrow type. Text columns have several types.
 _BY_ARROW = {kind.arrow: kind for kind in ColumnType if kind.arrow != _TEXT}
 
 
 class TableColumns(Struct, frozen=True):
-    """The columns that a table has.
+    """The columns of a table.
 
     Args:
-        names: of all columns, also of those that hold no field.
-        made_for: column names by the field and type they hold, in the table's order.
+        names: of all columns, also of those without a field.
+        made_for: column names by field and type, in the table's order.
         untyped: text columns by field, from versions that did not record the type.
-        lasting: names of columns that stay as they are even when all rows are replaced.
+        lasting: names of columns that do not change even when all rows are replaced.
         widens: whether columns of integers and of doubles can become decimals in place.
     """
 
@@ -53,7 +52,7 @@ class TableColumns(Struct, frozen=True):
         lasting: Collection[str] = (),
         widens: bool = False,
     ) -> "TableColumns":
-        """Those of ``schema``, and others of whom only the ``names`` are known."""
+        """Return the columns of ``schema``, and others with known ``names`` only."""
         made_for: dict[tuple[str, ColumnType], str] = {}
         untyped: dict[str, str] = {}
         for column in schema or ():
@@ -76,7 +75,7 @@ class TableColumns(Struct, frozen=True):
         )
 
     def __or__(self, other: "TableColumns") -> "TableColumns":
-        """These and ``other``, which counts where both have a column for a field."""
+        """Return these columns and ``other``, which takes precedence."""
         return TableColumns(
             names=self.names | other.names,
             made_for={**self.made_for, **other.made_for},
@@ -87,7 +86,7 @@ class TableColumns(Struct, frozen=True):
 
     @property
     def of_fields(self) -> frozenset[str]:
-        """The names of columns that hold a field."""
+        """The names of columns with a field."""
         return frozenset([*self.made_for.values(), *self.untyped.values()])
 
     @property
@@ -95,7 +94,7 @@ class TableColumns(Struct, frozen=True):
         return frozenset([*(field for field, _ in self.made_for), *self.untyped])
 
     def find(self, wanted: Column) -> Column | None:
-        """``wanted`` as the table has it; None where it has no column for that field and type."""
+        """Return ``wanted`` as in the table; None if it has no column for that field and type."""
         field, kind = wanted.field, wanted.type
         if (field, kind) in self.made_for:
             return _as(wanted, self.made_for[field, kind], kind)
@@ -108,23 +107,23 @@ class TableColumns(Struct, frozen=True):
                 return _as(wanted, name, ColumnType.NUMBER)
             return _as(wanted, name, kind) if self.widens else None
         if field in self.untyped and (wanted.was_json or kind.arrow == _TEXT):
-            # A union's text is JSON there, and stays it: strings in quotes beside others without
-            # would be two spellings of one value.
+            # A union's text stays JSON there: otherwise one value could be written with quotes
+            # and without.
             return _as(wanted, self.untyped[field], json if wanted.was_json else kind)
         return None
 
     def first_of(self, field: str) -> str | None:
-        """The name of the first column that was made for ``field``."""
+        """Return the name of the first column for ``field``, if any."""
         if field in self.untyped:
             return self.untyped[field]
         return next((name for (of, _), name in self.made_for.items() if of == field), None)
 
 
 def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSchema:
-    """The columns of ``schema`` under the names that ``table`` has for them.
+    """Return ``schema`` with the column names of ``table``.
 
-    A field whose type changed gets a column of its own, called after its first column and the type;
-    where the sync ``replaces`` all rows, it keeps its column, which then changes.
+    A field whose type changed gets a new column, named after its first column and the type. If the
+    sync ``replaces`` all rows, it keeps its column, which then changes its type.
     """
     placed: dict[str, Column] = {}
     renewed: dict[str, str] = {}
@@ -146,7 +145,7 @@ def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSch
         if column.field in renewed:
             name = renewed[column.field]
             if name.lower() in lower:
-                is_number = column.type is ColumnType.DECIMAL  # the same to a source
+                is_number = column.type is ColumnType.DECIMAL  # a number in the source
                 kind = ColumnType.NUMBER if is_number else column.type
                 suffixed = f"{name}_{kind.value}"
                 name = assign([suffixed], reserved=lower)[suffixed]
@@ -161,7 +160,7 @@ def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSch
 
 
 def _widened(column: Column, table: TableColumns) -> Column | None:
-    """A decimal in the column of the integer it was, where that can become one."""
+    """Return a decimal in its former integer column, if that column can become a decimal."""
     name = table.made_for.get((column.field, ColumnType.INTEGER))
     if not table.widens or column.type is not ColumnType.DECIMAL or name in (None, *table.lasting):
         return None

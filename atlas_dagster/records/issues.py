@@ -1,8 +1,8 @@
-"""What is said of rows besides their values: changes, and the JSON that no column holds.
+"""Issues of rows: values that their columns cannot hold exactly, and undeclared fields.
 
-A value that its column does not hold exactly is never lost: ``_airbyte_extra`` keeps it as the
-source wrote it, under the name of its field, and ``_airbyte_meta.changes`` says why. Where JSON
-text cannot hold what the source wrote, ``_airbyte_extra`` keeps ``{"base64": ...}``, its bytes.
+No value is lost: ``_airbyte_extra`` has it as the source wrote it, under the name of its field, and
+``_airbyte_meta.changes`` has the reason. Bytes that are not valid JSON text are kept as
+``{"base64": ...}``.
 """
 
 from collections.abc import Callable
@@ -22,23 +22,23 @@ _decode_list = msgspec.json.Decoder(list[Raw] | None).decode
 
 
 class IssueKind(Enum):
-    """Why a column does not hold a value: change and reason of the protocol
+    """The reasons why a column cannot hold a value, as change and reason of the protocol
     (``AirbyteRecordMessageMetaChange``)."""
 
-    #: Of another type, or not readable as the column's.
+    #: The value has another type, or cannot be read as the column's type.
     TYPE = ("NULLED", "DESTINATION_SERIALIZATION_ERROR")
-    #: Beyond the column's range, or nested more deeply than parsers follow.
+    #: The value is out of the column's range, or nested too deeply for parsers.
     SIZE = ("NULLED", "DESTINATION_FIELD_SIZE_LIMITATION")
-    #: More digits than a double has, more than microseconds, an offset in a column without zone, a
-    #: time of day in a date; the column holds the nearest value.
+    #: The column has the nearest value: of a number with more digits than a double, a time with
+    #: more than microseconds, an offset in a column without zone, a time of day in a date.
     ROUNDED = ("TRUNCATED", "DESTINATION_FIELD_SIZE_LIMITATION")
-    #: Not the text of the column: bytes that are no UTF-8 (it holds U+FFFD in their place), a
-    #: character that the store refuses, or, in a key, JSON that is no string.
+    #: The column has another text: U+FFFD for invalid UTF-8, or a text without a character that
+    #: the store refuses; or a key's value is not a string.
     REPAIRED = ("TRUNCATED", "DESTINATION_SERIALIZATION_ERROR")
 
 
 class ValueChange(Struct, frozen=True):
-    """One entry of ``_airbyte_meta.changes``; ``field`` is the source's name, "" the whole row."""
+    """One entry of ``_airbyte_meta.changes``. ``field`` is the source's name, or "" for the row."""
 
     field: str
     change: str | None = "NULLED"
@@ -49,19 +49,19 @@ _decode_change = msgspec.json.Decoder(ValueChange).decode
 
 
 class RowIssues:
-    """Changes and left-over fields of the rows of one batch, by the row's index."""
+    """The issues of one batch, by the row's index."""
 
     def __init__(self) -> None:
         self.changes: dict[int, list[ValueChange]] = {}
         self.extras: dict[int, dict[str, Raw]] = {}
 
     def misfit(self, row: int, field: str, why: IssueKind, value: Raw) -> None:
-        """Note that the column of ``field`` does not hold ``value``, and keep it."""
+        """Note that the column of ``field`` cannot hold ``value``, and keep the value."""
         self.changed(row, field, why)
         self.undeclared(row, field, value)
 
     def undeclared(self, row: int, field: str, value: Raw) -> None:
-        """Keep a field that has no column."""
+        """Keep a field without a column."""
         self.extras.setdefault(row, {}).setdefault(field, value)
 
     def changed(self, row: int, field: str, why: IssueKind) -> None:
@@ -69,7 +69,7 @@ class RowIssues:
         self.changes.setdefault(row, []).append(ValueChange(field, change, reason))
 
     def reported(self, row: int, meta: Raw) -> None:
-        """Put the changes that the source itself reports in ``record.meta`` first."""
+        """Insert the changes that the source reports in ``record.meta``, as the first ones."""
         found = _reported(meta)
         if found:
             self.changes[row] = found + self.changes.get(row, [])
@@ -97,7 +97,7 @@ class RowIssues:
             return self.extra_column(count)
 
     def _keep_bytes(self) -> None:
-        """Replace left-over values that are no UTF-8 by their bytes in base64, and note them."""
+        """Replace kept values that are invalid UTF-8 by their bytes in base64, and note it."""
         for row, fields in self.extras.items():
             for field, value in fields.items():
                 if is_utf8(value):
@@ -116,24 +116,24 @@ def is_utf8(value: Raw | bytes) -> bool:
 
 
 def as_base64(value: Raw | bytes) -> Raw:
-    """JSON for a value that JSON text cannot hold as it is."""
+    """Return JSON for a value that is not valid JSON text."""
     return Raw(_encode({"base64": bytes(value)}))
 
 
 def utf8(column: pa.Array) -> tuple[pa.Array, list[int]]:
-    """Bytes as text, and the rows where some were no UTF-8: msgspec skips over raw values."""
+    """Return bytes as text, and the rows with invalid UTF-8, which msgspec does not check."""
     try:
         return column.cast(pa.string()), []
     except pa.ArrowInvalid:
         pass
     values = column.to_pylist()
     texts = [None if value is None else as_text(value) for value in values]
-    mended = [
+    repaired = [
         row
         for row, (value, text) in enumerate(zip(values, texts, strict=True))
         if text is not None and text.encode() != value
     ]
-    return pa.array(texts, pa.string()), mended
+    return pa.array(texts, pa.string()), repaired
 
 
 def _reported(meta: Raw) -> list[ValueChange]:

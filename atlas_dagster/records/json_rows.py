@@ -1,4 +1,4 @@
-"""Rows as JSON objects: times in ISO 8601, objects and arrays as the source wrote them."""
+"""Encode rows as JSON objects: times in ISO 8601, objects and arrays as the source wrote them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from atlas_dagster.records.types import EXTRA, META, TableSchema
 
 
 class RowEncoder:
-    """Encodes rows of one table; ``columns`` are those that are wanted, in this order."""
+    """Encodes rows of one table, with ``columns`` in this order."""
 
     def __init__(self, schema: TableSchema, columns: Sequence[str]) -> None:
         self._columns = columns
@@ -24,11 +24,11 @@ class RowEncoder:
         self._encoder = msgspec.json.Encoder()
 
     def lines(self, rows: pa.Table | pa.RecordBatch) -> bytes:
-        """A line for each row."""
+        """Return one line for each row."""
         return self._encoder.encode_lines(self._rows(rows))
 
     def array(self, rows: pa.Table | pa.RecordBatch) -> bytes:
-        """One JSON array."""
+        """Return one JSON array."""
         return self._encoder.encode(self._rows(rows))
 
     def _rows(self, rows: pa.Table | pa.RecordBatch) -> list[Any]:

@@ -1,9 +1,9 @@
 """Valid, unique and stable names for tables, columns and asset keys.
 
-A name made of ``[A-Za-z0-9_]`` stays as it is; in any other one the bad characters become ``_``, as
-in Airbyte's own destinations. Where that would meet another name (case does not count), a hash of
-the original is added. Plain names choose first, so a strange one never displaces them; names given
-out earlier are passed in and never change.
+A name of ``[A-Za-z0-9_]`` stays as it is. In others, invalid characters become ``_``, as in
+Airbyte's own destinations. If two names collide (case does not count), one gets a hash of the
+original. Valid names are assigned first, so an invalid one never displaces them. The caller passes
+names that were assigned earlier; these never change.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 _BAD = re.compile(r"[^A-Za-z0-9_]")
-#: Longest name every reader copes with (Postgres cuts at 63 bytes).
+#: The longest name that all readers support (Postgres cuts at 63 bytes).
 _LONGEST = 63
 #: Names that stay as they are.
 _PLAIN = re.compile(rf"(?=.{{1,{_LONGEST}}}\Z)_*[A-Za-z][A-Za-z0-9_]*")
@@ -28,15 +28,15 @@ def assign(
 
     Args:
         names: the originals, in any order.
-        known: mapping made earlier; what it holds never changes.
-        reserved: valid names that must not be given out.
+        known: the earlier mapping, which never changes.
+        reserved: valid names that are not available.
     """
     assigned = dict(known or {})
     taken = {valid.lower() for valid in assigned.values()} | {name.lower() for name in reserved}
     fresh = set(names) - set(assigned)
     plain = {name.lower() for name in fresh if _PLAIN.fullmatch(name)}
     if len(plain) == len(fresh) and plain.isdisjoint(taken):
-        return assigned | {name: name for name in fresh}  # as nearly always, and ten times faster
+        return assigned | {name: name for name in fresh}  # the usual case, ten times faster
     for name in sorted(
         fresh, key=lambda name: (_cleaned(name) != name, name != name.lower(), name)
     ):

@@ -1,7 +1,7 @@
-"""Columns for fields below the top of a record: nested keys and cursors.
+"""Columns for fields inside objects: nested keys and cursors.
 
-Their values are taken out of the JSON of the field above, row by row; that field keeps its own
-column as it is.
+Their values are copied from the JSON of the field above, row by row. That field keeps its own
+column.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,7 +20,7 @@ _NOTHING = (b"", bytes(_NULL))
 
 
 class NestedFields:
-    """Fills the nested columns of ``schema``. ``key``: the columns that tell rows apart."""
+    """Fills the nested columns of ``schema``. ``key``: the columns that identify rows."""
 
     def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
         places = {column.field: place for place, column in enumerate(schema.top_level)}
@@ -30,22 +30,22 @@ class NestedFields:
             if column.path
         ]
 
-    def __call__(self, lists: Sequence[Sequence[Any]], remarks: RowIssues) -> list[Sequence[Any]]:
-        """The values of each nested column, from ``lists``, those of the top-level ones."""
+    def __call__(self, lists: Sequence[Sequence[Any]], issues: RowIssues) -> list[Sequence[Any]]:
+        """Return the values of each nested column; ``lists`` are those of the top-level columns."""
         return [
             [
-                fit(column, _inner(column, parent, row, remarks), row, remarks, is_key=is_key)
+                fit(column, _inner(column, parent, row, issues), row, issues, is_key=is_key)
                 for row, parent in enumerate(lists[place])
             ]
             for column, place, is_key in self._columns
         ]
 
 
-def _inner(column: Column, value: Raw, row: int, remarks: RowIssues) -> Raw | None:
+def _inner(column: Column, value: Raw, row: int, issues: RowIssues) -> Raw | None:
     for key in column.path[1:]:
         try:
             value = _NULL if bytes(value) in _NOTHING else _decode_fields(value).get(key, _NULL)
-        except UNFIT:  # no object, so nobody can say what the field is
-            remarks.misfit(row, column.field, IssueKind.TYPE, value)
+        except UNFIT:  # not an object, so the field has no value
+            issues.misfit(row, column.field, IssueKind.TYPE, value)
             return None
     return value

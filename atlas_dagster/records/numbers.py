@@ -1,6 +1,6 @@
-"""Numbers: whole columns of JSON text into doubles or decimals, none rounded unseen.
+"""Numbers: convert columns of JSON text into doubles or decimals, and report rounded ones.
 
-Decimals stay text, for a store that reads them digit by digit.
+Decimals stay text, for a store that reads all digits.
 """
 
 import re
@@ -15,23 +15,23 @@ _QUOTED = r'^"(.*)"$'
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _ZERO = r"^[+-]?[0.]+([eE][+-]?\d+)?$"
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-#: What needs no closer look.
+#: Decimals that need no further check.
 _PLAIN_DECIMAL = r"^-?[0-9]{1,30}(?:\.[0-9]{1,30})?$"
-#: Digits of a decimal on either side of its point: numbers that mean something have fewer, and
-#: Postgres has room for 16,383 behind it.
+#: Digits of a decimal on each side of its point. Real numbers have fewer; Postgres allows 16,383
+#: behind the point.
 _MOST_DIGITS = 1_000
-#: Any decimal of so many digits survives the way into a double and back ...
+#: A decimal of so many digits survives the conversion into a double and back ...
 _EXACT_DIGITS = 15
-#: ... unless it is smaller than this, where doubles have fewer digits.
+#: ... unless it is smaller than this: then doubles have fewer digits.
 _SMALLEST_EXACT = 1e-290
 
 
 def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, IssueKind]]:
-    """Doubles from JSON numbers and from numbers inside JSON strings.
+    """Parse JSON numbers, and numbers inside JSON strings, as doubles.
 
-    Returns the column and the rows whose values it does not hold as written: NULL where there is
-    no double at all, else the nearest one. A number is held as written if printing its double, in
-    as few digits as tell it apart, gives the same number back.
+    Returns the column, and the rows whose values are not exact: NULL if there is no double at all,
+    else the nearest one. A number is exact if its double, printed in the fewest digits that
+    identify it, is the same number.
     """
     misfits: dict[int, IssueKind] = {}
     try:
@@ -54,10 +54,10 @@ def parse_numbers(texts: pa.Array) -> tuple[pa.Array, dict[int, IssueKind]]:
 
 
 def parse_decimals(texts: pa.Array) -> tuple[pa.Array, dict[int, IssueKind]]:
-    """Decimals, as text, from JSON numbers and from numbers inside JSON strings.
+    """Parse JSON numbers, and numbers inside JSON strings, as decimals in text.
 
-    Returns the column and the rows that it holds nothing of: what is no number, and numbers of more
-    than :data:`_MOST_DIGITS` before or behind the point.
+    Returns the column, and the rows that are NULL: values that are not numbers, and numbers with
+    more than :data:`_MOST_DIGITS` on one side of the point.
     """
     plain = pc.fill_null(pc.match_substring_regex(texts, _PLAIN_DECIMAL), True)
     if pc.all(plain, min_count=0).as_py():
@@ -78,12 +78,12 @@ def _decimal(text: str) -> tuple[str | None, IssueKind | None]:
         return None, IssueKind.TYPE
     try:
         number = Decimal(text)
-    except InvalidOperation:  # an exponent beyond all measure
+    except InvalidOperation:  # the exponent is too large
         return None, IssueKind.SIZE
     if not number:
         return "0", None
     exponent = number.as_tuple().exponent
-    assert isinstance(exponent, int)  # the text says no NaN and no infinity
+    assert isinstance(exponent, int)  # neither NaN nor infinity matches
     if number.adjusted() >= _MOST_DIGITS or -exponent > _MOST_DIGITS:
         return None, IssueKind.SIZE
     return text, None
@@ -113,5 +113,5 @@ def _inexact(texts: pa.Array, column: pa.Array, rows: pa.Array) -> dict[int, Iss
 def _holds(double: float, text: str) -> bool:
     try:
         return Decimal(text) == Decimal(repr(double))
-    except InvalidOperation:  # an exponent beyond all measure: the double is zero
+    except InvalidOperation:  # the exponent is too large; the double is zero
         return False

@@ -1,7 +1,7 @@
-"""Records into lists of values, one list for each column.
+"""Decode records into lists of values, one list for each column.
 
-Each record's ``data`` is decoded straight into a struct generated for its stream, which checks
-types in C; only a record that does not fit takes the slow way, value by value.
+msgspec decodes each record's ``data`` into a struct that is generated for its stream, and checks
+types in C. Only a record that does not fit takes the slow path, value by value.
 """
 
 import operator
@@ -20,11 +20,11 @@ from atlas_dagster.records.coerce import STRICT_TYPES, UNFIT, RowCoercer
 from atlas_dagster.records.issues import RowIssues
 from atlas_dagster.records.types import TableSchema
 
-#: Names that msgspec can match; a table with any other one takes the slow way altogether.
+#: Names that msgspec can match. A table with another name always takes the slow path.
 _PLAIN_FIELD = re.compile(r'[^"\\\x00-\x1f]*\Z')
-#: An undeclared field is worth a place in the struct if one in so many records has it ...
+#: An undeclared field gets a place in the struct if one in so many records has it ...
 _WORTH_A_PLACE = 10
-#: ... but fields that are data themselves must not pile up.
+#: ... up to this number of fields, because field names may be data.
 _MOST_UNDECLARED = 200
 
 
@@ -32,7 +32,7 @@ _data = operator.attrgetter("data")
 
 
 class RowDecoder:
-    """Decodes records of one stream. ``key``: the columns that tell its rows apart."""
+    """Decodes records of one stream. ``key``: the columns that identify its rows."""
 
     def __init__(self, schema: TableSchema, key: Collection[str] = ()) -> None:
         self._schema = schema
@@ -43,7 +43,7 @@ class RowDecoder:
         self._shape()
 
     def _shape(self) -> None:
-        """Make the struct: declared fields, then undeclared ones that many records have."""
+        """Generate the struct: declared fields, then undeclared ones that many records have."""
         columns = self._schema.top_level
         names = [column.field for column in columns] + self._undeclared
         fields = [f"f{index}" for index in range(len(names))]
@@ -62,10 +62,10 @@ class RowDecoder:
         )
         self._decode = msgspec.json.Decoder(self._row_type).decode if plain else _refuse
 
-    def __call__(self, records: Sequence[Record], remarks: RowIssues) -> list[Sequence[Any]]:
-        """The values of each top-level column, of :mod:`atlas_dagster.records.coerce`'s types.
+    def __call__(self, records: Sequence[Record], issues: RowIssues) -> list[Sequence[Any]]:
+        """Return the values of each top-level column, in :data:`STRICT_TYPES` or raw.
 
-        ``remarks`` takes what does not fit and what is not declared.
+        ``issues`` collects values that do not fit, and undeclared fields.
         """
         width = len(self._schema.top_level)
         rows: list[Any] = []
@@ -73,24 +73,24 @@ class RowDecoder:
         decoded = map(self._decode, map(_data, records))
         while len(rows) < len(records):
             try:
-                rows.extend(decoded)  # in C, as far as the next record that does not fit
+                rows.extend(decoded)  # in C, until a record does not fit
             except UNFIT:
                 data = records[len(rows)].data
-                rows.append(self._row_type(*self._coerce(data, len(rows), remarks)))
+                rows.append(self._row_type(*self._coerce(data, len(rows), issues)))
                 slow += 1
         none: list[Sequence[Any]] = [()] * (width + len(self._undeclared))
-        # Takes half the time of asking each row for one column after the other.
+        # Twice as fast as reading each row's columns one by one.
         lists: list[Sequence[Any]] = [*zip(*map(astuple, rows), strict=True)] or none
         for field, values in zip(self._undeclared, lists[width:], strict=True):
             for row, value in enumerate(values):
                 if value is not ABSENT:
-                    remarks.undeclared(row, field, value)
+                    issues.undeclared(row, field, value)
         if slow * _WORTH_A_PLACE > len(rows):
-            self._learn(remarks, len(rows))
+            self._learn(issues, len(rows))
         return lists[:width]
 
-    def _learn(self, remarks: RowIssues, count: int) -> None:
-        seen = Counter(chain.from_iterable(remarks.extras.values()))
+    def _learn(self, issues: RowIssues, count: int) -> None:
+        seen = Counter(chain.from_iterable(issues.extras.values()))
         known = self._declared.union(self._undeclared)
         often = [
             field
@@ -103,4 +103,4 @@ class RowDecoder:
 
 
 def _refuse(data: Raw) -> Any:
-    raise msgspec.DecodeError(f"{len(data)} bytes of a table that takes the slow way")
+    raise msgspec.DecodeError(f"{len(data)} bytes of a table on the slow path")

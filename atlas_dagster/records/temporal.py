@@ -1,8 +1,8 @@
-"""Dates, timestamps and times: whole columns of text at once, odd values one by one.
+"""Parse dates, timestamps and times: whole columns at once, irregular values one by one.
 
-Columns hold the years 1 to 9999, which every reader knows. Digits beyond microseconds are cut off,
-not rounded. 24:00:00 and the leap second 60 are the moment after. :func:`instant` reads the same
-texts exactly, of any year.
+Columns contain the years 1 to 9999, which all readers support. Digits beyond microseconds are cut
+off, not rounded. 24:00:00 and the leap second 60 mean the following moment. :func:`instant` parses
+the same texts exactly, for any year.
 """
 
 import datetime as dt
@@ -31,7 +31,7 @@ _RANGES = {
     ),
 }
 
-# What Arrow can read, and nothing it would refuse: one refusal fails a whole column.
+# Texts that Arrow can read. It must refuse none of them: one refusal fails the whole column.
 _DAY = (
     r"\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])"
     r"|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2[0-8]))"
@@ -39,10 +39,10 @@ _DAY = (
 _CLOCK = r"(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?"
 _OFFSET = r"(?:Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)"
 _REGULAR = rf"^{_DAY}(?:[T ]{_CLOCK}{_OFFSET}?)?$"
-# Behind a time of day only, so that the "-01" of a date stays.
+# Only behind a time of day, so that the "-01" of a date stays.
 _ZONED = rf"(:\d\d(?:\.\d+)?){_OFFSET}$"
 _BEYOND_MICROSECONDS = r"(\.\d{6})\d+"
-#: What a regular text says that a column of its type has no room for; zeros say nothing.
+#: The parts of a regular text that do not fit into a column of its type, unless they are zero.
 _LOST = {
     _UTC: r"\.\d{6}\d*[1-9]",
     _LOCAL: r"\.\d{6}\d*[1-9]|[T ].*[+-].*[1-9]",
@@ -51,8 +51,8 @@ _LOST = {
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ZONE = r"(?:[Zz]|UTC|GMT|(?P<sign>[+-])(?P<zh>\d\d)(?::?(?P<zm>\d\d)(?::?(?P<zs>\d\d))?)?)"
-#: What else is a moment: other separators, one-digit or named months, more years, eras, and zones
-#: by name, as in Java's ``ZonedDateTime``: an offset beside the name decides.
+#: Irregular moments: other separators, one-digit or named months, more years, eras, and zones by
+#: name, as in Java's ``ZonedDateTime``, where an offset beside the name takes precedence.
 _MOMENT = re.compile(
     rf"""\s*(?:(?P<year>[+-]?\d{{4,9}})(?P<sep>[-/.])
             (?P<month>\d\d?|{"|".join(_MONTHS)})(?P=sep)(?P<day>\d\d?)
@@ -63,7 +63,7 @@ _MOMENT = re.compile(
     \s*(?P<era>BC|AD)?\s*""",
     re.VERBOSE | re.ASCII | re.IGNORECASE,
 )
-#: A time of day in the one spelling that columns have, and in others.
+#: A time of day as in columns, and in other spellings.
 _CLEAN_TIME = (
     r"^(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:0[1-9]|1\d|2[0-3]):[0-5]\d)?$"
 )
@@ -77,12 +77,12 @@ _NOTHING = pa.scalar(None, pa.string())
 _PROBED = 64
 
 Parsed = tuple[pa.Array, dict[int, IssueKind]]
-#: Parses a column in which every text is regular.
+#: Parses a column of regular texts.
 Regular = Callable[[pa.Array], pa.Array]
 
 
 class _Moment(NamedTuple):
-    """What a text says, part by part; ``seconds`` is the time of day, ``digits`` its fraction."""
+    """The parts of a text. ``seconds`` is the time of day, ``digits`` its fraction."""
 
     year: int
     month: int
@@ -98,26 +98,25 @@ class _Unfit(Exception):  # noqa: N818 - control flow inside this module
 
 
 def parse_timestamps(texts: pa.Array) -> Parsed:
-    """UTC timestamps of microseconds; text without an offset is taken as UTC.
+    """Parse UTC timestamps in microseconds. Without an offset, a text is in UTC.
 
-    Returns the column and the rows that it does not hold as written: NULL where the text is no
-    such timestamp.
+    Returns the column, and the rows that are not exact; NULL if the text is not a timestamp.
     """
     return _parse_column(texts, _UTC, _regular_utc)
 
 
 def parse_local_timestamps(texts: pa.Array) -> Parsed:
-    """Timestamps without zone; an offset is dropped and the local time kept."""
+    """Parse timestamps without zone. An offset is dropped; the local time stays."""
     return _parse_column(texts, _LOCAL, _regular_local)
 
 
 def parse_dates(texts: pa.Array) -> Parsed:
-    """Dates; of a timestamp, its date part as written."""
+    """Parse dates. For a timestamp, this is its date as written."""
     return _parse_column(texts, _DATE, _regular_date)
 
 
 def parse_times(texts: pa.Array) -> Parsed:
-    """Times of day as text in one spelling: ``12:34:56``, ``12:34:56.5Z``, ``12:34:56-08:00``."""
+    """Parse times of day into one spelling: ``12:34:56``, ``12:34:56.5Z``, ``12:34:56-08:00``."""
     clean = pc.fill_null(pc.match_substring_regex(texts, _CLEAN_TIME), True)
     if pc.all(clean, min_count=0).as_py():
         return texts, {}
@@ -148,9 +147,9 @@ def _spell_time(text: str) -> str | None:
 
 
 def instant(text: str) -> tuple[int, str] | None:
-    """Seconds since 1970 in UTC and the digits of the fraction; None for what is no moment.
+    """Return the seconds since 1970 in UTC and the digits of the fraction; None if invalid.
 
-    Exact, and of any year; text without an offset is taken as UTC.
+    The result is exact, for any year. Without an offset, a text is in UTC.
     """
     try:
         moment = _read(text)
@@ -158,7 +157,7 @@ def instant(text: str) -> tuple[int, str] | None:
         return None
     if not _is_day(moment):
         return None
-    # The calendar repeats itself every 400 years.
+    # The calendar repeats every 400 years.
     cycles, year = divmod(moment.year, 400)
     day = dt.date(year + 400, moment.month, moment.day).toordinal() - _EPOCH.date().toordinal()
     days = day + (cycles - 1) * _DAYS_OF_400_YEARS
@@ -190,7 +189,7 @@ def _regular_date(texts: pa.Array) -> pa.Array:
 
 
 def _parse_column(texts: pa.Array, kind: pa.DataType, parse_regular: Regular) -> Parsed:
-    # Arrow refuses what a column cannot hold exactly, so where it takes all, nothing is lost.
+    # Arrow refuses inexact values, so if it accepts all, nothing is lost.
     column = _cast(texts, kind)
     if column is not None:
         return _in_range(column, {})
@@ -218,9 +217,9 @@ def _parse_column(texts: pa.Array, kind: pa.DataType, parse_regular: Regular) ->
 
 
 def _cast(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
-    """All at once, or None where Arrow refuses a value."""
-    # Arrow wants an offset on every timestamp or on none. Each refusal costs it 30 times a success,
-    # so a few values are tried first.
+    """Convert all texts at once. Return None if Arrow refuses one."""
+    # Arrow requires an offset on all timestamps or on none. A refusal takes 30 times as long as a
+    # success, so a few values are tried first.
     for form in (_UTC, _LOCAL) if kind == _UTC else (kind,):
         try:
             pc.cast(texts.slice(0, _PROBED), form)
@@ -245,7 +244,7 @@ def _in_range(column: pa.Array, misfits: dict[int, IssueKind]) -> Parsed:
 
 
 def _read(text: str) -> _Moment:
-    """What ``text`` says, whether or not there is such a day. Raises :class:`_Unfit`."""
+    """Parse ``text`` without checking that the day exists. Raises :class:`_Unfit`."""
     found = _MOMENT.fullmatch(text)
     if found is None:
         raise _Unfit(IssueKind.TYPE)
@@ -279,8 +278,10 @@ def _read(text: str) -> _Moment:
 
 
 def _offset_in(zone: str, moment: _Moment) -> int:
-    """Seconds that the local time ``moment`` is ahead of UTC in ``zone``: the earlier reading of an
-    hour that comes twice, and the offset before the gap of one that does not come."""
+    """Return the seconds by which the local time ``moment`` in ``zone`` is ahead of UTC.
+
+    For an hour that occurs twice, this is the first one; for a skipped hour, the offset before it.
+    """
     try:
         local = _value(moment, _LOCAL)
         assert isinstance(local, dt.datetime)
@@ -291,7 +292,7 @@ def _offset_in(zone: str, moment: _Moment) -> int:
 
 
 def _value(moment: _Moment, kind: pa.DataType) -> dt.date:
-    """``moment`` in a column of ``kind``. Raises :class:`_Unfit`."""
+    """Return ``moment`` for a column of ``kind``. Raises :class:`_Unfit`."""
     if not 1 <= moment.year <= 9999:
         raise _Unfit(IssueKind.SIZE)
     try:
@@ -308,7 +309,7 @@ def _value(moment: _Moment, kind: pa.DataType) -> dt.date:
 
 
 def _loses(moment: _Moment, kind: pa.DataType) -> bool:
-    """Whether a column of ``kind`` has no room for all of ``moment``."""
+    """Whether a column of ``kind`` cannot hold ``moment`` exactly."""
     if kind == _DATE:
         return bool(moment.seconds or moment.digits or moment.offset)
     return len(moment.digits) > 6 or (kind == _LOCAL and moment.offset != 0)

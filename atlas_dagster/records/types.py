@@ -1,12 +1,12 @@
-"""From a stream's JSON schema to typed columns.
+"""Typed columns of a stream's JSON schema.
 
 The rules are those of Airbyte's destinations (``JsonSchemaToAirbyteType``): ``required`` is ignored
 and every column is nullable. Columns start wide, because a Delta table cannot widen one later.
 
-``number`` is a double where a table's format has no decimals of any length: those of Delta have no
-room for both 1e300 and 1e-20. What a double cannot show digit by digit, like an integer beyond 64
-bits or any other value that does not fit, is kept as the source wrote it in ``_airbyte_extra`` (see
-:mod:`atlas_dagster.records.issues`), never rounded unseen.
+``number`` is a double if the table's format has no decimals of any length; those of Delta cannot
+hold both 1e300 and 1e-20. Numbers that a double cannot hold exactly, integers over 64 bits and
+other values that do not fit are kept as the source wrote them in ``_airbyte_extra`` (see
+:mod:`atlas_dagster.records.issues`).
 """
 
 import re
@@ -26,7 +26,7 @@ RAW_ID = "_airbyte_raw_id"
 EXTRACTED_AT = "_airbyte_extracted_at"
 META = "_airbyte_meta"
 GENERATION_ID = "_airbyte_generation_id"
-#: What no column holds, as one JSON object: undeclared fields, and values that do not fit.
+#: One JSON object with undeclared fields and with values that do not fit into their column.
 EXTRA = "_airbyte_extra"
 
 _UTC_TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -38,16 +38,16 @@ METADATA_FIELDS = (
     pa.field(GENERATION_ID, pa.int64()),
     pa.field(EXTRA, pa.string()),
 )
-#: Keys of the field metadata that keep the field and the type a column was made for.
+#: Keys of a column's metadata: its field and its type.
 SOURCE_NAME_KEY = "airbyte.field"
 TYPE_KEY = "airbyte.type"
 
 
 class ColumnType(Enum):
-    """Airbyte's types. Times, unions and everything structured are stored as text.
+    """Airbyte's types. Times, unions and structured values are stored as text.
 
-    ``DECIMAL`` is a number that is held digit by digit: text here, ``numeric`` in Postgres.
-    ``TEXT`` is a union without objects and arrays: strings as they are, numbers as written.
+    ``DECIMAL`` is an exact number: text here, ``numeric`` in Postgres. ``TEXT`` is a union without
+    objects and arrays: strings without quotes, numbers as written.
     """
 
     STRING = "string"
@@ -70,7 +70,7 @@ class ColumnType(Enum):
 
     @property
     def sql(self) -> str:
-        """What people call it, in words of SQL; ``JSON`` is text, as the source wrote it."""
+        """The type's name in SQL, for people. ``JSON`` is text, as the source wrote it."""
         return _SQL[self]
 
     @property
@@ -117,14 +117,14 @@ _WELL_KNOWN = {
 }
 
 
-#: Of the definitions that Airbyte itself publishes.
+#: A reference to a definition that Airbyte publishes.
 _WELL_KNOWN_REFERENCE = re.compile(r"(?:^|/)WellKnownTypes\.json#/definitions/(\w+)$")
-#: References and unions inside each other that are followed.
+#: Levels of references and unions that are followed.
 _DEEPEST = 16
 
 
 def column_type(schema: Any, root: Any = None) -> ColumnType:
-    """The column type of one property's JSON schema; references are to ``root``, the stream's."""
+    """Return the column type of a property's JSON schema. ``root`` is the stream's schema."""
     kinds = _types(resolve(schema, root), root, _DEEPEST)
     if len(kinds) == 1:
         return kinds.pop()
@@ -136,7 +136,7 @@ def column_type(schema: Any, root: Any = None) -> ColumnType:
 
 
 def _types(schema: Any, root: Any, depth: int) -> set[ColumnType]:
-    """The types that values of ``schema`` may have, null aside."""
+    """Return the types that values of ``schema`` may have, without null."""
     if not isinstance(schema, dict) or not depth:
         return {ColumnType.UNKNOWN}
     declared = schema.get("type")
@@ -180,7 +180,7 @@ def _type(kind: Any, schema: Mapping[str, Any]) -> ColumnType:
 
 
 def resolve(schema: Any, root: Any) -> Any:
-    """``schema`` with what it refers to in ``root``; what stands beside the reference counts."""
+    """Return ``schema`` with references to ``root`` resolved. Keys beside one take precedence."""
     for _ in range(_DEEPEST):
         reference = schema.get("$ref") if isinstance(schema, dict) else None
         if not isinstance(reference, str) or not reference.startswith("#"):
@@ -196,7 +196,7 @@ def resolve(schema: Any, root: Any) -> Any:
 
 
 def was_json(schema: Any) -> bool:
-    """Whether versions that did not record a column's type kept ``schema`` as JSON text."""
+    """Whether versions that did not record types stored values of ``schema`` as JSON text."""
     if not isinstance(schema, dict):
         return True
     reference = schema.get("$ref")
@@ -229,12 +229,12 @@ def _string_type(format_: Any, airbyte_type: Any) -> ColumnType:
 
 
 class Column(Struct, frozen=True):
-    """One column: the record's field ``field`` lands in ``name``.
+    """The column ``name`` of the record's field ``field``.
 
-    ``path``: for a field below the top of the record, the keys that lead there; else empty.
-    ``nullable``: whether the source says that it may be missing or null. ``was_json``: whether
-    older versions kept it as JSON text, though it is none. ``is_union``: whether its values may be
-    of several types, none of which is an object or array.
+    ``path``: the keys of a field inside objects; else empty. ``nullable``: whether the source
+    allows it to be missing or null. ``was_json``: whether older versions stored it as JSON text,
+    though it has another type. ``is_union``: whether its values have several types, but not object
+    or array.
     """
 
     field: str
@@ -253,20 +253,19 @@ class Column(Struct, frozen=True):
 
 
 class TableSchema(Struct, frozen=True):
-    """The columns of one stream's table, in the source's order, Airbyte's own ones last.
+    """The columns of one stream's table, in the source's order.
 
-    Those for nested fields come after the fields of the record itself.
+    Nested fields come after the top-level fields, and Airbyte's metadata comes last.
     """
 
     columns: tuple[Column, ...]
 
     @classmethod
     def of(cls, stream: ConfiguredStream, *, decimals: bool = False) -> "TableSchema":
-        """The columns of a new table for ``stream``.
+        """Return the columns of a new table for ``stream``.
 
         A union of texts, numbers and booleans is plain text, unless rows are compared by it: as
-        JSON, 1 and "1" stay two values. ``decimals``: whether the store holds numbers digit by
-        digit.
+        JSON, 1 and "1" stay two values. ``decimals``: whether the store has exact numbers.
         """
         compared = stream.compared_fields
         columns = []
@@ -280,7 +279,7 @@ class TableSchema(Struct, frozen=True):
 
     @classmethod
     def of_rows(cls, stream: ConfiguredStream) -> "TableSchema":
-        """The columns of rows that are read and not stored: a number in a union stays one."""
+        """Return the columns of rows that are not stored. A number in a union stays a number."""
         return cls.from_json_schema(stream.stream.json_schema, nested=stream.nested_fields)
 
     @classmethod
@@ -291,11 +290,10 @@ class TableSchema(Struct, frozen=True):
         nested: Iterable[tuple[str, ...]] = (),
         known_names: Mapping[str, str] | None = None,
     ) -> "TableSchema":
-        """Derive the columns. A schema without properties gives none: all goes to the JSON column.
+        """Derive the columns. For a schema without properties, all fields go to the JSON column.
 
-        ``nested``: paths of fields below the top that get a column, too; one that ``schema`` rules
-        out gets none. ``known_names`` maps fields to the column names an existing table already
-        uses for them.
+        ``nested``: paths of fields inside objects that get a column, if ``schema`` allows them.
+        ``known_names``: column names of an existing table, by field.
         """
         root = schema
         schema = resolve(schema, root)
@@ -336,7 +334,7 @@ class TableSchema(Struct, frozen=True):
 
     @property
     def top_level(self) -> tuple[Column, ...]:
-        """The columns of the record's own fields."""
+        """The columns of top-level fields."""
         return tuple(column for column in self.columns if not column.path)
 
     @property
@@ -344,7 +342,7 @@ class TableSchema(Struct, frozen=True):
         return pa.schema([*(column.arrow for column in self.columns), *METADATA_FIELDS])
 
     def column_of(self, *path: str) -> str:
-        """Name of the column that holds the field at ``path``; raises KeyError if there is none."""
+        """Return the name of the column for ``path``. Raises KeyError if there is none."""
         for column in self.columns:
             if (column.path or (column.field,)) == path:
                 return column.name
@@ -352,10 +350,10 @@ class TableSchema(Struct, frozen=True):
 
 
 def property_at(schema: Any, path: Sequence[str]) -> Any:
-    """The JSON schema of the field at ``path``; None where an object on the way lists no fields.
+    """Return the JSON schema of the field at ``path``; None if an object above lists no fields.
 
     Raises:
-        KeyError: an object on the way lists other fields only.
+        KeyError: an object above lists only other fields.
     """
     root = schema
     for key in path:
@@ -368,7 +366,7 @@ def property_at(schema: Any, path: Sequence[str]) -> Any:
 
 
 def declares(schema: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Whether records of ``schema`` may have a field at ``path``; at the top it must be listed."""
+    """Whether ``schema`` allows a field at ``path``. A top-level one must be listed."""
     properties = resolve(schema, schema).get("properties")
     if not isinstance(properties, Mapping) or path[0] not in properties:
         return False
@@ -381,7 +379,7 @@ def declares(schema: Mapping[str, Any], path: Sequence[str]) -> bool:
 
 
 def _may_be_null(schema: Any) -> bool:
-    """Whether a value may be null, or nothing is said of that."""
+    """Whether a value may be null, which is true if no type is declared."""
     declared = schema.get("type") if isinstance(schema, dict) else None
     return "null" in declared if isinstance(declared, list) else declared in (None, "null")
 

@@ -1,4 +1,4 @@
-"""Which connectors exist, and where each is published."""
+"""The connectors that exist, and where they are published."""
 
 from atlas_dagster.registry.connector_info import (
     BreakingChange,

@@ -1,4 +1,4 @@
-"""The list of connectors: shipped with Atlas, replaced by one that was refreshed since."""
+"""The list of connectors: shipped with Atlas, or a newer one that was fetched."""
 
 import logging
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 class Listing(Struct, frozen=True, omit_defaults=True):
-    """All connectors, sorted by name, as known on ``date`` (of the day, or of the second, in UTC).
+    """All connectors, sorted by name, as of ``date`` (a day, or a second, in UTC).
 
-    ``source`` is where they were fetched from, and ``etag`` what that called this version of it.
+    ``source`` is the address it was fetched from, and ``etag`` the version there.
     """
 
     date: str
@@ -32,7 +32,7 @@ class Listing(Struct, frozen=True, omit_defaults=True):
     etag: str | None = None
 
     def encode(self) -> bytes:
-        """JSON with a line for each connector, so that two versions can be compared."""
+        """Return JSON with one line for each connector, so that a diff is readable."""
         head = msgspec.json.encode(msgspec.structs.replace(self, connectors=()))
         lines = b",\n".join(msgspec.json.encode(connector) for connector in self.connectors)
         return head.replace(b'"connectors":[]', b'"connectors":[\n' + lines + b"\n]") + b"\n"
@@ -40,9 +40,9 @@ class Listing(Struct, frozen=True, omit_defaults=True):
 
 @cache
 def listing() -> Listing:
-    """The newest list there is on this machine.
+    """Return the newest list on this machine.
 
-    Cached: each connection of a code location looks its connector up.
+    Cached, because each connection of a code location looks up its connector.
     """
     shipped = shipped_listing()
     path = refreshed_path()
@@ -52,13 +52,13 @@ def listing() -> Listing:
         return shipped
     except (OSError, ConfigError, msgspec.MsgspecError) as error:
         _log.warning(
-            "The refreshed list of connectors in %s cannot be read (%s); the one that came with "
-            "Atlas is used. `atlas connectors refresh` makes it anew.",
+            "The list of connectors in %s cannot be read (%s); Atlas uses the one it was shipped "
+            "with. To replace the file, run `atlas connectors refresh`.",
             path,
             error,
         )
         return shipped
-    # An Atlas installed since may bring a newer one.
+    # A newer Atlas may have been installed since.
     return max(shipped, refreshed, key=lambda it: it.date)
 
 
@@ -72,12 +72,12 @@ def shipped_listing() -> Listing:
 
 
 def refreshed_path() -> Path:
-    """Where a refreshed list is kept."""
+    """Return the path of the fetched list."""
     return cache_folder() / "connectors.json"
 
 
 def store_catalogue(refreshed: Listing) -> None:
-    """Have ``refreshed`` take the place of the one before, at once. Raises OSError."""
+    """Replace the stored list. Raises OSError."""
     path = refreshed_path()
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, refreshed.encode())
@@ -85,7 +85,7 @@ def store_catalogue(refreshed: Listing) -> None:
 
 
 def clear_cache() -> None:
-    """Have this process read the list again."""
+    """Make this process read the list again."""
     listing.cache_clear()
     connectors_by_name.cache_clear()
 

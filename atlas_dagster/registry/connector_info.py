@@ -1,4 +1,4 @@
-"""What is known of a connector without running it."""
+"""Facts about a connector that are known without running it."""
 
 from enum import StrEnum
 
@@ -7,14 +7,14 @@ from msgspec import Struct
 
 from atlas_dagster.connector_versions import release
 
-#: In place of a version: the newest there is.
+#: In place of a version: the newest one.
 LATEST = "latest"
-#: In place of a version: the list's own, or the newest that can be installed where that cannot.
+#: In place of a version: the one in the list, or the newest that can be installed.
 AUTO = "auto"
 
 
 class ConnectorCategory(StrEnum):
-    """What a source is used for."""
+    """The purpose of a source."""
 
     ANALYTICS = "analytics"
     COMMUNICATION = "communication"
@@ -34,11 +34,11 @@ class ConnectorCategory(StrEnum):
 
     @property
     def label(self) -> str:
-        """As people write it: ``Project management``, ``CRM``."""
+        """The name for people: ``Project management``, ``CRM``."""
         return self.upper() if self in ("crm", "hr") else self.replace("_", " ").capitalize()
 
 
-#: Categories that people look in for a connector, besides its own.
+#: Further categories in which people search for a connector.
 _OTHER_CATEGORIES: dict[str, tuple[ConnectorCategory, ...]] = {
     **dict.fromkeys(
         (
@@ -73,9 +73,9 @@ _OTHER_CATEGORIES: dict[str, tuple[ConnectorCategory, ...]] = {
 
 
 class BreakingChange(Struct, frozen=True, omit_defaults=True):
-    """What users must know before they go to ``version`` or a later one.
+    """A change that users must know before they upgrade to ``version`` or a later one.
 
-    ``streams`` are those that must be read again; empty where the publisher names none.
+    ``streams`` must be read again; empty if the publisher names none.
     """
 
     version: str
@@ -84,7 +84,7 @@ class BreakingChange(Struct, frozen=True, omit_defaults=True):
     streams: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """In a sentence or two: what changed, for which streams, and where the guide is."""
+        """Return the change, its streams and its migration guide in one or two sentences."""
         streams = f" Streams: {', '.join(self.streams)}." if self.streams else ""
         guide = f" Migration guide: {self.guide_url}" if self.guide_url else ""
         return f"{self.version}: {self.message.rstrip('.')}.{streams}{guide}".rstrip()
@@ -93,13 +93,14 @@ class BreakingChange(Struct, frozen=True, omit_defaults=True):
 class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One connector at one version.
 
-    ``tag`` is the version, both of the image and of the package. ``kind`` is what it reads: an
-    ``api``, a ``database`` or a ``file``. ``language`` is ``python``, ``java``, ``manifest-only``,
-    or empty where the publisher does not say. ``pypi_package`` is None where there is none. From
-    ``breaking_changes`` on, only a registry that was refreshed knows (its fields are those of
-    ``oss_registry.json``): ``allowed_hosts`` are the hosts it talks to, ``memory_limit`` and
-    ``cpu_limit`` what its publisher gives it for a READ, ``max_seconds_between_messages`` how long
-    a READ may bring nothing.
+    ``tag`` is the version of both the image and the package. ``kind`` is ``api``, ``database`` or
+    ``file``. ``language`` is ``python``, ``java``, ``manifest-only``, or empty if unknown.
+    ``pypi_package`` is None if there is none.
+
+    The fields from ``breaking_changes`` on exist only in a fetched list, with the names of
+    ``oss_registry.json``: ``allowed_hosts`` are the hosts that it connects to, ``memory_limit`` and
+    ``cpu_limit`` are the publisher's limits for a READ, ``max_seconds_between_messages`` is the
+    longest silence of a READ.
     """
 
     name: str
@@ -136,20 +137,20 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def categories(self) -> tuple[ConnectorCategory, ...]:
-        """Its own category first, then others that people look in."""
+        """Its own category, then others in which people search for it."""
         return (self.category, *_OTHER_CATEGORIES.get(self.name, ()))
 
     def at(self, version: str | None) -> "ConnectorInfo":
-        """This connector at the pinned ``version``; at the registry's own when None or ``auto``."""
+        """Return this connector at ``version``; unchanged for None or ``auto``."""
         return self if version in (None, AUTO) else msgspec.structs.replace(self, tag=version)
 
     def breaking_changes_between(self, before: str, now: str) -> tuple[BreakingChange, ...]:
-        """Those that come with going from version ``before`` to ``now``, oldest first."""
+        """Return the changes between the versions ``before`` and ``now``, oldest first."""
         first, last = release(before), release(now)
         passed = (c for c in self.breaking_changes if first < release(c.version) <= last)
         return tuple(sorted(passed, key=lambda change: release(change.version)))
 
 
 def image_name(reference: str) -> str:
-    """The last part of an image reference, without its tag and digest: ``source-faker``."""
+    """Return the last part of an image reference, without tag and digest: ``source-faker``."""
     return reference.partition("@")[0].rpartition("/")[2].partition(":")[0]

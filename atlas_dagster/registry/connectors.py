@@ -1,4 +1,4 @@
-"""Looking connectors up."""
+"""Look up connectors by name or category."""
 
 from atlas_dagster.errors import ConfigError, UnknownConnectorError
 from atlas_dagster.registry.catalogue import connectors_by_name
@@ -7,10 +7,10 @@ from atlas_dagster.registry.search import unknown_connector
 
 
 def list_connectors(category: ConnectorCategory | str | None = None) -> list[ConnectorInfo]:
-    """All connectors, or those of one category (some are in several), sorted by name.
+    """Return all connectors, or those of one category, sorted by name.
 
     Raises:
-        ConfigError: there is no such category.
+        ConfigError: the category does not exist.
     """
     known = list(connectors_by_name().values())
     if category is None:
@@ -19,16 +19,16 @@ def list_connectors(category: ConnectorCategory | str | None = None) -> list[Con
         wanted = ConnectorCategory(category)
     except ValueError:
         raise ConfigError(
-            f'There is no category "{category}"; there are {", ".join(ConnectorCategory)}.'
+            f'There is no category "{category}"; choose one of {", ".join(ConnectorCategory)}.'
         ) from None
     return [info for info in known if wanted in info.categories]
 
 
 def get_connector_info(name: str) -> ConnectorInfo:
-    """The connector called ``name``, such as ``source-faker``, at the registry's own version.
+    """Return the connector ``name``, such as ``source-faker``, at the version in the list.
 
     Raises:
-        UnknownConnectorError: no connector has exactly this name; the message offers the nearest.
+        UnknownConnectorError: no connector has this name. The message suggests similar ones.
     """
     info = connectors_by_name().get(name)
     if info is None:
@@ -37,9 +37,9 @@ def get_connector_info(name: str) -> ConnectorInfo:
 
 
 def get_connector_image(name: str) -> str:
-    """Its image, pinned: ``airbyte/source-faker:7.2.1``.
+    """Return the image with its version: ``airbyte/source-faker:7.2.1``.
 
     Raises:
-        UnknownConnectorError: no connector has exactly this name; the message offers the nearest.
+        UnknownConnectorError: no connector has this name. The message suggests similar ones.
     """
     return get_connector_info(name).docker_image

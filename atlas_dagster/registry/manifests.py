@@ -1,4 +1,4 @@
-"""Manifests that Airbyte publishes, fetched once for each version and kept."""
+"""Manifests that Airbyte publishes, fetched once for each version and cached."""
 
 import io
 import re
@@ -21,20 +21,20 @@ _DEFINITION = "oss.json"
 _METADATA = "metadata.yaml"
 _MANIFEST = "manifest.yaml"
 _COMPONENTS = "components.py"
-#: The components come packed (PyAirbyte ``_executors/util.py``).
+#: The components as a ZIP file (PyAirbyte ``_executors/util.py``).
 _PACKED_COMPONENTS = "components.zip"
-#: Kept beside them; empty where the metadata names none.
+#: A cached file with the CDK's version; empty if the metadata names none.
 _CDK_VERSION = "cdk_version"
-#: The image that a manifest is published in is the CDK's, at one version.
+#: A manifest's image is the image of the CDK at one version.
 _CDK_IMAGE = re.compile(r"(?:.*/)?source-declarative-manifest:(\d[\w.+-]*)(?:@.*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedManifest:
-    """A manifest as it was published.
+    """A published manifest.
 
-    ``components`` is the Python code it needs, if any. ``cdk_version`` is the CDK it was published
-    with, by its metadata; None where that names none.
+    ``components`` is its Python code, if any. ``cdk_version`` is the CDK that it was published
+    with, from its metadata; None if unknown.
     """
 
     manifest: bytes
@@ -43,7 +43,7 @@ class PublishedManifest:
 
 
 def published_manifest(info: ConnectorInfo) -> PublishedManifest:
-    """The manifest of ``info`` at its version.
+    """Return the manifest of ``info`` at its version.
 
     Raises:
         ConfigError: this version has no manifest, or the cache cannot be written.
@@ -53,28 +53,28 @@ def published_manifest(info: ConnectorInfo) -> PublishedManifest:
         raise ConfigError(
             f'"{info.tag}" is not a version of {info.name}; give an exact one, such as 1.2.3.'
         )
-    kept = cache_folder() / "manifests" / f"{info.name}-{info.tag}"
-    if not kept.exists():
+    cached = cache_folder() / "manifests" / f"{info.name}-{info.tag}"
+    if not cached.exists():
         try:
-            _keep(_fetch(info), kept)
+            _store(_fetch(info), cached)
         except OSError as error:
             raise ConfigError(
-                f"The manifest of {info.name} {info.tag} cannot be kept in {kept.parent} "
+                f"The manifest of {info.name} {info.tag} cannot be stored in {cached.parent} "
                 f"({error.strerror}); set XDG_CACHE_HOME to a directory that can be written."
             ) from error
-    components, cdk = kept / _COMPONENTS, kept / _CDK_VERSION
+    components, cdk = cached / _COMPONENTS, cached / _CDK_VERSION
     return PublishedManifest(
-        (kept / _MANIFEST).read_bytes(),
+        (cached / _MANIFEST).read_bytes(),
         components.read_bytes() if components.exists() else None,
         (cdk.read_text() or None) if cdk.exists() else None,
     )
 
 
 def published_version(info: ConnectorInfo) -> str:
-    """The version that is the newest in Airbyte's registry at the moment.
+    """Return the newest version in Airbyte's registry.
 
     Raises:
-        ConfigError: the registry has no such connector.
+        ConfigError: the registry does not have the connector.
         RunnerUnavailableError: the registry cannot be reached.
     """
     newest = info.at(LATEST)
@@ -83,7 +83,7 @@ def published_version(info: ConnectorInfo) -> str:
         found = get_file(f"{_address(newest)}/{_DEFINITION}")
     except requests.RequestException as error:
         raise RunnerUnavailableError(
-            f"The newest version of {info.name} cannot be looked up at {root}",
+            f"The newest version of {info.name} cannot be fetched from {root}",
             "check the network, or name a version instead of latest",
         ) from error
     if found is None:
@@ -92,7 +92,7 @@ def published_version(info: ConnectorInfo) -> str:
         return msgspec.json.decode(found, type=_Definition).dockerImageTag
     except msgspec.MsgspecError as error:
         raise RunnerUnavailableError(
-            f"What {root} says of {info.name} cannot be read ({error})",
+            f"The description of {info.name} at {root} cannot be read ({error})",
             "try again later, or name a version instead of latest",
         ) from error
 
@@ -101,8 +101,8 @@ class _Definition(Struct):
     dockerImageTag: str  # noqa: N815 - as on the wire
 
 
-def _keep(published: PublishedManifest, folder: Path) -> None:
-    """All files appear at once; whoever comes second finds the first one's."""
+def _store(published: PublishedManifest, folder: Path) -> None:
+    """Store all files at once, unless another process has stored them."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), atomic_folder(folder) as complete:
         (complete / _MANIFEST).write_bytes(published.manifest)
@@ -122,7 +122,7 @@ def _fetch(info: ConnectorInfo) -> PublishedManifest:
     except requests.RequestException as error:
         raise RunnerUnavailableError(
             f"The manifest of {title} cannot be fetched from {root}",
-            "check the network, run it with Docker, or give a copy of the manifest as manifest "
+            "check the network, run it with Docker, or declare a copy of the manifest as manifest "
             "instead of connector",
         ) from error
     if manifest is None:
@@ -140,7 +140,7 @@ def _fetch(info: ConnectorInfo) -> PublishedManifest:
 
 
 def _published_with(metadata: bytes | None) -> str | None:
-    """The CDK's version in ``data.connectorBuildOptions.baseImage``."""
+    """Return the CDK's version in ``data.connectorBuildOptions.baseImage``."""
     try:
         found = yaml.safe_load(metadata or b"")
         image = found["data"]["connectorBuildOptions"]["baseImage"]

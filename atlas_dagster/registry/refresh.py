@@ -1,7 +1,7 @@
-"""The list of connectors, made anew from Airbyte's registry.
+"""Fetch the list of connectors from Airbyte's registry, or from a mirror of it.
 
-Fields are those of ``oss_registry.json`` (platform ``ConnectorRegistrySourceDefinition``). What it
-does not say, the categories, is taken from the list before.
+The fields are those of ``oss_registry.json`` (platform ``ConnectorRegistrySourceDefinition``). It
+has no categories, so these come from the previous list.
 """
 
 import datetime as dt
@@ -28,34 +28,34 @@ from atlas_dagster.registry.connector_info import (
     ConnectorInfo,
 )
 
-#: Where Airbyte publishes; the environment variable ATLAS_REGISTRY_URL names a mirror.
+#: Airbyte's registry. The environment variable ATLAS_REGISTRY_URL names a mirror.
 REGISTRY_URL = "https://connectors.airbyte.com/files"
-#: Between two pieces of an answer.
+#: Longest pause in an answer.
 _TIMEOUT_SECONDS = 30.0
 _PATH = "registries/v0/oss_registry.json"
-#: Of the connectors known before; a download with fewer is taken for a broken one.
+#: A download with a smaller share of the known connectors is broken.
 _LEAST_SHARE = 0.5
 _CATEGORY_OF_KIND = {"database": ConnectorCategory.DATABASE, "file": ConnectorCategory.STORAGE}
 _KINDS = ("api", "database", "file")
 
 
 def registry_url() -> str:
-    """Without a slash at its end."""
+    """Return the address of the registry, without a slash at its end."""
     return (os.environ.get("ATLAS_REGISTRY_URL") or REGISTRY_URL).rstrip("/")
 
 
 def get(path: str, etag: str | None = None) -> requests.Response:
-    """The answer to a GET of ``path``, whatever its status; 304 where ``etag`` still holds.
+    """Return the answer to a GET of ``path``, with any status; 304 if ``etag`` is still current.
 
     Raises:
-        requests.RequestException: there is none, or it broke off.
+        requests.RequestException: there is no answer, or it is incomplete.
     """
     headers = {} if etag is None else {"If-None-Match": etag}
     return requests.get(f"{registry_url()}/{path}", headers=headers, timeout=_TIMEOUT_SECONDS)
 
 
 def get_file(path: str) -> bytes | None:
-    """None where there is no such file. Raises requests.RequestException where it cannot be had."""
+    """Fetch a file; None if it does not exist. Raises requests.RequestException."""
     answer = get(path)
     if answer.status_code == requests.codes.not_found:
         return None
@@ -64,7 +64,7 @@ def get_file(path: str) -> bytes | None:
 
 
 class Upgrade(Struct, frozen=True):
-    """A connector whose version changed; ``breaking`` is what to know first, oldest first."""
+    """A connector whose version changed. ``breaking`` are its breaking changes, oldest first."""
 
     before: ConnectorInfo
     now: ConnectorInfo
@@ -72,7 +72,7 @@ class Upgrade(Struct, frozen=True):
 
 
 class Refreshed(Struct, frozen=True):
-    """What a refresh brought. ``unreadable`` entries stayed as they were before."""
+    """The result of a refresh. ``unreadable`` counts entries that could not be read."""
 
     listing: Listing
     added: tuple[ConnectorInfo, ...] = ()
@@ -82,13 +82,13 @@ class Refreshed(Struct, frozen=True):
 
 
 def refresh_registry() -> Refreshed:
-    """Take the list of connectors from Airbyte's registry, and keep it.
+    """Fetch the list of connectors from Airbyte's registry, and store it.
 
-    Where that fails, the list stays as it was.
+    If that fails, the previous list stays.
 
     Raises:
-        TransientError: the registry cannot be reached, or what it sends is broken.
-        ConfigError: there is no registry at that address, or the list cannot be kept.
+        TransientError: the registry cannot be reached, or its answer is broken.
+        ConfigError: there is no registry at that address, or the list cannot be stored.
     """
     clear_cache()
     before, source = listing(), registry_url()
@@ -100,12 +100,12 @@ def refresh_registry() -> Refreshed:
             refreshed = Refreshed(msgspec.structs.replace(before, date=now))
         elif answer.status_code == requests.codes.not_found:
             raise ConfigError(
-                f"There is no registry at {source}/{_PATH}; mend ATLAS_REGISTRY_URL, or unset it."
+                f"There is no registry at {source}/{_PATH}; correct or unset ATLAS_REGISTRY_URL."
             )
         else:
             answer.raise_for_status()
             etag = answer.headers.get("ETag")
-            refreshed = _compared(before, _read(answer.content, before), now, source, etag)
+            refreshed = _compare(before, _read(answer.content, before), now, source, etag)
     except requests.RequestException as error:
         raise TransientError(
             f"The registry cannot be fetched from {source}; check the network. The list of "
@@ -115,7 +115,7 @@ def refresh_registry() -> Refreshed:
         store_catalogue(refreshed.listing)
     except OSError as error:
         raise ConfigError(
-            f"The list of connectors cannot be kept in {refreshed_path().parent} "
+            f"The list of connectors cannot be stored in {refreshed_path().parent} "
             f"({error.strerror}); set XDG_CACHE_HOME to a directory that can be written."
         ) from error
     return refreshed
@@ -123,13 +123,13 @@ def refresh_registry() -> Refreshed:
 
 class _Found(Struct):
     connectors: dict[str, ConnectorInfo]
-    #: Those that are no longer published.
+    #: Names of connectors that are no longer published.
     withdrawn: set[str]
     unreadable: int = 0
 
 
 def _read(content: bytes, before: Listing) -> _Found:
-    """Raises TransientError where it is broken."""
+    """Decode the registry. Raises TransientError if it is broken."""
     try:
         document = msgspec.json.decode(content, type=_Document)
     except msgspec.MsgspecError as error:
@@ -160,8 +160,8 @@ def _broken(before: Listing, why: str) -> TransientError:
     )
 
 
-def _compared(before: Listing, found: _Found, now: str, source: str, etag: str | None) -> Refreshed:
-    """Those that only the list before knows, such as Airbyte's enterprise connectors, stay."""
+def _compare(before: Listing, found: _Found, now: str, source: str, etag: str | None) -> Refreshed:
+    """Compare two lists. Connectors only in the previous one, such as enterprise ones, stay."""
     known = {info.name: info for info in before.connectors}
     kept = {name: info for name, info in known.items() if name not in found.withdrawn}
     connectors = kept | found.connectors
@@ -179,7 +179,7 @@ def _compared(before: Listing, found: _Found, now: str, source: str, etag: str |
     )
 
 
-# --- The wire. Nearly every object of it is open, and most fields may be absent or null.
+# --- The registry's JSON. Nearly all objects are open, and most fields may be absent or null.
 
 
 class _Document(Struct):
@@ -267,7 +267,7 @@ class _Entry(Struct, rename="camel"):
         return self.docker_repository.rpartition("/")[2]
 
     def info(self, category: ConnectorCategory | None) -> ConnectorInfo:
-        """A connector that is new goes by its kind into a category."""
+        """Return the connector. Without a ``category``, its kind decides."""
         kind = self.source_type if self.source_type in _KINDS else "api"
         resources = self.resource_requirements or _Resources()
         breaking = (self.releases and self.releases.breaking_changes) or {}
@@ -297,12 +297,12 @@ def _changes(breaking: Mapping[str, _Breaking]) -> Iterable[BreakingChange]:
 
 
 def _tagged(prefix: str, tags: Iterable[str]) -> str:
-    """``python`` of the tag ``language:python``; empty where there is none such."""
+    """Return ``python`` for the tag ``language:python``; empty without such a tag."""
     return next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), "")
 
 
 def _cpus(text: str | None) -> float | None:
-    """As Kubernetes writes them: ``2``, ``0.5``, ``500m``. None where it is no number."""
+    """Parse CPUs as in Kubernetes: ``2``, ``0.5``, ``500m``. Return None if invalid."""
     try:
         number = float((text or "").removesuffix("m"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Finding connectors by what people call them."""
+"""Search connectors by the names that people use."""
 
 import csv
 import re
@@ -10,19 +10,19 @@ from typing import NamedTuple
 from atlas_dagster.registry.catalogue import connectors_by_name
 from atlas_dagster.registry.connector_info import ConnectorCategory, ConnectorInfo, image_name
 
-#: How well a connector fits, of 100: by its name or title, by its own category or another it is in,
-#: by a word of them.
+#: Scores of a match, at most 100: the name or title, the category, another category, the beginning
+#: of a name, a part of a name.
 _SAME, _CATEGORY, _OTHER_CATEGORY, _BEGINS, _HOLDS = 100.0, 97.0, 96.0, 95.0, 90.0
-#: From here on (of 100) one word counts as a misspelling of another.
+#: From this similarity on (of 100), a word is a misspelling of another.
 _ALIKE = 75.0
-#: Shorter words are in many names by chance.
+#: Shorter words occur in many names by chance.
 _LEAST_PART = 3
 _SUGGESTIONS = 3
 _DOCS = "https://docs.airbyte.com/integrations/sources"
 
 
 class _Unlisted(NamedTuple):
-    """A well-known name without a connector; ``nearest`` are names of connectors."""
+    """A well-known name without a connector, and similar connectors."""
 
     name: str
     nearest: tuple[str, ...]
@@ -30,16 +30,16 @@ class _Unlisted(NamedTuple):
 
 
 class FoundConnectors(list[ConnectorInfo]):
-    """The best first. ``note``: no connector has that name, and what is nearest; else None."""
+    """Connectors, the best match first. ``note`` says that no connector has the name; else None."""
 
     note: str | None = None
 
 
 def search_connectors(query: str) -> FoundConnectors:
-    """Connectors whose name, title or category is like ``query``, best first.
+    """Return connectors whose name, title or category is similar to ``query``, best first.
 
-    Typos are forgiven where nothing has that name. A well-known name without a connector brings
-    the nearest ones, and a note that says so.
+    Misspelled names match if no name matches exactly. For a well-known name without a connector,
+    the result has similar connectors and a note.
     """
     wanted = _spelling(query)
     found, is_named = _ranked(wanted)
@@ -49,7 +49,7 @@ def search_connectors(query: str) -> FoundConnectors:
 
 
 def _ranked(wanted: str) -> tuple[FoundConnectors, bool]:
-    """What is like ``wanted``, and whether that is a connector's name or a category's."""
+    """Return the matches, and whether ``wanted`` is the name of a connector or a category."""
     if not wanted:
         return FoundConnectors(), False
     from rapidfuzz import fuzz
@@ -70,8 +70,8 @@ def _ranked(wanted: str) -> tuple[FoundConnectors, bool]:
 
 
 def _score(wanted: str, info: ConnectorInfo) -> float:
-    """0 where it does not fit."""
-    from rapidfuzz import fuzz  # imported where it is used: most commands need none of it
+    """Return the score of a connector; 0 if it does not match."""
+    from rapidfuzz import fuzz  # imported here, because most commands do not need it
 
     spellings = (_spelling(info.name), _spelling(info.title))
     categories = [_spelling(category) for category in info.categories]
@@ -89,20 +89,20 @@ def _score(wanted: str, info: ConnectorInfo) -> float:
 
 
 def _alike(wanted: str, text: str) -> float:
-    """As a whole; or all words of one in the other, as in "google analytics" or "amazon s3"."""
+    """Compare the whole texts, and their words, as in "google analytics" or "amazon s3"."""
     from rapidfuzz import fuzz
 
     asked, given = wanted.split(), text.split()
     table = [[fuzz.ratio(one, other) for other in given] for one in asked]
     every_asked = min(max(row) for row in table)
     every_given = min(max(column) for column in zip(*table, strict=True))
-    # A word alone says less than the whole.
+    # Matching words count less than a matching text.
     best: float = max(fuzz.ratio(wanted, text), max(every_asked, every_given) - 5)
     return best
 
 
 def unknown_connector(name: str) -> str:
-    """The sentence that says there is no connector ``name``, and what is near it."""
+    """Return the sentence that ``name`` is not a connector, with suggestions."""
     wanted = _spelling(name)
     return _unknown(name, wanted, _ranked(wanted)[0])
 
@@ -134,7 +134,7 @@ def _describe(unlisted: _Unlisted) -> str:
 
 
 def _rank(info: ConnectorInfo) -> bool:
-    """Those that Airbyte itself stands for come first."""
+    """Sort connectors that Airbyte supports first."""
     return info.support_level != "certified"
 
 
@@ -149,6 +149,6 @@ def _unlisted() -> dict[str, _Unlisted]:
 
 
 def _spelling(text: str) -> str:
-    """What titles, names without their prefix and image references have in common."""
+    """Return the words that titles, names and image references have in common."""
     words = " ".join(re.findall(r"[^\W_]+", image_name(text).casefold()))
     return words.removeprefix("source ")

@@ -1,10 +1,9 @@
-"""The seam between Atlas and wherever a connector runs.
+"""Base classes of runners, which start connectors.
 
 A :class:`Runner` turns a :class:`ConnectorCommand` into a running :class:`ConnectorProcess`. It
-knows nothing of the messages a connector prints: bytes go in as files, bytes come out on two
-channels. A process must be consumed with :meth:`ConnectorProcess.output` and ended with
-:meth:`ConnectorProcess.close`; used as a context manager it is ended on every path, interrupts
-included.
+does not know the messages of a connector: bytes go in as files, and come out on two channels. Read
+a process with :meth:`ConnectorProcess.output`, and end it with :meth:`ConnectorProcess.close`. As a
+context manager it ends on every path, also after an interrupt.
 """
 
 from abc import ABC, abstractmethod
@@ -17,19 +16,19 @@ from typing import Literal, Self
 from atlas_dagster.runners.limits import ExecutorConfig
 
 Verb = Literal["spec", "check", "discover", "read"]
-#: On this machine, in a virtual machine on it (Docker Desktop, Colima), or on another one.
+#: On this machine, in a virtual machine on it (Docker Desktop, Colima), or on another machine.
 EnginePlace = Literal["here", "virtual machine", "elsewhere"]
 Channel = Literal["stdout", "stderr", "idle"]
 
-#: One piece of output: the channel and its bytes, cut anywhere. ``("idle", b"")`` says that
-#: nothing came for :data:`IDLE_SECONDS`, so that the consumer can look at its clocks.
+#: One piece of output: the channel and its bytes, cut anywhere. ``("idle", b"")`` means that
+#: nothing came for :data:`IDLE_SECONDS`; the consumer can check its time limits.
 Output = tuple[Channel, bytes]
 
 IDLE_SECONDS = 1.0
 #: Seconds between SIGTERM and SIGKILL.
 STOP_GRACE_SECONDS = 10.0
 
-#: Files that are not JSON. Python loads no module whose file has another ending.
+#: Files that are not JSON. Python loads a module only from a file with this suffix.
 _FILE_NAMES = {"manifest-path": "manifest.yaml", "components-path": "components.py"}
 
 
@@ -38,9 +37,9 @@ class ConnectorCommand:
     """One call of a connector.
 
     ``files`` maps an option (``config``, ``catalog``, ``state``) to the content of the file that
-    the runner writes and passes as ``--<option>``. Files are readable by the connector's user
-    only, and writable: config migrations rewrite them in place. ``labels`` say whose process it
-    is, for the reaper. ``environment`` is added to what the runner gives every connector.
+    the runner writes and passes as ``--<option>``. Only the connector's user can read the files,
+    and can write them: config migrations rewrite them in place. ``labels`` identify the owner of
+    the process for cleanup. ``environment`` extends the variables that every connector gets.
     """
 
     verb: Verb
@@ -49,22 +48,22 @@ class ConnectorCommand:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, folder: str) -> list[str]:
-        """The connector's command line, with its files in ``folder``."""
+        """Return the connector's command line, with its files in ``folder``."""
         options = ([f"--{option}", f"{folder}/{file_name(option)}"] for option in self.files)
         return [self.verb, *chain.from_iterable(options)]
 
 
 def file_name(option: str) -> str:
-    """What the file passed as ``--<option>`` is called."""
+    """Return the name of the file that is passed as ``--<option>``."""
     return _FILE_NAMES.get(option, f"{option}.json")
 
 
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
-    """How a connector ended: ``code`` as a shell reports it (137 is SIGKILL).
+    """The end of a connector; ``code`` is as a shell reports it (137 is SIGKILL).
 
-    ``oom_killed`` says that it needed more than its ``memory_limit``, ``cut_off`` that its output
-    ended long before it did: what it printed last may be lost, whatever ``code`` says.
+    ``oom_killed``: it needed more than its ``memory_limit``. ``cut_off``: its output ended long
+    before the connector, so its last output may be lost, whatever ``code`` is.
     """
 
     code: int
@@ -73,19 +72,19 @@ class ExitStatus:
 
 
 class ConnectorProcess(ABC):
-    """A running connector, owned by whoever started it."""
+    """A running connector. The caller that started it closes it."""
 
     @abstractmethod
     def output(self) -> Iterator[Output]:
-        """Yield what the connector prints until both channels end.
+        """Yield the connector's output until both channels end.
 
-        The connector is held back while the consumer is busy (backpressure), so memory stays
-        flat whatever it prints. Yields ``("idle", b"")`` about once a second of silence.
+        The connector waits while the consumer is busy (backpressure), so memory stays flat.
+        Yields ``("idle", b"")`` after each second of silence, about.
         """
 
     @abstractmethod
     def wait(self) -> ExitStatus:
-        """How the connector ended. Call after :meth:`output` is exhausted."""
+        """Return how the connector ended. Call it after :meth:`output` is exhausted."""
 
     @abstractmethod
     def close(self) -> None:
@@ -107,43 +106,42 @@ class ConnectorProcess(ABC):
 
 
 class Runner(ABC):
-    """Starts one connector, at one version, as often as asked.
+    """Starts one connector at one version, any number of times.
 
-    Whoever opens a runner closes it; as a context manager it is closed on every path.
+    Close it after use; as a context manager it is closed on every path.
     """
 
-    #: ``docker``, ``python`` or ``command``; shown to users.
+    #: ``docker``, ``python``, ``command`` or ``kubernetes``; shown to users.
     kind: str
-    #: What runs, with its version: an image reference or a package pin. Shown to users.
+    #: The connector with its version: an image reference or a package pin. Shown to users.
     reference: str
-    #: The limits everything it starts runs under.
+    #: The limits of its connectors.
     executor: ExecutorConfig = ExecutorConfig()
-    #: What an error of the connector's code adds: the library that ran it, where Atlas chose that.
+    #: Added to errors of the connector's code: the library that ran it, if Atlas chose that.
     code_note: str = ""
 
     @abstractmethod
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         """Start ``command``, and return when the connector runs.
 
-        A time limit of the connector counts from then on: what it has to wait for before (an
-        image, memory on the engine) is not its own time.
+        Its time limits begin then: waiting for an image or for memory does not count.
 
         Raises:
-            RunnerUnavailableError: the engine, image or package cannot be had now.
+            RunnerUnavailableError: the engine, image or package is not available now.
         """
 
-    def prepare(self) -> None:  # noqa: B027 - a command of the user's own needs nothing
-        """Have at hand what is needed to start at once: an image, an environment.
+    def prepare(self) -> None:  # noqa: B027 - a user's command needs nothing
+        """Fetch the image or build the environment, so that a start needs no network.
 
         Raises:
-            ConfigError: it cannot be had until someone changes something.
-            RunnerUnavailableError: it cannot be had now.
+            ConfigError: it is not available; a retry cannot help.
+            RunnerUnavailableError: it is not available now.
         """
 
     def close(self) -> None:  # noqa: B027 - most runners hold nothing
-        """Release what the runner holds, such as connections to an engine.
+        """Release the runner's resources, such as connections to an engine.
 
-        Safe to call twice. End its processes first.
+        Safe to call twice. End its processes before.
         """
 
     def __enter__(self) -> Self:
@@ -161,10 +159,10 @@ class Runner(ABC):
     def engine_place(self) -> EnginePlace | None:
         """Where the engine of the connector's container runs.
 
-        None for a connector that is no container: its localhost is ours.
+        None for a connector without a container, which shares our localhost.
         """
         return None
 
     def identity(self) -> str:
-        """A string that changes whenever the connector's code does (image digest, package pin)."""
+        """Return a text that changes with the connector's code (image digest, package pin)."""
         return self.reference

@@ -1,7 +1,7 @@
-"""Removes containers and processes whose owner has ended without removing them.
+"""Remove containers and processes of owners that ended without doing so.
 
-A killed step, a force-terminated run or a lost machine cannot clean up; whoever starts the next
-sync (and a sensor) does. Only what carries our labels, of this deployment, is looked at.
+A killed step, a terminated run or a lost machine cannot clean up. The next sync and a sensor do.
+They look only at containers and processes with the label of their own deployment.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,7 @@ def reap(
 ) -> list[str]:
     """Kill and remove the containers of ``deployment`` whose owner ``has_ended``.
 
-    Returns the names of the containers removed; what the engine does not do now, is left to the
-    next time.
+    Returns the names of the removed containers. The next call removes what the engine refuses now.
     """
     removed: list[str] = []
     labels = [CONNECTION_LABEL, f"{DEPLOYMENT_LABEL}={deployment}"]
@@ -40,13 +39,13 @@ def reap(
                 try:
                     container.remove(force=True, v=True)
                 except docker.errors.APIError:
-                    continue  # someone else is removing it, or it is gone
+                    continue  # it is being removed, or gone
                 removed.append(str(container.name))
     return removed
 
 
 def is_running(client: docker.DockerClient, container: str) -> bool:
-    """Whether the engine has the container, and it has not ended; True where it does not say."""
+    """Whether the container exists and has not ended; True if the engine does not answer."""
     try:
         return str(client.containers.get(container).status) not in ("exited", "dead")
     except docker.errors.NotFound:
@@ -56,10 +55,10 @@ def is_running(client: docker.DockerClient, container: str) -> bool:
 
 
 def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list[str]:
-    """Kill the processes of ``deployment`` whose owner ``has_ended``.
+    """Kill the processes of ``deployment`` whose owner ``has_ended``, and remove their files.
 
-    The kernel kills a connector together with Atlas, but not what the connector has started.
-    Their private files go too. Returns the processes killed, in words.
+    The kernel kills a connector together with Atlas, but not the connector's own children. Returns
+    a description of each killed process.
     """
     killed = []
     for pid, found in tagged_processes():

@@ -1,4 +1,4 @@
-"""A runner for tests: a function is the whole connector."""
+"""A runner for tests, with a function as the connector."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,12 +10,12 @@ from atlas_dagster.runners.base import (
     Runner,
 )
 
-#: Given the command, yields pieces of output; a final ``int`` or :class:`ExitStatus` is the exit.
+#: Takes the command and yields pieces of output. An ``int`` or :class:`ExitStatus` is the exit.
 Script = Callable[[ConnectorCommand], Iterable[bytes | Output | int | ExitStatus]]
 
 
 class FakeRunner(Runner):
-    """Runs ``script`` in place of a connector; ``commands`` records what was asked."""
+    """Runs ``script`` in place of a connector. ``commands`` lists the calls."""
 
     kind = "fake"
     reference = "fake:1"

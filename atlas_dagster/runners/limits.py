@@ -1,4 +1,4 @@
-"""How a connector is executed: what it may take of the machine, and for how long."""
+"""Limits of a connector: the share of the machine it may take, and its time limits."""
 
 import math
 import re
@@ -11,29 +11,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.wording import validation_message
 
-#: The environment variable with the limits of connectors whose connection does not say otherwise.
+#: The environment variable with the default limits of all connections.
 DEFAULTS_VARIABLE = "ATLAS_EXECUTOR"
 
 PullPolicy = Literal["missing", "always", "never"]
 
 _UNITS = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([bkmg]?)i?b?", re.IGNORECASE)
-#: Docker refuses a container with less.
+#: The smallest memory limit that Docker accepts.
 _LEAST_MEMORY = 6 * 1024**2
 _LEAST_CPUS = 0.01
 
 
 def parse_memory(text: str) -> int:
-    """Bytes that ``text`` means, written as for ``docker run --memory``: ``512m``, ``2g``.
+    """Return the bytes of ``text``, written as for ``docker run --memory``: ``512m``, ``2g``.
 
     Raises:
-        ValueError: it is no size, or less than Docker takes.
+        ValueError: ``text`` is not a size, or is less than Docker accepts.
     """
     match = _MEMORY.fullmatch(text.strip())
     size = int(float(match[1]) * _UNITS[match[2].lower()]) if match else 0
     if size < _LEAST_MEMORY:
         raise ValueError(
-            f"'{text}' is no amount of memory; write a number and a unit, "
+            f"'{text}' is not a valid amount of memory; write a number and a unit, "
             "at least 6m, such as 512m or 2g"
         )
     return size
@@ -42,46 +42,44 @@ def parse_memory(text: str) -> int:
 class ExecutorConfig(BaseModel):
     """Limits of one connector. All are on by default; times are in seconds.
 
-    ``memory_limit`` also switches on the CDK's own guard, which flushes state and fails cleanly
-    before the kernel kills the connector (CDK ``utils/memory_monitor.py``). Where a limit ends a
-    READ, what is committed stays and the next sync continues from there.
+    ``memory_limit`` also enables a guard of the CDK, which emits the state and fails cleanly before
+    the kernel kills the connector (CDK ``utils/memory_monitor.py``). When a limit ends a READ,
+    committed rows stay, and the next sync continues from there.
 
-    Without Docker, ``memory_limit`` holds for each process of the connector and on Linux only;
-    ``cpu_limit``, ``pids_limit``, ``network`` and ``cap_add`` cannot be enforced.
+    Without Docker, ``memory_limit`` applies to each process of the connector, and on Linux only;
+    ``cpu_limit``, ``pids_limit``, ``network`` and ``cap_add`` have no effect.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    memory_limit: str = Field(
-        default="2g", description="Memory, such as 512m or 4g; swap is not added to it."
-    )
-    cpu_limit: float = Field(default=2.0, description="CPUs, in fractions too.")
+    memory_limit: str = Field(default="2g", description="Memory, such as 512m or 4g, without swap.")
+    cpu_limit: float = Field(default=2.0, description="CPUs; fractions are allowed.")
     pids_limit: int = Field(default=1024, description="Processes and threads.")
     docker_host: str | None = Field(
         default=None,
         description="Docker engine: an address such as tcp://10.0.0.5:2376, or the name of a "
-        "Docker context. By default the one that the Docker CLI uses.",
+        "Docker context. The default is the engine that the Docker CLI uses.",
     )
     network: str = Field(
         default="host",
-        description="Docker network: host, bridge, none, or the name of one.",
+        description="Docker network: host, bridge, none, or a network's name.",
     )
     pull: PullPolicy = Field(
         default="missing",
         description="When to pull the image: missing (not on the engine), always, or never.",
     )
     cap_add: list[str] = Field(
-        default=[], description="Linux capabilities the connector needs; it gets no others."
+        default=[], description="Linux capabilities of the connector. It has no others."
     )
     timeout_seconds: float = Field(default=24 * 3600.0, description="Longest READ.")
     check_timeout_seconds: float = Field(default=9 * 60.0, description="Longest SPEC or CHECK.")
     discover_timeout_seconds: float = Field(default=30 * 60.0, description="Longest DISCOVER.")
     silence_seconds: float = Field(
-        default=2 * 3600.0, description="Longest time a READ may print nothing at all."
+        default=2 * 3600.0, description="Longest time that a READ may print nothing."
     )
     heartbeat_seconds: float = Field(
         default=3 * 3600.0,
-        description="Longest time a READ may bring no record and no state, whatever it logs.",
+        description="Longest time without a record or a state in a READ. Logs do not count.",
     )
 
     # Validators, not constraints in the types: Dagster resolves plain types only.
@@ -97,7 +95,7 @@ class ExecutorConfig(BaseModel):
     @classmethod
     def _is_positive(cls, value: float) -> float:
         if not 0 < value < math.inf:
-            raise ValueError(f"{value} is no limit; write a number above 0")
+            raise ValueError(f"{value} is not a valid limit; write a number above 0")
         return value
 
     @field_validator("cpu_limit")
@@ -111,7 +109,9 @@ class ExecutorConfig(BaseModel):
     @classmethod
     def _is_named(cls, network: str) -> str:
         if not network.strip():
-            raise ValueError("the network has no name; write host, bridge, none, or one's name")
+            raise ValueError(
+                "the network has no name; write host, bridge, none, or a network's name"
+            )
         return network
 
     @field_validator("memory_limit")
@@ -125,7 +125,7 @@ class ExecutorConfig(BaseModel):
         return parse_memory(self.memory_limit)
 
     def overridden_by(self, other: Self | None) -> Self:
-        """These values, replaced by those that ``other`` sets explicitly."""
+        """Return these limits with those that ``other`` sets explicitly."""
         if other is None:
             return self
         changes: dict[str, Any] = {name: getattr(other, name) for name in other.model_fields_set}
@@ -133,13 +133,13 @@ class ExecutorConfig(BaseModel):
 
 
 def declared_defaults(environ: Mapping[str, str]) -> dict[str, Any]:
-    """What the environment says, as it is written."""
+    """Return the limits in the environment, not validated."""
     declared = yaml.safe_load(environ.get(DEFAULTS_VARIABLE) or "{}")
     return dict(declared)
 
 
 def executor_defaults(declared: Mapping[str, Any]) -> ExecutorConfig:
-    """Raises ConfigError where a limit is wrong."""
+    """Return the limits of ``declared``. Raises ConfigError if one is wrong."""
     try:
         return ExecutorConfig(**declared)
     except ValidationError as error:
@@ -147,6 +147,6 @@ def executor_defaults(declared: Mapping[str, Any]) -> ExecutorConfig:
         field = ".".join(map(str, first["loc"]))
         why = validation_message(first["msg"])
         raise ConfigError(
-            f"The executor's default {field} is wrong: {why}; mend it in {DEFAULTS_VARIABLE}, "
+            f"The executor's default {field} is wrong: {why}; correct it in {DEFAULTS_VARIABLE}, "
             "written like {memory_limit: 4g, network: bridge}."
         ) from error

@@ -1,7 +1,7 @@
 """Connectors written as a declarative manifest: YAML that the CDK runs.
 
-``source-declarative-manifest`` is the connector of them all. It takes the manifest as a file, and
-is a command of the package ``airbyte-cdk`` as well as an image, with the versions of the CDK.
+One connector, ``source-declarative-manifest``, runs all of them. It takes the manifest as a file,
+and is both a command of the package ``airbyte-cdk`` and an image, with the versions of the CDK.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from atlas_dagster.runners.base import (
 CDK_PACKAGE = "airbyte-cdk"
 EXECUTABLE = "source-declarative-manifest"
 IMAGE = f"airbyte/{EXECUTABLE}"
-#: For a manifest that names none.
+#: For a manifest that names no CDK.
 CDK_VERSION = "7.39.1"
-#: Those before it take no components from outside of their image, or are no command at all.
+#: Older ones take no components from outside their image, or have no command.
 _OLDEST = "6.23.0"
-#: Those before it take a manifest in the config alone.
+#: Older ones take a manifest only in the config.
 _FIRST_WITH_FILES = "6.54.0"
 
-#: The CDK refuses code that comes with a manifest unless told that somebody vouches for it: here
-#: the user, in whose project it is, or Airbyte, who published it (CDK ``custom_code_compiler.py``).
-#: Older CDKs, such as 6.30, call it by the second name.
+#: The CDK runs code beside a manifest only with this permission (CDK ``custom_code_compiler.py``).
+#: Atlas gives it: the code is in the user's own project, or Airbyte published it. The second name
+#: is for older CDKs, such as 6.30.
 _TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true", "AIRBYTE_ALLOW_CUSTOM_CODE": "true"}
 _REFERENCE = "$ref"
 
@@ -48,7 +48,7 @@ class Manifest:
         """``name`` is for messages.
 
         Raises:
-            ConfigError: it is no manifest, or lacks the SPEC.
+            ConfigError: ``content`` is not a manifest, or lacks the SPEC.
         """
         self.name = name
         self.content = content
@@ -61,14 +61,14 @@ class Manifest:
             problem = getattr(error, "problem", None) or error
             raise ConfigError(f"{name}{where}: this is not valid YAML ({problem}).") from error
         if not isinstance(parsed, Mapping) or not _is_source(parsed):
-            raise ConfigError(f"{name} is no manifest: it has no `type: DeclarativeSource`.")
+            raise ConfigError(f"{name} is not a manifest: it has no `type: DeclarativeSource`.")
         self.version = str(parsed.get("version", ""))
         self.spec = _spec(name, parsed)
         self._parsed = parsed
 
     def injected(self) -> dict[str, Any]:
-        """What brings it along in a config (CDK ``custom_code_compiler.py``)."""
-        # A SPEC that allows no other keys would refuse a config with these.
+        """Return the keys that carry the manifest in a config (CDK ``custom_code_compiler.py``)."""
+        # A SPEC without additional properties would refuse a config with these keys.
         schema = {**self.spec["connectionSpecification"], "additionalProperties": True}
         spec = {**_resolved(self._parsed["spec"], self._parsed), "connection_specification": schema}
         injected: dict[str, Any] = {
@@ -87,20 +87,20 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Cdk:
-    """The version of the CDK to run a manifest with, and ``why`` that one, in words."""
+    """The version of the CDK that runs a manifest, and ``why`` it was chosen, in words."""
 
     version: str
     why: str
 
 
 def cdk_for(manifest: Manifest, *, declared: str | None, published: str | None) -> Cdk:
-    """The CDK that the connection has ``declared``, else the one ``manifest`` was published with.
+    """Return the CDK that the connection has ``declared``, else the one of the publication.
 
-    Else the one that the manifest says it was written for: a newer one may understand another
-    language, and has other classes for its code.
+    The last choice is the version in the manifest itself: a newer CDK may understand another
+    language, and has other classes for the manifest's code.
 
     Raises:
-        ConfigError: the declared one cannot run a manifest.
+        ConfigError: the declared CDK cannot run a manifest.
     """
     if declared is not None:
         if _is_older(declared, _OLDEST):
@@ -110,7 +110,7 @@ def cdk_for(manifest: Manifest, *, declared: str | None, published: str | None) 
         return Cdk(declared, "the CDK that the connection declares")
     named = published or manifest.version
     if not named:
-        return Cdk(CDK_VERSION, "the newest CDK, as the manifest names none")
+        return Cdk(CDK_VERSION, "the newest CDK, because the manifest names none")
     origin = "it was published with" if published else "it is written for"
     if _is_older(named, _OLDEST):
         return Cdk(_OLDEST, f"the nearest CDK to the one {origin} ({named})")
@@ -146,7 +146,7 @@ class ManifestRunner(Runner):
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         if command.verb == "spec":
-            # The executable would give its own, which asks for a manifest.
+            # The executable would answer with its own SPEC, which asks for a manifest.
             return _Answer(msgspec.json.encode({"type": "SPEC", "spec": self._manifest.spec}))
         files = self._files(command)
         environment = {**command.environment, **_TRUSTED}
@@ -166,7 +166,7 @@ class ManifestRunner(Runner):
 
 
 class _Answer(ConnectorProcess):
-    """What a connector would print, known without running it."""
+    """The output of a connector that need not run."""
 
     def __init__(self, line: bytes) -> None:
         self._line = line
@@ -181,12 +181,12 @@ class _Answer(ConnectorProcess):
         pass
 
 
-#: The parser in C where PyYAML has it: a manifest may be tens of thousands of lines long.
+#: The parser in C if PyYAML has it: a manifest may have tens of thousands of lines.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _with_text_keys(value: Any) -> Any:
-    """``value`` for JSON: the keys of YAML may be numbers, dates, or ``True`` for ``on``."""
+    """Return ``value`` for JSON: keys in YAML may be numbers, dates, or ``True`` for ``on``."""
     if isinstance(value, list):
         return [_with_text_keys(item) for item in value]
     if not isinstance(value, Mapping):
@@ -199,20 +199,22 @@ def _text_key(key: Any) -> str:
 
 
 def _is_source(manifest: Mapping[str, Any]) -> bool:
-    """Old ones leave the type out (CDK ``_fix_source_type``)."""
+    """Old manifests leave out the type (CDK ``_fix_source_type``)."""
     untyped = "type" not in manifest and bool({"streams", "dynamic_streams"} & set(manifest))
     return untyped or manifest.get("type") == "DeclarativeSource"
 
 
 def _spec(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The SPEC as the protocol has it (CDK ``declarative/spec/spec.py``)."""
+    """Return the SPEC as in the protocol (CDK ``declarative/spec/spec.py``)."""
     try:
         spec = _resolved(manifest.get("spec"), manifest)
     except (KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{name}: its spec refers to what the manifest does not have.") from error
+        raise ConfigError(
+            f"{name}: its spec refers to a part that the manifest does not have."
+        ) from error
     if not isinstance(spec, Mapping) or not isinstance(spec.get("connection_specification"), dict):
         raise ConfigError(
-            f"{name} does not say what config it takes; add spec with connection_specification."
+            f"{name} does not describe its config; add spec with connection_specification."
         )
     found = {"connectionSpecification": spec["connection_specification"]}
     if "documentation_url" in spec:
@@ -221,7 +223,7 @@ def _spec(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(value: Any, manifest: Mapping[str, Any]) -> Any:
-    """``value`` with every ``$ref: "#/path"`` replaced; keys beside one win over what it brings."""
+    """Return ``value`` with each ``$ref: "#/path"`` replaced. Keys beside one take precedence."""
     if isinstance(value, list):
         return [_resolved(item, manifest) for item in value]
     if not isinstance(value, Mapping):
@@ -238,6 +240,6 @@ def _resolved(value: Any, manifest: Mapping[str, Any]) -> Any:
 
 
 def _is_older(version: str, than: str) -> bool:
-    """False for ``latest``."""
+    """Whether ``version`` is before ``than``; False for ``latest``."""
     numbers = release(version)
     return bool(numbers) and numbers < release(than)

@@ -1,9 +1,10 @@
-"""Processes as owners of connectors: how they are identified, and whether they have ended.
+"""Processes as owners of connectors: their identity, and whether they have ended.
 
 A host name and a pid do not identify a process: containers on the host's network, containers with
-one ``hostname`` and cloned machines have the same names and count their own pids. So where Linux
-tells, an owner names the place of its process, too: the boot of the machine and the namespace that
-the pid belongs to.
+one ``hostname`` and cloned machines share names, and each counts its own pids. So on Linux an owner
+also names its place: the boot of the machine and the namespace that the pid belongs to.
+
+This module imports only the standard library, so that its tests can run it inside any container.
 """
 
 import hashlib
@@ -17,22 +18,22 @@ from typing import Literal, NamedTuple, Self, get_args
 
 Kind = Literal["command", "request"]
 _KINDS = get_args(Kind)
-#: How Docker names the host that a container is, where nobody does.
+#: The host name that Docker gives a container by default.
 _CONTAINER = re.compile("[0-9a-f]{12}|[0-9a-f]{64}")
-#: The file that Docker, Podman and containerd mount into a container, from a folder with its id.
+#: Docker, Podman and containerd mount this file from a folder that is named by the container's id.
 _HOSTNAME_FILE = re.compile(r"/([0-9a-f]{64})/\S*hostname /etc/hostname ")
-#: The layer of an image that a container writes to.
+#: The layer that a container writes to.
 _WRITABLE_LAYER = re.compile(r"^\d+ \d+ \S+ \S+ / .*[ ,]upperdir=([^\s,]+)", re.MULTILINE)
-#: The machine's own namespace of pids (``PROC_PID_INIT_INO`` of the kernel).
+#: The pid namespace of the machine itself (``PROC_PID_INIT_INO`` of the kernel).
 _MACHINES_NAMESPACE = "4026531836"
 
 
 class _Place(NamedTuple):
-    """Where a pid counts: the boot of the machine, and the namespace of the pids.
+    """Where a pid is valid: the boot of the machine, and the pid namespace.
 
-    ``home`` outlasts restarts: it stands for the machine or the container, and is empty where
-    neither can be made out. ``ipc`` is a namespace that a container gets anew when it restarts,
-    and that whoever makes just another namespace of pids in it keeps.
+    ``home`` identifies the machine or the container, also after restarts; empty if unknown. ``ipc``
+    is a namespace that changes when a container restarts, but not when a program creates just
+    another pid namespace in it.
     """
 
     boot: str
@@ -52,7 +53,7 @@ class _Place(NamedTuple):
         return (self.boot, self.pids) == (other.boot, other.pids)
 
     def has_replaced(self, earlier: Self) -> bool:
-        """Whether this is the same machine or container, restarted since ``earlier``."""
+        """Whether this is the machine or container of ``earlier`` after a restart."""
         restarted = (self.boot, self.ipc) != (earlier.boot, earlier.ipc)
         return bool(self.home) and self.home == earlier.home and restarted
 
@@ -62,14 +63,14 @@ class _Place(NamedTuple):
 
 
 def this_process(kind: Kind = "command") -> str:
-    """The owner of what this process starts itself."""
+    """Return the owner of connectors that this process starts."""
     return identify(os.getpid(), kind)
 
 
 def identify(pid: int, kind: Kind = "command") -> str:
-    """``<kind>:<host>:<pid>:<start>[:<place>]`` of a process in our own namespace.
+    """Return ``<kind>:<host>:<pid>:<start>[:<place>]`` of a process in our own namespace.
 
-    The start tells two processes with one pid apart. There is no place where there is no /proc.
+    The start distinguishes two processes with one pid. Without /proc there is no place.
     """
     place = _here()
     owner = f"{kind}:{socket.gethostname()}:{pid}:{_start(pid)}"
@@ -77,10 +78,10 @@ def identify(pid: int, kind: Kind = "command") -> str:
 
 
 def process_has_ended(owner: str) -> bool:
-    """Whether ``owner``, as made by :func:`this_process`, has certainly ended.
+    """Whether ``owner``, made by :func:`this_process`, has certainly ended.
 
-    False if it cannot be seen from here: a process on another machine or in another container.
-    Owners of older versions have no place; their host has to do.
+    False for a process on another machine or in another container, which is invisible here. For
+    owners of older versions, which have no place, the host counts.
     """
     kind, host, pid, start, place = _parts(owner)
     if kind not in _KINDS or not pid.isdigit():
@@ -95,13 +96,13 @@ def process_has_ended(owner: str) -> bool:
         return here.has_replaced(place)
     if not _is_alive(int(pid)):
         return True
-    # A start is unknown where there is no /proc; then the pid has to do.
+    # Without /proc there is no start, and only the pid counts.
     now = _start(int(pid))
     return bool(start and now) and start != now
 
 
 def run_and_process(owner: str) -> tuple[str | None, str]:
-    """The id of ``owner``'s Dagster run, if it has one, and its process."""
+    """Return the id of ``owner``'s Dagster run, if any, and its process."""
     kind, _, rest = owner.partition(":")
     if kind != "run":
         return None, owner
@@ -110,19 +111,19 @@ def run_and_process(owner: str) -> tuple[str | None, str]:
 
 
 def container_of(owner: str) -> str | None:
-    """The id of the container that the process ``owner`` is in, as far as it is known."""
+    """Return the id of the container of the process ``owner``, if it is known."""
     kind, host, _, _, place = _parts(owner)
     name = (place.container if place is not None else "") or host
     return name if kind in _KINDS and _CONTAINER.fullmatch(name) else None
 
 
 def this_container() -> str:
-    """What the engine beside us knows our container by, if this process is in one."""
+    """Return the id or name of our own container, if this process runs in one."""
     return container_of(this_process()) or socket.gethostname()
 
 
 def _parts(owner: str) -> tuple[str, str, str, str, _Place | None]:
-    """Kind, host, pid, start and place; empty or None where there is none."""
+    """Return kind, host, pid, start and place; empty or None if missing."""
     parts = [*owner.split(":", 4), "", "", "", ""]
     kind, host, pid, start, place = parts[:5]
     return kind, host, pid, start, _Place.parsed(place)
@@ -130,7 +131,7 @@ def _parts(owner: str) -> tuple[str, str, str, str, _Place | None]:
 
 @cache
 def _here() -> _Place | None:
-    """The place of this process; None where the system does not tell."""
+    """Return the place of this process; None without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         pids, ipc = (_namespace(kind) for kind in ("pid", "ipc"))
@@ -140,14 +141,14 @@ def _here() -> _Place | None:
 
 
 def _namespace(kind: str) -> str:
-    """The number of the namespace that this process is in; no two at a time have the same."""
+    """Return the number of this process's namespace, which is unique at any time."""
     return Path(f"/proc/self/ns/{kind}").readlink().name.partition("[")[2].rstrip("]")
 
 
 def _machine() -> str:
-    """A hash that stands for this machine, over its restarts; empty where it has no id.
+    """Return a hash that identifies this machine, also after restarts; empty if it has no id.
 
-    A clone may have the same id, yet not the same network cards.
+    A clone may have the same id, but not the same network cards.
     """
     try:
         identity = Path("/etc/machine-id").read_text().strip()
@@ -163,9 +164,9 @@ def _machine() -> str:
 
 
 def _container() -> str:
-    """``<id>.<layer>`` of the container that this process is in; empty where it has none.
+    """Return ``<id>.<layer>`` of this process's container; empty if it is in none.
 
-    Containers that share a network share the file with the id, but never the layer they write to.
+    Containers that share a network share the file with the id, but not the layer they write to.
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
@@ -188,10 +189,10 @@ def _is_alive(pid: int) -> bool:
 
 
 def _start(pid: int) -> str:
-    """When the process started, in clock ticks since boot; empty where there is no /proc."""
+    """Return when the process started, in clock ticks since boot; empty without /proc."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return ""
-    # The name in parentheses may hold anything; the start is field 22 (proc(5)).
+    # The name in parentheses may contain anything. The start is field 22 (proc(5)).
     return status.rpartition(")")[2].split()[19]

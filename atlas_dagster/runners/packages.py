@@ -1,4 +1,4 @@
-"""Packages on PyPI as uv finds, resolves and installs them, and why it cannot."""
+"""Packages on PyPI: find, resolve and install them with uv, and explain its failures."""
 
 import os
 import re
@@ -17,13 +17,13 @@ from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.files import cache_folder
 from atlas_dagster.runners.process import INHERITED, inherited, parent_death_prefix
 
-#: Newer than any Python, so that no package is refused before its own needs are known.
+#: Newer than any Python, so that uv does not refuse a package before Atlas has read its metadata.
 _ANY_PYTHON = "3.99"
 #: Characters of uv's output that an error repeats.
 _MOST_CHARACTERS = 200
-#: Longest run of uv: packages without wheels are compiled in it.
+#: Longest run of uv. It compiles packages without wheels.
 _UV_SECONDS = 15 * 60
-#: uv gets its own settings too: a company's package index is often named in them.
+#: uv also gets its own settings, which often name a company's package index.
 _INHERITED_BY_UV = re.compile(rf"{INHERITED.pattern}|TMPDIR|NETRC|UV_\w+|XDG_\w+")
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
@@ -31,16 +31,16 @@ _FORBIDDEN = re.compile(r"Permission denied|Read-only file system|Not a director
 _UNREACHABLE = re.compile(
     r"Failed to fetch|Failed to download(?! and build)|Request failed|network was disabled"
 )
-#: The first step of uv's explanation; those that follow are conclusions from it.
+#: The first step of uv's explanation. The steps after it are conclusions.
 _FIRST_CAUSE = re.compile(r"[Bb]ecause (.+?),? (?:we can conclude|and because you require)")
 _LOWEST_PYTHON = re.compile(r"(?:>=|~=|==|>)\s*3\.(\d+)")
 _FAILED_BUILD = re.compile(r"Failed to (?:download and )?build `([^`]+)`")
 
 
 class UninstallableError(ConfigError):
-    """A release that can never be installed as it was published.
+    """The release cannot be installed as it was published; a retry cannot help.
 
-    ``cause`` is the first reason. ``instead`` is the newest release that resolves, if there is one.
+    ``cause`` is the first reason. ``instead`` is the newest release that can be installed, or None.
     """
 
     def __init__(self, requirement: str, cause: str, instead: str | None) -> None:
@@ -48,12 +48,12 @@ class UninstallableError(ConfigError):
         self.instead = instead
         advice = "run it with Docker"
         if instead:
-            advice = f"set version: {instead}, which can be (version: auto takes it), or {advice}"
+            advice = f"set version: {instead} (version: auto takes it), or {advice}"
         super().__init__(f"{_title(requirement)} cannot be installed, because {cause}; {advice}.")
 
 
 class UvError(Exception):
-    """uv failed; the message is its output on one line. ``lines`` is the output as it came."""
+    """uv failed. The message is its output on one line; ``lines`` has the lines of the output."""
 
     def __init__(self, output: str) -> None:
         # Older versions of uv break lines and draw a frame of box characters around them.
@@ -62,7 +62,7 @@ class UvError(Exception):
 
     @property
     def is_about_disk(self) -> bool:
-        """Whether the disk is full or not writable, whatever was to be installed."""
+        """Whether the disk is full or not writable."""
         return bool(_DISK_FULL.search(str(self)) or _FORBIDDEN.search(str(self)))
 
 
@@ -73,7 +73,7 @@ def environments_folder() -> Path:
 
 @cache
 def newest_version(package: str) -> str:
-    """The newest version of ``package`` on PyPI; asked for once in the life of a process.
+    """Return the newest version of ``package`` on PyPI. Each process asks once.
 
     Raises:
         ConfigError: no such package.
@@ -89,10 +89,10 @@ def newest_version(package: str) -> str:
 
 
 def check_release(package: str, version: str) -> None:
-    """See whether a release and all that it needs is on PyPI. Installs nothing.
+    """Check that a release and its dependencies are on PyPI. Installs nothing.
 
     Raises:
-        UninstallableError: something that it needs does not exist.
+        UninstallableError: a dependency does not exist.
         ConfigError: no such package or version.
         RunnerUnavailableError: PyPI cannot be reached.
     """
@@ -101,7 +101,7 @@ def check_release(package: str, version: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with bare_package(requirement, root, is_patient=False) as package_alone:
             lowest = lowest_minor(declared_python(package_alone)) or 0
-        # Where ours is too old, its environment gets a newer one.
+        # If our Python is too old, the environment gets a newer one.
         minor = max(sys.version_info.minor, lowest)
         _compile(requirement, root, "--python-version", f"3.{minor}")
     except (OSError, UvError) as error:
@@ -112,7 +112,7 @@ def check_release(package: str, version: str) -> None:
 def bare_package(
     requirement: str, directory: Path, *, is_patient: bool = True
 ) -> Iterator[Distribution]:
-    """A package without what it needs, for any Python."""
+    """The package without its dependencies, for any Python, until the block ends."""
     with TemporaryDirectory() as bare:
         to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
         options = ("--no-deps", "--target", bare, *to_any)
@@ -122,12 +122,12 @@ def bare_package(
 
 
 def declared_python(package: Distribution) -> str:
-    """The versions of Python it declares, such as ``>=3.10,<3.13``; empty if none."""
+    """Return the Python that it declares, such as ``>=3.10,<3.13``; empty if none."""
     return "".join(package.metadata.get_all("Requires-Python", []))
 
 
 def lowest_minor(declared: str) -> int | None:
-    """10 of ``>=3.10,<3.13``."""
+    """Return the lowest minor version: 10 for ``>=3.10,<3.13``."""
     found = _LOWEST_PYTHON.search(declared)
     return int(found[1]) if found else None
 
@@ -135,12 +135,12 @@ def lowest_minor(declared: str) -> int | None:
 def refusal(
     error: UvError | OSError, requirement: str, root: Path, python: str = sys.executable
 ) -> AtlasError:
-    """The error that says in our words why ``requirement`` cannot be installed for ``python``."""
+    """Return the error that explains why ``requirement`` cannot be installed for ``python``."""
     output = str(error)
     package, title = requirement.partition("==")[0], _title(requirement)
     if _UNREACHABLE.search(output):
         return RunnerUnavailableError(
-            f"{title} cannot be downloaded; check the network and, if there is one, the proxy."
+            f"{title} cannot be downloaded; check the network, and the proxy if there is one."
         )
     if f"no version of {requirement}" in output:
         return ConfigError(f"There is no version {title} on PyPI; choose another one.")
@@ -155,7 +155,7 @@ def refusal(
     if _FORBIDDEN.search(output):
         return ConfigError(
             f"{title} cannot be installed because {root} cannot be written; "
-            "set XDG_CACHE_HOME to a directory that can."
+            "set XDG_CACHE_HOME to a folder that can be written."
         )
     if (cause := _first_cause(output)) is not None:
         return UninstallableError(requirement, cause, _newest_that_resolves(package, root, python))
@@ -169,7 +169,7 @@ def refusal(
 
 
 def _first_cause(output: str) -> str | None:
-    """Why uv finds no solution, without its conclusions; None where it failed at something else."""
+    """Return why uv found no solution; None if it failed for another reason."""
     found = _FIRST_CAUSE.search(output)
     return _cut(found[1]) if found else None
 
@@ -184,7 +184,7 @@ def _newest_that_resolves(package: str, root: Path, python: str) -> str | None:
 
 
 def _compile(requirement: str, root: Path, *python: str) -> str:
-    """The pins of ``requirement`` and all that it needs, one a line."""
+    """Return the pins of ``requirement`` and its dependencies, one on each line."""
     options = ("--no-header", "--no-annotate", *python)
     return run_uv("pip", "compile", "-", *options, directory=root, given=requirement)
 
@@ -194,7 +194,7 @@ def _title(requirement: str) -> str:
 
 
 def _last_line(error: UvError) -> str:
-    """What the build itself said last, without uv's hints."""
+    """Return the last line that the build printed, without uv's hints."""
     said = [line.strip() for line in error.lines if not line.lstrip().startswith("hint:")]
     return said[-1] if said else "it gave no reason"
 
@@ -204,17 +204,20 @@ def _cut(text: str) -> str:
 
 
 def run_uv(*arguments: str, directory: Path, given: str = "", is_patient: bool = True) -> str:
-    """Run uv in ``directory``, away from the settings of any project we may be started in.
+    """Run uv in ``directory``, where it finds no settings of another project. Return its output.
 
-    ``given`` is its input, and its output is returned. Unless it ``is_patient``, a request that
-    fails is not made again.
+    Args:
+        arguments: its command line.
+        directory: where it runs.
+        given: its input.
+        is_patient: whether it repeats failed requests.
 
     Raises:
         UvError: it failed.
         RunnerUnavailableError: it did not end in time.
     """
     environment = inherited(_INHERITED_BY_UV)
-    # Our own Python comes first, so that uv takes it wherever it fits.
+    # Our own Python comes first, so that uv uses it if it fits.
     ours = str(Path(sys.base_prefix) / "bin")
     if not is_patient:
         environment.setdefault("UV_HTTP_RETRIES", "0")

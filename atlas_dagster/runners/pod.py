@@ -1,18 +1,17 @@
-"""A connector in the container next to ours, in one pod: called by files, heard through FIFOs.
+"""A connector in a second container of our own pod, called through files and FIFOs.
 
-The pod's two containers share a folder. In the connector's runs :data:`AGENT`, a few lines of
-shell, as in Airbyte's own pods (``AIRBYTE_ENTRYPOINT`` is part of every image); each call has a
-folder of its own there:
+Both containers share a folder. The connector's container runs :data:`AGENT`, a few lines of shell,
+as in Airbyte's own pods (``AIRBYTE_ENTRYPOINT`` is part of every image). Each call has a folder:
 
-- ``go``: the connector's words, a line each; it appears when all else is there;
-- ``begun``: appears when the agent takes the call; who was killed in one does not take it again;
-- ``environment``: ``NAME=value``, a line each;
+- ``go``: the words of the command, one on each line; it appears last;
+- ``begun``: appears when the agent takes the call, so that it takes no call twice;
+- ``environment``: ``NAME=value`` on each line;
 - the files that the words name;
 - ``stdout``, ``stderr``: FIFOs;
-- ``stop``: appears when the connector is to be ended;
-- ``exit``: its exit code.
+- ``stop``: appears to end the connector;
+- ``exit``: the exit code.
 
-A FIFO carries three times as many bytes as Docker's API, and none of them through the cluster's.
+A FIFO is three times as fast as Docker's API, and no output passes through the cluster's API.
 """
 
 import fcntl
@@ -42,7 +41,7 @@ from atlas_dagster.runners.base import (
 )
 from atlas_dagster.runners.limits import ExecutorConfig
 
-#: What the connector's container runs, with ``ATLAS_FOLDER`` set: ``sh -c AGENT``.
+#: The program of the connector's container, which has ``ATLAS_FOLDER`` set: ``sh -c AGENT``.
 AGENT = """\
 cd "$ATLAS_FOLDER" || exit 1
 while :; do
@@ -79,21 +78,21 @@ done
 PIPE_BYTES = 1024 * 1024
 _READ_BYTES = 256 * 1024
 _POLL_SECONDS = IDLE_SECONDS / 5
-#: Seconds in which the connector's container must start, its image pulled.
+#: Seconds until the connector's container must have started, pull included.
 _AGENT_SECONDS = 30 * 60.0
-#: Seconds after its last output in which the connector's exit code must be there.
+#: Seconds from the connector's last output until its exit code must be there.
 _LAST_WORD_SECONDS = 10.0
-#: What a shell reports of a process that was killed; so it is where the whole container was.
+#: Exit code of a killed process in a shell; also used if the whole container was killed.
 _KILLED = 137
 
 
 class FifoRunner(Runner):
-    """Calls the connector of the agent that looks after ``folder``, one call at a time."""
+    """Calls a connector through the agent in ``folder``, one call at a time."""
 
     kind = "kubernetes"
 
     def __init__(self, folder: Path, reference: str, executor: ExecutorConfig | None = None):
-        """``reference``: the image of the connector's container."""
+        """``reference`` is the image of the connector's container."""
         self.reference = reference
         self.executor = executor or ExecutorConfig()
         self._folder = folder
@@ -114,23 +113,23 @@ class FifoRunner(Runner):
             self._wait_for_agent(call)
             return _FifoProcess(call)
         except BaseException as error:
-            # The config is in it.
+            # It contains the config.
             shutil.rmtree(call, ignore_errors=True)
             if isinstance(error, OSError):
                 raise RunnerUnavailableError(
-                    f"{self.reference} cannot be called: {error}; see that its pod has space left."
+                    f"{self.reference} cannot be called: {error}; check the free space of its pod."
                 ) from error
             raise
 
     def _wait_for_agent(self, call: Path) -> None:
-        """Return when the agent takes the call: its image may still be pulled."""
+        """Return when the agent takes the call. Its image may have to be pulled before."""
         deadline = time.monotonic() + _AGENT_SECONDS
         while not (call / "begun").exists():
             if time.monotonic() > deadline:
                 raise RunnerUnavailableError(
                     f"The container of {self.reference} did not start within {_AGENT_SECONDS:g} "
                     "seconds",
-                    "see the events of this step's pod with `kubectl describe pod`",
+                    "look at the events of this step's pod with `kubectl describe pod`",
                 )
             pause(_POLL_SECONDS)
 
@@ -145,16 +144,16 @@ class _FifoProcess(ConnectorProcess):
         self._pipes = selectors.DefaultSelector()
         channels: tuple[Channel, Channel] = ("stdout", "stderr")
         for channel in channels:
-            # Without waiting for the connector to open the other end: it may never.
+            # Do not wait for the connector to open the other end: it may never do so.
             pipe = os.open(call / channel, os.O_RDONLY | os.O_NONBLOCK)
             if sys.platform == "linux":
-                with suppress(OSError):  # refused to who has many large ones already
+                with suppress(OSError):  # the kernel refuses it to a user with many large ones
                     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             self._pipes.register(pipe, selectors.EVENT_READ, channel)
 
     def output(self) -> Iterator[Output]:
         while self._pipes.get_map():
-            # Asked before looking: what a connector wrote before its end is in the pipes by now.
+            # Check this before the pipes: then all output of a dead connector is in them.
             ended = self._ended()
             ready = self._pipes.select(0 if ended else IDLE_SECONDS)
             for key, _ in ready:
@@ -190,7 +189,7 @@ class _FifoProcess(ConnectorProcess):
         finally:
             for key in [*self._pipes.get_map().values()]:
                 self._hang_up(key.fd)
-            # The config is in it.
+            # It contains the config.
             shutil.rmtree(self._call, ignore_errors=True)
 
     def _ended(self) -> bool:

@@ -1,6 +1,6 @@
-"""A connector as a child process: in a session of its own, private, limited, and gone afterwards.
+"""A connector as a child process: in its own session, with private files and limits.
 
-It sees none of the secrets in our environment.
+It does not get the secrets in our environment, and leaves no process behind.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ from atlas_dagster.runners.connector_env import CONNECTOR_ENV
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import end_all, process_tags
 
-#: Bytes read at once, and the size asked for each pipe: large, so that both sides wake up less.
+#: Bytes of one read, and the size of each pipe. Large, so that both sides wake up less often.
 PIPE_BYTES = 1024 * 1024
 
 _DIRECTORY_PREFIX = "atlas-dagster-connector-"
@@ -48,15 +48,15 @@ INHERITED = re.compile(
     r"|(?i:(http|https|ftp|all|no)_proxy)"
 )
 
-#: Elsewhere the memory of another process cannot be limited.
+#: Other systems cannot limit the memory of another process.
 _CAN_LIMIT = sys.platform == "linux"
-#: How Python, C++, Rust, Go, Node and Java say that they were refused memory.
+#: Messages of Python, C++, Rust, Go, Node and Java when they run out of memory.
 _OUT_OF_MEMORY = re.compile(
     rb"MemoryError|std::bad_alloc|memory allocation of \d+ bytes failed"
     rb"|cannot allocate memory|out ?of ?memory",
     re.IGNORECASE,
 )
-#: Bytes at the end of each channel in which that is looked for.
+#: Bytes at the end of each channel that are searched for these messages.
 _TAIL_BYTES = 64 * 1024
 
 
@@ -69,8 +69,8 @@ def start_process(
 ) -> ConnectorProcess:
     """Start the program ``words`` as a connector, with the arguments of ``command``.
 
-    Its files are written to a private directory, which is also its place for temporary files, and
-    its working directory unless that is given as ``directory``.
+    A private directory holds its files and its temporary files. It is also the working directory,
+    unless ``directory`` names another one.
 
     Raises:
         RunnerUnavailableError: the files cannot be written or the program cannot be started.
@@ -104,7 +104,7 @@ def start_process(
 
 
 class _ChildProcess(ConnectorProcess):
-    """A child that leads a process group of its own; the group ends when the child does."""
+    """A child that leads its own process group. The group ends with the child."""
 
     def __init__(self, child: subprocess.Popen[bytes], token: str, undo: ExitStack) -> None:
         self._child = child
@@ -117,12 +117,12 @@ class _ChildProcess(ConnectorProcess):
         self._listen(child.stderr, "stderr")
 
     def output(self) -> Iterator[Output]:
-        # What a connector wrote before its end fits into the pipes; more comes from a process that
-        # left its group and writes on.
+        # The last output of a connector fits into the pipes. A process that left its group may
+        # write more.
         rest = dict.fromkeys(self._tails, PIPE_BYTES)
         while self._pipes.get_map():
-            # Asked before looking: what a dead connector wrote is in the pipes by now, and a pipe
-            # that is empty yet open then belongs to a process that left the group.
+            # Check this before the pipes: then they contain all output of a dead connector, and
+            # one that is empty but open belongs to a process that left the group.
             ended = self._ended()
             ready = self._pipes.select(0 if ended else IDLE_SECONDS)
             for key, _ in ready:
@@ -156,7 +156,7 @@ class _ChildProcess(ConnectorProcess):
         try:
             if not self._ended():
                 self._signal_group(signal.SIGTERM)
-                # Nobody reads any more: a connector that still writes must not wait for us.
+                # A connector that still writes must not wait for us to read.
                 self._hang_up()
                 with suppress(subprocess.TimeoutExpired):
                     self._child.wait(STOP_GRACE_SECONDS)
@@ -168,15 +168,15 @@ class _ChildProcess(ConnectorProcess):
             self._undo.close()
 
     def _listen(self, pipe: IO[bytes] | None, channel: Channel) -> None:
-        assert pipe is not None  # Popen was asked for both
+        assert pipe is not None  # Popen opened both
         if sys.platform == "linux":
-            # Refused to a user who already has many large pipes; the small one works too.
+            # The kernel refuses it to a user with many large pipes; a small one works, too.
             with suppress(OSError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._pipes.register(pipe, selectors.EVENT_READ, channel)
 
     def _ran_out_of_memory(self) -> bool:
-        """Whether its last words say so, on stderr or in an error of the protocol."""
+        """Whether the end of its output says so, on stderr or in an error of the protocol."""
         if _OUT_OF_MEMORY.search(self._tails["stderr"]):
             return True
         lines = self._tails["stdout"].split(b"\n")
@@ -195,7 +195,7 @@ class _ChildProcess(ConnectorProcess):
         return True
 
     def _end_group(self) -> None:
-        # Once only: when all of the group is gone, the system may give its number to others.
+        # Only once: when the group is gone, the system may reuse its number.
         if not self._group_ended:
             self._group_ended = True
             self._signal_group(signal.SIGKILL)
@@ -206,15 +206,14 @@ class _ChildProcess(ConnectorProcess):
 
 
 def _limit(pid: int, executor: ExecutorConfig) -> None:
-    """Have the kernel refuse memory beyond the limit, and write no core: it would hold secrets."""
+    """Limit the memory, and forbid core dumps, which would contain secrets."""
     if sys.platform == "linux":
-        # Writable private memory. The whole address space is no measure: programs map far more
-        # than they use.
+        # Writable private memory. Programs map far more address space than they use.
         for kind, size in (
             (resource.RLIMIT_DATA, executor.memory_bytes),
             (resource.RLIMIT_CORE, 0),
         ):
-            with suppress(OSError):  # it has ended already, or a sandbox forbids it
+            with suppress(OSError):  # it has ended, or a sandbox forbids it
                 _, hard = resource.prlimit(pid, kind)
                 size = size if hard == resource.RLIM_INFINITY else min(size, hard)
                 resource.prlimit(pid, kind, (size, size))
@@ -222,7 +221,7 @@ def _limit(pid: int, executor: ExecutorConfig) -> None:
 
 @contextmanager
 def _private_directory() -> Iterator[Path]:
-    """A directory for one process. Our lock on it ends when we do, even of ``kill -9``."""
+    """A directory for one process. Our lock on it ends with our process, even after ``kill -9``."""
     with TemporaryDirectory(prefix=_DIRECTORY_PREFIX, ignore_cleanup_errors=True) as name:
         lock = os.open(name, os.O_RDONLY)
         try:
@@ -233,9 +232,9 @@ def _private_directory() -> Iterator[Path]:
 
 
 def remove_leftovers() -> None:
-    """Remove the directories of processes that were killed: there are passwords in them."""
+    """Remove the directories of killed processes: they contain passwords."""
     for directory in Path(gettempdir()).glob(f"{_DIRECTORY_PREFIX}*"):
-        # Another user's, gone by now, or locked by its living owner.
+        # It belongs to another user, is gone, or its owner is alive and holds the lock.
         with suppress(OSError), ExitStack() as undo:
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             undo.callback(os.close, lock)
@@ -248,18 +247,18 @@ def remove_leftovers() -> None:
 
 
 def inherited(names: re.Pattern[str]) -> dict[str, str]:
-    """The variables of our environment whose names match."""
+    """Return the variables of our environment whose names match."""
     return {name: value for name, value in os.environ.items() if names.fullmatch(name)}
 
 
 @cache
 def parent_death_prefix() -> tuple[str, ...]:
-    """Words before a command that have Linux kill it when we die, even of ``kill -9``.
+    """Return words before a command that make Linux kill it when we die, even after ``kill -9``.
 
-    Cached: it takes a process to learn whether this setpriv can (busybox's cannot).
+    Cached, because only a process shows whether this setpriv supports it (busybox's does not).
     """
-    # The kernel watches the thread that starts the command, not the whole of our process. That
-    # is the same to us, as whoever starts a connector also consumes and closes it.
+    # The kernel watches the thread that starts the command, not our whole process. The same
+    # thread reads and closes the connector, so that makes no difference.
     setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
     if setpriv is None:
         return ()

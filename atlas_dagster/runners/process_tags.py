@@ -1,7 +1,8 @@
-"""Processes told apart by marks in their environment, where ``/proc`` shows it (Linux).
+"""Labels of containers and processes, and a search for processes with them.
 
-A child inherits its parent's environment, so whatever a connector starts carries the marks, even
-what has left the process group and outlived its parent. Elsewhere nothing is found.
+A process carries its labels as environment variables, which ``/proc`` shows on Linux. Children
+inherit them, so all processes of a connector have them, even those that left its process group and
+outlived it. On other systems the search finds nothing.
 """
 
 import os
@@ -21,20 +22,20 @@ OWNER_LABEL = "atlas.owner"
 
 _PROCESSES = Path("/proc")
 _PREFIX = "ATLAS_"
-#: Of one call of a connector, and of nothing else.
+#: Identifies one call of a connector.
 _TOKEN = "ATLAS_PROCESS"  # noqa: S105 - no secret
 _END_SECONDS = 2.0
 
 
 def process_tags(labels: Mapping[str, str], token: str) -> dict[str, str]:
-    """The environment variables that mark a process: ``atlas.owner`` becomes ``ATLAS_OWNER``."""
+    """Return the environment variables for ``labels``: ``atlas.owner`` becomes ``ATLAS_OWNER``."""
     return {_variable(label): value for label, value in labels.items()} | {_TOKEN: token}
 
 
 def tagged_processes() -> Iterator[tuple[int, Mapping[str, str]]]:
-    """pid and marks of every living process of this user that some Atlas has marked."""
+    """Yield pid and tags of every living process of this user that has tags of Atlas."""
     for folder in _PROCESSES.glob("[0-9]*"):
-        # Gone by now, or not ours to look at.
+        # It has ended, or belongs to another user.
         with suppress(OSError):
             if folder.stat().st_uid == os.geteuid():
                 variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
@@ -44,17 +45,17 @@ def tagged_processes() -> Iterator[tuple[int, Mapping[str, str]]]:
 
 
 def tag_value(found: Mapping[str, str], label: str) -> str:
-    """The value of ``label`` among a process's marks; empty if it has none."""
+    """Return the value of ``label`` in a process's tags; empty if it has none."""
     return found.get(_variable(label), "")
 
 
 def end_all(token: str) -> None:
-    """Kill every process marked with ``token``, those they start meanwhile too."""
+    """Kill all processes with ``token``, and those that they start meanwhile."""
     deadline = time.monotonic() + _END_SECONDS
     while pids := [pid for pid, found in tagged_processes() if found[_TOKEN] == token]:
         for pid in pids:
             kill(pid)
-        if time.monotonic() > deadline:  # one that the kernel cannot end now
+        if time.monotonic() > deadline:  # the kernel cannot end one now
             return
         time.sleep(0.01)
 

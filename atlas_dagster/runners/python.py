@@ -1,4 +1,4 @@
-"""Connectors without Docker: published on PyPI, or programs of the user's own."""
+"""Connectors without Docker: packages on PyPI, and the user's own programs."""
 
 import shlex
 import shutil
@@ -36,22 +36,22 @@ class PythonRunner(Runner):
         self.reference = self._environment.reference
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
-        """Start ``command``; the first time this builds the environment, see :meth:`ensure`."""
+        """Start ``command``. The first start builds the environment; see :meth:`ensure`."""
         return start_process([str(self.ensure())], command, executor=self.executor)
 
     def prepare(self) -> None:
         self.ensure()
 
     def ensure(self) -> Path:
-        """The executable, its environment built if need be; see :meth:`Environment.ensure`."""
+        """Return the executable; see :meth:`Environment.ensure`."""
         return self._environment.ensure(self._executable)
 
 
 class CommandRunner(Runner):
-    """Runs a program of the user's own that speaks the protocol.
+    """Runs the user's own program, which speaks the protocol.
 
-    It works in ``directory``, so relative paths among ``words`` start there; a first word without
-    a slash is looked up in PATH.
+    It runs in ``directory``, so relative paths in ``words`` start there. A first word without a
+    slash is looked up in PATH.
     """
 
     kind = "command"
@@ -74,8 +74,8 @@ class CommandRunner(Runner):
         path = shutil.which(self._directory / program if "/" in program else program)
         if path is None:
             raise ConfigError(
-                f"There is no program {program} to run; name one that is in PATH, or an "
-                f"executable file by its path from {self._directory}."
+                f"The program {program} does not exist; name one that is in PATH, or give the path "
+                f"of an executable file, relative to {self._directory}."
             )
         words = [path, *rest]
         return start_process(words, command, executor=self.executor, directory=self._directory)

@@ -32,7 +32,7 @@ _COMPLETE = ".complete"
 _VERSION = re.compile(r"\d[\w.+!-]*")
 #: Seconds that the import of a connector may take.
 _IMPORT_SECONDS = 300
-#: Imports a command as its script does, without calling it. Arguments: package, command.
+#: A program that imports a command as its script does. Arguments: package, command.
 _IMPORT = """
 import sys
 from importlib.metadata import distribution
@@ -62,12 +62,12 @@ class Environment:
         self._environment = self._root / f"{package}-{version}"
 
     def ensure(self, executable: str) -> Path:
-        """The path of the package's command ``executable``, the environment built if need be.
+        """Build the environment if necessary, and return the path of the command ``executable``.
 
-        Of concurrent callers one builds for all.
+        Of several processes, one builds it and the others wait.
 
         Raises:
-            UninstallableError: this release needs what does not exist.
+            UninstallableError: a dependency of this release does not exist.
             ConfigError: no such package, version or command, no right to install it, or the command
                 cannot be imported.
             RunnerUnavailableError: no network, no disk space, or no Python that fits.
@@ -89,8 +89,8 @@ class Environment:
         return path
 
     def is_complete(self) -> bool:
-        """Whether it is built, so that using it needs no network."""
-        # The interpreter is a link, and the Python it leads to may have been removed since.
+        """Whether it is built. A start then needs no network."""
+        # The interpreter is a link. The Python behind it may have been removed since.
         return (self._environment / _COMPLETE).exists() and self._interpreter.exists()
 
     @property
@@ -106,18 +106,18 @@ class Environment:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            _log.info("Waiting for another run, which is installing %s", self._title)
-            lock.acquire()  # its uv ends in time
+            _log.info("Waiting for another run that installs %s", self._title)
+            lock.acquire()  # the other run's uv has a time limit
         try:
             yield
         finally:
             lock.release()
 
     def _build(self, executable: str) -> None:
-        """Build in place, as scripts hold the path of their environment; the marker comes last.
+        """Build in place, because scripts contain the path of their environment; mark it last.
 
-        A package often declares a Python that it crashes with (dataclasses became stricter in
-        3.11), so the command is imported once, and after a crash again with a lower Python.
+        Many packages crash with a Python that they declare (dataclasses became stricter in 3.11).
+        So this imports the command once, and after a crash once more with a lower Python.
         """
         _log.info("Installing %s in %s", self._title, self._environment)
         declared = self._declared_python()
@@ -133,14 +133,16 @@ class Environment:
         (self._environment / _COMPLETE).touch()
 
     def _declared_python(self) -> str:
-        """uv heeds only the lower bound of it, and would spend minutes compiling dependencies that
-        have no wheels for a newer Python. So the bare package is looked at first.
+        """Return the Python that the package declares.
+
+        uv respects only the lower bound, and would compile dependencies that have no wheels for a
+        newer Python, which takes minutes.
         """
         with bare_package(self.reference, self._root) as package:
             return declared_python(package)
 
     def _create(self, declared: str) -> None:
-        """Make the environment with our own Python if it fits, else one uv can find or fetch."""
+        """Create the environment with our own Python if it fits, else with one that uv finds."""
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
         try:
             self._venv(declared or running)
@@ -156,9 +158,9 @@ class Environment:
             ) from error
 
     def _install_on_lower_python(self, declared: str, used: int) -> int | None:
-        """The minor version of the lowest Python in ``declared`` that is there, or can be fetched.
+        """Install with the lowest available Python in ``declared``. Return its minor version.
 
-        None, and the environment as it was, where there is none below 3.``used``.
+        Returns None, and leaves the environment alone, if there is none below 3.``used``.
         """
         lowest = lowest_minor(declared)
         if lowest is None:
@@ -171,7 +173,7 @@ class Environment:
                 if error.is_about_disk:
                     raise
                 continue
-            _log.info("%s is installed again, for Python 3.%s", self._title, minor)
+            _log.info("Installing %s again, for Python 3.%s", self._title, minor)
             self._install()
             return minor
         return None
@@ -184,12 +186,12 @@ class Environment:
         )
 
     def _install(self) -> None:
-        # Connectors import thousands of modules: without bytecode each start takes twice as long.
+        # Connectors import thousands of modules: without bytecode, each start takes twice as long.
         options = ("--compile-bytecode", "--python", str(self._environment))
         run_uv("pip", "install", *options, self.reference, directory=self._root)
 
     def _crash_of(self, executable: str) -> str | None:
-        """The last line of the traceback that importing ``executable`` ends with, if it does."""
+        """Import ``executable``. Return the last line of the traceback, or None without a crash."""
         command = [str(self._interpreter), "-c", _IMPORT, self._package, executable]
         try:
             done = subprocess.run(
@@ -202,7 +204,7 @@ class Environment:
                 timeout=_IMPORT_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            return None  # slow, and no crash
+            return None  # slow is not a crash
         if done.returncode == 0:
             return None
         lines = done.stderr.decode(errors="replace").strip().splitlines()
@@ -224,19 +226,19 @@ class Environment:
                 "version or run it with Docker."
             )
         return ConfigError(
-            f"{title} crashes when it is imported on Python {python} ({crash}). It is made for "
-            f"Python {declared}, and no lower one could be found or downloaded: install Python "
+            f"{title} crashes when it is imported on Python {python} ({crash}). It needs "
+            f"Python {declared}, and no lower one was found or downloaded; install Python "
             f"3.{lowest} (`uv python install 3.{lowest}`), or run it with Docker."
         )
 
 
 def install(package: str, version: str, executable: str) -> str:
-    """Install a release, or where it cannot be, the newest that can; returns its version.
+    """Install a release, or the newest that can be installed. Return the installed version.
 
-    Which one took the place of ``version`` is kept, so that later runs need no network.
+    A file keeps the replacement of ``version``, so that later runs need no network.
 
     Raises:
-        ConfigError: neither can be installed.
+        ConfigError: no release can be installed.
         RunnerUnavailableError: no network, no disk space, or no Python that fits.
     """
     kept = environments_folder() / f"{package}-{version}.instead"

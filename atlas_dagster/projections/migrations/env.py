@@ -1,4 +1,4 @@
-"""Run by Alembic, on the connection that :mod:`atlas_dagster.projections.database` gives it."""
+"""Alembic's script, which runs on the connection of :mod:`atlas_dagster.projections.database`."""
 
 import sqlalchemy as sa
 from alembic import context
@@ -6,7 +6,7 @@ from alembic import context
 from atlas_dagster.projections.database import VERSION_TABLE
 from atlas_dagster.projections.tables import SCHEMA, metadata
 
-#: Any number, of this schema alone.
+#: The number of an advisory lock for this schema.
 _LOCK = 0x61746C6173
 
 

@@ -1,7 +1,7 @@
-"""Docker's attach stream taken apart; no I/O.
+"""Decoder of Docker's attach stream, without I/O.
 
-Each frame has a header of eight bytes (channel, three zeros, payload length as big-endian uint32);
-frames are cut anywhere by the socket (Docker Engine API, "Attach to a container").
+Each frame has a header of eight bytes: channel, three zeros, payload length as big-endian uint32.
+The socket cuts frames anywhere (Docker Engine API, "Attach to a container").
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _CHANNELS: dict[int, Literal["stdout", "stderr"]] = {0: "stdout", 1: "stdout", 2
 
 
 class FrameDecoder:
-    """Feed what the socket gives; get (channel, payload) pieces as soon as they are there."""
+    """Turns blocks of the socket into pieces of (channel, payload) as early as possible."""
 
     def __init__(self) -> None:
         self._header = b""
@@ -21,11 +21,11 @@ class FrameDecoder:
 
     @property
     def is_between_frames(self) -> bool:
-        """Whether all that came so far were whole frames."""
+        """Whether the last frame is complete."""
         return not self._header and self._left == 0
 
     def feed(self, data: memoryview) -> Iterator[tuple[Literal["stdout", "stderr"], bytes]]:
-        """Frames of one channel that follow each other come out as one piece: many are small."""
+        """Yield the pieces of ``data``. Consecutive frames of one channel become one piece."""
         position, end = 0, len(data)
         pieces: list[memoryview] = []
         of: Literal["stdout", "stderr"] = self._channel

@@ -1,8 +1,8 @@
-"""Finding the Docker engine and connecting to it.
+"""Find the Docker engine and connect to it.
 
-As the Docker CLI does, unless an engine is named: by ``DOCKER_HOST`` (``DOCKER_TLS_VERIFY``,
-``DOCKER_CERT_PATH``), then the context named by ``DOCKER_CONTEXT``, the CLI's current context, the
-default socket.
+The default is the engine that the Docker CLI would use: the one of ``DOCKER_HOST`` (with
+``DOCKER_TLS_VERIFY`` and ``DOCKER_CERT_PATH``), of the context in ``DOCKER_CONTEXT``, of the CLI's
+current context, or of the default socket, in this order.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ _API_TIMEOUT_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 20
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
-#: What docker-py raises when the engine refuses or goes away.
+#: Errors of docker-py when the engine refuses or goes away.
 API_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 
 def connect(engine: str | None = None) -> docker.DockerClient:
-    """A client of ``engine``, or of the one that the Docker CLI would use.
+    """Return a client of ``engine``, or of the engine that the Docker CLI would use.
 
-    ``engine`` is an address, which takes TLS from the same variables as ``DOCKER_HOST``, or the
-    name of a Docker context, which may have certificates of its own.
+    ``engine`` is an address, with TLS as for ``DOCKER_HOST``, or the name of a Docker context,
+    which may have its own certificates.
 
     Raises:
         ConfigError: its address, its TLS or the permissions on its socket are wrong.
@@ -60,7 +60,7 @@ def connect(engine: str | None = None) -> docker.DockerClient:
 
 
 def connection_problem(engine: str | None = None) -> str | None:
-    """Why :func:`connect` gives no client; None where it does."""
+    """Return why :func:`connect` fails; None if it succeeds."""
     try:
         connect(engine).close()
     except AtlasError as error:
@@ -69,7 +69,7 @@ def connection_problem(engine: str | None = None) -> str | None:
 
 
 def engine_location(client: docker.DockerClient) -> EnginePlace:
-    """Where the engine runs, seen from this machine."""
+    """Return where the engine runs, seen from this machine."""
     url = urlsplit(client.api.base_url)
     by_socket = url.scheme == "http+docker"
     if not by_socket and url.hostname not in ("localhost", "127.0.0.1", "::1"):
@@ -77,17 +77,17 @@ def engine_location(client: docker.DockerClient) -> EnginePlace:
     info: dict[str, Any] = {}
     with suppress(*API_ERRORS):
         info = client.info()
-    # On a Mac every engine is in a virtual machine.
+    # On a Mac, every engine is in a virtual machine.
     if sys.platform == "darwin" or info.get("OperatingSystem") == "Docker Desktop":
         return "virtual machine"
-    # A socket may be forwarded by SSH, or be given to a container that we run in.
+    # SSH may forward a socket, or it may be mounted into our own container.
     if by_socket and info.get("Name") not in (None, socket.gethostname()):
         return "elsewhere"
     return "here"
 
 
 def error_reason(error: BaseException) -> str:
-    """The engine's own explanation, or what the system says of the connection, on one line."""
+    """Return the engine's explanation, or the system's error for the connection, on one line."""
     root = error if isinstance(error, docker.errors.DockerException) else _root(error)
     text = getattr(root, "explanation", None) or getattr(root, "strerror", None) or root
     return " ".join(str(text).split())[:300].rstrip(".")
@@ -101,13 +101,13 @@ def _root(error: BaseException) -> BaseException:
 
 def _client(address: Mapping[str, Any], version: str, timeout: int) -> docker.DockerClient:
     client = docker.DockerClient(version=version, timeout=timeout, **address)
-    # Else requests would take REQUESTS_CA_BUNDLE in place of the engine's own CA.
+    # Otherwise requests would use REQUESTS_CA_BUNDLE instead of the engine's own CA.
     client.api.trust_env = False
     return client
 
 
 def _address(engine: str | None) -> dict[str, Any]:
-    """``base_url`` and ``tls`` for docker-py; empty for the default socket."""
+    """Return ``base_url`` and ``tls`` for docker-py; empty for the default socket."""
     if engine is not None and "://" in engine:
         return dict(kwargs_from_env({**os.environ, "DOCKER_HOST": engine}))
     if engine is None and os.environ.get("DOCKER_HOST"):
@@ -125,8 +125,8 @@ def _current_context(folder: Path) -> str:
 
 
 def _context(folder: Path, name: str) -> dict[str, Any]:
-    # Not docker-py's ContextAPI: it takes a context that does not exist for the default one, finds
-    # none where there is no config.json, and drops TLS where there is a CA but no client key.
+    # docker-py's ContextAPI treats a missing context as the default one, finds no contexts without
+    # a config.json, and drops TLS if there is a CA but no client key.
     key = hashlib.sha256(name.encode()).hexdigest()
     try:
         meta = json.loads((folder / "contexts" / "meta" / key / "meta.json").read_bytes())
@@ -134,9 +134,9 @@ def _context(folder: Path, name: str) -> dict[str, Any]:
         address = {"base_url": endpoint["Host"]}
     except FileNotFoundError:
         raise ConfigError(
-            f"There is no Docker context '{name}' in {folder}; `docker context ls` lists those "
-            "there are, and executor.docker_host, DOCKER_CONTEXT or `docker context use` chooses "
-            "one."
+            f"There is no Docker context '{name}' in {folder}; list contexts with `docker context "
+            "ls`, and choose one with executor.docker_host, DOCKER_CONTEXT or `docker context "
+            "use`."
         ) from None
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(
@@ -153,8 +153,8 @@ def _context(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _not_by_ssh(host: str) -> ConfigError:
-    # docker-py would need paramiko for it, and its channels cannot take the place of the socket
-    # that a connector's output is read from.
+    # docker-py would need paramiko for it, and Atlas cannot read a connector's output from the
+    # channels of paramiko.
     url = urlsplit(host)
     port = f"-p {url.port} " if url.port else ""
     machine = url.netloc.removesuffix(f":{url.port}")
@@ -166,7 +166,7 @@ def _not_by_ssh(host: str) -> ConfigError:
 
 
 def _refusal(host: str, error: Exception) -> AtlasError:
-    """The error that says in our words why there is no connection."""
+    """Return the error that explains why there is no connection."""
     root = _root(error)
     elsewhere = "point DOCKER_HOST or a Docker context at an engine"
     if host.startswith("unix://"):
@@ -183,7 +183,7 @@ def _refusal(host: str, error: Exception) -> AtlasError:
             )
         if isinstance(root, ConnectionRefusedError):
             return RunnerUnavailableError(
-                f"The Docker engine is down: {host} is there but nobody answers",
+                f"The Docker engine is down: {host} exists but does not answer",
                 f"start Docker, or {elsewhere}",
             )
     encrypted = (docker.errors.TLSParameterError, requests.exceptions.SSLError, ssl.SSLError)
@@ -196,8 +196,8 @@ def _refusal(host: str, error: Exception) -> AtlasError:
         )
     if "HTTP request to an HTTPS server" in error_reason(error):
         return ConfigError(
-            f"The Docker engine at {host} wants TLS; set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH "
-            "to the folder of ca.pem, cert.pem and key.pem."
+            f"The Docker engine at {host} requires TLS; set DOCKER_TLS_VERIFY=1, and set "
+            "DOCKER_CERT_PATH to the folder of ca.pem, cert.pem and key.pem."
         )
     return RunnerUnavailableError(
         f"No Docker engine answers at {host} ({error_reason(error)})",

@@ -1,4 +1,4 @@
-"""Having a connector's image on the engine: looking, pulling, and why it cannot be pulled."""
+"""Find a connector's image on the engine, pull it, and explain failed pulls."""
 
 import re
 import time
@@ -16,29 +16,29 @@ from atlas_dagster.runners.docker.engine import API_ERRORS, error_reason
 from atlas_dagster.runners.limits import PullPolicy
 
 Explain = Callable[[str], None]
-#: Is told the bytes that are there and those of the whole image, as far as they are known.
+#: Gets the bytes pulled so far and those of the whole image, as far as they are known.
 Watcher = Callable[[int, int], None]
 
-#: Who in this context draws pulls.
+#: Shows the progress of pulls in this context.
 pull_watcher: ContextVar[Watcher | None] = ContextVar("pull_watcher", default=None)
 
 _PROGRESS_SECONDS = 5.0
 _MEGABYTE = 1_000_000
 
-#: What a stream of docker-py raises when it breaks off; it reads past requests.
+#: Errors of docker-py's stream when it breaks off. It does not read through requests.
 _BROKEN_STREAM = (urllib3.exceptions.HTTPError, docker.errors.StreamParseError, OSError)
 
 
 class _Cause(NamedTuple):
-    """Why an image cannot be pulled; ``words`` of engines and registries tell it."""
+    """A reason for a failed pull; ``words`` is a pattern of messages from engines or registries."""
 
     words: str
     why: str
     fix: str  # {image} stands for its reference
-    passes: bool  # by itself
+    passes: bool  # whether a retry may help
 
 
-#: The first that fits counts.
+#: The first match counts.
 _CAUSES = (
     _Cause(
         r"toomanyrequests|too many requests|rate limit",
@@ -55,14 +55,14 @@ _CAUSES = (
     _Cause(
         r"no matching manifest|no match for platform|does not match the specified platform",
         "it is not built for the architecture of the Docker engine",
-        "choose a version that is, or have the engine emulate another one: "
+        "choose another version, or let the engine emulate another architecture: "
         "`docker pull --platform linux/amd64 {image}`",
         False,
     ),
     _Cause(
         r"credentials store error",
-        "the credential helper that Docker's config.json names does not work",
-        "mend it, or run `docker login` again",
+        "the credential helper in Docker's config.json does not work",
+        "repair it, or run `docker login` again",
         False,
     ),
     _Cause(
@@ -79,7 +79,7 @@ _CAUSES = (
     ),
     _Cause(
         r"invalid reference format|invalid tag format",
-        "that is no image reference",
+        "that is not a valid image reference",
         "write it as name:tag, in lower case",
         False,
     ),
@@ -96,14 +96,14 @@ _CAUSES = (
 def ensure_image(
     client: docker.DockerClient, reference: str, policy: PullPolicy, explain: Explain
 ) -> Mapping[str, Any]:
-    """The engine's description of the image, pulled before if ``policy`` says so.
+    """Return the engine's description of the image, after a pull if ``policy`` asks for one.
 
-    ``explain`` is told how a pull gets on. Nothing touches the network unless it pulls. Where
-    ``always`` finds the registry out of reach, an image that is there does.
+    ``explain`` gets the progress of a pull. Without a pull, this needs no network. If ``always``
+    cannot reach the registry, the image on the engine is used.
 
     Raises:
-        ConfigError: the image cannot be had until someone changes something.
-        RunnerUnavailableError: it cannot be had now.
+        ConfigError: the image is not available; a retry cannot help.
+        RunnerUnavailableError: the image is not available now.
     """
     found = _find(client, reference)
     if found is not None and policy != "always":
@@ -118,24 +118,24 @@ def ensure_image(
     except RunnerUnavailableError as error:
         if found is None:
             raise
-        explain(f"{error.reason}; the one that is on the Docker engine is used.")
+        explain(f"{error.reason}; using the image that is on the Docker engine.")
         return found
 
 
 def pulled_image(
     client: docker.DockerClient, reference: str, explain: Explain
 ) -> Mapping[str, Any]:
-    """The engine's description of the image, pulled now, even if one is there.
+    """Pull the image, even if the engine has one, and return the engine's description of it.
 
     Raises:
-        ConfigError: it cannot be pulled until someone changes something.
-        RunnerUnavailableError: it cannot be pulled now.
+        ConfigError: the pull failed; a retry cannot help.
+        RunnerUnavailableError: the pull failed; a retry may help.
     """
     _pull(client, reference, explain)
     found = _find(client, reference)
     if found is None:
         raise RunnerUnavailableError(
-            f"The image {reference} was pulled and is gone again", "stop whoever removes it"
+            f"The image {reference} was removed right after the pull", "find out what removed it"
         )
     return found
 
@@ -144,7 +144,7 @@ def _find(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | No
     try:
         attributes: Mapping[str, Any] = client.images.get(reference).attrs
     except API_ERRORS as error:
-        # 400: it is no image reference. The pull says so too, and better.
+        # 400: not an image reference. The error of the pull explains it better.
         if isinstance(error, docker.errors.APIError) and error.status_code in (400, 404):
             return None
         raise RunnerUnavailableError(
@@ -160,19 +160,19 @@ def _pull(client: docker.DockerClient, reference: str, explain: Explain) -> None
             if "error" in line:
                 raise _refusal(reference, " ".join(str(line["error"]).split()))
             raise_if_stopped()
-            progress.hear(line)
+            progress.update(line)
     except docker.errors.DockerException as error:
         raise _refusal(reference, error_reason(error)) from error
     except _BROKEN_STREAM as error:
         raise RunnerUnavailableError(
             f"The connection to the Docker engine broke while it pulled {reference} "
             f"({error_reason(error)})",
-            "see that it is up",
+            "check that the engine is running",
         ) from error
 
 
 def _refusal(reference: str, said: str) -> AtlasError:
-    """The error for what the engine said when it could not pull."""
+    """Return the error for the engine's message about a failed pull."""
     sentence = f"The image {reference} cannot be pulled"
     for cause in _CAUSES:
         if re.search(cause.words, said, re.IGNORECASE):
@@ -186,16 +186,16 @@ def _refusal(reference: str, said: str) -> AtlasError:
 
 
 class _Progress:
-    """Says now and then how much of an image is there."""
+    """Reports from time to time how much of an image was pulled."""
 
     def __init__(self, reference: str, explain: Explain) -> None:
         self._reference = reference
         self._explain = explain
         self._bytes: dict[str, tuple[int, int]] = {}
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         explain(f"Pulling {reference}.")
 
-    def hear(self, line: Mapping[str, Any]) -> None:
+    def update(self, line: Mapping[str, Any]) -> None:
         layer, detail = line.get("id", ""), line.get("progressDetail") or {}
         if line.get("status") == "Downloading" and detail.get("total"):
             self._bytes[layer] = (detail.get("current", 0), detail["total"])
@@ -207,7 +207,7 @@ class _Progress:
         if watch := pull_watcher.get():
             watch(have, total)
         now = time.monotonic()
-        if now - self._told >= _PROGRESS_SECONDS:
-            self._told = now
+        if now - self._reported >= _PROGRESS_SECONDS:
+            self._reported = now
             megabytes = f"{have // _MEGABYTE} of {total // _MEGABYTE} MB"
             self._explain(f"Pulling {self._reference}: {megabytes}.")

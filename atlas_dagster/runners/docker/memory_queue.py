@@ -1,8 +1,8 @@
-"""How many connectors an engine runs at once: as many as it has memory for, in order of arrival.
+"""A queue for an engine's memory: connectors start in order of arrival, when there is enough.
 
-The engine itself keeps the queue. A container is created first, with a label of the memory it may
-take, and started when those before it leave enough. So the order holds for everyone who uses the
-engine, from whichever machine, and who dies while waiting leaves no more than the reaper removes.
+The engine itself holds the queue. Atlas creates the container with a label of its memory limit, and
+starts it when the containers before it leave enough memory. So the order is the same for all
+machines that use the engine. If a process dies while it waits, cleanup removes its container.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from atlas_dagster.cancellation import pause
 from atlas_dagster.runners.owner import process_has_ended, run_and_process
 from atlas_dagster.runners.process_tags import OWNER_LABEL
 
-#: Bytes that the container may take.
+#: The container's memory limit in bytes.
 MEMORY_LABEL = "atlas.memory"
 _POLL_SECONDS = 1.0
 
@@ -22,23 +22,23 @@ _POLL_SECONDS = 1.0
 def wait_for_turn(
     api: docker.APIClient, container: str, room: int, explain: Callable[[str], None]
 ) -> None:
-    """Return when those before ``container`` take no more than ``room`` bytes of memory.
+    """Return when the containers before ``container`` take at most ``room`` bytes of memory.
 
-    One that nobody is before can always be started. ``explain`` is told, once, of having to wait.
+    The first container never waits. ``explain`` gets one message when the wait begins.
     """
-    told = False
+    is_waiting = False
     while (before := _before(api, container)) and sum(before) > room:
-        if not told:
+        if not is_waiting:
             explain(
                 "Waiting until other connectors leave enough memory on the Docker engine (before "
                 f"this one: {len(before)}); lower executor.memory_limit to run more at once."
             )
-            told = True
+            is_waiting = True
         pause(_POLL_SECONDS)
 
 
 def _before(api: docker.APIClient, container: str) -> list[int]:
-    """The memory of those that run already or were created earlier."""
+    """Return the memory limits of containers that run or were created earlier."""
     filters = {"label": [MEMORY_LABEL], "status": ["created", "running", "paused"]}
     found = api.containers(all=True, filters=filters)
     place = next((_place(each) for each in found if each["Id"] == container), None)
@@ -51,8 +51,8 @@ def _before(api: docker.APIClient, container: str) -> list[int]:
 
 def _is_before(listed: dict[str, Any], place: tuple[int, str] | None) -> bool:
     if listed["State"] != "created":
-        return True  # created within the same second, the running one came first
-    # One whose owner died while it waited never starts, and maybe nobody is there to remove it.
+        return True  # created within the same second, it was earlier
+    # If its owner died while it waited, it never starts.
     _, process = run_and_process(listed["Labels"].get(OWNER_LABEL, ""))
     return (place is None or _place(listed) < place) and not process_has_ended(process)
 

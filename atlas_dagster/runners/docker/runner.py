@@ -1,9 +1,9 @@
 """Connectors in containers, through the Docker Engine API.
 
-Create, copy the files in, attach, start: in this order nothing printed is missed. Nothing is bind
-mounted, so the engine may be remote or Atlas itself in a container. The log driver is ``none``: the
-attached stream is the only reader, and the default driver would write every record to disk a second
-time, at a quarter of the speed.
+Atlas creates the container, copies the files in, attaches, and starts it: in this order it misses
+no output. It mounts nothing, so the engine may be remote, and Atlas itself may run in a container.
+The log driver is ``none``: only the attached stream is read, and the default driver would write
+every record to disk a second time, at a quarter of the speed.
 """
 
 import contextlib
@@ -42,21 +42,21 @@ from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL, wait_for_tur
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 
-#: Airbyte's images carry this one: their version.
 #: Exit codes of a shell or an init that cannot run a program.
 _NOT_EXECUTED = (126, 127)
+#: On Airbyte's images: their version.
 _VERSION_LABEL = "io.airbyte.version"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
-#: Silent seconds, about, after which the engine is asked whether it is still there.
+#: Seconds of silence, about, after which Atlas asks the engine for the container.
 _ASK_AFTER = 60
-#: What the engine answers to requests that it may grant later: gone, in conflict, too many.
+#: Status codes of requests that may succeed later: gone, in conflict, too many.
 _PASSING = (404, 409, 429)
-#: How much later than its output a container may end: its last process closes both, then dies.
+#: Time between the end of a container's output and its own end, at most.
 _ENDING = timedelta(seconds=1)
 _FIRST_WORDS = 500
-#: Exit code of a JVM told to end when its heap is full, as ours are.
+#: Exit code of a JVM that ends because its heap is full (``JAVA_OPTS``).
 _JVM_OUT_OF_MEMORY = 3
 
 
@@ -73,9 +73,13 @@ class DockerRunner(Runner):
         executor: ExecutorConfig | None = None,
         explain: Explain = lambda _: None,
     ) -> None:
-        """``client``: :meth:`close` closes it.
+        """Start nothing yet.
 
-        ``explain`` is told how a pull gets on, and that a start has to wait.
+        Args:
+            image: its reference.
+            client: of the engine. :meth:`close` closes it.
+            executor: the limits.
+            explain: gets the progress of a pull, and that a start has to wait.
         """
         self.reference = image
         self.executor = executor or ExecutorConfig()
@@ -84,11 +88,11 @@ class DockerRunner(Runner):
         self._image: Mapping[str, Any] | None = None
 
     def ensure_image(self) -> Mapping[str, Any]:
-        """The engine's description of the image, had once as ``executor.pull`` says.
+        """Return the engine's description of the image, after a pull if ``executor.pull`` says so.
 
         Raises:
-            ConfigError: it cannot be had until someone changes something.
-            RunnerUnavailableError: it cannot be had now.
+            ConfigError: the image is not available; a retry cannot help.
+            RunnerUnavailableError: the image is not available now.
         """
         if self._image is None:
             pull = self.executor.pull
@@ -96,11 +100,11 @@ class DockerRunner(Runner):
         return self._image
 
     def pull(self) -> None:
-        """Fetch the image, even if one is there.
+        """Pull the image, even if the engine has one.
 
         Raises:
-            ConfigError: it cannot be pulled until someone changes something.
-            RunnerUnavailableError: it cannot be pulled now.
+            ConfigError: the pull failed; a retry cannot help.
+            RunnerUnavailableError: the pull failed; a retry may help.
         """
         self._image = pulled_image(self._client, self.reference, self._explain)
 
@@ -116,7 +120,7 @@ class DockerRunner(Runner):
         return engine_location(self._client)
 
     def described(self) -> str:
-        """The image reference, and the version behind it where its tag is not one."""
+        """Return the image reference; for the tag ``latest``, with the version behind it."""
         labels = self.ensure_image()["Config"].get("Labels") or {}
         version = labels.get(_VERSION_LABEL)
         is_latest = self.reference.endswith(":latest")
@@ -126,7 +130,7 @@ class DockerRunner(Runner):
         image = self.ensure_image()
         repository, _ = parse_repository_tag(self.reference.partition("@")[0])
         digests = dict(d.split("@") for d in image.get("RepoDigests") or [])
-        # Of the repository it was asked from; the engine may know the image by others too.
+        # The digest of this repository; the engine may know the image by others, too.
         digest = digests.get(repository.removeprefix("docker.io/"))
         return f"{self.described()}@{digest or next(iter(digests.values()), image['Id'])}"
 
@@ -165,20 +169,20 @@ class DockerRunner(Runner):
             log_config=LogConfig(type="none"),
             mem_limit=executor.memory_bytes,
             memswap_limit=executor.memory_bytes,
-            # Docker refuses more CPUs than there are.
+            # Docker refuses more CPUs than the machine has.
             nano_cpus=int(min(executor.cpu_limit, self._info["NCPU"]) * 1e9),
             pids_limit=executor.pids_limit,
             cap_drop=["ALL"],
             cap_add=list(executor.cap_add),
             security_opt=["no-new-privileges"],
             network_mode=executor.network,
-            # A container whose network this one shares has its own hosts, and Docker refuses more.
+            # Docker refuses extra hosts in a network that is shared with another container.
             extra_hosts=None
             if executor.network.startswith("container:")
             else {"host.docker.internal": "host-gateway"},
         )
         created = api.create_container(
-            # Not the reference: its tag may mean another image by now.
+            # Not the reference: its tag may have moved to another image.
             image_id,
             command.arguments(f"/{_FOLDER}"),
             name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
@@ -201,12 +205,12 @@ class DockerRunner(Runner):
 
     @cached_property
     def _info(self) -> Mapping[str, Any]:
-        """What the engine says of its machine."""
+        """The engine's description of its machine."""
         info: Mapping[str, Any] = self._client.info()
         return info
 
     def _refusal(self, error: BaseException) -> AtlasError:
-        """The error for what the engine said when it could not start a container."""
+        """Return the error for the engine's message about a container that did not start."""
         said, network = error_reason(error), self.executor.network
         if f"network {network} not found" in said:
             return ConfigError(
@@ -231,7 +235,7 @@ class DockerRunner(Runner):
         return RunnerUnavailableError(f"Docker could not start {self.reference} ({said}).")
 
     def _owner(self, container: str, image_user: str) -> tuple[int, int]:
-        """uid and gid of the image's user, so that it may read and rewrite its files."""
+        """Return uid and gid of the image's user, who must read and rewrite the files."""
         user, _, group = image_user.partition(":")
         if user.isdigit():
             return int(user), int(group) if group.isdigit() else int(user)
@@ -244,8 +248,8 @@ class DockerRunner(Runner):
                 case [name, _, uid, gid, *_] if name == user:
                     return int(uid), int(gid)
         raise ConfigError(
-            f"The image {self.reference} runs as user '{user}', which its /etc/passwd does not "
-            "have; rebuild the image with a numeric USER."
+            f"The image {self.reference} runs as user '{user}', which is not in its /etc/passwd; "
+            "rebuild the image with a numeric USER."
         )
 
 
@@ -264,12 +268,12 @@ class _DockerProcess(ConnectorProcess):
         self._stream = stream
         self._reference = reference
         self._image = image
-        # docker-py hands out a SocketIO, which cannot time out, or over TLS a socket; sockets can.
+        # docker-py returns a SocketIO, which has no timeouts, or a socket if the engine uses TLS.
         self._socket: socket.socket = getattr(stream, "_sock", stream)
-        #: What stderr began with, as long as stdout is silent.
+        #: The first bytes of stderr, while stdout is silent.
         self._first_words = b""
         self._spoke = False
-        #: By the engine's clock, as is the time it says a container ended.
+        #: By the engine's clock, as the time when a container ended.
         self._output_ended: datetime | None = None
         self._closed = False
 
@@ -306,7 +310,7 @@ class _DockerProcess(ConnectorProcess):
                 yield channel, piece
 
     def _until_it_ends(self) -> Iterator[Output]:
-        """The output may end before the container: a proxy or a tunnel closed the connection."""
+        """Wait for the container's end; a proxy or a tunnel may have closed the connection."""
         try:
             self._output_ended = datetime.fromisoformat(self._api.info()["SystemTime"])
         except API_ERRORS as error:
@@ -317,7 +321,7 @@ class _DockerProcess(ConnectorProcess):
             except requests.ReadTimeout:
                 yield "idle", b""
             except requests.ConnectionError as error:
-                # So it times out once the headers are there, urllib3's own error inside.
+                # After the headers, a timeout is a ConnectionError around urllib3's own error.
                 if "timed out" not in str(error):
                     return
                 yield "idle", b""
@@ -332,8 +336,8 @@ class _DockerProcess(ConnectorProcess):
             state = self._api.inspect_container(self._container)["State"]
         except docker.errors.NotFound as error:
             raise RunnerUnavailableError(
-                f"The container of {self._reference} was removed by someone else while it ran",
-                "find out who did, then sync again",
+                f"Another program removed the container of {self._reference} while it ran",
+                "find out which one, then sync again",
             ) from error
         except API_ERRORS as error:
             raise self._gone(error) from error
@@ -355,16 +359,16 @@ class _DockerProcess(ConnectorProcess):
             with contextlib.suppress(*API_ERRORS):
                 if self._api.inspect_container(self._container)["State"]["Running"]:
                     self._api.stop(self._container, timeout=int(STOP_GRACE_SECONDS))
-        finally:  # whoever interrupts us does not wait for the grace
+        finally:  # also after an interrupt, which skips the grace
             _remove(self._api, self._container)
             self._closed = True
 
     def _ask(self) -> None:
-        """Notice an engine that was lost: its connection may never say so."""
+        """Ask the engine for the container: a lost connection may stay open without error."""
         try:
             self._api.inspect_container(self._container)
         except docker.errors.NotFound:
-            pass  # the output ends, and wait() says why
+            pass  # the output ends, and wait() explains it
         except API_ERRORS as error:
             raise self._gone(error) from error
 
@@ -372,15 +376,15 @@ class _DockerProcess(ConnectorProcess):
         return RunnerUnavailableError(
             f"The connection to the Docker engine broke while {self._reference} ran "
             f"({error_reason(error)})",
-            "see that it is up, then sync again",
+            "check that the engine is running, then sync again",
         )
 
     def _raise_if_foreign(self, code: int) -> None:
-        """Raise ConfigError where the machine cannot run the image's program at all.
+        """Raise ConfigError if the image is built for another architecture than the engine's.
 
-        Docker's init then says so on stderr, in the words of the C library; where the image has
-        no shell to try next, it says only that there is no such file. A shell may say it in words
-        of its own, or not at all; the code says that a program could not be executed.
+        Docker's init then prints an error of the C library to stderr. Without a shell in the image
+        that is only "no such file". A shell prints its own error, or none; then the exit code
+        shows that the program could not be executed.
         """
         words = self._first_words.lower()
         if b"exec " not in words and code not in _NOT_EXECUTED:
@@ -403,11 +407,11 @@ class _DockerProcess(ConnectorProcess):
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Have the system notice within two minutes that the other side is lost."""
+    """Let the system notice within two minutes that the other side is gone."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # macOS calls the first one otherwise.
+    # macOS has another name for the first one.
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -420,7 +424,7 @@ def _hang_up(stream: Any) -> None:
 
 
 def _remove(api: docker.APIClient, container: str) -> None:
-    # An engine that went away cannot be asked; the reaper removes the container later.
+    # If the engine is gone, cleanup removes the container later.
     with contextlib.suppress(*API_ERRORS):
         api.remove_container(container, force=True, v=True)
 

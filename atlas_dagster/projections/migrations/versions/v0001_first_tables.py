@@ -1,7 +1,7 @@
 """The first tables.
 
-Only a database of before this revision gets here: a new one is given today's tables and the newest
-revision at once, by ``env.py``. Later revisions change what the one before left.
+In a new database, ``env.py`` creates the newest tables at once and skips all revisions. Later
+revisions change the tables of the revision before.
 """
 
 revision = "0001"
@@ -9,4 +9,4 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """There was no database before this revision."""
+    """Nothing to do: no database is older than this revision."""
