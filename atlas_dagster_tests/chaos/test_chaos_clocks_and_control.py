@@ -45,7 +45,7 @@ def test_a_new_config_survives_the_crash(chaos: Chaos) -> None:
     """The old token may be void already; losing the new one would lock the user out."""
     assert "exit code 1" in str(chaos.sync("new-config-then-crash").failure)
     assert (chaos.lake.ids("a"), chaos.position()) == ([1], 1)
-    assert "The connector renewed token of its config" in chaos.heard("INFO")[0]
+    assert "The connector renewed token in its config" in chaos.heard("INFO")[0]
     assert chaos.sync("new-config-then-crash").failure is None
     assert chaos.lake.ids("a") == [1, 2, 3]
 

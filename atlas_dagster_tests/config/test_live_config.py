@@ -88,7 +88,8 @@ def test_the_next_call_is_given_what_the_connector_renewed(tmp_path: Path) -> No
     later.connector.check()
     assert later.given(0) == RENEWED
     [said] = first.said
-    assert said.startswith("The connector renewed credentials.refresh_token of its config; stored")
+    assert "credentials.refresh_token" in said
+    assert str(tmp_path) in said
 
 
 def test_it_is_stored_before_anything_else_is_read(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_one_connection_is_used_by_one_process_at_a_time(tmp_path: Path) -> None
             assert said == []
         with FileConfigStore(tmp_path).lock("shop", explain):
             assert other.exitcode in (None, 0)
-        assert said == ["Another run or command is using connection 'shop'; waiting for its end."]
+        assert [("'shop'" in each, "waiting" in each) for each in said] == [(True, True)]
     finally:
         release.set()
         other.join(30)

@@ -260,15 +260,13 @@ def test_a_newer_atlas_has_changed_them(url: sa.URL) -> None:
     made.dispose()
     (warning,) = _say_twice(url)
     assert "newer Atlas" in warning
-    assert "Nothing depends on it" in warning
+    assert "sync continues" in warning
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (warning,) = _say_twice(sa.URL.create("sqlite", database=str(tmp_path / "file" / "x.db")))
-    assert warning.startswith(
-        f"The bookkeeping in sqlite:///{tmp_path}/file/x.db cannot be written"
-    )
+    assert f"sqlite:///{tmp_path}/file/x.db cannot be written" in warning
 
 
 def test_a_file_that_is_none_of_ours(tmp_path: Path) -> None:

@@ -61,10 +61,10 @@ def test_a_declared_key_counts_and_a_declared_cursor_only_where_the_source_has_n
         stream(**DEFINED), cursor_field=("other",), primary_key=(("id",), ("region",))
     )
     assert (found.cursor_field, found.primary_key) == (("at",), (("id",), ("region",)))
-    assert found.differences == (
-        "The source's own primary key is `id`; the declared one counts.",
-        "The declared cursor_field `other` has no effect: the source reads by its own, `at`.",
-    )
+    key, cursor = found.differences
+    assert "primary key is `id`" in key
+    assert "cursor_field `other` has no effect" in cursor
+    assert "`at`" in cursor
     assert configure(stream(**DEFINED)).primary_key == (("id",),)
     same = configure(stream(**DEFINED), cursor_field=("at",), primary_key=(("id",),))
     assert same.differences == ()
@@ -142,5 +142,5 @@ def test_a_schema_that_is_no_object(schema: str) -> None:
 
 @pytest.mark.parametrize("raw", [b"5", b"{}", b'{"name":null}'])
 def test_what_is_no_stream(raw: bytes) -> None:
-    with pytest.raises(ProtocolError, match="stream Atlas cannot read"):
+    with pytest.raises(ProtocolError, match="catalog contains a stream"):
         Stream.from_raw(raw)

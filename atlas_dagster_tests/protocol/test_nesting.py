@@ -43,7 +43,7 @@ def test_fields_and_how_deeply_they_nest(
     ],
 )
 def test_what_is_no_object(text: str) -> None:
-    with pytest.raises(ValueError, match="no object in good order"):
+    with pytest.raises(ValueError, match="not a valid object"):
         shallow_fields(text.encode())
 
 

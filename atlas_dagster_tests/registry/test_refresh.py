@@ -219,9 +219,10 @@ def _refusal() -> AtlasError:
 
 
 def test_there_is_no_registry_at_the_address(registry: LiveRegistry) -> None:
-    assert str(_refusal()) == (
-        f"There is no registry at {registry.url}{LIST}; mend ATLAS_REGISTRY_URL, or unset it."
-    )
+    error = _refusal()
+    assert isinstance(error, ConfigError)
+    assert f"no registry at {registry.url}{LIST};" in str(error)
+    assert "ATLAS_REGISTRY_URL" in str(error)
 
 
 def test_a_cache_that_cannot_be_written(registry: LiveRegistry, cache: Path) -> None:
@@ -238,7 +239,7 @@ def test_a_damaged_cache_is_passed_over_and_said(
     refreshed_path().write_bytes(refreshed_path().read_bytes()[:-100])
     clear_cache()
     assert get_connector_info("source-faker") == FAKER
-    assert "`atlas connectors refresh` makes it anew" in caplog.text
+    assert "`atlas connectors refresh`" in caplog.text
     refresh_registry()
     assert get_connector_info("source-faker").tag == "8.0.0"
 

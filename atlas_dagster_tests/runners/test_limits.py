@@ -25,7 +25,7 @@ def test_memory_is_written_as_for_docker(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "2 giraffes", "-1g", "5m", "0", "2", "g", "1e9"])
 def test_what_is_no_memory_is_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="is no amount of memory"):
+    with pytest.raises(ValidationError, match="not a valid amount of memory"):
         ExecutorConfig(memory_limit=text)
 
 

@@ -63,7 +63,7 @@ def test_spec_is_what_the_manifest_says() -> None:
 @pytest.mark.parametrize(
     ("written", "version", "why"),
     [
-        ("", CDK_VERSION, "the newest CDK, as the manifest names none"),
+        ("", CDK_VERSION, "the newest CDK, because the manifest names none"),
         ("0.29.0", "6.23.0", "the nearest CDK to the one it is written for (0.29.0)"),
         ("6.48.10", "6.48.10", "the CDK it is written for"),
         ("99.1.0", "99.1.0", "the CDK it is written for"),
@@ -186,25 +186,24 @@ def test_an_old_manifest_leaves_its_type_out() -> None:
     ("content", "sentence"),
     [
         ("a: [b\nc: d\n", "manifest.yaml, line 2: this is not valid YAML (did not find"),
-        ("[]", "manifest.yaml is no manifest: it has no `type: DeclarativeSource`."),
-        ("", "manifest.yaml is no manifest: it has no `type: DeclarativeSource`."),
-        ("spec: {}", "manifest.yaml is no manifest: it has no `type: DeclarativeSource`."),
+        ("[]", "manifest.yaml is not a manifest: it has no `type: DeclarativeSource`."),
+        ("", "manifest.yaml is not a manifest: it has no `type: DeclarativeSource`."),
+        ("spec: {}", "manifest.yaml is not a manifest: it has no `type: DeclarativeSource`."),
         (
             "{type: Other, streams: []}",
-            "manifest.yaml is no manifest: it has no `type: DeclarativeSource`.",
+            "manifest.yaml is not a manifest: it has no `type: DeclarativeSource`.",
         ),
         (
             "type: DeclarativeSource",
-            "manifest.yaml does not say what config it takes; add spec with "
-            "connection_specification.",
+            "manifest.yaml does not describe its config; add spec",
         ),
         (
             "{type: DeclarativeSource, spec: {$ref: '#/definitions/spec'}}",
-            "manifest.yaml: its spec refers to what the manifest does not have.",
+            "manifest.yaml: its spec refers to",
         ),
         (
             "{type: DeclarativeSource, spec: {$ref: '#/spec'}}",
-            "manifest.yaml: its spec refers to what the manifest does not have.",
+            "manifest.yaml: its spec refers to",
         ),
     ],
 )

@@ -92,7 +92,7 @@ def test_a_sync_does_without_them_and_says_so_once(shop: Shop) -> None:
     assert ran.success
     assert shop.ids() == [1, 2, 3]
     (warning,) = ran.warnings
-    assert warning.startswith(f"The bookkeeping in sqlite:///{place} cannot be written")
+    assert f"sqlite:///{place} cannot be written" in warning
     shutil.rmtree(place)
     assert shop.run().warnings == []
     assert shop.instance.get_latest_materialization_event(KEY) is not None

@@ -90,7 +90,7 @@ def test_nobody_listens_at_the_socket(monkeypatch: pytest.MonkeyPatch, short: Pa
         dead.bind(str(short / "down.sock"))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{short}/down.sock")
     assert refusal(RunnerUnavailableError).startswith(
-        f"The Docker engine is down: unix://{short}/down.sock is there but nobody answers; start"
+        f"The Docker engine is down: unix://{short}/down.sock exists but does not answer; start"
     )
 
 

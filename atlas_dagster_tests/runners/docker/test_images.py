@@ -111,11 +111,8 @@ def test_a_private_registry(
         runner = DockerRunner(image, client=client, executor=always, explain=told.append)
         runner.ensure_image()
         runner.ensure_image()
-        assert told == [
-            f"Pulling {image}.",
-            f"The image {image} cannot be pulled: its registry cannot be reached; "
-            "the one that is on the Docker engine is used.",
-        ]
+        assert told[:-1] == [f"Pulling {image}."]
+        assert f"{image} cannot be pulled: its registry cannot be reached; using" in told[-1]
     finally:
         images.pull_watcher.reset(watched)
         docker_client.images.remove(image)
@@ -239,4 +236,4 @@ def test_words_of_other_engines(words: str, kind: type[AtlasError], said: str) -
 
 
 def test_what_is_no_name(docker_client: docker.DockerClient) -> None:
-    assert "no image reference" in refusal(ConfigError, docker_client, "Team/Source:1")
+    assert "not a valid image reference" in refusal(ConfigError, docker_client, "Team/Source:1")
