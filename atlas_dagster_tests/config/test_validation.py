@@ -214,8 +214,8 @@ def test_a_field_like_no_other_is_passed_on() -> None:
     )
     assert (found["xyzzy"], found["login"]["x"]) == (1, 2)
     assert said == [
-        "shop: the connector's SPEC has no config field 'xyzzy'; it is passed on as it is.",
-        "shop: the connector's SPEC has no config field 'login.x'; it is passed on as it is.",
+        "shop: the connector's SPEC has no config field 'xyzzy'; it is passed on unchanged.",
+        "shop: the connector's SPEC has no config field 'login.x'; it is passed on unchanged.",
     ]
 
 
@@ -234,7 +234,7 @@ def test_an_old_name_that_the_connector_migrates(old: str, new: str) -> None:
     assert found == {old: "a/b"}
     assert said == [
         f"shop: the connector's SPEC has no config field '{old}' (did you mean '{new}'?); "
-        "it is passed on as it is."
+        "it is passed on unchanged."
     ]
 
 
