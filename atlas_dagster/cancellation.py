@@ -1,7 +1,7 @@
-"""Being told to stop while a connector is waited for, by whoever runs that in a thread.
+"""A stop signal for the thread that waits for a connector.
 
-Only the thread that waits can stop its connector properly. So whoever wants it stopped sets the
-signal of that thread's context, and wherever there is something to wait for, the thread looks.
+Only that thread can stop its connector properly. So another thread sets the signal of the waiting
+thread's context, and the waiting thread checks it at every place where it waits.
 """
 
 import threading
@@ -10,19 +10,19 @@ from contextvars import ContextVar
 
 from atlas_dagster.errors import StoppedError
 
-#: Set by whoever wants the work in this context to stop; without one, nobody can.
+#: Another thread sets this event to stop the work of this context. Without one, it cannot.
 stop_signal: ContextVar[threading.Event | None] = ContextVar("stop_signal", default=None)
 
 
 def raise_if_stopped() -> None:
-    """Raises StoppedError once this context's signal is set."""
+    """Raise StoppedError if this context's signal is set."""
     signal = stop_signal.get()
     if signal is not None and signal.is_set():
-        raise StoppedError("Stopped, as whoever had asked for it wants it no longer.")
+        raise StoppedError("Stopped: the caller has cancelled or closed it.")
 
 
 def pause(seconds: float) -> None:
-    """Sleep, but not beyond the moment the signal is set. Raises StoppedError then."""
+    """Sleep until the time is over or the signal is set. Raises StoppedError in the second case."""
     signal = stop_signal.get()
     if signal is None:
         time.sleep(seconds)

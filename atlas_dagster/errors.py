@@ -1,30 +1,30 @@
-"""Every error Atlas raises on purpose.
+"""The errors that Atlas raises on purpose.
 
 ::
 
     AtlasError
-    ├── ConfigError            the user's declaration or environment; retrying cannot help
+    ├── ConfigError            the user's declaration or environment; a retry cannot help
     │   ├── UnknownConnectorError
     │   ├── UnknownStreamError
     │   ├── MissingVariableError
     │   ├── InvalidConfigError a config does not fit the connector's SPEC
-    │   ├── CheckFailedError   the connector's CHECK said FAILED
+    │   ├── CheckFailedError   the connector's CHECK answered FAILED
     │   └── BreakingChangeError
-    ├── TransientError         may pass by itself; a retry is reasonable
-    │   └── RunnerUnavailableError   no Docker engine, image or package to be had now
-    ├── ConnectorFailedError   the connector crashed or reported an error; the family it says
+    ├── TransientError         a retry may help
+    │   └── RunnerUnavailableError   an engine, image or package is not available now
+    ├── ConnectorFailedError   the connector crashed or reported an error; of the family it reports
     │   ├── ConnectorTimeoutError    it exceeded one of its time limits and was stopped
     │   └── ReadFailedError          one or more streams did not complete
-    ├── MaintenanceFailedError   the maintenance of some tables failed; the family of the first
-    ├── StoppedError           whoever asked for it wants it no longer
-    └── BrokenError            something is broken: the connector's output, a table
-        ├── ProtocolError            output that cannot be understood
-        └── DestinationError         a table is not what its state says
+    ├── MaintenanceFailedError   the maintenance of some tables failed; of the family of the first
+    ├── StoppedError           the caller cancelled it or closed it
+    └── BrokenError            the connector's output or a table is broken
+        ├── ProtocolError            the output cannot be understood
+        └── DestinationError         a table does not match its state
 
 The families ConfigError, TransientError and BrokenError are Airbyte's own failure types
-(``config_error``, ``transient_error``, ``system_error``), so a connector's verdict maps onto ours
-one to one. A message is one sentence that names the thing and the fix. Messages never hold secret
-values.
+(``config_error``, ``transient_error``, ``system_error``), so each of a
+connector's failures has one family. A message is one sentence that names the thing and the fix. It
+never contains secret values.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ FailureType = Literal["config_error", "transient_error", "system_error"]
 
 
 class AtlasError(Exception):
-    """Base of all errors Atlas raises on purpose. ``str(error)`` is fit to show to a user."""
+    """Base of all errors that Atlas raises on purpose. ``str(error)`` is a message for users."""
 
     failure_type: FailureType = "system_error"
-    #: The part of ``docs/troubleshooting.md`` that says more, where a sentence is not enough.
+    #: A heading of ``docs/troubleshooting.md`` with more explanation.
     topic: str | None = None
 
 
@@ -48,15 +48,15 @@ class ConfigError(AtlasError):
 
 
 class UnknownConnectorError(ConfigError):
-    """No such connector in the registry."""
+    """The registry does not have the connector."""
 
 
 class UnknownStreamError(ConfigError):
-    """A declared stream is not in the connector's catalog."""
+    """The connector's catalog does not have a declared stream."""
 
 
 class MissingVariableError(ConfigError):
-    """``{{ env.X }}`` names a variable that is not set where the step runs."""
+    """A variable in ``{{ env.X }}`` is not set where the step runs."""
 
     topic = "a-variable-is-not-set"
 
@@ -64,8 +64,8 @@ class MissingVariableError(ConfigError):
 class InvalidConfigError(ConfigError):
     """A config does not fit the connector's SPEC.
 
-    ``field`` says where, dots between its keys; ``faults`` are all of them, each with its field and
-    a sentence.
+    ``field`` is the keys of the first fault, joined by dots. ``faults`` lists all faults as
+    (field, sentence).
     """
 
     def __init__(
@@ -79,9 +79,9 @@ class InvalidConfigError(ConfigError):
 class CheckFailedError(ConfigError):
     """The connector's CHECK answered FAILED.
 
-    ``reason`` is the cause in the connector's own words, and ``detail`` all that it answered where
-    that is more, such as a stack trace. ``failure_type`` is ``transient_error`` where a network
-    or a server did not answer.
+    ``reason`` is the cause in the connector's own words. ``detail`` is its full answer if that is
+    longer, such as a stack trace. ``failure_type`` is ``transient_error`` if a network or a server
+    did not answer.
     """
 
     topic = "check-failed"
@@ -101,9 +101,9 @@ class CheckFailedError(ConfigError):
 
 
 class BreakingChangeError(ConfigError):
-    """The source changed in a way that only a refresh can follow.
+    """The source changed in a way that requires a refresh.
 
-    ``stream``: the one whose fields or key did, by its name.
+    ``stream``: the name of the changed stream.
     """
 
     topic = "breaking-change"
@@ -114,15 +114,15 @@ class BreakingChangeError(ConfigError):
 
 
 class TransientError(AtlasError):
-    """Likely to pass by itself; a retry is reasonable."""
+    """A failure that may pass by itself; a retry may help."""
 
     failure_type = "transient_error"
 
 
 class RunnerUnavailableError(TransientError):
-    """There is no engine, image or package to run the connector with at the moment.
+    """The engine, image or package of the connector is not available now.
 
-    ``reason`` is the message without the advice, for where Atlas itself finds another way.
+    ``reason`` is the message without the advice, for use when Atlas finds another way.
     """
 
     topic = "no-engine-image-or-package"
@@ -133,13 +133,13 @@ class RunnerUnavailableError(TransientError):
 
 
 class BrokenError(AtlasError):
-    """Something is broken that neither the declaration nor waiting can mend."""
+    """Something is broken. Neither another declaration nor a retry can help."""
 
     failure_type = "system_error"
 
 
 class ConnectorFailedError(AtlasError):
-    """The connector crashed or reported an error; carries its own message and failure type."""
+    """The connector crashed or reported an error, with its own message and failure type."""
 
     topic = "the-connector-failed"
 
@@ -160,11 +160,11 @@ class ConnectorTimeoutError(ConnectorFailedError):
 
 
 class StoppedError(AtlasError):
-    """Whoever had asked for it wants it no longer: a caller that left, an adapter that closed."""
+    """The work was stopped, because the caller cancelled it or closed the adapter."""
 
 
 class MaintenanceFailedError(AtlasError):
-    """The maintenance of some tables failed; that of the others is done."""
+    """The maintenance of some tables failed. The other tables are done."""
 
     def __init__(self, failed: Sequence[AtlasError], tables: int) -> None:
         why = " ".join(map(str, failed))
@@ -179,10 +179,10 @@ class ProtocolError(BrokenError):
 
 
 class ReadFailedError(ConnectorFailedError):
-    """A READ ended with at least one stream not complete. Rows of finished streams are kept."""
+    """A READ ended with an incomplete stream. Rows of complete streams stay."""
 
 
 class DestinationError(BrokenError):
-    """A table or its bookkeeping is not what the stored state says it is."""
+    """A table or its commit records do not match the stored state."""
 
     topic = "a-table-is-not-what-its-state-says"

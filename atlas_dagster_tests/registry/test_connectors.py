@@ -112,7 +112,9 @@ def test_a_category_for_people() -> None:
 
 
 def test_an_unknown_category_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r'no category "sales"; choose one of analytics, .*support'):
+    with pytest.raises(
+        ConfigError, match=r'no category "sales"; choose one of analytics, .*support'
+    ):
         list_connectors("sales")
 
 
