@@ -132,14 +132,14 @@ def test_sql_tables(tmp_path: Path) -> None:
     url = sa.URL.create("sqlite", database=str(path))
     warnings: list[str] = []
     stats = [SyncStats(USERS, "succeeded")]
-    ProjectionWriter(url, warnings.append).synced("c", stats, run_id=None, connector=None)
+    ProjectionWriter(url, warnings.append).write_stats("c", stats, run_id=None, connector=None)
     with closing(sqlite3.connect(path)) as database:
         rows = database.execute("SELECT connection FROM airbyte_sync_stats ORDER BY id")
         assert [row[0] for row in rows] == ["shop", "c"]
         database.execute("UPDATE alembic_version SET version_num = '9999'")
         database.commit()
     assert warnings == []
-    ProjectionWriter(url, warnings.append).synced("c", stats, run_id=None, connector=None)
+    ProjectionWriter(url, warnings.append).write_stats("c", stats, run_id=None, connector=None)
     assert ["newer Atlas" in warning for warning in warnings] == [True]
 
 

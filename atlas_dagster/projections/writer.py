@@ -45,7 +45,7 @@ class ProjectionWriter:
         self._engine: sa.Engine | None = None
         self._is_closed = False
 
-    def discovered(
+    def write_catalog(
         self,
         connection: str,
         catalog: Catalog,
@@ -77,7 +77,7 @@ class ProjectionWriter:
 
         self._write(write)
 
-    def committed(self, envelope: Envelope, mask: Callable[[str], str] = str) -> None:
+    def write_states(self, envelope: Envelope, mask: Callable[[str], str] = str) -> None:
         """Write the states of a commit's streams. ``mask`` hides secrets."""
         state = envelope.connection_state
         rows = []
@@ -96,7 +96,7 @@ class ProjectionWriter:
             rows.append(row)
         self._write(lambda database: _put(database, tables.state, rows))
 
-    def synced(
+    def write_stats(
         self,
         connection: str,
         stats: Sequence[SyncStats],
@@ -126,7 +126,7 @@ class ProjectionWriter:
         if rows:
             self._write(lambda database: _insert(database, tables.sync_stats, rows))
 
-    def listed(self, listing: Listing) -> None:
+    def write_registry(self, listing: Listing) -> None:
         """Write all connectors, unless this list is there already."""
         table = tables.connector_registry
         rows = [

@@ -212,14 +212,14 @@ def _compared(
 
 def write_down(books: "ProjectionWriter", connection: str, found: Discovered) -> None:
     """What was discovered, and the list of connectors in use."""
-    books.discovered(
+    books.write_catalog(
         connection,
         found.catalog,
         paths=found.table_paths,
         connector=found.connector,
         at=found.discovered_at,
     )
-    books.listed(listing())
+    books.write_registry(listing())
 
 
 def _spec(connection: Connection, caller: Caller, runner: Runner) -> Spec:

@@ -107,8 +107,8 @@ def test_what_was_discovered(books: ProjectionWriter, url: sa.URL) -> None:
     paths = {ORDERS: ("shop", "sales", "orders"), USERS: ("shop", "users")}
 
     for connection in ("shop", "other"):
-        books.discovered(connection, found, paths=paths, connector="x:1", at=NOW)
-    books.discovered("shop", found, paths=paths, connector="x:2", at=NOW)
+        books.write_catalog(connection, found, paths=paths, connector="x:1", at=NOW)
+    books.write_catalog("shop", found, paths=paths, connector="x:2", at=NOW)
 
     listed = rows(url, tables.catalogs)
     assert [row["connector"] for row in listed if row["connection"] == "other"] == ["x:1", "x:1"]
@@ -128,13 +128,15 @@ def test_what_was_discovered(books: ProjectionWriter, url: sa.URL) -> None:
 def test_a_stream_that_is_gone_is_gone_here_too(books: ProjectionWriter, url: sa.URL) -> None:
     for names in (["users", "orders"], ["users"], []):
         catalog = Catalog.from_json([{"name": name, "json_schema": {}} for name in names])
-        books.discovered("shop", catalog, paths={}, connector="x:1", at=NOW)
+        books.write_catalog("shop", catalog, paths={}, connector="x:1", at=NOW)
         assert sorted(row["stream_name"] for row in rows(url, tables.catalogs)) == sorted(names)
 
 
 def test_where_streams_continue(books: ProjectionWriter, url: sa.URL) -> None:
-    books.committed(envelope(5, [of_stream(USERS, {"at": 1}), of_stream(ORDERS, 7)], USERS, ORDERS))
-    books.committed(envelope(9, [of_stream(USERS, {"at": 2})], USERS))
+    books.write_states(
+        envelope(5, [of_stream(USERS, {"at": 1}), of_stream(ORDERS, 7)], USERS, ORDERS)
+    )
+    books.write_states(envelope(9, [of_stream(USERS, {"at": 2})], USERS))
     found = {row["stream_name"]: row for row in rows(url, tables.state)}
     assert found["users"]["state"] == {"at": 2}
     assert found["users"]["seq"] == 9
@@ -145,27 +147,27 @@ def test_where_streams_continue(books: ProjectionWriter, url: sa.URL) -> None:
 
 def test_a_state_of_all_streams_is_told_for_each(books: ProjectionWriter, url: sa.URL) -> None:
     state = {"type": "GLOBAL", "global": {"shared_state": {"lsn": 3}, "stream_states": []}}
-    books.committed(envelope(5, [state], USERS, ORDERS))
+    books.write_states(envelope(5, [state], USERS, ORDERS))
     assert [row["state"] for row in rows(url, tables.state)] == [{"lsn": 3}, {"lsn": 3}]
 
 
 def test_no_secret_gets_in(books: ProjectionWriter, url: sa.URL) -> None:
     state = [of_stream(USERS, {"next": "https://api/?key=hunter2", "odd": "\0"})]
-    books.committed(envelope(5, state, USERS), lambda text: text.replace("hunter2", "*****"))
+    books.write_states(envelope(5, state, USERS), lambda text: text.replace("hunter2", "*****"))
     assert rows(url, tables.state)[0]["state"] == {"next": "https://api/?key=*****", "odd": ""}
 
 
 def test_a_stream_without_a_state(books: ProjectionWriter, url: sa.URL) -> None:
-    books.committed(envelope(5, [], USERS))
+    books.write_states(envelope(5, [], USERS))
     assert rows(url, tables.state)[0]["state"] is None
 
 
 def test_how_syncs_ended(books: ProjectionWriter, url: sa.URL) -> None:
     good = SyncStats(USERS, "succeeded", records=3, bytes=2**40, seconds=1.5, checkpoints=2)
     bad = SyncStats(ORDERS, "failed", error="The key is wrong.")
-    books.synced("shop", [good, bad], run_id="run-1", connector="x:1")
-    books.synced("shop", [good], run_id=None, connector=None)
-    books.synced("shop", [], run_id=None, connector=None)
+    books.write_stats("shop", [good, bad], run_id="run-1", connector="x:1")
+    books.write_stats("shop", [good], run_id=None, connector=None)
+    books.write_stats("shop", [], run_id=None, connector=None)
     first, second, third = rows(url, tables.sync_stats)
     assert (first["status"], first["records"], first["bytes"]) == ("succeeded", 3, 2**40)
     assert (second["status"], second["error"]) == ("failed", "The key is wrong.")
@@ -175,14 +177,16 @@ def test_how_syncs_ended(books: ProjectionWriter, url: sa.URL) -> None:
 
 def test_all_connectors_are_listed_once(books: ProjectionWriter, url: sa.URL) -> None:
     shipped = shipped_listing()
-    books.listed(shipped)
-    books.listed(replace(shipped, connectors=()))  # of the same date, so it is the same list
+    books.write_registry(shipped)
+    books.write_registry(
+        replace(shipped, connectors=())
+    )  # of the same date, so it is the same list
     found = {row["name"]: row for row in rows(url, tables.connector_registry)}
     assert len(found) == len(shipped.connectors)
     assert found["source-faker"]["docker_image"] == "airbyte/source-faker:7.2.1"
     assert found["source-faker"]["pypi_package"] == "airbyte-source-faker"
     newer = replace(shipped, date="2999-01-01", connectors=shipped.connectors[:3])
-    books.listed(newer)
+    books.write_registry(newer)
     assert len(rows(url, tables.connector_registry)) == 3
 
 
@@ -199,7 +203,7 @@ def test_the_head_is_the_newest_migration() -> None:
 def test_the_migrations_make_the_tables_that_are_declared(
     books: ProjectionWriter, url: sa.URL
 ) -> None:
-    books.synced("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
+    books.write_stats("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
     made = engine(url)
     schema = "pipeline" if made.dialect.name == "postgresql" else None
     expected = sa.MetaData()
@@ -221,8 +225,8 @@ def _open(url: str, ready: Any, results: Any) -> None:
     warnings: list[str] = []
     books = ProjectionWriter(sa.make_url(url), warnings.append)
     ready.wait()
-    books.listed(shipped_listing())
-    books.synced("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
+    books.write_registry(shipped_listing())
+    books.write_stats("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
     results.put(warnings)
 
 
@@ -247,7 +251,7 @@ def _say_twice(url: sa.URL) -> list[str]:
     warnings: list[str] = []
     books = ProjectionWriter(url, warnings.append)
     for _ in range(2):
-        books.synced("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
+        books.write_stats("shop", [SyncStats(USERS, "succeeded")], run_id=None, connector=None)
     return warnings
 
 

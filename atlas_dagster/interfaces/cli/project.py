@@ -294,7 +294,7 @@ def project_registry() -> None:
     from atlas_dagster.orchestration.step.projections import books_of
 
     with dg.DagsterInstance.get() as instance:
-        books_of(instance, print_note).listed(listing())
+        books_of(instance, print_note).write_registry(listing())
 
 
 @contextmanager

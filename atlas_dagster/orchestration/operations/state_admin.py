@@ -74,7 +74,7 @@ class StateAdmin:
             for envelope in done:
                 for observation in observations(self._defined, envelope):
                     self._instance.report_runless_asset_event(observation)
-                books.committed(envelope)
+                books.write_states(envelope)
             return done
 
     def transfer_ownership(self) -> str:

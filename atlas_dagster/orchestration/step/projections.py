@@ -50,7 +50,7 @@ class SyncProjection:
         self._with_note: set[StreamDescriptor] = set()
 
     def committed(self, envelope: Envelope) -> None:
-        self._books.committed(envelope, str if self.connector is None else self.connector.mask)
+        self._books.write_states(envelope, str if self.connector is None else self.connector.mask)
 
     def ended(self, event: StreamFinished | StreamFailed) -> None:
         if isinstance(event, StreamFailed):
@@ -80,7 +80,7 @@ class SyncProjection:
     def _note(self, stats: list[SyncStats]) -> None:
         self._with_note.update(each.stream for each in stats)
         connector = None if self.connector is None else self.connector.runner.identity()
-        self._books.synced(self._connection, stats, run_id=self._run_id, connector=connector)
+        self._books.write_stats(self._connection, stats, run_id=self._run_id, connector=connector)
 
 
 #: Of a Postgres advisory lock; any number that nobody else takes in Dagster's database.
