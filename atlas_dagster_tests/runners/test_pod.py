@@ -134,7 +134,7 @@ def test_an_image_that_is_no_connector_says_so(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RunnerUnavailableError, match=r"my/source:1 cannot be called: .*space left"):
+    with pytest.raises(RunnerUnavailableError, match=r"my/source:1 cannot be called: .*free space"):
         FifoRunner(tmp_path / "away", "my/source:1").start(ConnectorCommand("spec"))
 
 

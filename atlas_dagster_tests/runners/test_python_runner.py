@@ -305,7 +305,7 @@ def test_a_cache_that_cannot_be_written(package: PackageMaker, caches: Path) -> 
     caches.parent.write_text("a file where a directory should be")
     error = refusal(runner)
     assert isinstance(error, ConfigError)
-    assert "cannot be written; set XDG_CACHE_HOME to a directory that can." in str(error)
+    assert "cannot be written; set XDG_CACHE_HOME" in str(error)
 
 
 @pytest.mark.parametrize(
