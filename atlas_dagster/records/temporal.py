@@ -73,7 +73,8 @@ _TIME = re.compile(
     re.VERBOSE | re.ASCII,
 )
 
-_NOTHING = pa.scalar(None, pa.string())
+# pa.scalar would import pandas, which takes half a second.
+_NOTHING = pa.nulls(1, pa.string())[0]
 _PROBED = 64
 
 Parsed = tuple[pa.Array, dict[int, IssueKind]]

@@ -68,7 +68,10 @@ def reap(as_json: bool) -> None:
 
 @click.command()
 @click.option(
-    "--days", type=click.IntRange(min=1), required=True, help="Delete runs that ended before."
+    "--days",
+    type=click.IntRange(min=1),
+    required=True,
+    help="Delete runs that ended more than N days ago.",
 )
 @json_option
 @report_errors

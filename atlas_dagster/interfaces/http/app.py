@@ -1,4 +1,4 @@
-"""The routes. Thin: what they answer comes from the rooms below."""
+"""The routes. Each parses, calls a package below, and answers."""
 
 import asyncio
 from collections import Counter
@@ -13,8 +13,8 @@ from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 
-from atlas_dagster.interfaces.http.connectors import Service
-from atlas_dagster.interfaces.http.limits import RequestGuard
+from atlas_dagster.interfaces.http.connectors import ConnectorPool
+from atlas_dagster.interfaces.http.limits import RequestGuard, Settings
 from atlas_dagster.interfaces.http.models import (
     CONNECTED,
     DOCKER_IS_READY,
@@ -32,13 +32,17 @@ from atlas_dagster.interfaces.http.models import (
     ReadRequest,
     SpecAnswer,
 )
-from atlas_dagster.interfaces.http.problems import Problem, answer_with_problems, documented
+from atlas_dagster.interfaces.http.problems import (
+    CONNECTOR_PROBLEMS,
+    REQUEST_PROBLEMS,
+    Problem,
+    answer_with_problems,
+    document_problems,
+)
 from atlas_dagster.interfaces.http.read import format_of, read_page
-from atlas_dagster.interfaces.http.settings import Settings
 from atlas_dagster.interfaces.http.streaming import ARROW, NDJSON
 from atlas_dagster.interfaces.python.docker_executor import get_docker_executor
 from atlas_dagster.interfaces.python.worker import end_all
-from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.reading.ad_hoc import reap_adhoc_once
 from atlas_dagster.registry import (
     ConnectorCategory,
@@ -49,13 +53,13 @@ from atlas_dagster.registry import (
 from atlas_dagster.runners.docker.engine import connection_problem
 
 BASE = "/atlas-intelligence/docker"
-#: What does not need the token: for whoever looks whether the server is up, and the docs.
+#: Paths without a token: for health checks and the docs.
 _OPEN = frozenset({f"{BASE}/health", "/docs", "/openapi.json", "/static-offline-docs"})
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The ASGI application."""
-    service = Service(settings)
+    """Return the ASGI application."""
+    pool = ConnectorPool(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -72,58 +76,55 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(RequestGuard, settings=settings, open_paths=_OPEN)
     answer_with_problems(app)
-    app.include_router(_health(service, settings), prefix=BASE)
-    # For the description: the guards have asked for it by then.
+    app.include_router(_health_route(pool, settings), prefix=BASE)
+    # Only for the description: RequestGuard has checked the token before.
     bearer = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
-    for router in (_registry(service), _connectors(service, settings)):
+    for router in (_registry_routes(pool), _connector_routes(pool, settings)):
         app.include_router(router, prefix=BASE, dependencies=bearer)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _health(service: Service, settings: Settings) -> APIRouter:
-    router = APIRouter(tags=["registry"], responses=documented("wrong_host"))
+def _health_route(pool: ConnectorPool, settings: Settings) -> APIRouter:
+    router = APIRouter(tags=["registry"], responses=document_problems("wrong_host"))
 
     @router.get("/health")
     def health() -> Health:
-        """Whether connectors can run."""
-        wrong = connection_problem(settings.executor.docker_host)
+        """Report whether connectors can run."""
+        absent = connection_problem(settings.executor.docker_host)
         return Health(
-            docker_available=wrong is None,
-            status="healthy" if wrong is None else "degraded",
-            message=wrong or DOCKER_IS_READY,
-            total_connectors=sum(map(service.allows, list_connectors())),
+            docker_available=absent is None,
+            status="healthy" if absent is None else "degraded",
+            message=absent or DOCKER_IS_READY,
+            total_connectors=sum(map(pool.allow, list_connectors())),
             execution_mode=settings.runner,
         )
 
     return router
 
 
-def _registry(service: Service) -> APIRouter:
-    """What is known without running anything."""
-    router = APIRouter(
-        tags=["registry"], responses=documented("unauthorized", "wrong_host", "cross_origin")
-    )
+def _registry_routes(pool: ConnectorPool) -> APIRouter:
+    router = APIRouter(tags=["registry"], responses=document_problems(*REQUEST_PROBLEMS))
 
-    @router.get("/connectors", responses=documented("invalid_request"))
+    @router.get("/connectors", responses=document_problems("invalid_request"))
     def connectors(
         category: Annotated[ConnectorCategory | None, Query()] = None,
         search: Annotated[str | None, Query(max_length=200)] = None,
     ) -> Connectors:
-        """Which connectors there are: of a category, or like a name, typos forgiven."""
+        """List the connectors, of a category or with a similar name."""
         found = list_connectors() if search is None else search_connectors(search)
         listed = [
             Connector.of(info)
             for info in found
-            if service.allows(info) and (category is None or category in info.categories)
+            if pool.allow(info) and (category is None or category in info.categories)
         ]
         note = found.note if isinstance(found, FoundConnectors) else None
         return Connectors(connectors=listed, total_connectors=len(listed), message=note)
 
     @router.get("/categories")
     def categories() -> Categories:
-        """Which categories there are, and how many connectors of each."""
-        allowed = [info for info in list_connectors() if service.allows(info)]
+        """List the categories, with the number of connectors in each."""
+        allowed = [info for info in list_connectors() if pool.allow(info)]
         counts = Counter(each for info in allowed for each in info.categories)
         return Categories(
             categories=[
@@ -137,33 +138,14 @@ def _registry(service: Service) -> APIRouter:
     return router
 
 
-def _connectors(service: Service, settings: Settings) -> APIRouter:
-    """What takes a connector."""
-    router = APIRouter(
-        tags=["connectors"],
-        responses=documented(
-            "unauthorized",
-            "wrong_host",
-            "cross_origin",
-            "unknown_connector",
-            "connector_not_allowed",
-            "body_too_large",
-            "invalid_config",
-            "invalid_request",
-            "busy",
-            "stopping",
-            "docker_unavailable",
-            "connector_unavailable",
-            "connector_failed",
-            "connector_timeout",
-        ),
-    )
+def _connector_routes(pool: ConnectorPool, settings: Settings) -> APIRouter:
+    router = APIRouter(tags=["connectors"], responses=document_problems(*CONNECTOR_PROBLEMS))
 
     @router.get("/connectors/{name:path}/spec")
     async def spec(request: Request, name: str) -> SpecAnswer:
-        """What config a connector takes, as JSON schema."""
-        source = service.source(name)
-        found = await service.run(request, source, source.spec)
+        """Return the JSON schema of a connector's config."""
+        source = pool.open(ConnectorRequest(connector_name=name))
+        found = await pool.run(request, source, source.spec)
         return SpecAnswer(
             connector_name=name,
             docker_image=source.image,
@@ -173,10 +155,10 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
 
     @router.post("/connectors/{name:path}/pull")
     async def pull(request: Request, name: str) -> PullAnswer:
-        """Have a connector's image on the Docker engine, the newest of its tag."""
-        source = service.source(name)
+        """Pull a connector's image, the newest of its tag."""
+        source = pool.open(ConnectorRequest(connector_name=name))
         executor = get_docker_executor(settings.executor).sync
-        digest = await service.run(request, source, lambda: executor.pull(name))
+        digest = await pool.run(request, source, lambda: executor.pull(name))
         return PullAnswer(
             status="succeeded",
             connector_name=name,
@@ -186,9 +168,9 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
 
     @router.post("/check")
     async def check(request: Request, asked: ConnectorRequest) -> CheckAnswer:
-        """Ask a connector whether it can reach its source."""
-        source = service.source(asked.connector_name, asked.config, validate=asked.validate_config)
-        status = await service.run(request, source, source.status)
+        """Check that a connector can reach its source."""
+        source = pool.open(asked)
+        status = await pool.run(request, source, source.status)
         succeeded = status.status == "SUCCEEDED"
         return CheckAnswer(
             status="succeeded" if succeeded else "failed",
@@ -200,13 +182,13 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
 
     @router.post("/discover")
     async def discover(request: Request, asked: ConnectorRequest) -> DiscoverAnswer:
-        """Ask a connector which streams its source offers."""
-        source = service.source(asked.connector_name, asked.config, validate=asked.validate_config)
-        catalog = await service.run(request, source, source.discover)
-        service.remember(asked.connector_name, asked.config, source)
+        """List the streams of a source."""
+        source = pool.open(asked)
+        catalog = await pool.run(request, source, source.discover)
+        pool.keep_catalog(asked, source)
         return DiscoverAnswer(
             connector_name=asked.connector_name,
-            streams=[_discovered(stream) for stream in catalog.streams],
+            streams=list(map(DiscoveredStream.of, catalog.streams)),
             total_streams=len(catalog.streams),
             warnings=source.warnings,
         )
@@ -215,47 +197,35 @@ def _connectors(service: Service, settings: Settings) -> APIRouter:
         "/read",
         response_model=ReadAnswer,
         responses={
-            **documented("unknown_stream", "unknown_connector"),
+            **document_problems("unknown_stream", "unknown_connector"),
             200: {"content": {NDJSON: {}, ARROW: {}}},
         },
     )
     async def read(
         request: Request, asked: ReadRequest, accept: Annotated[str, Header()] = ""
     ) -> Response:
-        """Read rows of one stream: a page of them, or all as a stream (NDJSON or Arrow).
+        """Read rows of one stream: one page of them, or all as a stream (NDJSON or Arrow).
 
-        In a stream, what is no row is said in lines with the one key `_atlas`, or in the metadata
-        `atlas` of Arrow's batches: the state so far, and last how the read ended.
+        A stream also reports the state so far and, last, how the read ended: NDJSON in lines with
+        the one key `_atlas`, Arrow in the metadata `atlas` of its batches.
         """
-        source = service.source(asked.connector_name, asked.config, validate=asked.validate_config)
+        source = pool.open(asked)
         form = format_of(asked, accept)
         try:
             if form != "json":
-                return await service.stream(request, source, asked, form)
-            page = await service.run(
+                return await pool.stream(request, source, asked, form)
+            page = await pool.run(
                 request, source, lambda: read_page(source, asked, settings.page_bytes)
             )
         finally:
-            service.remember(asked.connector_name, asked.config, source)
+            pool.keep_catalog(asked, source)
         return Response(page, media_type="application/json")
 
     return router
 
 
-def _discovered(stream: Stream) -> DiscoveredStream:
-    return DiscoveredStream(
-        name=stream.descriptor.name,
-        namespace=stream.descriptor.namespace,
-        supported_sync_modes=list(stream.supported_sync_modes),
-        source_defined_cursor=stream.source_defined_cursor,
-        default_cursor_field=list(stream.default_cursor_field),
-        primary_key=[list(path) for path in stream.source_defined_primary_key],
-        json_schema=stream.json_schema,
-    )
-
-
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """With what all problems look like, which no route answers by itself."""
+    """Return the description with the schema of problems, which no route returns itself."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes

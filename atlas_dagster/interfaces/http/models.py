@@ -1,26 +1,27 @@
-"""Requests and answers of the HTTP door."""
+"""Requests and answers in JSON."""
 
 import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.registry import ConnectorCategory, ConnectorInfo
 
-#: Rows of an answer that is held in memory as a whole.
+#: Rows of a JSON answer: by default, at most.
 PAGE_ROWS = 1_000
 MOST_PAGE_ROWS = 100_000
-#: Levels of objects and lists in a field; more would exhaust Python's stack further in.
+#: Levels of objects and lists in a field; Python's stack limits later code.
 _DEEPEST = 100
 Format = Literal["json", "ndjson", "arrow"]
-#: Texts that clients compare.
+#: Clients compare these texts.
 READ: Literal["success"] = "success"
 CONNECTED = "Connection successful"
 DOCKER_IS_READY = "Docker is ready for Airbyte connector execution"
 
 
 class Health(BaseModel):
-    """``status`` is ``healthy``, or ``degraded`` where no connector can run in Docker."""
+    """``status`` is ``degraded`` if no connector can run in Docker."""
 
     docker_available: bool
     status: Literal["healthy", "degraded"]
@@ -35,16 +36,17 @@ class Connector(BaseModel):
     name: str
     display_name: str
     category: ConnectorCategory
-    categories: list[ConnectorCategory] = Field(description="All it is in, its own first.")
+    categories: list[ConnectorCategory] = Field(description="All categories, the main one first.")
     docker_image: str
     version: str
-    kind: str = Field(description="What it reads: api, database or file.")
+    kind: str = Field(description="The kind of source: api, database or file.")
     language: str
     support_level: str
     documentation_url: str
 
     @classmethod
     def of(cls, info: ConnectorInfo) -> "Connector":
+        """Return the entry for ``info``."""
         return cls(
             name=info.name,
             display_name=info.title,
@@ -60,30 +62,30 @@ class Connector(BaseModel):
 
 
 class Connectors(BaseModel):
-    """The best first in a search, else by name."""
+    """Connectors by name; in a search, the best match first."""
 
     connectors: list[Connector]
     total_connectors: int
-    message: str | None = Field(
-        description="In a search: that no connector has this name, and what is nearest."
-    )
+    message: str | None = Field(description="In a search: a note if no connector has this name.")
 
 
 class Category(BaseModel):
+    """One category, with the number of its connectors."""
+
     id: ConnectorCategory
     name: str
     count: int
 
 
 class Categories(BaseModel):
-    """A connector may be in several; ``total_connectors`` counts it once."""
+    """All categories. ``total_connectors`` counts a connector with several categories once."""
 
     categories: list[Category]
     total_connectors: int
 
 
 class SpecAnswer(BaseModel):
-    """What config the connector takes: a JSON schema."""
+    """The JSON schema of the connector's config."""
 
     connector_name: str
     docker_image: str
@@ -92,7 +94,7 @@ class SpecAnswer(BaseModel):
 
 
 class PullAnswer(BaseModel):
-    """``message`` has the digest of the image."""
+    """A pulled image; ``message`` has its digest."""
 
     status: Literal["succeeded"]
     connector_name: str
@@ -101,7 +103,7 @@ class PullAnswer(BaseModel):
 
 
 class ConnectorRequest(BaseModel):
-    """A connector with its config, which is neither kept nor repeated."""
+    """A connector with its config, which the server neither stores nor returns."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -111,34 +113,36 @@ class ConnectorRequest(BaseModel):
     )
 
     connector_name: str = Field(
-        description="A name of the registry, with a version if need be: source-faker:7.2.1."
+        description="A name of the registry, optionally with a version: source-faker:7.2.1."
     )
-    config: dict[str, Any] = Field(default={}, description="What the connector's SPEC asks for.")
+    config: dict[str, Any] = Field(default={}, description="A config for the connector's SPEC.")
     validate_config: bool = Field(
         default=True,
         alias="validate",
-        description="Whether the config must fit the SPEC; else it goes on as it is sent.",
+        description="Check the config against the SPEC.",
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_json(cls, value: Any) -> Any:
-        """Refuse what Python's parser takes and other JSON parsers do not."""
+        """Refuse values that Python's JSON parser takes and others do not."""
         _require_json(value)
         return value
 
 
 class CheckAnswer(BaseModel):
-    """A connector that answers FAILED has answered: so has this request, with status 200."""
+    """The answer of CHECK. The status is 200 even if the check failed."""
 
     status: Literal["succeeded", "failed"]
     message: str
     connector_name: str
     success: bool
-    warnings: list[str] = Field(default=[], description="What is odd about the config.")
+    warnings: list[str] = Field(default=[], description="Warnings about the config.")
 
 
 class DiscoveredStream(BaseModel):
+    """One stream of the catalog."""
+
     name: str
     namespace: str | None
     supported_sync_modes: list[str]
@@ -147,16 +151,31 @@ class DiscoveredStream(BaseModel):
     primary_key: list[list[str]]
     json_schema: dict[str, Any]
 
+    @classmethod
+    def of(cls, stream: Stream) -> "DiscoveredStream":
+        """Return the entry for ``stream``."""
+        return cls(
+            name=stream.descriptor.name,
+            namespace=stream.descriptor.namespace,
+            supported_sync_modes=list(stream.supported_sync_modes),
+            source_defined_cursor=stream.source_defined_cursor,
+            default_cursor_field=list(stream.default_cursor_field),
+            primary_key=[list(path) for path in stream.source_defined_primary_key],
+            json_schema=stream.json_schema,
+        )
+
 
 class DiscoverAnswer(BaseModel):
+    """The catalog of a source."""
+
     connector_name: str
     streams: list[DiscoveredStream]
     total_streams: int
-    warnings: list[str] = Field(default=[], description="What is odd about the config.")
+    warnings: list[str] = Field(default=[], description="Warnings about the config.")
 
 
 class ReadRequest(ConnectorRequest):
-    """What to read of one stream, and from where."""
+    """A stream to read, and the state to continue from."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -174,46 +193,45 @@ class ReadRequest(ConnectorRequest):
     )
 
     stream_name: str = Field(
-        description="One of the streams; namespace.name where it is in several namespaces."
+        description="The stream; namespace.name if several namespaces have it."
     )
     incremental: bool = Field(
-        default=False, description="Only what is new since state, by the stream's cursor."
+        default=False, description="Read only what is new since state, by the stream's cursor."
     )
     cursor_field: str | None = Field(
-        default=None, description="The cursor, where the source leaves the choice."
+        default=None, description="The cursor, if the source does not define it."
     )
     state: dict[str, Any] | list[dict[str, Any]] | None = Field(
         default=None,
-        description="What an earlier answer returned. A bare object is taken for the state of "
-        "this stream.",
+        description="The state of an earlier answer. An object that is not a message is the "
+        "state of this stream.",
     )
     limit: int | None = Field(
         default=None,
         ge=1,
-        description=f"At most so many rows; in a JSON answer {PAGE_ROWS:,} unless given, and "
-        f"{MOST_PAGE_ROWS:,} at most.",
+        description=f"The maximum number of rows; in a JSON answer {PAGE_ROWS:,} by default and "
+        f"at most {MOST_PAGE_ROWS:,}.",
     )
     format: Format | None = Field(
-        default=None, description="Takes precedence over the header Accept; json by default."
+        default=None, description="Overrides the header Accept; json by default."
     )
     metadata_columns: bool = Field(
         default=False,
-        description="Airbyte's own columns, too; _airbyte_extra has what fits no other.",
+        description="Include Airbyte's own columns; _airbyte_extra has values without a column.",
     )
 
     @field_validator("cursor_field")
     @classmethod
     def _is_named(cls, field: str | None) -> str | None:
         if field == "":
-            raise ValueError("it names no field; leave it out, or name one")
+            raise ValueError("it is empty; leave it out, or name a field")
         return field
 
 
 class ReadAnswer(BaseModel):
     """``data`` has an object for each row, with the keys ``columns``.
 
-    ``state`` sent back brings the rows after these. ``has_more``: the source was not read to its
-    end.
+    Send ``state`` back to get the following rows. ``has_more`` says that the source has more rows.
     """
 
     status: Literal["success"]
@@ -225,12 +243,12 @@ class ReadAnswer(BaseModel):
     state: list[dict[str, Any]] | None
     has_more: bool
     message: str
-    notes: list[str] = Field(description="What to know: how to get more, and what is not shown.")
-    warnings: list[str] = Field(default=[], description="What is odd about the config.")
+    notes: list[str] = Field(description="How to get more rows, and what is not shown.")
+    warnings: list[str] = Field(default=[], description="Warnings about the config.")
 
 
 def _require_json(value: Any) -> None:
-    """Raises ValueError for deep nesting, half surrogate pairs, NaN and infinite numbers."""
+    """Raises ValueError for deep nesting, half surrogate pairs, NaN and infinity."""
     level = [value]
     for _ in range(_DEEPEST + 1):
         if not level:
@@ -244,7 +262,7 @@ def _require_json(value: Any) -> None:
             elif isinstance(each, str) and not each.isascii():
                 _require_unicode(each)
             elif isinstance(each, float) and not math.isfinite(each):
-                raise ValueError("it holds a number that JSON does not have (NaN, or infinite)")
+                raise ValueError("it has NaN or an infinite number, which JSON does not have")
         level = below
     raise ValueError(f"it is nested more than {_DEEPEST} levels deep")
 
@@ -253,4 +271,4 @@ def _require_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("it holds half a surrogate pair, which is not valid Unicode") from None
+        raise ValueError("it has half a surrogate pair, which is not valid Unicode") from None

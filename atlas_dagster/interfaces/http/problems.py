@@ -1,6 +1,6 @@
-"""Errors as problem details (RFC 9457), each with a code that stays the same.
+"""Errors as problem details (RFC 9457), each with a stable code.
 
-No answer repeats what a request held: its config has secrets.
+No answer repeats the content of a request, because its config has secrets.
 """
 
 import json
@@ -33,8 +33,9 @@ from atlas_dagster.wording import validation_message
 _log = logging.getLogger("atlas_dagster.http")
 
 MEDIA_TYPE = "application/problem+json"
-#: Of requests whose client has left: nobody reads it (nginx's code for the log).
-CLIENT_LEFT = 499
+#: nginx's status for the log, when the client closed the connection.
+_CLIENT_LEFT = 499
+_RETRY_SECONDS = 10
 
 Code = Literal[
     "unknown_connector",
@@ -56,61 +57,75 @@ Code = Literal[
     "connector_timeout",
     "internal_error",
 ]
-
-_STATUSES: dict[Code, HTTPStatus] = {
-    "unknown_connector": HTTPStatus.NOT_FOUND,
-    "unknown_stream": HTTPStatus.NOT_FOUND,
-    "connector_not_allowed": HTTPStatus.FORBIDDEN,
-    "invalid_config": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "invalid_request": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "unauthorized": HTTPStatus.UNAUTHORIZED,
-    "wrong_host": HTTPStatus.MISDIRECTED_REQUEST,
-    "cross_origin": HTTPStatus.FORBIDDEN,
-    "not_found": HTTPStatus.NOT_FOUND,
-    "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
-    "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "busy": HTTPStatus.SERVICE_UNAVAILABLE,
-    "stopping": HTTPStatus.SERVICE_UNAVAILABLE,
-    "docker_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
-    "connector_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
-    "connector_failed": HTTPStatus.BAD_GATEWAY,
-    "connector_timeout": HTTPStatus.GATEWAY_TIMEOUT,
-    "internal_error": HTTPStatus.INTERNAL_SERVER_ERROR,
-}
-#: Of Starlette's own answers, which say less.
-_OWN: dict[int, tuple[Code, str | None]] = {
-    HTTPStatus.NOT_FOUND: ("not_found", "There is nothing at this path; see /docs."),
-    HTTPStatus.METHOD_NOT_ALLOWED: (
-        "method_not_allowed",
-        "This path does not take that method; see /docs.",
+_CODES: dict[HTTPStatus, tuple[Code, ...]] = {
+    HTTPStatus.NOT_FOUND: ("unknown_connector", "unknown_stream", "not_found"),
+    HTTPStatus.FORBIDDEN: ("connector_not_allowed", "cross_origin"),
+    HTTPStatus.UNPROCESSABLE_ENTITY: ("invalid_config", "invalid_request"),
+    HTTPStatus.UNAUTHORIZED: ("unauthorized",),
+    HTTPStatus.MISDIRECTED_REQUEST: ("wrong_host",),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed",),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large",),
+    HTTPStatus.SERVICE_UNAVAILABLE: (
+        "busy",
+        "stopping",
+        "docker_unavailable",
+        "connector_unavailable",
     ),
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("body_too_large", None),
+    HTTPStatus.BAD_GATEWAY: ("connector_failed",),
+    HTTPStatus.GATEWAY_TIMEOUT: ("connector_timeout",),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("internal_error",),
 }
-_RETRY_SECONDS = 10
+_STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
+#: The problems of Starlette's own errors; it says less about them.
+_STARLETTE: dict[int, tuple[Code, str | None]] = {
+    404: ("not_found", "This path does not exist; see /docs."),
+    405: ("method_not_allowed", "This path does not support this method; see /docs."),
+    413: ("body_too_large", None),
+}
+
+#: The problems of every route but /health.
+REQUEST_PROBLEMS: tuple[Code, ...] = ("unauthorized", "wrong_host", "cross_origin")
+#: The problems of routes that run a connector.
+CONNECTOR_PROBLEMS: tuple[Code, ...] = (
+    *REQUEST_PROBLEMS,
+    "unknown_connector",
+    "connector_not_allowed",
+    "body_too_large",
+    "invalid_config",
+    "invalid_request",
+    "busy",
+    "stopping",
+    "docker_unavailable",
+    "connector_unavailable",
+    "connector_failed",
+    "connector_timeout",
+)
 
 
 class Problem(BaseModel):
-    """What went wrong, in one sentence (``detail``) and for programs (``code``)."""
+    """An error: one sentence for people (``detail``) and a code for programs."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="A name for this kind of problem: urn:atlas:problem:<code>.")
+    type: str = Field(description="The kind of problem: urn:atlas:problem:<code>.")
     title: str
     status: int
     detail: str = Field(description="One sentence that names the thing and the fix.")
     code: Code
-    field: str | None = Field(None, description="The field of the request or config it is about.")
+    field: str | None = Field(None, description="The field of the request or config.")
     errors: list[dict[str, str]] | None = Field(
-        None, description="All that is wrong with a config: field and detail of each."
+        None, description="All errors of a config, each with its field and detail."
     )
-    suggestions: list[str] | None = Field(None, description="Connectors with such a name.")
+    suggestions: list[str] | None = Field(None, description="Connectors with a similar name.")
     failure_type: str | None = Field(
-        None, description="Whose turn it is: config_error, transient_error or system_error."
+        None,
+        description="Who has to act: config_error (you), transient_error (nobody: retry) or "
+        "system_error (something is broken).",
     )
 
 
 class ProblemError(Exception):
-    """An answer that is a problem."""
+    """An error with its code; ``more`` has further fields of the problem."""
 
     def __init__(self, code: Code, detail: str, **more: Any) -> None:
         super().__init__(detail)
@@ -120,25 +135,25 @@ class ProblemError(Exception):
 
 
 class ClientLeftError(Exception):
-    """Nobody waits for the answer any more."""
+    """The client closed the connection."""
 
 
-def documented(*codes: Code) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route that may answer with these problems, in OpenAPI's words."""
+def document_problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
+    """Return the ``responses`` of a route in OpenAPI's format."""
     by_status: dict[int | str, list[str]] = {}
     for code in codes:
         by_status.setdefault(int(_STATUSES[code]), []).append(code)
     return {
         status: {
-            "description": f"Problem: {', '.join(of_it)}.",
+            "description": f"Problem: {', '.join(found)}.",
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
-        for status, of_it in by_status.items()
+        for status, found in by_status.items()
     }
 
 
 def problem_of(error: Exception) -> ProblemError:
-    """What an error of the rooms below is over HTTP."""
+    """Return the problem for an error. It may ask the Docker engine, which blocks."""
     match error:
         case ProblemError():
             return error
@@ -151,26 +166,33 @@ def problem_of(error: Exception) -> ProblemError:
             return ProblemError(
                 "invalid_config", str(error), field=error.field or None, errors=faults
             )
-        case ConnectorTimeoutError():
-            return ProblemError("connector_timeout", str(error), failure_type=error.failure_type)
-        case ConnectorFailedError() | ProtocolError():
-            return ProblemError("connector_failed", str(error), failure_type=error.failure_type)
         case StoppedError():
-            return ProblemError("stopping", "The server is stopping; ask again when it is back.")
-        case ConfigError() | TransientError():
-            absent = connection_problem()
-            if absent is not None:
-                return ProblemError("docker_unavailable", absent)
-            code: Code = "invalid_request"
-            if isinstance(error, TransientError):
-                code = "connector_unavailable"
-            return ProblemError(code, str(error), failure_type=error.failure_type)
+            return ProblemError("stopping", "The server is stopping; try again when it is back.")
         case AtlasError():
-            return ProblemError("internal_error", str(error), failure_type=error.failure_type)
-    return ProblemError("internal_error", "Something is broken in the server; its log says what.")
+            code = _code_of(error)
+            if code in ("invalid_request", "connector_unavailable"):
+                absent = connection_problem()
+                if absent is not None:
+                    return ProblemError("docker_unavailable", absent)
+            return ProblemError(code, str(error), failure_type=error.failure_type)
+    return ProblemError("internal_error", "The server has an internal error; see its log.")
+
+
+def _code_of(error: AtlasError) -> Code:
+    match error:
+        case ConnectorTimeoutError():
+            return "connector_timeout"
+        case ConnectorFailedError() | ProtocolError():
+            return "connector_failed"
+        case TransientError():
+            return "connector_unavailable"
+        case ConfigError():
+            return "invalid_request"
+    return "internal_error"
 
 
 def problem_json(error: ProblemError) -> dict[str, Any]:
+    """Return the members of the problem."""
     status = _STATUSES[error.code]
     more = {name: value for name, value in error.more.items() if value is not None}
     return {
@@ -184,19 +206,20 @@ def problem_json(error: ProblemError) -> dict[str, Any]:
 
 
 def problem_response(error: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response for the problem."""
     status = _STATUSES[error.code]
     headers = dict(headers or {})
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(_RETRY_SECONDS)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    # Text of a request or of a connector may hold what UTF-8 does not.
+    # A connector's text may have half surrogate pairs, which UTF-8 cannot encode.
     content = json.dumps(problem_json(error), ensure_ascii=False).encode(errors="replace")
     return Response(content, int(status), headers, media_type=MEDIA_TYPE)
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Have every error of ``app`` answered with a problem."""
+    """Register handlers that answer every error with a problem."""
     for kind, handler in (
         (ProblemError, _on_error),
         (AtlasError, _on_error),
@@ -209,7 +232,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
 
 def _on_error(_: Request, error: Exception) -> Response:
-    # In a thread (it is no coroutine), for it may ask the Docker engine.
+    # Not async, so that it runs in a thread: problem_of may block.
     found = problem_of(error)
     if found.code == "internal_error":
         _log.error("%s", error, exc_info=error)
@@ -217,12 +240,11 @@ def _on_error(_: Request, error: Exception) -> Response:
 
 
 def _on_unexpected(_: Request, error: Exception) -> Response:
-    # Starlette raises it on, and the server's log has the traceback.
+    # Starlette raises it again, so the server logs the traceback.
     return problem_response(problem_of(error))
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
-    """Pydantic's errors without what it calls input and context: these are the request's own."""
     assert isinstance(error, RequestValidationError)
     faults = list(map(_fault, error.errors()))
     first = faults[0]
@@ -232,7 +254,7 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
 
 
 def _fault(error: Mapping[str, Any]) -> dict[str, str]:
-    """One of Pydantic's errors: a sentence, and the field it is about where it is about one."""
+    """Return one of Pydantic's errors without its input, which is the client's."""
     field = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
     if error["type"] == "json_invalid":
         return {"detail": "The body is not valid JSON."}
@@ -240,16 +262,16 @@ def _fault(error: Mapping[str, Any]) -> dict[str, str]:
         return {
             "detail": "The body must be a JSON object, sent with Content-Type: application/json."
         }
-    what = validation_message(error["msg"])
-    detail = f"The field '{field}' is wrong: {what[:1].lower()}{what[1:]}."
+    reason = validation_message(error["msg"])
+    detail = f"The field '{field}' is wrong: {reason[:1].lower()}{reason[1:]}."
     return {"field": field, "detail": detail}
 
 
 async def _on_http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code, detail = _OWN.get(error.status_code, ("invalid_request", None))
+    code, detail = _STARLETTE.get(error.status_code, ("invalid_request", None))
     return problem_response(ProblemError(code, detail or f"{error.detail}."), error.headers)
 
 
 async def _on_client_left(_: Request, __: Exception) -> Response:
-    return Response(status_code=CLIENT_LEFT)
+    return Response(status_code=_CLIENT_LEFT)

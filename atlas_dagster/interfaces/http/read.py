@@ -1,6 +1,6 @@
-"""``POST /read``: rows of one stream, as one answer or as a stream of them."""
+"""``POST /read``: rows of one stream, as one answer or as a stream of pieces."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -15,38 +15,45 @@ from atlas_dagster.interfaces.http.models import (
     ReadRequest,
 )
 from atlas_dagster.interfaces.http.problems import ProblemError
-from atlas_dagster.interfaces.http.state import given_state, returned_state
-from atlas_dagster.interfaces.http.streaming import (
-    ARROW,
-    NDJSON,
-    ArrowStream,
-    JsonLines,
-    StreamForm,
-)
+from atlas_dagster.interfaces.http.streaming import ARROW, NDJSON, ArrowWriter, JsonLinesWriter
 from atlas_dagster.interfaces.python.worker import Stream, Worker
 from atlas_dagster.protocol.catalog import ConfiguredStream
-from atlas_dagster.protocol.state import ConnectionState
+from atlas_dagster.protocol.messages import State, StreamDescriptor, StreamState
+from atlas_dagster.protocol.state import ConnectionState, is_complete_message
 from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as, table_schema
 from atlas_dagster.records.json_rows import RowEncoder
 from atlas_dagster.records.types import EXTRA, METADATA_FIELDS
 
 _FORMATS: dict[str, Format] = {NDJSON: "ndjson", ARROW: "arrow", "application/json": "json"}
-_FORMS: dict[Format, type[JsonLines] | type[ArrowStream]] = {
-    "ndjson": JsonLines,
-    "arrow": ArrowStream,
+_WRITERS: dict[Format, type[JsonLinesWriter] | type[ArrowWriter]] = {
+    "ndjson": JsonLinesWriter,
+    "arrow": ArrowWriter,
 }
+#: A STATE message has a type and one of these fields.
+_STATE_FIELDS = ("stream", "global", "data")
+_STATE_TYPES = ("STREAM", "GLOBAL", "LEGACY")
 
 
-class Plan(Struct, frozen=True):
-    """What a request asks for, looked up in the source's catalog."""
+class _Plan(Struct, frozen=True):
+    """A request, looked up in the source's catalog."""
 
     stream: ConfiguredStream
     state: ConnectionState
     columns: list[str]
 
 
+class _End(Struct, frozen=True):
+    """The end of a read. ``hidden``: rows with values that have no column."""
+
+    rows: int
+    hidden: int
+    state: ConnectionState
+    overlap: int
+    is_complete: bool
+
+
 def format_of(request: ReadRequest, accept: str) -> Format:
-    """As the request says, or the first of its header Accept that is known."""
+    """Return the format of the request, or the first known one of its header Accept."""
     if request.format is not None:
         return request.format
     kinds = (kind.partition(";")[0].strip().lower() for kind in accept.split(","))
@@ -54,82 +61,79 @@ def format_of(request: ReadRequest, accept: str) -> Format:
 
 
 def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> bytes:
-    """The answer in JSON: as many rows as fit into it.
+    """Return the answer in JSON, with as many rows as fit into it.
 
     Raises:
-        ProblemError: the request asks for more than that.
+        ProblemError: the request asks for too many rows.
         AtlasError: the read failed.
     """
     limit = request.limit or PAGE_ROWS
     if limit > MOST_PAGE_ROWS:
         raise ProblemError(
             "invalid_request",
-            f"A JSON answer has {MOST_PAGE_ROWS:,} rows at most; lower limit, or take them as a "
-            "stream (format ndjson or arrow).",
+            f"A JSON answer has at most {MOST_PAGE_ROWS:,} rows; lower limit, or use the format "
+            "ndjson or arrow.",
             field="limit",
         )
-    plan = _plan(source, request)
+    plan = _make_plan(source, request)
     page = source.page(plan.stream, state=plan.state, limit=limit, most_bytes=most_bytes)
     encoder = RowEncoder(table_schema(plan.stream.stream), plan.columns)
-    hidden = page.rows.num_rows - page.rows[EXTRA].null_count
-    end = _End(
-        request,
-        source.warnings,
-        page.rows.num_rows,
-        page.state,
-        page.overlap,
-        page.is_complete,
-        hidden,
-    )
+    rows = page.rows.num_rows
+    hidden = rows - page.rows[EXTRA].null_count
+    end = _End(rows, hidden, page.state, page.overlap, page.is_complete)
     return msgspec.json.encode(
-        {**end.said(), "columns": plan.columns, "data": Raw(encoder.array(page.rows))}
+        {
+            **_describe_end(request, end, source.warnings),
+            "columns": plan.columns,
+            "data": Raw(encoder.array(page.rows)),
+        }
     )
 
 
-def read_stream(
-    source: AdHocSource, request: ReadRequest, form: Format
-) -> tuple[Stream[bytes], Callable[[Any], bytes], str]:
-    """All rows, piece by piece; what makes the last piece of an error; and the media type.
+class RowPieces:
+    """All rows as pieces of a response. The first piece has the first rows, or is the end.
 
-    The feed raises what the read raises. Its first piece comes with the first rows, or at the end.
+    The stream raises what the read raises.
     """
-    made: list[StreamForm] = []
 
-    def pieces() -> Generator[list[bytes], None, None]:
-        plan = _plan(source, request)
-        schema = table_schema(plan.stream.stream)
-        writer = _FORMS[form](schema, plan.columns)
-        made.append(writer)
+    def __init__(self, source: AdHocSource, request: ReadRequest, form: Format) -> None:
+        self.media_type = _WRITERS[form].media_type
+        self.stream: Stream[bytes] = Stream(Worker().submit, self._write(form), iter)
+        self._source = source
+        self._request = request
+        self._writer: JsonLinesWriter | ArrowWriter | None = None
+
+    def failure(self, info: Any) -> bytes:
+        """Return the last piece if the read fails after the first piece."""
+        assert self._writer is not None
+        return self._writer.failure(info)
+
+    def _write(self, form: Format) -> Generator[list[bytes], None, None]:
+        request, source = self._request, self._source
+        plan = _make_plan(source, request)
+        writer = _WRITERS[form](table_schema(plan.stream.stream), plan.columns)
+        self._writer = writer
         rows = hidden = 0
         before = plan.state
         with (
-            source.reading(plan.stream, state=plan.state, limit=request.limit) as reading,
-            closing(reading.batches()) as batches,
+            source.reading(plan.stream, state=plan.state, limit=request.limit) as reader,
+            closing(reader.batches()) as batches,
         ):
             for _, batch in batches:
                 rows += batch.num_rows
                 hidden += batch.num_rows - batch[EXTRA].null_count
-                moved = request.incremental and reading.state is not before
-                before = reading.state
-                said = {"state": returned_state(before), "records_count": rows} if moved else None
-                yield [writer.rows(batch, said)]
-            overlap, is_complete = reading.rows_since_state, reading.is_complete
-            state, odd = reading.state, source.warnings
-            end = _End(request, odd, rows, state, overlap, is_complete, hidden)
-        yield [writer.last(end.said())]
-
-    def failed(said: Any) -> bytes:
-        return made[0].broken(said)
-
-    return Stream(Worker().submit, pieces(), iter), failed, _FORMS[form].media_type
+                moved = request.incremental and reader.state is not before
+                before = reader.state
+                info = {"state": _encode_state(before), "records_count": rows} if moved else None
+                yield [writer.rows(batch, info)]
+            end = _End(rows, hidden, reader.state, reader.rows_since_state, reader.is_complete)
+        yield [writer.end(_describe_end(request, end, source.warnings))]
 
 
-def _plan(source: AdHocSource, request: ReadRequest) -> Plan:
+def _make_plan(source: AdHocSource, request: ReadRequest) -> _Plan:
     if request.state and not request.incremental:
-        raise ProblemError(
-            "invalid_request",
-            "A state is for incremental reads; send incremental: true with it, or no state.",
-            field="state",
+        raise _state_problem(
+            "A state is for incremental reads; send incremental: true with it, or no state."
         )
     stream = read_as(
         source.table(request.stream_name),
@@ -139,45 +143,86 @@ def _plan(source: AdHocSource, request: ReadRequest) -> Plan:
     columns = [column.name for column in table_schema(stream.stream).columns]
     if request.metadata_columns:
         columns += [field.name for field in METADATA_FIELDS]
-    return Plan(stream, given_state(request.state, stream.descriptor), columns)
+    return _Plan(stream, _decode_state(request.state, stream.descriptor), columns)
 
 
-class _End(Struct, frozen=True):
-    """How a read ended. ``hidden``: rows with values that no column holds."""
+def _describe_end(request: ReadRequest, end: _End, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "status": READ,
+        "connector_name": request.connector_name,
+        "stream_name": request.stream_name,
+        "records_count": end.rows,
+        "state": _encode_state(end.state) if request.incremental else None,
+        "has_more": not end.is_complete,
+        "message": f"Read {end.rows} records from {request.stream_name}",
+        "notes": list(_notes(request, end)),
+        "warnings": warnings,
+    }
 
-    request: ReadRequest
-    warnings: list[str]
-    rows: int
-    state: ConnectionState
-    overlap: int
-    is_complete: bool
-    hidden: int
 
-    def said(self) -> dict[str, Any]:
-        return {
-            "status": READ,
-            "connector_name": self.request.connector_name,
-            "stream_name": self.request.stream_name,
-            "records_count": self.rows,
-            "state": returned_state(self.state) if self.request.incremental else None,
-            "has_more": not self.is_complete,
-            "message": f"Read {self.rows} records from {self.request.stream_name}",
-            "notes": list(self._notes()),
-            "warnings": self.warnings,
-        }
+def _notes(request: ReadRequest, end: _End) -> Iterator[str]:
+    if not end.is_complete and not request.incremental:
+        yield "There are more records: raise limit, or use the format ndjson or arrow."
+    elif not end.is_complete and end.overlap:
+        yield (
+            f"The source sent no state for the last {end.overlap:,} of these records, so the next "
+            "read with this state returns them again; raise limit."
+        )
+    elif not end.is_complete:
+        yield "There are more records: send the state back."
+    if end.hidden and not request.metadata_columns:
+        yield (
+            f"{end.hidden:,} of these records have values without a column; set metadata_columns "
+            "to see them in _airbyte_extra."
+        )
 
-    def _notes(self) -> Iterator[str]:
-        if not self.is_complete and not self.request.incremental:
-            yield "There are more records: raise limit, or take them as a stream."
-        elif not self.is_complete and self.overlap:
-            yield (
-                f"The source sent no state for the last {self.overlap:,} of these records, so the "
-                "next read with this state brings those again; raise limit."
-            )
-        elif not self.is_complete:
-            yield "There are more records: send the state back."
-        if self.hidden and not self.request.metadata_columns:
-            yield (
-                f"In {self.hidden:,} of these records there are values that no column holds; "
-                "metadata_columns shows them, in _airbyte_extra."
-            )
+
+# States
+
+
+def _decode_state(given: Any, stream: StreamDescriptor) -> ConnectionState:
+    """Return a request's state: STATE messages, one of them, or the object of ``stream``.
+
+    Raises:
+        ProblemError: it is not a valid state.
+    """
+    if not given:
+        return ConnectionState()
+    if isinstance(given, dict) and not _is_message(given):
+        blob = Raw(msgspec.json.encode(given))
+        return ConnectionState().apply(State(type="STREAM", stream=StreamState(stream, blob)))
+    messages = given if isinstance(given, list) else [given]
+    try:
+        states = msgspec.json.decode(msgspec.json.encode(messages), type=list[State])
+    except msgspec.MsgspecError:
+        states = []
+    if not states or not all(map(is_complete_message, states)):
+        raise _state_problem(
+            "The state is not valid; send the one of an earlier answer, or the object inside of "
+            "this stream's state."
+        )
+    state = ConnectionState()
+    for each in states:
+        state = state.apply(each)
+    if state.type == "STREAM" and state.streams and stream not in state.streams:
+        others = ", ".join(map(str, state.streams))
+        raise _state_problem(f"The state is of {others}, not of {stream}; send that of {stream}.")
+    return state
+
+
+def _encode_state(state: ConnectionState) -> list[Any] | None:
+    """Return a state that :func:`_decode_state` takes; None if there is none yet."""
+    if not state:
+        return None
+    # Not decoded, so that it stays as the source wrote it.
+    content = Raw(state.to_file())
+    # A source older than state types writes one object; messages are in a list.
+    return [{"data": content}] if state.bare else msgspec.json.decode(content, type=list[Raw])
+
+
+def _is_message(given: dict[str, Any]) -> bool:
+    return given.get("type") in _STATE_TYPES and any(field in given for field in _STATE_FIELDS)
+
+
+def _state_problem(detail: str) -> ProblemError:
+    return ProblemError("invalid_request", detail, field="state")

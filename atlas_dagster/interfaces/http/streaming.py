@@ -1,26 +1,24 @@
-"""Rows of one stream as a response that never holds more than a few batches of them.
+"""Responses that stream rows, in JSON lines or Arrow, with a few batches in memory at a time.
 
-JSON lines are rows. What else there is to say is in lines with the one key ``_atlas``: the state
-that covers all rows so far, wherever the source says one, and last how the read ended. An Arrow
-stream has the same in the metadata of its batches (key ``atlas``), whose last one is without rows.
-A read that fails says so in that last piece, and the connection is then broken off, so that whoever
-does not look there notices, too.
+A JSON line is a row, or an object with the one key ``_atlas``: a state that covers all rows so far,
+and as the last line the end of the read. An Arrow stream has the same in the metadata of its
+batches (key ``atlas``); its last batch has no rows. If the read fails, the last piece says so, and
+the server then breaks off the connection, so that clients that ignore that piece fail too.
 """
 
 import asyncio
 import io
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
-from fastapi.responses import Response
+from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from atlas_dagster.interfaces.http.clients import while_connected
 from atlas_dagster.interfaces.http.problems import ClientLeftError, problem_json, problem_of
 from atlas_dagster.interfaces.python.worker import Stream
 from atlas_dagster.records.json_rows import RowEncoder
@@ -29,45 +27,50 @@ from atlas_dagster.records.types import TableSchema
 ARROW = "application/vnd.apache.arrow.stream"
 NDJSON = "application/x-ndjson"
 
+T = TypeVar("T")
 _log = logging.getLogger("atlas_dagster.http")
 
 
-class StreamForm(ABC):
-    """How rows are written."""
+class RowWriter(ABC):
+    """Writes rows in one format. ``info`` is what else there is to report."""
 
     media_type: str
 
     @abstractmethod
-    def rows(self, batch: pa.RecordBatch, said: Any = None) -> bytes:
-        """``batch``, and what there is to say after it."""
+    def rows(self, batch: pa.RecordBatch, info: Any = None) -> bytes:
+        """Return ``batch``, followed by ``info``."""
 
     @abstractmethod
-    def last(self, said: Any) -> bytes:
-        """The last piece, without rows."""
+    def end(self, info: Any) -> bytes:
+        """Return the last piece."""
 
     @abstractmethod
-    def broken(self, said: Any) -> bytes:
-        """The last piece of a stream that ends before its end."""
+    def failure(self, info: Any) -> bytes:
+        """Return the last piece of a stream that fails."""
 
 
-class JsonLines(StreamForm):
+class JsonLinesWriter(RowWriter):
+    """Writes JSON lines."""
+
     media_type = NDJSON
 
     def __init__(self, schema: TableSchema, columns: Sequence[str]) -> None:
         self._encoder = RowEncoder(schema, columns)
 
-    def rows(self, batch: pa.RecordBatch, said: Any = None) -> bytes:
+    def rows(self, batch: pa.RecordBatch, info: Any = None) -> bytes:
         lines = self._encoder.lines(batch)
-        return lines if said is None else lines + self.last(said)
+        return lines if info is None else lines + self.end(info)
 
-    def last(self, said: Any) -> bytes:
-        return msgspec.json.encode({"_atlas": said}) + b"\n"
+    def end(self, info: Any) -> bytes:
+        return msgspec.json.encode({"_atlas": info}) + b"\n"
 
-    def broken(self, said: Any) -> bytes:
-        return self.last(said)
+    def failure(self, info: Any) -> bytes:
+        return self.end(info)
 
 
-class ArrowStream(StreamForm):
+class ArrowWriter(RowWriter):
+    """Writes an Arrow IPC stream."""
+
     media_type = ARROW
 
     def __init__(self, schema: TableSchema, columns: Sequence[str]) -> None:
@@ -76,23 +79,23 @@ class ArrowStream(StreamForm):
         self._sink = _Sink()
         self._writer = pa.ipc.new_stream(self._sink, self._schema)
 
-    def rows(self, batch: pa.RecordBatch, said: Any = None) -> bytes:
-        metadata = None if said is None else {"atlas": msgspec.json.encode(said)}
+    def rows(self, batch: pa.RecordBatch, info: Any = None) -> bytes:
+        metadata = None if info is None else {"atlas": msgspec.json.encode(info)}
         self._writer.write_batch(batch.select(self._columns), custom_metadata=metadata)
         return self._sink.take()
 
-    def last(self, said: Any) -> bytes:
-        piece = self.broken(said)
+    def end(self, info: Any) -> bytes:
+        piece = self.failure(info)
         self._writer.close()
         return piece + self._sink.take()
 
-    def broken(self, said: Any) -> bytes:
-        # Without the mark of the end, after which nobody would read on.
-        return self.rows(pa.RecordBatch.from_pylist([], self._schema), said)
+    def failure(self, info: Any) -> bytes:
+        # Without Arrow's end of stream, where readers would stop.
+        return self.rows(pa.RecordBatch.from_pylist([], self._schema), info)
 
 
 class _Sink(io.RawIOBase):
-    """A file whose content is taken away as it comes."""
+    """A file that gives away what was written."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -114,63 +117,82 @@ class _Sink(io.RawIOBase):
         return b"".join(parts)
 
 
-class RowStream(Response):
-    """Sends what ``feed`` brings after ``first``.
+class Pieces(Protocol):
+    """A read as pieces of a response."""
+
+    media_type: str
+    stream: Stream[bytes]
+
+    def failure(self, info: Any) -> bytes:
+        """Return the last piece if the stream fails."""
+
+
+class _BrokenOffError(Exception):
+    """The read failed after the response had begun."""
+
+
+class RowResponse(StreamingResponse):
+    """A response of the ``first`` piece and all others.
 
     Args:
-        first: the first piece.
-        feed: the others; an error of it ends the response before its end.
-        broken: the last piece for an error, of what there is to say of it.
-        held: what is let go of at the end.
-        media_type: of it all.
-        seconds: how long it may take a client to take it all.
+        held: closed at the end, also if the client leaves.
+        seconds: how long the client may take.
     """
 
     def __init__(
-        self,
-        first: bytes,
-        feed: Stream[bytes],
-        *,
-        broken: Callable[[Any], bytes],
-        held: AsyncExitStack,
-        media_type: str,
-        seconds: float,
+        self, first: bytes, pieces: Pieces, *, held: AsyncExitStack, seconds: float
     ) -> None:
-        self.status_code = 200
-        self.media_type = media_type
-        self.background = None
-        self.init_headers({"Cache-Control": "no-store"})
-        self._first = first
-        self._feed = feed
-        self._broken = broken
+        super().__init__(
+            _continue(first, pieces),
+            media_type=pieces.media_type,
+            headers={"Cache-Control": "no-store"},
+        )
         self._held = held
         self._seconds = seconds
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             try:
                 async with asyncio.timeout(self._seconds):
-                    await while_connected(receive, self._send(send))
-            except ClientLeftError:
-                pass
+                    await super().__call__(scope, receive, send)
+            except _BrokenOffError:
+                return  # without the end of the response: the server closes the connection
             except TimeoutError:
                 _log.warning("A client took more than %g seconds; broken off.", self._seconds)
-            finally:
-                await self._feed.aclose()
 
-    async def _send(self, send: Send) -> None:
-        headers = {"status": self.status_code, "headers": self.raw_headers}
-        await send({"type": "http.response.start", **headers})
-        piece = self._first
-        try:
-            while True:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await anext(self._feed)
-        except StopAsyncIteration:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except Exception as error:  # noqa: BLE001 - too late for any other answer
-            problem = await asyncio.to_thread(problem_of, error)
-            _log.warning("A read failed and was broken off: %s", problem.detail)
-            said = {"status": "failed", "problem": problem_json(problem)}
-            last = {"body": self._broken(said), "more_body": True}
-            await send({"type": "http.response.body", **last})
+
+async def _continue(first: bytes, pieces: Pieces) -> AsyncIterator[bytes]:
+    yield first
+    try:
+        async for piece in pieces.stream:
+            yield piece
+    except Exception as error:
+        problem = await asyncio.to_thread(problem_of, error)
+        _log.warning("A read failed and was broken off: %s", problem.detail)
+        yield pieces.failure({"status": "failed", "problem": problem_json(problem)})
+        raise _BrokenOffError from error
+
+
+async def while_connected(receive: Receive, answer: Coroutine[Any, Any, T]) -> T:
+    """Return the result of ``answer``; if the client leaves, cancel it and wait for its end.
+
+    Raises:
+        ClientLeftError: the client has left.
+    """
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise ClientLeftError
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    """Return when the client leaves. The body of the request must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

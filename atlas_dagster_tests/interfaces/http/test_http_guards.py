@@ -6,7 +6,7 @@ import pytest
 
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.http import Settings
-from atlas_dagster.interfaces.http.settings import is_loopback
+from atlas_dagster.interfaces.http.limits import is_loopback
 from atlas_dagster_tests.interfaces.http.live_server import Client, served
 
 TOKEN = "pässword-hunter2"
@@ -183,7 +183,7 @@ def test_a_request_may_not_be_too_large(guarded: Client, counted: bool) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "atlas.example"])
 def test_beyond_this_machine_a_token_is_needed(host: str) -> None:
     for token in (None, ""):
-        with pytest.raises(ConfigError, match=f"Anybody who reaches {host} could run connectors"):
+        with pytest.raises(ConfigError, match="ATLAS_TOKEN"):
             Settings.from_environment(host=host, token=token)
     assert Settings.from_environment(host=host, token="t").token == "t"
 

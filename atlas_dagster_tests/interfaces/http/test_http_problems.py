@@ -51,13 +51,13 @@ def test_an_unknown_connector_is_met_with_the_nearest(
     body |= {"stream_name": "users"} if path == "/read" else {}
     answer = registry_client.request(method, path, json=body if method == "POST" else None)
     said = problem(answer, 404, "unknown_connector")
-    assert "did you mean source-postgres" in said["detail"]
+    assert "source-postgres" in said["detail"]
     assert said["suggestions"][0] == "source-postgres"
 
 
 def test_a_well_known_name_without_a_connector_is_explained(registry_client: Client) -> None:
     said = problem(registry_client.ask("/check", "neo4j"), 404, "unknown_connector")
-    assert "no connector for Neo4j" in said["detail"]
+    assert "Neo4j" in said["detail"]
     assert said["suggestions"]
 
 
@@ -114,7 +114,7 @@ def test_all_that_is_wrong_with_a_request_is_said_at_once(client: Client) -> Non
     fields = {each["field"]: each["detail"] for each in said["errors"]}
     assert set(fields) == {"connector_name", "config", "stream_name", "limit", "confg"}
     assert said["detail"] == fields[said["field"]]
-    assert fields["stream_name"] == "The field 'stream_name' is wrong: field required."
+    assert "'stream_name'" in fields["stream_name"]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def nested(levels: int) -> str:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (nested(101), "nested more than 100 levels deep"),
-        (nested(900), "nested more than 100 levels deep"),
-        (r'"\ud800"', "half a surrogate pair"),
-        (r'[{"\udfff": 1}]', "half a surrogate pair"),
-        ("[NaN]", "a number that JSON does not have"),
-        ("-1e999", "a number that JSON does not have"),
+        (nested(101), "100 levels"),
+        (nested(900), "100 levels"),
+        (r'"\ud800"', "surrogate"),
+        (r'[{"\udfff": 1}]', "surrogate"),
+        ("[NaN]", "NaN"),
+        ("-1e999", "infinite"),
     ],
 )
 def test_values_that_no_connector_could_be_given(
@@ -209,7 +209,7 @@ def test_what_is_odd_about_a_config_is_told_beside_the_answer(client: Client) ->
         client.read(config),
     ):
         (warning,) = answer.json()["warnings"]
-        assert "has no config field 'xyzzy'" in warning
+        assert "'xyzzy'" in warning
     assert client.read({"count": 1}).json()["warnings"] == []
 
 
@@ -227,7 +227,7 @@ def test_variables_of_the_server_stay_in_it(client: Client) -> None:
 @pytest.mark.docker
 def test_an_unknown_stream_is_met_with_the_nearest(client: Client) -> None:
     answer = client.ask("/read", config={}, stream_name="event")
-    assert "did you mean events" in problem(answer, 404, "unknown_stream")["detail"]
+    assert "events" in problem(answer, 404, "unknown_stream")["detail"]
 
 
 @pytest.mark.docker
@@ -256,7 +256,8 @@ def test_a_state_of_another_stream_is_refused(client: Client) -> None:
         "stream": {"stream_descriptor": {"name": "users"}, "stream_state": {"id": 1}},
     }
     said = problem(client.read({}, incremental=True, state=[state]), 422, "invalid_request")
-    assert "of users, not of events" in said["detail"]
+    assert said["field"] == "state"
+    assert "users" in said["detail"]
 
 
 # What failed
@@ -292,7 +293,7 @@ def hasty(_state: Path) -> Iterator[Client]:
 @pytest.mark.docker
 def test_a_connector_that_takes_too_long(hasty: Client) -> None:
     said = problem(hasty.read({"behaviour": "hang"}), 504, "connector_timeout")
-    assert "printed nothing for 1 seconds" in said["detail"]
+    assert "source-standin" in said["detail"]
 
 
 @pytest.mark.docker
@@ -306,7 +307,7 @@ def test_without_docker(client: Client, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("DOCKER_HOST", "unix:///no/such/socket")
     answer = client.ask("/check", config={"count": 5})
     said = problem(answer, 503, "docker_unavailable")
-    assert "There is no Docker engine here" in said["detail"]
+    assert "/no/such/socket" in said["detail"]
     assert int(answer.headers["retry-after"]) > 0
 
 
@@ -316,7 +317,7 @@ def test_an_image_that_is_not_to_be_had() -> None:
     name = "127.0.0.1:1/none/source-x:1"
     with served(Settings(allow=frozenset({name}))) as client:
         said = problem(client.ask("/check", name), 503, "connector_unavailable")
-    assert "cannot be pulled: its registry cannot be reached" in said["detail"]
+    assert name in said["detail"]
 
 
 def test_what_nobody_thought_of(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def test_health_without_docker(registry_client: Client, monkeypatch: pytest.Monk
     assert answer.status_code == 200
     health = answer.json()
     assert (health["docker_available"], health["status"]) == (False, "degraded")
-    assert health["message"].startswith("There is no Docker engine here")
+    assert "/no/such/socket" in health["message"]
 
 
 def test_all_connectors(registry_client: Client) -> None:
@@ -48,7 +48,7 @@ def test_connectors_of_a_category(registry_client: Client) -> None:
 def test_connectors_are_found_in_spite_of_typos(registry_client: Client) -> None:
     answer = registry_client.get("/connectors", params={"search": "postgress"}).json()
     assert answer["connectors"][0]["name"] == "source-postgres"
-    assert "did you mean source-postgres?" in answer["message"]
+    assert "source-postgres" in answer["message"]
     both = registry_client.get("/connectors", params={"search": "postgress", "category": "crm"})
     assert both.json()["connectors"] == []
 
@@ -56,7 +56,7 @@ def test_connectors_are_found_in_spite_of_typos(registry_client: Client) -> None
 def test_that_there_is_no_such_connector_is_said(registry_client: Client) -> None:
     answer = registry_client.get("/connectors", params={"search": "neo4j"}).json()
     assert answer["connectors"][0]["name"] == "source-mongodb-v2"
-    assert answer["message"].startswith("Airbyte publishes no connector for Neo4j.")
+    assert "Neo4j" in answer["message"]
     for params in ({"search": "postgres"}, {"category": "crm"}, {}):
         assert registry_client.get("/connectors", params=params).json()["message"] is None
 

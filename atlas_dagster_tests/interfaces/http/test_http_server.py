@@ -104,7 +104,7 @@ def test_open_to_all_it_does_not_start_without_a_token(tmp_path: Path) -> None:
         [*ATLAS, "serve", "--host", "0.0.0.0"], capture_output=True, text=True, cwd=tmp_path
     )
     assert ran.returncode == 3
-    assert "Anybody who reaches 0.0.0.0 could run connectors; give a token" in ran.stderr
+    assert "ATLAS_TOKEN" in ran.stderr
 
 
 def test_open_to_all_it_wants_the_token(tmp_path: Path) -> None:
@@ -119,4 +119,4 @@ def test_a_wrong_limit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ATLAS_EXECUTOR", "{memory_limit: lots}")
     ran = subprocess.run([*ATLAS, "serve"], capture_output=True, text=True, cwd=tmp_path)
     assert ran.returncode == 3
-    assert "The executor's default memory_limit is wrong" in ran.stderr
+    assert "memory_limit" in ran.stderr
