@@ -41,14 +41,15 @@ from atlas_dagster.orchestration.definitions.translator import (
     stream_spec,
 )
 from atlas_dagster.orchestration.step.catalog_look import Look
-from atlas_dagster.orchestration.step.projections import catalog_lock
+from atlas_dagster.orchestration.step.listener import PrintListener
+from atlas_dagster.orchestration.step.projections import catalog_lock, project_discovery
 from atlas_dagster.orchestration.step.run_config import SyncConfig
 from atlas_dagster.orchestration.step.sync_step import run_sync
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.connection import Connection, RunnerChoice, StreamSelection
-from atlas_dagster.source.discovered_catalog import Discovered, Discovery
-from atlas_dagster.source.open import Caller, discover
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery, discover
+from atlas_dagster.source.run_context import RunContext
 
 
 def _default_state() -> DefsStateConfigArgs:
@@ -204,7 +205,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         self.config = self.config or {}
         self.defs_state = self.defs_state or _default_state()
         self._folder = Path()
-        self._asked: tuple[Caller, SchemaPolicy | None] | None = None
+        self._asked: tuple[RunContext, SchemaPolicy | None] | None = None
         self._defined: ConnectionAssets | None = None
         self._known: Discovered | None = None
         self._found: Discovered | None = None
@@ -270,24 +271,23 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         )
 
     def refresh_catalog(
-        self, project_root: Path, caller: Caller, policy: SchemaPolicy | None = None
+        self, project_root: Path, context: RunContext, policy: SchemaPolicy | None = None
     ) -> Discovery:
-        """Run DISCOVER on behalf of ``caller`` and store the catalog; all changes, or by policy.
+        """Run DISCOVER on behalf of ``context`` and store the catalog; all changes, or by policy.
 
         Raises:
             AtlasError: it failed; what was known stays.
         """
-        self._asked = caller, policy
+        self._asked = context, policy
         asyncio.run(self.refresh_state(project_root))
         assert self._discovery is not None
         return self._discovery
 
-    def compare_catalog(self, project_root: Path, caller: Caller) -> Discovery:
+    def compare_catalog(self, project_root: Path, context: RunContext) -> Discovery:
         """Run DISCOVER and store nothing: all that has changed is pending. Raises AtlasError."""
-        caller.books = None
         known = self.known(project_root)
         return Discovery.since(
-            known, discover(self.connection, caller, known, "ignore"), self.connection
+            known, discover(self.connection, context, known, "ignore"), self.connection
         )
 
     async def refresh_state(self, project_root: Path) -> str:
@@ -341,11 +341,13 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
 
     def _discover(self) -> Discovered:
         if self._asked is not None:
-            caller, policy = self._asked
-            return discover(self.connection, caller, self._known, policy)
+            context, policy = self._asked
+            return discover(self.connection, context, self._known, policy)
         with dg.DagsterInstance.get() as instance:  # Dagster itself asks
-            caller = AtlasResource.from_environment().caller(instance, None, explain=print)
-            return discover(self.connection, caller, self._known)
+            context = AtlasResource.from_environment().run_context(instance, None, PrintListener())
+            found = discover(self.connection, context, self._known)
+            project_discovery(instance, self.connection, found, print)
+            return found
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.set_location(context.component_loc)

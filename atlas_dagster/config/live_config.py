@@ -19,6 +19,7 @@ from atlas_dagster.config.masking import Masker, scalars, secret_values
 from atlas_dagster.config.renewal import DeclarationHash, Renewal, merged
 from atlas_dagster.errors import BrokenError
 from atlas_dagster.files import atomic_write
+from atlas_dagster.listener import Listener
 
 _POLL_SECONDS = 0.5
 #: Renewals of one call, at most: each one is stored, and its values are masked from then on.
@@ -32,8 +33,8 @@ class ConfigStore(ABC):
     where: str
 
     @abstractmethod
-    def lock(self, connection: str, explain: Callable[[str], None]) -> AbstractContextManager[None]:
-        """Lock ``connection`` for one call of its connector. ``explain`` gets a message to wait.
+    def lock(self, connection: str, listener: Listener) -> AbstractContextManager[None]:
+        """Lock ``connection`` for one call of its connector. ``listener`` gets a message to wait.
 
         The lock ends with the process that holds it, even if that is killed.
         """
@@ -55,10 +56,10 @@ class FileConfigStore(ConfigStore):
         self.where = f"in {folder} on this machine"
 
     @contextmanager
-    def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
+    def lock(self, connection: str, listener: Listener) -> Iterator[None]:
         self._create_folder()
         lock = FileLock(self._lock_path(connection), mode=0o600)
-        with wait_for(connection, lambda: _acquired(lock), explain):
+        with wait_for(connection, lambda: _acquired(lock), listener):
             try:
                 yield
             finally:
@@ -85,12 +86,12 @@ class FileConfigStore(ConfigStore):
 
 
 @contextmanager
-def wait_for(
-    connection: str, acquire: Callable[[], bool], explain: Callable[[str], None]
-) -> Iterator[None]:
-    """Call ``acquire`` until it succeeds. ``explain`` gets a message after the first failure."""
+def wait_for(connection: str, acquire: Callable[[], bool], listener: Listener) -> Iterator[None]:
+    """Call ``acquire`` until it succeeds. ``listener`` gets a message after the first failure."""
     if not acquire():
-        explain(f"Another run or command uses connection '{connection}'; waiting until it ends.")
+        listener.info(
+            f"Another run or command uses connection '{connection}'; waiting until it ends."
+        )
         while not acquire():
             pause(_POLL_SECONDS)
     yield
@@ -113,7 +114,7 @@ class RenewableConfig:
         masker: gets the secrets, also those of renewals.
         connection: its name.
         store: stores the renewals.
-        explain: gets a message for each renewal, without values.
+        listener: gets a message for each renewal, without values.
     """
 
     def __init__(
@@ -124,14 +125,14 @@ class RenewableConfig:
         masker: Masker,
         connection: str,
         store: ConfigStore,
-        explain: Callable[[str], None],
+        listener: Listener,
     ) -> None:
         self._declared = declared
         self._schema = schema
         self._masker = masker
         self._connection = connection
         self._store = store
-        self._explain = explain
+        self._listener = listener
         self._renewals = 0
         stored = self._stored()
         self.value = stored.applied_to(declared)
@@ -165,7 +166,7 @@ class RenewableConfig:
             ) from error
         self.value = value
         names = ", ".join(".".join(renewed.path) for renewed in renewal.values)
-        self._explain(
+        self._listener.info(
             f"The connector renewed {names} in its config; the next call uses it. It is stored "
             f"{self._store.where}."
         )

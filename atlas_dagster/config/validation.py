@@ -6,7 +6,7 @@ variable by nothing.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jsonschema import Draft7Validator
@@ -17,10 +17,9 @@ from atlas_dagster.config.faults import examine
 from atlas_dagster.config.form import property_schema
 from atlas_dagster.config.templates import TEMPLATE, variables
 from atlas_dagster.errors import InvalidConfigError, MissingVariableError
+from atlas_dagster.listener import SILENT, Listener
 
 _TYPES = Draft7Validator.TYPE_CHECKER
-
-Warn = Callable[[str], None]
 
 
 def require_variables(config: Mapping[str, Any], *, environ: Mapping[str, str], where: str) -> None:
@@ -40,7 +39,7 @@ def resolve(
     schema: Mapping[str, Any],
     environ: Mapping[str, str],
     where: str,
-    warn: Warn = lambda _: None,
+    listener: Listener = SILENT,
     check: bool = True,
 ) -> dict[str, Any]:
     """Return the config for the connector.
@@ -54,7 +53,7 @@ def resolve(
         schema: the SPEC's.
         environ: values of the templates.
         where: names the connection in messages.
-        warn: gets a sentence for each oddity that is passed on to the connector.
+        listener: gets a warning for each oddity that is passed on to the connector.
         check: without it, the config is not validated and gets no defaults.
 
     Raises:
@@ -66,7 +65,7 @@ def resolve(
     assert isinstance(resolved, dict)
     if not check:
         return resolved
-    validate(resolved, schema=schema, where=where, warn=warn)
+    validate(resolved, schema=schema, where=where, listener=listener)
     return with_defaults(resolved, schema)
 
 
@@ -75,18 +74,18 @@ def validate(
     *,
     schema: Mapping[str, Any],
     where: str,
-    warn: Warn = lambda _: None,
+    listener: Listener = SILENT,
 ) -> None:
     """Validate ``config``, with defaults, by the SPEC's JSON schema (draft 7).
 
-    ``warn`` gets a sentence for each oddity that is passed on to the connector.
+    ``listener`` gets a warning for each oddity that is passed on to the connector.
 
     Raises:
         InvalidConfigError: it names each faulty field and the allowed values.
     """
     found = examine(with_defaults(config, schema), schema)
     for warning in found.warnings:
-        warn(f"{where}: {warning.sentence}")
+        listener.warning(f"{where}: {warning.sentence}")
     if found.faults:
         first, *others = (fault.sentence for fault in found.faults)
         raise InvalidConfigError(

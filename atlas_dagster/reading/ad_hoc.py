@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from platformdirs import user_state_dir
 
 from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.errors import AtlasError, ConfigError
+from atlas_dagster.listener import SILENT, Listener
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, FieldPath, configure
 from atlas_dagster.records.names import assign
 from atlas_dagster.registry import image_name
@@ -22,8 +23,7 @@ from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.limits import ExecutorConfig, declared_defaults, executor_defaults
 from atlas_dagster.runners.owner import Kind, process_has_ended, this_process
 from atlas_dagster.source.connection import Connection, RunnerChoice, StreamSelection
-from atlas_dagster.source.invocation import Log
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext, SpecCache
 
 #: What such connectors run under; there is no deployment.
 DEPLOYMENT = "adhoc"
@@ -98,9 +98,9 @@ class AdHocConfigStore(FileConfigStore):
         super().__init__(Path(user_state_dir("atlas-dagster")) / "renewals")
 
     @contextmanager
-    def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
+    def lock(self, connection: str, listener: Listener) -> Iterator[None]:
         """Raises ConfigError where the folder cannot be written."""
-        with super().lock(connection, explain):
+        with super().lock(connection, listener):
             try:
                 yield
             finally:
@@ -118,29 +118,30 @@ class AdHocConfigStore(FileConfigStore):
             ) from error
 
 
-def adhoc_caller(
-    explain: Callable[[str], None],
-    log: Log,
+#: A connector's SPEC is the same for all sources of this process.
+_SPECS = SpecCache()
+
+
+def adhoc_context(
+    listener: Listener = SILENT,
     *,
     kind: Kind = "command",
     environ: Mapping[str, str] = os.environ,
-    executor: ExecutorConfig | None = None,
-    warn: Callable[[str], None] | None = None,
-) -> Caller:
-    """On behalf of this process. By default the limits are those of ATLAS_EXECUTOR.
+    limits: ExecutorConfig | None = None,
+) -> RunContext:
+    """Return the context of this process; ``limits`` are by default those of ATLAS_EXECUTOR.
 
     Raises:
-        ConfigError: one of these is wrong.
+        ConfigError: one of the limits is wrong.
     """
-    return Caller(
+    return RunContext(
         deployment=DEPLOYMENT,
         owner=this_process(kind),
         environ=environ,
-        log=log,
-        explain=explain,
         configs=AdHocConfigStore(),
-        executor=executor or executor_defaults(declared_defaults(os.environ)),
-        warn=warn,
+        limits=limits or executor_defaults(declared_defaults(os.environ)),
+        listener=listener,
+        specs=_SPECS,
     )
 
 

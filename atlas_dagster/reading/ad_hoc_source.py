@@ -5,12 +5,14 @@ streams moves on with what is read of it.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
+import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
 from atlas_dagster.errors import ConfigError, UnknownStreamError
+from atlas_dagster.listener import Listener, Work
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, Stream, configure
 from atlas_dagster.protocol.messages import ConnectionStatus, Spec
 from atlas_dagster.protocol.state import ConnectionState
@@ -20,7 +22,8 @@ from atlas_dagster.records.types import TableSchema
 from atlas_dagster.source.connection import no_stream
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.connector_ref import ConnectorRef
-from atlas_dagster.source.open import Caller, introduced, spec_of
+from atlas_dagster.source.open_connector import open_connector, read_spec
+from atlas_dagster.source.run_context import RunContext
 
 
 class RowPage(Struct, frozen=True):
@@ -37,6 +40,27 @@ class RowPage(Struct, frozen=True):
     is_complete: bool
 
 
+class _KeepWarnings(Listener):
+    """Passes everything to ``listener``, and keeps the warnings."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.warnings: list[str] = []
+        self._listener = listener
+
+    def info(self, text: str) -> None:
+        self._listener.info(text)
+
+    def connector(self, level: str, text: str) -> None:
+        self._listener.connector(level, text)
+
+    def progress(self, work: Work, done: int, total: float | None) -> None:
+        self._listener.progress(work, done, total)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+        self._listener.warning(text)
+
+
 class AdHocSource:
     """One connector with one config.
 
@@ -47,19 +71,12 @@ class AdHocSource:
     """
 
     def __init__(
-        self, connection: AdHocConnection, caller: Caller, catalog: Catalog | None = None
+        self, connection: AdHocConnection, context: RunContext, catalog: Catalog | None = None
     ) -> None:
         self.connection = connection
-        self._caller = caller
+        self._listener = _KeepWarnings(context.listener)
+        self._context = msgspec.structs.replace(context, listener=self._listener)
         self._catalog = catalog
-        self._warnings: list[str] = []
-        tell = caller.warn
-
-        def warn(text: str) -> None:
-            self._warnings.append(text)
-            tell(text)
-
-        caller.warn = warn
 
     @property
     def name(self) -> str:
@@ -67,8 +84,8 @@ class AdHocSource:
 
     @property
     def warnings(self) -> list[str]:
-        """What is odd about the config, as far as calls have told it."""
-        return list(dict.fromkeys(self._warnings))
+        """Warnings about the config so far."""
+        return list(dict.fromkeys(self._listener.warnings))
 
     @property
     def image(self) -> str:
@@ -80,28 +97,26 @@ class AdHocSource:
         """Whether the streams are known, so that no connector need be asked for them."""
         return self._catalog is not None
 
-    @contextmanager
-    def at_work(self) -> Iterator[Connector]:
-        """The connector with its config; no other call uses that meanwhile."""
-        with introduced(self.connection, self._caller) as (connector, _):
-            yield connector
+    def open(self) -> AbstractContextManager[Connector]:
+        """Open the connector with its config; no other call uses that meanwhile."""
+        return open_connector(self.connection, self._context)
 
     def spec(self) -> Spec:
-        return spec_of(self.connection, self._caller)
+        return read_spec(self.connection, self._context)
 
     def status(self) -> ConnectionStatus:
         """The connector's answer to CHECK, be it good or bad."""
-        with self.at_work() as connector:
+        with self.open() as connector:
             return connector.status()
 
     def check(self) -> None:
         """Raises CheckFailedError where the source cannot be reached with this config."""
-        with self.at_work() as connector:
+        with self.open() as connector:
             connector.check()
 
     def discover(self) -> Catalog:
         """The streams, asked for anew."""
-        with self.at_work() as connector:
+        with self.open() as connector:
             self._catalog = connector.discover()
         return self._catalog
 
@@ -138,7 +153,7 @@ class AdHocSource:
     ) -> Iterator[StreamReader]:
         """A READ of ``stream`` that is about to start; see :class:`StreamReader`."""
         options = {} if batch_rows is None else {"batch_rows": batch_rows}
-        with self.at_work() as connector:
+        with self.open() as connector:
             yield StreamReader(connector, [stream], state=state, limit=limit, **options)
 
     def page(

@@ -8,6 +8,7 @@ import pyarrow as pa
 from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError, ProtocolError, ReadFailedError, StoppedError
+from atlas_dagster.listener import PROGRESS_SECONDS
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import Records, StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
@@ -15,7 +16,6 @@ from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.invocation import Invocation
-from atlas_dagster.source.progress import WATCHED_EVERY_SECONDS, sync_watcher
 from atlas_dagster.source.read_protocol import ReadProtocol, StateReached, StreamFault, StreamRead
 
 #: The batch size of a sync, for the same reason; see ``sync/stream.py``.
@@ -62,8 +62,7 @@ class StreamReader:
         self._is_incremental = any(stream.sync_mode == "incremental" for stream in streams)
         self._counts = dict.fromkeys(self._configured, 0)
         self._full_since: float | None = None
-        self._started = time.monotonic()
-        self._watched = 0.0
+        self._next_progress = 0.0
         self._mark = _Mark(state or ConnectionState())
         #: Whether the source has sent everything.
         self.is_complete = False
@@ -193,11 +192,9 @@ class StreamReader:
             taken = found.records[: self._limit - self._counts[name]]
             found = Records(found.stream, found.namespace, taken, found.bytes)
         self._counts[name] += len(found.records)
-        now, watch = time.monotonic(), sync_watcher.get()
-        if watch is not None and now - self._watched >= WATCHED_EVERY_SECONDS:
-            self._watched = now
-            count = sum(self._counts.values())
-            watch(count, None, count / max(now - self._started, 1e-3))
+        if (now := time.monotonic()) >= self._next_progress:
+            self._next_progress = now + PROGRESS_SECONDS
+            self._connector.listener.progress("read", sum(self._counts.values()), None)
         return found if found.records else None
 
     def _is_full(self, name: StreamDescriptor) -> bool:

@@ -19,6 +19,7 @@ from atlas_dagster.protocol.catalog import (
     SyncMode,
     configure,
 )
+from atlas_dagster.records.names import assign
 from atlas_dagster.registry import ConnectorInfo, get_connector_info, image_name
 from atlas_dagster.runners.limits import ExecutorConfig
 
@@ -158,6 +159,11 @@ class Connection(BaseModel):
         if self.image is None:
             return f"source-{self.name}"
         return image_name(self.image)
+
+    @property
+    def source_key_part(self) -> str:
+        """The name of the source among the connection's streams: ``source_faker``."""
+        return assign([self.source_name])[self.source_name]
 
     def configured(self, catalog: Catalog) -> list[ConfiguredStream]:
         """The streams to sync, in the catalog's order.

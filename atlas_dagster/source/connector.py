@@ -9,11 +9,12 @@ import msgspec
 from atlas_dagster.config.live_config import RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError, FailureType
+from atlas_dagster.listener import SILENT, Listener
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.causes import is_code_failure, is_network_failure
 from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec, Unreadable
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
-from atlas_dagster.source.invocation import Invocation, Log, readable
+from atlas_dagster.source.invocation import Invocation, readable
 from atlas_dagster.source.localhost import advice
 
 _Answer = TypeVar("_Answer")
@@ -30,7 +31,8 @@ class Connector:
         config: what it is given, holds secrets; None for SPEC, which needs none.
         masker: knows those secrets.
         labels: whose processes these are, for the reaper.
-        log: receives the connector's own log lines, masked.
+        listener: takes the connector's own log lines, masked.
+        known_spec: its SPEC, where that is known.
     """
 
     def __init__(
@@ -38,20 +40,22 @@ class Connector:
         runner: Runner,
         *,
         name: str,
-        log: Log,
         config: RenewableConfig | None = None,
         masker: Masker | None = None,
         labels: Mapping[str, str] | None = None,
+        listener: Listener = SILENT,
+        known_spec: Spec | None = None,
     ) -> None:
         self.runner = runner
         self.name = name
-        self._log = log
+        self.listener = listener
+        self.known_spec = known_spec
         self._config = config
         self._masker = masker or Masker()
         self._labels = labels or {}
 
     def log(self, level: str, text: str) -> None:
-        self._log(level, self.mask(text))
+        self.listener.connector(level, self.mask(text))
 
     def mask(self, text: str) -> str:
         """``text`` without secret values."""
@@ -133,7 +137,7 @@ class Connector:
         return Invocation(
             self.runner,
             name=self.name,
-            log=self._log,
+            listener=self.listener,
             masker=self._masker,
             renew=None if self._config is None else self._config.renew,
         )

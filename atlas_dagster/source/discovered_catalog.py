@@ -1,4 +1,4 @@
-"""What DISCOVER found, as it is cached: enough to define assets without running anything."""
+"""DISCOVER, and its cached answer: enough to define assets without running anything."""
 
 import hashlib
 import json
@@ -15,8 +15,17 @@ from atlas_dagster.format_versions import version_of
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
 from atlas_dagster.records.names import assign
-from atlas_dagster.source.catalog_diff import CatalogChange, compare
+from atlas_dagster.source.catalog_diff import (
+    CatalogChange,
+    SchemaPolicy,
+    compare,
+    held_back,
+    merged,
+)
 from atlas_dagster.source.connection import Connection
+from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.open_connector import open_connector
+from atlas_dagster.source.run_context import RunContext
 
 VERSION = 1
 #: Names of folders and objects that stores and Dagster's serializer keep for themselves.
@@ -57,6 +66,10 @@ class Discovered(Struct, frozen=True):
     tables: tuple[NamedTable, ...]
     pending: tuple[CatalogChange, ...] = ()
     version: int = VERSION
+
+    @property
+    def spec(self) -> Spec:
+        return Spec(self.spec_schema, self.documentation_url)
 
     @property
     def catalog(self) -> Catalog:
@@ -113,6 +126,53 @@ class Discovery(Struct, frozen=True):
             stream.descriptor for stream in known if stream.destination_sync_mode != "overwrite"
         ]
         return cls(found, taken, tuple(name for name in kept if name in wider))
+
+
+def discover(
+    connection: Connection,
+    context: RunContext,
+    previous: Discovered | None,
+    policy: SchemaPolicy | None = None,
+) -> Discovered:
+    """Run SPEC and DISCOVER; see :func:`discover_with`.
+
+    Raises:
+        ConfigError: the config does not fit the SPEC, or a declared stream does not exist.
+        RunnerUnavailableError: nothing can run the connector.
+        ConnectorFailedError: the connector gave no answer.
+    """
+    with open_connector(connection, context) as connector:
+        return discover_with(connector, connection, previous, policy)
+
+
+def discover_with(
+    connector: Connector,
+    connection: Connection,
+    previous: Discovered | None,
+    policy: SchemaPolicy | None = None,
+) -> Discovered:
+    """Run DISCOVER with an open connector; tables named in ``previous`` keep their names.
+
+    ``policy`` says which changes since ``previous`` are taken. Without one, all are taken that the
+    declaration does not contradict. The other changes are pending.
+    """
+    catalog = connector.discover()
+    pending: list[CatalogChange] = []
+    if previous is not None:
+        pending = held_back(compare(connection, previous.catalog, catalog), policy)
+        catalog = merged(previous.catalog, catalog, pending)
+    connection.configured(catalog)  # raises where a declared stream does not exist
+    assert connector.known_spec is not None
+    return discovered(
+        connection.name,
+        connector=connector.runner.identity(),
+        config=connection.config,
+        spec=connector.known_spec,
+        catalog=catalog,
+        reserved=connection.source_key_part,
+        previous=previous,
+        pending=pending,
+    )
 
 
 def discovered(

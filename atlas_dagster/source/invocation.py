@@ -8,6 +8,7 @@ from typing import Any
 from atlas_dagster.cancellation import raise_if_stopped
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError
+from atlas_dagster.listener import Listener
 from atlas_dagster.protocol.causes import cause, exceptions, failure_type, is_frame
 from atlas_dagster.protocol.decoder import MessageDecoder
 from atlas_dagster.protocol.messages import (
@@ -21,8 +22,6 @@ from atlas_dagster.protocol.messages import (
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Runner
 from atlas_dagster.source.watchdog import Watchdog
 
-#: Takes a level (DEBUG … FATAL) and a text without secrets.
-Log = Callable[[str, str], None]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 Renew = Callable[[dict[str, Any]], None]
 
@@ -59,13 +58,19 @@ class Invocation:
     Args:
         runner: where the connector runs.
         name: the connector's name, for messages.
-        log: receives the connector's own log lines, masked.
+        listener: takes the connector's own log lines, masked.
         masker: hides secret values in everything that leaves here.
         renew: takes a config that the connector wants to be given from now on (CONTROL).
     """
 
     def __init__(
-        self, runner: Runner, *, name: str, log: Log, masker: Masker, renew: Renew | None = None
+        self,
+        runner: Runner,
+        *,
+        name: str,
+        listener: Listener,
+        masker: Masker,
+        renew: Renew | None = None,
     ) -> None:
         self.runner = runner
         self.name = name
@@ -75,7 +80,7 @@ class Invocation:
         self.exit: ExitStatus | None = None
         #: The last answer that could not be read.
         self.unreadable: Unreadable | None = None
-        self._log = log
+        self._log = listener.connector
         self._masker = masker
         self._renew = renew
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)

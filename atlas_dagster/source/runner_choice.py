@@ -1,7 +1,6 @@
 """Choose where a connector runs: in Docker if possible, else as a process."""
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
+from atlas_dagster.listener import Listener
 from atlas_dagster.registry import ConnectorInfo, published_manifest, published_version
 from atlas_dagster.registry.connector_info import AUTO, LATEST
 from atlas_dagster.runners.base import Runner
@@ -33,12 +33,10 @@ from atlas_dagster.source.connector_ref import ConnectorRef
 POD_FOLDER_VARIABLE = "ATLAS_POD_FOLDER"
 
 
-def choose_runner(
-    ref: ConnectorRef, defaults: ExecutorConfig, explain: Callable[[str], None]
-) -> Runner:
+def choose_runner(ref: ConnectorRef, defaults: ExecutorConfig, listener: Listener) -> Runner:
     """Return the runner for ``ref``; the caller closes it.
 
-    ``explain`` gets one sentence: which runner, and why.
+    ``listener`` gets one sentence: which runner, and why.
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package or manifest can be used now.
@@ -49,23 +47,23 @@ def choose_runner(
     connection = ref.connection
     if connection.command is not None:
         command = CommandRunner(connection.command, directory=connection.folder, executor=limits)
-        explain(f"{ref.name} runs as a process, by the command {command.reference}.")
+        listener.info(f"{ref.name} runs as a process, by the command {command.reference}.")
         return command
     if connection.runner == "kubernetes":
-        return _in_pod(ref, limits, explain)
+        return _in_pod(ref, limits, listener)
     if connection.runner == "python":
         if ref.needs_docker:
             raise ConfigError(f"{ref.name} has no Python package; use runner: docker or auto.")
-        return _in_python(ref, limits, "as its connection asks", explain)
+        return _in_python(ref, limits, "as its connection asks", listener)
     try:
-        return _in_docker(ref, limits, explain)
+        return _in_docker(ref, limits, listener)
     except (ConfigError, RunnerUnavailableError) as error:
         if connection.runner == "docker" or ref.needs_docker:
             raise
         reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
         reason = reason.rstrip(".")
         try:
-            return _in_python(ref, limits, f"because Docker cannot run it: {reason}", explain)
+            return _in_python(ref, limits, f"because Docker cannot run it: {reason}", listener)
         except RunnerUnavailableError as other:
             raise RunnerUnavailableError(
                 f"{ref.name} can be run in neither way. In Docker: {reason}. "
@@ -108,9 +106,7 @@ def _memory(text: str) -> int:
         return 0
 
 
-def _in_python(
-    ref: ConnectorRef, limits: ExecutorConfig, why: str, explain: Callable[[str], None]
-) -> Runner:
+def _in_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: Listener) -> Runner:
     info, newest = ref.info, ""
     if info is not None and info.tag == LATEST:
         info, newest = info.at(_newest(info)), ", the newest"
@@ -121,7 +117,7 @@ def _in_python(
             if version != info.tag:
                 newest = f", the newest release that can be installed ({info.tag} cannot)"
         package = PythonRunner(info.pypi_package, version, info.name, executor=limits)
-        explain(
+        listener.info(
             f"{ref.name} runs from its Python package {info.pypi_package} {version}{newest}, {why}."
         )
         return package
@@ -133,7 +129,7 @@ def _in_python(
     cdk_runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=limits)
     of = f" of version {info.tag}{newest}," if info is not None and newest else ""
     ran = f"the Python package {cdk_runner.reference}, {cdk.why}"
-    explain(f"{ref.name} runs from its manifest{of} with {ran}, {why}.")
+    listener.info(f"{ref.name} runs from its manifest{of} with {ran}, {why}.")
     return ManifestRunner(manifest, cdk_runner, Cdk(version, cdk.why))
 
 
@@ -149,7 +145,7 @@ def _published(info: ConnectorInfo) -> tuple[Manifest, Cdk]:
     return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)
 
 
-def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, explain: Callable[[str], None]) -> Runner:
+def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
     folder = os.environ.get(POD_FOLDER_VARIABLE)
     if folder is None:
         raise ConfigError(
@@ -159,10 +155,10 @@ def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, explain: Callable[[str], 
         )
     runner = FifoRunner(Path(folder), ref.image, limits)
     where = f"in this step's pod, from the image {runner.reference}"
-    return _for_image(ref, runner, where, explain)
+    return _for_image(ref, runner, where, listener)
 
 
-def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, explain: Callable[[str], None]) -> Runner:
+def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
     is_published = ref.connection.image is None
     is_latest = ref.image.endswith(f":{LATEST}")
     if is_published and is_latest and "pull" not in limits.model_fields_set:
@@ -171,21 +167,19 @@ def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, explain: Callable[[str
     client = connect(limits.docker_host)
     with ExitStack() as undo:
         runner = undo.enter_context(
-            DockerRunner(ref.image, client=client, executor=limits, explain=explain)
+            DockerRunner(ref.image, client=client, executor=limits, listener=listener)
         )
         runner.ensure_image()
         where = f"in Docker, from the image {runner.described()}"
-        chosen = _for_image(ref, runner, where, explain)
+        chosen = _for_image(ref, runner, where, listener)
         undo.pop_all()
     return chosen
 
 
-def _for_image(
-    ref: ConnectorRef, runner: Runner, where: str, explain: Callable[[str], None]
-) -> Runner:
+def _for_image(ref: ConnectorRef, runner: Runner, where: str, listener: Listener) -> Runner:
     """Return ``runner``, which runs the connector's image, or the CDK's image for a manifest."""
     if ref.manifest is None or ref.cdk is None:
-        explain(f"{ref.name} runs {where}.")
+        listener.info(f"{ref.name} runs {where}.")
         return runner
-    explain(f"{ref.name} runs {where}, {ref.cdk.why}.")
+    listener.info(f"{ref.name} runs {where}, {ref.cdk.why}.")
     return ManifestRunner(ref.manifest, runner, ref.cdk)

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Collection
 
+from atlas_dagster.listener import PROGRESS_SECONDS, SILENT, Listener
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
-from atlas_dagster.source.progress import WATCHED_EVERY_SECONDS, sync_watcher
 from atlas_dagster.sync.events import ProgressReport
 from atlas_dagster.sync.stream import ActiveStream
 
@@ -22,12 +22,13 @@ class Progress:
     and the whole sync contradicts itself, so then none counts (platform ``StatsTracker``).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener = SILENT) -> None:
+        self._listener = listener
         self._started = time.monotonic()
         self._next = self._started + _EVERY_SECONDS
         self._streams: dict[StreamDescriptor, float] = {}
         self._sync: float | None = None
-        self._watched = 0.0
+        self._next_draw = 0.0
 
     def estimate(self, estimate: Estimate) -> None:
         rows = estimate.rows
@@ -41,10 +42,10 @@ class Progress:
     def due(self, streams: Collection[ActiveStream]) -> ProgressReport | None:
         """What there is to say, when it is time."""
         now = time.monotonic()
-        if (watch := sync_watcher.get()) and now >= self._watched:
-            self._watched = now + WATCHED_EVERY_SECONDS
+        if now >= self._next_draw:
+            self._next_draw = now + PROGRESS_SECONDS
             count = sum(stream.records for stream in streams)
-            watch(count, self._expected(streams), count / max(now - self._started, 1e-3))
+            self._listener.progress("read", count, self._expected(streams))
         if now < self._next:
             return None
         self._next = now + _EVERY_SECONDS

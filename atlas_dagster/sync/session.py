@@ -58,7 +58,7 @@ class SyncSession:
         #: Streams that the run before this retry has read; they are not read again.
         self._already_read: list[ActiveStream] = []
         self._buffered = 0
-        self._progress = Progress()
+        self._progress = Progress(connector.listener)
 
     # --8<-- [start:run] shown in docs/architecture.md
     def run(self) -> Iterator[SyncEvent]:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.python import CommandRunner
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.source.invocation import Log
 from atlas_dagster.sync.events import SyncEvent
 from atlas_dagster_tests.conftest import CONNECTORS
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.sync.fake_source import EAGER, Lake, Outcome, incremental
 
 FOLDER = CONNECTORS / "source-chaos"
@@ -42,7 +42,7 @@ class Chaos:
         scenario: str,
         *,
         executor: ExecutorConfig | None = None,
-        log: Log | None = None,
+        log: Callable[[str, str], None] | None = None,
         **parameters: Any,
     ) -> Connector:
         """``parameters`` are the scenario's; a ``password`` is a secret."""
@@ -54,14 +54,16 @@ class Chaos:
             masker=masker,
             connection="c",
             store=self.configs,
-            explain=lambda text: self.log.append(("INFO", text)),
+            listener=CallbackListener(lambda text: self.log.append(("INFO", text))),
         )
         return Connector(
             self.runner,
             name="source-x",
             config=config,
             masker=masker,
-            log=log or (lambda level, text: self.log.append((level, text))),
+            listener=CallbackListener(
+                connector=log or (lambda level, text: self.log.append((level, text)))
+            ),
         )
 
     def sync(self, scenario: str, *streams: ConfiguredStream, **parameters: Any) -> Outcome:

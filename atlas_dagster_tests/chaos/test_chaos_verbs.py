@@ -62,7 +62,7 @@ def test_a_spec_that_never_comes(silent: Runner) -> None:
     silent.executor = ExecutorConfig(check_timeout_seconds=1)
     started = time.monotonic()
     with pytest.raises(ConnectorFailedError) as failure:
-        Connector(silent, name="source-x", log=lambda *_: None).spec()
+        Connector(silent, name="source-x").spec()
     assert str(failure.value) == (
         "source-x did not finish spec within 1 seconds; check that the source is reachable, or "
         "raise executor.check_timeout_seconds."

@@ -17,18 +17,16 @@ from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.python import PythonRunner
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered, config_hash
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster_tests.components.connections_project import STREAMS, Project, importable
 
 
 @pytest.fixture
-def caller(tmp_path: Path) -> Caller:
-    return Caller(
+def caller(tmp_path: Path) -> RunContext:
+    return RunContext(
         deployment="tests",
         owner="run:1",
         environ={},
-        log=lambda *_: None,
-        explain=lambda _: None,
         configs=FileConfigStore(tmp_path / "renewals"),
     )
 
@@ -191,7 +189,7 @@ def test_the_source_is_stale_where_discover_depends_on_what_has_changed(
 
 
 def test_the_check_of_schema_changes_stores_nothing(
-    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: RunContext
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})
@@ -199,9 +197,9 @@ def test_the_check_of_schema_changes_stores_nothing(
     asked = []
 
     def answer(
-        connection: Connection, caller: Caller, previous: Discovered | None, policy: str | None
+        connection: Connection, caller: RunContext, previous: Discovered | None, policy: str | None
     ) -> Discovered:
-        asked.append((policy, caller.books))
+        asked.append(policy)
         return project.found("shop", {"count": 1}, [*STREAMS, {"name": "new", "json_schema": {}}])
 
     monkeypatch.setattr(airbyte_connection, "discover", answer)
@@ -209,12 +207,12 @@ def test_the_check_of_schema_changes_stores_nothing(
     (component,) = project.tree().connections(part)
     component.compare_catalog(project.root, caller)
 
-    assert asked == [("ignore", None)]
+    assert asked == ["ignore"]
     assert project.state_path("shop").read_bytes() == before
 
 
 def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
-    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: RunContext
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})
@@ -222,7 +220,7 @@ def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
     told = []
 
     def answer(
-        connection: Connection, caller: Caller, previous: Discovered | None, policy: str | None
+        connection: Connection, caller: RunContext, previous: Discovered | None, policy: str | None
     ) -> Discovered:
         told.append((connection.name, caller, previous, policy))
         assert previous is not None
@@ -245,7 +243,7 @@ def test_so_is_one_that_dagster_itself_asks_for(
     before = Discovered.decode(project.state_path("shop").read_bytes())
     told = []
 
-    def answer(_: Connection, __: Caller, previous: Discovered | None) -> Discovered:
+    def answer(_: Connection, __: RunContext, previous: Discovered | None) -> Discovered:
         told.append(previous)
         return before
 
@@ -257,7 +255,7 @@ def test_so_is_one_that_dagster_itself_asks_for(
 
 
 def test_a_refresh_that_fails_leaves_what_was_known(
-    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: RunContext
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})
@@ -276,7 +274,7 @@ def test_a_refresh_that_fails_leaves_what_was_known(
 
 
 def test_a_catalog_that_cannot_be_read_is_mended_by_discovering_again(
-    project: Project, monkeypatch: pytest.MonkeyPatch, caller: Caller
+    project: Project, monkeypatch: pytest.MonkeyPatch, caller: RunContext
 ) -> None:
     project.declare("shop", "connector: source-faker", "config: {count: 1}")
     project.discover("shop", {"count": 1})

@@ -12,9 +12,11 @@ import pytest
 from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import MASK, Masker
 from atlas_dagster.errors import BrokenError, ConnectorFailedError
+from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.sync.fake_source import line
 
 SCHEMA = {
@@ -64,12 +66,12 @@ class Called:
             masker=masker,
             connection="shop",
             store=FileConfigStore(folder),
-            explain=self.said.append,
+            listener=CallbackListener(self.said.append),
         )
         self.connector = Connector(
             self.runner,
             name="source-x",
-            log=lambda _, text: self.log.append(text),
+            listener=CallbackListener(connector=lambda _, text: self.log.append(text)),
             masker=masker,
             config=config,
         )
@@ -163,7 +165,7 @@ def test_a_stored_renewal_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 
 def _hold(folder: Path, unpublished: Any, release: Any) -> None:
-    with FileConfigStore(folder).lock("shop", lambda _: None):
+    with FileConfigStore(folder).lock("shop", SILENT):
         unpublished.set()
         release.wait(30)
 
@@ -181,9 +183,9 @@ def test_one_connection_is_used_by_one_process_at_a_time(tmp_path: Path) -> None
             said.append(text)
             release.set()
 
-        with FileConfigStore(tmp_path).lock("another", said.append):
+        with FileConfigStore(tmp_path).lock("another", CallbackListener(said.append)):
             assert said == []
-        with FileConfigStore(tmp_path).lock("shop", explain):
+        with FileConfigStore(tmp_path).lock("shop", CallbackListener(explain)):
             assert other.exitcode in (None, 0)
         assert [("'shop'" in each, "waiting" in each) for each in said] == [(True, True)]
     finally:
@@ -200,7 +202,7 @@ def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     other.kill()
     other.join(30)
     said: list[str] = []
-    with FileConfigStore(tmp_path).lock("shop", said.append):
+    with FileConfigStore(tmp_path).lock("shop", CallbackListener(said.append)):
         assert said == []
 
 

@@ -5,6 +5,7 @@ import pytest
 from atlas_dagster.config.templates import variables
 from atlas_dagster.config.validation import resolve, validate
 from atlas_dagster.errors import ConfigError, InvalidConfigError, MissingVariableError
+from atlas_dagster_tests.listening import CallbackListener
 
 SPEC: dict[str, Any] = {
     "type": "object",
@@ -204,7 +205,13 @@ def test_all_faults_are_told_at_once() -> None:
 
 def warned(config: dict[str, Any], schema: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     said: list[str] = []
-    found = resolve(config, schema=schema, environ={}, where="shop", warn=said.append)
+    found = resolve(
+        config,
+        schema=schema,
+        environ={},
+        where="shop",
+        listener=CallbackListener(warning=said.append),
+    )
     return found, said
 
 

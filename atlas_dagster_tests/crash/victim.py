@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from atlas_dagster.listener import SILENT
 from atlas_dagster.orchestration.automation import retries
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets, stream_spec
@@ -136,7 +137,7 @@ def refresh(
             ConnectionAssets.of(connection, discovered, stream_spec),
             atlas=AtlasResource(destination=str(lake)),
             instance=instance,
-            explain=lambda _: None,
+            listener=SILENT,
         )
         open_state_admin.apply(
             lambda upkeep: upkeep.refresh(open_state_admin.find(streams), keep_rows=False)

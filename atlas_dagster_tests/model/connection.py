@@ -122,9 +122,7 @@ class Connection(RuleBasedStateMachine):
         source = Source(
             self.streams, self.state_type, chunk=chunk, clock=self.clock, selected=self.streams
         )
-        connector = Connector(
-            FakeRunner(source), name="source-x", masker=Masker(()), log=lambda *_: None
-        )
+        connector = Connector(FakeRunner(source), name="source-x", masker=Masker(()))
         configured = [stream.configured() for stream in self.streams.values()]
         session, _ = lake.prepare(configured, connector=connector, **EAGER)
         return session, source

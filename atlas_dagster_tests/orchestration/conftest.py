@@ -8,7 +8,7 @@ import pytest
 
 from atlas_dagster.orchestration.step import sync_step as sync
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.source import open as source
+from atlas_dagster.source import open_connector as source
 from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 from atlas_dagster_tests.orchestration.recovery_cases import Shop

@@ -25,7 +25,7 @@ from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery, discovered
-from atlas_dagster.source.open import Caller, source_key_part
+from atlas_dagster.source.run_context import RunContext
 
 DOCS = "https://docs.example.com/shop"
 
@@ -82,7 +82,7 @@ def found(
         config=connection.config,
         spec=Spec(connectionSpecification=dict(spec), documentationUrl=DOCS),
         catalog=Catalog.from_json(list(streams)),
-        reserved=source_key_part(connection),
+        reserved=connection.source_key_part,
         previous=None,
     )
 
@@ -100,7 +100,7 @@ def define(
 ) -> dg.Definitions:
     """The connection's definitions with the resource they need; nothing may refresh them."""
 
-    def refresh(caller: Caller, policy: SchemaPolicy | None) -> Discovery:
+    def refresh(caller: RunContext, policy: SchemaPolicy | None) -> Discovery:
         raise AssertionError("nobody asked for DISCOVER")
 
     defined = ConnectionAssets.of(

@@ -21,8 +21,8 @@ from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.source.connection import Connection
-from atlas_dagster.source.discovered_catalog import Discovered
-from atlas_dagster.source.open import Caller, discover
+from atlas_dagster.source.discovered_catalog import Discovered, discover
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster_tests.orchestration.connections import define
 
 Row = dict[str, Any]
@@ -31,12 +31,10 @@ OWN = "_airbyte_"
 
 def discover_really(connection: Connection) -> Discovered:
     with TemporaryDirectory() as folder:
-        caller = Caller(
+        caller = RunContext(
             deployment="tests",
             owner="command:nowhere:1",
             environ=os.environ,
-            log=lambda *_: None,
-            explain=lambda _: None,
             configs=FileConfigStore(Path(folder)),
         )
         return discover(connection, caller, None)

@@ -11,6 +11,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from deltalake import DeltaTable
 
+from atlas_dagster.listener import SILENT
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import (
     ConnectionAssets,
@@ -203,7 +204,7 @@ class Shop:
             self.defined,
             atlas=self.atlas,
             instance=self.instance,
-            explain=lambda _: None,
+            listener=SILENT,
         )
 
     def table(self, connection: str = "shop", stream: str = "events") -> DeltaTable:

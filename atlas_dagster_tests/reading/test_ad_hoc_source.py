@@ -14,13 +14,14 @@ from atlas_dagster.errors import (
     InvalidConfigError,
     UnknownStreamError,
 )
+from atlas_dagster.listener import SILENT
 from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.reading.ad_hoc import AdHocConfigStore, adhoc_caller, adhoc_connection
+from atlas_dagster.reading.ad_hoc import AdHocConfigStore, adhoc_connection, adhoc_context
 from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.source import open as module
+from atlas_dagster.source import open_connector as module
 from atlas_dagster_tests.sync.fake_source import (
     error,
     global_state,
@@ -76,7 +77,7 @@ def use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def use(scripted: Scripted, **config: Any) -> AdHocSource:
         monkeypatch.setattr(module, "choose_runner", lambda *_: scripted.runner)
-        caller = adhoc_caller(lambda _: None, lambda *_: None)
+        caller = adhoc_context()
         return AdHocSource(adhoc_connection("my/source-x:1", config), caller)
 
     return use
@@ -144,7 +145,7 @@ def test_a_folder_for_them_that_cannot_be_made_is_said(
     store = AdHocConfigStore()
     with (
         pytest.raises(ConfigError, match="set XDG_STATE_HOME to a folder that can"),
-        store.lock("c", lambda _: None),
+        store.lock("c", SILENT),
     ):
         pass
 

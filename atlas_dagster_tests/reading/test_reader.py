@@ -37,7 +37,7 @@ def reading(
     **options: Any,
 ) -> tuple[StreamReader, FakeRunner]:
     runner = FakeRunner(lambda _: output)
-    connector = Connector(runner, name="source-x", log=lambda *_: None)
+    connector = Connector(runner, name="source-x")
     return StreamReader(connector, list(streams), **options), runner
 
 

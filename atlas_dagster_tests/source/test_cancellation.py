@@ -13,6 +13,7 @@ from atlas_dagster.cancellation import pause, raise_if_stopped, stop_signal
 from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import StoppedError
+from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.invocation import Invocation
@@ -55,7 +56,7 @@ def test_a_silent_connector_is_ended() -> None:
             yield "idle", b""
 
     runner = FakeRunner(silence)  # type: ignore[arg-type]
-    talk = Invocation(runner, name="source-x", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="source-x", listener=SILENT, masker=Masker())
     assert stopped(lambda: list(talk.messages(ConnectorCommand("check"))), after=0.05) < 30
     assert runner.closed == 1
 
@@ -64,9 +65,9 @@ def test_whoever_waits_for_a_connection_can_leave(tmp_path: Path) -> None:
     store = FileConfigStore(tmp_path)
 
     def wait() -> None:
-        with store.lock("shop", lambda _: None):
+        with store.lock("shop", SILENT):
             pass
 
-    with store.lock("shop", lambda _: None):
+    with store.lock("shop", SILENT):
         assert stopped(wait, after=0.05) < 30
     wait()

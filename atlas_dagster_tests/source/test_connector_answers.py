@@ -7,6 +7,7 @@ import pytest
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.sync.fake_source import line
 
 PASSED = line("CONNECTION_STATUS", connectionStatus={"status": "SUCCEEDED"})
@@ -15,7 +16,9 @@ CATALOG = line("CATALOG", catalog={"streams": []})
 
 
 def connector(*output: bytes | int, log: Any = lambda *_: None) -> Connector:
-    return Connector(FakeRunner(lambda _: output), name="source-x", log=log)
+    return Connector(
+        FakeRunner(lambda _: output), name="source-x", listener=CallbackListener(connector=log)
+    )
 
 
 def test_answers_to_what_was_not_asked_are_ignored() -> None:

@@ -8,6 +8,7 @@ from atlas_dagster.config.masking import MASK, Masker
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus, Output
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.invocation import Invocation
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.sync.fake_source import line
 
 READ = ConnectorCommand("read")
@@ -17,8 +18,9 @@ Heard = list[tuple[str, str]]
 def invoke(*pieces: bytes | Output | int | ExitStatus) -> tuple[Invocation, FakeRunner, Heard]:
     heard: Heard = []
     runner = FakeRunner(lambda _: pieces)
-    log = lambda level, text: heard.append((level, text))  # noqa: E731
-    return Invocation(runner, name="src", log=log, masker=Masker(["hunter2"])), runner, heard
+    listener = CallbackListener(connector=lambda level, text: heard.append((level, text)))
+    talk = Invocation(runner, name="src", listener=listener, masker=Masker(["hunter2"]))
+    return talk, runner, heard
 
 
 def test_stderr_without_newlines_does_not_pile_up() -> None:

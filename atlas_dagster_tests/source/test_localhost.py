@@ -9,6 +9,7 @@ import pytest
 from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import CheckFailedError
+from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import EnginePlace, Runner
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
@@ -126,11 +127,10 @@ def test_a_check_that_fails(docker_client: docker.DockerClient, tmp_path: Path) 
                 masker=masker,
                 connection="localhost_test",
                 store=FileConfigStore(tmp_path),
-                explain=lambda _: None,
+                listener=SILENT,
             ),
             masker=masker,
             labels={CONNECTION_LABEL: "localhost_test"},
-            log=lambda level, text: None,
         )
         with pytest.raises(CheckFailedError) as failure:
             connector.check()

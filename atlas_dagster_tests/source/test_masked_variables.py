@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from atlas_dagster.reading.ad_hoc import adhoc_caller
+from atlas_dagster.protocol.messages import Spec
+from atlas_dagster.reading.ad_hoc import adhoc_context
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.source import open as source
+from atlas_dagster.source import open_connector as source
 from atlas_dagster.source.connection import Connection
 
 SPEC = {
@@ -34,8 +35,8 @@ def test_variables_are_masked_where_they_are_secret(
         },
         destination="postgresql://me:{{ env.LAKE_PW }}@{{ env.NOT_SET }}/lake",
     )
-    caller = adhoc_caller(lambda _: None, lambda *_: None, environ=ENVIRON)
-    with source.connected(connection, caller, SPEC) as connector:
+    caller = adhoc_context(environ=ENVIRON)
+    with source.open_connector(connection, caller, spec=Spec(SPEC)) as connector:
         assert connector.mask("42 rows of users") == "42 rows of users"
         for secret in ("me:hunter2", "hunter2", "hunter3", "hunter4"):
             assert connector.mask(f"login {secret}.") == "login **********."

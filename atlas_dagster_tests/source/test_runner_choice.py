@@ -7,15 +7,19 @@ import pytest
 
 from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.errors import ConfigError, MissingVariableError, RunnerUnavailableError
+from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.registry import PublishedManifest, get_connector_image, get_connector_info
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.source import open as source
+from atlas_dagster.source import open_connector as source
 from atlas_dagster.source import runner_choice as choose
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
-from atlas_dagster.source.open import Caller, connected, discover
+from atlas_dagster.source.discovered_catalog import discover
+from atlas_dagster.source.open_connector import open_connector
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster.source.runner_choice import choose_runner
+from atlas_dagster_tests.listening import CallbackListener
 
 MANIFEST = (
     b"{type: DeclarativeSource, version: 6.50.0, spec: {connection_specification: {type: object}}}"
@@ -41,7 +45,9 @@ def pulled(monkeypatch: pytest.MonkeyPatch) -> None:
 def chosen(**fields: Any) -> tuple[Runner, str]:
     said: list[str] = []
     runner = choose_runner(
-        ConnectorRef.resolve(Connection(name="shop", **fields)), ExecutorConfig(), said.append
+        ConnectorRef.resolve(Connection(name="shop", **fields)),
+        ExecutorConfig(),
+        CallbackListener(said.append),
     )
     (sentence,) = said
     return runner, sentence
@@ -198,12 +204,10 @@ def test_a_missing_variable_comes_before_any_image_or_environment(
         raise AssertionError("a runner was chosen")
 
     monkeypatch.setattr(source, "choose_runner", never)
-    caller = Caller(
+    caller = RunContext(
         deployment="tests",
         owner="run:1",
         environ={},
-        log=lambda *_: None,
-        explain=lambda _: None,
         configs=FileConfigStore(tmp_path),
     )
     connection = Connection(
@@ -213,6 +217,6 @@ def test_a_missing_variable_comes_before_any_image_or_environment(
         discover(connection, caller, None)
     with (
         pytest.raises(MissingVariableError, match="SHOP_COUNT is not set"),
-        connected(connection, caller, {}),
+        open_connector(connection, caller, spec=Spec({})),
     ):
         pass

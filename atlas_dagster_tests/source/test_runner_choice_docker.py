@@ -7,15 +7,19 @@ import pytest
 
 from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.errors import ConfigError
+from atlas_dagster.listener import SILENT
 from atlas_dagster.reading.ad_hoc import AdHocConnection
 from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source import runner_choice as choose
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
-from atlas_dagster.source.open import Caller, connected, discover, spec_of
+from atlas_dagster.source.discovered_catalog import discover
+from atlas_dagster.source.open_connector import open_connector, read_spec
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster.source.runner_choice import choose_runner
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.listening import CallbackListener
 
 ABSENT = {"name": "x", "connector": "source-faker", "version": "0.0.1"}
 
@@ -23,7 +27,9 @@ ABSENT = {"name": "x", "connector": "source-faker", "version": "0.0.1"}
 @pytest.mark.docker
 def test_an_image_that_cannot_be_had() -> None:
     executor, told = ExecutorConfig(pull="never"), list[str]()
-    runner = choose_runner(ConnectorRef.resolve(Connection(**ABSENT)), executor, told.append)
+    runner = choose_runner(
+        ConnectorRef.resolve(Connection(**ABSENT)), executor, CallbackListener(told.append)
+    )
     assert runner.kind == "python"
     assert told == [
         "source-faker runs from its Python package airbyte-source-faker 0.0.1, because Docker "
@@ -33,7 +39,9 @@ def test_an_image_that_cannot_be_had() -> None:
     ]
     with pytest.raises(ConfigError, match=r"executor\.pull is never"):
         choose_runner(
-            ConnectorRef.resolve(Connection(**ABSENT, runner="docker")), executor, told.append
+            ConnectorRef.resolve(Connection(**ABSENT, runner="docker")),
+            executor,
+            CallbackListener(told.append),
         )
 
 
@@ -42,7 +50,7 @@ def test_a_context_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
     told: list[str] = []
     runner = choose_runner(
-        ConnectorRef.resolve(Connection(**ABSENT)), ExecutorConfig(), told.append
+        ConnectorRef.resolve(Connection(**ABSENT)), ExecutorConfig(), CallbackListener(told.append)
     )
     assert runner.kind == "python"
     assert "because Docker cannot run it: There is no Docker context 'nowhere'" in told[0]
@@ -78,16 +86,14 @@ def test_whoever_opens_a_runner_closes_its_client(
     clients: list[docker.DockerClient], tmp_path: Path
 ) -> None:
     connection = AdHocConnection(name="shop", image=STANDIN, config={"count": 1})
-    caller = Caller(
+    caller = RunContext(
         deployment="tests",
         owner="run:1",
         environ={},
-        log=lambda *_: None,
-        explain=lambda _: None,
         configs=FileConfigStore(tmp_path),
     )
-    spec = spec_of(connection, caller)
-    with connected(connection, caller, spec.connectionSpecification) as connector:
+    spec = read_spec(connection, caller)
+    with open_connector(connection, caller, spec=spec) as connector:
         connector.check()
         assert is_open(clients[-1])
     assert discover(connection, caller, None).catalog.streams
@@ -103,6 +109,6 @@ def test_a_client_of_an_image_that_cannot_be_had_is_closed(
         choose_runner(
             ConnectorRef.resolve(Connection(**ABSENT, runner="docker")),
             ExecutorConfig(pull="never"),
-            lambda _: None,
+            SILENT,
         )
     assert [is_open(client) for client in clients] == [False]

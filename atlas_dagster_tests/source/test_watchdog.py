@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from atlas_dagster.config.masking import Masker
+from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import ConnectorCommand, ConnectorProcess, Output, Verb
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.runners.limits import ExecutorConfig
@@ -54,7 +55,7 @@ def invoke(clock: Clock, verb: Verb, pieces: Iterable[bytes | Output]) -> tuple[
 
     runner = FakeRunner(script)
     runner.executor = LIMITS
-    talk = Invocation(runner, name="src", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="src", listener=SILENT, masker=Masker())
     for _ in talk.messages(ConnectorCommand(verb)):
         clock.now += 0
     assert runner.closed == 1
@@ -160,7 +161,7 @@ def test_time_we_take_ourselves_is_not_the_connectors_silence(clock: Clock) -> N
 
     runner = FakeRunner(script)
     runner.executor = ExecutorConfig(silence_seconds=45, heartbeat_seconds=45)
-    talk = Invocation(runner, name="src", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="src", listener=SILENT, masker=Masker())
     for message in talk.messages(ConnectorCommand("read")):
         if message is not None:
             clock.now += 60  # a slow commit
@@ -178,6 +179,6 @@ def test_waiting_to_be_started_is_not_the_connectors_time(clock: Clock, verb: Ve
 
     runner = Queued(lambda _: [IDLE, record("s", 1)])
     runner.executor = LIMITS
-    talk = Invocation(runner, name="src", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="src", listener=SILENT, masker=Masker())
     assert len([*talk.messages(ConnectorCommand(verb))]) == 3
     assert not talk.failed

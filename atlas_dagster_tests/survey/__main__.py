@@ -26,11 +26,12 @@ from subprocess import check_output
 from uv import find_uv_bin
 
 from atlas_dagster.errors import AtlasError
-from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_caller, adhoc_connection
+from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_connection, adhoc_context
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.registry import list_connectors
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.packages import bare_package, environments_folder
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.survey.dummy_config import dummy_config
 
 #: What tells a reader nothing.
@@ -54,7 +55,7 @@ def survey(name: str) -> Iterator[tuple[str, str]]:
     """Each verb with what came of it. A verb that failed ends it, but for CHECK."""
     with _connection(name) as connection:
         log: list[str] = []
-        caller = adhoc_caller(log.append, lambda *_: None)
+        caller = adhoc_context(CallbackListener(log.append))
         source = AdHocSource(connection, caller)
         try:
             spec = source.spec()

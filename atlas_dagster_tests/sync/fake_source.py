@@ -29,6 +29,7 @@ from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.reconcile import LoggedState
 from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.state_edits import StateEditor
+from atlas_dagster_tests.listening import CallbackListener
 
 #: Commits at every STATE.
 EAGER = {"commit_seconds": 0.0}
@@ -251,7 +252,9 @@ class Lake:
             runner,
             name="source-x",
             masker=Masker(secrets),
-            log=lambda level, text: outcome.log.append((level, text)),
+            listener=CallbackListener(
+                connector=lambda level, text: outcome.log.append((level, text))
+            ),
         )
         return (
             SyncSession(plan, connector=connector, destination=self.destination, **options),

@@ -7,9 +7,9 @@ import pytest
 from msgspec import Raw
 
 from atlas_dagster.protocol.messages import Estimate, StreamDescriptor
-from atlas_dagster.source.progress import sync_watcher
 from atlas_dagster.sync import progress
 from atlas_dagster.sync.progress import Progress
+from atlas_dagster_tests.listening import CallbackListener
 
 
 class Clock:
@@ -106,15 +106,11 @@ def test_of_many_streams_only_the_largest_are_named(clock: Clock) -> None:
 
 
 def test_whoever_draws_it_is_told_often(clock: Clock) -> None:
-    drawn: list[tuple[int, float | None, float]] = []
-    watched = sync_watcher.set(lambda *told: drawn.append(told))
-    try:
-        told = Progress()
-        for clock.now in (0.1, 0.15, 0.5):
-            assert said(told, [reading("a", 100)]) is None
-        told.estimate(Estimate(name="a", raw_rows=Raw(b"400")))
-        clock.now = 1.0
-        assert said(told, [reading("a", 200)]) is None
-    finally:
-        sync_watcher.reset(watched)
-    assert drawn == [(100, None, 1000.0), (100, None, 200.0), (200, 400, 200.0)]
+    drawn: list[tuple[str, int, float | None]] = []
+    told = Progress(CallbackListener(progress=lambda *told: drawn.append(told)))
+    for clock.now in (0.1, 0.15, 0.5):
+        assert said(told, [reading("a", 100)]) is None
+    told.estimate(Estimate(name="a", raw_rows=Raw(b"400")))
+    clock.now = 1.0
+    assert said(told, [reading("a", 200)]) is None
+    assert drawn == [("read", 100, None), ("read", 100, None), ("read", 200, 400)]

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from atlas_dagster.errors import AtlasError, FailureType
 from atlas_dagster.interfaces.cli.output import (
+    CommandListener,
     console,
     exit_code,
     json_option,
@@ -19,7 +20,6 @@ from atlas_dagster.interfaces.cli.output import (
     print_line,
     print_logs_hint,
     print_note,
-    pull_bar,
     report_errors,
     table,
     waiting,
@@ -49,10 +49,10 @@ def spec(source: str, options: SourceOptions, as_json: bool) -> None:
 
     SOURCE is a declared connection, a connector (source-postgres) or an image.
     """
-    from atlas_dagster.source.open import spec_of
+    from atlas_dagster.source.open_connector import read_spec
 
-    with open_source(source, options) as opened, pull_bar():
-        found = spec_of(opened.connection, opened.caller)
+    with open_source(source, options, CommandListener(logs=options.logs)) as opened:
+        found = read_spec(opened.connection, opened.context)
         name = opened.connection.source_name
     if as_json:
         print_json(
@@ -79,12 +79,9 @@ def check(source: str, options: SourceOptions, as_json: bool) -> None:
     """
     from atlas_dagster.reading.ad_hoc import is_adhoc
 
-    explain = print_note if as_json or is_adhoc(source) else print_line
-    with (
-        open_source(source, options, explain) as opened,
-        pull_bar(),
-        opened.connect() as connector,
-    ):
+    say = print_note if as_json or is_adhoc(source) else print_line
+    listener = CommandListener(say, logs=options.logs)
+    with open_source(source, options, listener) as opened, opened.open_connector() as connector:
         connector.check()
     if as_json:
         print_json({"source": source, "status": "SUCCEEDED"})
@@ -115,16 +112,16 @@ def discover(
     for name in sources:
         options.refuse_for_declared(name)
     connections = [find_connection(name) for name in sources] if sources else find_connections()
-    explain = print_note if as_json else print_line
+    listener = CommandListener(print_note if as_json else print_line, logs=options.logs)
     answers: list[dict[str, Any]] = []
     failures: list[FailureType] = []
     for connection in connections:
         try:
             if missing and connection.discovered is not None:
                 continue
-            with waiting(f"Discovering {connection.name} …"), pull_bar():
+            with waiting(f"Discovering {connection.name} …"), listener.pull_bar():
                 ask = connection.preview if dry_run else connection.discover
-                discovery = ask(explain, options.log)
+                discovery = ask(listener)
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
@@ -159,19 +156,16 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
     from atlas_dagster.source.connector_ref import ConnectorRef
     from atlas_dagster.source.runner_choice import choose_runner
 
-    options = SourceOptions(runner=runner)
+    options, listener = SourceOptions(runner=runner), CommandListener()
     answers: list[dict[str, Any]] = []
     failures: list[FailureType] = []
     for source in sources or [connection.name for connection in find_connections()]:
         try:
             with (
-                open_source(source, options) as opened,
+                open_source(source, options, listener) as opened,
                 waiting(f"Fetching {source} …"),
-                pull_bar(),
                 choose_runner(
-                    ConnectorRef.resolve(opened.connection),
-                    opened.caller.executor,
-                    opened.caller.explain,
+                    ConnectorRef.resolve(opened.connection), opened.context.limits, listener
                 ) as chosen,
             ):
                 chosen.prepare()
@@ -190,12 +184,9 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
 
 
 def _discover_undeclared(source: str, options: SourceOptions, as_json: bool) -> None:
-    with (
-        open_source(source, options) as opened,
-        pull_bar(),
-        opened.connect_and_discover() as (_, catalog),
-    ):
-        pass
+    listener = CommandListener(logs=options.logs)
+    with open_source(source, options, listener) as opened, opened.open_connector() as connector:
+        catalog = connector.discover()
     if as_json:
         print_json({"source": source, "streams": catalog.to_json()})
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 from rich.markup import escape
 from rich.text import Text
 
@@ -17,12 +18,12 @@ from atlas_dagster.config.form import form
 from atlas_dagster.config.validation import validate
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli.output import (
+    CommandListener,
     console,
     print_error,
     print_line,
     print_note,
     print_refusal,
-    pull_bar,
     report_errors,
     table,
     waiting,
@@ -31,16 +32,17 @@ from atlas_dagster.interfaces.cli.project import (
     complete_connectors,
     find_connection,
     find_project,
-    open_caller,
+    open_context,
 )
 from atlas_dagster.interfaces.cli.questions import Questions, with_defaults
 from atlas_dagster.protocol.catalog import Catalog, configure
 from atlas_dagster.registry import get_connector_info, search_connectors
 
 if TYPE_CHECKING:
+    from atlas_dagster.protocol.messages import Spec
     from atlas_dagster.source.connection import Connection
     from atlas_dagster.source.discovered_catalog import Discovered
-    from atlas_dagster.source.open import Caller
+    from atlas_dagster.source.run_context import RunContext
 
 _FOUND = 9
 
@@ -58,16 +60,16 @@ def init(connector: str | None, name: str | None) -> None:
     info = get_connector_info(chosen)
 
     from atlas_dagster.components.writing import write_connection, write_secrets
+    from atlas_dagster.orchestration.step.projections import project_discovery
     from atlas_dagster.source.connection import Connection
-    from atlas_dagster.source.open import write_down
 
     folder = _ask_name(name, chosen, find_project().defs_module_path)
-    with open_caller(print_note, lambda *_: None) as (_, caller):
-        # Discoveries are projected only after the connection is written.
-        books, caller.books = caller.books, None
-        connection, secrets = _ask_config(Connection(name=folder.name, connector=chosen), caller)
+    listener = CommandListener()
+    with open_context(listener) as (instance, context):
+        undeclared = Connection(name=folder.name, connector=chosen)
+        connection, secrets = _ask_config(undeclared, context, listener)
         with waiting("Discovering streams …"):
-            found = _discover(connection, caller)
+            found = _discover(connection, _with_secrets(context, secrets))
         declared: dict[str, Any] = {"connector": chosen, "config": connection.config}
         picked = _pick_streams(found.catalog if found else None)
         declared["streams"] = [{"name": stream} for stream in picked]
@@ -79,8 +81,7 @@ def init(connector: str | None, name: str | None) -> None:
         if found is not None:
             importlib.invalidate_caches()
             find_connection(folder.name).keep(found)
-            if books is not None:
-                write_down(books, folder.name, found)
+            project_discovery(instance, connection, found, print_note)
     _print_result(folder.name, file, secrets, found)
 
 
@@ -101,12 +102,14 @@ def _ask_name(given: str | None, connector: str, parent: Path) -> Path:
         print_refusal(problem)
 
 
-def _ask_config(connection: Connection, caller: Caller) -> tuple[Connection, Mapping[str, str]]:
+def _ask_config(
+    connection: Connection, context: RunContext, listener: CommandListener
+) -> tuple[Connection, Mapping[str, str]]:
     """Return the connection with a config that passes CHECK or that the user keeps; and secrets."""
-    from atlas_dagster.source.open import spec_of
+    from atlas_dagster.source.open_connector import read_spec
 
-    with waiting(f"Asking {connection.source_name} for its SPEC …"), pull_bar():
-        spec = spec_of(connection, caller)
+    with waiting(f"Asking {connection.source_name} for its SPEC …"), listener.pull_bar():
+        spec = read_spec(connection, context)
     if spec.documentationUrl:
         print_note(f"Its documentation: {spec.documentationUrl}")
     fields = form(spec.connectionSpecification)
@@ -114,9 +117,8 @@ def _ask_config(connection: Connection, caller: Caller) -> tuple[Connection, Map
     answers: Mapping[str, Any] = connection.config
     while True:
         answers = questions.ask(fields, answers)
-        caller.environ = {**os.environ, **questions.secrets}
         connection = connection.model_copy(update={"config": with_defaults(fields, answers)})
-        if _is_good(connection, caller, spec.connectionSpecification):
+        if _is_good(connection, _with_secrets(context, questions.secrets), spec):
             return connection, questions.secrets
 
 
@@ -154,15 +156,19 @@ def _find_connector() -> str:
             return found[number - 1].name
 
 
-def _is_good(connection: Connection, caller: Caller, schema: Mapping[str, Any]) -> bool:
+def _with_secrets(context: RunContext, secrets: Mapping[str, str]) -> RunContext:
+    return replace(context, environ={**os.environ, **secrets})
+
+
+def _is_good(connection: Connection, context: RunContext, spec: Spec) -> bool:
     """Return whether the config passes CHECK or the user keeps it anyway."""
-    from atlas_dagster.source.open import connected
+    from atlas_dagster.source.open_connector import open_connector
 
     try:
-        validate(connection.config, schema=schema, where="The config")
+        validate(connection.config, schema=spec.connectionSpecification, where="The config")
         with (
             waiting("Checking the connection …"),
-            connected(connection, caller, schema) as connector,
+            open_connector(connection, context, spec=spec) as connector,
         ):
             connector.check()
     except AtlasError as error:
@@ -172,12 +178,12 @@ def _is_good(connection: Connection, caller: Caller, schema: Mapping[str, Any]) 
     return True
 
 
-def _discover(connection: Connection, caller: Caller) -> Discovered | None:
+def _discover(connection: Connection, context: RunContext) -> Discovered | None:
     """Return what DISCOVER finds; None if it fails."""
-    from atlas_dagster.source.open import discover
+    from atlas_dagster.source.discovered_catalog import discover
 
     try:
-        return discover(connection, caller, None)
+        return discover(connection, context, None)
     except AtlasError as error:
         print_error("No streams", error)
         return None

@@ -1,6 +1,7 @@
 """Output of all verbs: consoles, tables, progress bars, JSON, errors and exit codes."""
 
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -23,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from atlas_dagster.errors import AtlasError, CheckFailedError, ConnectorFailedError, FailureType
+from atlas_dagster.listener import Listener, Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,51 +159,75 @@ def waiting(text: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def pull_bar() -> Iterator[None]:
-    """Draw a progress bar while an image is pulled."""
-    from atlas_dagster.runners.docker.images import pull_watcher
+class CommandListener(Listener):
+    """Prints sentences with ``say``, and with ``logs`` the connector's log to stderr."""
 
-    columns = (SpinnerColumn(), TextColumn("Pulling"), BarColumn(), DownloadColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), **_TERMINAL_ONLY)
-    task = progress.add_task("")
+    def __init__(self, say: Callable[[str], None] = print_note, *, logs: bool = False) -> None:
+        self.say = say
+        self._logs = logs
+        self._bars: dict[Work, Callable[[int, float | None], None]] = {}
 
-    def watch(have: int, total: int) -> None:
-        progress.start()
-        progress.update(task, completed=have, total=total)
+    def info(self, text: str) -> None:
+        self.say(text)
 
-    token = pull_watcher.set(watch)
-    try:
-        yield
-    finally:
-        pull_watcher.reset(token)
-        progress.stop()
+    def warning(self, text: str) -> None:
+        print_warning(text)
 
+    def connector(self, level: str, text: str) -> None:
+        if self._logs:
+            errors.print(f"{level:5} {text}", markup=False, soft_wrap=True, style="dim")
 
-@contextmanager
-def sync_bar(connection: str) -> Iterator[None]:
-    """Draw the number of records read, as a bar if the source gives an estimate."""
-    from atlas_dagster.source.progress import sync_watcher
+    def progress(self, work: Work, done: int, total: float | None) -> None:
+        if (draw := self._bars.get(work)) is not None:
+            draw(done, total)
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("Syncing {task.description}"),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[records]}"),
-    )
-    with Progress(*columns, TimeElapsedColumn(), **_TERMINAL_ONLY) as progress:
-        task = progress.add_task(connection, total=None, records="")
+    @contextmanager
+    def pull_bar(self) -> Iterator[None]:
+        """Draw a progress bar while an image is pulled."""
+        columns = (SpinnerColumn(), TextColumn("Pulling"), BarColumn(), DownloadColumn())
+        progress = Progress(*columns, TimeRemainingColumn(), **_TERMINAL_ONLY)
+        task = progress.add_task("")
 
-        def watch(records: int, expected: float | None, rate: float) -> None:
-            of = f" of about {expected:,.0f}" if expected else ""
-            shown = f"{records:,} records{of}, {rate:,.0f} a second" if records else ""
-            progress.update(task, completed=records, total=expected, records=shown)
+        def draw(done: int, total: float | None) -> None:
+            progress.start()
+            progress.update(task, completed=done, total=total)
+            if done == total:
+                progress.stop()  # other output may follow
 
-        token = sync_watcher.set(watch)
+        self._bars["pull"] = draw
         try:
             yield
         finally:
-            sync_watcher.reset(token)
+            del self._bars["pull"]
+            progress.stop()
+
+    @contextmanager
+    def read_bar(self, source: str) -> Iterator[None]:
+        """Draw the number of records read, as a bar if the source gives an estimate."""
+        columns = (
+            SpinnerColumn(),
+            TextColumn("Syncing {task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[records]}"),
+        )
+        with Progress(*columns, TimeElapsedColumn(), **_TERMINAL_ONLY) as progress:
+            task = progress.add_task(source, total=None, records="")
+            first: tuple[float, int] | None = None
+
+            def draw(done: int, total: float | None) -> None:
+                nonlocal first
+                first = first or (time.monotonic(), done)
+                since, before = first
+                rate = (done - before) / max(time.monotonic() - since, 1e-3)
+                of = f" of about {total:,.0f}" if total else ""
+                shown = f"{done:,} records{of}, {rate:,.0f} a second" if done else ""
+                progress.update(task, completed=done, total=total, records=shown)
+
+            self._bars["read"] = draw
+            try:
+                yield
+            finally:
+                del self._bars["read"]
 
 
 _TERMINAL_ONLY: Any = {"console": errors, "transient": True, "disable": not errors.is_terminal}

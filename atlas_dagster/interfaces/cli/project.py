@@ -6,7 +6,7 @@ Functions that need Dagster import it: that takes seconds, and many verbs run wi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,7 +19,8 @@ from click.shell_completion import CompletionItem
 from dotenv import load_dotenv
 
 from atlas_dagster.errors import AtlasError, ConfigError
-from atlas_dagster.interfaces.cli.output import print_note, print_warning
+from atlas_dagster.interfaces.cli.output import print_note
+from atlas_dagster.listener import Listener
 from atlas_dagster.registry import list_connectors
 from atlas_dagster.registry.catalogue import connectors_by_name, listing
 from atlas_dagster.wording import closest_match
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
     from atlas_dagster.orchestration.operations.doctor import Subject
     from atlas_dagster.source.connection import Connection
     from atlas_dagster.source.discovered_catalog import Discovered, Discovery
-    from atlas_dagster.source.invocation import Log
-    from atlas_dagster.source.open import Caller
+    from atlas_dagster.source.run_context import RunContext
 
 _CONNECTIONS = "atlas_dagster.connections"
 
@@ -175,26 +175,26 @@ class ProjectConnection:
         with self._state_storage():
             self.component.keep(found, self.tree.project_root)
 
-    def discover(self, explain: Callable[[str], None], log: Log) -> Discovery:
+    def discover(self, listener: Listener) -> Discovery:
         """Run DISCOVER, store the catalog with all changes, and record the result of the check."""
         from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
+        from atlas_dagster.orchestration.step.projections import project_discovery
 
         _ = self.connection  # report a wrong declaration before anything runs
-        with open_caller(explain, log) as (instance, caller):
-            discovery = self.component.refresh_catalog(self.tree.project_root, caller)
+        with open_context(listener) as (instance, context):
+            discovery = self.component.refresh_catalog(self.tree.project_root, context)
+            project_discovery(instance, self.connection, discovery.found, listener.info)
             result = check_result(discovery)
             instance.report_runless_asset_event(evaluation(self.connection, result))
         return discovery
 
-    def preview(self, explain: Callable[[str], None], log: Log) -> Discovery:
+    def preview(self, listener: Listener) -> Discovery:
         """Run DISCOVER and store nothing."""
-        from atlas_dagster.source.discovered_catalog import Discovery
-        from atlas_dagster.source.open import discover
+        from atlas_dagster.source.discovered_catalog import Discovery, discover
 
-        with open_caller(explain, log) as (_, caller):
+        with open_context(listener) as (_, context):
             known, connection = self.discovered, self.connection
-            caller.books = None
-            return Discovery.since(known, discover(connection, caller, known), connection)
+            return Discovery.since(known, discover(connection, context, known), connection)
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
@@ -298,18 +298,15 @@ def project_registry() -> None:
 
 
 @contextmanager
-def open_caller(
-    explain: Callable[[str], None], log: Log
-) -> Iterator[tuple[dg.DagsterInstance, Caller]]:
-    """Open Dagster's instance, with a caller that runs connectors for this command."""
+def open_context(listener: Listener) -> Iterator[tuple[dg.DagsterInstance, RunContext]]:
+    """Open Dagster's instance, and make the context of connectors that this command runs."""
     import dagster as dg
 
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
 
     with dg.DagsterInstance.get() as instance:
         atlas = AtlasResource.from_environment()
-        caller = atlas.caller(instance, None, explain=explain, log=log, warn=print_warning)
-        yield instance, caller
+        yield instance, atlas.run_context(instance, None, listener)
 
 
 def _load_part(tree: ProjectTree, part: Path) -> list[ProjectConnection]:

@@ -23,10 +23,9 @@ from rich.text import Text
 from atlas_dagster.errors import AtlasError, ConfigError, StoppedError
 from atlas_dagster.files import AtomicFile, atomic_write
 from atlas_dagster.interfaces.cli.output import (
+    CommandListener,
     console,
     print_note,
-    pull_bar,
-    sync_bar,
     table,
 )
 from atlas_dagster.interfaces.cli.project import complete_sources
@@ -100,14 +99,13 @@ def read(
     state_file = None if state is None else Path(state).absolute()
     before = _load_state(state_file)
     written = _Written()
-    with (
-        open_source(source, options) as opened,
-        pull_bar(),
-        opened.connect_and_discover() as (connector, catalog),
-    ):
+    listener = CommandListener(logs=options.logs)
+    with open_source(source, options, listener) as opened, opened.open_connector() as connector:
+        stored = opened.discovered
+        catalog = connector.discover() if stored is None else stored.catalog
         configured = _configure(opened, catalog, streams, state is not None, cursor_field)
         reader = StreamReader(connector, configured, state=before, limit=limit)
-        with sync_bar(source) if form != "table" else nullcontext():
+        with listener.read_bar(source) if form != "table" else nullcontext():
             if form == "table":
                 _print_tables(reader)
             else:

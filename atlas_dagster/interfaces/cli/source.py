@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -19,15 +19,13 @@ import msgspec
 import yaml
 
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.interfaces.cli.output import errors, print_note, print_warning, report_errors
+from atlas_dagster.interfaces.cli.output import CommandListener, report_errors
 
 if TYPE_CHECKING:
-    from atlas_dagster.protocol.catalog import Catalog
     from atlas_dagster.source.connection import Connection, RunnerChoice
     from atlas_dagster.source.connector import Connector
     from atlas_dagster.source.discovered_catalog import Discovered
-    from atlas_dagster.source.invocation import Log
-    from atlas_dagster.source.open import Caller
+    from atlas_dagster.source.run_context import RunContext
 
 T = TypeVar("T")
 
@@ -40,11 +38,6 @@ class SourceOptions:
     runner: RunnerChoice | None = None
     validate: bool = True
     logs: bool = False
-
-    @property
-    def log(self) -> Log:
-        """The receiver of the connector's log: stderr with ``--logs``."""
-        return _print_log if self.logs else lambda _, __: None
 
     def refuse_for_declared(self, source: str) -> None:
         """Raises ConfigError if options are given that a declared connection does not take."""
@@ -105,48 +98,36 @@ class Source:
     """A SOURCE that can run. ``discovered`` is the stored catalog of a declared connection."""
 
     connection: Connection
-    caller: Caller
+    context: RunContext
     discovered: Discovered | None = None
 
-    @contextmanager
-    def connect(self) -> Iterator[Connector]:
+    def open_connector(self) -> AbstractContextManager[Connector]:
         """Open the connector with its config."""
-        from atlas_dagster.source.open import connected, introduced
+        from atlas_dagster.source.open_connector import open_connector
 
-        if self.discovered is not None:
-            with connected(self.connection, self.caller, self.discovered.spec_schema) as connector:
-                yield connector
-        else:
-            with introduced(self.connection, self.caller) as (connector, _):
-                yield connector
-
-    @contextmanager
-    def connect_and_discover(self) -> Iterator[tuple[Connector, Catalog]]:
-        """Open the connector, and return the stored catalog or else what DISCOVER finds."""
-        with self.connect() as connector:
-            yield connector, self.discovered.catalog if self.discovered else connector.discover()
+        spec = None if self.discovered is None else self.discovered.spec
+        return open_connector(self.connection, self.context, spec=spec)
 
 
 @contextmanager
-def open_source(
-    source: str, options: SourceOptions, explain: Callable[[str], None] = print_note
-) -> Iterator[Source]:
-    """Raises ConfigError if there is no such source."""
-    from atlas_dagster.reading.ad_hoc import adhoc_caller, adhoc_connection, is_adhoc, reap_adhoc
+def open_source(source: str, options: SourceOptions, listener: CommandListener) -> Iterator[Source]:
+    """Find ``source``, and draw pulls of its image. Raises ConfigError if there is none such."""
+    from atlas_dagster.reading.ad_hoc import adhoc_connection, adhoc_context, is_adhoc, reap_adhoc
 
     if is_adhoc(source):
         if options.runner != "python":
             reap_adhoc()
         runner, config = options.runner or "auto", read_config(options.config)
         connection = adhoc_connection(source, config, runner, validate=options.validate)
-        yield Source(connection, adhoc_caller(explain, options.log, warn=print_warning))
+        with listener.pull_bar():
+            yield Source(connection, adhoc_context(listener))
         return
     options.refuse_for_declared(source)
-    from atlas_dagster.interfaces.cli.project import find_connection, open_caller
+    from atlas_dagster.interfaces.cli.project import find_connection, open_context
 
     declared = find_connection(source)
-    with open_caller(explain, options.log) as (_, caller):
-        yield Source(declared.connection, caller, declared.discovered)
+    with open_context(listener) as (_, context), listener.pull_bar():
+        yield Source(declared.connection, context, declared.discovered)
 
 
 def read_config(given: str | None) -> Mapping[str, Any]:
@@ -180,7 +161,3 @@ def _parse(text: str) -> Any:
     except ValueError:
         # YAML dates become text again.
         return msgspec.to_builtins(yaml.safe_load(text))
-
-
-def _print_log(level: str, text: str) -> None:
-    errors.print(f"{level:5} {text}", markup=False, soft_wrap=True, style="dim")

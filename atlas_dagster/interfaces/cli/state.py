@@ -18,12 +18,12 @@ from rich.text import Text
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.interfaces.cli.output import (
     DECLINED,
+    CommandListener,
     console,
     errors,
     json_option,
     print_json,
     print_line,
-    print_note,
     report_errors,
     table,
 )
@@ -147,7 +147,7 @@ def open_state_admin(connection: str) -> Iterator[StateAdmin]:
     assets = find_connection(connection).assets()
     with dg.DagsterInstance.get() as instance:
         atlas = AtlasResource.from_environment()
-        yield StateAdmin(assets, atlas=atlas, instance=instance, explain=print_note)
+        yield StateAdmin(assets, atlas=atlas, instance=instance, listener=CommandListener())
 
 
 def _parse_state(content: bytes) -> ConnectionState:

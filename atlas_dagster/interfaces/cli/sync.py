@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_args
 
@@ -19,16 +20,15 @@ from rich.text import Text
 from atlas_dagster.errors import FailureType
 from atlas_dagster.interfaces.cli.output import (
     EXIT_CODES,
+    CommandListener,
+    LineConsole,
     console,
     errors,
     json_option,
     print_error,
     print_json,
     print_line,
-    print_note,
-    pull_bar,
     report_errors,
-    sync_bar,
     table,
 )
 from atlas_dagster.interfaces.cli.project import (
@@ -37,6 +37,7 @@ from atlas_dagster.interfaces.cli.project import (
     complete_connections,
     find_connection,
 )
+from atlas_dagster.listener import Listener
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -77,16 +78,20 @@ def refresh(connection: str, streams: tuple[str, ...], keep_rows: bool, as_json:
 
 
 def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_json: bool) -> None:
-    from atlas_dagster.source.open import check_variables
+    from atlas_dagster.config.validation import require_variables
 
     declared = find_connection(connection)
     # Report what is wrong with the declaration before anything runs.
-    check_variables(declared.connection, os.environ)
+    source = declared.connection
+    require_variables(source.config, environ=os.environ, where=source.where)
     assets = declared.assets()
-    with pull_bar():
-        _explain_runner(declared, as_json)
-    with sync_bar(connection):
-        outcome = sync_connection(declared, assets, streams, refresh)
+    listener = CommandListener()
+    with listener.pull_bar(), listener.read_bar(connection):
+        if not as_json:
+            # sys.stdout is a file during the run.
+            out = LineConsole(file=sys.stdout, highlight=False)
+            listener.say = partial(out.print, markup=False, soft_wrap=True)
+        outcome = sync_connection(declared, assets, streams, listener, refresh)
     if as_json:
         print_json(_summarize(declared, outcome))
     else:
@@ -96,16 +101,6 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
             print_error("Error", sentence)
         errors.print(f"The connector's log: {outcome.log}", markup=False, soft_wrap=True)
         sys.exit(EXIT_CODES[outcome.failure_type])
-
-
-def _explain_runner(declared: ProjectConnection, as_json: bool) -> None:
-    from atlas_dagster.orchestration.definitions.resource import AtlasResource
-    from atlas_dagster.source.connector_ref import ConnectorRef
-    from atlas_dagster.source.runner_choice import choose_runner
-
-    defaults = AtlasResource.from_environment().executor_defaults()
-    explain = print_note if as_json else print_line
-    choose_runner(ConnectorRef.resolve(declared.connection), defaults, explain).close()
 
 
 # The run
@@ -128,12 +123,13 @@ def sync_connection(
     declared: ProjectConnection,
     assets: ConnectionAssets,
     streams: Collection[str],
+    listener: Listener,
     refresh: str | None = None,
 ) -> Outcome:
     """Materialize the connection's streams, or only the named ones.
 
-    Wait first while another run of the connection is active. ``refresh`` is the option of a run:
-    remove or retain.
+    Wait first while another run of the connection is active. ``listener`` takes what the run says.
+    ``refresh`` is the option of a run: remove or retain.
 
     Raises:
         UnknownStreamError: the connection has no such stream.
@@ -144,6 +140,7 @@ def sync_connection(
     from atlas_dagster.orchestration.dagster_internals import MAX_RETRIES_TAG, make_new_run_id
     from atlas_dagster.orchestration.operations.cleanup import process_tag
     from atlas_dagster.orchestration.operations.pools import wait_for_turn
+    from atlas_dagster.orchestration.step.listener import forward_to
     from atlas_dagster.sync.state_edits import find_streams
 
     names = find_streams(declared.name, assets.streams, streams)
@@ -159,9 +156,10 @@ def sync_connection(
         _log_file(instance, declared.name).open("w") as log,
         redirect_stdout(log),
         _redirect_stderr_of_children(log),
+        forward_to(listener),
     ):
         outcome.log = Path(log.name)
-        wait_for_turn(instance, assets.connection, print_note)
+        wait_for_turn(instance, assets.connection, listener)
         run_id = make_new_run_id()
         result = job.execute_in_process(
             run_id=run_id,

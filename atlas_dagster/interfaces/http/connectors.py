@@ -18,13 +18,13 @@ from atlas_dagster.interfaces.http.models import ConnectorRequest, Format, ReadR
 from atlas_dagster.interfaces.http.problems import ProblemError
 from atlas_dagster.interfaces.http.read import RowPieces
 from atlas_dagster.interfaces.http.streaming import RowResponse, while_connected
-from atlas_dagster.interfaces.python.adapter import log_of
 from atlas_dagster.interfaces.python.worker import Worker
+from atlas_dagster.listener import LoggingListener
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.reading.ad_hoc import (
     AdHocConnection,
-    adhoc_caller,
     adhoc_connection,
+    adhoc_context,
     registry_name,
 )
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
@@ -69,14 +69,13 @@ class ConnectorPool:
         connection = self._connection(request)
         until, catalog = self._catalogs.get(_key(request), (0.0, None))
         # Clients must not read the environment of the server.
-        caller = adhoc_caller(
-            _log.info,
-            log_of(connection.source_name),
+        context = adhoc_context(
+            LoggingListener(_log, connection.source_name),
             kind="request",
             environ={},
-            executor=self._settings.executor,
+            limits=self._settings.executor,
         )
-        return AdHocSource(connection, caller, catalog if until > time.monotonic() else None)
+        return AdHocSource(connection, context, catalog if until > time.monotonic() else None)
 
     async def run(self, request: Request, source: AdHocSource, call: Callable[[], T]) -> T:
         """Return the result of ``call`` when ``source`` has got a slot.

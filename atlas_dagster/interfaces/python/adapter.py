@@ -21,15 +21,15 @@ from atlas_dagster.config.templates import variables
 from atlas_dagster.errors import ConfigError, MissingVariableError
 from atlas_dagster.interfaces.python.state import GivenState, TableStates
 from atlas_dagster.interfaces.python.worker import Call, Stream, Worker
+from atlas_dagster.listener import LoggingListener
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.reading.ad_hoc import adhoc_caller, adhoc_connection, reap_adhoc_once
+from atlas_dagster.reading.ad_hoc import adhoc_connection, adhoc_context, reap_adhoc_once
 from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as, table_schema
 from atlas_dagster.records.dataframe import to_pandas
 from atlas_dagster.records.types import EXTRA, METADATA_FIELDS
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import RunnerChoice
-from atlas_dagster.source.invocation import Log
 
 T = TypeVar("T")
 #: Data frames, and the state of their table after them. A table's state moves on when its rows
@@ -37,17 +37,6 @@ T = TypeVar("T")
 _Delivery = tuple[list[pd.DataFrame], dict[str, ConnectionState]]
 
 _log = logging.getLogger("atlas_dagster.airbyte")
-#: Log lines of connectors. Silent unless a program configures it: errors are raised anyway.
-_connectors = logging.getLogger("atlas_dagster.connectors")
-_connectors.addHandler(logging.NullHandler())
-_LEVELS = {
-    "TRACE": logging.DEBUG,
-    "DEBUG": logging.DEBUG,
-    "INFO": logging.INFO,
-    "WARN": logging.WARNING,
-    "ERROR": logging.ERROR,
-    "FATAL": logging.CRITICAL,
-}
 _BATCH_ROWS = 10_000
 _METADATA_COLUMNS = [field.name for field in METADATA_FIELDS]
 
@@ -396,15 +385,8 @@ def create_airbyte_adapter(
             f"{connection.where} refers to the environment variable {', '.join(missing)}, which is "
             "not set; set it, or change the config."
         )
-    log = log_of(connection.source_name)
-    caller = adhoc_caller(_log.info, log, executor=executor, warn=_log.warning)
-    return AirbyteSourceAdapter(AdHocSource(connection, caller), state)
-
-
-def log_of(connector: str) -> Log:
-    """Return a function that logs to ``atlas_dagster.connectors.<connector>``."""
-    log = _connectors.getChild(connector)
-    return lambda level, text: log.log(_LEVELS.get(level, logging.INFO), "%s", text)
+    context = adhoc_context(LoggingListener(_log, connection.source_name), limits=executor)
+    return AirbyteSourceAdapter(AdHocSource(connection, context), state)
 
 
 def _frame(request: ReadRequest, rows: pa.Table) -> pd.DataFrame:

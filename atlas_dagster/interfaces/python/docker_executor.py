@@ -13,10 +13,10 @@ from airbyte_protocol.models import (
 )
 
 from atlas_dagster.interfaces.python import protocol_models
-from atlas_dagster.interfaces.python.adapter import log_of
 from atlas_dagster.interfaces.python.protocol_models import GivenCatalog, GivenState
 from atlas_dagster.interfaces.python.worker import Call, Stream, Worker
-from atlas_dagster.reading.ad_hoc import adhoc_caller, adhoc_connection, reap_adhoc_once
+from atlas_dagster.listener import LoggingListener
+from atlas_dagster.reading.ad_hoc import adhoc_connection, adhoc_context, reap_adhoc_once
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.runners.docker.engine import connect, connection_problem
 from atlas_dagster.runners.docker.runner import DockerRunner
@@ -124,8 +124,8 @@ class AirbyteDockerExecutor:
 
     def _source(self, image: str, config: Mapping[str, Any]) -> AdHocSource:
         connection = adhoc_connection(image, config, "docker")
-        log = log_of(connection.source_name)
-        return AdHocSource(connection, adhoc_caller(_log.info, log, executor=self._config))
+        listener = LoggingListener(_log, connection.source_name)
+        return AdHocSource(connection, adhoc_context(listener, limits=self._config))
 
 
 class SyncDockerExecutor:
@@ -200,7 +200,7 @@ def _messages(
 ) -> Generator[list[AirbyteMessage], None, None]:
     reap_adhoc_once()
     together: list[AirbyteMessage] = []
-    with source.at_work() as connector:
+    with source.open() as connector:
         invocation = connector.invoke()
         with closing(invocation.messages(connector.command("read", files))) as found:
             for each in found:
@@ -217,7 +217,8 @@ def _pull(image: str, config: ExecutorConfig | None) -> str:
     limits = config or ExecutorConfig()
     reference = ConnectorRef.resolve(adhoc_connection(image, {}, "docker")).image
     client = connect(limits.docker_host)
-    with DockerRunner(reference, client=client, executor=limits, explain=_log.info) as runner:
+    listener = LoggingListener(_log, image)
+    with DockerRunner(reference, client=client, executor=limits, listener=listener) as runner:
         runner.pull()
         return runner.identity()
 

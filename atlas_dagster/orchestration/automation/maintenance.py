@@ -56,10 +56,10 @@ def build_maintenance(
                     f"Tables in {destination.kind} need no maintenance; remove it from "
                     f"{connection.name}'s defs.yaml."
                 )
-            caller = atlas.caller(context.instance, context.run.run_id, explain=context.log.info)
+            run = atlas.step_context(context)
             total = Maintained()
             failed: list[AtlasError] = []
-            with caller.configs.lock(connection.name, context.log.info):
+            with run.configs.lock(connection.name, run.listener):
                 for table in tables:
                     try:
                         done = destination.maintain(

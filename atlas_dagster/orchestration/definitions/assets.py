@@ -15,7 +15,7 @@ from atlas_dagster.orchestration.definitions.discovery import (
     Refresh,
     as_markdown,
     build_discovery,
-    discover,
+    discover_and_project,
 )
 from atlas_dagster.orchestration.definitions.io_manager import default_resources, io_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -100,7 +100,7 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
         "appear in its place.",
     )
     def discover_streams(context: dg.AssetExecutionContext, atlas: AtlasResource) -> None:
-        discover(context, atlas, lambda caller: refresh(caller, None))
+        discover_and_project(context, atlas, connection, refresh, None)
         context.log.info("Reload the definitions to see the streams.")
 
     return dg.Definitions(assets=[discover_streams], resources=default_resources())

@@ -17,7 +17,7 @@ from atlas_dagster.orchestration.step.telemetry import SUCCESS, RunTotals, push_
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.discovered_catalog import Discovered
-from atlas_dagster.source.open import connected
+from atlas_dagster.source.open_connector import open_connector
 
 CHECK_NAME = "connection"
 #: A passed CHECK is good for this long, whoever asked for it.
@@ -44,13 +44,8 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
         patience = RetryBudget()
         while True:
             try:
-                caller = atlas.caller(
-                    context.instance,
-                    context.run.run_id,
-                    explain=context.log.info,
-                    warn=context.log.warning,
-                )
-                with connected(connection, caller, discovered.spec_schema) as connector:
+                run = atlas.step_context(context)
+                with open_connector(connection, run, spec=discovered.spec) as connector:
                     connector.check()
                 push_check(connection.name, atlas.deployment, SUCCESS, context.log.warning)
                 return _passed(connector)

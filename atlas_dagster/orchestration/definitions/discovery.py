@@ -14,23 +14,24 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atlas_dagster.orchestration.automation.cron import Schedule, validated
 from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
-from atlas_dagster.orchestration.definitions.resource import AtlasResource
+from atlas_dagster.orchestration.definitions.resource import AtlasResource, StepContext
 from atlas_dagster.orchestration.definitions.stream_checks import check_evaluation
 from atlas_dagster.orchestration.definitions.translator import source_key
 from atlas_dagster.orchestration.operations.cleanup import note_process
 from atlas_dagster.orchestration.operations.kubernetes import pod_tags
 from atlas_dagster.orchestration.operations.pools import pool
+from atlas_dagster.orchestration.step.projections import project_discovery
 from atlas_dagster.source.catalog_diff import CatalogChange, SchemaPolicy
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovery
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster.wording import plural
 
 CHECK_NAME = "schema_changes"
 #: Runs DISCOVER on someone's behalf, takes what the policy allows (all without one), stores it.
-Refresh = Callable[[Caller, SchemaPolicy | None], Discovery]
+Refresh = Callable[[RunContext, SchemaPolicy | None], Discovery]
 #: Runs DISCOVER on someone's behalf and compares; takes and stores nothing.
-Compare = Callable[[Caller], Discovery]
+Compare = Callable[[RunContext], Discovery]
 #: More changes than this are counted, not listed.
 _LISTED = 50
 
@@ -111,7 +112,7 @@ def build_discovery(
         context: dg.OpExecutionContext, config: DiscoveryOptions, atlas: AtlasResource
     ) -> None:
         policy = None if config.take is Take.all else allowed
-        result = discover(context, atlas, lambda caller: refresh(caller, policy))
+        result = discover_and_project(context, atlas, connection, refresh, policy)
         # Op contexts are typed for the other events alone, and take it all the same.
         event: Any = evaluation(connection, result)
         context.log_event(event)
@@ -139,23 +140,37 @@ def build_discovery(
 
 
 def discover(
-    context: dg.OpExecutionContext | dg.AssetCheckExecutionContext | dg.AssetExecutionContext,
+    context: StepContext,
     atlas: AtlasResource,
-    refresh: Callable[[Caller], Discovery],
+    ask: Compare,
 ) -> dg.AssetCheckResult:
-    """Run ``refresh`` on behalf of this run; what it brought.
+    """Run DISCOVER by ``ask``, and return what changed.
 
     Raises:
         dagster.Failure: DISCOVER failed; what was known stays.
     """
     with explained_failure():
         note_process(context.instance, context.run.run_id)
-        caller = atlas.caller(
-            context.instance, context.run.run_id, explain=context.log.info, warn=context.log.warning
-        )
-        discovery = refresh(caller)
+        discovery = ask(atlas.step_context(context))
     context.log.info(f"Discovered. {told(discovery)}")
     return check_result(discovery)
+
+
+def discover_and_project(
+    context: StepContext,
+    atlas: AtlasResource,
+    connection: Connection,
+    refresh: Refresh,
+    policy: SchemaPolicy | None,
+) -> dg.AssetCheckResult:
+    """Run DISCOVER by ``refresh``, and write the streams for SQL. Raises dagster.Failure."""
+
+    def ask(run: RunContext) -> Discovery:
+        discovery = refresh(run, policy)
+        project_discovery(context.instance, connection, discovery.found, context.log.warning)
+        return discovery
+
+    return discover(context, atlas, ask)
 
 
 def check_result(discovery: Discovery) -> dg.AssetCheckResult:

@@ -1,7 +1,6 @@
 """The Dagster resource every step of Atlas uses: where rows land, and under whose name."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,8 +9,9 @@ from pydantic import Field
 
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.factory import open_destination, shown
+from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.operations.config_store import config_store
-from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.orchestration.step.listener import StepListener
 from atlas_dagster.runners.limits import (
     ExecutorConfig,
     declared_defaults,
@@ -19,10 +19,11 @@ from atlas_dagster.runners.limits import (
 )
 from atlas_dagster.runners.owner import this_process
 from atlas_dagster.source.connection import Connection
-from atlas_dagster.source.invocation import Log
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext
 
 DEFAULT_DEPLOYMENT = "atlas_dagster"
+
+StepContext = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecutionContext
 
 
 class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -86,38 +87,25 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The deployment with its destination: two checkouts on one machine do not share either."""
         return f"{self.deployment} {shown(self.address())}"
 
-    def caller(
-        self,
-        instance: dg.DagsterInstance,
-        run_id: str | None,
-        *,
-        explain: Callable[[str], None],
-        log: Log | None = None,
-        warn: Callable[[str], None] | None = None,
-    ) -> Caller:
-        """On behalf of a Dagster run, or of this very process when there is none.
+    def run_context(
+        self, instance: dg.DagsterInstance, run_id: str | None, listener: Listener
+    ) -> RunContext:
+        """Return the context of a Dagster run, or of this very process when there is none.
 
         Raises:
             ConfigError: a default of this deployment is wrong.
         """
         # A run may be deleted while its connector runs; then its process still tells.
         owner = f"run:{run_id}:{this_process()}" if run_id else this_process()
-        return Caller(
+        return RunContext(
             deployment=self.deployment_label(),
             owner=owner,
             environ=os.environ,
-            log=log or print_log,
-            explain=explain,
             configs=config_store(instance),
-            executor=self.executor_defaults(),
-            books=books_of(instance, explain),
-            warn=warn,
+            limits=self.executor_defaults(),
+            listener=listener,
         )
 
-
-def print_log(level: str, text: str) -> None:
-    """Connector lines go to the step's stdout, which Dagster keeps as its compute log.
-
-    The event log would cost a database round trip for each line.
-    """
-    print(f"{level:5} {text}", flush=True)
+    def step_context(self, context: StepContext) -> RunContext:
+        """Return the context of the step that runs here. Raises ConfigError."""
+        return self.run_context(context.instance, context.run.run_id, StepListener(context.log))

@@ -24,7 +24,6 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import TableSchema
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
-from atlas_dagster.source.open import source_key_part
 
 
 class StreamProps(Struct, frozen=True):
@@ -100,7 +99,7 @@ def table_key(table: TablePath) -> dg.AssetKey:
 
 def source_key(connection: Connection) -> dg.AssetKey:
     """The external asset that stands for the source system."""
-    return dg.AssetKey([connection.name, source_key_part(connection)])
+    return dg.AssetKey([connection.name, connection.source_key_part])
 
 
 class ConnectionAssets(Struct, frozen=True, dict=True):

@@ -1,7 +1,7 @@
 """Where a connection's config renewals are kept: a file, or Dagster's database, encrypted."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from atlas_dagster.config.live_config import ConfigStore, FileConfigStore, wait_for
 from atlas_dagster.config.renewal import DeclarationHash
 from atlas_dagster.errors import ConfigError, TransientError
+from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.dagster_internals import sql_run_storage
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class DatabaseConfigStore(ConfigStore):
         self._files = files
 
     @contextmanager
-    def lock(self, connection: str, explain: Callable[[str], None]) -> Iterator[None]:
+    def lock(self, connection: str, listener: Listener) -> Iterator[None]:
         held = ExitStack()
         try:
             with _explained(f"lock connection '{connection}'"):
@@ -80,10 +81,10 @@ class DatabaseConfigStore(ConfigStore):
                     lock = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:n, 0))")
                     bound = lock.bindparams(n=f"atlas:{connection}")
                     acquire = lambda: bool(database.scalar(bound))  # noqa: E731
-                    held.enter_context(wait_for(connection, acquire, explain))
+                    held.enter_context(wait_for(connection, acquire, listener))
                 else:
                     held.close()
-                    held.enter_context(self._files.lock(connection, explain))
+                    held.enter_context(self._files.lock(connection, listener))
             yield
         finally:
             # A session that is lost by now has let go already.

@@ -1,10 +1,10 @@
 """Pools of connections: CHECK, DISCOVER and READ of one never run at the same time."""
 
 import time
-from collections.abc import Callable
 
 import dagster as dg
 
+from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
 from atlas_dagster.source.connection import Connection
 
@@ -29,9 +29,7 @@ def runs_in(instance: dg.DagsterInstance, pool: str) -> list[str]:
     return sorted({slot.run_id for slot in known.claimed_slots})
 
 
-def wait_for_turn(
-    instance: dg.DagsterInstance, connection: Connection, say: Callable[[str], None]
-) -> None:
+def wait_for_turn(instance: dg.DagsterInstance, connection: Connection, listener: Listener) -> None:
     """Wait until no other run of the connection is under way, and say that this is so.
 
     Dagster would wait as well, in silence, and for ever where the other one is killed.
@@ -43,7 +41,7 @@ def wait_for_turn(
         if not runs:
             return
         if runs != told:
-            say(
+            listener.info(
                 f"Another run of {connection.name} is under way ({', '.join(runs)}); this one "
                 "starts when that has ended. Ctrl-C ends the wait."
             )

@@ -6,9 +6,11 @@ from contextlib import closing, contextmanager
 import dagster as dg
 
 from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
+from atlas_dagster.orchestration.operations.config_store import config_store
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.projections import books_of
 from atlas_dagster.orchestration.step.reporter import observations
@@ -26,7 +28,7 @@ class StateAdmin:
         *,
         atlas: AtlasResource,
         instance: dg.DagsterInstance,
-        explain: Callable[[str], None],
+        listener: Listener,
     ) -> None:
         self.connection = defined.connection
         self.streams = defined.streams
@@ -35,7 +37,7 @@ class StateAdmin:
         self._defined = defined
         self._atlas = atlas
         self._instance = instance
-        self._explain = explain
+        self._listener = listener
 
     def find(self, names: Collection[str]) -> list[StreamDescriptor]:
         """The streams called ``names``, or all. Raises UnknownStreamError."""
@@ -70,7 +72,7 @@ class StateAdmin:
                 store=self.store,
             )
             done = change(upkeep)
-            books = books_of(self._instance, self._explain)
+            books = books_of(self._instance, self._listener.warning)
             for envelope in done:
                 for observation in observations(self._defined, envelope):
                     self._instance.report_runless_asset_event(observation)
@@ -88,6 +90,5 @@ class StateAdmin:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        caller = self._atlas.caller(self._instance, None, explain=self._explain)
-        with caller.configs.lock(self.connection.name, self._explain):
+        with config_store(self._instance).lock(self.connection.name, self._listener):
             yield

@@ -19,11 +19,10 @@ from atlas_dagster.orchestration.definitions.discovery import (
     told,
 )
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
-from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.orchestration.step.projections import project_discovery
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.source.discovered_catalog import Discovered, Discovery
-from atlas_dagster.source.open import look
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery, discover_with
 
 _OLD_SECONDS = 24 * 3600
 _LOOKED_AT = "atlas/looked_at"
@@ -50,8 +49,7 @@ def look_at_source(
     if time.time() - max(_last_look(context, defined), known.discovered_at) < _OLD_SECONDS:
         return defined
     try:
-        books = books_of(context.instance, context.log.warning)
-        found = look(connection, connector, known, how.policy, books)
+        found = discover_with(connector, connection, known, how.policy)
     except AtlasError as error:
         words = f"The source could not be asked what it offers, so it is read as known: {error}"
         context.log.warning(words)
@@ -59,6 +57,7 @@ def look_at_source(
         result = dg.AssetCheckResult(passed=False, severity=warn, description=words)
         context.log_event(evaluation(connection, _timed(result)))
         return defined
+    project_discovery(context.instance, connection, found, context.log.warning)
     discovery = Discovery.since(known, found, connection)
     context.log.info(f"Looked at what the source offers: {told(discovery)}")
     context.log_event(evaluation(connection, _timed(check_result(discovery))))

@@ -17,7 +17,10 @@ from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.projections import ProjectionWriter, SyncStats
 from atlas_dagster.protocol.messages import StreamDescriptor
+from atlas_dagster.registry.catalogue import listing
+from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector import Connector
+from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster.sync.events import StreamFailed, StreamFinished
 
 _FILE = "pipeline.db"
@@ -30,6 +33,24 @@ def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> Proje
         folder = Path(instance.root_directory).absolute()
         url = sa.URL.create("sqlite", database=str(folder / _FILE))
     return ProjectionWriter(url, warn)
+
+
+def project_discovery(
+    instance: dg.DagsterInstance,
+    connection: Connection,
+    found: Discovered,
+    warn: Callable[[str], None],
+) -> None:
+    """Write what was discovered, and the list of connectors in use."""
+    writer = books_of(instance, warn)
+    writer.write_catalog(
+        connection.name,
+        found.catalog,
+        paths=found.table_paths,
+        connector=found.connector,
+        at=found.discovered_at,
+    )
+    writer.write_registry(listing())
 
 
 def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:

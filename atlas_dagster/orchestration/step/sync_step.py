@@ -24,6 +24,7 @@ from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, note_p
 from atlas_dagster.orchestration.step.catalog_look import Look, look_at_source
 from atlas_dagster.orchestration.step.dry_run import refused_observation, rehearsed_observation
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
+from atlas_dagster.orchestration.step.listener import StepListener
 from atlas_dagster.orchestration.step.metadata import major_change
 from atlas_dagster.orchestration.step.projections import SyncProjection, books_of
 from atlas_dagster.orchestration.step.reporter import Reporter
@@ -31,7 +32,7 @@ from atlas_dagster.orchestration.step.run_config import SyncConfig, orders
 from atlas_dagster.orchestration.step.telemetry import RunTotals, measured_sync
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.source.open import connected
+from atlas_dagster.source.open_connector import open_connector
 from atlas_dagster.sync.dry_run import dry_run
 from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan, make_plan
@@ -99,7 +100,7 @@ def _sync(
             if wait is None:
                 tag_failure(context.instance, context.run.run_id, error, patience)
                 raise
-            context.log.warning(f"{error} Trying again in {wait:.0f} seconds.")
+            StepListener(context.log).warning(f"{error} Trying again in {wait:.0f} seconds.")
             time.sleep(wait)
 
 
@@ -144,11 +145,9 @@ class _Step:
         self, patience: RetryBudget, book: SyncProjection
     ) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
-        caller = self._atlas.caller(
-            context.instance, context.run.run_id, explain=context.log.info, warn=context.log.warning
-        )
+        run, spec = self._atlas.step_context(context), self._defined.discovered.spec
         with (
-            connected(connection, caller, self._defined.discovered.spec_schema) as connector,
+            open_connector(connection, run, spec=spec) as connector,
             closing(self._atlas.open_destination(connection)) as destination,
         ):
             book.connector = connector

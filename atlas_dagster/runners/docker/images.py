@@ -2,8 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import docker
@@ -12,15 +11,9 @@ import urllib3.exceptions
 
 from atlas_dagster.cancellation import raise_if_stopped
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.listener import Listener
 from atlas_dagster.runners.docker.engine import API_ERRORS, error_reason
 from atlas_dagster.runners.limits import PullPolicy
-
-Explain = Callable[[str], None]
-#: Gets the bytes pulled so far and those of the whole image, as far as they are known.
-Watcher = Callable[[int, int], None]
-
-#: Shows the progress of pulls in this context.
-pull_watcher: ContextVar[Watcher | None] = ContextVar("pull_watcher", default=None)
 
 _PROGRESS_SECONDS = 5.0
 _MEGABYTE = 1_000_000
@@ -94,11 +87,11 @@ _CAUSES = (
 
 
 def ensure_image(
-    client: docker.DockerClient, reference: str, policy: PullPolicy, explain: Explain
+    client: docker.DockerClient, reference: str, policy: PullPolicy, listener: Listener
 ) -> Mapping[str, Any]:
     """Return the engine's description of the image, after a pull if ``policy`` asks for one.
 
-    ``explain`` gets the progress of a pull. Without a pull, this needs no network. If ``always``
+    ``listener`` gets the progress of a pull. Without a pull, this needs no network. If ``always``
     cannot reach the registry, the image on the engine is used.
 
     Raises:
@@ -114,16 +107,16 @@ def ensure_image(
             f"run `docker pull {reference}`, or set executor.pull to missing."
         )
     try:
-        return pulled_image(client, reference, explain)
+        return pulled_image(client, reference, listener)
     except RunnerUnavailableError as error:
         if found is None:
             raise
-        explain(f"{error.reason}; using the image that is on the Docker engine.")
+        listener.info(f"{error.reason}; using the image that is on the Docker engine.")
         return found
 
 
 def pulled_image(
-    client: docker.DockerClient, reference: str, explain: Explain
+    client: docker.DockerClient, reference: str, listener: Listener
 ) -> Mapping[str, Any]:
     """Pull the image, even if the engine has one, and return the engine's description of it.
 
@@ -131,7 +124,7 @@ def pulled_image(
         ConfigError: the pull failed; a retry cannot help.
         RunnerUnavailableError: the pull failed; a retry may help.
     """
-    _pull(client, reference, explain)
+    _pull(client, reference, listener)
     found = _find(client, reference)
     if found is None:
         raise RunnerUnavailableError(
@@ -153,8 +146,8 @@ def _find(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | No
     return attributes
 
 
-def _pull(client: docker.DockerClient, reference: str, explain: Explain) -> None:
-    progress = _Progress(reference, explain)
+def _pull(client: docker.DockerClient, reference: str, listener: Listener) -> None:
+    progress = _Progress(reference, listener)
     try:
         for line in client.api.pull(reference, stream=True, decode=True):
             if "error" in line:
@@ -188,12 +181,12 @@ def _refusal(reference: str, said: str) -> AtlasError:
 class _Progress:
     """Reports from time to time how much of an image was pulled."""
 
-    def __init__(self, reference: str, explain: Explain) -> None:
+    def __init__(self, reference: str, listener: Listener) -> None:
         self._reference = reference
-        self._explain = explain
+        self._listener = listener
         self._bytes: dict[str, tuple[int, int]] = {}
         self._reported = time.monotonic()
-        explain(f"Pulling {reference}.")
+        listener.info(f"Pulling {reference}.")
 
     def update(self, line: Mapping[str, Any]) -> None:
         layer, detail = line.get("id", ""), line.get("progressDetail") or {}
@@ -204,10 +197,9 @@ class _Progress:
         if not self._bytes:
             return
         have, total = map(sum, zip(*self._bytes.values(), strict=True))
-        if watch := pull_watcher.get():
-            watch(have, total)
+        self._listener.progress("pull", have, total)
         now = time.monotonic()
         if now - self._reported >= _PROGRESS_SECONDS:
             self._reported = now
             megabytes = f"{have // _MEGABYTE} of {total // _MEGABYTE} MB"
-            self._explain(f"Pulling {self._reference}: {megabytes}.")
+            self._listener.info(f"Pulling {self._reference}: {megabytes}.")

@@ -5,12 +5,12 @@ starts it when the containers before it leave enough memory. So the order is the
 machines that use the engine. If a process dies while it waits, cleanup removes its container.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import docker
 
 from atlas_dagster.cancellation import pause
+from atlas_dagster.listener import Listener
 from atlas_dagster.runners.owner import process_has_ended, run_and_process
 from atlas_dagster.runners.process_tags import OWNER_LABEL
 
@@ -19,17 +19,15 @@ MEMORY_LABEL = "atlas.memory"
 _POLL_SECONDS = 1.0
 
 
-def wait_for_turn(
-    api: docker.APIClient, container: str, room: int, explain: Callable[[str], None]
-) -> None:
+def wait_for_turn(api: docker.APIClient, container: str, room: int, listener: Listener) -> None:
     """Return when the containers before ``container`` take at most ``room`` bytes of memory.
 
-    The first container never waits. ``explain`` gets one message when the wait begins.
+    The first container never waits. ``listener`` gets one message when the wait begins.
     """
     is_waiting = False
     while (before := _before(api, container)) and sum(before) > room:
         if not is_waiting:
-            explain(
+            listener.info(
                 "Waiting until other connectors leave enough memory on the Docker engine (before "
                 f"this one: {len(before)}); lower executor.memory_limit to run more at once."
             )

@@ -23,6 +23,7 @@ from docker.types import LogConfig
 from docker.utils import parse_repository_tag
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.listener import SILENT, Listener
 from atlas_dagster.runners.base import (
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
@@ -37,7 +38,7 @@ from atlas_dagster.runners.base import (
 from atlas_dagster.runners.connector_env import CONTAINER_ENV
 from atlas_dagster.runners.docker.attach_stream import FrameDecoder
 from atlas_dagster.runners.docker.engine import API_ERRORS, engine_location, error_reason
-from atlas_dagster.runners.docker.images import Explain, ensure_image, pulled_image
+from atlas_dagster.runners.docker.images import ensure_image, pulled_image
 from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL, wait_for_turn
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL
@@ -71,7 +72,7 @@ class DockerRunner(Runner):
         *,
         client: docker.DockerClient,
         executor: ExecutorConfig | None = None,
-        explain: Explain = lambda _: None,
+        listener: Listener = SILENT,
     ) -> None:
         """Start nothing yet.
 
@@ -79,12 +80,12 @@ class DockerRunner(Runner):
             image: its reference.
             client: of the engine. :meth:`close` closes it.
             executor: the limits.
-            explain: gets the progress of a pull, and that a start has to wait.
+            listener: gets the progress of a pull, and that a start has to wait.
         """
         self.reference = image
         self.executor = executor or ExecutorConfig()
         self._client = client
-        self._explain = explain
+        self._listener = listener
         self._image: Mapping[str, Any] | None = None
 
     def ensure_image(self) -> Mapping[str, Any]:
@@ -96,7 +97,7 @@ class DockerRunner(Runner):
         """
         if self._image is None:
             pull = self.executor.pull
-            self._image = ensure_image(self._client, self.reference, pull, self._explain)
+            self._image = ensure_image(self._client, self.reference, pull, self._listener)
         return self._image
 
     def pull(self) -> None:
@@ -106,7 +107,7 @@ class DockerRunner(Runner):
             ConfigError: the pull failed; a retry cannot help.
             RunnerUnavailableError: the pull failed; a retry may help.
         """
-        self._image = pulled_image(self._client, self.reference, self._explain)
+        self._image = pulled_image(self._client, self.reference, self._listener)
 
     def prepare(self) -> None:
         self.ensure_image()
@@ -145,7 +146,7 @@ class DockerRunner(Runner):
             folder = _tar(command.files, *self._owner(container, user))
             api.put_archive(container, "/", folder)
             room = self._info["MemTotal"] - self.executor.memory_bytes
-            wait_for_turn(api, container, room, self._explain)
+            wait_for_turn(api, container, room, self._listener)
             stream = api.attach_socket(container, {"stdout": 1, "stderr": 1, "stream": 1})
             api.start(container)
         except BaseException as error:

@@ -22,7 +22,7 @@ from atlas_dagster.source import open
 from atlas_dagster.source.catalog_diff import CatalogChange
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery, NamedTable
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster_tests.components.connections_project import Project
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
 from atlas_dagster_tests.interfaces.cli.command import atlas
@@ -84,7 +84,9 @@ defs_state_storage:
     monkeypatch.setenv("ATLAS_DEFS_STATE", "VERSIONED_STATE_STORAGE")
     known = []
 
-    def discover(_: Connection, __: Caller, previous: Discovered | None, *___: Any) -> Discovered:
+    def discover(
+        _: Connection, __: RunContext, previous: Discovered | None, *___: Any
+    ) -> Discovered:
         known.append(str(previous.catalog.streams[0].descriptor) if previous else None)
         return answer(f"things{len(known)}")
 

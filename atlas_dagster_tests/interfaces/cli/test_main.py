@@ -92,7 +92,7 @@ for command in {commands}:
         "atlas_dagster",
         "atlas_dagster.sync.session",
         "atlas_dagster.sync.plan",
-        "atlas_dagster.source.open",
+        "atlas_dagster.source.open_connector",
         "atlas_dagster.destinations.factory",
         "atlas_dagster.runners.docker.runner",
         "atlas_dagster.runners.python",

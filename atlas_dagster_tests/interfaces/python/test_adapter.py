@@ -36,8 +36,13 @@ from atlas_dagster.errors import (
     UnknownConnectorError,
     UnknownStreamError,
 )
-from atlas_dagster.interfaces.python.adapter import log_of
-from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_caller, adhoc_connection, reap_adhoc
+from atlas_dagster.listener import LoggingListener
+from atlas_dagster.reading.ad_hoc import (
+    AdHocConnection,
+    adhoc_connection,
+    adhoc_context,
+    reap_adhoc,
+)
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL, tag_value, tagged_processes
 from atlas_dagster_tests.conftest import CONNECTORS, SOURCE_STANDIN_IMAGE
@@ -67,7 +72,7 @@ class Standin:
     def adapter(
         self, *, state: Any = None, executor: ExecutorConfig | None = None, **config: Any
     ) -> AirbyteSourceAdapter:
-        caller = adhoc_caller(lambda _: None, lambda *_: None, executor=executor)
+        caller = adhoc_context(limits=executor)
         return AirbyteSourceAdapter(AdHocSource(self.connection(config), caller), state)
 
     def at_work(self, **config: Any) -> int:
@@ -403,7 +408,7 @@ def test_a_batch_has_at_least_one_row() -> None:
 
 def test_what_connectors_say_is_in_a_log_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "atlas_dagster.connectors")
-    caller = adhoc_caller(lambda _: None, log_of("source-standin"))
+    caller = adhoc_context(LoggingListener(logging.getLogger(__name__), "source-standin"))
     source = AdHocSource(Standin(None).connection({"count": 3}), caller)
     AirbyteSourceAdapter(source).sync.get_data("events")
     said = ("atlas_dagster.connectors.source-standin", logging.INFO, "Reading events after id 0")

@@ -15,7 +15,7 @@ from atlas_dagster.orchestration.definitions.translator import ConnectionAssets,
 from atlas_dagster.runners.owner import this_process
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.discovered_catalog import Discovery
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster_tests.orchestration.connections import (
     DOCS,
     ORDERS,
@@ -299,7 +299,7 @@ def test_names_that_would_meet_when_joined_stay_apart() -> None:
 
 
 def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
-    asked: list[tuple[Caller, SchemaPolicy | None]] = []
+    asked: list[tuple[RunContext, SchemaPolicy | None]] = []
 
     def refresh(*on_behalf: Any) -> Discovery:
         asked.append(on_behalf)

@@ -18,7 +18,7 @@ from atlas_dagster.orchestration.definitions.io_manager import default_resources
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.catalog_diff import CatalogChange, SchemaPolicy
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery
-from atlas_dagster.source.open import Caller
+from atlas_dagster.source.run_context import RunContext
 from atlas_dagster_tests.orchestration.connections import declare_shop, define, found
 
 NEW = CatalogChange(StreamDescriptor("items"), "added")
@@ -40,12 +40,12 @@ class Source:
         self.asked: list[SchemaPolicy | None] = []
         self.compared = 0
 
-    def compare(self, caller: Caller) -> Discovery:
+    def compare(self, caller: RunContext) -> Discovery:
         self.compared += 1
         assert isinstance(self.brings, Discovery)
         return self.brings
 
-    def __call__(self, caller: Caller, policy: SchemaPolicy | None) -> Discovery:
+    def __call__(self, caller: RunContext, policy: SchemaPolicy | None) -> Discovery:
         self.asked.append(policy)
         if isinstance(self.brings, Exception):
             raise self.brings

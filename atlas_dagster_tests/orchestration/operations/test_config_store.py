@@ -15,7 +15,9 @@ from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.config.renewal import DeclarationHash, Renewal
 from atlas_dagster.errors import ConfigError, TransientError
+from atlas_dagster.listener import SILENT
 from atlas_dagster.orchestration.operations.config_store import DatabaseConfigStore, config_store
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
 
 KEY = Fernet.generate_key().decode()
@@ -110,7 +112,7 @@ def test_a_database_that_is_gone_locks_nothing(
         )
         with (
             pytest.raises(TransientError, match="could not be used to lock connection 'shop'"),
-            store.lock("shop", lambda _: None),
+            store.lock("shop", SILENT),
         ):
             pass
 
@@ -164,7 +166,7 @@ def test_without_its_key_a_renewal_is_forgotten_once_what_it_replaced_has_change
             masker=Masker([]),
             connection="shop",
             store=config_store(instance),
-            explain=lambda _: None,
+            listener=SILENT,
         )
 
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
@@ -209,11 +211,11 @@ def test_one_connection_is_used_by_one_at_a_time(
         raise Waits
 
     with (
-        config_store(instance).lock("shop", refuse_to_wait),
-        config_store(instance).lock("other", refuse_to_wait),
+        config_store(instance).lock("shop", CallbackListener(refuse_to_wait)),
+        config_store(instance).lock("other", CallbackListener(refuse_to_wait)),
         pytest.raises(Waits),
-        config_store(instance).lock("shop", refuse_to_wait),
+        config_store(instance).lock("shop", CallbackListener(refuse_to_wait)),
     ):
         pass
-    with config_store(instance).lock("shop", refuse_to_wait):
+    with config_store(instance).lock("shop", CallbackListener(refuse_to_wait)):
         pass

@@ -13,12 +13,14 @@ import pytest
 
 from atlas_dagster.airbyte import get_docker_executor
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
+from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.docker import images
 from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.docker.images import ensure_image
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.runners.docker.engines import behind_port
 from atlas_dagster_tests.runners.docker.registries import (
     PASSWORD,
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.docker
 
 def refusal(kind: type[AtlasError], client: docker.DockerClient, image: str) -> str:
     with pytest.raises(kind) as failure:
-        ensure_image(client, image, "missing", lambda _: None)
+        ensure_image(client, image, "missing", SILENT)
     said = str(failure.value)
     assert said.startswith(f"The image {image} cannot be pulled")
     assert said.endswith(".")
@@ -84,10 +86,12 @@ def test_a_private_registry(
         assert "its registry has no such image and tag; check both." in said
     monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
     told: list[str] = []
-    drawn: list[tuple[int, int]] = []
-    watched = images.pull_watcher.set(lambda have, total: drawn.append((have, total)))
+    drawn: list[tuple[int, float | None]] = []
+    listener = CallbackListener(
+        told.append, progress=lambda _, done, total: drawn.append((done, total))
+    )
     try:
-        runner = DockerRunner(image, client=client, explain=told.append)
+        runner = DockerRunner(image, client=client, listener=listener)
         runner.ensure_image()
         assert drawn == sorted(drawn)
         assert drawn[-1][0] == drawn[-1][1] > 3_000_000
@@ -97,7 +101,9 @@ def test_a_private_registry(
         assert re.fullmatch(rf"{image}@sha256:[0-9a-f]{{64}}", runner.identity())
         told.clear()
         always = ExecutorConfig(pull="always")
-        DockerRunner(image, client=client, executor=always, explain=told.append).ensure_image()
+        DockerRunner(
+            image, client=client, executor=always, listener=CallbackListener(told.append)
+        ).ensure_image()
         assert told == [f"Pulling {image}."]
         pulled = get_docker_executor().sync.pull(image)
         assert pulled == runner.identity()
@@ -105,16 +111,17 @@ def test_a_private_registry(
         with pytest.raises(RunnerUnavailableError, match="its registry cannot be reached"):
             get_docker_executor().sync.pull(image)
         told.clear()
-        ensure_image(client, image, "missing", told.append)
-        ensure_image(client, image, "never", told.append)
+        ensure_image(client, image, "missing", CallbackListener(told.append))
+        ensure_image(client, image, "never", CallbackListener(told.append))
         assert told == []
-        runner = DockerRunner(image, client=client, executor=always, explain=told.append)
+        runner = DockerRunner(
+            image, client=client, executor=always, listener=CallbackListener(told.append)
+        )
         runner.ensure_image()
         runner.ensure_image()
         assert told[:-1] == [f"Pulling {image}."]
         assert f"{image} cannot be pulled: its registry cannot be reached; using" in told[-1]
     finally:
-        images.pull_watcher.reset(watched)
         docker_client.images.remove(image)
     assert "its registry cannot be reached" in refusal(RunnerUnavailableError, client, image)
 
@@ -134,10 +141,10 @@ def test_never(docker_client: docker.DockerClient, monkeypatch: pytest.MonkeyPat
         raise AssertionError("it was pulled")
 
     monkeypatch.setattr(docker_client.api, "pull", no_pull)
-    ensure_image(docker_client, STANDIN, "never", no_pull)
-    ensure_image(docker_client, STANDIN, "missing", no_pull)
+    ensure_image(docker_client, STANDIN, "never", CallbackListener(no_pull))
+    ensure_image(docker_client, STANDIN, "missing", CallbackListener(no_pull))
     with pytest.raises(ConfigError) as failure:
-        ensure_image(docker_client, "atlas-test/absent:1", "never", no_pull)
+        ensure_image(docker_client, "atlas-test/absent:1", "never", CallbackListener(no_pull))
     assert str(failure.value) == (
         "The image atlas-test/absent:1 is not on the Docker engine and executor.pull is never; "
         "run `docker pull atlas-test/absent:1`, or set executor.pull to missing."
@@ -193,7 +200,7 @@ def test_the_connection_breaks_while_pulling(monkeypatch: pytest.MonkeyPatch) ->
             monkeypatch.setenv("DOCKER_HOST", port.address)
             image = f"{registry}/x/source:1"
             with pytest.raises(RunnerUnavailableError) as failure:
-                ensure_image(connect(), image, "missing", lambda _: None)
+                ensure_image(connect(), image, "missing", SILENT)
     assert str(failure.value).startswith(
         f"The connection to the Docker engine broke while it pulled {image} ("
     )

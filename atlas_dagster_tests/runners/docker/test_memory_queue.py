@@ -17,6 +17,7 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.owner import identify
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
 
 pytestmark = pytest.mark.docker
@@ -55,7 +56,7 @@ class Start(threading.Thread):
         memory = int(client.info()["MemTotal"] * share)
         executor = ExecutorConfig(memory_limit=f"{memory}b", network="none")
         self._runner = DockerRunner(
-            STANDIN, client=client, executor=executor, explain=self.told.append
+            STANDIN, client=client, executor=executor, listener=CallbackListener(self.told.append)
         )
         self.start()
 
