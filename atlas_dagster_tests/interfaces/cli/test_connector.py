@@ -18,7 +18,7 @@ from atlas_dagster.orchestration.definitions.discovery import (
     schema_check_key,
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.source import open
+from atlas_dagster.source import discovered_catalog
 from atlas_dagster.source.catalog_diff import CatalogChange
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered, Discovery, NamedTable
@@ -158,7 +158,7 @@ def test_a_dry_run_of_discover_stores_nothing(
     shop: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = shop.state_path("shop").read_bytes()
-    monkeypatch.setattr(open, "discover", lambda *_: answer("things"))
+    monkeypatch.setattr(discovered_catalog, "discover", lambda *_: answer("things"))
 
     result = atlas("discover", "--dry-run", "shop")
 
