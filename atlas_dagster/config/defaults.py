@@ -63,8 +63,8 @@ def _chosen(config: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
         for option in schema.get("oneOf") or schema.get("anyOf") or ()
         if isinstance(option, Mapping) and isinstance(option.get("properties"), Mapping)
     ]
-    saying = {name for option in options for name in constants(option["properties"])}
-    if saying & set(config):
+    identifying = {name for option in options for name in constants(option["properties"])}
+    if identifying & set(config):
         fitting = [option for option in options if _says(config, constants(option["properties"]))]
     else:
         fitting = [option for option in options if config and _fits(config, option)]

@@ -1,7 +1,7 @@
-"""What was discovered, synced and committed, as tables to query with SQL.
+"""The history of discoveries, syncs and commits as tables for SQL.
 
-Projections: written by discovery, syncs and the registry's refresh, never read to decide anything.
-Rows may be deleted at any time, and a failure to write them fails nothing.
+Discovery, syncs and the refresh of the registry write them. Atlas never reads them: rows may be
+deleted at any time, and a failed write does not fail a sync.
 """
 
 from atlas_dagster.projections.writer import ProjectionWriter, SyncStats

@@ -34,7 +34,7 @@ class _DiscoveredStream(Struct):
 class Stream(Struct, frozen=True):
     """A stream that the source offers. ``raw`` is the source's own JSON, sent back unchanged.
 
-    ``says_fields``: whether the source's ``json_schema`` is an object; otherwise it is empty here.
+    ``has_fields``: whether the source's ``json_schema`` is an object; otherwise it is empty here.
     """
 
     descriptor: StreamDescriptor
@@ -45,7 +45,7 @@ class Stream(Struct, frozen=True):
     source_defined_primary_key: tuple[FieldPath, ...]
     is_resumable: bool
     raw: Raw
-    says_fields: bool = True
+    has_fields: bool = True
 
     @classmethod
     def from_raw(cls, raw: Raw | bytes) -> "Stream":
@@ -75,7 +75,7 @@ class Stream(Struct, frozen=True):
             ),
             is_resumable=bool(found.is_resumable),
             raw=Raw(raw),
-            says_fields=isinstance(schema, dict),
+            has_fields=isinstance(schema, dict),
         )
 
 

@@ -116,7 +116,7 @@ def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
     if advice is None:
         return named
     chains = (exceptions(_unquoted(text)) for text in (message, *details) if text)
-    first = next((chain[0] for chain in chains if chain and not says_nothing(chain[0])), None)
+    first = next((chain[0] for chain in chains if chain and not is_generic(chain[0])), None)
     plain = f"{named[: advice.start()]}{named[advice.end() :]}".strip()
     return plain if first is None or first in plain else _cut(f"{plain.rstrip('.')}: {first}")
 
@@ -127,22 +127,22 @@ def _named(message: str | None, details: Sequence[str | None]) -> str:
     ``details`` are internal message, stack trace and log lines, the best first. Only the exception
     of a stack trace counts.
     """
-    said = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
-    if _INVALID_MANIFEST in said and (place := _PLACE.search("\n".join(filter(None, details)))):
+    reported = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
+    if _INVALID_MANIFEST in reported and (place := _PLACE.search("\n".join(filter(None, details)))):
         return _cut(f"its manifest is not valid for the CDK that runs it, at {place[1]}")
-    said = _with_text(said, details)
-    plain = _SEE_LOGS.sub("", said).strip()
-    if plain and plain == said and not says_nothing(plain):
-        return _cut(said)
+    reported = _with_text(reported, details)
+    plain = _SEE_LOGS.sub("", reported).strip()
+    if plain and plain == reported and not is_generic(plain):
+        return _cut(reported)
     detail = _first_detail(details)
-    if says_nothing(plain):
+    if is_generic(plain):
         return _cut(detail)
     if not detail or detail in plain or plain in detail:
         return _cut(max(detail, plain, key=len))
     return _cut(f"{plain.rstrip('.: ')}: {detail}")
 
 
-def says_nothing(text: str) -> bool:
+def is_generic(text: str) -> bool:
     """Whether ``text`` names no cause, because it is empty or generic."""
     return _SAYS_NOTHING.fullmatch(_SEE_LOGS.sub("", text).strip()) is not None
 
@@ -153,7 +153,7 @@ def failure_type(declared: str | None, message: str | None, causes: Sequence[str
     A ``config_error`` with a cause in ``message`` stays one.
     """
     own = next((kind for kind in _FAILURE_TYPES if kind == declared), None)
-    if own == "transient_error" or (own == "config_error" and not says_nothing(message or "")):
+    if own == "transient_error" or (own == "config_error" and not is_generic(message or "")):
         return own
     return "transient_error" if is_network_failure(*causes) else own or "system_error"
 
@@ -189,24 +189,24 @@ def is_frame(line: str) -> bool:
     return _FRAME.match(line) is not None
 
 
-def _with_text(said: str, details: Sequence[str | None]) -> str:
-    """Return ``said`` with the exception's text, if it ends with the exception's bare name."""
-    bare = _BARE_NAME.search(said)
+def _with_text(reported: str, details: Sequence[str | None]) -> str:
+    """Return ``reported`` with the exception's text, if it ends with the exception's bare name."""
+    bare = _BARE_NAME.search(reported)
     if bare is None:
-        return said
+        return reported
     raised = (each for detail in filter(None, details) for each in exceptions(detail))
     full = next((each for each in raised if each.startswith(f"{bare[1]}: ")), bare[1])
-    return f"{said[: bare.start(1)]}{full}"
+    return f"{reported[: bare.start(1)]}{full}"
 
 
 def _first_detail(details: Sequence[str | None]) -> str:
     found: list[str] = []
     for detail in filter(None, details):
-        raised = [each for each in exceptions(detail) if not says_nothing(each)]
+        raised = [each for each in exceptions(detail) if not is_generic(each)]
         plain = _plain(detail)
         if raised:
             found.append(raised[-1])
-        elif _TRACEBACK not in detail and not says_nothing(plain):
+        elif _TRACEBACK not in detail and not is_generic(plain):
             found.append(plain)
     if not found:
         return ""
@@ -227,11 +227,11 @@ def _shortened(text: str) -> str:
     raised = exceptions(text)
     if not raised:
         return text
-    last = next((each for each in reversed(raised) if not says_nothing(each)), raised[-1])
+    last = next((each for each in reversed(raised) if not is_generic(each)), raised[-1])
     if _TRACEBACK not in text:
         return last
     before = _lines(text).partition(_TRACEBACK)[0].strip(" \t\r\n:-.'\"")
-    return last if says_nothing(before) or last in before else f"{before}: {last}"
+    return last if is_generic(before) or last in before else f"{before}: {last}"
 
 
 def _raised(piece: str) -> str:

@@ -43,7 +43,7 @@ _encode = msgspec.json.Encoder().encode
 #: Errors of msgspec at a line that is not a valid message.
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 #: Bytes of the longest line that is repaired: Python objects need many times its memory.
-_LONGEST_MENDED = 16 * 1024 * 1024
+_LONGEST_REPAIRED = 16 * 1024 * 1024
 #: Characters that are shown of a line that is too long.
 _SHOWN_OF_LONG = 2_000
 #: Records with a smaller share of their block are copied out of it.
@@ -161,7 +161,7 @@ class MessageDecoder:
 
     def _tolerant(self, line: bytes) -> Iterator[Decoded]:
         """Yield the messages of a refused line. Threads of a connector may write several on one."""
-        if len(line) > _LONGEST_MENDED:
+        if len(line) > _LONGEST_REPAIRED:
             yield _too_long(LongLine([line]))
             return
         text = line.removeprefix(_BOM).decode("utf-8", _AS_BYTES).rstrip(_BLANKS)
@@ -170,7 +170,7 @@ class MessageDecoder:
             value = None
             try:
                 value, end = _JSON.raw_decode(text, at)
-                message = self._exact_or_mended(text[at:end], value)
+                message = self._exact_or_repaired(text[at:end], value)
             except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
                 if isinstance(error, RecursionError) and (deep := self._deep_record(text[at:])):
                     yield deep
@@ -184,18 +184,18 @@ class MessageDecoder:
             yield message
             start, at = end, _after_blanks(text, end)
 
-    def _exact_or_mended(self, text: str, value: Any) -> Message:
+    def _exact_or_repaired(self, text: str, value: Any) -> Message:
         """Decode a message, repaired if necessary. Bytes of a record's data stay unchanged."""
         try:
             return self._decode(text.encode("utf-8", _AS_BYTES))
         except _REFUSED:
             if not isinstance(value, dict) or not isinstance(value.get("type"), str):
                 raise
-        mended = _TOKEN.sub(_strict, text)
+        repaired = _TOKEN.sub(_strict, text)
         try:
-            return self._with_type(mended.encode("utf-8", _AS_BYTES), value["type"])
+            return self._with_type(repaired.encode("utf-8", _AS_BYTES), value["type"])
         except UnicodeDecodeError:  # invalid UTF-8 outside the data
-            return self._with_type(_readable(mended).encode(), value["type"])
+            return self._with_type(_readable(repaired).encode(), value["type"])
 
     def _deep_record(self, text: str) -> Message | None:
         """Return the RECORD in ``text``, whose data is nested too deeply for the parser, or None.

@@ -195,8 +195,8 @@ def _title(requirement: str) -> str:
 
 def _last_line(error: UvError) -> str:
     """Return the last line that the build printed, without uv's hints."""
-    said = [line.strip() for line in error.lines if not line.lstrip().startswith("hint:")]
-    return said[-1] if said else "it gave no reason"
+    lines = [line.strip() for line in error.lines if not line.lstrip().startswith("hint:")]
+    return lines[-1] if lines else "it gave no reason"
 
 
 def _cut(text: str) -> str:
@@ -237,6 +237,6 @@ def run_uv(*arguments: str, directory: Path, given: str = "", is_patient: bool =
             "check the network and the package index, then sync again",
         ) from error
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace")
-        raise UvError(said if said.strip() else f"uv exited with {done.returncode}")
+        output = done.stderr.decode(errors="replace")
+        raise UvError(output if output.strip() else f"uv exited with {done.returncode}")
     return done.stdout.decode(errors="replace")

@@ -161,7 +161,7 @@ class _FifoProcess(ConnectorProcess):
                 if chunk:
                     yield key.data, chunk
                 else:
-                    self._hang_up(key.fd)
+                    self._close_pipe(key.fd)
             if not ready:
                 if ended:
                     return
@@ -182,19 +182,19 @@ class _FifoProcess(ConnectorProcess):
             if not self._ended():
                 (self._call / "stop").touch()
                 for key in [*self._pipes.get_map().values()]:
-                    self._hang_up(key.fd)
+                    self._close_pipe(key.fd)
                 deadline = time.monotonic() + STOP_GRACE_SECONDS + _LAST_WORD_SECONDS
                 while not self._ended() and time.monotonic() < deadline:
                     time.sleep(_POLL_SECONDS)
         finally:
             for key in [*self._pipes.get_map().values()]:
-                self._hang_up(key.fd)
+                self._close_pipe(key.fd)
             # It contains the config.
             shutil.rmtree(self._call, ignore_errors=True)
 
     def _ended(self) -> bool:
         return (self._call / "exit").exists()
 
-    def _hang_up(self, pipe: int) -> None:
+    def _close_pipe(self, pipe: int) -> None:
         self._pipes.unregister(pipe)
         os.close(pipe)

@@ -157,13 +157,13 @@ class _ChildProcess(ConnectorProcess):
             if not self._ended():
                 self._signal_group(signal.SIGTERM)
                 # A connector that still writes must not wait for us to read.
-                self._hang_up()
+                self._close_pipes()
                 with suppress(subprocess.TimeoutExpired):
                     self._child.wait(STOP_GRACE_SECONDS)
         finally:
             self._end_group()
             self._child.wait()
-            self._hang_up()
+            self._close_pipes()
             end_all(self._token)
             self._undo.close()
 
@@ -182,7 +182,7 @@ class _ChildProcess(ConnectorProcess):
         lines = self._tails["stdout"].split(b"\n")
         return any(b'"TRACE"' in line and _OUT_OF_MEMORY.search(line) for line in lines)
 
-    def _hang_up(self) -> None:
+    def _close_pipes(self) -> None:
         self._pipes.close()
         for pipe in (self._child.stdout, self._child.stderr):
             if pipe is not None:

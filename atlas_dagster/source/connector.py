@@ -124,7 +124,7 @@ class Connector:
         catalog, _ = self._ask("discover", lambda message: message.catalog)
         found = Catalog.from_message(catalog)
         for stream in found.streams:
-            if not stream.says_fields:
+            if not stream.has_fields:
                 self.log(
                     "WARN",
                     f"The schema of stream '{stream.descriptor}' is not an object, so the stream "

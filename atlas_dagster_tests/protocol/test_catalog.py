@@ -137,7 +137,7 @@ def test_a_cached_catalog_is_the_same() -> None:
 def test_a_schema_that_is_no_object(schema: str) -> None:
     """Regression: it made DISCOVER fail for all streams."""
     stream = Stream.from_raw(f'{{"name":"s","json_schema":{schema}}}'.encode())
-    assert (stream.json_schema, stream.says_fields) == ({}, False)
+    assert (stream.json_schema, stream.has_fields) == ({}, False)
 
 
 @pytest.mark.parametrize("raw", [b"5", b"{}", b'{"name":null}'])

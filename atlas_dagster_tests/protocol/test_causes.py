@@ -7,7 +7,7 @@ from atlas_dagster.protocol.causes import (
     exceptions,
     failure_type,
     is_code_failure,
-    says_nothing,
+    is_generic,
 )
 
 GENERIC = "Something went wrong in the connector. See the logs for more details."
@@ -90,7 +90,7 @@ Caused by: java.net.UnknownHostException: db.example.com
     ],
 )
 def test_texts_that_say_nothing(text: str) -> None:
-    assert says_nothing(text)
+    assert is_generic(text)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_texts_that_say_nothing(text: str) -> None:
     ],
 )
 def test_texts_that_name_a_cause(text: str) -> None:
-    assert not says_nothing(text)
+    assert not is_generic(text)
     assert cause(text, ("internal", PYTHON)) == text
 
 

@@ -400,7 +400,7 @@ def test_a_line_without_end_takes_no_memory() -> None:
 
 def test_a_large_line_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Python objects it would take many times as many bytes."""
-    monkeypatch.setattr("atlas_dagster.protocol.decoder._LONGEST_MENDED", 1000)
+    monkeypatch.setattr("atlas_dagster.protocol.decoder._LONGEST_REPAIRED", 1000)
     (found,) = decode(record(b'{"a":NaN,"b":"' + b"x" * 1000 + b'"}'))
     assert isinstance(found, Unreadable)
     assert (found.kind, found.stream) == ("RECORD", "s")

@@ -188,9 +188,9 @@ def _refusal(host: str, error: Exception) -> AtlasError:
             )
     encrypted = (docker.errors.TLSParameterError, requests.exceptions.SSLError, ssl.SSLError)
     if isinstance(error, encrypted) or isinstance(root, encrypted):
-        said = getattr(root, "verify_message", "") or getattr(root, "reason", "") or str(root)
+        message = getattr(root, "verify_message", "") or getattr(root, "reason", "") or str(root)
         return ConfigError(
-            f"There is no TLS connection to the Docker engine at {host} ({said}); check "
+            f"There is no TLS connection to the Docker engine at {host} ({message}); check "
             "DOCKER_TLS_VERIFY and the ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH, or those "
             "of the Docker context."
         )

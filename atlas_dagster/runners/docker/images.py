@@ -164,17 +164,17 @@ def _pull(client: docker.DockerClient, reference: str, listener: Listener) -> No
         ) from error
 
 
-def _refusal(reference: str, said: str) -> AtlasError:
+def _refusal(reference: str, message: str) -> AtlasError:
     """Return the error for the engine's message about a failed pull."""
     sentence = f"The image {reference} cannot be pulled"
     for cause in _CAUSES:
-        if re.search(cause.words, said, re.IGNORECASE):
+        if re.search(cause.words, message, re.IGNORECASE):
             fix = cause.fix.format(image=reference)
             if cause.passes:
                 return RunnerUnavailableError(f"{sentence}: {cause.why}", fix)
             return ConfigError(f"{sentence}: {cause.why}; {fix}.")
     return RunnerUnavailableError(
-        f"{sentence} ({said})", "check its name, its tag and the network, or load it"
+        f"{sentence} ({message})", "check its name, its tag and the network, or load it"
     )
 
 

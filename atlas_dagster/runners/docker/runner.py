@@ -152,7 +152,7 @@ class DockerRunner(Runner):
         except BaseException as error:
             try:
                 if stream is not None:
-                    _hang_up(stream)
+                    _close_stream(stream)
             finally:
                 if container is not None:
                     _remove(api, container)
@@ -212,17 +212,17 @@ class DockerRunner(Runner):
 
     def _refusal(self, error: BaseException) -> AtlasError:
         """Return the error for the engine's message about a container that did not start."""
-        said, network = error_reason(error), self.executor.network
-        if f"network {network} not found" in said:
+        message, network = error_reason(error), self.executor.network
+        if f"network {network} not found" in message:
             return ConfigError(
                 f"The Docker engine has no network '{network}'; create it with "
                 f"`docker network create {network}`, or correct executor.network."
             )
-        if "unknown capability" in said:
+        if "unknown capability" in message:
             return ConfigError(
-                f"Docker refuses executor.cap_add ({said}); write names such as NET_ADMIN."
+                f"Docker refuses executor.cap_add ({message}); write names such as NET_ADMIN."
             )
-        if "no space left on device" in said:
+        if "no space left on device" in message:
             return RunnerUnavailableError(
                 f"Docker could not start {self.reference} because its disk is full",
                 "free some space, for example with `docker system prune`",
@@ -230,10 +230,10 @@ class DockerRunner(Runner):
         status = error.status_code if isinstance(error, docker.errors.APIError) else None
         if status is not None and 400 <= status < 500 and status not in _PASSING:
             return ConfigError(
-                f"Docker refuses to start {self.reference} ({said}); correct the executor of the "
-                "connection, or choose another image."
+                f"Docker refuses to start {self.reference} ({message}); correct the "
+                "connection's executor, or choose another image."
             )
-        return RunnerUnavailableError(f"Docker could not start {self.reference} ({said}).")
+        return RunnerUnavailableError(f"Docker could not start {self.reference} ({message}).")
 
     def _owner(self, container: str, image_user: str) -> tuple[int, int]:
         """Return uid and gid of the image's user, who must read and rewrite the files."""
@@ -272,8 +272,8 @@ class _DockerProcess(ConnectorProcess):
         # docker-py returns a SocketIO, which has no timeouts, or a socket if the engine uses TLS.
         self._socket: socket.socket = getattr(stream, "_sock", stream)
         #: The first bytes of stderr, while stdout is silent.
-        self._first_words = b""
-        self._spoke = False
+        self._first_output = b""
+        self._has_output = False
         #: By the engine's clock, as the time when a container ended.
         self._output_ended: datetime | None = None
         self._closed = False
@@ -291,23 +291,23 @@ class _DockerProcess(ConnectorProcess):
             except TimeoutError:
                 count = -1
             except OSError as error:
-                raise self._gone(error) from error
+                raise self._lost_connection(error) from error
             if count < 0:
                 silent += 1
                 if silent % _ASK_AFTER == 0:
-                    self._ask()
+                    self._check_container()
                 yield "idle", b""
                 continue
             silent = 0
             if count == 0:
                 if not decoder.is_between_frames:
-                    raise self._gone(EOFError("the output broke off"))
+                    raise self._lost_connection(EOFError("the output broke off"))
                 yield from self._until_it_ends()
                 return
             for channel, piece in decoder.feed(view[:count]):
-                if not self._spoke:
-                    self._spoke = channel == "stdout"
-                    self._first_words = (self._first_words + piece)[:_FIRST_WORDS]
+                if not self._has_output:
+                    self._has_output = channel == "stdout"
+                    self._first_output = (self._first_output + piece)[:_FIRST_WORDS]
                 yield channel, piece
 
     def _until_it_ends(self) -> Iterator[Output]:
@@ -315,7 +315,7 @@ class _DockerProcess(ConnectorProcess):
         try:
             self._output_ended = datetime.fromisoformat(self._api.info()["SystemTime"])
         except API_ERRORS as error:
-            raise self._gone(error) from error
+            raise self._lost_connection(error) from error
         while True:
             try:
                 self._api.wait(self._container, timeout=int(IDLE_SECONDS))
@@ -341,9 +341,9 @@ class _DockerProcess(ConnectorProcess):
                 "find out which one, then sync again",
             ) from error
         except API_ERRORS as error:
-            raise self._gone(error) from error
-        if code != 0 and not self._spoke:
-            self._raise_if_foreign(code)
+            raise self._lost_connection(error) from error
+        if code != 0 and not self._has_output:
+            self._check_architecture(code)
         heap_full = code == _JVM_OUT_OF_MEMORY and self._is_java()
         finished = datetime.fromisoformat(state["FinishedAt"])
         return ExitStatus(
@@ -356,7 +356,7 @@ class _DockerProcess(ConnectorProcess):
         if self._closed:
             return
         try:
-            _hang_up(self._stream)
+            _close_stream(self._stream)
             with contextlib.suppress(*API_ERRORS):
                 if self._api.inspect_container(self._container)["State"]["Running"]:
                     self._api.stop(self._container, timeout=int(STOP_GRACE_SECONDS))
@@ -364,36 +364,36 @@ class _DockerProcess(ConnectorProcess):
             _remove(self._api, self._container)
             self._closed = True
 
-    def _ask(self) -> None:
+    def _check_container(self) -> None:
         """Ask the engine for the container: a lost connection may stay open without error."""
         try:
             self._api.inspect_container(self._container)
         except docker.errors.NotFound:
             pass  # the output ends, and wait() explains it
         except API_ERRORS as error:
-            raise self._gone(error) from error
+            raise self._lost_connection(error) from error
 
-    def _gone(self, error: Exception) -> RunnerUnavailableError:
+    def _lost_connection(self, error: Exception) -> RunnerUnavailableError:
         return RunnerUnavailableError(
             f"The connection to the Docker engine broke while {self._reference} ran "
             f"({error_reason(error)})",
             "check that the engine is running, then sync again",
         )
 
-    def _raise_if_foreign(self, code: int) -> None:
+    def _check_architecture(self, code: int) -> None:
         """Raise ConfigError if the image is built for another architecture than the engine's.
 
         Docker's init then prints an error of the C library to stderr. Without a shell in the image
         that is only "no such file". A shell prints its own error, or none; then the exit code
         shows that the program could not be executed.
         """
-        words = self._first_words.lower()
+        words = self._first_output.lower()
         if b"exec " not in words and code not in _NOT_EXECUTED:
             return
         try:
             engine = self._client.version().get("Arch")
         except API_ERRORS as error:
-            raise self._gone(error) from error
+            raise self._lost_connection(error) from error
         image = self._image.get("Architecture")
         if b"exec format error" in words or image != engine:
             raise ConfigError(
@@ -418,7 +418,7 @@ def _keep_alive(connection: socket.socket) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _hang_up(stream: Any) -> None:
+def _close_stream(stream: Any) -> None:
     with contextlib.suppress(OSError):
         # Closing the stream alone leaves the connection to the garbage collector.
         stream._response.close()
