@@ -11,7 +11,7 @@ STACK := atlas_dagster_tests/stack
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev quick test test-docker test-postgres test-browser lint format images docs texts bench \
+.PHONY: help demo dev quick test test-rest try-python test-docker test-postgres test-browser lint format images docs texts bench \
 	crash model soak lock audit sbom connectors clean
 
 help: ## list what there is to make
@@ -28,15 +28,27 @@ dev: .venv ## start Dagster (web UI and daemon) on this code location
 	exec $(BIN)/dagster dev -w workspace.yaml
 
 QUICK_TESTS := not docker and not postgres and not browser and not pypi and not slow
+# Folders without any of them.
+NOT_QUICK := crash e2e model soak stack
 
 # One file stays in one process, because fixtures of a module are shared.
+IN_TWO := -n 2 --dist loadfile
+
 quick: .venv ## run the tests that need no services and are not slow (ARGS="-k name" for some)
 	@started=$$(date +%s); \
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(QUICK_TESTS)" $(ARGS) || exit; \
+	$(BIN)/pytest -q $(IN_TWO) -m "$(QUICK_TESTS)" $(NOT_QUICK:%=--ignore atlas_dagster_tests/%) $(ARGS) || exit; \
 	seconds=$$(($$(date +%s) - started)); echo "make quick took $$seconds s."; \
 	if [ $$seconds -gt $${QUICK_SECONDS:-$$seconds} ]; then \
 		echo "That is over the limit of $$QUICK_SECONDS s: mark slow tests with pytest.mark.slow."; exit 1; \
 	fi
+
+# An environment of its own, so that the one of all other targets stays as it is.
+OTHER := build/$(notdir $(PYTHON))
+try-python: .venv ## run the quick tests with another Python (PYTHON=python3.13)
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(OTHER)
+	$(BIN)/uv pip install --quiet --python $(OTHER)/bin/python --require-hashes -r requirements-dev.txt
+	$(BIN)/uv pip install --quiet --python $(OTHER)/bin/python --no-deps --editable .
+	$(OTHER)/bin/pytest -q $(IN_TWO) -p no:cacheprovider -m "$(QUICK_TESTS)" $(NOT_QUICK:%=--ignore atlas_dagster_tests/%) $(ARGS)
 
 test-docker: .venv ## run the tests with containers (needs Docker and make images)
 	ATLAS_REQUIRE=docker $(BIN)/pytest -m docker $(ARGS)
@@ -47,20 +59,23 @@ test-postgres: .venv ## run the tests with Postgres and without containers
 test-browser: .venv ## run the tests with Chromium (needs Docker and make images)
 	ATLAS_REQUIRE=browser,docker $(BIN)/pytest -m browser $(ARGS)
 
-# Tests with containers count what runs on the engine, so they run one by one. Beside them the others,
-# and then the stack's, which mostly wait.
-test: .venv ## run all tests (ARGS="-k name" for some)
 ifdef ARGS
+test: .venv ## run all tests (ARGS="-k name" for some)
 	$(BIN)/pytest $(ARGS)
 else
+test: quick test-rest
+endif
+
+# Tests with containers count what runs on the engine, so they run one by one. Beside them the others,
+# and then the stack's, which mostly wait.
+test-rest: .venv ## run the tests that make quick leaves out
 	@mkdir -p build
-	@($(BIN)/pytest -m "not docker and not browser" >build/tests.log 2>&1; code=$$?; \
+	@($(BIN)/pytest $(IN_TWO) -m "(postgres or pypi or slow) and not docker and not browser" >build/tests.log 2>&1; code=$$?; \
 	$(BIN)/pytest -p no:cacheprovider $(STACK) >>build/tests.log 2>&1 && exit $$code) & others=$$!; \
 	$(BIN)/pytest -p no:cacheprovider -m "docker or browser" --ignore $(STACK); containers=$$?; \
 	wait $$others; others=$$?; \
 	echo "==== Those without containers, and the stack's:"; cat build/tests.log; \
 	exit $$((others + containers))
-endif
 
 lint: .venv ## check format, lint, types and which room imports which
 	$(BIN)/ruff format --check

@@ -139,30 +139,48 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 # --- Secrets
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_secret_seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fail if a secret of a test was in a process's arguments, in a container's settings or kept.
+_WATCH = pytest.StashKey[subprocess.Popen[str]]()
+_SEEN = pytest.StashKey[str]()
 
-    The watch sees the whole machine and costs a tenth of a second of every second, so it runs only
-    in CI (``CI`` or ``ATLAS_REQUIRE`` is set), and once.
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Watch for secrets of tests in processes' arguments and containers' settings.
+
+    Only in CI, and once for all processes of xdist: the watch sees the whole machine, and costs a
+    tenth of a second of every second.
     """
     in_ci = "CI" in os.environ or _required()
-    if not in_ci or "PYTEST_XDIST_WORKER" in os.environ:
-        yield
+    if not in_ci or hasattr(session.config, "workerinput") or session.config.option.collectonly:
         return
     command = [sys.executable, "-m", "atlas_dagster_tests.secret_watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watch:
-        assert watch.stdout is not None
-        assert watch.stdout.readline() == "watching\n"
-        try:
-            yield
-        finally:
-            watch.terminate()
-            seen, _ = watch.communicate()
-    assert watch.returncode == 0, "the watch ended before the tests"
-    seen += "".join(f"{each}\n" for each in in_files(tmp_path_factory.getbasetemp()))
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == "watching\n"
+    session.config.stash[_WATCH] = watch
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if a secret was seen meanwhile, or is in a file of the tests now."""
+    watch = session.config.stash.get(_WATCH, None)
+    if watch is None:
+        return
+    watch.terminate()
+    seen, _ = watch.communicate()
+    if watch.returncode != 0:
+        seen += "the watch ended before the tests\n"
+    factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
+    seen += "".join(f"{each}\n" for each in in_files(factory.getbasetemp()))
+    session.config.stash[_SEEN] = seen
     if seen:
-        pytest.fail(f"secrets of tests were seen in\n{seen}", pytrace=False)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if seen := config.stash.get(_SEEN, ""):
+        terminalreporter.section("secrets of tests were seen", red=True)
+        terminalreporter.write(seen)
 
 
 # --- Docker

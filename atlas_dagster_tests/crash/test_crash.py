@@ -21,22 +21,22 @@ def disturbed(count: int, *setups: str, by: str = "kill") -> None:
 
 
 def test_killed_at_any_point() -> None:
-    disturbed(7, "delta_sqlite_stream_process")
+    disturbed(5, "delta_sqlite_stream_process")
 
 
 @pytest.mark.postgres
 def test_killed_at_any_point_with_postgres() -> None:
-    disturbed(12, "delta_postgres_global_process", "postgres_sqlite_global_process")
+    disturbed(8, "delta_postgres_global_process", "postgres_sqlite_global_process")
 
 
 @pytest.mark.docker
 @pytest.mark.postgres
 def test_killed_at_any_point_with_containers() -> None:
-    disturbed(6, "postgres_postgres_stream_docker")
+    disturbed(4, "postgres_postgres_stream_docker")
 
 
 def test_the_connector_dies() -> None:
-    disturbed(4, "delta_sqlite_global_process", by="connector")
+    disturbed(3, "delta_sqlite_global_process", by="connector")
 
 
 @pytest.mark.skipif(
@@ -44,9 +44,9 @@ def test_the_connector_dies() -> None:
     reason="only root can make a small file system",
 )
 def test_the_disk_is_full() -> None:
-    disturbed(4, "delta_sqlite_global_process", by="full-disk")
+    disturbed(3, "delta_sqlite_global_process", by="full-disk")
 
 
 @pytest.mark.postgres
 def test_postgres_restarts() -> None:
-    disturbed(3, "postgres_sqlite_stream_process", by="postgres-restart")
+    disturbed(2, "postgres_sqlite_stream_process", by="postgres-restart")

@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from atlas_dagster_tests.model.machine import DeltaPlay, Play, PostgresPlay
 
-_PLAYS = int(os.environ.get("ATLAS_MODEL_PLAYS", "500"))
+_PLAYS = int(os.environ.get("ATLAS_MODEL_PLAYS", "120"))
 _SEED = int(os.environ.get("ATLAS_MODEL_SEED") or random.randrange(2**32))
 
 
