@@ -68,6 +68,6 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
 
 
 def test_what_no_variable_can_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="value for SECRET holds a NUL character"):
+    with pytest.raises(ConfigError, match=r"SECRET .* NUL"):
         write_secrets(tmp_path / ".env", {"SECRET": "a\0b"})
     assert not (tmp_path / ".env").exists()

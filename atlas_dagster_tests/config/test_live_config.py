@@ -160,7 +160,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_stored_renewal_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "shop.json").write_text("{")
-    with pytest.raises(BrokenError, match="renewals of connection 'shop' cannot be read"):
+    with pytest.raises(BrokenError, match=r"'shop' .*read"):
         Called(tmp_path)
 
 
@@ -213,5 +213,5 @@ def test_a_source_must_not_renew_without_end(
     renewals = [control({"credentials": {"refresh_token": f"token-{n}"}}) for n in (1, 1, 1, 2)]
     Called(tmp_path, *renewals, PASSED).connector.check()
     third = control({"credentials": {"refresh_token": "token-3"}})
-    with pytest.raises(BrokenError, match="'shop' renewed its config more than 2 times in one"):
+    with pytest.raises(BrokenError, match=r"'shop' .*2 times"):
         Called(tmp_path / "other", *renewals, third, PASSED).connector.check()

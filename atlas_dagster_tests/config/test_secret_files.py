@@ -34,7 +34,7 @@ def test_without_a_folder_nothing_happens() -> None:
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     os.environ["ATLAS_SECRETS"] = str(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"secrets in .*/nowhere \(ATLAS_SECRETS\) cannot be"):
+    with pytest.raises(ConfigError, match=r"/nowhere \(ATLAS_SECRETS\)"):
         load_secret_files()
     (tmp_path / "BINARY").write_bytes(b"\xff\xfe")
     os.environ["ATLAS_SECRETS"] = str(tmp_path)

@@ -89,7 +89,7 @@ def test_values_written_in_yaml_keep_their_types() -> None:
 def test_missing_variables_are_named() -> None:
     config = {"host": "{{ env.B }}", "tables": ["{{ env.A }}"], "port": "{{ env.C }}"}
     assert variables(config) == {"A", "B", "C"}
-    with pytest.raises(MissingVariableError, match=r"^shop: the environment variable A, B is not"):
+    with pytest.raises(MissingVariableError, match=r"^shop: .*\bA, B\b"):
         resolved(config, C="1")
 
 
@@ -124,7 +124,7 @@ def test_what_does_not_fit(config: dict[str, Any], sentence: str) -> None:
 
 
 def test_a_missing_field() -> None:
-    with pytest.raises(ConfigError, match=r"^shop: config field 'host' is missing;"):
+    with pytest.raises(ConfigError, match=r"^shop: .*'host'"):
         resolve({}, schema=SPEC, environ={}, where="shop")
 
 
@@ -140,7 +140,7 @@ def test_templates_pass_before_they_are_replaced() -> None:
         "login": {"kind": "age", "age": "{{ env.A }}"},
     }
     validate(config, schema=SPEC, where="shop")
-    with pytest.raises(ConfigError, match="'ssl' must be of type boolean"):
+    with pytest.raises(ConfigError, match=r"'ssl' .*boolean"):
         validate({**config, "ssl": "yes"}, schema=SPEC, where="shop")
 
 

@@ -130,7 +130,7 @@ def test_rows_that_do_not_fit_their_table_are_refused(
         store.commit(writer)
         writer.merge_committed()
 
-    with pytest.raises(DestinationError, match="cannot be in one table with it"):
+    with pytest.raises(DestinationError, match="one table"):
         show()
     writer.discard()
     assert store.rows() == [(1, "x")]
@@ -337,10 +337,10 @@ def test_reading_back(store: Store) -> None:
 
 
 def test_reading_what_is_not_there(store: Store) -> None:
-    with pytest.raises(ConfigError, match=r"There is no table .* yet; materialize c/t"):
+    with pytest.raises(ConfigError, match="materialize c/t"):
         store.destination.read(("c", "t"))
     store.sync(spec(), [{"id": 1}])
-    with pytest.raises(ConfigError, match="has no column 'w'; it has id, v, _airbyte_raw_id"):
+    with pytest.raises(ConfigError, match=r"'w'.* id, v, _airbyte_raw_id"):
         store.destination.read(("c", "t"), ["id", "w"])
 
 

@@ -32,7 +32,7 @@ def test_variables_are_put_in_when_it_is_opened() -> None:
         "postgresql://loader:p%40ss%2Fw%3Ard%3F%7B%7B%20env.X%20%7D%7D@db:5432/shop"
     )
     assert opened._database.uri == "postgresql://db:5432/shop"
-    with pytest.raises(MissingVariableError, match="shop: the environment variable PASSWORD"):
+    with pytest.raises(MissingVariableError, match=r"shop: .*PASSWORD"):
         open_destination(TEMPLATE, {}, where="shop")
 
 
@@ -43,7 +43,7 @@ def test_a_folder_may_hold_variables() -> None:
 
 
 def test_a_variable_alone_says_nothing() -> None:
-    with pytest.raises(ConfigError, match="cannot begin with a variable"):
+    with pytest.raises(ConfigError, match="variable"):
         destination_type("{{ env.WAREHOUSE }}")
 
 

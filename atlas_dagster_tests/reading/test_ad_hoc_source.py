@@ -99,13 +99,13 @@ def test_a_check_that_fails_says_why(use: Any) -> None:
     source = use(Scripted(check="FAILED"))
     assert source.status().status == "FAILED"
     assert source.status().message == "no such host"
-    with pytest.raises(CheckFailedError, match="CHECK of source-x failed: no such host"):
+    with pytest.raises(CheckFailedError, match=r"source-x.*: no such host"):
         source.check()
 
 
 def test_a_wrong_config_is_refused_before_anything_else_runs(use: Any) -> None:
     scripted = Scripted()
-    with pytest.raises(InvalidConfigError, match="config field 'key' must be of type") as caught:
+    with pytest.raises(InvalidConfigError, match="'key'") as caught:
         use(scripted, key=1).check()
     assert caught.value.field == "key"
     assert scripted.verbs == ["spec"]
@@ -144,7 +144,7 @@ def test_a_folder_for_them_that_cannot_be_made_is_said(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     store = AdHocConfigStore()
     with (
-        pytest.raises(ConfigError, match="set XDG_STATE_HOME to a folder that can"),
+        pytest.raises(ConfigError, match="XDG_STATE_HOME"),
         store.lock("c", SILENT),
     ):
         pass
@@ -159,12 +159,12 @@ def test_a_name_in_several_namespaces_is_given_with_one(use: Any) -> None:
     assert source.tables() == ["a.users", "b.users", "orders"]
     assert source.table("b.users").descriptor.namespace == "b"
     assert source.table("a.orders").descriptor.name == "orders"
-    with pytest.raises(UnknownStreamError, match=r"several namespaces; write a\.users or b\.users"):
+    with pytest.raises(UnknownStreamError, match=r"a\.users or b\.users"):
         source.table("users")
 
 
 def test_an_unknown_table_is_met_with_the_nearest(use: Any) -> None:
-    with pytest.raises(UnknownStreamError, match="no stream 'user'; did you mean users"):
+    with pytest.raises(UnknownStreamError, match=r"'user'.* users"):
         use(Scripted()).table("user")
 
 

@@ -236,7 +236,7 @@ def test_a_failure_is_in_the_connectors_own_words() -> None:
 )
 def test_half_a_stream_is_said(output: tuple[Any, ...]) -> None:
     it, _ = reading(*output, streams=[full_refresh("users")])
-    with pytest.raises(ReadFailedError, match="source-x did not complete users"):
+    with pytest.raises(ReadFailedError, match=r"source-x .*users"):
         ids(it)
 
 
@@ -286,7 +286,7 @@ def test_messages_without_their_namespace_are_of_the_only_stream_of_that_name() 
 def test_messages_that_may_be_of_several_streams_are_an_error() -> None:
     both = [incremental("users", namespace=space) for space in ("eu", "us")]
     it, _ = reading(record("users", 1), streams=both)
-    with pytest.raises(ProtocolError, match=r"may be of any of eu\.users, us\.users"):
+    with pytest.raises(ProtocolError, match=r"eu\.users, us\.users"):
         ids(it)
 
 

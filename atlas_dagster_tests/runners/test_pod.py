@@ -184,6 +184,6 @@ def test_a_container_that_starts_late_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_container_that_never_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fifo, "_AGENT_SECONDS", 0.3)
-    with pytest.raises(RunnerUnavailableError, match=r"my/source:1 did not start within 0\.3 sec"):
+    with pytest.raises(RunnerUnavailableError, match=r"my/source:1 .*0\.3 sec"):
         FifoRunner(tmp_path, "my/source:1").start(ConnectorCommand("spec", {"config": b"{}"}))
     assert [*tmp_path.iterdir()] == []  # no config

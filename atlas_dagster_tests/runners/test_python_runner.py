@@ -198,7 +198,7 @@ def test_a_release_is_checked_without_installing_it(package: PackageMaker, cache
     with pytest.raises(UninstallableError) as caught:
         check_release("airbyte-source-tiny", "2.0.0")
     assert caught.value.instead == "1.0.0"
-    with pytest.raises(ConfigError, match="There is no version airbyte-source-tiny"):
+    with pytest.raises(ConfigError, match="airbyte-source-tiny"):
         check_release("airbyte-source-tiny", "4.0.0")
     assert list(caches.iterdir()) == []
 
@@ -336,7 +336,7 @@ def test_a_package_that_is_no_connector(package: PackageMaker) -> None:
 
 @pytest.mark.parametrize("version", ["latest", "", "../1.0", "1.0/..", "1.0 --index-url=x"])
 def test_an_inexact_version(version: str) -> None:
-    with pytest.raises(ConfigError, match="is not a version of airbyte-source-faker"):
+    with pytest.raises(ConfigError, match="version of airbyte-source-faker"):
         PythonRunner("airbyte-source-faker", version, "source-faker")
 
 
@@ -393,6 +393,6 @@ def test_the_newest_version_whatever_python_it_needs(package: PackageMaker) -> N
 
 
 def test_there_is_no_newest_version(caches: Path, package: PackageMaker) -> None:
-    with pytest.raises(ConfigError, match="There is no package airbyte-source-huge on PyPI"):
+    with pytest.raises(ConfigError, match=r"airbyte-source-huge .*PyPI"):
         newest_version("airbyte-source-huge")
     assert list(caches.iterdir()) == []

@@ -30,7 +30,7 @@ def test_answers_to_what_was_not_asked_are_ignored() -> None:
 
 @pytest.mark.parametrize("output", [(), (CATALOG,)])
 def test_no_answer_is_said(output: tuple[bytes, ...]) -> None:
-    with pytest.raises(ConnectorFailedError, match="source-x ended check without an answer"):
+    with pytest.raises(ConnectorFailedError, match=r"source-x .*check"):
         connector(*output).check()
 
 

@@ -172,19 +172,19 @@ def test_latest_of_ones_own_manifest_is_the_newest_cdk(
     ],
 )
 def test_a_cdk_is_declared_for_a_manifest_alone(fields: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="cdk_version goes with manifest, and without version"):
+    with pytest.raises(ValueError, match=r"cdk_version.* manifest"):
         Connection(name="shop", cdk_version="6.60.0", **fields)  # type: ignore[arg-type]
 
 
 def test_a_connector_in_another_language_needs_an_engine(no_docker: None) -> None:
-    with pytest.raises(RunnerUnavailableError, match="No Docker engine answers; start Docker"):
+    with pytest.raises(RunnerUnavailableError, match="Docker engine"):
         chosen(connector="source-postgres")
-    with pytest.raises(ConfigError, match="has no Python package; use runner: docker or auto"):
+    with pytest.raises(ConfigError, match=r"Python package.*runner: docker"):
         chosen(connector="source-postgres", runner="python")
 
 
 def test_docker_when_asked_for_has_no_other_way(no_docker: None) -> None:
-    with pytest.raises(RunnerUnavailableError, match="No Docker engine answers"):
+    with pytest.raises(RunnerUnavailableError, match="Docker engine"):
         chosen(connector="source-faker", runner="docker")
 
 

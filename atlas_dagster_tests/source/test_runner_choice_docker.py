@@ -54,7 +54,7 @@ def test_a_context_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert runner.kind == "python"
     assert "because Docker cannot run it: There is no Docker context 'nowhere'" in told[0]
-    with pytest.raises(ConfigError, match="There is no Docker context 'nowhere'"):
+    with pytest.raises(ConfigError, match="context 'nowhere'"):
         choose_runner(
             ConnectorRef.resolve(Connection(**ABSENT, runner="docker")),
             ExecutorConfig(),

@@ -99,9 +99,7 @@ def test_beside_a_state_of_all(lake: Lake, blobs: dict[str, Any]) -> None:
     lake.sync([a, b], records("a", [1]) + records("b", [7]), *ending)
     over = [incremental("a"), b]
     if not blobs:
-        with pytest.raises(
-            BreakingChangeError, match=r"incremental now, but .* `atlas refresh c`\.$"
-        ):
+        with pytest.raises(BreakingChangeError, match=r"incremental.* `atlas refresh c`"):
             lake.prepare(over)
         return
     done = lake.sync(over, records("a", [1, 2]) + records("b", [8]), *ending)

@@ -117,7 +117,7 @@ def test_such_a_table_stops_its_stream_until_it_is_refreshed(
     change(delta_lake, edit)
     stream = incremental("a", mode)
 
-    with pytest.raises(DestinationError, match=rf"c/a has {words}, which .* refresh the stream"):
+    with pytest.raises(DestinationError, match=rf"c/a has {words}"):
         delta_lake.prepare([stream])
     done = sync(delta_lake, mode, 2)
     assert list(done.finished) == ["b"]

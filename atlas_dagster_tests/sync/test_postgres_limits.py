@@ -30,7 +30,7 @@ def row(**data: Any) -> bytes:
 def test_more_columns_than_a_table_can_have(warehouse: Warehouse) -> None:
     many = {f"c{number}": INTEGER for number in range(1_700)}
     wide, other = incremental("a", "append", **many), incremental("b", "append")
-    with pytest.raises(DestinationError, match=r"would need 1,70\d columns, .* at most 1,600"):
+    with pytest.raises(DestinationError, match=r"1,70\d columns, .* 1,600"):
         warehouse.prepare([wide])
     done = warehouse.sync([wide, other], *BESIDE)
     assert list(done.finished) == ["b"]
@@ -40,7 +40,7 @@ def test_more_columns_than_a_table_can_have(warehouse: Warehouse) -> None:
 def test_columns_that_come_until_there_are_too_many(warehouse: Warehouse) -> None:
     some = [{f"{letter}{n}": INTEGER for n in range(900)} for letter in "xy"]
     assert warehouse.sync([incremental("a", "append", **some[0])], row(id=1)).failure is None
-    with pytest.raises(DestinationError, match=r"would need 1,80\d columns"):
+    with pytest.raises(DestinationError, match=r"1,80\d columns"):
         warehouse.prepare([incremental("a", "append", **some[1])])
 
 

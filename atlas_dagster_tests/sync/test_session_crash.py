@@ -268,7 +268,7 @@ def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr(LakeTable, "add", refuse)
-        with pytest.raises(DestinationError, match=r"^Writing .*/c/b failed .* No space"):
+        with pytest.raises(DestinationError, match=r"/c/b .*No space"):
             lake.sync(streams, BOTH)
     assert lake.sync(streams, BOTH).failure is None
     assert (lake.ids(A), lake.ids(B)) == ([1], [2])
@@ -288,9 +288,9 @@ def test_between_two_tables_and_the_files_are_gone(
             lake.sync(streams, *output)
     for file in lake.untracked(B):
         file.unlink()
-    with pytest.raises(DestinationError, match="its files are gone; run `atlas refresh c`"):
+    with pytest.raises(DestinationError, match="`atlas refresh c`"):
         lake.sync(streams, BOTH)
-    with pytest.raises(DestinationError, match="its files are gone; run `atlas refresh c`"):
+    with pytest.raises(DestinationError, match="`atlas refresh c`"):
         upkeep(lake, *streams).reset(names)
     upkeep(lake, *streams).refresh(names, keep_rows=False)
     done = lake.sync(streams, records(A, [5]) + records(B, [6]), global_state({"lsn": 3}, {}), BOTH)

@@ -83,7 +83,7 @@ def test_a_table_that_nobody_remembers_is_left_alone(lake: Lake) -> None:
     lake.sync([A], records("a", [1]) + state("a", {"at": 1}), status("a"))
     lake.store.envelopes.clear()
     lake.lose_envelopes()
-    with pytest.raises(DestinationError, match="neither Dagster's event log nor what Atlas keeps"):
+    with pytest.raises(DestinationError, match="event log"):
         lake.prepare([A])
 
 
@@ -92,7 +92,7 @@ def test_one_stream_cannot_start_over_alone(lake: Lake, shared: bytes) -> None:
     """Regression: the source sent only what was new, and that replaced all rows."""
     lake.sync([A, B], records("a", [1, 2]) + records("b", [7]), shared, BOTH)
     lake.store.wiped[A.descriptor] = 4e9
-    with pytest.raises(BreakingChangeError, match=r"'a' was wiped in .* run `atlas refresh c`\.$"):
+    with pytest.raises(BreakingChangeError, match=r"'a' .*`atlas refresh c`"):
         lake.prepare([A, B])
     lake.store.wiped[B.descriptor] = 4e9
     done = lake.sync([A, B], records("a", [1, 3]) + records("b", [8]), shared, BOTH)
@@ -182,7 +182,7 @@ def test_a_key_cannot_change_its_type(lake: Lake) -> None:
     stream = incremental("a", "append_dedup")
     lake.sync([stream], row(1), status("a"))
     changed = incremental("a", "append_dedup", id=STRING)
-    with pytest.raises(BreakingChangeError, match="'a' has a new type for its key 'id'"):
+    with pytest.raises(BreakingChangeError, match=r"'a' .*key 'id'"):
         lake.prepare([changed])
     lake.store.wiped[stream.descriptor] = 4e9
     done = lake.sync(

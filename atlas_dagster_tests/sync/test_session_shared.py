@@ -234,9 +234,7 @@ def test_a_stream_may_be_left_out_for_a_while(lake: Lake) -> None:
 def test_a_stream_that_was_left_out_and_cannot_start_over_alone(lake: Lake) -> None:
     lake.sync([A, B], records("a", [1]) + records("b", [1]) + global_state({"lsn": 1}, {}) + BOTH)
     lake.sync([A], records("a", [2]) + global_state({"lsn": 2}, {}) + status("a"))
-    with pytest.raises(
-        BreakingChangeError, match=r"^Stream 'b' was not selected .*`atlas refresh c`"
-    ):
+    with pytest.raises(BreakingChangeError, match=r"'b' .*`atlas refresh c`"):
         lake.plan([A, B])
     upkeep(lake, A, B).refresh([A.descriptor, B.descriptor], keep_rows=False)
     read = records("a", [1, 2]) + records("b", [1, 2]) + global_state({"lsn": 2}, {}) + BOTH

@@ -138,7 +138,7 @@ def test_the_request_is_kept_while_other_streams_commit(lake: Lake) -> None:
 def test_a_key_with_a_new_type_is_followed_by_a_refresh(lake: Lake) -> None:
     load(lake, MERGED, 1, 2)
     changed = incremental("a", "append_dedup", id={"type": "string"})
-    with pytest.raises(BreakingChangeError, match="refresh the stream to read it again"):
+    with pytest.raises(BreakingChangeError, match="refresh"):
         lake.prepare([changed])
     upkeep(lake, changed).refresh([NAME], keep_rows=False)
     done = load(lake, changed, 1, 3)
@@ -155,7 +155,7 @@ def test_a_sync_that_is_running_meanwhile_stops(lake: Lake) -> None:
         list(session._open())
         upkeep(lake, stream).clear(name)
         session._open = lambda: iter(())  # type: ignore[method-assign]
-        with pytest.raises(Exception, match=r"another sync of this connection|refused"):
+        with pytest.raises(Exception, match=r"another sync|refused"):
             list(events)
         assert lake.ids("a") == []
         load(lake, stream, 4)
@@ -329,7 +329,7 @@ def test_a_state_sets_only_the_streams_it_is_of(lake: Lake) -> None:
 
 def test_states_that_fit_no_stream(lake: Lake) -> None:
     unknown = ConnectionState("STREAM", {StreamDescriptor("z"): Raw(b"1")})
-    with pytest.raises(UnknownStreamError, match=r"a stream 'z', which .* has a, b"):
+    with pytest.raises(UnknownStreamError, match=r"'z'.* a, b"):
         upkeep(lake, A, B).set(unknown)
     whole = full_refresh("a")
     with pytest.raises(ConfigError, match="read in full each time"):
@@ -431,9 +431,7 @@ def test_a_stream_left_behind_by_a_state_of_all(lake: Lake, alone: bool) -> None
     lake.sync([A, B], *(records(n, [1]) + state(n, {"at": 1}) + status(n) for n in "ab"))
     output = records("a", [2]) + global_state({"lsn": 1}, {"a": {}}) + status("a")
     lake.sync([A, B], output, selected=["a"])
-    with pytest.raises(
-        BreakingChangeError, match=r"is without 'b', .* `atlas refresh c --stream b`"
-    ):
+    with pytest.raises(BreakingChangeError, match=r"'b'.* `atlas refresh c --stream b`"):
         lake.prepare([A, B])
     upkeep(lake, A, B).refresh([OTHER] if alone else [NAME, OTHER], keep_rows=False)
     done = lake.sync([A, B], records("b", [7]) + global_state({"lsn": 1}, SNAPSHOT) + BOTH)

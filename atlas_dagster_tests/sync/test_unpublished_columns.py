@@ -59,7 +59,7 @@ def test_a_new_type_for_a_column_that_waits(delta_lake: Lake, exists: bool) -> N
 def test_a_new_type_for_a_key_that_waits(delta_lake: Lake) -> None:
     die_before_the_merge(delta_lake, merged(), row(1))
     changed = merged(id=STRING)
-    with pytest.raises(BreakingChangeError, match="'a' has a new type for its key 'id'"):
+    with pytest.raises(BreakingChangeError, match=r"'a' .*key 'id'"):
         delta_lake.prepare([changed])
     upkeep(delta_lake, changed).refresh([changed.descriptor], keep_rows=False)
     delta_lake.sync([changed], row("k"), state("a", {"at": 2}), status("a"))

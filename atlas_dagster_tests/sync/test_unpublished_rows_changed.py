@@ -119,7 +119,7 @@ def test_a_snapshot_is_not_added_to_what_someone_else_changed(delta_lake: Lake) 
     end(delta_lake, stream, 1, 2)
     begin(delta_lake, stream, 3)
     delta_lake.table("a").delete("id = 1")
-    with pytest.raises(Exception, match="was changed by someone else"):
+    with pytest.raises(Exception, match="changed"):
         delta_lake.prepare([stream])
     upkeep(delta_lake, stream).accept([NAME])
     end(delta_lake, stream, 3, 4)

@@ -72,5 +72,5 @@ def test_waiting_changes_forbid_another_mode(lake: Lake) -> None:
     writer = lake.open(PLAIN)
     lake.write(writer, [row(1, "a")])
     lake.commit(writer)
-    with pytest.raises(DestinationError, match="run it once more as append_dedup"):
+    with pytest.raises(DestinationError, match="append_dedup"):
         lake.open(spec("append"))

@@ -237,7 +237,7 @@ def test_a_store_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPat
         lambda: destination.recover("c"),
         lambda: destination.committed("c", ("c", "t")),
     ):
-        with pytest.raises(TransientError, match=r"^s3://lake/folder\S* cannot be opened"):
+        with pytest.raises(TransientError, match=r"^s3://lake/folder"):
             look()
 
 

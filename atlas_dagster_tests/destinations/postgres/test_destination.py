@@ -226,7 +226,7 @@ def test_two_processes(database: Database, mode: WriteMode) -> None:
 def test_a_table_of_someone_else(database: Database) -> None:
     database.do("CREATE SCHEMA c")
     database.do("CREATE TABLE c.t (id text)")
-    with pytest.raises(DestinationError, match=r'"c"."t" that is not the one Atlas made'):
+    with pytest.raises(DestinationError, match=r'"c"\."t"'):
         database.committed()
     database.do("DROP TABLE c.t")
     database.sync(spec(), [{"id": 1}])
@@ -234,7 +234,7 @@ def test_a_table_of_someone_else(database: Database) -> None:
     database.do("DROP TABLE c.t")
     assert database.committed() is None
     database.do("ALTER TABLE c.copy RENAME TO t")
-    with pytest.raises(DestinationError, match="drop or rename it"):
+    with pytest.raises(DestinationError, match="drop or rename"):
         database.open(spec())
 
 
@@ -242,7 +242,7 @@ def test_a_table_dropped_during_a_sync(database: Database) -> None:
     writer = database.sync(spec(), [{"id": 1}])
     database.do("DROP TABLE c.t")
     database.write(writer, [{"id": 2}])
-    with pytest.raises(DestinationError, match="was dropped while it was written to"):
+    with pytest.raises(DestinationError, match="dropped"):
         database.commit(writer)
     assert database.committed() is None
 

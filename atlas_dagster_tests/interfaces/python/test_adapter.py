@@ -154,7 +154,7 @@ def test_a_check_that_fails_is_an_error(standin: Standin) -> None:
 
 
 def test_what_does_not_fit_the_spec_is_named(standin: Standin) -> None:
-    with pytest.raises(InvalidConfigError, match="'count' must be of type integer"):
+    with pytest.raises(InvalidConfigError, match=r"'count' .*integer"):
         run(standin.adapter(count="many").get_data("events"))
 
 
@@ -172,7 +172,7 @@ def test_a_connector_that_fails_says_why(standin: Standin) -> None:
 
 def test_a_connector_that_takes_too_long_is_stopped(standin: Standin) -> None:
     executor = ExecutorConfig(silence_seconds=1)
-    with pytest.raises(ConnectorTimeoutError, match="printed nothing for 1 seconds"):
+    with pytest.raises(ConnectorTimeoutError, match=r"\b1 seconds"):
         run(standin.adapter(executor=executor, behaviour="hang").get_data("events"))
     until(lambda: not standin.at_work(behaviour="hang"), "the end of the connector")
 
@@ -385,7 +385,7 @@ def test_an_unknown_connector_is_met_with_the_nearest() -> None:
 
 def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH", raising=False)
-    with pytest.raises(MissingVariableError, match=r"config of source-faker refers to .* NO_SUCH"):
+    with pytest.raises(MissingVariableError, match=r"source-faker.* NO_SUCH"):
         create_airbyte_adapter("source-faker", {"seed": "{{ env.NO_SUCH }}"})
 
 

@@ -366,5 +366,5 @@ def test_an_event_log_in_no_database_is_said(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(instance, "_event_storage", object())
-        with pytest.raises(ConfigError, match="where Dagster's event log is in SQLite or Postgres"):
+        with pytest.raises(ConfigError, match="SQLite or Postgres"):
             prune_all(instance)

@@ -86,7 +86,7 @@ def test_a_stale_process_comes_back_to_life(shop: Shop, monkeypatch: pytest.Monk
         patch.setattr(DeltaDestination, "commit", freeze)
         assert not shop.run().success
     assert shop.run().success
-    with pytest.raises(Exception, match="if another sync of this connection is running"):
+    with pytest.raises(Exception, match="another sync"):
         stale[0]()
     assert shop.run().success
     assert shop.ids() == [1, 2, 3, 4, 5]

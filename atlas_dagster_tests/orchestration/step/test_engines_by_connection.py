@@ -74,8 +74,8 @@ def test_each_connection_runs_where_it_says(
 
 def test_an_engine_that_is_away_is_named(tmp_path: Path) -> None:
     nowhere = ExecutorConfig(docker_host="tcp://127.0.0.1:1")
-    with pytest.raises(Exception, match=r"No Docker engine answers at tcp://127.0.0.1:1 "):
+    with pytest.raises(Exception, match=r"tcp://127\.0\.0\.1:1\b"):
         RealConnection.make(tmp_path, "away", STANDIN, executor=nowhere)
     unknown = ExecutorConfig(docker_host="moon")
-    with pytest.raises(Exception, match=r"There is no Docker context 'moon' in "):
+    with pytest.raises(Exception, match="context 'moon'"):
         RealConnection.make(tmp_path, "away", STANDIN, executor=unknown)

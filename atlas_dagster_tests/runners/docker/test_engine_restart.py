@@ -54,7 +54,7 @@ def test_killed_in_a_read(engine: SecondEngine, monkeypatch: pytest.MonkeyPatch)
     assert said.startswith(f"The connection to the Docker engine broke while {STANDIN} ran (")
     assert said.endswith(", then sync again.")
     assert "\n" not in said
-    with pytest.raises(RunnerUnavailableError, match="The Docker engine is down: unix://"):
+    with pytest.raises(RunnerUnavailableError, match=r"Docker engine .*unix://"):
         connect()
 
     engine.start()
