@@ -22,6 +22,7 @@ def test_there_are_no_other_names() -> None:
         _ = atlas_dagster.AirbyteConection  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_importing_the_package_does_not_import_dagster() -> None:
     program = (
         "import sys, atlas_dagster\n"

@@ -15,7 +15,7 @@ MOST_FILES = 15
 MOST_LINES = 450
 MOST_TEST_LINES = 600
 #: Folders and files that are too large still. Make them smaller, and delete their lines here.
-TOO_MANY_FILES = {"orchestration/step": 17}
+TOO_MANY_FILES: dict[str, int] = {}
 TOO_MANY_LINES = {"sync/session.py": 452}
 #: Folders of tests that test the whole, or hold what tests read.
 NOT_PACKAGES = {

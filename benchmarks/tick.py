@@ -23,7 +23,7 @@ from dagster_shared.serdes import serialize_value
 from atlas_dagster.orchestration.automation.schedule import _tags
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster_tests.orchestration.connections import USERS, declare_shop, define, found
-from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.orchestration.instances import postgres_instance
 from atlas_dagster_tests.postgres_server import postgres_server
 
 STREAMS = 50

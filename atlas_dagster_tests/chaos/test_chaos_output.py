@@ -71,6 +71,7 @@ def test_stray_text_is_in_the_log(chaos: Chaos) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_one_record_of_thirty_megabytes(chaos: Chaos) -> None:
     assert chaos.sync("long-line").failure is None
     assert chaos.lake.rows("a", columns="id, length(v)") == [(1, 30_000_000)]

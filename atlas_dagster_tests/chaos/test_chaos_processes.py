@@ -18,6 +18,7 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_a_flood_of_stderr_takes_no_memory(chaos: Chaos) -> None:
     heard = highest = 0
 

@@ -39,6 +39,7 @@ def test_check_that_crashes(chaos: Chaos) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_catalog_of_many_megabytes(chaos: Chaos) -> None:
     streams = chaos.connector("big-catalog", megabytes=8).discover().streams
     assert sum(len(bytes(stream.raw)) for stream in streams) > 7_500_000

@@ -14,7 +14,7 @@ from dagster._core.storage.defs_state import UPathDefsStateStorage
 
 from atlas_dagster.components.loading import ProjectTree, find_project
 from atlas_dagster_tests.components.connections_project import Project, importable
-from atlas_dagster_tests.orchestration.postgres_instance import new_database
+from atlas_dagster_tests.orchestration.instances import new_database
 
 NAMES = [f"shop{number}" for number in range(6)]
 
@@ -41,6 +41,7 @@ def project(
         yield project
 
 
+@pytest.mark.slow
 def test_catalogs_that_are_stored_at_once_are_all_there(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,6 +70,7 @@ def test_catalogs_that_are_stored_at_once_are_all_there(
     assert [name for name, found in zip(NAMES, known, strict=True) if found is None] == []
 
 
+@pytest.mark.slow
 def test_a_catalog_that_is_lost_counts_as_not_discovered(project: Project, tmp_path: Path) -> None:
     """Dagster's database, where it alone was restored, still names it."""
     project.declare("shop", "connector: source-faker")

@@ -235,6 +235,7 @@ def test_a_refresh_is_told_what_was_known_and_stored_for_the_next_load(
     assert (before.connector, after.connector) == ("source-faker:1", "source-faker:2")
 
 
+@pytest.mark.slow
 def test_so_is_one_that_dagster_itself_asks_for(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_command_finds_discovers_and_syncs_them(project: Path) -> None:
     assert "numbers offers" in run_in(project, "atlas", "discover")
     run_in(project, "atlas", "sync", "numbers")
@@ -92,6 +93,7 @@ def snippets() -> tuple[str, str]:
     return found["toml"], found["python"]
 
 
+@pytest.mark.slow
 def test_the_docs_snippet_runs_as_written(tmp_path: Path) -> None:
     """Before anything is discovered, from another folder than Dagster's home."""
     config, definitions = snippets()

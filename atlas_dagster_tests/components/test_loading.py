@@ -161,6 +161,7 @@ WRONG_FIELDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attributes", "sentence"), WRONG_FIELDS.values(), ids=WRONG_FIELDS)
 def test_a_wrong_field(project: Project, attributes: list[str], sentence: str) -> None:
     project.declare("shop", *attributes)
@@ -200,6 +201,7 @@ WRONG_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("content", "sentence"), WRONG_FILES.values(), ids=WRONG_FILES)
 def test_a_wrong_file(project: Project, content: str, sentence: str) -> None:
     project.write("shop", content)
@@ -207,6 +209,7 @@ def test_a_wrong_file(project: Project, content: str, sentence: str) -> None:
     assert only_broken(project) == sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["my-shop", "my shop", "my.shop", "Üshop", "🛒"])
 def test_a_folder_name_that_cannot_be_a_key(project: Project, name: str) -> None:
     project.declare(name, HEALTHY)
@@ -289,6 +292,7 @@ WRONG_FOR_THE_SOURCE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attributes", "sentence"), WRONG_FOR_THE_SOURCE.values(), ids=WRONG_FOR_THE_SOURCE
 )

@@ -170,6 +170,7 @@ def _hold(folder: Path, unpublished: Any, release: Any) -> None:
         release.wait(30)
 
 
+@pytest.mark.slow
 def test_one_connection_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     unpublished, release = context.Event(), context.Event()
@@ -193,6 +194,7 @@ def test_one_connection_is_used_by_one_process_at_a_time(tmp_path: Path) -> None
         other.join(30)
 
 
+@pytest.mark.slow
 def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     unpublished, release = context.Event(), context.Event()

@@ -176,6 +176,7 @@ def test_what_is_in_a_service_account() -> None:
     assert masked == f'key {MASK} of bot: "{MASK}" {MASK} {MASK}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secret", ["{not json", '{"a":' * 5_000])
 def test_a_brace_does_not_make_a_secret_an_object(secret: str) -> None:
     assert Masker([secret])(f"x {secret}") == f"x {MASK}"

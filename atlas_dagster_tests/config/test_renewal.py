@@ -104,6 +104,7 @@ _JSON = st.recursive(
 _CONFIG = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), _JSON)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(_CONFIG, _CONFIG)
 def test_whatever_a_connector_sends_the_next_call_is_given(

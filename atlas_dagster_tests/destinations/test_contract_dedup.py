@@ -180,6 +180,7 @@ def test_a_field_that_is_gone_is_null_in_new_versions(store: Store) -> None:
     assert store.rows("id", "v", "w") == [(1, None, "new"), (2, "b", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [STRING, {"type": ["string", "integer"]}], ids=["text", "json"])
 def test_a_text_cursor_compares_by_its_bytes(store: Store, kind: Any) -> None:
     """As the languages of other servers would not: a < B, é < f, - ignored."""
@@ -264,6 +265,7 @@ def test_part_of_a_composite_key_that_does_not_fit(store: Store) -> None:
     assert store.rows("v") == [("a 3",), *((f"b {n}",) for n in range(len(keys)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["integer", "number"])
 def test_any_number_is_a_key(lake: Lake, kind: str) -> None:
     """Whatever its digits, and whatever the source writes that it does not declare."""

@@ -255,6 +255,7 @@ def stored(store: Store, wanted: TableSpec, *, decimals: bool) -> TableSpec:
     return msgspec.structs.replace(wanted, schema=TableSchema(columns))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deletes", ["soft", "hard"])
 def test_the_newest_version_wins_wherever_commits_fall(store: Store, deletes: str) -> None:
     tables = itertools.count()
@@ -299,6 +300,7 @@ def appended(draw: st.DrawFn) -> tuple[str, list[Version], int]:
     return cursor, versions, draw(st.integers(1, len(versions) - 1))
 
 
+@pytest.mark.slow
 def test_rows_that_were_appended_count_as_they_came(store: Store) -> None:
     """A stream that goes over to one row per key loses the twins of keys without news, too."""
     tables = itertools.count()
@@ -328,6 +330,7 @@ def written(**fields: bytes) -> Version:
     return Version(None, None, False, 0, b"{%s}" % b",".join(texts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", [["", ""], ["commit", ""], ["sync", ""]], ids=repr)
 @pytest.mark.parametrize(
     ("kind", "older", "newer"),

@@ -166,6 +166,7 @@ def test_files_are_shown_as_they_are(lake: Lake, mode: WriteMode) -> None:
     assert len(lake.parquet_files()) == 3
 
 
+@pytest.mark.slow
 def test_many_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("atlas_dagster.destinations.delta.parquet_stage._GROUP_BYTES", 1)
     monkeypatch.setattr("atlas_dagster.destinations.delta.parquet_stage._FILE_BYTES", 1)

@@ -227,6 +227,7 @@ def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
     assert store.another().committed("c", ("c", "t")) == seq
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("unpublished", [False, True])
 @pytest.mark.parametrize("opened", [False, True])

@@ -44,6 +44,7 @@ def test_a_project_of_ones_own_from_discovery_to_a_report(project: Path) -> None
     assert again.num_rows == bought.num_rows
 
 
+@pytest.mark.slow
 def test_a_connection_is_scaffolded_as_dagster_does_it(project: Path) -> None:
     component = "atlas_dagster.AirbyteConnection"
     scaffold = ["dg", "scaffold", "defs", component, "billing", "--connector", "source-stripe"]

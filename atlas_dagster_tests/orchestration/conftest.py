@@ -10,7 +10,7 @@ from atlas_dagster.orchestration.step import sync_step as sync
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source import open_connector as source
 from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
-from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
 from atlas_dagster_tests.orchestration.recovery_cases import Shop
 
 
@@ -21,7 +21,7 @@ def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
         with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
             yield instance
     else:
-        with dg.instance_for_test() as instance:
+        with sqlite_instance() as instance:
             yield instance
 
 
@@ -38,7 +38,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeRuns]:
     runner = FakeRunner(lambda _: [])
     monkeypatch.setattr(source, "choose_runner", lambda *_: runner)
     monkeypatch.setattr(sync, "reap_ended", lambda *_: [])
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         runs = FakeRuns(tmp_path / "lake", instance, runner)
         runner.script = runs.script
         yield runs

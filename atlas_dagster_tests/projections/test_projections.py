@@ -230,6 +230,7 @@ def _open(url: str, ready: Any, results: Any) -> None:
     results.put(warnings)
 
 
+@pytest.mark.slow
 def test_several_processes_may_open_them_first(url: sa.URL) -> None:
     spawning = multiprocessing.get_context("spawn")
     ready, results = spawning.Barrier(4), spawning.Queue()
@@ -288,6 +289,7 @@ def test_a_server_that_is_down_is_not_waited_for() -> None:
     assert "Connection refused" in warning
 
 
+@pytest.mark.slow
 def test_someone_who_holds_them_is_not_waited_for_long(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     url = sa.URL.create("sqlite", database=str(path))

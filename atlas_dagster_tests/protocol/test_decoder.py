@@ -55,6 +55,7 @@ def _encode(data: Any) -> bytes:
     return record(json.dumps(data, ensure_ascii=False).encode())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(DATA, max_size=6), st.lists(st.integers(0, 2000), max_size=12), st.booleans())
 def test_chunks_cut_anywhere(wanted: list[Any], cuts: list[int], ends: bool) -> None:
@@ -64,6 +65,7 @@ def test_chunks_cut_anywhere(wanted: list[Any], cuts: list[int], ends: bool) -> 
     assert rows(decode(*chunks)) == wanted
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(DATA, st.lists(GARBAGE, max_size=3)), max_size=5))
 def test_garbage_never_costs_a_message(pieces: list[tuple[Any, list[bytes]]]) -> None:
@@ -319,6 +321,7 @@ def test_what_is_raw_stays_as_written() -> None:
         assert bytes(message.state.stream.stream_state) == blob
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [500, 990, 1000, 1010, 100_000])
 def test_data_may_nest_as_deeply_as_it_likes(levels: int) -> None:
     data = b'{"a" : ' + b"[" * levels + b"]" * levels + b',"b":{"c":"]}"}}'
@@ -412,6 +415,7 @@ def test_a_large_line_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "kind", "stream"),
     [

@@ -141,6 +141,7 @@ def test_a_text_key_that_is_no_string_is_told_and_kept(text: str) -> None:
     assert (plain["id"], plain["_airbyte_extra"], changes(plain)) == ("1", None, [])
 
 
+@pytest.mark.slow
 def test_a_record_of_50_megabytes() -> None:
     size = 50_000_000
     row, after = build(

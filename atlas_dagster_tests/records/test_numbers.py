@@ -107,6 +107,7 @@ NUMBERS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(NUMBERS, min_size=1), st.booleans())
 @example(["0.1"], False)
 def test_no_number_is_rounded_unseen(texts: list[str], odd: bool) -> None:

@@ -150,6 +150,7 @@ TEXTS = st.builds(
 ) | st.text(max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=5))
 def test_company_changes_nothing(texts: list[str]) -> None:

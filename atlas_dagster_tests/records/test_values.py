@@ -199,6 +199,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.sampled_from(sorted(COLUMNS)), VALUES)
 def test_any_value_comes_out_the_same_and_whole(field: str, text: str) -> None:
@@ -220,6 +221,7 @@ def test_any_value_comes_out_the_same_and_whole(field: str, text: str) -> None:
         assert value is written
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(min_size=8, max_size=8).map(lambda raw: struct.unpack("q", raw)[0])))
 def test_integers_of_64_bits(numbers: list[int]) -> None:
     rows = build(*(b'{"integer":%d}' % number for number in numbers))

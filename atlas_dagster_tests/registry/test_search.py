@@ -123,6 +123,7 @@ def test_nothing_is_found_for_nothing(query: str) -> None:
     assert found(query) == []
 
 
+@pytest.mark.slow
 def test_every_connector_is_found_by_its_name_and_title() -> None:
     unlisted = {row["name"].casefold() for row in _unlisted()}
     for info in list_connectors():
@@ -131,6 +132,7 @@ def test_every_connector_is_found_by_its_name_and_title() -> None:
             assert info in search_connectors(info.title)[:3], info
 
 
+@pytest.mark.slow
 def test_the_unlisted_have_no_connector_and_their_nearest_exist() -> None:
     names = {info.name for info in list_connectors()}
     titles = {info.title.casefold() for info in list_connectors()}

@@ -69,6 +69,7 @@ def refusal(runner: PythonRunner) -> AtlasError:
     return caught.value
 
 
+@pytest.mark.slow
 def test_source_faker_from_pypi() -> None:
     runner = PythonRunner("airbyte-source-faker", "7.2.1", "source-faker")
     assert (runner.kind, runner.reference) == ("python", "airbyte-source-faker==7.2.1")
@@ -85,6 +86,7 @@ def test_no_such_version_on_pypi(caches: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_built_environment_is_compiled_complete_and_kept(
     package: PackageMaker, caches: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_built_environment_is_compiled_complete_and_kept(
     assert list(built.glob("lib/*/site-packages/__pycache__/source_tiny.*.pyc"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [".complete", "bin/python"])
 def test_a_broken_environment_is_built_again(
     package: PackageMaker, caches: Path, missing: str
@@ -110,6 +113,7 @@ def test_a_broken_environment_is_built_again(
     assert not (built / "leftover").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(package: PackageMaker) -> None:
     package()
     script = """
@@ -128,6 +132,7 @@ PythonRunner("airbyte-source-tiny", "1.0.0", "source-tiny").ensure()
     assert "".join(told).count("Installing") == 1
 
 
+@pytest.mark.slow
 def test_uv_sees_none_of_our_secrets(
     package: PackageMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +147,7 @@ def test_uv_sees_none_of_our_secrets(
     assert "hunter2" not in seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requires", [">=3.1,<3.2", ">=3.99"])
 def test_no_python_fits(package: PackageMaker, requires: str) -> None:
     error = refusal(package(requires_python=requires))
@@ -154,6 +160,7 @@ def test_no_python_fits(package: PackageMaker, requires: str) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requires", [f">=3.8,<{RUNNING}", f">{RUNNING}.9999"])
 def test_another_python_is_found_where_ours_does_not_fit(
     package: PackageMaker, requires: str
@@ -172,6 +179,7 @@ def test_no_such_package(package: PackageMaker) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_release_that_needs_what_does_not_exist(package: PackageMaker) -> None:
     package(version="0.9.0", requires="airbyte-nothing==1")
     only = refusal(package(requires="airbyte-nothing==1"))
@@ -189,6 +197,7 @@ def test_a_release_that_needs_what_does_not_exist(package: PackageMaker) -> None
     assert "; set version: 0.8.0 (version: auto takes it)," in str(error)
 
 
+@pytest.mark.slow
 def test_a_release_is_checked_without_installing_it(package: PackageMaker, caches: Path) -> None:
     package()
     package(version="2.0.0", requires="airbyte-nothing==1")
@@ -203,6 +212,7 @@ def test_a_release_is_checked_without_installing_it(package: PackageMaker, cache
     assert list(caches.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_newest_release_that_can_be_installed_is_taken_and_remembered(
     package: PackageMaker, tmp_path: Path
 ) -> None:
@@ -224,6 +234,7 @@ def test_the_newest_release_that_can_be_installed_is_taken_and_remembered(
 CRASHING = "import {0}\ndef run(): print('ran')\n"
 
 
+@pytest.mark.slow
 def test_a_package_that_crashes_with_the_python_it_declares(
     package: PackageMaker, caches: Path
 ) -> None:
@@ -239,6 +250,7 @@ def test_a_package_that_crashes_with_the_python_it_declares(
     assert not (caches / "airbyte-source-tiny-1.0.0" / ".complete").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requires", ["", f">={RUNNING}"])
 def test_a_package_that_crashes_where_no_lower_python_is_allowed(
     package: PackageMaker, requires: str
@@ -251,6 +263,7 @@ def test_a_package_that_crashes_where_no_lower_python_is_allowed(
     )
 
 
+@pytest.mark.slow
 def test_after_a_crash_the_lowest_python_there_is_taken(
     package: PackageMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +340,7 @@ def test_a_full_disk(
     assert "is full; free some space." in str(error)
 
 
+@pytest.mark.slow
 def test_a_package_that_is_no_connector(package: PackageMaker) -> None:
     package()
     error = refusal(PythonRunner("airbyte-source-tiny", "1.0.0", "source-other"))

@@ -117,6 +117,7 @@ def failing(number: int, stream: str | None = None) -> bytes:
     return line("TRACE", trace={"type": "ERROR", "emitted_at": 1, "error": error | about})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", [1, 300])
 def test_errors_without_end_take_no_memory(streams: int) -> None:
     talk, runner, _ = invoke()

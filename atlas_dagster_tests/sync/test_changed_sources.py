@@ -228,6 +228,7 @@ def by_cursor(field: str, mode: Any = "append", *, own: bool = False) -> Configu
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 def test_a_changed_cursor_stops_its_stream_only(lake: Lake, mode: str) -> None:
     """Regression: a value of the old one was compared with the new one, and rows were skipped."""

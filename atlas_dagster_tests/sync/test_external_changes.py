@@ -51,6 +51,7 @@ HANDS: list[tuple[Callable[[DeltaTable], object], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [A, MERGED], ids=["append", "dedup"])
 @pytest.mark.parametrize(
     ("hand", "operation"), HANDS, ids=["delete", "empty", "restore", "update", "append", "replace"]

@@ -108,6 +108,7 @@ GONE_WHEN_REPLACED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 @pytest.mark.parametrize(("edit", "words"), GONE_WHEN_REPLACED)
 def test_such_a_table_stops_its_stream_until_it_is_refreshed(

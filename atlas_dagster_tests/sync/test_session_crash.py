@@ -98,6 +98,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("old", [False, True], ids=["first sync", "later sync"])
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 6])
@@ -230,6 +231,7 @@ def test_between_two_tables(
     assert (lake.ids(A), lake.ids(B)) == ([*old, 1, 2], [*old, *rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("rows", [[7, 8], []], ids=["rows", "no rows"])
 @pytest.mark.parametrize("call", [1, 3, 5], ids=["first held", "next held", "shown"])

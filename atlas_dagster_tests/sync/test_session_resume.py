@@ -128,6 +128,7 @@ def test_one_table_of_a_global_state_was_deleted(lake: Lake) -> None:
     assert (lake.ids("a"), lake.ids("b")) == ([1, 2, 3], [7, 8])
 
 
+@pytest.mark.slow
 def test_a_table_deleted_together_with_the_event_log(lake: Lake) -> None:
     """Numbers begin anew, and nothing of the old ones must count."""
     for kind in (A, incremental("a", "append_dedup"), resumable("a"), resumable("a", "append")):

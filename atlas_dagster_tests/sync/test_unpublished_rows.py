@@ -40,6 +40,7 @@ from atlas_dagster_tests.sync.unpublished_rows import (
 # A full refresh
 
 
+@pytest.mark.slow
 @MODES
 def test_a_full_refresh_goes_on_when_its_run_is_tried_again(lake: Lake, mode: str) -> None:
     stream = resumable("a", mode)
@@ -278,6 +279,7 @@ def test_an_empty_answer_in_its_middle_does_not_replace_the_old_rows(lake: Lake)
     assert lake.ids("a") == [2]
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_versions_of_a_row_keep_their_order(lake: Lake, stream: ConfiguredStream) -> None:
     """Those of several tries, all from the same moment."""
@@ -301,6 +303,7 @@ def test_the_versions_of_a_row_keep_their_order(lake: Lake, stream: ConfiguredSt
 SNAPSHOT = {"a": {"done": False}, "b": {"done": False}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 @pytest.mark.parametrize("parts", [SNAPSHOT, {}], ids=["parts", "no parts"])
 @pytest.mark.parametrize("kind", [global_state, lambda shared, _, count: legacy_state(shared)])

@@ -130,6 +130,7 @@ def test_replaced_files_stay_as_long_as_they_are_retained(lake: Lake) -> None:
     assert all(Path(uri).exists() for uri in past.file_uris())
 
 
+@pytest.mark.slow
 def test_what_a_killed_sync_left_goes_once_it_is_old(lake: Lake) -> None:
     lake.sync(spec(), [{"id": 1}])
     kept = files(lake)
@@ -183,6 +184,7 @@ def test_changes_that_wait_for_their_merge(lake: Lake) -> None:
     assert lake.rows() == [(1, "new 2"), (10, None), (11, None), (12, None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_again_and_again(lake: Lake, mode: WriteMode) -> None:
     """Regression: what the second run deleted was looked for by the third."""

@@ -85,6 +85,7 @@ def model(old: list[Any], new: list[Any], keys: int, *, unique: bool) -> tuple[s
     return winners, winners | {place for place, row in rows.items() if row[:keys] not in changed}
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_the_newest_of_each_key_stays(data: st.DataObject) -> None:

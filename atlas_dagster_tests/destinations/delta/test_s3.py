@@ -92,6 +92,7 @@ def lake(bucket: str) -> S3Lake:
     return S3Lake(bucket)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_two_syncs(lake: S3Lake, mode: WriteMode) -> None:
     lake.sync(spec(mode), [{"id": 1, "v": "a"}, {"id": 2, "v": "a"}])
@@ -172,6 +173,7 @@ def test_a_second_writer_is_refused(lake: S3Lake, mode: WriteMode) -> None:
     assert lake.rows("id") == ([(9,)] if mode == "overwrite" else [(1,), (9,)])
 
 
+@pytest.mark.slow
 def test_commits_at_the_same_moment_lose_nothing(lake: S3Lake) -> None:
     """Of two that want one version, the store takes one; the other goes on from there."""
     lake.sync(spec(), [{"id": 0}])
@@ -265,6 +267,7 @@ def test_of_many_deployments_that_come_at_once_one_is_the_owner(lake: S3Lake) ->
     assert claim_ownership(owner) == "dev"
 
 
+@pytest.mark.slow
 def test_rows_changed_by_someone_else_are_noticed(lake: S3Lake) -> None:
     lake.sync(spec(), [{"id": 1}, {"id": 2}])
     assert lake.destination.external_change("c", ("c", "t")) is None

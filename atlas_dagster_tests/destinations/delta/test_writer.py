@@ -48,6 +48,7 @@ def succeeds(writer: StreamWriter, envelope: Envelope) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 def test_of_first_commits_at_once_one_counts(lake: Lake, mode: WriteMode) -> None:
     """Delta by itself makes the table twice, and takes the rows of both."""

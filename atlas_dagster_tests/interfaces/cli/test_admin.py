@@ -35,6 +35,7 @@ def test_what_a_project_needs_is_fetched_and_examined(project: Project) -> None:
     assert json.loads(reaped.stdout)["ended_runs"] == []
 
 
+@pytest.mark.slow
 def test_old_runs_are_pruned(project: Project) -> None:
     with dg.DagsterInstance.get() as instance:
         for _ in range(2):

@@ -28,6 +28,8 @@ from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAG
 from atlas_dagster_tests.interfaces.cli.command import atlas
 from atlas_dagster_tests.interfaces.cli.scripted_source import ScriptedSource, line, record, status
 
+pytestmark = pytest.mark.slow
+
 
 def answer(streams: str) -> Discovered:
     """What a DISCOVER might find."""

@@ -100,6 +100,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return shelf
 
 
+@pytest.mark.slow
 def test_whether_a_connector_can_be_installed_is_looked_up(
     shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_the_list_is_refreshed(registry: LiveRegistry) -> None:
     assert "Breaking change 8.0.0: Users have another key." in shown
 
 
+@pytest.mark.slow
 def test_within_a_project_the_list_is_written_down_for_sql(
     registry: LiveRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +187,7 @@ def test_a_refresh_that_fails_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stays in use" in result.stderr
 
 
+@pytest.mark.slow
 def test_in_a_pipe_each_connector_is_one_line(tmp_path: Path) -> None:
     lines = run_in(tmp_path, "atlas", "connectors", "list", environment={"COLUMNS": "40"})
 

@@ -86,6 +86,7 @@ for command in {commands}:
     subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [

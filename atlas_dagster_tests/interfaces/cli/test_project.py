@@ -11,6 +11,7 @@ from atlas_dagster_tests.components.connections_project import Project
 from atlas_dagster_tests.interfaces.cli.command import atlas
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["sync", "check", "discover"])
 def test_an_unknown_connection_is_met_with_the_nearest(shop: Project, command: str) -> None:
     result = atlas(command, "shpo")

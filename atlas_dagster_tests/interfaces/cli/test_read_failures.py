@@ -17,6 +17,8 @@ from atlas_dagster_tests.interfaces.cli.scripted_source import (
     status,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def piped(reader: str, *arguments: str) -> int:
     """The exit code of ``atlas read own … | reader``."""

@@ -11,6 +11,8 @@ from atlas_dagster_tests.commands import BIN
 from atlas_dagster_tests.components.connections_project import Project
 from atlas_dagster_tests.interfaces.cli.command import atlas, succeed
 
+pytestmark = pytest.mark.slow
+
 
 def ids(numbers: Project) -> list[int]:
     found = DeltaTable(str(numbers.root / "lake/numbers/events")).to_pyarrow_table()

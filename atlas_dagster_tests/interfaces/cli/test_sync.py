@@ -169,6 +169,7 @@ def test_the_summary_of_tables_in_postgres(
     assert "hunter22" not in shown
 
 
+@pytest.mark.slow
 def test_a_sync_tells_which_values_became_null(numbers: Project) -> None:
     source = NUMBERS_SOURCE.replace(
         '{"id": {"type": "integer"}}', '{"id": {"type": "integer"}, "age": {"type": "integer"}}'
@@ -184,6 +185,7 @@ def test_a_sync_tells_which_values_became_null(numbers: Project) -> None:
     assert stream["changed_values"] == {"age": {"NULLED": 3}}
 
 
+@pytest.mark.slow
 def test_what_a_first_sync_advises_works_where_one_stands(
     numbers: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,7 @@ def test_and_so_does_the_next_server(
     following.end()
 
 
+@pytest.mark.slow
 def test_its_log_has_nothing_of_a_request(server: ServerProcess) -> None:
     config = {"password": "hunter2secret", "count": "hunter2secret"}
     server.client.ask("/check", config=config)
@@ -99,6 +100,7 @@ def test_its_log_has_nothing_of_a_request(server: ServerProcess) -> None:
     assert "hunter2secret" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_open_to_all_it_does_not_start_without_a_token(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*ATLAS, "serve", "--host", "0.0.0.0"], capture_output=True, text=True, cwd=tmp_path
@@ -107,6 +109,7 @@ def test_open_to_all_it_does_not_start_without_a_token(tmp_path: Path) -> None:
     assert "ATLAS_TOKEN" in ran.stderr
 
 
+@pytest.mark.slow
 def test_open_to_all_it_wants_the_token(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, "--host", "0.0.0.0", environment={"ATLAS_TOKEN": "tt"})
     assert server.client.get("/categories").status_code == 401
@@ -115,6 +118,7 @@ def test_open_to_all_it_wants_the_token(tmp_path: Path) -> None:
     server.end()
 
 
+@pytest.mark.slow
 def test_a_wrong_limit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATLAS_EXECUTOR", "{memory_limit: lots}")
     ran = subprocess.run([*ATLAS, "serve"], capture_output=True, text=True, cwd=tmp_path)

@@ -92,6 +92,7 @@ def ids(rows: pd.DataFrame) -> list[int]:
 # Answers
 
 
+@pytest.mark.slow
 def test_a_source_says_what_it_is_and_what_it_has(standin: Standin) -> None:
     async def asked() -> None:
         async with standin.adapter(count=25) as adapter:
@@ -110,6 +111,7 @@ def test_a_source_says_what_it_is_and_what_it_has(standin: Standin) -> None:
     run(asked())
 
 
+@pytest.mark.slow
 def test_the_twin_for_plain_code_does_the_same(standin: Standin) -> None:
     with standin.adapter(count=25).sync as source:
         assert source.test_connection() is True
@@ -180,6 +182,7 @@ def test_a_connector_that_takes_too_long_is_stopped(standin: Standin) -> None:
 # Where it continues
 
 
+@pytest.mark.slow
 def test_only_what_is_new_comes(standin: Standin) -> None:
     adapter = standin.adapter(count=25)
     assert ids(run(adapter.get_data("events", incremental=True))) == list(range(1, 26))
@@ -190,6 +193,7 @@ def test_only_what_is_new_comes(standin: Standin) -> None:
     assert message["stream"]["stream_state"] == {"id": 30}
 
 
+@pytest.mark.slow
 def test_a_full_read_is_none_of_the_states_business(standin: Standin) -> None:
     adapter = standin.adapter(count=5)
     run(adapter.get_data("events", incremental=True))
@@ -198,6 +202,7 @@ def test_a_full_read_is_none_of_the_states_business(standin: Standin) -> None:
     assert adapter.state == before
 
 
+@pytest.mark.slow
 def test_a_limit_goes_on_with_the_next_row(standin: Standin) -> None:
     adapter = standin.adapter(count=35)
     pages = []
@@ -215,6 +220,7 @@ def test_a_limit_below_the_first_state_says_so(
     assert "sent no state within 3 rows of 'events'" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_stream_that_is_left_continues_where_it_was_left(standin: Standin) -> None:
     seen: list[int] = []
     state: Any = None
@@ -233,6 +239,7 @@ def test_a_stream_that_is_left_continues_where_it_was_left(standin: Standin) -> 
     assert seen + ids(rest) == list(range(1, 301))
 
 
+@pytest.mark.slow
 def test_a_loop_that_fails_continues_with_the_batch_it_had(
     standin: Standin, tmp_path: Path
 ) -> None:
@@ -251,6 +258,7 @@ def test_a_loop_that_fails_continues_with_the_batch_it_had(
     assert stored == list(range(1, 101))
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_the_beginning(standin: Standin, tmp_path: Path) -> None:
     file = tmp_path / "state.json"
     adapter = standin.adapter(count=5, state=file)
@@ -313,6 +321,7 @@ def test_ctrl_c_stops_the_connector_first(standin: Standin) -> None:
     assert standin.at_work(behaviour="hang") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_the_connector_waits_for_a_slow_loop() -> None:
     standin = Standin(None)
@@ -348,6 +357,7 @@ def test_a_call_inside_of_a_loop_is_refused(standin: Standin) -> None:
     run(nested())
 
 
+@pytest.mark.slow
 def test_calls_of_one_source_come_one_after_another(standin: Standin) -> None:
     async def both() -> list[int]:
         one, other = standin.adapter(count=20), standin.adapter(count=20)
@@ -357,6 +367,7 @@ def test_calls_of_one_source_come_one_after_another(standin: Standin) -> None:
     assert run(both()) == [20, 20]
 
 
+@pytest.mark.slow
 def test_what_a_killed_program_leaves_is_removed(standin: Standin, tmp_path: Path) -> None:
     program = (
         "import sys; from atlas_dagster_tests.interfaces.python.test_adapter import Standin\n"

@@ -107,6 +107,7 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
         TableStates(tmp_path / "state.json")
 
 
+@pytest.mark.slow
 def test_the_file_is_whole_at_any_time(tmp_path: Path) -> None:
     file = tmp_path / "state.json"
     states = TableStates(file)

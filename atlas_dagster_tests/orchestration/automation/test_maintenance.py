@@ -14,13 +14,16 @@ from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster_tests.orchestration.connections import declare_shop, define
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
+
+pytestmark = pytest.mark.slow
 
 WEEKLY = MaintenanceConfig(schedule="0 3 * * 0")
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         yield instance
 
 

@@ -15,6 +15,7 @@ from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.orchestration.connections import declare_shop, define, found
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns, Piece
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.sync.fake_source import line, records, status
 
 KEY = dg.AssetKey(["shop", "events"])
@@ -63,6 +64,7 @@ def by_hand(runs: FakeRuns) -> bool:
 WAYS = pytest.mark.parametrize("start", [by_hand, scheduled, automated])
 
 
+@pytest.mark.slow
 @WAYS
 def test_a_run_checks_first_unless_one_passed_lately(
     runs: FakeRuns, start: object, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +80,7 @@ def test_a_run_checks_first_unless_one_passed_lately(
     assert [command.verb for command in runs.runner.commands][3:] == ["check", "read"]
 
 
+@pytest.mark.slow
 @WAYS
 def test_a_failed_check_never_starts_a_read(runs: FakeRuns, start: object) -> None:
     assert callable(start)
@@ -97,6 +100,7 @@ def test_a_failed_check_never_starts_a_read(runs: FakeRuns, start: object) -> No
     assert record.status.value == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_killed_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +116,7 @@ def test_a_check_that_hangs_is_killed_and_says_so(
     key = check.check_key(connection)
     job = dg.define_asset_job("check", dg.AssetSelection.checks(key))
     started = time.monotonic()
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         whole = dg.Definitions.merge(defs, dg.Definitions(jobs=[job]))
         result = whole.resolve_job_def("check").execute_in_process(
             instance=instance, raise_on_error=False

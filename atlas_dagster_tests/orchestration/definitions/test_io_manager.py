@@ -142,6 +142,7 @@ READS: dict[str, tuple[Any, Callable[[Any], list[dict[str, Any]]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("annotation", "rows"), READS.values(), ids=READS)
 def test_the_annotation_says_what_the_table_becomes(
     lake: Path, annotation: Any, rows: Callable[[Any], list[dict[str, Any]]]

@@ -10,6 +10,8 @@ from atlas_dagster.orchestration.definitions.stream_checks import schema_changes
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import global_state, line, record, records, state, status
 
+pytestmark = pytest.mark.slow
+
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 OVERWRITE = {"sync_mode": "full_refresh", "destination_sync_mode": "overwrite"}
 DONE = status("events")

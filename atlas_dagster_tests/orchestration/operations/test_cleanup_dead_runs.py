@@ -14,6 +14,8 @@ from dagster._core.test_utils import create_run_for_test
 from atlas_dagster.orchestration.operations.cleanup import PROCESS_TAG, end_dead_runs, note_process
 from atlas_dagster.runners.owner import identify, this_process
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:

@@ -10,6 +10,9 @@ from dagster._core.test_utils import create_run_for_test
 
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.cleanup import reap_job, reaper_sensor
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
+
+pytestmark = pytest.mark.slow
 
 ELSEWHERE = {
     "run_launcher": {"module": "dagster._core.test_utils", "class": "MockedRunLauncher"},
@@ -18,7 +21,7 @@ ELSEWHERE = {
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test(overrides=ELSEWHERE) as instance:
+    with sqlite_instance(**ELSEWHERE) as instance:
         yield instance
 
 
@@ -61,12 +64,12 @@ def test_a_reaping_that_fails_does_not_ask_for_the_next(
 
 
 def test_the_run_removes_what_is_left(tmp_path: Path) -> None:
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         atlas = AtlasResource(destination=str(tmp_path))
         done = reap_job.execute_in_process(instance=instance, resources={"atlas": atlas})
         assert done.success
 
 
 def test_where_runs_are_here_the_sensor_does_it(tmp_path: Path) -> None:
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         assert tick(instance, tmp_path).skip_message == "No left-over connectors."

@@ -18,7 +18,9 @@ from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.listener import SILENT
 from atlas_dagster.orchestration.operations.config_store import DatabaseConfigStore, config_store
 from atlas_dagster_tests.listening import CallbackListener
-from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
+
+pytestmark = pytest.mark.slow
 
 KEY = Fernet.generate_key().decode()
 ANOTHER_KEY = Fernet.generate_key().decode()
@@ -34,7 +36,7 @@ def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
         with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
             yield instance
     else:
-        with dg.instance_for_test() as instance:
+        with sqlite_instance() as instance:
             yield instance
 
 
@@ -42,7 +44,7 @@ def test_without_a_key_renewals_are_files_beside_dagsters_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("ATLAS_SECRET_KEY", raising=False)
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         store = config_store(instance)
         assert isinstance(store, FileConfigStore)
         store.save("shop", b"token", ORIGIN)
@@ -135,7 +137,7 @@ def test_what_is_no_key_is_refused_with_a_sentence(
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", keys)
     with (
-        dg.instance_for_test() as instance,
+        sqlite_instance() as instance,
         pytest.raises(ConfigError, match=r"^ATLAS_SECRET_KEY "),
     ):
         config_store(instance)

@@ -22,6 +22,7 @@ from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.orchestration.connections import declare_shop, define
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection
 
 IN_PODS = {"runner": "kubernetes", "executor": ExecutorConfig(memory_limit="3g", pull="always")}
@@ -88,9 +89,10 @@ def test_steps_get_pods_of_their_own_where_a_connection_asks_for_them() -> None:
     assert pod_executor(define(declare_shop(**IN_PODS)).assets or ()) is k8s_job_executor
 
 
+@pytest.mark.slow
 def test_a_step_outside_of_a_pod_says_what_to_do(tmp_path: Path) -> None:
     defs = define(declare_shop(**IN_PODS), lake=tmp_path)
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         ran = defs.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(["shop", "users"])],
@@ -132,7 +134,7 @@ def test_a_sync_beside_a_connector_that_only_shares_a_folder(
     inside = known.connection.model_copy(update={"runner": "kubernetes"})
     synced = RealConnection(inside, known.lake, known.discovered)
     try:
-        with dg.instance_for_test() as instance:
+        with sqlite_instance() as instance:
             assert synced.sync(instance, "events").success
             assert synced.changed(count=700).sync(instance, "events").success
     finally:

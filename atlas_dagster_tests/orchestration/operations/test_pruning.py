@@ -22,6 +22,8 @@ from atlas_dagster.orchestration.operations.cleanup import reap_job
 from atlas_dagster.orchestration.operations.pruning import prune
 from atlas_dagster_tests.orchestration.recovery_cases import EITHER, Shop
 
+pytestmark = pytest.mark.slow
+
 
 def prune_all(instance: dg.DagsterInstance) -> int:
     """As if all runs had ended long ago."""

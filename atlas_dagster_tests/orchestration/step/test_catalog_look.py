@@ -18,6 +18,8 @@ from atlas_dagster_tests.orchestration.connections import define
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns, Piece
 from atlas_dagster_tests.sync.fake_source import line, state, status
 
+pytestmark = pytest.mark.slow
+
 DAY = 24 * 3600
 WIDER = {
     **EVENTS,

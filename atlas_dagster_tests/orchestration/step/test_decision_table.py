@@ -31,6 +31,8 @@ from atlas_dagster_tests.orchestration.recovery_cases import (
     die,
 )
 
+pytestmark = pytest.mark.slow
+
 # The event log, the table and what died between them
 
 

@@ -14,6 +14,8 @@ from atlas_dagster.orchestration.definitions.translator import StreamProps, stre
 from atlas_dagster_tests.orchestration.connections import declare_shop
 from atlas_dagster_tests.orchestration.recovery_cases import EITHER, KEY, Shop, die
 
+pytestmark = pytest.mark.slow
+
 # Names and versions
 
 

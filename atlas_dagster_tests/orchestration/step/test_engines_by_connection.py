@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import docker
 import pytest
 
@@ -12,6 +11,7 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.owner import this_process
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL, DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection, verbs_run
 from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
 
@@ -56,7 +56,7 @@ def test_each_connection_runs_where_it_says(
         for owner in (earlier, f"run:deleted:{earlier}", f"run:elsewhere:{this_process()}")
     ]
     with (
-        dg.instance_for_test() as instance,
+        sqlite_instance() as instance,
         verbs_run(docker_client, "here") as ran_here,
         verbs_run(other_engine.client(), "there") as ran_there,
         verbs_run(docker_client, "there") as strays,

@@ -21,7 +21,9 @@ from atlas_dagster.orchestration.step.metadata import (
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.sync.reconcile import LoggedState
-from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
+
+pytestmark = pytest.mark.slow
 
 USERS = StreamDescriptor("users")
 ORDERS = StreamDescriptor("orders", "sales")
@@ -36,7 +38,7 @@ def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
         with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
             yield instance
     else:
-        with dg.instance_for_test() as instance:
+        with sqlite_instance() as instance:
             yield instance
 
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
 
-import dagster as dg
 import docker
 import pytest
 
 from atlas_dagster_tests.conftest import SOURCE_FILE_IMAGE
 from atlas_dagster_tests.orchestration.http_servers import sharing
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection
 
 pytestmark = pytest.mark.docker
@@ -66,7 +66,7 @@ def test_a_csv_becomes_a_table(image: str, certificate: Path, tmp_path: Path) ->
     (shelf / "people.csv").write_text(CSV)
     tls = SSLContext(PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, tmp_path / "key.pem")
-    with sharing(shelf, tls) as server, dg.instance_for_test() as instance:
+    with sharing(shelf, tls) as server, sqlite_instance() as instance:
         config = {
             "dataset_name": "people",
             "format": "csv",

@@ -8,6 +8,7 @@ import pytest
 
 from atlas_dagster.orchestration.operations.cleanup import PROCESS_TAG
 from atlas_dagster.orchestration.operations.pools import runs_in
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.step.executor_jobs import (
     a_pool_of_a_user,
     one_connection,
@@ -19,7 +20,7 @@ SETTINGS = {"concurrency": {"pools": {"default_limit": 1}}}
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test(overrides=SETTINGS) as instance:
+    with sqlite_instance(**SETTINGS) as instance:
         yield instance
 
 
@@ -35,6 +36,7 @@ def told(instance: dg.DagsterInstance, job: Any, config: dict[str, Any] | None =
     return next(text for text in messages if text.startswith("Executing steps"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "config", "how"),
     [
@@ -51,6 +53,7 @@ def test_the_steps_of_one_connection_share_a_process(
     assert told(instance, job, config).startswith(f"Executing steps {how}")
 
 
+@pytest.mark.slow
 def test_a_pool_that_another_run_is_inruns_in(instance: dg.DagsterInstance) -> None:
     assert not runs_in(instance, "airbyte_shop")
     storage = instance.event_log_storage

@@ -15,11 +15,14 @@ from atlas_dagster.runners.manifest import CDK_VERSION
 from atlas_dagster.source.connection import Connection
 from atlas_dagster_tests.conftest import CONNECTORS
 from atlas_dagster_tests.orchestration.http_servers import API_KEY, BooksApi, book, serving, sharing
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import (
     RealConnection,
     discover_really,
     metadata,
 )
+
+pytestmark = pytest.mark.slow
 
 BOOKS = CONNECTORS / "source-books"
 EITHER = [pytest.param("python"), pytest.param("docker", marks=pytest.mark.docker)]
@@ -27,7 +30,7 @@ EITHER = [pytest.param("python"), pytest.param("docker", marks=pytest.mark.docke
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         yield instance
 
 
@@ -156,7 +159,7 @@ def test_a_published_manifest_runs_without_docker(
     assert shop.discovered.connector.startswith("source-pokeapi 9.0.0@sha256:")
     assert shop.discovered.connector.endswith("(airbyte-cdk==6.48.10)")
     # The registry is gone; what it gave is kept.
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         shop.sync(instance, "authors")
     assert [row["greeting"] for row in shop.rows("authors")] == ["Hello, Ann", "Hello, Bo"]
 

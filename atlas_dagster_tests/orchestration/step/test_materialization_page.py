@@ -11,6 +11,8 @@ from atlas_dagster.sync import progress
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import error, line, record, records, state, status
 
+pytestmark = pytest.mark.slow
+
 DONE = status("events")
 INTEGER = {"type": "integer"}
 

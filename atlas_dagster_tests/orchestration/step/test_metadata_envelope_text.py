@@ -46,6 +46,7 @@ def test_a_long_state_is_compressed_and_comes_back() -> None:
     assert from_text(text) == whole.without_files()
 
 
+@pytest.mark.slow
 def test_of_a_state_that_stays_too_long_only_the_reference_is_stored() -> None:
     whole = envelope(text_of(2 * LONGEST_COMPRESSED))
     text = to_text(whole)

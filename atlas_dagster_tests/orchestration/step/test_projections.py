@@ -14,6 +14,8 @@ from atlas_dagster.projections.database import engine
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster_tests.orchestration.recovery_cases import EITHER, KEY, Shop
 
+pytestmark = pytest.mark.slow
+
 EVENTS = StreamDescriptor("events")
 
 

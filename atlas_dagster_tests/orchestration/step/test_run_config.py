@@ -20,6 +20,8 @@ from atlas_dagster_tests.sync.fake_source import (
     status,
 )
 
+pytestmark = pytest.mark.slow
+
 A, B = incremental("a"), incremental("b", namespace="sales")
 NAME, OTHER = A.descriptor, B.descriptor
 OTHERS = {**EVENTS, "name": "others"}

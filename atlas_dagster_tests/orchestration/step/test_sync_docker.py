@@ -15,6 +15,7 @@ from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster.orchestration.step import sync_step as sync
 from atlas_dagster.orchestration.step.metadata import envelope_of
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import (
     RealConnection,
     difference,
@@ -23,7 +24,7 @@ from atlas_dagster_tests.orchestration.real_connectors import (
     verbs_run,
 )
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 #: With one process the faker makes the same people every time.
 FAKER = {"count": 40, "seed": 1, "always_updated": False, "parallelism": 1}
@@ -33,7 +34,7 @@ FAKER_STREAMS = ["users", "products", "purchases"]
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         yield instance
 
 

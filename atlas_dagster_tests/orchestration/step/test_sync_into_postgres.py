@@ -11,6 +11,7 @@ from adbc_driver_postgresql import dbapi
 
 from atlas_dagster.orchestration.automation import retries
 from atlas_dagster_tests.conftest import SOURCE_FAKER_IMAGE, SOURCE_STANDIN_IMAGE
+from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import (
     RealConnection,
     Row,
@@ -54,10 +55,11 @@ def warehouse(postgres_url: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as instance:
+    with sqlite_instance() as instance:
         yield instance
 
 
+@pytest.mark.slow
 def test_two_syncs_of_the_faker(
     warehouse: Warehouse, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -80,6 +82,7 @@ def test_two_syncs_of_the_faker(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_an_appending_stream_continues(
     warehouse: Warehouse, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -111,6 +114,7 @@ def test_an_appending_stream_continues(
     assert "p%40ss" not in kept
 
 
+@pytest.mark.slow
 def test_no_server(
     warehouse: Warehouse,
     instance: dg.DagsterInstance,

@@ -8,7 +8,7 @@ import pytest
 
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE
-from atlas_dagster_tests.orchestration.postgres_instance import postgres_instance
+from atlas_dagster_tests.orchestration.instances import postgres_instance
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection, metadata
 
 pytestmark = [pytest.mark.docker, pytest.mark.postgres]

@@ -11,6 +11,8 @@ from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
 from atlas_dagster_tests.orchestration.step.otlp_receiver import Receiver, receiving
 from atlas_dagster_tests.sync.fake_source import line, records, status
 
+pytestmark = pytest.mark.slow
+
 OUTPUT = (records("events", [1, 2, 3]), status("events"))
 DELTA = 1
 
