@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from atlas_dagster import AirbyteConnection, build_airbyte_assets
 from atlas_dagster.errors import ConfigError
 from atlas_dagster_tests.commands import run_in
-from atlas_dagster_tests.interfaces.cli.test_state import SOURCE
+from atlas_dagster_tests.interfaces.cli.scripted_source import SOURCE
 
 DEFINITIONS = """
 import sys

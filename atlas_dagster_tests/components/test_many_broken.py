@@ -15,7 +15,7 @@ from dagster.components.core.decl import YamlDecl
 
 from atlas_dagster.interfaces import cli
 from atlas_dagster_tests.components.connections_project import Project, importable
-from atlas_dagster_tests.interfaces.cli.test_state import SOURCE
+from atlas_dagster_tests.interfaces.cli.scripted_source import SOURCE
 
 #: Nothing here takes more than a few seconds; drawing the tree of components took for ever.
 pytestmark = pytest.mark.timeout(120)

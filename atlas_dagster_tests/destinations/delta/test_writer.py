@@ -89,10 +89,9 @@ def test_a_commit_survives_a_loss_of_power(
 ) -> None:
     """Regression: Delta left it to the operating system when its log reaches the disk."""
     settled: list[Path] = []
-    for module in ("filesystem", "table"):
+    for module in ("files", "destinations.delta.filesystem", "destinations.delta.table"):
         monkeypatch.setattr(
-            f"atlas_dagster.destinations.delta.{module}.settle",
-            lambda path: settled.append(Path(path)),
+            f"atlas_dagster.{module}.fsync_path", lambda path: settled.append(Path(path))
         )
     for unpublished in (True, False):
         writer = lake.open(spec(mode), continues=not unpublished)
