@@ -19,6 +19,7 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster.files import atomic_write
 from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
+from atlas_dagster.orchestration.dagster_database import catalog_lock
 from atlas_dagster.orchestration.dagster_internals import (
     ComponentLoc,
     ComponentPath,
@@ -42,7 +43,7 @@ from atlas_dagster.orchestration.definitions.translator import (
 )
 from atlas_dagster.orchestration.step.catalog_look import Look
 from atlas_dagster.orchestration.step.listener import PrintListener
-from atlas_dagster.orchestration.step.projections import catalog_lock, project_discovery
+from atlas_dagster.orchestration.step.projections import project_discovery
 from atlas_dagster.orchestration.step.run_config import SyncConfig
 from atlas_dagster.orchestration.step.sync_step import run_sync
 from atlas_dagster.runners.limits import ExecutorConfig

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import sqlalchemy
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -15,6 +15,7 @@ from atlas_dagster.config.live_config import ConfigStore, FileConfigStore, wait_
 from atlas_dagster.config.renewal import DeclarationHash
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.listener import Listener
+from atlas_dagster.orchestration.dagster_database import try_lock
 from atlas_dagster.orchestration.dagster_internals import sql_run_storage
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ class DatabaseConfigStore(ConfigStore):
                 database = held.enter_context(self._storage.connect())
                 if database.dialect.name == "postgresql":
                     # Held by this database session, which ends with our process.
-                    lock = sqlalchemy.text("SELECT pg_try_advisory_lock(hashtextextended(:n, 0))")
-                    bound = lock.bindparams(n=f"atlas:{connection}")
-                    acquire = lambda: bool(database.scalar(bound))  # noqa: E731
+                    acquire = partial(try_lock, database, f"atlas:{connection}")
                     held.enter_context(wait_for(connection, acquire, listener))
                 else:
                     held.close()

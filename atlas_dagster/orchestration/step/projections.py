@@ -5,16 +5,15 @@ its folder. Every deployment has exactly one such place, and it is there before 
 destination is each connection's own choice, and may be a bucket.
 """
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import dagster as dg
 import sqlalchemy as sa
-from filelock import FileLock
 
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError
+from atlas_dagster.orchestration.dagster_database import postgres_url
 from atlas_dagster.projections import ProjectionWriter, SyncStats
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.registry.catalogue import listing
@@ -51,13 +50,6 @@ def project_discovery(
         at=found.discovered_at,
     )
     writer.write_registry(listing())
-
-
-def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
-    """Of Dagster's own database, where that is Postgres."""
-    # Only dagster-postgres's storage has one, and only then is that package there for sure.
-    address = getattr(instance.run_storage, "postgres_url", None)
-    return sa.make_url(address) if isinstance(address, str) else None
 
 
 class SyncProjection:
@@ -102,21 +94,3 @@ class SyncProjection:
         self._with_note.update(each.stream for each in stats)
         connector = None if self.connector is None else self.connector.runner.identity()
         self._books.write_stats(self._connection, stats, run_id=self._run_id, connector=connector)
-
-
-#: Of a Postgres advisory lock; any number that nobody else takes in Dagster's database.
-_KEY = 0x61746C6173
-
-
-@contextmanager
-def catalog_lock(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Held until the block is left, or its process dies."""
-    url = postgres_url(instance)
-    if url is None:
-        with FileLock(Path(instance.root_directory) / "catalogs.lock", thread_local=False):
-            yield
-        return
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.begin() as database:
-        database.execute(sa.select(sa.func.pg_advisory_xact_lock(_KEY)))
-        yield
