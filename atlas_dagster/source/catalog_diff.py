@@ -1,9 +1,8 @@
-"""What is new in a source's catalog, and what of it may be taken without asking.
+"""The changes of a source's catalog, and which of them need the user's consent.
 
-The changes, and which of them are breaking, are those of the Airbyte platform
-(``CatalogDiffHelpers``): streams and fields that come and go, types, keys and cursors. Fields below
-the top of a record count only where a key or cursor is one. Only streams that are synced are
-compared: nobody need be asked about the others.
+The kinds of changes, and the breaking ones, are those of the Airbyte platform
+(``CatalogDiffHelpers``): added and removed streams and fields, types, keys and cursors. Nested
+fields count only as keys and cursors. Streams that are not synced are not compared.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -17,17 +16,17 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import column_type, declares
 from atlas_dagster.source.connection import Connection
 
-#: Airbyte's ``nonBreakingChangesPreference``: nothing; fields; fields, and streams that come or go.
-#: A breaking change is never among them.
+#: Airbyte's ``nonBreakingChangesPreference``: nothing; fields; fields and streams. A policy never
+#: allows a breaking change.
 SchemaPolicy = Literal["ignore", "propagate_columns", "propagate_all"]
 
 
 class CatalogChange(Struct, frozen=True):
-    """One difference of a stream.
+    """One change of a stream.
 
-    ``field`` is a path with dots; None where the stream itself, its key, cursor or mode is meant.
-    ``before`` and ``after`` are for people. ``declared``: the connection's own declaration stands
-    against it, so nobody can take it without changing that.
+    ``field`` is a path with dots; None for the stream itself, its key, cursor or mode. ``before``
+    and ``after`` are for people. ``declared``: the change contradicts the declaration, so the user
+    must change that first.
     """
 
     stream: StreamDescriptor
@@ -58,11 +57,9 @@ class CatalogChange(Struct, frozen=True):
 
 
 def compare(connection: Connection, before: Catalog, after: Catalog) -> list[CatalogChange]:
-    """What changed of the streams that ``connection`` syncs, in the order of ``after``."""
+    """Return the changes of the streams that ``connection`` syncs, in the order of ``after``."""
     named = connection.streams is not None
-    synced = {
-        stream.descriptor: stream for stream in connection.configured_as_far_as_possible(before)
-    }
+    synced = {stream.descriptor: stream for stream in connection.configured(before, strict=False)}
     changes: list[CatalogChange] = []
     for stream in after.streams:
         if stream.descriptor in synced:
@@ -77,16 +74,16 @@ def compare(connection: Connection, before: Catalog, after: Catalog) -> list[Cat
 def held_back(
     changes: Collection[CatalogChange], policy: SchemaPolicy | None
 ) -> list[CatalogChange]:
-    """Those of ``changes`` that must not be taken: a stream's, all of them or none.
+    """Return the changes that ``policy`` does not allow: all of a stream's changes, or none.
 
-    Without ``policy``, somebody has asked for all.
+    Without ``policy``, only changes that contradict the declaration are held back.
     """
     kept = {change.stream for change in changes if not _may_take(change, policy)}
     return [change for change in changes if change.stream in kept]
 
 
 def merged(before: Catalog, after: Catalog, kept: Collection[CatalogChange]) -> Catalog:
-    """``after``, but the streams of ``kept`` as they were ``before``."""
+    """Return ``after``, with the streams of ``kept`` as they were ``before``."""
     held = {change.stream for change in kept}
     old = {stream.descriptor: stream for stream in before.streams}
     streams = [
@@ -125,7 +122,7 @@ def _of_stream(
     except ConfigError:
         after = None
     if set(key) != set(new_key):
-        # Where a key is declared, that of the source does not matter.
+        # A declared key replaces the source's.
         breaking = dedup and (after is None or set(after.primary_key) != set(was.primary_key))
         yield CatalogChange(name, "key", None, _listed(key), _listed(new_key), breaking=breaking)
     cursor, new_cursor = was.stream.default_cursor_field, now.default_cursor_field

@@ -1,4 +1,4 @@
-"""A connection as its user declares it."""
+"""A connection as the user declares it."""
 
 import difflib
 import re
@@ -27,7 +27,7 @@ RunnerChoice = Literal["auto", "docker", "python", "kubernetes"]
 
 
 class StreamSelection(BaseModel):
-    """One stream to sync; what is not said is the Airbyte platform's default."""
+    """One stream to sync. An absent field means the default of the Airbyte platform."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,11 +73,11 @@ class StreamSelection(BaseModel):
 
 
 class Connection(BaseModel):
-    """One source and what to sync of it. ``config`` may hold ``{{ env.X }}`` templates.
+    """One source and its streams to sync.
 
-    So may ``destination``, an address; None for the deployment's.
-    Relative paths in ``manifest`` and ``command`` start at ``folder``. ``version`` of a manifest is
-    an older spelling of ``cdk_version``.
+    ``config`` and ``destination`` may hold ``{{ env.X }}`` templates. ``destination`` is an
+    address; None for the deployment's. Relative paths in ``manifest`` and ``command`` start at
+    ``folder``. ``version`` of a manifest is an older spelling of ``cdk_version``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -137,7 +137,7 @@ class Connection(BaseModel):
         return self
 
     def entry(self) -> ConnectorInfo | None:
-        """The registry's entry at the pinned version; None for a connector of one's own.
+        """Return the registry's entry at the pinned version; None for a connector of one's own.
 
         Raises:
             UnknownConnectorError: the registry has no such connector.
@@ -148,7 +148,7 @@ class Connection(BaseModel):
 
     @property
     def where(self) -> str:
-        """How messages begin."""
+        """The subject of messages: ``Connection 'shop'``."""
         return f"Connection '{self.name}'"
 
     @property
@@ -165,38 +165,35 @@ class Connection(BaseModel):
         """The name of the source among the connection's streams: ``source_faker``."""
         return assign([self.source_name])[self.source_name]
 
-    def configured(self, catalog: Catalog) -> list[ConfiguredStream]:
-        """The streams to sync, in the catalog's order.
+    def configured(self, catalog: Catalog, *, strict: bool = True) -> list[ConfiguredStream]:
+        """Return the streams to sync, in the catalog's order.
+
+        Unless ``strict``, declared streams that do not exist are left out, and streams whose
+        declared mode does not fit get the platform's default mode.
 
         Raises:
             UnknownStreamError: a declared stream is not in ``catalog``.
-            ConfigError: a declared mode does not suit its stream.
+            ConfigError: a declared mode does not fit its stream.
         """
-        for selection in self.streams or ():
+        for selection in self.streams if strict and self.streams else ():
             _find(selection, catalog)
-        return [self.configure(stream) for stream in catalog.streams if self.selects(stream)]
-
-    def configured_as_far_as_possible(self, catalog: Catalog) -> list[ConfiguredStream]:
-        """Like :meth:`configured`, for a declaration that is wrong.
-
-        Without the streams that do not exist; those that cannot be read as declared are in the
-        platform's default modes.
-        """
         configured = []
         for stream in filter(self.selects, catalog.streams):
-            with suppress(ConfigError):
-                try:
-                    configured.append(self.configure(stream))
-                except ConfigError:
+            try:
+                configured.append(self.configure(stream))
+            except ConfigError:
+                if strict:
+                    raise
+                with suppress(ConfigError):
                     configured.append(configure(stream))
         return configured
 
     def selects(self, stream: Stream) -> bool:
-        """Whether ``stream`` is to be synced."""
+        """Return whether ``stream`` is to be synced."""
         return self.streams is None or self._selection(stream) is not None
 
     def configure(self, stream: Stream) -> ConfiguredStream:
-        """``stream`` as it is to be synced. Raises ConfigError where that cannot work."""
+        """Return ``stream`` as declared. Raises ConfigError if the declaration does not fit."""
         selection = self._selection(stream)
         if selection is None:
             return configure(stream)
@@ -211,7 +208,7 @@ class Connection(BaseModel):
         )
 
     def _selection(self, stream: Stream) -> StreamSelection | None:
-        """The last one that means ``stream``."""
+        """Return the last selection of ``stream``."""
         name = stream.descriptor
         for selection in reversed(self.streams or ()):
             anywhere = selection.namespace is None
@@ -246,7 +243,7 @@ def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
 
 
 def no_stream(name: str, known: Collection[str]) -> str:
-    """The sentence that says there is no stream ``name``, and which is near it."""
+    """Return the message that there is no stream ``name``, with the nearest names."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(known))}."
     return f"The connector has no stream '{name}'; {hint}"

@@ -1,4 +1,4 @@
-"""A connector at work: SPEC, CHECK, DISCOVER, and the command for READ."""
+"""One connector: SPEC, CHECK, DISCOVER, and the command of READ."""
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -28,11 +28,11 @@ class Connector:
     Args:
         runner: where it runs.
         name: its name, for messages.
-        config: what it is given, holds secrets; None for SPEC, which needs none.
-        masker: knows those secrets.
-        labels: whose processes these are, for the reaper.
+        config: with secrets; None for SPEC, which needs none.
+        masker: hides the secrets.
+        labels: of its processes, for cleanup.
         listener: takes the connector's own log lines, masked.
-        known_spec: its SPEC, where that is known.
+        known_spec: its SPEC, if that is known.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class Connector:
         self.listener.connector(level, self.mask(text))
 
     def mask(self, text: str) -> str:
-        """``text`` without secret values."""
+        """Return ``text`` without secret values."""
         return readable(text, self._masker)
 
     def reason(self, message: Unreadable) -> str:
-        """What is wrong with ``message``, or how it begins; without secrets."""
+        """Return what is wrong with ``message``, or its beginning; without secrets."""
         text = self.mask(message.why or message.text)
         return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
     def spec(self) -> Spec:
-        """What config the connector takes.
+        """Ask for the SPEC.
 
         Raises:
             ConnectorFailedError: it gave no SPEC.
@@ -76,16 +76,16 @@ class Connector:
         return spec
 
     def check(self) -> None:
-        """Whether the source can be reached with this config.
+        """Check that the connector can reach its source.
 
         Raises:
-            CheckFailedError: the connector says that it cannot, and why.
+            CheckFailedError: it cannot; the message says why.
             ConnectorFailedError: it crashed instead of answering.
         """
         self._passed()
 
     def status(self) -> ConnectionStatus:
-        """The answer to CHECK, its message fit to show; of FAILED it is never empty.
+        """Return the answer to CHECK, without secrets; FAILED always has a message.
 
         Raises:
             ConnectorFailedError: the connector crashed instead of answering.
@@ -116,7 +116,7 @@ class Connector:
         )
 
     def discover(self) -> Catalog:
-        """The streams the source offers with this config.
+        """Ask for the streams of the source.
 
         Raises:
             ConnectorFailedError: it gave no catalog.
@@ -143,7 +143,7 @@ class Connector:
         )
 
     def command(self, verb: Verb, files: Mapping[str, bytes] | None = None) -> ConnectorCommand:
-        """A command with the config and ``files`` beside it."""
+        """Return the command, with the config and ``files`` as its files."""
         config = {}
         if self._config is not None:
             config["config"] = msgspec.json.encode(self._config.value)
@@ -160,9 +160,9 @@ class Connector:
     def _ask(
         self, verb: Verb, wanted: Callable[[Message], _Answer | None]
     ) -> tuple[_Answer, Invocation]:
-        """Run ``verb`` and return its answer: the last one, should there be several.
+        """Run ``verb`` and return its answer; of several answers, the last one.
 
-        Answers to what was not asked are ignored.
+        Answers of another kind are ignored.
         """
         conversation = self.invoke()
         answer: _Answer | None = None
@@ -174,7 +174,7 @@ class Connector:
                 if answer not in (None, found):
                     self.log("WARN", f"{self.name} gave two answers; the last one counts.")
                 answer = found
-        # FAILED comes with exit code 0; a crash gives no answer, or a wrong exit code.
+        # FAILED has exit code 0. A crash gives no answer, or another exit code.
         if answer is None or (conversation.failed and not _says_failed(answer)):
             if answer is None and conversation.unreadable and not conversation.failed:
                 message = conversation.unreadable

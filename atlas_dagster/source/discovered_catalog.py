@@ -28,7 +28,7 @@ from atlas_dagster.source.open_connector import open_connector
 from atlas_dagster.source.run_context import RunContext
 
 VERSION = 1
-#: Names of folders and objects that stores and Dagster's serializer keep for themselves.
+#: Names that stores and Dagster's serializer reserve.
 _TAKEN = (
     "_atlas",
     "_change_data",
@@ -42,19 +42,19 @@ _TAKEN = (
 
 
 class NamedTable(Struct, frozen=True):
-    """Where a stream lives; given out once and kept."""
+    """The table of a stream; it never changes."""
 
     stream: StreamDescriptor
     path: TablePath
 
 
 class Discovered(Struct, frozen=True):
-    """Cached result of SPEC and DISCOVER. Holds no secrets.
+    """The cached result of SPEC and DISCOVER, without secrets.
 
-    ``config_hash`` is of the declaration, templates unreplaced, as far as DISCOVER may depend on it
-    (in caches of older versions, of all of it); ``connector`` says what answered;
-    ``streams`` are the source's own JSON; ``pending`` are changes of the source that were found and
-    not taken, so that ``streams`` lacks them.
+    ``config_hash`` is the hash of the declaration's fields that DISCOVER may depend on, with
+    templates as written (older caches: of all fields). ``connector`` is the identity of the
+    connector. ``streams`` are the source's own JSON. ``pending`` are changes that were found and
+    not taken, so ``streams`` lacks them.
     """
 
     connector: str
@@ -80,7 +80,7 @@ class Discovered(Struct, frozen=True):
         return {table.stream: table.path for table in self.tables}
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
-        """Whether DISCOVER would be asked about the same as then."""
+        """Return whether DISCOVER would get the same config."""
         return self.config_hash in (config_hash(config, self.spec_schema), _hash(config))
 
     def encode(self) -> bytes:
@@ -88,10 +88,10 @@ class Discovered(Struct, frozen=True):
 
     @classmethod
     def decode(cls, content: bytes) -> "Discovered":
-        """Read a cached catalog of any version so far.
+        """Decode a cached catalog of this or an older version.
 
         Raises:
-            ConfigError: a newer Atlas wrote it; or it cannot be read, and refreshing it mends that.
+            ConfigError: a newer Atlas wrote it, or it cannot be read; discover again.
         """
         try:
             version_of(content, known=VERSION, what="The cached catalog")
@@ -103,9 +103,9 @@ class Discovered(Struct, frozen=True):
 
 
 class Discovery(Struct, frozen=True):
-    """What a DISCOVER brought: what is known now, and the changes that were taken into it.
+    """The result of a DISCOVER, and the changes that were taken.
 
-    ``lacking``: the streams whose old rows have nothing in the columns that are new.
+    ``lacking``: streams whose old rows have no values in the new columns.
     """
 
     found: Discovered
@@ -116,12 +116,12 @@ class Discovery(Struct, frozen=True):
     def since(
         cls, previous: Discovered | None, found: Discovered, connection: Connection
     ) -> "Discovery":
-        """As ``found`` differs from ``previous``."""
+        """Compare ``found`` with ``previous``."""
         if previous is None:
             return cls(found)
         taken = tuple(compare(connection, previous.catalog, found.catalog))
         wider = {change.stream for change in taken if change.what == "added" and change.field}
-        known = connection.configured_as_far_as_possible(found.catalog)
+        known = connection.configured(found.catalog, strict=False)
         kept = [
             stream.descriptor for stream in known if stream.destination_sync_mode != "overwrite"
         ]
@@ -186,10 +186,9 @@ def discovered(
     previous: Discovered | None,
     pending: Collection[CatalogChange] = (),
 ) -> Discovered:
-    """Put together what was found; names given out in ``previous`` stay.
+    """Build the cached result. Tables in ``previous`` keep their names.
 
-    ``reserved`` is a key part that no stream of the connection may take. ``catalog`` is without the
-    changes that are ``pending``.
+    No stream may get the key part ``reserved``. ``catalog`` lacks the ``pending`` changes.
     """
     known = previous.table_paths if previous else {}
     return Discovered(
@@ -205,9 +204,9 @@ def discovered(
 
 
 def config_hash(config: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """Of the values that the offered streams may depend on.
+    """Return the hash of the fields that the streams may depend on.
 
-    Not of fields that ``schema`` marks secret, nor of dates to read from or to.
+    Secrets and dates do not count.
     """
     fields = schema.get("properties")
     known = fields if isinstance(fields, Mapping) else {}

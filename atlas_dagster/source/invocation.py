@@ -1,4 +1,4 @@
-"""One call of a connector: its messages one by one, its chatter to a log, its end explained."""
+"""One call of a connector: its messages, its log, and the reason of a failure."""
 
 import re
 from collections import deque
@@ -25,27 +25,27 @@ from atlas_dagster.source.watchdog import Watchdog
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 Renew = Callable[[dict[str, Any]], None]
 
-#: Exit codes of connectors that were ended from outside.
+#: Exit codes of connectors that another process ended.
 _SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
-#: Lines outside of messages, such as stderr, kept to explain a crash that says nothing else: an
-#: exception is looked for in all, and the last few are shown where there is none.
+#: Last lines outside of messages, such as stderr. They explain a crash without a TRACE: by the
+#: exception in them, or else by the last few lines.
 _KEPT_LINES = 30
 _SHOWN_LINES = 5
 _NO_REASON = "it gave no reason"
-#: Errors that are kept whole, and streams of which one is kept at all.
+#: Errors that are kept whole, and streams whose first error is kept.
 _WHOLE_ERRORS = 20
 _MOST_BROKEN = 20_000
 _SHORT_MESSAGE = 500
-#: Characters of a text that are logged.
+#: Characters of a logged text, at most.
 _LONGEST_TEXT = 20_000
-#: Bytes of a line of stderr that are kept; it is log text, and memory stays flat.
+#: Bytes that are kept of a line of stderr, so that memory stays flat.
 _LONGEST_STDERR_LINE = 64 * 1024
 
 
 def readable(text: str, masker: Masker) -> str:
-    """``text`` without secrets and a terminal's colours, and not too long.
+    """Return ``text`` without secrets and terminal colours, and not too long.
 
-    Cut last: half a secret at the end of a cut text would not be found.
+    It is masked before it is cut, because the masker does not find half a secret.
     """
     masked = masker(_COLOURS.sub("", text))
     left_out = len(masked) - _LONGEST_TEXT
@@ -53,14 +53,14 @@ def readable(text: str, masker: Masker) -> str:
 
 
 class Invocation:
-    """Runs one command and keeps what its end is judged by.
+    """Runs one command, and keeps its errors, its last lines and its exit code.
 
     Args:
         runner: where the connector runs.
         name: the connector's name, for messages.
         listener: takes the connector's own log lines, masked.
-        masker: hides secret values in everything that leaves here.
-        renew: takes a config that the connector wants to be given from now on (CONTROL).
+        masker: hides secret values in all texts.
+        renew: takes the config of a CONTROL message, for the next calls.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class Invocation:
         self.runner = runner
         self.name = name
         self.errors: list[TraceError] = []
-        #: The streams that these are of; None for the whole connection.
+        #: The streams of these errors; None for the whole connection.
         self._broken: set[StreamDescriptor | None] = set()
         self.exit: ExitStatus | None = None
-        #: The last answer that could not be read.
+        #: The last unreadable answer.
         self.unreadable: Unreadable | None = None
         self._log = listener.connector
         self._masker = masker
@@ -91,19 +91,19 @@ class Invocation:
     def messages(
         self, command: ConnectorCommand
     ) -> Generator[Message | Records | Unreadable | None, None, None]:
-        """Yield what the connector answers; None when all that came so far is dealt with.
+        """Yield the connector's answers, and None when no more output is there yet.
 
-        LOG, TRACE ERROR, CONTROL and text are dealt with here. The connector is stopped when the
-        iteration ends, whichever way, and when it exceeds a limit of its runner's executor: the
-        iteration then just ends, and :meth:`failure` says why.
+        LOG, TRACE ERROR, CONTROL and text are not yielded. The end of the iteration stops the
+        connector. If the connector exceeds a limit of its runner, the iteration ends, and
+        :meth:`failure` says why.
 
         Raises:
             RunnerUnavailableError: the connector cannot be started, or was lost.
-            StoppedError: whoever asked for it wants it no longer.
+            StoppedError: the caller does not need the answer any more.
         """
         decoder = MessageDecoder()
         with self.runner.start(command) as process:
-            # Only now: a start may wait for an image, a package or the engine's queue.
+            # Not before: a start may wait for an image, a package or the engine's queue.
             self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
             for channel, piece in process.output():
                 raise_if_stopped()
@@ -137,10 +137,10 @@ class Invocation:
         return self.exit is not None and self.exit.cut_off
 
     def failure(self) -> ConnectorFailedError:
-        """Why the connector failed, in its own words where it said any.
+        """Return why the connector failed, in its own words if it gave any.
 
-        A limit that was exceeded comes first, for it is why the rest is missing. Of several errors
-        the first counts: the CDK's last one is always an aggregate ("Concurrent read failure",
+        An exceeded limit comes first, because it is the cause of all else. Of several errors the
+        first counts: the CDK's last one is an aggregate ("Concurrent read failure",
         ``config_error``) that hides the cause.
         """
         before = f" Before, it said: {self.errors[0].message}" if self.errors else ""
@@ -181,7 +181,7 @@ class Invocation:
         )
 
     def explain(self, message: str | None) -> str:
-        """The cause that ``message`` names, or where it names none, what else the connector said.
+        """Return the cause that ``message`` names, or else one that the connector gave elsewhere.
 
         That is an earlier error, the exception in its output, or its last ERROR.
         """
@@ -192,7 +192,7 @@ class Invocation:
         return self._mask(found) or _NO_REASON
 
     def last_words(self) -> str:
-        """The last lines of the connector's output, as a sentence; empty where there are none."""
+        """Return the last lines of the connector's output as a sentence, or an empty text."""
         lines = list(self._last_lines)[-_SHOWN_LINES:]
         return f" Its last words: {' / '.join(lines)}" if lines else ""
 
@@ -203,18 +203,18 @@ class Invocation:
         return readable(text, self._masker)
 
     def _consume_log_message(self, decoded: Message | Records | Noise | Unreadable) -> bool:
-        """Whether the message was for the log only."""
+        """Log, count and keep a message; return whether the caller need not see it."""
         if isinstance(decoded, Records) or (
             isinstance(decoded, Message) and decoded.state is not None
         ):
             self._watchdog.on_data()
             return False
         if isinstance(decoded, Noise):
-            self._hear_line("INFO", decoded.text)
+            self._log_line("INFO", decoded.text)
             return True
         if isinstance(decoded, Unreadable):
             if not decoded.is_data:
-                self._hear_unreadable(decoded)
+                self._log_unreadable(decoded)
             return not decoded.is_data
         if decoded.log is not None:
             level = decoded.log.level or "INFO"
@@ -230,22 +230,22 @@ class Invocation:
         if decoded.trace is not None and decoded.trace.stream_status is not None:
             self._watchdog.on_status(decoded.trace.stream_status)
         if decoded.trace is not None and decoded.trace.error is not None:
-            self._hear_error(decoded.trace.error)
+            self._keep_error(decoded.trace.error)
             return True
         return False
 
-    def _hear_unreadable(self, message: Unreadable) -> None:
-        if message.kind == "CONTROL":  # what it says may be secret, and nobody knows what of it
+    def _log_unreadable(self, message: Unreadable) -> None:
+        if message.kind == "CONTROL":  # any part of it may be secret
             self._log("ERROR", "A CONTROL message cannot be read; the config it brings is lost.")
         else:
             self.log("ERROR", f"Unreadable {message.kind}: {message.text}")
             self.unreadable = message
 
-    def _hear_error(self, error: TraceError) -> None:
-        """Log all that it says, and keep it with its cause as the message, masked.
+    def _keep_error(self, error: TraceError) -> None:
+        """Log the error, and keep it with its cause as the message, masked.
 
-        The first errors are kept whole, then of each stream the first, and its message only. A
-        stream is judged by having an error at all, and a source may repeat its own without end.
+        The first errors are kept whole. After them, only the first of each stream is kept, with its
+        message, because a source may repeat its errors without end.
         """
         said = (error.message, error.internal_message, error.stack_trace)
         message, internal, trace = (self._mask(text) if text else None for text in said)
@@ -270,20 +270,20 @@ class Invocation:
         self._broken.add(about)
 
     def with_note(self, reason: str) -> str:
-        """``reason`` with the library that ran the connector's code, where that may be why."""
+        """Return ``reason`` with the library that ran the connector, if that may be the cause."""
         note = self.runner.code_note
         return f"{reason.rstrip('.')} ({note})" if note and reason != _NO_REASON else reason
 
     def _read_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")
-        # Longer than what is logged of it, so that no half of a secret is.
+        # Longer than a logged text, so that no half of a secret is logged.
         self._stderr = self._stderr[:_LONGEST_STDERR_LINE]
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self._hear_line("WARN", text)
+                self._log_line("WARN", text)
 
-    def _hear_line(self, level: str, text: str) -> None:
+    def _log_line(self, level: str, text: str) -> None:
         masked = self._mask(text)
         self._log(level, masked)
         if not is_frame(masked):

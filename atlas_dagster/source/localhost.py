@@ -1,4 +1,4 @@
-"""What localhost means to a connector in a container."""
+"""Advice for configs with localhost, which a connector in a container resolves to itself."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ _NO_TUNNEL = "NO_TUNNEL"
 
 
 def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> str | None:
-    """What to write in place of localhost, where ``config`` has one that cannot be meant.
+    """Return what to write instead of localhost, if ``config`` names the container by mistake.
 
-    ``network`` is that of the container, ``engine`` where its engine runs. Names fields, never
-    values: they may hold passwords.
+    ``network`` is the container's, and ``engine`` is where its engine runs. The advice names
+    fields, never values: they may hold passwords.
     """
     meant = network.startswith("container:") or (network == "host" and engine == "here")
     fields = [] if meant else list(_fields(_seen_from_container(config)))
@@ -59,7 +59,7 @@ def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> s
 
 
 def _seen_from_container(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part whose hosts the connector itself looks up: behind an SSH tunnel, the tunnel's."""
+    """Return the part whose hosts the connector looks up: with an SSH tunnel, the tunnel's."""
     tunnel = config.get("tunnel_method")
     if isinstance(tunnel, Mapping) and tunnel.get("tunnel_method", _NO_TUNNEL) != _NO_TUNNEL:
         return {"tunnel_method": tunnel}

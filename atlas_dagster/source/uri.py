@@ -1,4 +1,4 @@
-"""Where a source is, as far as its config says so in plain words."""
+"""The address of a source system, taken from its config."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,9 @@ _DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)+")
 def source_uri(
     source: str, config: Mapping[str, Any], spec_schema: Mapping[str, Any]
 ) -> str | None:
-    """The address of the system that ``source`` reads; None where no plain field tells.
+    """Return the address of the system that ``source`` reads; None if no plain field has it.
 
-    Never with a login or a query, nor anything that the SPEC calls secret or that comes from a
-    variable.
+    It never contains a login, a query, a secret of the SPEC or the value of a variable.
     """
     fields = _plain(config, set(secret_values(config, spec_schema)))
     kind = source.removeprefix("source-")
@@ -52,7 +51,7 @@ def source_uri(
 
 
 def _plain(config: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
-    """The fields that anybody may see: those at the top, then those of the objects there."""
+    """Return the public fields: those at the top, then those of the objects there."""
     objects = [value for value in config.values() if isinstance(value, Mapping)]
     plain: dict[str, str] = {}
     for name, value in [*config.items(), *(item for each in objects for item in each.items())]:
@@ -67,7 +66,7 @@ def _first(fields: Mapping[str, str], names: Sequence[str]) -> str | None:
 
 
 def _without_login(place: str) -> str:
-    """``place`` from the host on, without a query; empty where it is not clear what is what."""
+    """Return ``place`` from the host on, without a query; empty if it is ambiguous."""
     login, _, place = place.rpartition("@")
     if any(character in login for character in "/?#;"):
         return ""

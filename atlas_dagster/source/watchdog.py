@@ -1,4 +1,4 @@
-"""When a connector has taken too long.
+"""Timeouts of one call of a connector.
 
 Three clocks: the whole call, silence (nothing printed at all), and the heartbeat (no record and no
 state, whatever else is printed). A source that reports RATE_LIMITED is waiting for good reason:
@@ -14,7 +14,7 @@ from atlas_dagster.runners.limits import ExecutorConfig
 
 
 class Watchdog:
-    """Watches one call. Only time spent waiting for the connector counts as its silence."""
+    """Measures one call. Only the time that Atlas waits for the connector counts as silence."""
 
     def __init__(self, verb: Verb, limits: ExecutorConfig) -> None:
         self._verb = verb
@@ -25,21 +25,21 @@ class Watchdog:
         self._dataless = 0.0
 
     def resume(self) -> None:
-        """We wait for the connector again, after having been busy ourselves."""
+        """Start to wait for the connector again."""
         self._since = time.monotonic()
 
     def add_wait(self, *, output: bool) -> None:
-        """The wait is over: with ``output``, or just to look at the clocks."""
+        """Add the time since the last call; ``output`` ends the silence."""
         waited = max(time.monotonic() - max(self._since, self._excused_until), 0.0)
         self._silence = 0.0 if output else self._silence + waited
         self._dataless += waited
 
     def on_data(self) -> None:
-        """A record or a state came."""
+        """Start the heartbeat anew, after a record or a state."""
         self._dataless = 0.0
 
     def on_status(self, status: StreamStatus) -> None:
-        """A stream's status came; RATE_LIMITED ones say until when, if the source knows."""
+        """Pause the clocks until the end of a RATE_LIMITED, if the source knows it."""
         limited = [r.rate_limited for r in status.reasons or () if r.type == "RATE_LIMITED"]
         if limited:
             resets = [each.quota_reset for each in limited if each and each.quota_reset]
@@ -49,7 +49,7 @@ class Watchdog:
 
     @property
     def timeout_message(self) -> str | None:
-        """What has lasted too long and how to allow more; None while all is well."""
+        """Return which limit was exceeded and how to raise it; None if none was."""
         limits, verb = self._limits, self._verb
         elapsed = time.monotonic() - self._started
         if verb != "read":

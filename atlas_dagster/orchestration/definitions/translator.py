@@ -188,7 +188,7 @@ def _configured(
             validate(connection.config, schema=discovered.spec_schema, where=where)
         return connection.configured(catalog), None
     except ConfigError as error:
-        return connection.configured_as_far_as_possible(catalog), str(error)
+        return connection.configured(catalog, strict=False), str(error)
 
 
 def _with_io_manager(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
