@@ -159,7 +159,7 @@ def sync_connection(
         forward_to(listener),
     ):
         outcome.log = Path(log.name)
-        wait_for_turn(instance, assets.connection, listener)
+        wait_for_turn(instance, assets.connection, CommandListener())
         run_id = make_new_run_id()
         result = job.execute_in_process(
             run_id=run_id,
