@@ -102,8 +102,14 @@ class ConnectorPool:
                 pieces = RowPieces(source, asked, form)
                 held.push_async_callback(pieces.stream.aclose)
                 first = await anext(pieces.stream)
-                seconds = self._settings.executor.timeout_seconds + _LINGER_SECONDS
-                return RowResponse(first, pieces, held=held.pop_all(), seconds=seconds)
+                return RowResponse(
+                    first,
+                    pieces.stream,
+                    media_type=pieces.media_type,
+                    failure=pieces.failure,
+                    held=held.pop_all(),
+                    seconds=self._settings.executor.timeout_seconds + _LINGER_SECONDS,
+                )
 
         return await while_connected(request.receive, answer())
 

@@ -9,10 +9,9 @@ the server then breaks off the connection, so that clients that ignore that piec
 import asyncio
 import io
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -31,26 +30,8 @@ T = TypeVar("T")
 _log = logging.getLogger("atlas_dagster.http")
 
 
-class RowWriter(ABC):
-    """Writes rows in one format. ``info`` is what else there is to report."""
-
-    media_type: str
-
-    @abstractmethod
-    def rows(self, batch: pa.RecordBatch, info: Any = None) -> bytes:
-        """Return ``batch``, followed by ``info``."""
-
-    @abstractmethod
-    def end(self, info: Any) -> bytes:
-        """Return the last piece."""
-
-    @abstractmethod
-    def failure(self, info: Any) -> bytes:
-        """Return the last piece of a stream that fails."""
-
-
-class JsonLinesWriter(RowWriter):
-    """Writes JSON lines."""
+class JsonLinesWriter:
+    """Writes rows as JSON lines. ``info`` is what else there is to report."""
 
     media_type = NDJSON
 
@@ -58,18 +39,21 @@ class JsonLinesWriter(RowWriter):
         self._encoder = RowEncoder(schema, columns)
 
     def rows(self, batch: pa.RecordBatch, info: Any = None) -> bytes:
+        """Return ``batch``, followed by ``info``."""
         lines = self._encoder.lines(batch)
         return lines if info is None else lines + self.end(info)
 
     def end(self, info: Any) -> bytes:
+        """Return the last piece."""
         return msgspec.json.encode({"_atlas": info}) + b"\n"
 
     def failure(self, info: Any) -> bytes:
+        """Return the last piece of a stream that fails."""
         return self.end(info)
 
 
-class ArrowWriter(RowWriter):
-    """Writes an Arrow IPC stream."""
+class ArrowWriter:
+    """Writes rows as an Arrow IPC stream; see :class:`JsonLinesWriter`."""
 
     media_type = ARROW
 
@@ -117,16 +101,6 @@ class _Sink(io.RawIOBase):
         return b"".join(parts)
 
 
-class Pieces(Protocol):
-    """A read as pieces of a response."""
-
-    media_type: str
-    stream: Stream[bytes]
-
-    def failure(self, info: Any) -> bytes:
-        """Return the last piece if the stream fails."""
-
-
 class _BrokenOffError(Exception):
     """The read failed after the response had begun."""
 
@@ -135,18 +109,23 @@ class RowResponse(StreamingResponse):
     """A response of the ``first`` piece and all others.
 
     Args:
+        failure: makes the last piece if the others fail.
         held: closed at the end, also if the client leaves.
         seconds: how long the client may take.
     """
 
     def __init__(
-        self, first: bytes, pieces: Pieces, *, held: AsyncExitStack, seconds: float
+        self,
+        first: bytes,
+        others: Stream[bytes],
+        *,
+        media_type: str,
+        failure: Callable[[Any], bytes],
+        held: AsyncExitStack,
+        seconds: float,
     ) -> None:
-        super().__init__(
-            _continue(first, pieces),
-            media_type=pieces.media_type,
-            headers={"Cache-Control": "no-store"},
-        )
+        content = _continue(first, others, failure)
+        super().__init__(content, media_type=media_type, headers={"Cache-Control": "no-store"})
         self._held = held
         self._seconds = seconds
 
@@ -161,15 +140,17 @@ class RowResponse(StreamingResponse):
                 _log.warning("A client took more than %g seconds; broken off.", self._seconds)
 
 
-async def _continue(first: bytes, pieces: Pieces) -> AsyncIterator[bytes]:
+async def _continue(
+    first: bytes, others: Stream[bytes], failure: Callable[[Any], bytes]
+) -> AsyncIterator[bytes]:
     yield first
     try:
-        async for piece in pieces.stream:
+        async for piece in others:
             yield piece
     except Exception as error:
         problem = await asyncio.to_thread(problem_of, error)
         _log.warning("A read failed and was broken off: %s", problem.detail)
-        yield pieces.failure({"status": "failed", "problem": problem_json(problem)})
+        yield failure({"status": "failed", "problem": problem_json(problem)})
         raise _BrokenOffError from error
 
 

@@ -1,4 +1,4 @@
-"""The HTTP door, served: in this process, or by the command in one of its own."""
+"""An HTTP server, in this process or started by the command."""
 
 import os
 import signal

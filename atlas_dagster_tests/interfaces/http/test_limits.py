@@ -1,4 +1,4 @@
-"""Who may ask the HTTP door, and how much."""
+"""Who may send requests, and how large they are."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ def test_a_wrong_token_is_none(guarded: Client, headers: dict[str, bytes]) -> No
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_token_opens_the_door(guarded: Client, scheme: str) -> None:
+def test_the_token_is_accepted(guarded: Client, scheme: str) -> None:
     answer = guarded.get("/categories", headers=with_token(TOKEN, scheme))  # type: ignore[arg-type]
     assert answer.status_code == 200
 

@@ -1,4 +1,4 @@
-"""What the HTTP door says without running anything."""
+"""The routes that run no connector."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Clients of the HTTP door that leave, that wait, that come all at once."""
+"""Clients that leave, wait, or come all at once."""
 
 import socket
 import threading

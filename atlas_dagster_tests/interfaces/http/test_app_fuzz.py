@@ -1,4 +1,4 @@
-"""The HTTP door against requests that a machine made up from its own description.
+"""Generated requests, made from the description of the server.
 
 No answer but those described, and of the server's own failures (5xx) none but a connector that
 failed or took too long, and a server that is busy or without Docker.
