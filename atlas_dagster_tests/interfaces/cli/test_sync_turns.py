@@ -162,4 +162,4 @@ def test_ctrl_c_in_a_terminal_is_one_sentence(project: Project) -> None:
     assert "Traceback" not in shown
     assert "KeyboardInterrupt" not in shown
     assert "Syncing numbers" in shown
-    assert "Error: Interrupted" in shown
+    assert "Interrupted. " in shown
