@@ -206,12 +206,8 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         self.config = self.config or {}
         self.defs_state = self.defs_state or _default_state()
         self._folder = Path()
-        self._asked: tuple[RunContext, SchemaPolicy | None] | None = None
         self._defined: ConnectionAssets | None = None
-        self._known: Discovered | None = None
-        self._found: Discovered | None = None
-        self._until_stored = contextlib.ExitStack()
-        self._discovery: Discovery | None = None
+        self._to_store: Discovered | None = None
         self._look: Look | None = None
 
     @classmethod
@@ -274,15 +270,17 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     def refresh_catalog(
         self, project_root: Path, context: RunContext, policy: SchemaPolicy | None = None
     ) -> Discovery:
-        """Run DISCOVER on behalf of ``context`` and store the catalog; all changes, or by policy.
+        """Run DISCOVER for ``context`` and store the catalog.
+
+        ``policy`` says which changes are applied; without one, all are.
 
         Raises:
-            AtlasError: it failed; what was known stays.
+            AtlasError: DISCOVER failed; the stored catalog stays.
         """
-        self._asked = context, policy
-        asyncio.run(self.refresh_state(project_root))
-        assert self._discovery is not None
-        return self._discovery
+        known = self._readable_catalog(project_root)
+        found = discover(self.connection, context, known, policy)
+        self.store(found, project_root)
+        return Discovery.since(known, found, self.connection)
 
     def compare_catalog(self, project_root: Path, context: RunContext) -> Discovery:
         """Run DISCOVER and store nothing: all that has changed is pending. Raises AtlasError."""
@@ -292,11 +290,42 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         )
 
     async def refresh_state(self, project_root: Path) -> str:
-        # One that cannot be read is what discovering again mends.
-        with contextlib.suppress(ConfigError):
-            self._known = self.known(project_root)
-        with contextlib.ExitStack() as self._until_stored:
+        """Run DISCOVER and store the catalog, as Dagster's own commands ask."""
+        return await self._store(
+            await asyncio.to_thread(self._discover, project_root), project_root
+        )
+
+    def store(self, found: Discovered, project_root: Path) -> None:
+        """Store a catalog that has been discovered."""
+        asyncio.run(self._store(found, project_root))
+
+    async def _store(self, found: Discovered, project_root: Path) -> str:
+        self._to_store = found
+        with contextlib.ExitStack() as until_stored:
+            if self.defs_state_config.management_type != DefsStateManagementType.LOCAL_FILESYSTEM:
+                instance = until_stored.enter_context(dg.DagsterInstance.get())
+                # In a thread: another component of this event loop may hold the lock.
+                await asyncio.to_thread(until_stored.enter_context, catalog_lock(instance))
             return await super().refresh_state(project_root)
+
+    def write_state_to_path(self, state_path: Path) -> None:
+        """Write the catalog to store; Dagster calls this from ``refresh_state``."""
+        assert self._to_store is not None
+        atomic_write(state_path, self._to_store.encode(), mode=0o666)
+
+    def _discover(self, project_root: Path) -> Discovered:
+        with dg.DagsterInstance.get() as instance:
+            context = AtlasResource.from_environment().run_context(instance, None, PrintListener())
+            found = discover(self.connection, context, self._readable_catalog(project_root))
+            project_discovery(instance, self.connection, found, print)
+            return found
+
+    def _readable_catalog(self, project_root: Path) -> Discovered | None:
+        """Return the stored catalog; None if it cannot be read, because DISCOVER replaces it."""
+        try:
+            return self.known(project_root)
+        except ConfigError:
+            return None
 
     def known(self, project_root: Path) -> Discovered | None:
         """What was discovered last, wherever Dagster keeps it; None before the first time.
@@ -321,34 +350,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         discovery = self.discovery or DiscoveryConfig()
         if discovery.look == "never":
             return None
-        return Look(discovery.schema_changes, partial(self.keep, project_root=project_root))
-
-    def keep(self, found: Discovered, project_root: Path) -> None:
-        """Store what somebody else has discovered."""
-        self._found = found
-        asyncio.run(self.refresh_state(project_root))
-        self._found = None
-
-    def write_state_to_path(self, state_path: Path) -> None:
-        """Discover; what was known stays in place when that fails."""
-        found = self._found or self._discover()
-        atomic_write(state_path, found.encode(), mode=0o666)
-        if self.defs_state_config.management_type != DefsStateManagementType.LOCAL_FILESYSTEM:
-            # Dagster stores it next.
-            instance = dg.DagsterInstance.get()
-            self._until_stored.callback(instance.dispose)
-            self._until_stored.enter_context(catalog_lock(instance))
-        self._discovery = Discovery.since(self._known, found, self.connection)
-
-    def _discover(self) -> Discovered:
-        if self._asked is not None:
-            context, policy = self._asked
-            return discover(self.connection, context, self._known, policy)
-        with dg.DagsterInstance.get() as instance:  # Dagster itself asks
-            context = AtlasResource.from_environment().run_context(instance, None, PrintListener())
-            found = discover(self.connection, context, self._known)
-            project_discovery(instance, self.connection, found, print)
-            return found
+        return Look(discovery.schema_changes, partial(self.store, project_root=project_root))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.set_location(context.component_loc)

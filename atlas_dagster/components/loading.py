@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.components.explaining import explain
+from atlas_dagster.components.declaration_errors import describe_error
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.dagster_internals import (
     ComponentDecl,
@@ -250,7 +250,7 @@ class ProjectTree(dg.ComponentTree):
         try:
             return build(part)
         except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
-            return self._placeholder(part, explain(error, part))
+            return self._placeholder(part, describe_error(error, part))
 
     def _placeholder(self, part: Path, sentence: str) -> dg.Definitions:
         dg.get_dagster_logger().error("%s: %s", part.name, sentence)

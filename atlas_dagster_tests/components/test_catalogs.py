@@ -16,6 +16,8 @@ from atlas_dagster.components.loading import ProjectTree, find_project
 from atlas_dagster_tests.components.connections_project import Project, importable
 from atlas_dagster_tests.orchestration.instances import new_database
 
+pytestmark = pytest.mark.dagster
+
 NAMES = [f"shop{number}" for number in range(6)]
 
 
@@ -61,7 +63,7 @@ def test_catalogs_that_are_stored_at_once_are_all_there(
 
     def keep(name: str) -> None:
         with dg.DagsterInstance.get():
-            component(tree, name).keep(project.found(name, {}), project.root)
+            component(tree, name).store(project.found(name, {}), project.root)
 
     with ThreadPoolExecutor(len(NAMES)) as threads:
         list(threads.map(keep, NAMES))
@@ -75,7 +77,7 @@ def test_a_catalog_that_is_lost_counts_as_not_discovered(project: Project, tmp_p
     """Dagster's database, where it alone was restored, still names it."""
     project.declare("shop", "connector: source-faker")
     with dg.DagsterInstance.get():
-        component(project.tree(), "shop").keep(project.found("shop", {}), project.root)
+        component(project.tree(), "shop").store(project.found("shop", {}), project.root)
     with dg.DagsterInstance.get():
         assert "shop/users" in project.descriptions()
     shutil.rmtree(tmp_path / "catalogs")
@@ -83,7 +85,7 @@ def test_a_catalog_that_is_lost_counts_as_not_discovered(project: Project, tmp_p
         assert "shop/discover" in project.descriptions()
         lost = component(project.tree(), "shop")
         assert lost.known(project.root) is None
-        lost.keep(project.found("shop", {}), project.root)
+        lost.store(project.found("shop", {}), project.root)
     with dg.DagsterInstance.get():
         assert "shop/users" in project.descriptions()
 

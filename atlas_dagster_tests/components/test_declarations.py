@@ -69,7 +69,7 @@ def test_a_look_is_kept_as_what_was_discovered(project: Project) -> None:
     known, look = component.known(project.root), component.look(project.root)
     assert known is not None
     assert look is not None
-    look.keep(msgspec.structs.replace(known, discovered_at=5.0))
+    look.store(msgspec.structs.replace(known, discovered_at=5.0))
     again = component.known(project.root)
     assert again is not None
     assert again.discovered_at == 5.0

@@ -12,6 +12,8 @@ from atlas_dagster.errors import ConfigError
 from atlas_dagster_tests.commands import run_in
 from atlas_dagster_tests.interfaces.cli.scripted_source import SOURCE
 
+pytestmark = pytest.mark.dagster
+
 DEFINITIONS = """
 import sys
 import re

@@ -9,6 +9,8 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 
 from atlas_dagster_tests.components.connections_project import Project, importable
 
+pytestmark = pytest.mark.dagster
+
 BROKEN = "This connection could not be loaded. "
 FIELDS = (
     "name, connector, image, manifest, command, version, cdk_version, config, validate, streams, "
@@ -155,7 +157,7 @@ WRONG_FIELDS = {
     ),
     "bad cron": (
         [HEALTHY, 'schedule: "61 * * * *"'],
-        "The schedule '61 * * * *' is no cron expression; "
+        "The schedule '61 * * * *' is not a valid cron expression; "
         'write five fields, such as "*/15 * * * *".',
     ),
 }
@@ -262,7 +264,7 @@ WRONG_FOR_THE_SOURCE = {
     ),
     "bad cron": (
         [HEALTHY, "config: {count: 1}", 'schedule: "61 * * * *"'],
-        "The schedule '61 * * * *' is no cron expression; write five fields, such as "
+        "The schedule '61 * * * *' is not a valid cron expression; write five fields, such as "
         '"*/15 * * * *".',
     ),
     "bad time zone": (

@@ -9,7 +9,7 @@ from dotenv import dotenv_values, load_dotenv
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.components.writing import write_secrets
+from atlas_dagster.components.scaffolding import write_secrets
 from atlas_dagster.errors import ConfigError
 
 _TEXT = st.text(

@@ -12,6 +12,8 @@ from dagster.components.testing.test_cases import TestTranslation as Cases
 
 from atlas_dagster_tests.components.connections_project import Project, importable
 
+pytestmark = pytest.mark.dagster
+
 DECLARED = ("connector: source-faker", "config: {count: 1}")
 
 

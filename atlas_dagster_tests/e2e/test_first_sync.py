@@ -88,7 +88,7 @@ def test_from_a_search_to_the_first_sync(project: Project) -> None:
     assert code == 0
     assert "'my shop' is no name" in seen
     assert "There is a connection 'demo' already" in seen
-    assert "is no cron expression" in seen
+    assert "is not a valid cron expression" in seen
     assert "CHECK of source-standin failed: bad password" in seen
     assert "Next: " in seen
     assert SECRET not in seen

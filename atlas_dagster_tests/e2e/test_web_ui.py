@@ -118,7 +118,7 @@ def test_a_stream_has_its_checks(server: DevServer, page: Page, screenshots: Pat
     for name in ("records", "primary_key", "schema"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     page.get_by_text("records", exact=True).first.click()
-    expect(page.get_by_text("as the source counted").first).to_be_visible()
+    expect(page.get_by_text("matches the source's count").first).to_be_visible()
     page.wait_for_timeout(2 * SECONDS)
     page.screenshot(path=screenshots / "checks.png")
 

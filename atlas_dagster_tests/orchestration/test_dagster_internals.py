@@ -6,8 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import atlas_dagster
 from atlas_dagster.orchestration import dagster_internals
+
+pytestmark = pytest.mark.dagster
 
 PACKAGE = Path(atlas_dagster.__file__).parent
 INTERNALS = Path(dagster_internals.__file__)

@@ -59,7 +59,7 @@ def init(connector: str | None, name: str | None) -> None:
     chosen = connector or _find_connector()
     info = get_connector_info(chosen)
 
-    from atlas_dagster.components.writing import write_connection, write_secrets
+    from atlas_dagster.components.scaffolding import write_connection, write_secrets
     from atlas_dagster.orchestration.step.projections import project_discovery
     from atlas_dagster.source.connection import Connection
 

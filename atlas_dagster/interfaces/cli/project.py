@@ -173,7 +173,7 @@ class ProjectConnection:
     def keep(self, found: Discovered) -> None:
         """Store the catalog ``found``."""
         with self._state_storage():
-            self.component.keep(found, self.tree.project_root)
+            self.component.store(found, self.tree.project_root)
 
     def discover(self, listener: Listener) -> Discovery:
         """Run DISCOVER, store the catalog with all changes, and record the result of the check."""
@@ -330,6 +330,6 @@ def _build_python_connections(tree: ProjectTree) -> list[ProjectConnection]:
 
 
 def _config_error(error: Exception, part: Path) -> ConfigError:
-    from atlas_dagster.components.explaining import explain
+    from atlas_dagster.components.declaration_errors import describe_error
 
-    return error if isinstance(error, ConfigError) else ConfigError(explain(error, part))
+    return error if isinstance(error, ConfigError) else ConfigError(describe_error(error, part))

@@ -1,4 +1,4 @@
-"""When something is due: a cron expression in a time zone."""
+"""Schedules: cron expressions with a time zone."""
 
 import datetime as dt
 from functools import lru_cache
@@ -16,36 +16,36 @@ from atlas_dagster.orchestration.dagster_internals import (
 )
 from atlas_dagster.wording import closest_match
 
-#: A sync that takes no longer than this is never called late.
+#: The shortest delay that counts as late.
 _LEAST_GRACE = dt.timedelta(minutes=15)
-#: Ticks to look at for the longest pause between two: from a Friday evening on, so that the first
-#: of them show the one at the weekend, if there is one.
+#: The longest interval is searched in this many ticks from a Friday evening on: a pause at the
+#: weekend is found early.
 _FRIDAY = dt.datetime(2024, 1, 5, 22)
 _LOOKED_AT = 200
 _LOOKED_AHEAD = dt.timedelta(days=62)
 
 
 class Schedule(BaseModel):
-    """Times that a cron expression says."""
+    """A cron expression and its time zone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cron: str = Field(description="Cron expression.", examples=["*/15 * * * *"])
     timezone: str = Field(
-        default="UTC", description="Time zone it is meant in.", examples=["Europe/Rome"]
+        default="UTC", description="Time zone of the cron expression.", examples=["Europe/Rome"]
     )
 
     @classmethod
     def of(cls, declared: "str | Schedule") -> "Schedule":
-        """As declared: an expression in UTC, or one with its time zone.
+        """Return the schedule that was declared; a bare expression is in UTC.
 
         Raises:
-            ConfigError: it is no cron expression, or there is no such time zone.
+            ConfigError: the cron expression or the time zone is not valid.
         """
         schedule = cls(cron=declared, timezone="UTC") if isinstance(declared, str) else declared
         if not is_valid_cron_string(schedule.cron):
             raise ConfigError(
-                f"The schedule '{schedule.cron}' is no cron expression; "
+                f"The schedule '{schedule.cron}' is not a valid cron expression; "
                 'write five fields, such as "*/15 * * * *".'
             )
         try:
@@ -60,24 +60,24 @@ class Schedule(BaseModel):
         return f"`{self.cron}` ({self.timezone})"
 
     def latest(self, now: dt.datetime) -> dt.datetime:
-        """The last time that it was due, in UTC."""
+        """Return the last tick before ``now``, in UTC."""
         return get_latest_completed_cron_tick(self.cron, now, self.timezone).astimezone(dt.UTC)
 
     def following(self, due: dt.datetime) -> dt.datetime:
-        """When it is due after ``due``, in UTC."""
-        # From just after it: at its very moment, Dagster's next one is the same.
+        """Return the tick after ``due``, in UTC."""
+        # One second later: Dagster counts a tick at the very moment as the next one.
         after = due + dt.timedelta(seconds=1)
         return get_next_cron_tick(self.cron, after, self.timezone).astimezone(dt.UTC)
 
     def shown(self, time: dt.datetime) -> str:
-        """``time`` as someone who wrote the schedule reads it."""
+        """Return ``time`` as text, in the time zone of the schedule."""
         return f"{time.astimezone(ZoneInfo(self.timezone)):%Y-%m-%d %H:%M} {self.timezone}"
 
     def freshness(self) -> dg.FreshnessPolicy:
-        """What may be expected of an asset that is materialized then.
+        """Return the freshness policy of assets on this schedule.
 
-        It warns once a run is late by half of the longest pause between two, and fails when the
-        next one does not come either.
+        It warns if a run is late by half of the longest interval, and fails if the following run
+        is missing, too.
         """
         pause = _longest_pause(self.cron, self.timezone)
         grace = max(pause / 2, _LEAST_GRACE)
@@ -87,11 +87,22 @@ class Schedule(BaseModel):
 
 
 def validated(declared: str | Schedule | None) -> Schedule | None:
-    """For a field of a model. Raises ValueError where it is wrong."""
+    """Validate a field of a pydantic model. Raises ValueError."""
     try:
         return None if declared is None else Schedule.of(declared)
     except ConfigError as error:
         raise ValueError(str(error)) from error
+
+
+def scheduled_job(job: dg.JobDefinition, declared: str | Schedule) -> dg.ScheduleDefinition:
+    """Return the schedule that starts ``job``. It runs from the first load on."""
+    times = Schedule.of(declared)
+    return dg.ScheduleDefinition(
+        job=job,
+        cron_schedule=times.cron,
+        execution_timezone=times.timezone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""Maintenance of a connection's tables: a job, and the schedule that starts it."""
+"""Maintenance of a connection's tables: a job and its schedule."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.capabilities import Maintainable, Maintained
 from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
-from atlas_dagster.orchestration.automation.cron import Schedule, validated
+from atlas_dagster.orchestration.automation.cron import Schedule, scheduled_job, validated
 from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -17,7 +17,7 @@ from atlas_dagster.source.connection import Connection
 
 
 class MaintenanceConfig(BaseModel):
-    """When a connection's tables are compacted, and how long files that nothing uses stay."""
+    """When to compact a connection's tables, and how long to keep unused files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,14 +46,14 @@ def build_maintenance(
 ) -> dg.Definitions:
     """The job ``<connection>__maintenance`` and its schedule."""
 
-    # In the connection's pool, so never beside a sync; under its lock, for a command has no pool.
+    # The pool excludes syncs; the lock excludes commands, which have no pool.
     @dg.op(name=f"{connection.name}__maintain", pool=pool(connection))
     def maintain(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
         with explained_failure():
             destination = atlas.open_destination(connection)
             if not isinstance(destination, Maintainable):
                 raise ConfigError(
-                    f"Tables in {destination.kind} need no maintenance; remove it from "
+                    f"Tables in {destination.kind} need no maintenance; remove maintenance from "
                     f"{connection.name}'s defs.yaml."
                 )
             run = atlas.step_context(context)
@@ -86,19 +86,13 @@ def build_maintenance(
 
     @dg.job(
         name=f"{connection.name}__maintenance",
-        description=f"Compacts the tables of {connection.name} and deletes files that nothing has "
-        f"used for {config.retain_hours} hours.",
-        # The connection's sensor waits while it runs.
+        description=f"Compacts the tables of {connection.name} and deletes files that have not "
+        f"been used for {config.retain_hours} hours.",
+        # The connection's sensor requests no run while it runs.
         tags={CONNECTION_TAG: connection.name},
     )
     def maintenance() -> None:
         maintain()
 
-    times = Schedule.of(config.schedule)
-    schedule = dg.ScheduleDefinition(
-        job=maintenance,
-        cron_schedule=times.cron,
-        execution_timezone=times.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
+    schedule = scheduled_job(maintenance, config.schedule)
     return dg.Definitions(jobs=[maintenance], schedules=[schedule])

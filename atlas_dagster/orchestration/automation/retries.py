@@ -1,9 +1,8 @@
-"""When a sync that failed for a reason that may pass is tried again.
+"""Retries of syncs with a transient failure, and failures as Dagster shows them.
 
-The platform's own pattern: 10 s times 3 to the power of the tries without progress, half an hour at
-most; few tries without progress, more with some. The first tries happen inside the run, for two
-minutes at most; later ones are runs of their own, requested by the connection's schedule. A run
-that somebody terminates is never tried again.
+The delays are those of Airbyte's platform: 10 s times 3 to the power of the tries without progress,
+at most half an hour. The first retries happen inside the run, for at most two minutes; the
+connection's schedule requests later ones as new runs. A terminated run is never retried.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,13 +13,13 @@ from msgspec import Struct
 
 from atlas_dagster.errors import AtlasError, ConnectorFailedError
 
-#: On a failed run: the failure type; whether it committed anything; tries before it, in all and
-#: since the last one that did.
+#: Tags of a failed run: the failure type; whether it committed anything; the number of tries before
+#: it, in all and without progress.
 FAILURE_TAG = "atlas/failure_type"
 PROGRESS_TAG = "atlas/progress"
 TRIES_TAG = "atlas/tries"
 IDLE_TRIES_TAG = "atlas/tries_without_progress"
-#: On a run that the schedule requests to try another one again: the first of them.
+#: Tag of a retry that the schedule requests: the id of the first run.
 ROOT_RUN_TAG = "atlas/root_run"
 
 _FIRST_SECONDS = 10.0
@@ -28,23 +27,23 @@ _LONGEST_SECONDS = 30 * 60.0
 _INSIDE_A_RUN_SECONDS = 120.0
 _MOST_IDLE_TRIES = 5
 _MOST_TRIES = 20
-#: Waits that the failed run itself has gone through already.
+#: Retries inside of the failed run.
 _TRIES_INSIDE = 2
 
 
 def wait_seconds(tries: int) -> float:
-    """Seconds to wait after ``tries`` tries without progress."""
+    """Return the delay after ``tries`` tries without progress."""
     return float(min(_FIRST_SECONDS * 3**tries, _LONGEST_SECONDS))
 
 
 class RetryBudget:
-    """Counts the tries inside one run."""
+    """The retries inside one run."""
 
     def __init__(self) -> None:
         self._tries = 0
         self._idle_tries = 0
         self._waited = 0.0
-        #: Whether anything was committed in this run.
+        #: Whether this run has committed anything.
         self.progressed = False
 
     def note_progress(self) -> None:
@@ -53,7 +52,7 @@ class RetryBudget:
         self._waited = 0.0
 
     def wait_after(self, error: AtlasError) -> float | None:
-        """Seconds to wait before the next try; None where there shall be none."""
+        """Return the seconds to wait before the next try; None if there is none."""
         wait = wait_seconds(self._idle_tries)
         self._waited += wait
         self._tries += 1
@@ -65,15 +64,15 @@ class RetryBudget:
 def tag_failure(
     instance: dg.DagsterInstance, run_id: str, error: AtlasError, patience: RetryBudget
 ) -> None:
-    """Tell the schedule, which may try again later."""
+    """Tag a failed run, so that the schedule can retry it."""
     progress = "yes" if patience.progressed else "no"
     instance.add_run_tags(run_id, {FAILURE_TAG: error.failure_type, PROGRESS_TAG: progress})
 
 
 def root_run_id(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """The first of the runs that ``run`` tries again, whoever asked for that; else its own.
+    """Return the id of the first run that ``run`` retries, or its own id.
 
-    A run that succeeded is not tried again but executed anew.
+    A run after a successful one is not a retry.
     """
     while run.parent_run_id is not None:
         parent = instance.get_run_by_id(run.parent_run_id)
@@ -84,7 +83,7 @@ def root_run_id(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
 
 
 class NextTry(Struct, frozen=True):
-    """A run to request ``after`` seconds from the end of the failed one."""
+    """A retry to request ``after`` seconds from the end of the failed run."""
 
     after: float
     tries: int
@@ -96,7 +95,7 @@ class NextTry(Struct, frozen=True):
 
 
 def next_try(tags: Mapping[str, str]) -> NextTry | None:
-    """What follows a failed run with these tags; None where nothing does."""
+    """Return the retry that follows a failed run with these tags; None if there is none."""
     if tags.get(FAILURE_TAG) != "transient_error":
         return None
     tries = int(tags.get(TRIES_TAG, 0)) + 1
@@ -109,10 +108,10 @@ def next_try(tags: Mapping[str, str]) -> NextTry | None:
 
 @contextmanager
 def explained_failure() -> Iterator[None]:
-    """Turn an error Atlas raises on purpose into a Failure with its one sentence.
+    """Raise an AtlasError as a Failure with its message.
 
-    The connector's stack trace, if there is one, is in the metadata. Dagster itself never retries
-    it: what may be retried, and when, is for Atlas to say.
+    The metadata has the connector's stack trace, if there is one. Dagster never retries it: Atlas
+    decides about retries.
     """
     try:
         yield
@@ -128,6 +127,6 @@ def explained_failure() -> Iterator[None]:
 
 
 def text_block(text: str) -> dg.MarkdownMetadataValue:
-    """``text`` of several lines, as it is."""
+    """Return ``text`` as a block of Markdown that keeps its lines."""
     fenced = text.replace("```", "` ` `")
     return dg.MetadataValue.md(f"```\n{fenced}\n```")

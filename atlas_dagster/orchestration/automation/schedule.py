@@ -1,8 +1,7 @@
-"""The sensor of a connection with a schedule: CHECK, then sync, in one run.
+"""The sensor of a connection with a schedule. It requests CHECK and sync in one run.
 
-Its ticks touch no Docker. A sync that failed for a reason that may pass is tried again, later and
-later. While the last CHECK failed it asks for CHECK alone, ever more rarely,
-and for a sync as soon as one passes.
+Its ticks start no container. A sync with a transient failure is retried with growing delays. While
+CHECK fails, only CHECK is requested, with growing delays; once it passes, the sync follows.
 """
 
 import datetime as dt
@@ -20,9 +19,9 @@ from atlas_dagster.orchestration.step.event_repair import readable
 from atlas_dagster.source.connection import Connection
 
 _TICK_SECONDS = 30
-#: A source that keeps failing its CHECK is asked at least this often.
+#: The longest delay between CHECKs that fail.
 _LONGEST_BACKOFF = dt.timedelta(hours=6)
-#: Enough to grow from a second to the longest backoff.
+#: Enough to grow from a second to the longest delay.
 _MOST_DOUBLINGS = 16
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -31,18 +30,15 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-#: On every run that uses a connection, as far as we start it; and on those of its schedule.
+#: Tags with the connection's name: of each run that Atlas requests, and of those of its schedule.
 CONNECTION_TAG = "atlas/connection"
 SCHEDULE_TAG = "atlas/schedule"
-#: On the runs of all schedules, so that other runs can be told from them without looking at each.
+#: The tag of all runs of schedules. It tells them from other runs in one query.
 _SCHEDULED = {"atlas/started_by": "schedule"}
 
 
 class ScheduleCursor(Struct):
-    """Where the sensor is: the last cron tick it handled, and its patience with a failing CHECK.
-
-    Times are ISO 8601.
-    """
+    """The last tick that the sensor handled, and its failed CHECKs since. Times are ISO 8601."""
 
     handled: str
     failures: int = 0
@@ -55,14 +51,11 @@ def build_schedule(
     streams: Sequence[dg.AssetKey],
     checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorDefinition:
-    """The sensor that keeps ``streams`` synced at these ``times``.
-
-    ``checks``: of the streams, made by their sync.
-    """
+    """Return the sensor that syncs ``streams`` at these ``times``, with their ``checks``."""
 
     @dg.sensor(
         name=f"{connection.name}__schedule",
-        # With the source for its check, whose own selection the UI could only show as code.
+        # With the source, because the UI shows a selection of checks as code.
         asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -86,7 +79,7 @@ def _tick(
     due = times.latest(now)
     following = times.following(due)
     if context.cursor is None:
-        # Switching a schedule on starts nothing retroactively.
+        # A new schedule does not catch up on ticks of the past.
         cursor = ScheduleCursor(handled=due.isoformat())
         return _skip(f"The schedule starts now; next at {times.shown(following)}.", cursor)
     cursor = ScheduleCursor(**json.loads(context.cursor))
@@ -97,9 +90,7 @@ def _tick(
         )
     passed = _last_check_passed(context, connection)
     if retry_at is not None and not passed and now < retry_at:
-        return _skip(
-            f"The last CHECK failed; it is tried again at {times.shown(retry_at)}.", cursor
-        )
+        return _skip(f"The last CHECK failed; the next one is at {times.shown(retry_at)}.", cursor)
     if _is_busy(context, connection, streams):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
     if passed:
@@ -133,7 +124,7 @@ def _again(
     checks: Sequence[dg.AssetCheckKey],
     cursor: ScheduleCursor,
 ) -> dg.SensorResult | None:
-    """What to do about a sync that failed for a reason that may pass; None where nothing."""
+    """Return the retry of a failed sync, or the reason to wait; None if there is no retry."""
     ours = dg.RunsFilter(tags={SCHEDULE_TAG: connection.name})
     last = next(iter(context.instance.get_run_records(ours, limit=1)), None)
     if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
@@ -143,9 +134,9 @@ def _again(
         return None
     at = dt.datetime.fromtimestamp(last.end_time + following.after, dt.UTC)
     if now < at:
-        why = "The last sync failed for a reason that may pass"
-        return _skip(f"{why}; it is tried again at {times.shown(at)}.", cursor)
-    # What it finished is not done again.
+        why = "The last sync failed with a transient error"
+        return _skip(f"{why}; it is retried at {times.shown(at)}.", cursor)
+    # Streams that the failed run completed are left out.
     failed_run = last.dagster_run.run_id
     instance = context.instance
     records = readable(instance, streams, lambda: instance.get_asset_records(list(streams)))
@@ -182,7 +173,7 @@ def _now() -> dt.datetime:
 
 
 def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connection) -> bool:
-    """Whether the newest CHECK passed; one that never ran gets the benefit of the doubt."""
+    """Whether the newest CHECK passed, or none has run yet."""
     key = check_key(connection)
     record = context.instance.get_latest_asset_check_evaluation_record(key)
     return record is None or record.status.value != "FAILED"
@@ -191,11 +182,11 @@ def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connecti
 def _is_busy(
     context: dg.SensorEvaluationContext, connection: Connection, streams: Sequence[dg.AssetKey]
 ) -> bool:
-    """Whether a run that uses the connection is queued or running, whoever started it.
+    """Whether a run that uses the connection is queued or running.
 
-    A run's tags are indexed, what it selects is not. After midnight a hundred schedules are due and
-    their runs queued, so those are only counted by their tags; others, which a person or another
-    program started, are few, and looked at.
+    Tags of runs are indexed, their selections are not. Runs of schedules can be many (a hundred
+    are due at midnight), so only their tags are compared. Other runs are few; their selections are
+    read.
     """
     instance = context.instance
     unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))

@@ -68,7 +68,7 @@ def ensure_checked(
     context: dg.AssetExecutionContext,
     connection: Connection,
     connector: Connector,
-    tally: RunTotals,
+    totals: RunTotals,
 ) -> None:
     """CHECK now unless one passed in the last five minutes, and record the answer.
 
@@ -84,10 +84,10 @@ def ensure_checked(
     try:
         connector.check()
     except AtlasError as error:
-        tally.checked = error.failure_type
+        totals.check_outcome = error.failure_type
         context.log_event(check_evaluation(check_key(connection), _failed(error)))
         raise
-    tally.checked = SUCCESS
+    totals.check_outcome = SUCCESS
     context.log_event(check_evaluation(check_key(connection), _passed(connector)))
 
 

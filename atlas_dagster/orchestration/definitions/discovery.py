@@ -11,7 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from atlas_dagster.orchestration.automation.cron import Schedule, validated
+from atlas_dagster.orchestration.automation.cron import Schedule, scheduled_job, validated
 from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource, StepContext
@@ -126,17 +126,8 @@ def build_discovery(
     def discovery() -> None:
         run_discover()
 
-    defs = dg.Definitions(asset_checks=[schema_changes], jobs=[discovery])
-    if config.schedule is None:
-        return defs
-    times = Schedule.of(config.schedule)
-    schedule = dg.ScheduleDefinition(
-        job=discovery,
-        cron_schedule=times.cron,
-        execution_timezone=times.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
-    return dg.Definitions.merge(defs, dg.Definitions(schedules=[schedule]))
+    schedules = [] if config.schedule is None else [scheduled_job(discovery, config.schedule)]
+    return dg.Definitions(asset_checks=[schema_changes], jobs=[discovery], schedules=schedules)
 
 
 def discover(

@@ -1,6 +1,7 @@
-"""The checks of a stream: made by its sync, of what that knows anyway.
+"""The checks of a stream. Its sync evaluates them from what it has read.
 
-None of them reads a table twice, and one that cannot be made never fails a sync.
+Only one of them queries the table: duplicate keys after an overwrite. An error in a check never
+fails a sync.
 """
 
 import re
@@ -20,10 +21,10 @@ from atlas_dagster.wording import plural
 
 RECORDS, PRIMARY_KEY, SCHEMA = "records", "primary_key", "schema"
 
-#: Syncs there must be, to compare a new one with.
+#: Earlier syncs that are needed to compare a new one with.
 _FEWEST_SYNCS = 7
-#: Unusual is at most half or at least twice the median, outside of all that came lately, and this
-#: many median absolute deviations away, each brought to the scale of a standard deviation.
+#: A count is unusual if it is at most half or at least twice the median, outside the range of the
+#: recent counts, and this many median absolute deviations (scaled to standard deviations) away.
 _FACTOR = 2.0
 _DEVIATIONS = 4.0
 _MAD_TO_DEVIATION = 1.4826
@@ -31,29 +32,29 @@ _AS_BEFORE = "As of the last sync: "
 
 
 def stream_check_specs(stream: ConfiguredStream, key: dg.AssetKey) -> Iterator[dg.AssetCheckSpec]:
-    """Those of one stream."""
+    """Return the checks of one stream."""
     yield dg.AssetCheckSpec(
         RECORDS,
         asset=key,
         blocking=True,
-        description="As many records came as the source counted, and about as many as usual.",
+        description="The number of records matches the source's count, and is not unusual.",
     )
     if _has_key_columns(stream):
         unique = stream.destination_sync_mode != "append"
         yield dg.AssetCheckSpec(
             PRIMARY_KEY,
             asset=key,
-            # Twins matter to what relies on the key; where rows are replaced, they all stay.
+            # Only append_dedup promises unique keys.
             blocking=stream.destination_sync_mode == "append_dedup",
-            description="Every row has a primary key" + (" of its own." if unique else "."),
+            description=f"Every row has a {'unique ' if unique else ''}primary key.",
         )
     yield dg.AssetCheckSpec(
-        SCHEMA, asset=key, description="The source has the fields of the last sync, in its types."
+        SCHEMA, asset=key, description="The fields and their types are those of the last sync."
     )
 
 
 def _has_key_columns(stream: ConfiguredStream) -> bool:
-    """Whether the table has a column for each field of the key; one in an object may have none."""
+    """Whether each field of the key has a column; a field inside of an object may have none."""
     dedup = stream.destination_sync_mode == "append_dedup"
     return bool(stream.primary_key) and (dedup or all(len(p) == 1 for p in stream.primary_key))
 
@@ -67,7 +68,7 @@ def check_results(
     recent: Sequence[int],
     duplicates: Callable[[], int],
 ) -> list[dg.AssetCheckResult]:
-    """The results for a stream that is complete.
+    """Return the results for a complete stream.
 
     Args:
         finished: the stream.
@@ -87,14 +88,14 @@ def check_results(
 
 
 def check_key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
-    """The check that a result made here is of."""
+    """Return the key of the check of a result."""
     assert result.asset_key is not None
     assert result.check_name is not None
     return dg.AssetCheckKey(result.asset_key, result.check_name)
 
 
 def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """The event that says ``result`` of a check that is no output of the step which made it."""
+    """Return the event for a result that the step does not yield as an output."""
     return dg.AssetCheckEvaluation(
         asset_key=key.asset_key,
         check_name=key.name,
@@ -106,17 +107,17 @@ def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.A
 
 
 def miscounted(failed: StreamFailed, key: dg.AssetKey) -> dg.AssetCheckResult:
-    """The result for a stream of which other records came than its source counted."""
+    """Return the result for a stream whose record count differs from the source's."""
     return _failed(f"Stopped, for {failed.reason}.")._replace(check_name=RECORDS, asset_key=key)
 
 
 def broken_schema(sentence: str, key: dg.AssetKey) -> dg.AssetCheckResult:
-    """The result for a stream that changed in a way only a refresh can follow."""
+    """Return the result for a stream with a breaking change, which needs a refresh."""
     return _failed(f"Breaking: {sentence}")._replace(check_name=SCHEMA, asset_key=key)
 
 
 def as_of_last_sync(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
-    """The result of a check that is executed alone: it is about what came last."""
+    """Return the last result of a check that runs without its sync."""
     ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     history = instance.event_log_storage.get_asset_check_execution_history(
         key, limit=1, status=ended
@@ -124,7 +125,9 @@ def as_of_last_sync(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.A
     last = history[0].evaluation if history else None
     if last is None:
         stream = key.asset_key.to_user_string()
-        result = _warning(f"There was no sync yet, and a sync makes it: materialize {stream}.")
+        result = _warning(
+            f"The sync evaluates this check, and there was none yet: materialize {stream}."
+        )
     else:
         told = f"{_AS_BEFORE}{(last.description or '').removeprefix(_AS_BEFORE)}"
         result = dg.AssetCheckResult(
@@ -138,16 +141,16 @@ def _named(
 ) -> dg.AssetCheckResult:
     try:
         made = make()
-    except Exception as error:  # noqa: BLE001 - the rows are there, whatever is wrong with a check
-        made = _warning(f"This could not be checked: {error}")
+    except Exception as error:  # noqa: BLE001 - a broken check must not fail a sync
+        made = _warning(f"The check failed with an error: {error}")
     return made._replace(check_name=name, asset_key=key)
 
 
 def _records(finished: StreamFinished, records: int, recent: Sequence[int]) -> dg.AssetCheckResult:
-    came = f"{plural(records, 'record')} came"
-    told = [f"{came}, as the source counted." if finished.counted else f"{came}."]
+    came = f"{plural(records, 'record')} read"
+    told = [f"{came}; matches the source's count." if finished.counted else f"{came}."]
     told += finished.warnings
-    # One that starts from the beginning is not like those before.
+    # A sync from the beginning cannot be compared with incremental ones.
     continued = finished.plan.resume_point.envelope is not None
     odd = unusual(records, recent) if continued else None
     told += [odd] if odd else []
@@ -157,9 +160,9 @@ def _records(finished: StreamFinished, records: int, recent: Sequence[int]) -> d
 
 
 def unusual(records: int, recent: Sequence[int]) -> str | None:
-    """What is odd about ``records`` after those of ``recent`` syncs; None where nothing is.
+    """Describe how ``records`` differs from ``recent`` syncs; None if it is usual.
 
-    Silent while there are few of them, and where most brought nothing.
+    None, too, if there are few syncs or most of them were empty.
     """
     if len(recent) < _FEWEST_SYNCS or min(recent) <= records <= max(recent):
         return None
@@ -169,7 +172,7 @@ def unusual(records: int, recent: Sequence[int]) -> str | None:
     if not usual or ordinary or abs(records - usual) <= _DEVIATIONS * spread:
         return None
     which = "fewer" if records < usual else "more"
-    return f"That is {which} than usual: {usual:,.0f} (median of the last {len(recent)} syncs)."
+    return f"This is {which} than usual: {usual:,.0f} (median of the last {len(recent)} syncs)."
 
 
 def _primary_key(
@@ -178,7 +181,7 @@ def _primary_key(
     stream = finished.plan.configured
     names = ", ".join(".".join(path) for path in stream.primary_key)
     if not records:
-        return _passed("Nothing new to check.")
+        return _passed("No new rows to check.")
     repeated = duplicates() if stream.destination_sync_mode == "overwrite" else 0
     numbers = {
         "atlas/rows_without_key": finished.keyless,
@@ -187,14 +190,14 @@ def _primary_key(
     }
     if repeated:
         return _failed(
-            f"{_rows(repeated)} the primary key ({names}) of another row. All are kept; with "
-            "destination_sync_mode: append_dedup, the newest of each would be.",
+            f"{_rows(repeated)} the primary key ({names}) of another row. All are kept; to keep "
+            "only the newest of each key, use destination_sync_mode: append_dedup.",
             numbers,
         )
     if finished.keyless:
         told = (
             f"{_rows(finished.keyless)} no value in a field of the primary key ({names}); each is "
-            "kept as a row of its own. Declare null_keys: refuse to stop the stream instead."
+            "kept as a separate row. To stop the stream instead, use null_keys: refuse."
         )
         return _warning(f"{told}{_late(finished.late)}", numbers)
     return _passed(f"All rows have a primary key ({names}).{_late(finished.late)}", numbers)
@@ -204,7 +207,7 @@ def _late(count: int) -> str:
     if not count:
         return ""
     versions = f"{count:,} versions" if count > 1 else "One version"
-    return f" {versions} came late: the newest of the key, by its cursor, had come before."
+    return f" {versions} arrived late: a newer version of the key was already in the table."
 
 
 def _rows(count: int) -> str:
@@ -213,23 +216,23 @@ def _rows(count: int) -> str:
 
 def _schema(before: dg.TableSchema | None, now: dg.TableSchema) -> dg.AssetCheckResult:
     if before is None:
-        return _passed("There is no sync before to compare with.")
+        return _passed("No earlier sync to compare with.")
     changes = list(schema_changes(before, now))
     if not changes:
-        return _passed("Nothing has changed since the last sync.")
-    return _warning(f"Since the last sync, {'; '.join(changes)}. The table follows by itself.")
+        return _passed("No changes since the last sync.")
+    return _warning(f"Since the last sync: {'; '.join(changes)}. The table has been adapted.")
 
 
-#: What a column's name ends in where its field once had another type.
+#: The end of a column's name if its field has had another type.
 _SUFFIX = re.compile(rf"_(?:{'|'.join(kind.value for kind in ColumnType)})\Z")
 
 
 def schema_changes(before: dg.TableSchema, now: dg.TableSchema) -> Iterator[str]:
-    """How the columns differ, in words."""
+    """Describe each difference of the columns."""
     diff = TableSchemaDiff.from_table_schemas(before, now)
     added = {column.name: column.type for column in diff.added_columns}
     removed = {column.name: column.type for column in diff.removed_columns}
-    # A field of another type has a column of its own where rows are kept, called after both.
+    # If rows are kept, a field with a new type gets another column, named after field and type.
     for name, type_ in list(removed.items()):
         first = _SUFFIX.sub("", name)
         of_field = {name, first} | {f"{n}_{k.value}" for n in (name, first) for k in ColumnType}
@@ -241,7 +244,7 @@ def schema_changes(before: dg.TableSchema, now: dg.TableSchema) -> Iterator[str]
     if added:
         yield f"added: {_listed(added.items())}"
     if removed:
-        yield f"no longer there: {_listed(removed.items())}"
+        yield f"removed: {_listed(removed.items())}"
 
 
 def _listed(columns: Iterable[tuple[str, str]]) -> str:

@@ -29,10 +29,10 @@ _LOOKED_AT = "atlas/looked_at"
 
 
 class Look(Struct, frozen=True):
-    """Which changes a look takes, and what keeps the catalog it found."""
+    """Which changes a look takes, and what stores the catalog it found."""
 
     policy: SchemaPolicy
-    keep: Callable[[Discovered], None]
+    store: Callable[[Discovered], None]
 
 
 def look_at_source(
@@ -62,7 +62,7 @@ def look_at_source(
     context.log.info(f"Looked at what the source offers: {told(discovery)}")
     context.log_event(evaluation(connection, _timed(check_result(discovery))))
     try:
-        how.keep(found)
+        how.store(found)
     except (AtlasError, OSError) as error:
         context.log.warning(f"What the source offers holds for this sync alone: {error}")
     now = {stream.descriptor: stream for stream in found.catalog.streams}

@@ -1,4 +1,4 @@
-"""What is shown and stored with each event of a stream."""
+"""The metadata of events: numbers and notes for people, and the envelope that stores the state."""
 
 import base64
 import json
@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
 import msgspec
@@ -22,7 +22,7 @@ from atlas_dagster.orchestration.step.summary import (
     shown_state,
     summary,
 )
-from atlas_dagster.orchestration.step.telemetry import StreamTotals
+from atlas_dagster.orchestration.step.telemetry import RunTotals
 from atlas_dagster.protocol.catalog import ConfiguredStream, FieldPath
 from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import (
@@ -37,7 +37,7 @@ from atlas_dagster.records.types import (
 from atlas_dagster.registry import BreakingChange, ConnectorInfo
 from atlas_dagster.sync.events import StreamFinished
 
-#: What a person calls a column's type.
+#: Types as people call them.
 _SHOWN = {
     ColumnType.TIMESTAMP: "timestamp (UTC)",
     ColumnType.LOCAL_TIMESTAMP: "timestamp",
@@ -50,7 +50,7 @@ _OWN_TYPES = {EXTRACTED_AT: "timestamp (UTC)", GENERATION_ID: "integer"}
 _NOT_NULL = dg.TableColumnConstraints(nullable=False)
 _KEY = dg.TableColumnConstraints(nullable=False, other=["primary key"])
 _ONLY_KEY = dg.TableColumnConstraints(nullable=False, unique=True, other=["primary key"])
-#: Airbyte's own columns, the same in every table.
+#: Airbyte's columns, the same in each table.
 _OWN_COLUMNS = [
     dg.TableColumn(
         field.name,
@@ -59,23 +59,22 @@ _OWN_COLUMNS = [
     )
     for field in METADATA_FIELDS
 ]
-#: Syncs whose counts are kept, to compare a new one with.
+#: Earlier syncs whose number of records is stored, for the check of unusual numbers.
 RECENT_SYNCS = 20
-#: Of those whose values are not as the source wrote them.
+#: Fields that are listed in ``changed_values``.
 _LISTED_FIELDS = 20
-#: Characters from which the UI shows JSON as a link.
+#: From this many characters on, the UI shows JSON as a link.
 _LINKED_FROM = 1_000
-#: Of an image; as much of it as Docker shows.
+#: An image's digest; the first part is as long as Docker shows it.
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]+")
 
 
 class AtlasMetadataSet(NamespacedMetadataSet):
-    """Atlas's own entries. Numbers plot themselves in the UI.
+    """The entries of Atlas that are not numbers of :class:`StreamTotals`.
 
-    ``envelope`` is the exact text of the stream's last commit, state included: the cursor that the
-    next sync continues from. ``cursor_before`` and ``cursor_after`` are for people. Counts are of
-    all tries of a run; ``records_before`` are those of the syncs before, newest first, so that
-    nobody need look for them. ``bytes_synced`` is a float: the UI plots no integer beyond 32 bits.
+    ``envelope`` is the exact text of the stream's last commit; the next sync resumes from its
+    state. ``cursor_before`` and ``cursor_after`` are for people. ``records_before`` are the numbers
+    of records of earlier syncs, newest first: the next sync compares without reading their events.
     """
 
     summary: dg.MetadataValue | None = None
@@ -83,9 +82,7 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     preview: dg.MetadataValue | None = None
     records_synced: int | None = None
     records_before: str | None = None
-    bytes_synced: float | None = None
     duration_seconds: float | None = None
-    checkpoints: int | None = None
     cursor_before: dg.MetadataValue | None = None
     cursor_after: dg.MetadataValue | None = None
     connector: str | None = None
@@ -97,39 +94,31 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     def namespace(cls) -> str:
         return "atlas"
 
-    @classmethod
-    def extract(cls, metadata: Mapping[str, Any]) -> Self:
-        size = metadata.get("atlas/bytes_synced")
-        if isinstance(size, dg.IntMetadataValue) and size.value is not None:
-            # Events of older versions hold an integer.
-            metadata = {**metadata, "atlas/bytes_synced": dg.FloatMetadataValue(float(size.value))}
-        return super().extract(metadata)
-
 
 def materialization_metadata(
     finished: StreamFinished,
     *,
-    counts: StreamTotals,
-    seconds: float,
+    totals: RunTotals,
     connector: str,
     mask: Mask,
     recent: Sequence[int],
     docs_url: str | None,
 ) -> dict[str, Any]:
-    """Metadata of a stream that is complete: what people read first comes first."""
+    """Return the metadata of a complete stream, the most important entries first."""
     spec = finished.plan.table
-    told = summary(finished, counts, seconds, mask)
+    numbers = msgspec.structs.asdict(totals.of(spec.path))
+    if finished.plan.already_read:
+        del numbers["records_synced"]  # they were counted in another run
     return {
         **AtlasMetadataSet(
-            summary=dg.MetadataValue.md(told),
+            summary=dg.MetadataValue.md(summary(finished, totals, mask)),
             preview=preview(finished.sample, mask),
-            # One that an earlier run has read: what it brought, that run could not say.
-            records_synced=None if finished.plan.already_read else counts.records,
+        ),
+        **{f"atlas/{name}": value for name, value in numbers.items()},
+        **AtlasMetadataSet(
             records_before=" ".join(map(str, recent[:RECENT_SYNCS])) or None,
-            bytes_synced=float(counts.bytes),
-            duration_seconds=round(seconds, 3),
-            checkpoints=counts.checkpoints,
-            cursor_before=_cursor(counts.cursor_before),
+            duration_seconds=round(totals.seconds, 3),
+            cursor_before=_cursor(totals.first_state(spec.path)),
             cursor_after=_cursor(finished.cursor_after),
             connector=short_digest(connector),
             docs=None if docs_url is None else dg.MetadataValue.url(docs_url),
@@ -141,7 +130,7 @@ def materialization_metadata(
             table_name=".".join(spec.path),
         ),
         "dagster/uri": uri_value(finished.table.uri),
-        # Last, because it is for Atlas, not for people.
+        # Last, because people do not read it.
         **AtlasMetadataSet(
             envelope=None if finished.envelope is None else envelope_value(_own(finished.envelope))
         ),
@@ -149,31 +138,31 @@ def materialization_metadata(
 
 
 def _changed_values(changes: Mapping[ValueChange, int]) -> dg.MetadataValue | None:
-    """Which fields hold values that are not as the source wrote them, and how many."""
+    """Return fields with values that differ from the source's, and how many."""
     fields = list(changes_by_field(changes).items())[:_LISTED_FIELDS]
     listed = {field or "whole rows": dict(kinds) for field, kinds in fields}
     return _json_value(listed) if listed else None
 
 
 def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
-    """Metadata of a commit in the middle of a stream."""
+    """Return the metadata of a commit before the stream is complete."""
     own = envelope_value(_own(envelope))
     return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=own)}
 
 
 def shared_state_metadata(envelope: Envelope) -> dict[str, Any]:
-    """Metadata of the one place where a state that covers several streams is written out."""
+    """Return the metadata of the event that stores a state shared by several streams."""
     blob = envelope.connection_state.shared
     return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=envelope_value(envelope))}
 
 
 def is_shared(envelope: Envelope) -> bool:
-    """Whether its state covers several streams, and so is not repeated in the events of each."""
+    """Whether the state covers several streams. Their events then refer to the shared event."""
     return len(envelope.streams) > 1
 
 
 def envelope_of(metadata: Any) -> Envelope | None:
-    """The envelope an event carries; None for events that are not Atlas's, or are damaged.
+    """Return the envelope of an event; None if the event is not Atlas's, or damaged.
 
     Raises:
         ConfigError: a newer Atlas wrote it.
@@ -186,15 +175,15 @@ def envelope_of(metadata: Any) -> Envelope | None:
 
 
 def envelope_value(envelope: Envelope) -> dg.MetadataValue:
-    """The envelope's text as a JSON string: the UI shows a long one as a link, a text in full."""
+    """Return the envelope as JSON, long enough that the UI shows it as a link."""
     return dg.MetadataValue.json(to_text(envelope).ljust(_LINKED_FROM))
 
 
 def column_schema(schema: TableSchema, stream: ConfiguredStream) -> dg.TableSchema:
-    """The table's columns as Dagster shows them: with the source's own words on them.
+    """Return the table's columns for Dagster, with the source's descriptions.
 
-    Whether a column may be NULL is what the source says of its field. Every one can be in the
-    table: a value that does not fit is NULL there.
+    A column is nullable here if its field is nullable in the source. In the table each column is:
+    a value that does not fit becomes NULL.
     """
     key = _ONLY_KEY if len(stream.primary_key) == 1 else _KEY
     keys = dict.fromkeys(stream.primary_key, key)
@@ -222,10 +211,9 @@ def _cursor(blob: Raw | None) -> dg.MetadataValue:
 
 
 def _json_value(content: Any) -> dg.MetadataValue:
-    """JSON whose keys are the source's, or its text.
+    """Return JSON with keys of the source, or its text if a key would break the event.
 
-    Dagster's serializer takes keys like ``__class__`` for its own, and then nobody can read the
-    event any more.
+    Dagster's serializer interprets keys such as ``__class__`` and cannot read such an event.
     """
     text = json.dumps(content, ensure_ascii=False)
     if '"__' in text or not isinstance(content, dict | list):
@@ -238,12 +226,12 @@ def _own(envelope: Envelope) -> Envelope:
 
 
 def short_digest(connector: str) -> str:
-    """What ran, in a length that fits on the page: the UI breaks no word."""
+    """Return the connector with a shorter digest: the UI breaks no long words."""
     return _DIGEST.sub(r"\1", connector)
 
 
 def uri_value(address: str) -> dg.MetadataValue[Any]:
-    """Where a table is, as metadata."""
+    """Return the address of a table as metadata."""
     return dg.MetadataValue.url(address if "://" in address else Path(address).as_uri())
 
 
@@ -253,10 +241,10 @@ _VERSION = re.compile(r"[:=]v?(\d+\.\d[\w.+-]*)")
 def major_change(
     before: Collection[str], now: str, docs_url: str | None, published: ConnectorInfo | None
 ) -> Iterator[str]:
-    """A sentence for each connector in ``before`` whose major version is not that of ``now``.
+    """Describe each connector in ``before`` with another major version than ``now``.
 
-    Both are what a runner's ``identity`` returns; one without a version is never compared.
-    ``published`` is what the registry says of it, where it is from there.
+    Both are identities that a runner returned; those without a version are skipped. ``published``
+    is the connector's entry in the registry.
     """
     found = version_of(now)
     for other in sorted(before):
@@ -271,13 +259,13 @@ def major_change(
             yield (
                 f"{moved} "
                 "A new major version may change streams, keys or states: read its migration notes"
-                f"{notes}; where they ask for it, refresh the streams."
+                f"{notes}, and refresh the streams if they say so."
             )
 
 
 def version_of(identity: str) -> str | None:
-    """The version in what a runner's ``identity`` returns, if it tells one."""
-    # The runner of a manifest comes in brackets, and has a version of its own.
+    """Return the version in an identity that a runner returned."""
+    # A manifest is followed by its runner in brackets, with another version.
     found = _VERSION.search(identity.partition(" (")[0])
     return found and found[1]
 
@@ -286,17 +274,21 @@ def _describe(breaking: Sequence[BreakingChange]) -> str:
     changes = " ".join(change.describe() for change in breaking)
     streams = sorted({stream for change in breaking for stream in change.streams})
     which = f"the streams {', '.join(streams)}" if streams else "the streams that the guide names"
-    return f"{changes} Where the guide asks for it, refresh {which}."
+    return f"{changes} Refresh {which} if the guide says so."
 
 
-#: Characters up to which an envelope is stored as it is, and compressed.
+#: The longest text of a plain and of a compressed envelope.
 LONGEST_PLAIN = 64 * 1024
 LONGEST_COMPRESSED = 1024 * 1024
 _COMPRESSED = "zlib:"
 
 
 def to_text(envelope: Envelope) -> str:
-    """The text for an event; :func:`from_text` is its inverse, except for what is too long."""
+    """Return the text for an event: short envelopes plain, long ones compressed.
+
+    :func:`from_text` reads it. The web UI and the daemon read whole events, so an envelope that is
+    still too long is replaced by a reference to the one beside the data.
+    """
     bare = envelope.without_files()
     content = bare.encode()
     if len(content) <= LONGEST_PLAIN:
@@ -306,7 +298,7 @@ def to_text(envelope: Envelope) -> str:
 
 
 def from_text(text: str) -> Envelope:
-    """Raises :class:`msgspec.MsgspecError` for anything but an envelope."""
+    """Return the envelope in a text. Raises msgspec.MsgspecError if there is none."""
     if text.startswith(_COMPRESSED):
         try:
             return Envelope.decode(zlib.decompress(base64.b85decode(text[len(_COMPRESSED) :])))

@@ -1,4 +1,4 @@
-"""A session's events as Dagster's own: each is told the moment it is true."""
+"""The reporter: it records the events of a sync in Dagster as they happen."""
 
 import time
 from collections.abc import Iterator
@@ -36,18 +36,19 @@ from atlas_dagster.sync.events import (
     SyncEvent,
 )
 
-#: Progress is told in the event log ever more rarely: after 10 s, 20, 40 … and every 10 minutes.
-_FIRST_TOLD_SECONDS = 10.0
-_RAREST_TOLD_SECONDS = 600.0
+#: Progress appears in the event log after 10 s, 20 s, 40 s … and then every 10 minutes.
+_FIRST_REPORT_SECONDS = 10.0
+_LONGEST_REPORT_SECONDS = 600.0
 
 
 class Reporter:
     """Reports one try of a run.
 
     Args:
-        left: the selected streams that are not materialized yet; those that are, leave it.
-        tally: of the run, over all its tries.
-        book: of this try.
+        left: the selected streams that are not materialized yet. The reporter removes each stream
+            that it materializes.
+        totals: the numbers of the run, over all its tries.
+        book: the projection of this try.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Reporter:
         destination: Destination,
         store: EventLogStateStore,
         left: set[dg.AssetKey],
-        tally: RunTotals,
+        totals: RunTotals,
         book: SyncProjection,
     ) -> None:
         self._context = context
@@ -71,19 +72,19 @@ class Reporter:
         self._store = store
         self._docs_url = defined.discovered.documentation_url
         self._left = left
-        self._tally = tally
+        self._totals = totals
         self._book = book
-        self._told_every = _FIRST_TOLD_SECONDS
-        self._next_told = time.monotonic() + self._told_every
+        self._report_every = _FIRST_REPORT_SECONDS
+        self._next_report = time.monotonic() + self._report_every
 
     def take(self, event: SyncEvent) -> Iterator[dg.MaterializeResult[None]]:
-        """Record ``event``; a selected stream that is complete is for Dagster to record."""
+        """Record ``event``. Yield the result of a selected stream that is complete."""
         match event:
             case Checkpoint():
-                self._tally.add(event)
+                self._totals.add(event)
                 self.observe(event.envelope)
             case ProgressReport():
-                self._tell(event)
+                self._report_progress(event)
             case StreamFailed():
                 self._book.ended(event)
                 if event.miscounted:
@@ -94,13 +95,13 @@ class Reporter:
                 yield from self._materialize(event)
 
     def observe(self, envelope: Envelope) -> None:
-        """Remember a commit."""
+        """Record a commit."""
         for observation in observations(self._defined, envelope):
             self._context.log_event(observation)
         self._book.committed(envelope)
 
     def refused(self, error: AtlasError) -> None:
-        """A stream is not read at all."""
+        """Record that a stream is not read because of ``error``."""
         if isinstance(error, BreakingChangeError) and error.stream is not None:
             tables = {str(name): path for name, path in self._defined.tables.items()}
             key = self._defined.key(tables[error.stream])
@@ -110,14 +111,12 @@ class Reporter:
         table = finished.plan.table.path
         key = self._defined.key(table)
         if finished.plan.already_read and key not in self._left:
-            return  # an earlier try has told it
+            return  # an earlier try has recorded it
         version = dg.DataVersion(finished.data_version)
-        counts = self._tally.of(table)
         recent = self._store.recent_records.get(table, [])
         metadata = materialization_metadata(
             finished,
-            counts=counts,
-            seconds=self._tally.seconds,
+            totals=self._totals,
             connector=self._identity,
             mask=self._connector.mask,
             recent=recent,
@@ -127,7 +126,7 @@ class Reporter:
         results = check_results(
             finished,
             key,
-            records=counts.records,
+            records=self._totals.of(table).records_synced,
             columns=(self._store.columns.get(table), columns),
             recent=recent,
             duplicates=lambda: self._destination.count_duplicates(
@@ -135,7 +134,7 @@ class Reporter:
             ),
         )
         if key not in self._left:
-            # Not selected, but read along: its source has one state for all streams.
+            # Not selected, but read: the source has one state for all streams.
             tags = {DATA_VERSION_TAG: version.value}
             self._context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
             for result in results:
@@ -152,29 +151,29 @@ class Reporter:
     def _evaluate(self, result: dg.AssetCheckResult) -> None:
         self._context.log_event(check_evaluation(check_key_of(result), result))
 
-    def _tell(self, progressed: ProgressReport) -> None:
-        # Into the compute log each time; a line of the event log is a database transaction.
+    def _report_progress(self, progressed: ProgressReport) -> None:
+        # Each time into the compute log: a line of the event log costs a database transaction.
         self._connector.log("INFO", progressed.told)
         now = time.monotonic()
-        if now >= self._next_told:
+        if now >= self._next_report:
             self._context.log.info(progressed.told)
-            self._told_every = min(2 * self._told_every, _RAREST_TOLD_SECONDS)
-            self._next_told = now + self._told_every
+            self._report_every = min(2 * self._report_every, _LONGEST_REPORT_SECONDS)
+            self._next_report = now + self._report_every
 
 
-_TOLD: dict[Action, str] = {
-    "refresh": "Refresh: to be read again from the beginning.",
-    "clear": "Cleared: no rows, no state.",
-    "reset": "State reset: to be read from the beginning, rows kept.",
+_DESCRIPTIONS: dict[Action, str] = {
+    "refresh": "Refresh: the next sync reads it from the beginning.",
+    "clear": "Cleared: rows and state are removed.",
+    "reset": "State reset: the next sync reads it from the beginning; rows are kept.",
     "set": "State set.",
-    "accept": "Accepted as someone else left it.",
+    "accept": "Accepted the changes that another program made.",
 }
 
 
 def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.AssetObservation]:
-    """The events that remember ``envelope``: one for each stream of it."""
+    """Return the events that store ``envelope``: one for each of its streams."""
     if is_shared(envelope):
-        # First, for the events of its streams refer to it.
+        # First, because the events of the streams refer to it.
         yield dg.AssetObservation(
             asset_key=defined.source_key,
             description=f"Checkpoint of {len(envelope.streams)} streams.",
@@ -185,11 +184,11 @@ def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.A
         blob = state.blob_of(commit.stream)
         yield dg.AssetObservation(
             asset_key=defined.key(commit.table),
-            description=_told(envelope, commit),
+            description=_describe(envelope, commit),
             metadata=checkpoint_metadata(envelope, blob),
         )
 
 
-def _told(envelope: Envelope, commit: StreamCommit) -> str:
-    shown = ", shown once the stream is complete" if commit.unpublished else ""
-    return _TOLD.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed{shown}.")
+def _describe(envelope: Envelope, commit: StreamCommit) -> str:
+    shown = ", published when the stream is complete" if commit.unpublished else ""
+    return _DESCRIPTIONS.get(envelope.action, f"Checkpoint: {commit.rows:,} rows committed{shown}.")

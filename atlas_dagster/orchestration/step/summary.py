@@ -1,4 +1,4 @@
-"""What a person reads first about a sync: a few lines of Markdown and a few rows."""
+"""The summary of a sync for people: a few lines of Markdown and a few rows."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import pyarrow as pa
 from msgspec import Raw
 
 from atlas_dagster.orchestration.step.event_repair import label
-from atlas_dagster.orchestration.step.telemetry import StreamTotals
+from atlas_dagster.orchestration.step.telemetry import RunTotals
 from atlas_dagster.protocol.nesting import levels
 from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.records.types import METADATA_FIELDS
@@ -22,35 +22,37 @@ from atlas_dagster.wording import plural
 #: Hides secret values in a text.
 Mask = Callable[[str], str]
 
-#: Characters up to which the UI shows Markdown on the page itself, and not behind a link.
+#: Up to this many characters the UI shows Markdown on the page, not behind a link.
 _LONGEST = 999
 _LONGEST_CURSOR = 120
 _MOST_FIELDS = 5
 _MOST_COLUMNS = 6
 _LONGEST_VALUE = 32
-#: Levels of JSON that Dagster's serializer follows, on any stack.
+#: Levels of JSON that Dagster's serializer can follow.
 _DEEPEST_SHOWN = 100
 _MARKUP = re.compile(r"[\\`*_{}\[\]<>#|~]")
 
 
-def summary(finished: StreamFinished, counts: StreamTotals, seconds: float, mask: Mask) -> str:
-    """What was read, how fast, from where to where, and what is to be known about it."""
-    stream = finished.plan.configured
+def summary(finished: StreamFinished, totals: RunTotals, mask: Mask) -> str:
+    """Describe a sync of one stream: records, speed, cursor before and after, warnings."""
+    stream, numbers = finished.plan.configured, totals.of(finished.plan.table.path)
     mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
     rows = f"The table has {plural(finished.table.row_count, 'row')}."
-    if counts.records:
-        rate = counts.records / max(seconds, 0.001)
-        read = f"**{plural(counts.records, 'record')}** in {seconds:,.1f} s ({rate:,.0f} a second, "
-        read += f"{counts.bytes / 1e6:,.2f} MB), {mode}. {rows}"
+    if numbers.records_synced:
+        seconds = totals.seconds
+        rate = numbers.records_synced / max(seconds, 0.001)
+        read = f"**{plural(numbers.records_synced, 'record')}** in {seconds:,.1f} s "
+        read += f"({rate:,.0f} a second, {numbers.bytes_synced / 1e6:,.2f} MB), {mode}. {rows}"
     else:
         read = f"**Nothing new**, {mode}. {rows}"
-    lines = [read, _cursors(counts.cursor_before, finished.cursor_after, mask)]
+    first_state = totals.first_state(finished.plan.table.path)
+    lines = [read, _cursors(first_state, finished.cursor_after, mask)]
     lines += [f"**Warning:** {plain(mask(warning))}" for warning in finished.warnings]
     return bounded([*lines, *changed_values(finished.changes)])
 
 
 def bounded(lines: Iterable[str]) -> str:
-    """As many of the paragraphs as the UI shows at once."""
+    """Join as many paragraphs as the UI shows on the page."""
     text = ""
     for line in lines:
         longer = f"{text}\n\n{line}" if text else line
@@ -61,7 +63,7 @@ def bounded(lines: Iterable[str]) -> str:
 
 
 def preview(sample: pa.RecordBatch | None, mask: Mask) -> dg.TableMetadataValue | None:
-    """The rows of ``sample``, without Airbyte's own columns; wide ones and long values are cut."""
+    """Return the rows of ``sample``, without Airbyte's columns; long rows and values are cut."""
     if sample is None:
         return None
     own = {field.name for field in METADATA_FIELDS}
@@ -79,7 +81,7 @@ def preview(sample: pa.RecordBatch | None, mask: Mask) -> dg.TableMetadataValue 
 def shown_value(value: object, mask: Mask) -> str | None:
     if value is None:
         return None
-    # Cut last: half a secret would not be found.
+    # Cut last: a part of a secret would not be masked.
     return cut(mask(str(value)), _LONGEST_VALUE)
 
 
@@ -88,25 +90,25 @@ def cut(text: str, longest: int) -> str:
 
 
 def plain(text: str) -> str:
-    """``text`` as Markdown that shows just that."""
+    """Escape ``text`` for Markdown."""
     return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def code(text: str) -> str:
-    """``text`` as a piece of code in Markdown."""
+    """Return ``text`` as code in Markdown."""
     return "`` {} ``".format(text.replace("`", "'"))
 
 
 def shown_cursor(blob: Raw | None, mask: Mask) -> str:
-    """A state in one line of Markdown."""
+    """Return a state as one line of Markdown."""
     shown = shown_state(blob)
-    # With blanks, at which the page can break it.
+    # With blanks, so that the page can break the line.
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     return plain(cut(mask(text), _LONGEST_CURSOR))
 
 
 def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
-    """A state for people: its JSON, its text where nothing can read that, or how large it is."""
+    """Return a state for people: its JSON, its text if it cannot be parsed, or its size."""
     if blob is None:
         return "none"
     content = bytes(blob)
@@ -128,7 +130,7 @@ def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:
 
 
 def changes_by_field(changes: Mapping[ValueChange, int]) -> dict[str, Counter[str]]:
-    """How often each change (NULLED, TRUNCATED) was made to a field, the most changed first."""
+    """Count the changes (NULLED, TRUNCATED) of each field, the most changed field first."""
     by_field: dict[str, Counter[str]] = {}
     for change, count in changes.items():
         by_field.setdefault(change.field, Counter())[change.change or "changed"] += count
@@ -136,7 +138,7 @@ def changes_by_field(changes: Mapping[ValueChange, int]) -> dict[str, Counter[st
 
 
 def changed_values(changes: Mapping[ValueChange, int]) -> Iterator[str]:
-    """What is not in its column as the source wrote it; no paragraph where there is nothing."""
+    """Describe values that differ from the source's, in paragraphs."""
     most = list(changes_by_field(changes).items())
     listed = [
         f"{code(field) if field else 'whole rows'}: "
@@ -146,5 +148,5 @@ def changed_values(changes: Mapping[ValueChange, int]) -> Iterator[str]:
     if len(most) > _MOST_FIELDS:
         listed.append(f"{len(most) - _MOST_FIELDS} other fields")
     if listed:
-        yield "Values that the source or their column changed (`_airbyte_meta.changes`):"
+        yield "Values changed by the source or to fit their column (`_airbyte_meta.changes`):"
         yield "\n".join(f"- {line}" for line in listed)

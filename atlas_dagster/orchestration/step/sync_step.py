@@ -65,12 +65,12 @@ def run_sync(
             for check in context.selected_asset_check_keys:
                 yield as_of_last_sync(context.instance, check)
             return
-        tally = RunTotals()
-        synced = _sync(context, defined, atlas, config, tally, look)
+        totals = RunTotals()
+        synced = _sync(context, defined, atlas, config, totals, look)
         if config.dry_run:
             yield from synced
             return
-        with measured_sync(context, defined.connection.name, atlas.deployment, tally):
+        with measured_sync(context, defined.connection.name, atlas.deployment, totals):
             yield from synced
 
 
@@ -79,7 +79,7 @@ def _sync(
     defined: ConnectionAssets,
     atlas: AtlasResource,
     config: SyncConfig,
-    tally: RunTotals,
+    totals: RunTotals,
     look: Look | None,
 ) -> Iterator[dg.MaterializeResult[None]]:
     if defined.problem is not None:
@@ -89,7 +89,7 @@ def _sync(
     if reap_ended(context.instance, atlas, defined.connection):
         # The step of a killed run may still be alive and commit what it had read; let it end.
         time.sleep(_SETTLE_SECONDS)
-    step = _Step(context, defined, atlas, config, tally, look)
+    step = _Step(context, defined, atlas, config, totals, look)
     patience = RetryBudget()
     while True:
         try:
@@ -113,7 +113,7 @@ class _Step:
         defined: ConnectionAssets,
         atlas: AtlasResource,
         config: SyncConfig,
-        tally: RunTotals,
+        totals: RunTotals,
         look: Look | None,
     ) -> None:
         self._context = context
@@ -124,7 +124,7 @@ class _Step:
         self._config = config
         self._left = set(context.selected_asset_keys)
         self._orders = orders(defined.connection.name, defined.streams, self._selected, config)
-        self._tally = tally
+        self._totals = totals
         self._tried = False
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
@@ -151,7 +151,7 @@ class _Step:
             closing(self._atlas.open_destination(connection)) as destination,
         ):
             book.connector = connector
-            ensure_checked(context, connection, connector, self._tally)
+            ensure_checked(context, connection, connector, self._totals)
             if self._look is not None and not self._config.dry_run:
                 self._defined = look_at_source(context, self._defined, connector, self._look)
             reporter = Reporter(
@@ -161,7 +161,7 @@ class _Step:
                 destination=destination,
                 store=self._store,
                 left=self._left,
-                tally=self._tally,
+                totals=self._totals,
                 book=book,
             )
             if self._config.dry_run:
@@ -240,7 +240,7 @@ class _Step:
         for refusal in plan.refused.values():
             reporter.refused(refusal)
         if assume is None:
-            self._tally.begin(plan)
+            self._totals.begin(plan)
             found = (stream.resume_point.unrecorded for stream in plan.streams)
             # The processes that committed them died before they could say so.
             for envelope in {each.seq: each for each in found if each is not None}.values():

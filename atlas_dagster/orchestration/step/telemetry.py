@@ -1,8 +1,8 @@
-"""What a sync and a CHECK have done, pushed over OTLP where OpenTelemetry's variables say to.
+"""The numbers of a run, and their push over OTLP where OpenTelemetry's variables ask for it.
 
-A step's process lives for minutes and may be any one of many, so nobody can come and ask it: it
-pushes once, when its work is done. Counts are sent as deltas, which the receiver adds up, for no
-process knows the sum. One that was killed pushes nothing; its absence shows in ``last_run``.
+A step's process lives for minutes, so it cannot be scraped: it pushes once, at its end. Counts are
+sent as deltas, which the receiver adds up. A process that was killed pushes nothing; its absence
+shows in ``last_run``.
 """
 
 import os
@@ -27,71 +27,82 @@ from atlas_dagster.sync.plan import SyncPlan
 
 
 class StreamTotals(Struct):
-    """What was committed of one stream; ``cursor_before`` is where its first try began."""
+    """The numbers of one stream in one run, over all its tries.
 
-    cursor_before: Raw | None
-    records: int = 0
-    bytes: int = 0
+    Each of them is the metadata ``atlas/<name>`` of the materialization, and a plot in the UI. To
+    add a number, add it here and count it in :meth:`RunTotals.add`.
+    """
+
+    records_synced: int = 0
+    #: Of the records' JSON. A float, because the UI plots no integer beyond 32 bits.
+    bytes_synced: float = 0.0
     checkpoints: int = 0
 
 
 class RunTotals:
-    """Counts what is committed: rows of a failed try that a later one reads again count once."""
+    """The numbers of a run. Rows that a second try reads again count once."""
 
     def __init__(self) -> None:
-        #: How the CHECK that the run did first ended: ``success``, or the type of its failure.
-        self.checked: str | None = None
+        #: How the CHECK of this run ended: ``success``, or the type of its failure.
+        self.check_outcome: str | None = None
         self._started: float | None = None
         self._streams: dict[TablePath, StreamTotals] = {}
+        self._first_states: dict[TablePath, Raw | None] = {}
 
     def begin(self, plan: SyncPlan) -> None:
-        """A try begins."""
+        """Start a try."""
         self._started = self._started or time.monotonic()
         for stream in plan.streams:
-            known = self._streams.get(stream.table.path)
-            # One that starts from the beginning brings all of it again.
-            if known is None or stream.state is None:
-                self._streams[stream.table.path] = StreamTotals(stream.state)
+            # A stream that starts from the beginning reads all its records again.
+            if stream.table.path not in self._streams or stream.state is None:
+                self._streams[stream.table.path] = StreamTotals()
+                self._first_states[stream.table.path] = stream.state
 
     def add(self, checkpoint: Checkpoint) -> None:
+        """Count a commit."""
         commits = checkpoint.envelope.streams
         for commit, size in zip(commits, checkpoint.bytes, strict=True):
-            counts = self._streams[commit.table]
-            counts.records += commit.rows
-            counts.bytes += size
-            counts.checkpoints += 1
+            totals = self._streams[commit.table]
+            totals.records_synced += commit.rows
+            totals.bytes_synced += size
+            totals.checkpoints += 1
 
     def of(self, table: TablePath) -> StreamTotals:
+        """Return the numbers of one stream."""
         return self._streams[table]
+
+    def first_state(self, table: TablePath) -> Raw | None:
+        """Return the state that the first try of a stream started from."""
+        return self._first_states[table]
 
     @property
     def records(self) -> int:
-        return sum(counts.records for counts in self._streams.values())
+        return sum(totals.records_synced for totals in self._streams.values())
 
     @property
     def bytes(self) -> int:
-        return sum(counts.bytes for counts in self._streams.values())
+        return round(sum(totals.bytes_synced for totals in self._streams.values()))
 
     @property
     def seconds(self) -> float:
-        """Since the first try began to read."""
+        """Seconds since the first try began."""
         return 0.0 if self._started is None else time.monotonic() - self._started
 
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
-#: Of a sync, in seconds: from one that finds nothing new to one that takes a day.
+#: Bounds of the histogram, in seconds: from a sync without news to one that takes a day.
 _DURATIONS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
-#: Beside the types of failures, and ``canceled``.
+#: An outcome, besides the types of failures and ``canceled``.
 SUCCESS = "success"
 Record = Callable[["Meter"], None]
 
 
 @contextmanager
 def measured_sync(
-    context: dg.AssetExecutionContext, connection: str, deployment: str, tally: RunTotals
+    context: dg.AssetExecutionContext, connection: str, deployment: str, totals: RunTotals
 ) -> Iterator[None]:
-    """Push how the block ended, and what ``tally`` holds by then."""
+    """Push how the block ended, with the numbers of the run."""
     began = time.monotonic()
     outcome = SUCCESS
     try:
@@ -112,20 +123,20 @@ def measured_sync(
             name = {"connection": connection}
             ended = name | {"outcome": outcome}
             meter.create_counter("atlas.sync.runs").add(1, ended)
-            meter.create_counter("atlas.sync.records").add(tally.records, name)
-            meter.create_counter("atlas.sync.bytes", unit="By").add(tally.bytes, name)
+            meter.create_counter("atlas.sync.records").add(totals.records, name)
+            meter.create_counter("atlas.sync.bytes", unit="By").add(totals.bytes, name)
             meter.create_histogram(
                 "atlas.sync.duration", unit="s", explicit_bucket_boundaries_advisory=_DURATIONS
             ).record(seconds, ended)
             meter.create_gauge("atlas.sync.last_run", unit="s").set(time.time(), ended)
-            if tally.checked:
-                _record_check(meter, connection, tally.checked)
+            if totals.check_outcome:
+                _record_check(meter, connection, totals.check_outcome)
 
         _push(record, deployment, context.log.warning)
 
 
 def push_check(connection: str, deployment: str, outcome: str, warn: Callable[[str], None]) -> None:
-    """Push how a CHECK ended that was no part of a sync."""
+    """Push how a CHECK outside of a sync ended."""
     _push(lambda meter: _record_check(meter, connection, outcome), deployment, warn)
 
 
@@ -136,17 +147,17 @@ def _record_check(meter: "Meter", connection: str, outcome: str) -> None:
 
 
 def _push(record: Record, deployment: str, warn: Callable[[str], None]) -> None:
-    """Send what ``record`` records; ``warn`` is told where that is not possible. Never raises."""
+    """Send what ``record`` records. Never raises: a failure is a warning."""
     if not _is_asked_for(os.environ):
         return
     try:
         wrong = _send(record, deployment)
     except ImportError:
         wrong = "install atlas-dagster[metrics]"
-    except Exception as error:  # noqa: BLE001 - whatever it is, the sync matters more
+    except Exception as error:  # noqa: BLE001 - no failure of metrics may fail a sync
         wrong = f"{type(error).__name__}, with {' or '.join(_ENDPOINTS)}"
     if wrong:
-        warn(f"Metrics could not be sent ({wrong}). Nothing depends on them.")
+        warn(f"Metrics could not be sent ({wrong}). The sync is not affected.")
 
 
 def _is_asked_for(environ: Mapping[str, str]) -> bool:
@@ -155,7 +166,7 @@ def _is_asked_for(environ: Mapping[str, str]) -> bool:
 
 
 def _send(record: Record, deployment: str) -> str | None:
-    """What went wrong, if anything did."""
+    """Return what went wrong, or None."""
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
     from opentelemetry.sdk.metrics.export import (
@@ -168,7 +179,7 @@ def _send(record: Record, deployment: str) -> str | None:
     delta = AggregationTemporality.DELTA
     cumulative = os.environ.get(_TEMPORALITY, "").lower() == "cumulative"
     reader = InMemoryMetricReader({} if cumulative else {Counter: delta, Histogram: delta})
-    # Nothing of the process: the receiver adds up what comes from the same resource.
+    # Without the process: the receiver adds up deltas of the same resource.
     resource = Resource({"service.name": deployment}).merge(OTELResourceDetector().detect())
     provider = MeterProvider([reader], resource, shutdown_on_exit=False)
     record(provider.get_meter("atlas_dagster"))

@@ -7,6 +7,8 @@ import pytest
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.automation.cron import Schedule
 
+pytestmark = pytest.mark.dagster
+
 
 def schedule(cron: str, timezone: str = "UTC") -> Schedule:
     return Schedule.of(Schedule(cron=cron, timezone=timezone))
@@ -22,7 +24,8 @@ def test_what_is_no_cron_expression(cron: str) -> None:
         Schedule.of(cron)
 
     assert str(raised.value) == (
-        f"The schedule '{cron}' is no cron expression; write five fields, such as \"*/15 * * * *\"."
+        f"The schedule '{cron}' is not a valid cron expression; "
+        'write five fields, such as "*/15 * * * *".'
     )
 
 

@@ -122,5 +122,5 @@ def test_a_destination_without_maintenance(
     (failed,) = [event for event in result.all_events if event.is_step_failure]
     assert failed.step_failure_data.user_failure_data is not None
     assert failed.step_failure_data.user_failure_data.description == (
-        "Tables in postgres need no maintenance; remove it from shop's defs.yaml."
+        "Tables in postgres need no maintenance; remove maintenance from shop's defs.yaml."
     )

@@ -21,6 +21,8 @@ from atlas_dagster.orchestration.automation import schedule
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster_tests.orchestration.connections import declare_shop, define
 
+pytestmark = pytest.mark.dagster
+
 QUARTERLY = "*/15 * * * *"
 CHECK = check_key(declare_shop())
 USERS, ORDERS = dg.AssetKey(["shop", "users"]), dg.AssetKey(["shop", "sales", "orders"])
@@ -199,7 +201,7 @@ def test_between_the_tries_it_says_when_the_next_one_is(started: Ticking) -> Non
         result = started.tick(at(clock))
         assert result.run_requests == []
         assert result.skip_message == (
-            "The last CHECK failed; it is tried again at 2024-05-01 13:00 UTC."
+            "The last CHECK failed; the next one is at 2024-05-01 13:00 UTC."
         )
 
 
@@ -224,7 +226,7 @@ def test_months_of_failing_are_survived(started: Ticking) -> None:
 
     assert is_check_alone(only(started.tick(at("12:15"))))
     assert started.tick(at("12:16")).skip_message == (
-        "The last CHECK failed; it is tried again at 2024-05-01 18:15 UTC."
+        "The last CHECK failed; the next one is at 2024-05-01 18:15 UTC."
     )
 
 
@@ -254,7 +256,7 @@ def test_after_a_recovery_patience_starts_anew(started: Ticking) -> None:
 
     assert is_check_alone(only(started.tick(at("13:15"))))
     assert started.tick(at("13:16")).skip_message == (
-        "The last CHECK failed; it is tried again at 2024-05-01 13:30 UTC."
+        "The last CHECK failed; the next one is at 2024-05-01 13:30 UTC."
     )
 
 
@@ -293,7 +295,7 @@ def test_a_sync_that_failed_for_a_while_is_tried_again_before_its_time(ticking: 
     waiting = ticking.tick(ended + dt.timedelta(seconds=60))
     assert waiting.run_requests == []
     assert waiting.skip_message is not None
-    assert "failed for a reason that may pass; it is tried again at" in waiting.skip_message
+    assert "failed with a transient error; it is retried at" in waiting.skip_message
     request = only(ticking.tick(ended + dt.timedelta(seconds=91)))
     assert is_sync(request)
     assert request.tags["atlas/tries_without_progress"] == "1"

@@ -26,6 +26,8 @@ from atlas_dagster_tests.orchestration.connections import (
     found,
 )
 
+pytestmark = pytest.mark.dagster
+
 SOURCE = dg.AssetKey(["shop", "source_shop"])
 USERS_KEY = dg.AssetKey(["shop", "users"])
 ORDERS_KEY = dg.AssetKey(["shop", "sales", "orders"])

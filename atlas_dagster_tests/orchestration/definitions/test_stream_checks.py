@@ -10,7 +10,7 @@ from atlas_dagster.orchestration.definitions.stream_checks import schema_changes
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import global_state, line, record, records, state, status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 OVERWRITE = {"sync_mode": "full_refresh", "destination_sync_mode": "overwrite"}
@@ -30,12 +30,15 @@ def said(check: dg.AssetCheckEvaluation) -> tuple[bool, dg.AssetCheckSeverity, s
 
 def test_as_many_came_as_the_source_counted(runs: FakeRuns) -> None:
     check = load(runs, 1, 2).checks["events.records"]
-    assert (check.passed, check.description) == (True, "2 records came, as the source counted.")
+    assert (check.passed, check.description) == (
+        True,
+        "2 records read; matches the source's count.",
+    )
 
 
 def test_a_source_that_does_not_count_is_believed(runs: FakeRuns) -> None:
     check = runs.run(records("events", [1]), state("events", {}), DONE).checks["events.records"]
-    assert (check.passed, check.description) == (True, "1 record came.")
+    assert (check.passed, check.description) == (True, "1 record read.")
 
 
 def test_a_count_that_disagrees_fails_check_and_stream(runs: FakeRuns) -> None:
@@ -62,7 +65,7 @@ def test_far_fewer_records_than_usual_are_a_warning(runs: FakeRuns) -> None:
     passed, severity, description = said(load(runs, 1, 2).checks["events.records"])
     assert (passed, severity) == (False, WARN)
     assert description is not None
-    assert description.endswith("That is fewer than usual: 103 (median of the last 7 syncs).")
+    assert description.endswith("This is fewer than usual: 103 (median of the last 7 syncs).")
 
 
 @pytest.mark.parametrize(
@@ -108,8 +111,8 @@ def test_a_key_that_comes_twice_is_an_error_where_rows_are_overwritten(runs: Fak
     assert said(ran.checks["events.primary_key"]) == (
         False,
         ERROR,
-        "2 rows have the primary key (id) of another row. All are kept; with "
-        "destination_sync_mode: append_dedup, the newest of each would be.",
+        "2 rows have the primary key (id) of another row. All are kept; to keep only "
+        "the newest of each key, use destination_sync_mode: append_dedup.",
     )
     assert ran.success
     assert ran.metadata["events"]["dagster/row_count"] == 5
@@ -145,8 +148,8 @@ def test_records_without_a_key_are_a_warning(runs: FakeRuns, mode: str) -> None:
     assert said(ran.checks["events.primary_key"]) == (
         False,
         WARN,
-        "2 rows have no value in a field of the primary key (id); each is kept as a row of its "
-        "own. Declare null_keys: refuse to stop the stream instead.",
+        "2 rows have no value in a field of the primary key (id); each is kept as a separate "
+        "row. To stop the stream instead, use null_keys: refuse.",
     )
 
 
@@ -181,7 +184,7 @@ def test_versions_that_come_late_are_counted(runs: FakeRuns) -> None:
     check = runs.run(*sent, state("events", {}), DONE).checks["events.primary_key"]
     assert check.passed
     assert (check.description or "").endswith(
-        "2 versions came late: the newest of the key, by its cursor, had come before."
+        "2 versions arrived late: a newer version of the key was already in the table."
     )
     assert check.metadata["atlas/late_versions"].value == 2
 
@@ -192,7 +195,7 @@ def test_a_sync_of_nothing_looks_at_nothing(
     runs.select(**OVERWRITE)
     monkeypatch.setattr(DeltaDestination, "count_duplicates", lambda *_: 1 / 0)
     check = runs.run(DONE).checks["events.primary_key"]
-    assert (check.passed, check.description) == (True, "Nothing new to check.")
+    assert (check.passed, check.description) == (True, "No new rows to check.")
 
 
 def test_a_check_that_cannot_be_made_never_fails_the_sync(
@@ -204,7 +207,7 @@ def test_a_check_that_cannot_be_made_never_fails_the_sync(
     assert ran.success
     passed, severity, description = said(ran.checks["events.primary_key"])
     assert (passed, severity) == (False, WARN)
-    assert description == "This could not be checked: division by zero"
+    assert description == "The check failed with an error: division by zero"
 
 
 # Schema
@@ -217,22 +220,22 @@ def with_fields(**fields: str) -> dict[str, Any]:
 
 def test_fields_that_come_go_and_change_are_told_once(runs: FakeRuns) -> None:
     first = load(runs, 1).checks["events.schema"]
-    assert (first.passed, first.description) == (True, "There is no sync before to compare with.")
+    assert (first.passed, first.description) == (True, "No earlier sync to compare with.")
     same = load(runs, 2).checks["events.schema"]
-    assert (same.passed, same.description) == (True, "Nothing has changed since the last sync.")
+    assert (same.passed, same.description) == (True, "No changes since the last sync.")
 
     runs.streams = [with_fields(id="integer", v="integer", more="string", other="boolean")]
     assert said(load(runs, 3).checks["events.schema"]) == (
         False,
         WARN,
-        "Since the last sync, v (string) became v_integer (integer); added: more (string), "
-        "other (boolean). The table follows by itself.",
+        "Since the last sync: v (string) became v_integer (integer); added: more (string), "
+        "other (boolean). The table has been adapted.",
     )
     assert load(runs, 4).checks["events.schema"].passed
     runs.streams = [with_fields(id="integer", v="integer")]
     description = load(runs, 5).checks["events.schema"].description
     assert description is not None
-    assert "no longer there: more (string), other (boolean)" in description
+    assert "removed: more (string), other (boolean)" in description
 
 
 def test_where_rows_are_overwritten_a_column_changes_in_its_place() -> None:
@@ -310,7 +313,7 @@ def test_checks_alone_say_what_the_last_sync_found(runs: FakeRuns) -> None:
         made = result.get_asset_check_evaluations()
         return {each.check_name: (each.passed, each.description) for each in made}
 
-    told = "There was no sync yet, and a sync makes it: materialize shop/events."
+    told = "The sync evaluates this check, and there was none yet: materialize shop/events."
     assert execute() == dict.fromkeys(("records", "primary_key", "schema"), (False, told))
     runs.run(records("events", [1]), state("events", {}), records("events", [2]), DONE)
     read = len(runs.runner.commands)
@@ -318,7 +321,7 @@ def test_checks_alone_say_what_the_last_sync_found(runs: FakeRuns) -> None:
         found = execute()
         assert found["schema"] == (
             True,
-            "As of the last sync: There is no sync before to compare with.",
+            "As of the last sync: No earlier sync to compare with.",
         )
         assert not found["records"][0]
     assert len(runs.runner.commands) == read

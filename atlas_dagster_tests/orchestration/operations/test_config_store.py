@@ -22,6 +22,8 @@ from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlit
 
 pytestmark = pytest.mark.slow
 
+pytestmark = pytest.mark.dagster
+
 KEY = Fernet.generate_key().decode()
 ANOTHER_KEY = Fernet.generate_key().decode()
 DECLARED = {"start": "2020-01-01", "credentials": {"refresh_token": "declared-token"}}

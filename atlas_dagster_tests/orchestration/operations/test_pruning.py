@@ -22,7 +22,7 @@ from atlas_dagster.orchestration.operations.cleanup import reap_job
 from atlas_dagster.orchestration.operations.pruning import prune
 from atlas_dagster_tests.orchestration.recovery_cases import EITHER, Shop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
 
 def prune_all(instance: dg.DagsterInstance) -> int:

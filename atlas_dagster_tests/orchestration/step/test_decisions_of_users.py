@@ -215,7 +215,7 @@ def test_a_run_that_is_tried_again_goes_on_with_a_full_refresh(snapshots: Shop) 
     ]
     assert told == [
         "Checkpoint: 1 rows committed.",
-        "Checkpoint: 2 rows committed, shown once the stream is complete.",
+        "Checkpoint: 2 rows committed, published when the stream is complete.",
     ]
 
 

@@ -25,6 +25,8 @@ from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlit
 
 pytestmark = pytest.mark.slow
 
+pytestmark = pytest.mark.dagster
+
 USERS = StreamDescriptor("users")
 ORDERS = StreamDescriptor("orders", "sales")
 TABLES = {USERS: ("shop", "users"), ORDERS: ("shop", "sales", "orders")}

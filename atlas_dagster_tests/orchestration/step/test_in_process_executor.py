@@ -15,6 +15,8 @@ from atlas_dagster_tests.orchestration.step.executor_jobs import (
     two_connections,
 )
 
+pytestmark = pytest.mark.dagster
+
 SETTINGS = {"concurrency": {"pools": {"default_limit": 1}}}
 
 

@@ -11,7 +11,7 @@ from atlas_dagster.sync import progress
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import error, line, record, records, state, status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
 DONE = status("events")
 INTEGER = {"type": "integer"}
@@ -111,7 +111,7 @@ def test_numbers_of_a_run_are_of_all_its_tries(
     assert (found["atlas/records_synced"], found["atlas/checkpoints"]) == (3, 2)
     assert (found["atlas/cursor_before"], found["atlas/cursor_after"]) == ("none", {"at": 3})
     assert found["dagster/row_count"] == 3
-    assert ran.checks["events.records"].description == "3 records came."
+    assert ran.checks["events.records"].description == "3 records read."
 
 
 _GONE = error("gone", "transient_error") + b""

@@ -39,7 +39,7 @@ def test_what_the_registry_knows_is_said() -> None:
         "The connector went from version 7.2.1 to 9.0.1 since the last sync. "
         "8.0.0: The key changed. Streams: users, products. "
         f"Migration guide: {guide} 9.0.0: Purchases are nested. "
-        "Where the guide asks for it, refresh the streams products, users."
+        "Refresh the streams products, users if the guide says so."
     )
 
 

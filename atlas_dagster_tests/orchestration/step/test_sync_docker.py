@@ -211,7 +211,7 @@ def test_check_in_the_same_run_is_enough(
     assert list(evaluations) == ["connection", "records", "primary_key", "schema"]
     assert all(each.passed for each in evaluations.values())
     assert evaluations["connection"].description == "source-standin reached its source."
-    assert evaluations["records"].description == "35 records came, as the source counted."
+    assert evaluations["records"].description == "35 records read; matches the source's count."
 
 
 def test_a_check_is_as_old_as_its_answer_however_long_its_run_was_queued(

@@ -38,7 +38,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
 }
 
 
-def explain(error: BaseException, folder: Path) -> str:
+def describe_error(error: BaseException, folder: Path) -> str:
     """One sentence for a user, from whatever loading raised."""
     file = find_defs_or_component_yaml(folder)
     where = f"{folder.name}/{file.name}" if file else folder.name
@@ -48,7 +48,7 @@ def explain(error: BaseException, folder: Path) -> str:
             case AtlasError():
                 return str(cause)
             case ValidationError():
-                return f"{where}{_explain_field(cause)}"
+                return f"{where}{_describe_field(cause)}"
             case yaml.MarkedYAMLError() if cause.problem_mark is not None:
                 mark = cause.problem_mark
                 return f"{where}, line {mark.line + 1}: this is not valid YAML ({cause.problem})."
@@ -72,7 +72,7 @@ def explain(error: BaseException, folder: Path) -> str:
     return f"{where}: {type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
-def _explain_field(error: ValidationError) -> str:
+def _describe_field(error: ValidationError) -> str:
     errors = error.errors()
     # Where text or an object will do, pydantic first says that an object is no text.
     objects = [
