@@ -11,7 +11,7 @@ STACK := atlas_dagster_tests/stack
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --generate-hashes \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
-.PHONY: help demo dev quick test test-rest try-python test-docker test-postgres test-browser lint format images docs texts bench \
+.PHONY: help demo dev quick test test-rest try-python test-docker test-postgres test-browser dagster-versions lint format images docs texts bench \
 	crash model soak lock audit sbom connectors clean
 
 help: ## list what there is to make
@@ -76,6 +76,22 @@ test-rest: .venv ## run the tests that make quick leaves out
 	wait $$others; others=$$?; \
 	echo "==== Those without containers, and the stack's:"; cat build/tests.log; \
 	exit $$((others + containers))
+
+# All but Dagster's packages stay as locked. The oldest are the lower bounds of pyproject.toml.
+dagster-versions: .venv ## run the tests marked dagster with the oldest and the newest Dagster allowed
+	@mkdir -p build
+	@awk '/^[a-z]/ && !/^dagster/ { sub(/ *\\$$/, ""); print }' requirements-dev.txt >build/locked.txt
+	@for versions in oldest newest; do \
+		case $$versions in \
+		oldest) pins=$$(sed -n 's/^    "\(dagster[a-z0-9-]*\)>=\([0-9.]*\),.*/\1==\2/p' pyproject.toml) ;; \
+		newest) pins=dagster ;; \
+		esac; \
+		$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/dagster-$$versions && \
+		$(BIN)/uv pip install --quiet --upgrade --python build/dagster-$$versions/bin/python \
+			-r build/locked.txt $$pins dagster-dg-cli --editable . && \
+		echo "==== Tests with $$(build/dagster-$$versions/bin/dagster --version)" && \
+		build/dagster-$$versions/bin/python -m pytest -q -m "dagster and not docker and not browser and not postgres and not pypi" $(ARGS) || exit; \
+	done
 
 lint: .venv ## check format, lint, types and which room imports which
 	$(BIN)/ruff format --check

@@ -20,9 +20,7 @@ from atlas_dagster.orchestration.operations.config_store import DatabaseConfigSt
 from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.dagster
+pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
 KEY = Fernet.generate_key().decode()
 ANOTHER_KEY = Fernet.generate_key().decode()

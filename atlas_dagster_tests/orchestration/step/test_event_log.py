@@ -23,9 +23,7 @@ from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.sync.reconcile import LoggedState
 from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.dagster
+pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
 USERS = StreamDescriptor("users")
 ORDERS = StreamDescriptor("orders", "sales")
