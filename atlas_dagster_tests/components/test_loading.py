@@ -313,7 +313,7 @@ def test_what_does_not_suit_the_discovered_source_is_said_on_the_streams_known_b
     for spec in shop.values():
         assert spec.tags["atlas/status"] == "broken"
         assert spec.description is not None
-        assert f"**Cannot be synced as it is declared now.** {sentence}" in spec.description
+        assert f"**The current declaration cannot be synced.** {sentence}" in spec.description
         assert "discovered before" in spec.description
     if streams:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(

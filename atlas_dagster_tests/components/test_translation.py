@@ -119,8 +119,8 @@ def test_two_streams_cannot_be_one_asset(project: Project) -> None:
     described = project.descriptions()
 
     assert described["shop/broken"] == (
-        "This connection could not be loaded. Connection 'shop': its translation makes stream "
-        "'users' and stream 'orders' the same asset, raw/users; let the key tell them apart, as in "
+        "This connection could not be loaded. Connection 'shop': its translation gives stream "
+        "'users' and stream 'orders' the same asset key, raw/users; make the keys different, as in "
         'key: "raw/{{ props.table_name }}".'
     )
 

@@ -50,7 +50,7 @@ def test_placeholder_says_what_is_wrong(server: DevServer, connection: str) -> N
 def test_what_no_longer_fits_the_source_is_said_on_the_source(server: DevServer) -> None:
     source = server.asset("standin_renamed/source_standin")
     assert source is not None
-    assert "Cannot be synced as it is declared now" in source["description"]
+    assert "The current declaration cannot be synced" in source["description"]
     assert "The connector has no stream 'evnts'; did you mean events?" in source["description"]
     assert server.asset("standin_renamed/broken") is None
 

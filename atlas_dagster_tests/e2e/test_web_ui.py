@@ -150,7 +150,7 @@ def test_a_dry_run_from_the_launchpad_changes_nothing(
     told = metadata(page)["atlas/dry_run"]
     assert told.startswith("Dry run: nothing was written.")
     assert "read from the beginning, and replace the rows of the table" in told
-    assert "1,000 records read and thrown away; there may be more." in told
+    assert "1,000 records read and discarded; there may be more." in told
     page.screenshot(path=screenshots / "dry-run.png")
     materializations = server.asset("demo/users")["assetMaterializations"]
     assert run not in [each["runId"] for each in materializations]

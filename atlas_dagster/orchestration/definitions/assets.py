@@ -1,4 +1,4 @@
-"""A connection as Dagster definitions. Pure: no container, no network, no secret."""
+"""A connection as Dagster definitions, made without containers, network and secrets."""
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +42,7 @@ def build_connection_defs(
     maintenance: MaintenanceConfig | None = None,
     discovery: DiscoveryConfig | None = None,
 ) -> dg.Definitions:
-    """The source asset, its checks, one asset per stream, the sensor and the jobs."""
+    """Return the source asset and its checks, an asset for each stream, the sensor and the jobs."""
     connection, times = defined.connection, defined.schedule
     specs = list(defined.specs.values())
     checks = [
@@ -86,7 +86,7 @@ def build_connection_defs(
 
 
 def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.Definitions:
-    """What stands in for a connection until its first DISCOVER: an asset that runs it."""
+    """Return the stand-in for a connection without a catalog: an asset that runs DISCOVER."""
 
     @dg.asset(
         key=dg.AssetKey([connection.name, "discover"]),
@@ -107,7 +107,7 @@ def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.D
 
 
 def build_broken_defs(name: str, sentence: str) -> dg.Definitions:
-    """What stands in for a connection that cannot be loaded: an asset that says why."""
+    """Return the stand-in for a connection that cannot be loaded: an asset with the reason."""
 
     @dg.asset(
         key=dg.AssetKey([name, "broken"]),
@@ -133,7 +133,7 @@ PENDING = {"atlas/schema_changes": "pending"}
 
 
 def source_spec(defined: ConnectionAssets) -> dg.AssetSpec:
-    """What is known of the source; and what is wrong, if anything is."""
+    """Return the external asset of the source system, where lineage starts."""
     connection, discovered = defined.connection, defined.discovered
     name, docs = connection.source_name, discovered.documentation_url
     uri = source_uri(name, connection.config, discovered.spec_schema)
@@ -155,7 +155,7 @@ def source_spec(defined: ConnectionAssets) -> dg.AssetSpec:
         metadata["atlas/pending_changes"] = dg.MetadataValue.md(as_markdown(discovered.pending))
     described = [
         f"The system that {name} reads from. Its check `connection` runs the connector's CHECK, "
-        "its check `schema_changes` DISCOVER.",
+        "its check `schema_changes` runs DISCOVER.",
         *_notes(defined),
     ]
     return dg.AssetSpec(
@@ -169,35 +169,34 @@ def source_spec(defined: ConnectionAssets) -> dg.AssetSpec:
 
 
 def problem_note(problem: str) -> str:
-    """What the source and its streams say where the connection cannot be synced."""
+    """Return the note on the assets of a connection that cannot be synced."""
     return (
-        f"**Cannot be synced as it is declared now.** {problem} "
-        "Shown are the streams that were discovered before."
+        f"**The current declaration cannot be synced.** {problem} "
+        "The streams shown are those of the last discovery."
     )
 
 
 def _status_tags(defined: ConnectionAssets) -> dict[str, str]:
-    """Whether what is shown is what is declared now."""
+    """Return the tags for a problem or a stale catalog."""
     return (BROKEN if defined.problem else {}) | (STALE if _is_stale(defined) else {})
 
 
 def _notes(defined: ConnectionAssets) -> list[str]:
-    """Why the tags are there, a sentence or two each."""
+    """Explain each tag in one or two sentences."""
     found = []
     name = defined.connection.name
     if defined.problem:
         found.append(problem_note(defined.problem))
     elif _is_stale(defined):
         found.append(
-            "The config has changed since the streams were discovered; to see what the source "
-            "offers now, "
+            "The config has changed since the streams were discovered. To update them, "
             f"run `atlas discover {name}` or the job `{name}__discover`."
         )
     if waiting := len(defined.discovered.pending):
         changes = plural(waiting, "change")
         found.append(
-            f"**{changes} of the source not taken yet**: see `atlas/pending_changes` below. "
-            f"To take them, run `atlas discover {name}`, or the job `{name}__discover` with "
+            f"**{changes} of the source pending**: see `atlas/pending_changes` below. "
+            f"To apply them, run `atlas discover {name}`, or the job `{name}__discover` with "
             "`take: all`."
         )
     return found

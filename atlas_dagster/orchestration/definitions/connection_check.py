@@ -20,7 +20,7 @@ from atlas_dagster.source.discovered_catalog import Discovered
 from atlas_dagster.source.open_connector import open_connector
 
 CHECK_NAME = "connection"
-#: A passed CHECK is good for this long, whoever asked for it.
+#: A passed CHECK is valid for this long.
 _FRESH_SECONDS = 300
 
 
@@ -29,7 +29,7 @@ def check_key(connection: Connection) -> dg.AssetCheckKey:
 
 
 def build_check(connection: Connection, discovered: Discovered) -> dg.AssetChecksDefinition:
-    """The blocking check: while it fails, nothing downstream in the same run starts."""
+    """Return the blocking check: if it fails, the sync in the same run does not start."""
 
     @dg.asset_check(
         asset=source_key(connection),
@@ -53,7 +53,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
                 wait = patience.wait_after(error)
                 if wait is None:
                     tag_failure(context.instance, context.run.run_id, error, patience)
-                    # The run page shows a failed check without its words.
+                    # The run page does not show the description of a failed check.
                     context.log.error(str(error))
                     outcome = error.failure_type
                     push_check(connection.name, atlas.deployment, outcome, context.log.warning)
@@ -70,14 +70,14 @@ def ensure_checked(
     connector: Connector,
     totals: RunTotals,
 ) -> None:
-    """CHECK now unless one passed in the last five minutes, and record the answer.
+    """Run CHECK unless one has passed in the last five minutes, and record the result.
 
     Raises:
-        AtlasError: the CHECK failed; no READ must follow.
+        AtlasError: the CHECK failed.
     """
     record = context.instance.get_latest_asset_check_evaluation_record(check_key(connection))
     if record is not None and record.event is not None and record.status.value == "SUCCEEDED":
-        # The record itself is as old as its run, which may have waited in the queue.
+        # The record's own time is that of its run, which may have waited in the queue.
         age = time.time() - record.event.timestamp
         if age < _FRESH_SECONDS:
             return

@@ -1,7 +1,8 @@
-"""DISCOVER inside Dagster: a check on the source asset, a job, and a schedule where one is asked.
+"""DISCOVER inside Dagster: a check on the source asset, a job, and optionally a schedule.
 
-The check says whether the source still offers what is known of it. Which changes are taken at once
-is the connection's policy; the others wait, and the check warns, until somebody takes them.
+The check compares the source's catalog with the stored one. The connection's policy says which
+changes are applied automatically; the others stay pending, and the check warns until they are
+applied.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,42 +29,42 @@ from atlas_dagster.source.run_context import RunContext
 from atlas_dagster.wording import plural
 
 CHECK_NAME = "schema_changes"
-#: Runs DISCOVER on someone's behalf, takes what the policy allows (all without one), stores it.
+#: Runs DISCOVER, applies the changes that the policy allows (without one, all), and stores them.
 Refresh = Callable[[RunContext, SchemaPolicy | None], Discovery]
-#: Runs DISCOVER on someone's behalf and compares; takes and stores nothing.
+#: Runs DISCOVER and compares; applies and stores nothing.
 Compare = Callable[[RunContext], Discovery]
-#: More changes than this are counted, not listed.
+#: At most this many changes are listed; the others are counted.
 _LISTED = 50
 
 
 class DiscoveryConfig(BaseModel):
-    """When the source is asked what it offers, and what becomes of changes."""
+    """When to run DISCOVER, and which changes to apply."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schedule: str | Schedule | None = Field(
         default=None,
-        description="When to ask by itself: cron expression in UTC, or cron and timezone.",
+        description="When to run DISCOVER: cron expression in UTC, or cron and timezone.",
         examples=["0 6 * * *"],
     )
     schema_changes: SchemaPolicy = Field(
         default="propagate_columns",
-        description="Changes that are taken at once: none (ignore), new, missing and retyped "
-        "fields (propagate_columns), or streams that come and go as well (propagate_all). Breaking "
-        "ones never are. What is not taken is shown on the source's asset and waits.",
+        description="Changes that are applied automatically: none (ignore); new, missing and "
+        "retyped fields (propagate_columns); also new and removed streams (propagate_all). "
+        "Breaking changes never are. Other changes stay pending; the source's asset lists them.",
     )
 
     look: Literal["daily", "never"] = Field(
         default="daily",
-        description="Whether a sync first asks the source what it offers, at most once a day: many "
-        "sources send only the fields that are known, so those of a new field would be missed.",
+        description="Whether a sync first runs DISCOVER, at most once a day. Many sources send "
+        "only the fields of the stored catalog, so values of new fields would be missed.",
     )
 
     _cron = field_validator("schedule")(validated)
 
 
 class Take(Enum):
-    """Which changes a discovery takes."""
+    """Which changes a discovery applies."""
 
     policy = "policy"
     all = "all"
@@ -74,8 +75,8 @@ class DiscoveryOptions(dg.Config):
 
     take: Take = Field(
         default=Take.policy,
-        description="Which changes to take: those that the connection's schema_changes allows, or "
-        "all, breaking ones too.",
+        description="Which changes to apply: those that the connection's schema_changes allows, or "
+        "all, also breaking ones.",
     )
 
 
@@ -86,7 +87,7 @@ def schema_check_key(connection: Connection) -> dg.AssetCheckKey:
 def build_discovery(
     connection: Connection, config: DiscoveryConfig, refresh: Refresh, compare: Compare
 ) -> dg.Definitions:
-    """The check, the job ``<connection>__discover``, and its schedule if there is one."""
+    """Return the check, the job ``<connection>__discover``, and its schedule if there is one."""
     allowed = config.schema_changes
 
     @dg.asset_check(
@@ -94,9 +95,9 @@ def build_discovery(
         name=CHECK_NAME,
         pool=pool(connection),
         op_tags=pod_tags(connection),
-        description="Whether the source still offers the streams and fields that are known: runs "
-        f"DISCOVER and compares. The job {connection.name}__discover applies changes, as "
-        f"schema_changes: {allowed} says.",
+        description="Runs DISCOVER and compares the streams and fields with the stored catalog. "
+        f"The job {connection.name}__discover applies changes; schema_changes: {allowed} says "
+        "which.",
     )
     def schema_changes(
         context: dg.AssetCheckExecutionContext, atlas: AtlasResource
@@ -113,14 +114,14 @@ def build_discovery(
     ) -> None:
         policy = None if config.take is Take.all else allowed
         result = discover_and_project(context, atlas, connection, refresh, policy)
-        # Op contexts are typed for the other events alone, and take it all the same.
+        # The method's type does not name this event, but accepts it.
         event: Any = evaluation(connection, result)
         context.log_event(event)
 
     @dg.job(
         name=f"{connection.name}__discover",
-        description=f"Asks the source of {connection.name} which streams it offers now.",
-        # The connection's sensor waits while it runs.
+        description=f"Runs DISCOVER of {connection.name} and applies changes of its streams.",
+        # The connection's sensor requests no run while it runs.
         tags={CONNECTION_TAG: connection.name},
     )
     def discovery() -> None:
@@ -135,15 +136,15 @@ def discover(
     atlas: AtlasResource,
     ask: Compare,
 ) -> dg.AssetCheckResult:
-    """Run DISCOVER by ``ask``, and return what changed.
+    """Run DISCOVER by ``ask``. Return the result of the check ``schema_changes``.
 
     Raises:
-        dagster.Failure: DISCOVER failed; what was known stays.
+        dagster.Failure: DISCOVER failed; the stored catalog stays.
     """
     with explained_failure():
         note_process(context.instance, context.run.run_id)
         discovery = ask(atlas.step_context(context))
-    context.log.info(f"Discovered. {told(discovery)}")
+    context.log.info(f"Discovered. {describe_discovery(discovery)}")
     return check_result(discovery)
 
 
@@ -165,7 +166,7 @@ def discover_and_project(
 
 
 def check_result(discovery: Discovery) -> dg.AssetCheckResult:
-    """What a discovery means for who looks at the source."""
+    """Return the result of the check ``schema_changes`` for a discovery."""
     found, taken = discovery.found, discovery.taken
     metadata: dict[str, dg.MetadataValue[Any]] = {
         "atlas/streams_offered": dg.MetadataValue.int(len(found.streams)),
@@ -178,34 +179,36 @@ def check_result(discovery: Discovery) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not found.pending,
         severity=dg.AssetCheckSeverity.WARN,
-        description=told(discovery),
+        description=describe_discovery(discovery),
         metadata=metadata,
     )
 
 
-def told(discovery: Discovery) -> str:
-    """What came of a discovery, in a sentence or two."""
-    said = []
+def describe_discovery(discovery: Discovery) -> str:
+    """Describe a discovery in one or two sentences."""
+    sentences = []
     if discovery.taken:
-        said.append(f"{_counted(discovery.taken)} taken: reload the definitions to see them.")
+        sentences.append(
+            f"{_counted(discovery.taken)} applied: reload the definitions to see them."
+        )
     if discovery.lacking:
         streams = ", ".join(map(str, discovery.lacking))
-        said.append(
-            f"Rows that are in the tables of {streams} already have nothing in the new columns; "
-            "`atlas refresh` reads them again."
+        sentences.append(
+            f"Existing rows of {streams} have no values in the new columns; `atlas refresh` reads "
+            "them again."
         )
     if discovery.found.pending:
-        said.append(f"{_counted(discovery.found.pending)} not taken yet.")
-    return " ".join(said) or "The source offers what is known."
+        sentences.append(f"{_counted(discovery.found.pending)} pending.")
+    return " ".join(sentences) or "No changes: the source offers what is stored."
 
 
 def evaluation(connection: Connection, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """``result`` as an event, for who is not the check itself."""
+    """Return the event of a result outside of the check itself."""
     return check_evaluation(schema_check_key(connection), result)
 
 
 def as_markdown(changes: Sequence[CatalogChange]) -> str:
-    """A list for people."""
+    """Return a list of changes."""
     lines = [f"- {change}" for change in changes[:_LISTED]]
     if len(changes) > _LISTED:
         lines.append(f"- … and {len(changes) - _LISTED} more")

@@ -1,4 +1,4 @@
-"""The Dagster resource every step of Atlas uses: where rows land, and under whose name."""
+"""The Dagster resource of all Atlas steps: the destination and the deployment."""
 
 import os
 from pathlib import Path
@@ -27,46 +27,45 @@ StepContext = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckEx
 
 
 class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Where rows land and what this deployment is called."""
+    """The destination of rows, the name of this deployment, and default limits."""
 
     destination: str | None = Field(
         default=None,
-        description="Where rows land unless a connection says otherwise: folder or object store "
+        description="Destination of connections that name none: folder or object store "
         "address of Delta tables, or a Postgres database, "
         "postgresql://user:{{ env.PASSWORD }}@host/database. A relative folder starts at "
-        "DAGSTER_HOME, else at the current folder. By default what ATLAS_DESTINATION or "
-        "ATLAS_LAKE says, else the folder lake.",
+        "DAGSTER_HOME, else at the current folder. The default is ATLAS_DESTINATION or ATLAS_LAKE, "
+        "else the folder lake.",
     )
     deployment: str = Field(
         default=DEFAULT_DEPLOYMENT,
-        description="Name of this deployment; Atlas never touches containers or tables of another "
-        "one. By default what ATLAS_DEPLOYMENT says.",
+        description="Name of this deployment. Atlas never touches containers or tables of another "
+        "one. The default is ATLAS_DEPLOYMENT.",
     )
 
     executor: dict[str, Any] = Field(
         default={},
-        description="Limits of connectors whose connection does not say otherwise; "
-        "see ExecutorConfig.",
+        description="Default limits of connectors; see ExecutorConfig.",
     )
 
-    #: What :meth:`from_environment` looks at.
+    #: The variables that :meth:`from_environment` reads.
     VARIABLES: ClassVar = ("ATLAS_EXECUTOR", "ATLAS_DEPLOYMENT")
 
     @classmethod
     def from_environment(cls) -> Self:
-        """With what ATLAS_EXECUTOR and ATLAS_DEPLOYMENT say, if they do."""
-        # Not with the destination: Dagster shows what a resource is configured with.
+        """Return the resource that ATLAS_EXECUTOR and ATLAS_DEPLOYMENT configure."""
+        # Without the destination: Dagster shows the config of resources.
         return cls(
             executor=declared_defaults(os.environ),
             deployment=os.environ.get("ATLAS_DEPLOYMENT") or DEFAULT_DEPLOYMENT,
         )
 
     def executor_defaults(self) -> ExecutorConfig:
-        """Raises ConfigError where a limit is wrong."""
+        """Return the default limits. Raises ConfigError if one is not valid."""
         return executor_defaults(self.executor)
 
     def address(self, connection: Connection | None = None) -> str:
-        """Where ``connection``'s rows land, as declared: variables are not replaced."""
+        """Return the address of the connection's destination, with variables not replaced."""
         declared = connection.destination if connection else None
         environ = os.environ.get("ATLAS_DESTINATION") or os.environ.get("ATLAS_LAKE")
         address = declared or self.destination or environ or "lake"
@@ -75,16 +74,16 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / address)
 
     def open_destination(self, connection: Connection | None = None) -> Destination:
-        """Where ``connection``'s rows land, or those of all that do not say.
+        """Open the connection's destination, or the default one.
 
         Raises:
-            ConfigError: the address is wrong.
+            ConfigError: the address is not valid.
         """
         where = f"The destination of connection '{connection.name}'" if connection else "Atlas"
         return open_destination(self.address(connection), os.environ, where=where)
 
     def deployment_label(self) -> str:
-        """The deployment with its destination: two checkouts on one machine do not share either."""
+        """Return deployment and destination: two checkouts on one machine have different labels."""
         return f"{self.deployment} {shown(self.address())}"
 
     def run_context(

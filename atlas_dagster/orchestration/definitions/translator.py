@@ -1,4 +1,4 @@
-"""How a stream becomes an asset, before anybody's ``translation``."""
+"""The translator: streams to asset specs, and the connection with all its assets."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
@@ -27,7 +27,7 @@ from atlas_dagster.source.discovered_catalog import Discovered
 
 
 class StreamProps(Struct, frozen=True):
-    """Everything known of a stream when its asset is defined: ``props`` in a ``translation``."""
+    """A stream whose asset is defined: ``props`` in a ``translation``."""
 
     connection: Connection
     stream: ConfiguredStream
@@ -42,7 +42,7 @@ class StreamProps(Struct, frozen=True):
 
     @property
     def stream_name(self) -> str:
-        """As the source calls it."""
+        """The stream's name in the source."""
         return self.stream.descriptor.name
 
     @property
@@ -51,7 +51,7 @@ class StreamProps(Struct, frozen=True):
 
     @property
     def table_name(self) -> str:
-        """The parts of the table's path, with dots between."""
+        """The table's path, joined by dots."""
         return ".".join(self.table)
 
     @property
@@ -59,12 +59,12 @@ class StreamProps(Struct, frozen=True):
         return self.stream.stream.json_schema
 
 
-#: What turns a stream into its asset.
+#: The function that makes the asset of a stream.
 GetAssetSpec = Callable[[StreamProps], dg.AssetSpec]
 
 
 def stream_spec(props: StreamProps) -> dg.AssetSpec:
-    """The asset of a stream. Its key is the table's path."""
+    """Return the asset of a stream. Its key is the table's path."""
     stream = props.stream
     name = props.connection.source_name
     schema = TableSchema.of(stream)
@@ -81,7 +81,7 @@ def stream_spec(props: StreamProps) -> dg.AssetSpec:
         group_name=props.connection.name,
         description=f"{described}\n\n{summary}" if isinstance(described, str) else summary,
         kinds={"airbyte", name.removeprefix("source-"), props.storage_kind},
-        # By name: Dagster's metadata sets check each field again, five thousand times.
+        # By name: Dagster's metadata sets would validate each field again.
         metadata={
             "dagster/column_schema": column_schema(schema, stream),
             "dagster/table_name": props.table_name,
@@ -93,7 +93,7 @@ def stream_spec(props: StreamProps) -> dg.AssetSpec:
 
 
 def table_key(table: TablePath) -> dg.AssetKey:
-    """The asset that a table is, unless a translation gave it another key."""
+    """Return the key of a table's asset before any translation."""
     return dg.AssetKey(list(table))
 
 
@@ -105,8 +105,8 @@ def source_key(connection: Connection) -> dg.AssetKey:
 class ConnectionAssets(Struct, frozen=True, dict=True):
     """A connection, its streams, and the ``specs`` of their assets.
 
-    ``problem``: why it cannot be synced as it is declared, in one sentence; its streams are then
-    those that are known of it.
+    ``problem`` says in one sentence why it cannot be synced; its streams are then those of the last
+    discovery.
     """
 
     connection: Connection
@@ -125,7 +125,7 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
         schedule: Schedule | None = None,
         problem: str | None = None,
     ) -> Self:
-        """Raises ConfigError where two streams would be the same asset."""
+        """Define the assets. Raises ConfigError if two streams have the same asset key."""
         streams, wrong = _configured(connection, discovered)
         atlas: AtlasResource = default_resources()["atlas"]
         storage_kind = destination_type(atlas.address(connection)).kind
@@ -147,7 +147,7 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
 
     @cached_property
     def streams(self) -> Sequence[ConfiguredStream]:
-        """In order of the specs. Not kept from there: thousands of schemas are, and few used."""
+        """The streams, in order of the specs. Parsed when needed: there can be thousands."""
         return _configured(self.connection, self.discovered)[0]
 
     @property
@@ -160,15 +160,15 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
 
     @property
     def tables(self) -> Mapping[StreamDescriptor, TablePath]:
-        """Of every stream that was ever discovered."""
+        """The tables of all streams that were ever discovered."""
         return self.discovered.table_paths
 
     def key(self, table: TablePath) -> dg.AssetKey:
-        """The asset that ``table`` is."""
+        """Return the key of the asset of ``table``."""
         return self._translated.get(table) or table_key(table)
 
     def selected(self, keys: Collection[dg.AssetKey]) -> list[StreamDescriptor]:
-        """The streams whose assets are among ``keys``."""
+        """Return the streams whose assets are among ``keys``."""
         return [name for name, spec in self.specs.items() if spec.key in keys]
 
     @cached_property
@@ -180,7 +180,7 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
 def _configured(
     connection: Connection, discovered: Discovered
 ) -> tuple[Sequence[ConfiguredStream], str | None]:
-    """The streams to sync; with what is wrong, those that are known."""
+    """Return the streams to sync; if something is wrong, the known streams and the reason."""
     catalog = discovered.catalog
     try:
         where = f"Connection '{connection.name}'"
@@ -192,7 +192,7 @@ def _configured(
 
 
 def _with_io_manager(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
-    """With what its reader needs to find the table."""
+    """Return ``spec`` with its IO manager and, if the key differs, the table's path."""
     spec = spec.with_io_manager_key(io_manager_key(props.connection))
     if tuple(spec.key.path) == props.table:
         return spec
@@ -208,7 +208,7 @@ def _check_unique_keys(
         other = met.setdefault(spec.key, name)
         if other != name:
             raise ConfigError(
-                f"Connection '{connection.name}': its translation makes {other} and {name} the "
-                f"same asset, {spec.key.to_user_string()}; let the key tell them apart, as in "
+                f"Connection '{connection.name}': its translation gives {other} and {name} the "
+                f"same asset key, {spec.key.to_user_string()}; make the keys different, as in "
                 'key: "raw/{{ props.table_name }}".'
             )

@@ -1,4 +1,4 @@
-"""When the owner of a connector has ended, as Dagster and this machine know it."""
+"""Clean-up after runs whose process was killed: the runs themselves, and their connectors."""
 
 import datetime as dt
 import multiprocessing
@@ -30,32 +30,33 @@ _UNFINISHED = [
 
 
 def note_process(instance: dg.DagsterInstance, run_id: str, pid: int | None = None) -> None:
-    """Remember which process carries out a run: ``pid``, or that which this step belongs to."""
+    """Tag a run with its process: ``pid``, or the process that this step belongs to."""
     if pid is None:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.tags.get(PROCESS_TAG, "").startswith(run_id):
-            return  # by the run itself, which knows best
-        # Dagster's other executors give each step a process; the run's own is its parent.
+            return  # the run itself has set it
+        # Dagster's other executors start a process for each step; its parent is the run's process.
         parent = multiprocessing.parent_process()
         pid = os.getpid() if parent is None or parent.pid is None else parent.pid
     instance.add_run_tags(run_id, process_tag(run_id, pid))
 
 
 def process_tag(run_id: str, pid: int) -> dict[str, str]:
-    """The tag that says which process carries out a run."""
+    """Return the tag with the process of a run."""
     return {PROCESS_TAG: f"{run_id} {identify(pid)}"}
 
 
 def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Report the runs as failed whose process on this machine has ended; their ids.
+    """Report runs as failed whose process on this machine has ended. Return their ids.
 
-    What they, and runs that were reported before, hold of pools is free then.
+    Dagster's default launcher does not watch its processes. Without this, such a run would keep
+    its slot in the pool of its connection for ever. The slots of all dead runs are freed.
     """
     ended = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=_UNFINISHED)):
         run = record.dagster_run
         if _is_dead(run):
-            instance.report_run_failed(run, "The process of this run has ended without a word.")
+            instance.report_run_failed(run, "The process of this run was killed.")
             ended.append(run.run_id)
     storage = instance.event_log_storage
     if storage.supports_global_concurrency_limits:
@@ -67,23 +68,23 @@ def end_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _is_dead(run: dg.DagsterRun) -> bool:
-    # A run that Dagster launches in place of another inherits its tags.
+    # A retried run inherits the tags of the first one.
     of_run, _, process = run.tags.get(PROCESS_TAG, "").partition(" ")
     return of_run == run.run_id and process_has_ended(process)
 
 
 _EVERY_SECONDS = 60
-#: Of the runs that ended lately.
+#: Runs that ended lately; at most this many are read.
 _LOOKED_AT = 100
 
 
 def reap_ended(
     instance: dg.DagsterInstance, atlas: AtlasResource, connection: Connection | None = None
 ) -> list[str]:
-    """Remove what ended runs, commands and requests left behind: processes, and containers.
+    """Remove processes and containers of runs, commands and requests that have ended.
 
-    Looked at is the deployment's Docker engine, and that of ``connection``. Returns what was
-    removed, in words. Where there is no Docker, there is no container.
+    Looks at the deployment's Docker engine and that of ``connection``; an engine that cannot be
+    reached is skipped. Returns a description of each thing that was removed.
     """
 
     def has_ended(owner: str) -> bool:
@@ -91,7 +92,7 @@ def reap_ended(
         run = None if run_id is None else instance.get_run_by_id(run_id)
         if run is not None:
             return run.is_finished
-        # Of a run that was deleted here, or is another instance's, the process tells.
+        # The run was deleted, or belongs to another instance: ask for its process.
         container = container_of(process)
         return process_has_ended(process) or (container is not None and _is_gone(container))
 
@@ -106,9 +107,9 @@ def reap_ended(
 
 
 def _is_gone(container: str) -> bool:
-    """Whether a container beside the one this process is in has ended.
+    """Whether a container beside this process's own has ended.
 
-    False where this process is in none: then others may be on another engine.
+    False if this process is in no container: the other one may be on another engine.
     """
     with suppress(AtlasError), closing(connect(None)) as client:
         return is_running(client, this_container()) and not is_running(client, container)
@@ -123,8 +124,8 @@ def _remove_left_over(context: dg.OpExecutionContext, atlas: AtlasResource) -> N
 
 @dg.job(
     name="atlas_reap",
-    description="Removes connectors whose run was killed before it could do so. Requested by "
-    "atlas_reaper where it cannot do that itself.",
+    description="Removes connectors whose run was killed. The sensor atlas_reaper requests it if "
+    "runs are on other machines.",
 )
 def reap_job() -> None:
     _remove_left_over()
@@ -135,7 +136,7 @@ def reap_job() -> None:
     job=reap_job,
     minimum_interval_seconds=_EVERY_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Removes connectors whose run was killed before it could do so.",
+    description="Removes connectors whose run was killed.",
 )
 def reaper_sensor(
     context: dg.SensorEvaluationContext, atlas: AtlasResource
@@ -145,16 +146,18 @@ def reaper_sensor(
     dead = end_dead_runs(context.instance)
     removed = reap_ended(context.instance, atlas) + reap_adhoc()
     if dead:
-        return dg.SkipReason(f"Reported as failed, for their process is gone: {', '.join(dead)}.")
+        return dg.SkipReason(
+            f"Reported as failed, because their process was killed: {', '.join(dead)}."
+        )
     if removed:
         return dg.SkipReason(f"Removed left-over connectors: {', '.join(removed)}.")
     return dg.SkipReason("No left-over connectors.")
 
 
 def _leave_it_to_a_run(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """Runs are elsewhere, in containers say, and so is their Docker engine.
+    """Request a run that cleans up, if a run has failed or was canceled.
 
-    One run that failed or was canceled is reason enough; those that succeed remove their own.
+    Runs, and their Docker engine, are on other machines. Successful runs clean up themselves.
     """
     since = dt.datetime.fromisoformat(context.cursor) if context.cursor else None
     now = dt.datetime.now(dt.UTC).isoformat()
@@ -163,5 +166,5 @@ def _leave_it_to_a_run(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     )
     found = context.instance.get_runs(ended, limit=_LOOKED_AT) if since else []
     if all(run.job_name == reap_job.name for run in found):
-        return dg.SensorResult(skip_reason="No run ended before its time.", cursor=now)
+        return dg.SensorResult(skip_reason="No run has failed or was canceled.", cursor=now)
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now)], cursor=now)

@@ -1,4 +1,4 @@
-"""Where a connection's config renewals are kept: a file, or Dagster's database, encrypted."""
+"""The store of renewed configs: files, or Dagster's database, encrypted."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -26,12 +26,12 @@ _FOLDER = "renewals"
 
 
 def config_store(instance: dg.DagsterInstance) -> ConfigStore:
-    """The database where ATLAS_SECRET_KEY gives a key for it, else files beside Dagster's own.
+    """Return the database store if ATLAS_SECRET_KEY is set, else files beside Dagster's own.
 
-    Of several keys, with commas between them, the first encrypts and each may decrypt.
+    Of several keys, separated by commas, the first encrypts and all decrypt.
 
     Raises:
-        ConfigError: a key is none, or there is no database to use it for.
+        ConfigError: a key is not valid, or Dagster uses no SQL database.
     """
     files = FileConfigStore(Path(instance.root_directory).absolute() / _FOLDER)
     keys = os.environ.get(KEY_VARIABLE)
@@ -48,7 +48,7 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
         cipher = MultiFernet([Fernet(key.strip()) for key in keys.split(",")])
     except ValueError as error:
         raise ConfigError(
-            f"{KEY_VARIABLE} is no key, nor several with commas between them; make one with: "
+            f"{KEY_VARIABLE} is not a valid key, or keys separated by commas; make one with: "
             "python -c 'from cryptography.fernet import Fernet; "
             "print(Fernet.generate_key().decode())'"
         ) from error
@@ -56,10 +56,9 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
 
 
 class DatabaseConfigStore(ConfigStore):
-    """Dagster's key-value table, so that every machine of a deployment sees the renewals.
+    """Renewals in Dagster's key-value table, for all machines of a deployment.
 
-    Read besides are the files of the time before there was a key: their single-use tokens count
-    until newer ones are saved.
+    Files of the time before there was a key are read, too, until a newer renewal is saved.
     """
 
     where = "encrypted in Dagster's database"
@@ -75,10 +74,10 @@ class DatabaseConfigStore(ConfigStore):
     def lock(self, connection: str, listener: Listener) -> Iterator[None]:
         held = ExitStack()
         try:
-            with _explained(f"lock connection '{connection}'"):
+            with _transient_errors(f"lock connection '{connection}'"):
                 database = held.enter_context(self._storage.connect())
                 if database.dialect.name == "postgresql":
-                    # Held by this database session, which ends with our process.
+                    # This database session holds the lock; it ends with our process.
                     acquire = partial(try_lock, database, f"atlas:{connection}")
                     held.enter_context(wait_for(connection, acquire, listener))
                 else:
@@ -86,13 +85,13 @@ class DatabaseConfigStore(ConfigStore):
                     held.enter_context(self._files.lock(connection, listener))
             yield
         finally:
-            # A session that is lost by now has let go already.
+            # A lost session has released the lock already.
             with suppress(SQLAlchemyError):
                 held.close()
 
     def load(self, connection: str, declared: Mapping[str, Any]) -> bytes | None:
         key = _key(connection)
-        with _explained(f"read the renewed config of connection '{connection}'"):
+        with _transient_errors(f"read the renewed config of connection '{connection}'"):
             found = self._storage.get_cursor_values({key}).get(key)
         if not found:
             return self._files.load(connection, declared)
@@ -101,7 +100,7 @@ class DatabaseConfigStore(ConfigStore):
             return self._cipher.decrypt(encrypted)
         except InvalidToken as error:
             if origin and not DeclarationHash.decode(origin).is_in(declared):
-                return None  # the user has entered something else since
+                return None  # the declaration has changed since
             raise ConfigError(
                 f"The renewed config of connection '{connection}' was stored under a key that is "
                 f"not in {KEY_VARIABLE}; put that key back, behind the new one and a comma, or, "
@@ -112,15 +111,15 @@ class DatabaseConfigStore(ConfigStore):
         encrypted = self._cipher.encrypt(content).decode()
         kept = f"{encrypted} {origin.encode().decode()}"
         try:
-            with _explained(f"save the renewed config of connection '{connection}'"):
+            with _transient_errors(f"save the renewed config of connection '{connection}'"):
                 self._storage.set_cursor_values({_key(connection): kept})
         except TransientError as error:
             raise OSError(str(error)) from error
 
 
 @contextmanager
-def _explained(purpose: str) -> Iterator[None]:
-    """Raises TransientError where the database cannot be used."""
+def _transient_errors(purpose: str) -> Iterator[None]:
+    """Raise TransientError if the database cannot be used."""
     try:
         yield
     except Exception as error:
@@ -130,7 +129,7 @@ def _explained(purpose: str) -> Iterator[None]:
             raise
         reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         raise TransientError(
-            f"Dagster's database could not be used to {purpose} ({reason}); see that it runs and "
+            f"Dagster's database could not be used to {purpose} ({reason}); check that it runs and "
             "can be reached."
         ) from error
 

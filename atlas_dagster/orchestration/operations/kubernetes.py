@@ -1,7 +1,7 @@
-"""Steps on Kubernetes whose connector runs beside them, in the same pod.
+"""Steps on Kubernetes, with the connector as a second container in the step's pod.
 
-The step's own process does what it does everywhere; only where the connector is differs. So there
-is no second program to load rows, and nothing passes through the cluster's API.
+The step itself loads the rows, as everywhere. Only the place of the connector differs, and no data
+passes through the cluster's API.
 """
 
 from collections.abc import Iterable
@@ -18,19 +18,19 @@ from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE, limits_of
 
-#: Read by dagster-k8s, whose ``k8s_job_executor`` gives each step a pod.
+#: The tag that dagster-k8s reads.
 TAG = "dagster-k8s/config"
 _FOLDER = "/atlas-pod"
 _VOLUME = "atlas-pod"
-#: Of Airbyte's images; both containers have it, so each can read what the other writes.
+#: The user of Airbyte's images. Both containers have it, so they can read each other's files.
 _USER = 1000
 
 
 def pod_tags(connection: Connection) -> dict[str, Any]:
-    """Tags for the ops of ``connection``: its pod, where it asks for one.
+    """Return the tags of the connection's ops: its pod, if its runner is ``kubernetes``.
 
-    The connector is a native sidecar (Kubernetes 1.29): it is there before the step and ends with
-    it, and where it was killed, the next call finds it again.
+    The connector is a native sidecar (Kubernetes 1.29): it starts before the step, ends with it,
+    and is restarted after it was killed.
     """
     if connection.runner != "kubernetes":
         return {}
@@ -67,7 +67,7 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
             },
             "pod_spec_config": {
                 "init_containers": [connector],
-                # In memory: the config is a file there.
+                # In memory, because the config is a file there.
                 "volumes": [{"name": _VOLUME, "empty_dir": {"medium": "Memory"}}],
                 "security_context": {
                     "run_as_user": _USER,
@@ -80,10 +80,10 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
 
 
 def pod_executor(assets: Iterable[object]) -> dg.ExecutorDefinition | None:
-    """Dagster's executor that gives each step a pod, where one of ``assets`` asks for it.
+    """Return the executor that starts a pod for each step, if one of ``assets`` needs it.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: dagster-k8s is not installed.
     """
     ops = (asset.node_def for asset in assets if isinstance(asset, dg.AssetsDefinition))
     if not any(TAG in op.tags for op in ops):

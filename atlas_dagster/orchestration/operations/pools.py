@@ -1,4 +1,4 @@
-"""Pools of connections: CHECK, DISCOVER and READ of one never run at the same time."""
+"""Pools: CHECK, DISCOVER and READ of one connection never run at the same time."""
 
 import time
 
@@ -8,18 +8,18 @@ from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
 from atlas_dagster.source.connection import Connection
 
-#: Of the pools of connections, with their name behind it.
+#: The prefix of the pools of connections; their name follows.
 POOL_PREFIX = "airbyte_"
 _LOOK_SECONDS = 1.0
 
 
 def pool(connection: Connection) -> str:
-    """The name of the connection's pool."""
+    """Return the name of the connection's pool."""
     return f"{POOL_PREFIX}{connection.name}"
 
 
 def runs_in(instance: dg.DagsterInstance, pool: str) -> list[str]:
-    """The ids of the runs that take all slots of ``pool``; empty while one is free."""
+    """Return the ids of the runs that hold all slots of ``pool``; empty if a slot is free."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
         return []
@@ -30,20 +30,20 @@ def runs_in(instance: dg.DagsterInstance, pool: str) -> list[str]:
 
 
 def wait_for_turn(instance: dg.DagsterInstance, connection: Connection, listener: Listener) -> None:
-    """Wait until no other run of the connection is under way, and say that this is so.
+    """Wait until no other run of the connection is under way.
 
-    Dagster would wait as well, in silence, and for ever where the other one is killed.
+    Dagster would wait without a message, and for ever if the other run was killed.
     """
-    told: list[str] = []
+    announced: list[str] = []
     while True:
         end_dead_runs(instance)
         runs = runs_in(instance, pool(connection))
         if not runs:
             return
-        if runs != told:
+        if runs != announced:
             listener.info(
                 f"Another run of {connection.name} is under way ({', '.join(runs)}); this one "
-                "starts when that has ended. Ctrl-C ends the wait."
+                "starts when it has ended. Press Ctrl-C to stop waiting."
             )
-            told = runs
+            announced = runs
         time.sleep(_LOOK_SECONDS)

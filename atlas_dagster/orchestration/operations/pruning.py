@@ -1,7 +1,6 @@
-"""Deleting runs that ended long ago, with their events and compute logs.
+"""Deletion of old runs with their events and compute logs; Dagster keeps them for ever.
 
-Dagster keeps them for ever. Where a stream continues is kept beside its table, too, so no state is
-lost with them; what somebody still asks the past for stays.
+No state is lost: it is stored beside the tables, too. Runs that Dagster or Atlas still needs stay.
 """
 
 import datetime as dt
@@ -28,8 +27,8 @@ from atlas_dagster.orchestration.dagster_internals import (
 )
 from atlas_dagster.orchestration.operations.cleanup import reap_job
 
-#: Runs looked at together. Few enough for their records, many enough for a look into what only a
-#: whole table tells.
+#: Runs that are examined together: few enough for their records, many enough for queries over a
+#: whole table.
 _PAGE = 500
 _FINISHED = [
     dg.DagsterRunStatus.SUCCESS,
@@ -39,19 +38,19 @@ _FINISHED = [
 
 
 def prune(instance: dg.DagsterInstance, ended_before: dt.datetime) -> int:
-    """Delete the runs of all jobs that ended before then; how many there were.
+    """Delete runs of all jobs that ended before ``ended_before``. Return how many.
 
-    These stay: a run with the newest event of an asset, a partition or a check; the newest of each
-    schedule; one that a run which stays tried again; one of a backfill under way; and one with a
-    key, by which a sensor knows what it has asked for already.
+    These runs stay: those with the newest event of an asset, a partition or a check; the newest run
+    of each schedule; runs that a remaining run retries; runs of an unfinished backfill; and runs
+    with a run key, because a sensor would request them again.
 
     Raises:
-        ConfigError: Dagster's event log is in no SQL database.
+        ConfigError: Dagster's event log is not in an SQL database.
     """
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         raise ConfigError(
-            f"Runs can be pruned where Dagster's event log is in SQLite or Postgres, and not in "
+            f"Runs can be pruned only if Dagster's event log is in SQLite or Postgres; it is in "
             f"{type(storage).__name__}."
         )
     kept = _newest(storage) | _newest_of_schedules(instance)
@@ -60,23 +59,23 @@ def prune(instance: dg.DagsterInstance, ended_before: dt.datetime) -> int:
     for page in _pages(instance, ended_before):
         ids = [run.run_id for run in page]
         retries = _retries(instance, ids)
-        doomed: dict[str, None] = {}
-        # The newest first: a run is looked at after those that tried it again.
+        deletable: dict[str, None] = {}
+        # The newest first: a run is examined after its retries.
         for run in page:
-            tried_again = not retries[run.run_id] <= doomed.keys()
+            is_retried = not retries[run.run_id] <= deletable.keys()
             of_backfill = run.tags.get(BACKFILL_ID_TAG) in backfills
-            if not (run.run_id in kept or tried_again or of_backfill or _keeps_its_key(run)):
-                doomed[run.run_id] = None
-        _delete(instance, storage, list(doomed))
-        deleted += len(doomed)
+            if not (run.run_id in kept or is_retried or of_backfill or _keeps_its_key(run)):
+                deletable[run.run_id] = None
+        _delete(instance, storage, list(deletable))
+        deleted += len(deletable)
     return deleted
 
 
 def _newest(storage: SqlEventLogStorage) -> set[str]:
-    """Runs with the newest event of its kind of an asset, a partition or a check.
+    """Return the runs with the newest event, of each kind, of an asset, a partition or a check.
 
-    And that with the newest event of all: SQLite gives the numbers of the last rows again once
-    they are deleted, and sensors remember up to which number they have read.
+    And the run with the newest event of all: SQLite reuses the numbers of deleted last rows, and
+    sensors store the number up to which they have read.
     """
     events, checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
     number = sqlalchemy.func.max
@@ -99,7 +98,7 @@ def _newest(storage: SqlEventLogStorage) -> set[str]:
 
 
 def _newest_of_schedules(instance: dg.DagsterInstance) -> set[str]:
-    """A connection's schedule looks at its last run, and must not take an older one for it."""
+    """Return the last run of each connection's schedule, which decides about retries."""
     found: set[str] = set()
     for _, connections in instance.get_run_tags([SCHEDULE_TAG]):
         for connection in connections:
@@ -117,18 +116,18 @@ def _backfills_under_way(instance: dg.DagsterInstance) -> set[str]:
 def _pages(
     instance: dg.DagsterInstance, ended_before: dt.datetime
 ) -> Iterator[Sequence[dg.DagsterRun]]:
-    """Finished runs that nothing happened to since, the newest first."""
+    """Yield the finished runs in pages, the newest first."""
     ended = dg.RunsFilter(statuses=_FINISHED, updated_before=ended_before)
     page = instance.get_runs(ended, limit=_PAGE)
     while page:
-        # Asked for now, for the run that it follows on may be gone then.
+        # Fetched now: the run that the cursor names may be deleted by then.
         following = instance.get_runs(ended, cursor=page[-1].run_id, limit=_PAGE)
         yield page
         page = following
 
 
 def _retries(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> Mapping[str, set[str]]:
-    """Of each run, those that tried it again: a retry looks for the first run by way of all."""
+    """Return the retries of each run: a retry finds the first run through all in between."""
     found: dict[str, set[str]] = defaultdict(set)
     for run in instance.get_runs(dg.RunsFilter(tags={PARENT_RUN_ID_TAG: list(run_ids)})):
         found[run.tags[PARENT_RUN_ID_TAG]].add(run.run_id)
@@ -136,7 +135,7 @@ def _retries(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> Mapping[st
 
 
 def _keeps_its_key(run: dg.DagsterRun) -> bool:
-    """Whether a sensor would ask for it a second time. Those of Atlas never use a key again."""
+    """Whether a sensor would request it again if its key were gone. Atlas never reuses keys."""
     ours = SCHEDULE_TAG in run.tags or run.job_name == reap_job.name
     return RUN_KEY_TAG in run.tags and not ours
 
@@ -144,16 +143,16 @@ def _keeps_its_key(run: dg.DagsterRun) -> bool:
 def _delete(
     instance: dg.DagsterInstance, storage: SqlEventLogStorage, run_ids: Collection[str]
 ) -> None:
-    """The runs themselves go last, so that what is interrupted is found again."""
+    """Delete runs, themselves last: after an interruption they are found again."""
     with storage.index_connection() as database:
-        # Dagster leaves these.
+        # Dagster does not delete these.
         checks = AssetCheckExecutionsTable
         database.execute(checks.delete().where(checks.c.run_id.in_(run_ids)))
     for run_id in run_ids:
         instance.compute_log_manager.delete_logs(prefix=[run_id])
         storage.delete_events(run_id)
         if isinstance(storage, SqliteEventLogStorage):
-            # It empties the run's database and leaves the file.
+            # Dagster empties the run's database but leaves the file.
             file = storage.path_for_shard(run_id)
             for part in (file, f"{file}-wal", f"{file}-shm"):
                 Path(part).unlink(missing_ok=True)

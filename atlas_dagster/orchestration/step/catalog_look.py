@@ -1,7 +1,7 @@
-"""A look at the source's catalog before a sync, where what is known is old.
+"""DISCOVER before a sync, if the stored catalog is old.
 
 Many sources send only the fields of the catalog they are given, and their cursor passes the rows
-all the same: a new field that is discovered later is missing in them for ever.
+anyway: values of a field that is discovered later would be missing for ever.
 """
 
 import time
@@ -14,9 +14,9 @@ from msgspec import Struct
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
+    describe_discovery,
     evaluation,
     schema_check_key,
-    told,
 )
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.projections import project_discovery
@@ -29,7 +29,7 @@ _LOOKED_AT = "atlas/looked_at"
 
 
 class Look(Struct, frozen=True):
-    """Which changes a look takes, and what stores the catalog it found."""
+    """Which changes to apply, and the function that stores the catalog."""
 
     policy: SchemaPolicy
     store: Callable[[Discovered], None]
@@ -41,9 +41,10 @@ def look_at_source(
     connector: Connector,
     how: Look,
 ) -> ConnectionAssets:
-    """``defined`` with the fields that the source has now, if nobody has looked for a day.
+    """Return ``defined`` with the source's current fields, if the catalog is a day old.
 
-    Its streams stay those that it was loaded with. A look that fails is told, and counts as one.
+    The streams stay those that were loaded. A failed DISCOVER is a warning, and is not repeated
+    before the next day.
     """
     connection, known = defined.connection, defined.discovered
     if time.time() - max(_last_look(context, defined), known.discovered_at) < _OLD_SECONDS:
@@ -51,7 +52,7 @@ def look_at_source(
     try:
         found = discover_with(connector, connection, known, how.policy)
     except AtlasError as error:
-        words = f"The source could not be asked what it offers, so it is read as known: {error}"
+        words = f"DISCOVER failed, so the sync uses the stored catalog: {error}"
         context.log.warning(words)
         warn = dg.AssetCheckSeverity.WARN
         result = dg.AssetCheckResult(passed=False, severity=warn, description=words)
@@ -59,12 +60,14 @@ def look_at_source(
         return defined
     project_discovery(context.instance, connection, found, context.log.warning)
     discovery = Discovery.since(known, found, connection)
-    context.log.info(f"Looked at what the source offers: {told(discovery)}")
+    context.log.info(f"DISCOVER before the sync: {describe_discovery(discovery)}")
     context.log_event(evaluation(connection, _timed(check_result(discovery))))
     try:
         how.store(found)
     except (AtlasError, OSError) as error:
-        context.log.warning(f"What the source offers holds for this sync alone: {error}")
+        context.log.warning(
+            f"The new catalog could not be stored, so only this sync uses it: {error}"
+        )
     now = {stream.descriptor: stream for stream in found.catalog.streams}
     streams = tuple(now.get(old.descriptor, old).raw for old in known.catalog.streams)
     return msgspec.structs.replace(
@@ -73,7 +76,7 @@ def look_at_source(
 
 
 def _last_look(context: dg.AssetExecutionContext, defined: ConnectionAssets) -> float:
-    """When a sync looked last; 0 where the check has been executed on its own since."""
+    """Return when a sync last ran DISCOVER; 0 if the check has run by itself since."""
     key = schema_check_key(defined.connection)
     record = context.instance.get_latest_asset_check_evaluation_record(key)
     event = record.event.dagster_event if record is not None and record.event is not None else None
@@ -82,7 +85,7 @@ def _last_look(context: dg.AssetExecutionContext, defined: ConnectionAssets) -> 
 
 
 def _timed(result: dg.AssetCheckResult) -> dg.AssetCheckResult:
-    """``result``, with the time of the look."""
+    """Return ``result`` with the current time."""
     return dg.AssetCheckResult(
         passed=result.passed,
         severity=result.severity,

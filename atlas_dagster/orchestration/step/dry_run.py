@@ -1,4 +1,4 @@
-"""What a sync would do, told of each stream instead of doing it."""
+"""The events of a dry run: what a sync would do with each stream."""
 
 from collections.abc import Iterator
 
@@ -21,20 +21,18 @@ from atlas_dagster.wording import plural
 _NOTHING = "**Dry run: nothing was written.**"
 
 
-def rehearsed_observation(
-    rehearsed: DryRunResult, key: dg.AssetKey, mask: Mask
-) -> dg.AssetObservation:
-    """The event that tells what would become of a stream."""
+def dry_run_observation(result: DryRunResult, key: dg.AssetKey, mask: Mask) -> dg.AssetObservation:
+    """Return the event with what a sync would do with a stream."""
     return _observation(
         key,
-        bounded(_told(rehearsed, mask)),
-        preview(rehearsed.sample, mask),
+        bounded(_describe(result, mask)),
+        preview(result.sample, mask),
     )
 
 
 def refused_observation(key: dg.AssetKey, error: AtlasError) -> dg.AssetObservation:
-    """The event that tells why a stream would not be read."""
-    told = f"A sync would leave this stream out: {plain(str(error))}"
+    """Return the event with the reason why a stream would not be read."""
+    told = f"A sync would skip this stream: {plain(str(error))}"
     return _observation(key, bounded([_NOTHING, told]), None)
 
 
@@ -45,32 +43,30 @@ def _observation(
     return dg.AssetObservation(key, description="Dry run: nothing was written.", metadata=metadata)
 
 
-def _told(rehearsed: DryRunResult, mask: Mask) -> Iterator[str]:
-    plan = rehearsed.plan
+def _describe(result: DryRunResult, mask: Mask) -> Iterator[str]:
+    plan = result.plan
     stream = plan.configured
     yield _NOTHING
     yield (
         f"A sync ({stream.sync_mode} | {stream.destination_sync_mode}) would {_would(plan, mask)}."
     )
-    count = f"{plural(rehearsed.records, 'record')} read and thrown away"
-    yield (
-        f"{count}; that is all there is." if rehearsed.complete else f"{count}; there may be more."
-    )
-    if rehearsed.fault:
-        yield f"**Warning:** a sync would not complete this stream: {plain(rehearsed.fault)}."
-    if rehearsed.keyless:
-        yield f"**Warning:** {rehearsed.keyless:,} of them have nothing in a field of the key."
-    yield from changed_values(rehearsed.changes)
+    count = f"{plural(result.records, 'record')} read and discarded"
+    yield (f"{count}; there are no more." if result.complete else f"{count}; there may be more.")
+    if result.fault:
+        yield f"**Warning:** a sync would not complete this stream: {plain(result.fault)}."
+    if result.keyless:
+        yield f"**Warning:** {result.keyless:,} of them have no value in a field of the key."
+    yield from changed_values(result.changes)
 
 
 def _would(plan: StreamPlan, mask: Mask) -> str:
     if plan.state is not None:
-        start = f"read on from {shown_cursor(plan.state, mask)}"
+        start = f"resume from {shown_cursor(plan.state, mask)}"
     else:
         start = "read from the beginning"
     match plan.table.mode:
         case _ if plan.table.replaces:
-            return f"{start}, and replace the rows of the table once that is complete"
+            return f"{start}, and replace the rows of the table when it is complete"
         case "append_dedup":
             return f"{start}, and keep the newest row of each primary key"
         case _:

@@ -1,4 +1,4 @@
-"""The state store in Dagster's event log: what materializations and observations carry."""
+"""The state log in Dagster's events: envelopes of materializations and observations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.reconcile import LoggedState
 
-#: Observations that are not Atlas's, after its own newest one, and yet do not hide it.
+#: At most this many observations of other programs may follow the newest one of Atlas.
 _OTHERS = 50
-#: Observations that are read at once where an old one is looked for.
+#: The page size of a search for an old observation.
 _PAGE = 200
 
 
 class EventLogStateStore:
     """Reads the newest envelope of each stream from its asset's events.
 
-    A state that covers several streams is written out once, on the asset of their ``source``.
-    ``key`` says which asset a table is.
+    A state that covers several streams is stored once, on the asset of their ``source``. ``key``
+    returns the asset of a table.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class EventLogStateStore:
         self._instance = instance
         self._source = source
         self._key = key
-        #: Of the newest materializations of the streams asked for: the connectors they name, the
-        #: columns, and how many records each of the last syncs brought, newest first.
+        #: From the newest materializations: the connectors, the columns, and the numbers of records
+        #: of the last syncs, newest first.
         self.connectors: set[str] = set()
         self.columns: dict[TablePath, dg.TableSchema] = {}
         self.recent_records: dict[TablePath, list[int]] = {}
@@ -47,9 +47,11 @@ class EventLogStateStore:
         tables: Mapping[StreamDescriptor, TablePath],
         committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, LoggedState]:
-        """One query for all streams (and one for a state they share), and one more for each whose
-        newest materialization is not of its table's last commit: a sync died after it, or somebody
-        else reported one.
+        """Return the last logged state of each stream.
+
+        Takes one query for all streams, one for a shared state, and one for each stream whose
+        newest materialization is not of its table's last commit: a sync was killed after the
+        commit, or another program reported a materialization.
         """
         keys = {self._key(path): name for name, path in tables.items()}
         found: dict[StreamDescriptor, LoggedState] = {}
@@ -82,7 +84,7 @@ class EventLogStateStore:
         own = AtlasMetadataSet.extract(metadata)
         columns = TableMetadataSet.extract(metadata).column_schema
         if own.connector is None:
-            return  # somebody else's
+            return  # another program reported it
         self.connectors.add(own.connector)
         counts = [own.records_synced, *map(int, (own.records_before or "").split())]
         self.recent_records[table] = [count for count in counts if count is not None]
@@ -90,7 +92,7 @@ class EventLogStateStore:
             self.columns[table] = columns
 
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
-        """The last commits to ``table``, newest first, each with its cursor as it is shown."""
+        """Return the last commits to ``table``, newest first, each with its cursor for people."""
         found = []
         for metadata in self._observations(self._key(table), limit):
             envelope = envelope_of(metadata)
@@ -102,7 +104,7 @@ class EventLogStateStore:
     def _written_out(
         self, found: dict[StreamDescriptor, LoggedState]
     ) -> dict[StreamDescriptor, LoggedState]:
-        """With references to the shared state replaced by it, where it is of the same commit."""
+        """Replace references to the shared state by it, if it is of the same commit."""
         if not any(each.envelope and each.envelope.is_reference for each in found.values()):
             return found
         shared = self._observed(self._source)
@@ -113,7 +115,7 @@ class EventLogStateStore:
         return found
 
     def find(self, table: TablePath, seq: int) -> Envelope | None:
-        """Look back to commit ``seq`` through all observations of the asset, and of its source."""
+        """Search commit ``seq`` in all observations of the asset and of its source."""
         for key in (self._key(table), self._source):
             cursor, more = None, True
             while more:
@@ -127,7 +129,7 @@ class EventLogStateStore:
         return None
 
     def _observed(self, key: dg.AssetKey) -> Envelope | None:
-        """The newest envelope among the observations; the newest of them may be another's."""
+        """Return the newest envelope; other programs may have reported newer observations."""
         for limit in (1, _OTHERS):
             found = self._observations(key, limit)
             envelopes = (envelope_of(metadata) for metadata in found)
@@ -137,7 +139,7 @@ class EventLogStateStore:
         return None
 
     def _observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
-        """Metadata of the newest ones."""
+        """Return the metadata of the newest observations."""
         events = readable(
             self._instance,
             [key],

@@ -1,8 +1,7 @@
-"""Events that Dagster cannot read back, mended where they are stored.
+"""Repair of stored events that Dagster cannot read.
 
-Earlier versions stored names and states of a source as keys of tables and JSON. Dagster's
-serializer keeps some names for itself (``__class__``), and nobody could read such an event any
-more: no sync, no sensor, no page of the UI.
+Earlier versions stored a source's names as keys of tables and JSON. Dagster's serializer reserves
+some names (``__class__``) and cannot read such an event: syncs, sensors and UI pages failed.
 """
 
 import json
@@ -20,33 +19,33 @@ from atlas_dagster.orchestration.dagster_internals import (
     SqlEventLogStorageTable,
 )
 
-#: Names that Dagster's serializer keeps for itself.
+#: The names that Dagster's serializer reserves.
 _TAKEN = frozenset({"__class__", "__enum__", "__frozenset__", "__mapping_items__", "__set__"})
-#: What holds keys that are a source's, as the serializer calls it.
+#: The serialized classes whose keys are a source's names.
 _HOLDERS = ("TableRecord", "JsonMetadataEntryData")
 _UNREADABLE = (DeserializationError, CheckError, ValueError)
 T = TypeVar("T")
 
 
 def label(name: str) -> str:
-    """``name`` as a key that the serializer leaves alone; it looks the same."""
+    """Return ``name`` as a key that looks the same but is not reserved."""
     return f" {name}" if name.startswith("__") else name
 
 
 def readable(
     instance: dg.DagsterInstance, keys: Collection[dg.AssetKey], read: Callable[[], T]
 ) -> T:
-    """What ``read`` brings of the assets of ``keys``, once what it cannot read is mended."""
+    """Return ``read()``. If it fails, repair the events of the assets ``keys`` and try again."""
     try:
         return read()
     except _UNREADABLE:
-        if not _mend(instance, keys):
+        if not _repair(instance, keys):
             raise
         return read()
 
 
-def _mend(instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> bool:
-    """Whether there was anything to mend."""
+def _repair(instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> bool:
+    """Repair the events. Return whether there were any."""
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         return False
@@ -57,31 +56,31 @@ def _mend(instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> bool:
     with storage.index_connection() as connection:
         last = sa.select(assets.id, assets.last_materialization).where(assets.asset_key.in_(names))
         for id_, text in connection.execute(last).fetchall():
-            if (mended := _mended(text)) is not None:
+            if (repaired := _repaired(text)) is not None:
                 change = sa.update(AssetKeyTable).where(assets.id == id_)
-                connection.execute(change.values(last_materialization=mended))
+                connection.execute(change.values(last_materialization=repaired))
                 changed = True
-        runs = _mend_events(connection, found)
-    # SQLite has a file for each run, and copies of what happened to assets in another.
+        runs = _repair_events(connection, found)
+    # SQLite has a file for each run, and copies of asset events in another one.
     for run_id in runs:
         with storage.run_connection(run_id) as connection:
-            _mend_events(connection, found.where(events.run_id == run_id))
+            _repair_events(connection, found.where(events.run_id == run_id))
     return changed or bool(runs)
 
 
-def _mend_events(connection: Any, found: Any) -> set[str]:
-    """Mend what is ``found``; the runs whose events it was."""
+def _repair_events(connection: Any, found: Any) -> set[str]:
+    """Repair the events in ``found``. Return their runs."""
     runs = set()
     for id_, run_id, text in connection.execute(found).fetchall():
-        if (mended := _mended(text)) is not None:
+        if (repaired := _repaired(text)) is not None:
             change = sa.update(SqlEventLogStorageTable).where(SqlEventLogStorageTable.c.id == id_)
-            connection.execute(change.values(event=mended))
+            connection.execute(change.values(event=repaired))
             runs.add(run_id)
     return runs
 
 
-def _mended(text: str | None) -> str | None:
-    """The event without such keys; None where it has none."""
+def _repaired(text: str | None) -> str | None:
+    """Return the event without such keys; None if it has none."""
     if text is None or not any(f'"{holder}"' in text for holder in _HOLDERS):
         return None
     event = json.loads(text)
@@ -89,7 +88,7 @@ def _mended(text: str | None) -> str | None:
 
 
 def _relabel(value: Any, *, inside: bool) -> bool:
-    """Change keys ``inside`` of what a source named; whether there were any."""
+    """Rename reserved keys ``inside`` of the holders. Return whether there were any."""
     if isinstance(value, list):
         return sum(_relabel(each, inside=inside) for each in value) > 0
     if not isinstance(value, dict):

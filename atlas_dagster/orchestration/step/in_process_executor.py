@@ -1,7 +1,7 @@
-"""How the steps of a run are carried out: those of one connection in the run's own process.
+"""The executor that runs the steps of one connection in the run's own process.
 
-Dagster's default gives each step a process of its own, which imports everything anew: seconds for
-each of CHECK and READ. The steps of a connection take turns anyway, for they share a pool.
+Dagster's default starts a process for each step, which imports everything again: seconds for each
+of CHECK and READ. The steps of a connection never run in parallel, because they share a pool.
 """
 
 import os
@@ -37,7 +37,7 @@ class _ConnectionExecutor(dg.Executor):
         pools = {step.pool for step in steps}
         pool = pools.pop() if len(pools) == 1 else None
         is_ours = pool is not None and pool.startswith(POOL_PREFIX)
-        # Dagster's executor for one process hears of no termination while it waits for a pool.
+        # Dagster's in-process executor cannot be terminated while it waits for a pool.
         if pool is None or not is_ours or runs_in(plan_context.instance, pool):
             yield from self._chosen.execute(plan_context, execution_plan)
         else:
@@ -50,7 +50,7 @@ class _ConnectionExecutor(dg.Executor):
     requirements=dg.multi_or_in_process_executor.get_requirements,
 )
 def connection_executor(context: dg.InitExecutorContext) -> dg.Executor:
-    """Dagster's default, but for runs of one connection: their steps share the run's process."""
+    """Return Dagster's default executor, except for runs of one connection."""
     make = dg.multi_or_in_process_executor.executor_creation_fn
     assert make is not None
     return _ConnectionExecutor(make(context))

@@ -1,8 +1,7 @@
-"""Where the books of a deployment are, and what a sync writes into them.
+"""The projections of a deployment: where they are, and what a sync writes into them.
 
-They are beside Dagster's own event log: in its Postgres, as a schema of their own, or in a file in
-its folder. Every deployment has exactly one such place, and it is there before the first sync; a
-destination is each connection's own choice, and may be a bucket.
+They are beside Dagster's event log: in its Postgres, in a separate schema, or in a file in its
+folder. Each deployment has exactly one such place before its first sync.
 """
 
 from collections.abc import Callable, Collection
@@ -26,7 +25,7 @@ _FILE = "pipeline.db"
 
 
 def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> ProjectionWriter:
-    """``warn`` is told, once, where they cannot be written."""
+    """Return the writer of projections. It calls ``warn`` once if they cannot be written."""
     url = postgres_url(instance)
     if url is None:
         folder = Path(instance.root_directory).absolute()
@@ -53,7 +52,7 @@ def project_discovery(
 
 
 class SyncProjection:
-    """One try of a sync, written down as it goes. ``connector`` is None until there is one."""
+    """The projection of one try of a sync. ``connector`` is None until it is open."""
 
     def __init__(self, books: ProjectionWriter, connection: str, run_id: str | None) -> None:
         self.connector: Connector | None = None
@@ -67,7 +66,7 @@ class SyncProjection:
 
     def ended(self, event: StreamFinished | StreamFailed) -> None:
         if isinstance(event, StreamFailed):
-            # Without a reason of its own the connector's is to come.
+            # Without a reason, the connector's error follows.
             if event.reason is not None:
                 self._note([SyncStats(event.plan.descriptor, "failed", error=event.reason)])
             return
@@ -82,9 +81,9 @@ class SyncProjection:
         self._note([stats])
 
     def failed(self, streams: Collection[StreamDescriptor], error: BaseException) -> None:
-        """The try ended with ``error``; those of ``streams`` that were not heard of go down.
+        """Record ``error`` for those of ``streams`` that have no result yet.
 
-        Only errors of Atlas are sure to hold no secret; of others just the kind is noted.
+        Only errors of Atlas surely hold no secret; of others just the class is recorded.
         """
         why = str(error) if isinstance(error, AtlasError) else type(error).__name__
         left = [name for name in streams if name not in self._with_note]

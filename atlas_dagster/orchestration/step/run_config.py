@@ -18,7 +18,7 @@ from atlas_dagster.sync.state_edits import StateEditor, find_streams
 
 
 class Refresh(Enum):
-    """What becomes of the old rows when streams are read again from the beginning."""
+    """What happens to the old rows when a stream is read from the beginning."""
 
     remove = "remove"
     retain = "retain"
@@ -28,12 +28,12 @@ class StreamOptions(dg.Config):
     """Options of one stream."""
 
     refresh: Refresh | None = Field(
-        default=None, description="For this stream in place of the run's own refresh."
+        default=None, description="Overrides the run's refresh for this stream."
     )
     state: Any = Field(
         default=None,
-        description="Read on from this state: what `atlas state show` prints of the stream, as "
-        "YAML, or as a text that holds JSON.",
+        description="Resume from this state, as `atlas state show` prints it for the stream: YAML, "
+        "or JSON in a string.",
     )
 
 
@@ -42,25 +42,25 @@ class SyncConfig(dg.Config):
 
     refresh: Refresh | None = Field(
         default=None,
-        description="Read the selected streams again from the beginning. remove: the old rows are "
-        "replaced once that is complete; retain: they stay.",
+        description="Read the selected streams from the beginning. remove: the old rows are "
+        "replaced when the stream is complete; retain: they stay.",
     )
     streams: dict[str, StreamOptions] = Field(
         default={}, description="Options of single streams, by name: {users: {refresh: remove}}."
     )
     state: Any = Field(
         default=None,
-        description="Read on from this state of the whole connection: the content of an Airbyte "
-        "state file, as `atlas state show` prints it.",
+        description="Resume from this state of the connection: the content of an Airbyte state "
+        "file, as `atlas state show` prints it.",
     )
     dry_run: bool = Field(
         default=False,
-        description="Change nothing: check, plan, read a little, and tell what a sync would do.",
+        description="Write nothing: check, plan, read a few records, report what a sync would do.",
     )
 
 
 class PreSyncEdits(Struct, frozen=True):
-    """What a run is to do before it reads: which streams to refresh, which states to set."""
+    """The edits of a run before it reads: streams to refresh and states to set."""
 
     refreshes: Mapping[StreamDescriptor, Refresh]
     states: Mapping[StreamDescriptor, Raw]
@@ -88,11 +88,11 @@ def orders(
     selected: Collection[StreamDescriptor],
     config: SyncConfig,
 ) -> PreSyncEdits:
-    """The options of a run, checked against its selected streams.
+    """Return the edits of a run, validated against its selected streams.
 
     Raises:
-        UnknownStreamError: an option is of a stream that the connection does not have.
-        ConfigError: it is of one that is not selected, or options contradict each other.
+        UnknownStreamError: an option names a stream that the connection does not have.
+        ConfigError: an option names a stream that is not selected, or options exclude each other.
     """
     refreshes = {name: config.refresh for name in selected if config.refresh is not None}
     states: dict[StreamDescriptor, Raw] = {}
@@ -101,7 +101,7 @@ def orders(
         if name not in selected:
             raise ConfigError(
                 f"The run has options for stream '{given}', which is not selected; select its "
-                "asset, too, or leave the options out."
+                "asset, too, or remove the options."
             )
         if options.refresh is not None:
             refreshes[name] = options.refresh
@@ -116,22 +116,22 @@ def orders(
     if config.state is not None:
         if refreshes or states:
             raise ConfigError(
-                "A state of the whole connection goes with no refresh and no state of a stream; "
-                "give one of them."
+                "A state of the connection cannot be combined with refresh or with the state of a "
+                "stream; use one of them."
             )
         whole = _connection_state(_json(config.state, "The state"))
     return PreSyncEdits(refreshes, states, whole)
 
 
 def _json(given: object, what: str) -> Raw:
-    """Text is taken byte for byte: numbers of many digits survive neither YAML nor the browser."""
+    """Return JSON. Text stays as it is: YAML and browsers change numbers of many digits."""
     if not isinstance(given, str):
         return Raw(msgspec.json.encode(given))
     try:
         msgspec.json.decode(given)
     except ValueError as error:
         raise ConfigError(
-            f"{what} is no JSON ({error}); give it as YAML, or as a text that holds JSON."
+            f"{what} is not valid JSON ({error}); write YAML, or JSON in a string."
         ) from error
     return Raw(given.encode())
 
@@ -141,8 +141,8 @@ def _connection_state(content: Raw) -> ConnectionState:
         state = ConnectionState.from_file(content)
     except ValueError as error:
         raise ConfigError(
-            f"The state is no content of an Airbyte state file ({error}); give what "
-            "`atlas state show` prints, or the state of one stream under streams."
+            f"The state is not the content of an Airbyte state file ({error}); use the output of "
+            "`atlas state show`, or set the state of one stream under streams."
         ) from error
     if not state:
         raise ConfigError("The state is empty; to read from the beginning, use refresh.")

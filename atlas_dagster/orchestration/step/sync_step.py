@@ -22,7 +22,7 @@ from atlas_dagster.orchestration.definitions.stream_checks import as_of_last_syn
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, note_process, reap_ended
 from atlas_dagster.orchestration.step.catalog_look import Look, look_at_source
-from atlas_dagster.orchestration.step.dry_run import refused_observation, rehearsed_observation
+from atlas_dagster.orchestration.step.dry_run import dry_run_observation, refused_observation
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.listener import StepListener
 from atlas_dagster.orchestration.step.metadata import major_change
@@ -253,7 +253,7 @@ class _Step:
         plan = self._plan(destination, reporter, pretended)
         key, tables = self._defined.key, self._defined.tables
         told = [
-            rehearsed_observation(each, key(each.plan.table.path), connector.mask)
+            dry_run_observation(each, key(each.plan.table.path), connector.mask)
             for each in dry_run(plan, connector)
         ]
         told += [refused_observation(key(tables[n]), e) for n, e in plan.refused.items()]

@@ -82,7 +82,7 @@ def test_a_source_that_is_as_it_was() -> None:
 
     assert source.asked == ["propagate_columns"]
     assert evaluation.passed
-    assert evaluation.description == "The source offers what is known."
+    assert evaluation.description == "No changes: the source offers what is stored."
     assert evaluation.metadata["atlas/streams_offered"].value == 2
 
 
@@ -94,7 +94,7 @@ def test_changes_that_were_taken_are_listed_and_all_is_well() -> None:
 
     assert source.asked == ["propagate_all"]
     assert evaluation.passed
-    assert evaluation.description == "1 change taken: reload the definitions to see them."
+    assert evaluation.description == "1 change applied: reload the definitions to see them."
     assert evaluation.metadata["atlas/taken_changes"] == dg.MetadataValue.md(
         "- users.note: new field, string"
     )
@@ -109,7 +109,7 @@ def test_changes_that_wait_are_a_warning_that_blocks_nothing() -> None:
     assert not evaluation.passed
     assert evaluation.severity is dg.AssetCheckSeverity.WARN
     assert not evaluation.blocking
-    assert evaluation.description == "2 changes (1 breaking) not taken yet."
+    assert evaluation.description == "2 changes (1 breaking) pending."
     assert evaluation.metadata["atlas/pending_changes"] == dg.MetadataValue.md(
         "- items: new stream\n- users.id: field is gone (breaking)"
     )
@@ -188,7 +188,7 @@ def test_what_waits_is_on_the_source_until_it_is_taken() -> None:
         "- items: new stream\n- users.id: field is gone (breaking)"
     )
     assert waiting.description is not None
-    assert "2 changes of the source not taken yet" in waiting.description
+    assert "2 changes of the source pending" in waiting.description
     assert "`atlas discover shop`" in waiting.description
     assert "atlas/schema_changes" not in taken.tags
     assert "atlas/pending_changes" not in taken.metadata

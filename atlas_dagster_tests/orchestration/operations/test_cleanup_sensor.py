@@ -52,7 +52,7 @@ def test_where_runs_are_elsewhere_one_that_ended_badly_has_a_run_look(
     assert len(second.run_requests) == 1
     third = tick(instance, tmp_path, second.cursor)
     assert third.run_requests == []
-    assert third.skip_message == "No run ended before its time."
+    assert third.skip_message == "No run has failed or was canceled."
 
 
 def test_a_reaping_that_fails_does_not_ask_for_the_next(

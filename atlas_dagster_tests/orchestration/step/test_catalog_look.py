@@ -87,8 +87,8 @@ def test_new_fields_are_read_by_the_same_sync(looking: LookingRuns) -> None:
     assert fields(looking) == ["id", "v", "new"]
     evaluated = ran.checks["source_shop.schema_changes"]
     assert evaluated.description == (
-        "1 change taken: reload the definitions to see them. Rows that are in the tables of events "
-        "already have nothing in the new columns; `atlas refresh` reads them again."
+        "1 change applied: reload the definitions to see them. Existing rows of "
+        "events have no values in the new columns; `atlas refresh` reads them again."
     )
     assert abs(evaluated.metadata["atlas/looked_at"].value - time.time()) < 600
     (kept,) = looking.kept
@@ -116,7 +116,7 @@ def test_what_the_policy_does_not_take_waits(looking: LookingRuns) -> None:
     looking.policy = "ignore"
     ran = looking.sync()
     assert fields(looking) == ["id", "v"]
-    assert ran.checks["source_shop.schema_changes"].description == "1 change not taken yet."
+    assert ran.checks["source_shop.schema_changes"].description == "1 change pending."
     assert len(looking.kept[0].pending) == 1
 
 

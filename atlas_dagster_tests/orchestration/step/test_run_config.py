@@ -71,8 +71,8 @@ def test_a_state_of_the_whole_connection_is_a_state_file() -> None:
         ),
         (
             {"state": [{"type": "LEGACY", "data": {}}], "streams": {"a": {"state": {}}}},
-            "A state of the whole connection goes with no refresh and no state of a stream; give "
-            "one of them.",
+            "A state of the connection cannot be combined with refresh or with the state of a "
+            "stream; use one of them.",
         ),
         ({"state": []}, "The state is empty; to read from the beginning, use refresh."),
     ],
@@ -86,8 +86,8 @@ def test_what_makes_no_sense_is_said_in_one_sentence(config: dict[str, Any], sen
 @pytest.mark.parametrize(
     ("config", "start"),
     [
-        ({"streams": {"a": {"state": "{nope"}}}, "The state of stream 'a' is no JSON ("),
-        ({"state": [1]}, "The state is no content of an Airbyte state file ("),
+        ({"streams": {"a": {"state": "{nope"}}}, "The state of stream 'a' is not valid JSON ("),
+        ({"state": [1]}, "The state is not the content of an Airbyte state file ("),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_sentence(config: dict[str, Any], start: str) -> None:
@@ -160,7 +160,7 @@ def test_a_dry_run_of_a_first_sync_writes_nothing(runs: FakeRuns) -> None:
         "**Dry run: nothing was written.**\n\n"
         "A sync (incremental | append_dedup) would read from the beginning, and keep the newest "
         "row of each primary key.\n\n"
-        "2 records read and thrown away; that is all there is."
+        "2 records read and discarded; there are no more."
     )
     assert [row.data["id"] for row in told["atlas/preview"].records] == ["1", "2"]
     assert any("told on the pages of events" in message for message in ran.log)
@@ -181,7 +181,7 @@ def test_a_dry_run_says_where_it_would_go_on_and_leaves_all_as_it_is(runs: FakeR
 
     assert everything_in(runs.lake) == before
     told = ran.observations["events"]["atlas/dry_run"]
-    assert r'would read on from \{"at": 1\}' in told
+    assert r'would resume from \{"at": 1\}' in told
     assert "there may be more." in told
     after = runs.run(state("events", {"at": 1}), status("events"))
     assert after.metadata["events"]["atlas/cursor_before"] == {"at": 1}
@@ -192,7 +192,7 @@ def test_a_dry_run_says_where_it_would_go_on_and_leaves_all_as_it_is(runs: FakeR
     [
         ({"refresh": "remove"}, "read from the beginning, and replace the rows of the table once"),
         ({"refresh": "retain"}, "read from the beginning, and keep the newest row"),
-        ({"streams": {"events": {"state": {"at": 7}}}}, r'read on from \{"at": 7\}'),
+        ({"streams": {"events": {"state": {"at": 7}}}}, r'resume from \{"at": 7\}'),
     ],
 )
 def test_a_dry_run_with_options_tells_what_they_would_do(
