@@ -54,8 +54,8 @@ from atlas_dagster.source.run_context import RunContext
 
 
 def _default_state() -> DefsStateConfigArgs:
-    """In the project, unless ATLAS_DEFS_STATE says, in Dagster's words, to keep it elsewhere."""
-    # Discovery runs a container, so it is asked for, never a side effect of loading.
+    """Return where catalogs are stored: in the project, or as ATLAS_DEFS_STATE says."""
+    # DISCOVER runs a container, so it never is a side effect of loading.
     return DefsStateConfigArgs(
         management_type=DefsStateManagementType(
             os.environ.get("ATLAS_DEFS_STATE") or DefsStateManagementType.LOCAL_FILESYSTEM.value
@@ -94,24 +94,24 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         str | None,
         dg.Resolver.default(
             description="A declarative manifest (YAML) to use instead: its path from this folder. "
-            "A components.py beside it is its Python code.",
+            "A components.py beside it holds its Python code.",
             examples=["manifest.yaml"],
         ),
     ] = None
     command: Annotated[
         Sequence[str] | None,
         dg.Resolver.default(
-            description="A program to use instead, that speaks the Airbyte protocol: its words. "
-            "It works in this folder.",
+            description="A program to use instead: a command that speaks the Airbyte protocol, as "
+            "a list. It runs in this folder.",
             examples=[["python3", "my_source.py"]],
         ),
     ] = None
     version: Annotated[
         str | None,
-        # Not a template: Dagster's would make a number of "3.10", and 3.1 of that.
+        # Not a template: Dagster's would turn "3.10" into the number 3.1.
         dg.Resolver.passthrough(
-            description="Version of the connector, the registry's own by default. latest is the "
-            "newest; auto, from PyPI, the newest that can be installed where that one cannot.",
+            description="Version of the connector; by default that of the registry. latest: "
+            "the newest. auto: the newest on PyPI that can be installed, if the registry's cannot.",
             examples=["3.8.1", "auto"],
         ),
     ] = None
@@ -119,32 +119,30 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         str | None,
         # Not a template, as above.
         dg.Resolver.passthrough(
-            description="Version of the Airbyte CDK that runs the manifest; by default the one "
-            "that its own version names. In Docker, the tag of "
-            "airbyte/source-declarative-manifest.",
+            description="Version of the Airbyte CDK that runs the manifest; by default that in "
+            "the manifest. In Docker, the tag of airbyte/source-declarative-manifest.",
             examples=["6.48.10"],
         ),
     ] = None
     config: Annotated[
         Mapping[str, Any],
         dg.Resolver.passthrough(
-            description="The connector's config, checked against its SPEC. `{{ env.X }}` is "
-            "replaced by that variable when a step runs, and only there.",
+            description="The connector's config, validated against its SPEC. `{{ env.X }}` is "
+            "replaced by that environment variable only while a step runs.",
             examples=[{"host": "db", "password": "{{ env.SHOP_PASSWORD }}"}],
         ),
     ] = None  # type: ignore[assignment]
     validate: Annotated[
         bool,
         dg.Resolver.default(
-            description="Whether the config must fit the connector's SPEC. With `off` it goes to "
-            "the connector as it is written, without the SPEC's defaults."
+            description="Whether to validate the config against the connector's SPEC. With `off`, "
+            "the connector gets it unchanged, without the SPEC's defaults."
         ),
     ] = True
     streams: Annotated[
         Sequence[StreamSelection] | None,
         dg.Resolver.default(
-            description="Streams to sync and how; all of them, in the platform's default modes, "
-            "when left out."
+            description="Streams to sync and how; by default all, in the platform's modes."
         ),
     ] = None
     schedule: Annotated[
@@ -157,41 +155,40 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     discovery: Annotated[
         DiscoveryConfig | None,
         dg.Resolver.default(
-            description="When to ask the source by itself what it offers, and which changes to "
-            "take then; before a sync, once a day, when left out.",
+            description="When to run DISCOVER, and which changes to apply; by default before a "
+            "sync, once a day.",
             examples=[{"schedule": "0 6 * * *", "schema_changes": "propagate_columns"}],
         ),
     ] = None
     maintenance: Annotated[
         MaintenanceConfig | None,
         dg.Resolver.default(
-            description="When to compact the tables and delete files that nothing uses any more; "
-            "never, when left out.",
+            description="When to compact the tables and delete unused files; by default never.",
             examples=[{"schedule": "0 3 * * 0", "retain_hours": 168}],
         ),
     ] = None
     runner: Annotated[
         RunnerChoice,
         dg.Resolver.default(
-            description="docker, python, kubernetes (beside the step, in its pod), or auto: Docker "
-            "where an engine and the image can be had, else the connector's Python package or "
-            "manifest."
+            description="docker, python, kubernetes (a container in the step's pod), or auto: "
+            "Docker if an engine and the image are available, else the connector's Python package "
+            "or manifest."
         ),
     ] = "auto"
     executor: Annotated[
         ExecutorConfig | None,
         dg.Resolver.default(
-            description="Limits of the connector: memory, CPUs, network, times. What is left out "
-            "is the deployment's default.",
+            description="Limits of the connector: memory, CPUs, network, times. The defaults are "
+            "the deployment's.",
             examples=[{"memory_limit": "4g", "timeout_seconds": 7200}],
         ),
     ] = None
     destination: Annotated[
         str | None,
-        # Not a template of Dagster's: the password is put in when a step runs, and only there.
+        # Not a template of Dagster's: the password is inserted only while a step runs.
         dg.Resolver.passthrough(
             description="Where rows land: folder or object store address of Delta tables, or a "
-            "Postgres database. The deployment's by default. `{{ env.X }}` is replaced as in "
+            "Postgres database; by default the deployment's. `{{ env.X }}` is replaced as in "
             "config.",
             examples=["postgresql://loader:{{ env.WAREHOUSE_PASSWORD }}@host:5432/warehouse"],
         ),
@@ -213,13 +210,13 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     @classmethod
     def model(cls) -> type[BaseModel]:
         with warnings.catch_warnings():
-            # Pydantic's old method of this name, which nobody calls.
+            # Pydantic has a deprecated method of this name.
             warnings.filterwarnings("ignore", message='Field name "validate"')
             return super().model()
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        # The parent's load asks for the state key at once, and that needs the name.
+        # The parent's method needs the state key, which needs the name.
         loaded = super(dg.StateBackedComponent, cls).load(attributes, context)
         loaded.set_location(context.component_loc)
         context.component_tree.mark_component_defs_state_key(
@@ -228,15 +225,15 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         return loaded
 
     def set_location(self, loc: ComponentLoc) -> None:
-        """Say where it is declared, which gives it a name and a place for relative paths to start.
+        """Set where it is declared: its default name, and the folder of relative paths.
 
         Raises:
-            ConfigError: it is not declared in the project's defs folder, and has no name.
+            ConfigError: it is not declared in the project's defs folder and has no name.
         """
         if isinstance(loc, ComponentPath):
             is_python = loc.file_path.suffix == ".py"
             self._folder = loc.file_path.parent if is_python else loc.file_path
-            # In Python, a function makes it.
+            # In Python, the name of its function.
             self.name = self.name or (str(loc.instance_key) if is_python else self._folder.name)
         elif not self.name:
             raise ConfigError('Give the AirbyteConnection a name: AirbyteConnection(name="shop").')
@@ -283,7 +280,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         return Discovery.since(known, found, self.connection)
 
     def compare_catalog(self, project_root: Path, context: RunContext) -> Discovery:
-        """Run DISCOVER and store nothing: all that has changed is pending. Raises AtlasError."""
+        """Run DISCOVER and store nothing: all changes are pending. Raises AtlasError."""
         known = self.known(project_root)
         return Discovery.since(
             known, discover(self.connection, context, known, "ignore"), self.connection
@@ -328,12 +325,12 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
             return None
 
     def known(self, project_root: Path) -> Discovered | None:
-        """What was discovered last, wherever Dagster keeps it; None before the first time.
+        """Return the stored catalog; None before the first DISCOVER.
 
         Raises:
             ConfigError: it cannot be read.
         """
-        # The newest, and not what the definitions of this process were pinned to.
+        # The newest version, not the one that the definitions of this process were loaded with.
         context = DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION)
         config, storage = self.defs_state_config, DefsStateStorage.get()
         try:
@@ -346,7 +343,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
             raise
 
     def look(self, project_root: Path) -> Look | None:
-        """How a sync looks at an old catalog first; None where it must not."""
+        """Return how a sync runs DISCOVER if the catalog is old; None if it must not."""
         discovery = self.discovery or DiscoveryConfig()
         if discovery.look == "never":
             return None
@@ -380,10 +377,10 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         )
 
     def define(self, discovered: Discovered) -> ConnectionAssets:
-        """The connection with what was ``discovered``, as it looks in Dagster.
+        """Return the connection and its assets for a catalog.
 
         Raises:
-            ConfigError: its translation makes one asset of two streams.
+            ConfigError: its translation gives two streams the same asset key.
         """
         schedule, problem = None, None
         try:
@@ -399,7 +396,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         )
 
     def times(self) -> Schedule | None:
-        """When to sync. Raises ConfigError where that, or the connector's name, is wrong."""
+        """Return when to sync. Raises ConfigError if that or the connector's name is not valid."""
         self.connection.entry()
         return None if self.schedule is None else Schedule.of(self.schedule)
 
@@ -408,9 +405,9 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         return spec if self.translation is None else self.translation(spec, props)
 
     def get_asset_spec(self, props: StreamProps) -> dg.AssetSpec:
-        """The asset of a stream, before ``translation``. Override it to change how streams look.
+        """Return the asset of a stream, before ``translation``. Override it to change assets.
 
-        Another key is another name in Dagster; the table's path stays ``props.table``.
+        Another key changes the name in Dagster; the table's path stays ``props.table``.
         """
         return stream_spec(props)
 
@@ -419,15 +416,15 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         """Sync the streams selected in ``context``. Override it to do more.
 
-        Yields each stream's result the moment its rows are durable.
+        Yields each stream's result as soon as its rows are durable.
 
         Raises:
-            dagster.Failure: with the one sentence that says what failed and what to do.
+            dagster.Failure: its description says what failed and what to do.
         """
         assert self._defined is not None  # Dagster runs what was built
         yield from run_sync(context, self._defined, atlas, config, self._look)
 
 
 def _is_lost(error: ValueError) -> bool:
-    """Whether Dagster's database names a catalog that is gone, as where it alone was restored."""
+    """Whether Dagster's database names a catalog that is missing, as after a partial restore."""
     return str(error).startswith("No state found for key ")

@@ -1,4 +1,4 @@
-"""What is wrong with a declaration, in one sentence, from whatever loading it raised."""
+"""Errors of declarations as one sentence with file, line and field."""
 
 import re
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import StreamSelection
 from atlas_dagster.wording import closest_match, validation_message
 
-#: How Dagster words the place of a field: its path, then file and line.
+#: The place of a field in Dagster's messages: its path, then file and line.
 _PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
-#: The types that pydantic tried, between the parts of a path.
+#: The types that pydantic tried; they stand between the parts of a path.
 _TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
-#: How Dagster begins its message about a template: file, line and path of the field.
+#: The start of Dagster's messages about templates: file, line and path of the field.
 _TEMPLATE = re.compile(r".+:(?P<line>\d+) - (?:attributes\.)?(?P<path>\S+)\n")
 
-#: Fields of a connection that have fields themselves.
+#: Fields of a connection with nested fields.
 _NESTED: Mapping[str, type[BaseModel]] = {
     "streams": StreamSelection,
     "executor": ExecutorConfig,
@@ -39,7 +39,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
 
 
 def describe_error(error: BaseException, folder: Path) -> str:
-    """One sentence for a user, from whatever loading raised."""
+    """Describe in one sentence an error that loading ``folder`` raised."""
     file = find_defs_or_component_yaml(folder)
     where = f"{folder.name}/{file.name}" if file else folder.name
     cause: BaseException | None = error
@@ -74,7 +74,7 @@ def describe_error(error: BaseException, folder: Path) -> str:
 
 def _describe_field(error: ValidationError) -> str:
     errors = error.errors()
-    # Where text or an object will do, pydantic first says that an object is no text.
+    # For a union of text and object, pydantic's first error is that an object is not text.
     objects = [
         e for e in errors if not (e["type"] == "string_type" and isinstance(e["input"], dict))
     ]
@@ -95,7 +95,7 @@ def _describe_field(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{where}the field '{field}' is missing."
     path = path[1:] if path[:1] == ["attributes"] else path
-    # The connection's name is that of its folder, and no field, where it is not given.
+    # Without the field, the name is that of the folder.
     named = f"field '{'.'.join(path)}'" if path and path != ["name"] else ""
     if first["type"] == "string_type" and isinstance(first["input"], int | float):
         return f"{where}{named} must be text; put it in quotes."

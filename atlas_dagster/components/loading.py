@@ -1,6 +1,6 @@
-"""A project's definitions, loaded folder by folder, so that a broken connection stands alone.
+"""Load a project's definitions folder by folder, so that a broken connection breaks no other.
 
-Dagster itself fails the whole code location when one component does.
+Dagster fails the whole code location if one component fails.
 """
 
 import atexit
@@ -45,15 +45,15 @@ from atlas_dagster.records.names import assign
 
 
 def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
-    """Everything below the project's defs folder, like ``dagster.load_from_defs_folder``.
+    """Load all definitions below the project's defs folder, like ``dagster.load_from_defs_folder``.
 
-    But a folder or file that cannot be loaded becomes an asset that says why. With it come the
-    resources that all connections share and the sensor that removes what killed runs left.
+    A folder or file that cannot be loaded becomes an asset with the reason. The resources that all
+    connections share, and the sensor that cleans up after killed runs, are included.
     """
     return find_project(path_within_project).build_defs()
 
 
-#: What this process has built for itself, by name: ``atlas`` finds connections here, too.
+#: The connections that this process has built in Python, by name, for ``atlas``.
 BUILT: dict[str, AirbyteConnection] = {}
 
 
@@ -62,16 +62,16 @@ def build_airbyte_assets(
     definitions: dg.Definitions | None = None,
     path_within_project: Path | None = None,
 ) -> dg.Definitions:
-    """Definitions of connections declared in Python, to merge with others of the project.
+    """Return definitions of connections declared in Python, to merge with others of the project.
 
     Args:
-        definitions: Yours that take streams as arguments, merged in. A stream that is not
-            discovered yet has a stand-in, without which Dagster would refuse them.
-        path_within_project: The project, whose file says ``[tool.dg.project]``, is around it; by
-            default, around the file that calls. It keeps what DISCOVER finds.
+        definitions: your definitions that take streams as arguments; they are merged in. A
+            stream that is not discovered yet gets a stand-in, because Dagster needs one.
+        path_within_project: a path inside of the project, whose pyproject.toml has
+            ``[tool.dg.project]``; by default the calling file. The project stores the catalogs.
 
     Raises:
-        ConfigError: a connection is wrong, or there is no project.
+        ConfigError: a connection is not valid, or there is no project.
     """
     calling = sys._getframe(1).f_globals.get("__file__")
     place = path_within_project or (Path(calling).absolute() if calling else Path.cwd())
@@ -86,7 +86,7 @@ def build_airbyte_assets(
 
 
 def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
-    """By name, those that the definitions of a project build in Python.
+    """Return the connections that a project's definitions build in Python, by name.
 
     Raises:
         ConfigError: the definitions cannot be loaded.
@@ -104,19 +104,19 @@ def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
 
 
 def find_project(*paths_within_project: Path) -> "ProjectTree":
-    """The project around the first of some paths that is in one; its package can be imported.
+    """Return the project around the first path that is in one, and make it importable.
 
     Raises:
-        ConfigError: none of them is.
+        ConfigError: none of the paths is in a project.
     """
     config = next(filter(None, map(discover_config_file, paths_within_project)), None)
     if config is None:
         raise ConfigError(
-            f"There is no Dagster project around {paths_within_project[0]}, to declare connections "
-            "in and to keep what is discovered: add [tool.dg.project] to its pyproject.toml, with "
+            f"{paths_within_project[0]} is not in a Dagster project, which holds connections and "
+            "their catalogs: add [tool.dg.project] to its pyproject.toml, with "
             'root_module = "the name of your package".'
         )
-    # As `dagster dev` does; a package need not be installed.
+    # As in `dagster dev`; the package need not be installed.
     for folder in (config.parent / "src", config.parent):
         if folder.is_dir() and str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
@@ -124,30 +124,30 @@ def find_project(*paths_within_project: Path) -> "ProjectTree":
         return ProjectTree.for_project(config.parent)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"The Dagster project in {config.parent} has no package {error.name}, to declare "
-            "connections in and to keep what is discovered: make that folder, or name another one "
+            f"The Dagster project in {config.parent} has no package {error.name} for "
+            "connections and their catalogs: create that folder, or set another one "
             f"as defs_module under [tool.dg.project] in {config.name}."
         ) from error
 
 
 class ProjectTree(dg.ComponentTree):
-    """A project's components. Each of its parts, folders and Python files, loads for itself."""
+    """A project's components. Each of its parts (folders and Python files) loads separately."""
 
     def parts(self) -> list[Path]:
-        """Folders that declare something, in YAML or Python, and Python files beside them."""
+        """Return the folders with declarations, in YAML or Python, and Python files beside them."""
         root = self.defs_module_path
         return [root] if find_defs_or_component_yaml(root) else list(_parts(root))
 
     @property
     def context_in_python(self) -> dg.ComponentLoadContext:
-        """That of a component which no file below the defs folder declares."""
+        """The context of a component that no file below the defs folder declares."""
         nothing = ComponentRootDecl(
             context=self.decl_load_context, loc=ComponentRootLoc(), decls=[]
         )
         return dg.ComponentLoadContext.from_decl_load_context(self.decl_load_context, nothing)
 
     def build_defs(self, loc: ResolvableToComponentLoc | None = None) -> dg.Definitions:
-        """All definitions; or those of the part ``loc`` alone, and whatever it raises."""
+        """Return all definitions, or those of the part ``loc`` alone; a single part may raise."""
         if loc is not None:
             if isinstance(loc, Path):
                 self.declaration(loc)
@@ -156,12 +156,12 @@ class ProjectTree(dg.ComponentTree):
         with _no_garbage():
             whole = _merged(self._apart(self.build_defs))
             if not _is_loadable(whole):
-                # Definitions resolve lazily; whose fault it is shows when each is resolved alone.
+                # Definitions resolve lazily: resolve each part alone to find the broken one.
                 whole = _merged(self._apart(self._validated))
             return dg.Definitions.merge(whole, self._descriptions())
 
     def declaration(self, part: Path) -> ComponentDecl:  # type: ignore[type-arg]
-        """What ``part`` declares, read but not loaded.
+        """Return the declaration of ``part``, read but not loaded.
 
         Raises:
             ConfigError: it declares nothing.
@@ -180,7 +180,7 @@ class ProjectTree(dg.ComponentTree):
         return known
 
     def connections(self, part: Path) -> list[AirbyteConnection]:
-        """The connections that ``part`` declares. Raises whatever loading them does."""
+        """Return the connections that ``part`` declares. Raises any error of loading them."""
         found = []
         for loc, declared in self.declaration(part).iterate_loc_component_decl_pairs():
             made = isinstance(declared, ComponentLoaderDecl)
@@ -197,22 +197,22 @@ class ProjectTree(dg.ComponentTree):
         loc: ResolvableToComponentLoc,  # noqa: ARG002
         msg_for_key: Callable[[str], str],  # noqa: ARG002
     ) -> Iterator[None]:
-        """Let errors pass as they are: a placeholder or a sentence tells them.
+        """Let errors pass unchanged: a placeholder describes them.
 
-        Dagster's own method draws the whole tree into the message. To draw it, it loads all
-        components, and draws the tree again for each of them that fails.
+        Dagster's method draws the whole tree into the message, for which it loads all components,
+        and draws the tree again for each that fails.
         """
         yield
 
     def _get_filesystem_decl(self) -> ComponentDecl:  # type: ignore[type-arg]
-        # Dagster's own reads all files, and none if one of them cannot be read. The code server
-        # loads the components of what is listed here, so those that cannot be loaded are not.
+        # Dagster's method fails if one file cannot be read. The code server loads all components
+        # that this lists, so it lists only those that can be loaded.
         root = self.defs_module_path
         if find_defs_or_component_yaml(root):
             return self.declaration(root)
         readable = {}
         for part in self.parts():
-            with suppress(Exception):  # said by the asset that stands for it
+            with suppress(Exception):  # its placeholder describes the error
                 declared = self.declaration(part)
                 for each, _ in declared.iterate_loc_component_decl_pairs():
                     self.load_component(each)
@@ -227,7 +227,7 @@ class ProjectTree(dg.ComponentTree):
         )
 
     def _apart(self, build: Callable[[Path], dg.Definitions]) -> list[dg.Definitions]:
-        """What ``build`` makes of each part; a placeholder for one that defines another's asset."""
+        """Build each part; a part that defines an asset of another part becomes a placeholder."""
         loaded = []
         owners: dict[dg.AssetKey, Path] = {}
         for part in self.parts():
@@ -238,7 +238,7 @@ class ProjectTree(dg.ComponentTree):
                 defs = self._placeholder(
                     part,
                     f"{part.name}: {owners[twice].name} defines the asset "
-                    f"{twice.to_user_string()}, too; give one of the two another name.",
+                    f"{twice.to_user_string()}, too; rename one of them.",
                 )
                 keys = _defined_keys([defs])
             owners.update(dict.fromkeys(keys, part))
@@ -246,10 +246,10 @@ class ProjectTree(dg.ComponentTree):
         return loaded
 
     def _contained(self, part: Path, build: Callable[[Path], dg.Definitions]) -> dg.Definitions:
-        """What ``build`` makes of ``part``; a placeholder that says why where it raises."""
+        """Build ``part``; if that raises, return a placeholder with the reason."""
         try:
             return build(part)
-        except Exception as error:  # noqa: BLE001 - whatever a user's folder raises
+        except Exception as error:  # noqa: BLE001 - a user's folder may raise anything
             return self._placeholder(part, describe_error(error, part))
 
     def _placeholder(self, part: Path, sentence: str) -> dg.Definitions:
@@ -263,13 +263,13 @@ class ProjectTree(dg.ComponentTree):
 
     @cached_property
     def _names(self) -> dict[Path, str]:
-        """A valid name for each part."""
+        """The name of each part's placeholder."""
         parts = {part: str(part.relative_to(self.defs_module_path)) for part in self.parts()}
         names = assign(parts.values())
         return {part: names[path] for part, path in parts.items()}
 
     def _descriptions(self) -> dg.Definitions:
-        """What the UI shows of component types. Runs have no use for it, and it takes time."""
+        """Return the component types for the UI. Runs skip them, because they take time."""
         if DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION:
             return dg.Definitions(component_tree=self)
         return get_library_json_enriched_defs(self)
@@ -288,7 +288,7 @@ def _parts(folder: Path) -> Iterator[Path]:
 
 
 def _merged(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
-    """With what all connections share."""
+    """Merge definitions with the resources, sensor and executor that all connections share."""
     shared = dg.Definitions(
         resources=default_resources(),
         sensors=[reaper_sensor],
@@ -298,7 +298,7 @@ def _merged(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
 
 
 def _executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition:
-    """Of all runs: in pods, where a connection has its connector in the pods of its steps."""
+    """Return the executor of all runs: in pods if a connection uses the runner kubernetes."""
     return pod_executor(_assets(loaded)) or connection_executor
 
 
@@ -318,10 +318,10 @@ def _defined_keys(loaded: Sequence[dg.Definitions]) -> set[dg.AssetKey]:
 
 
 def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
-    """Stand-ins for the streams that ``loaded`` takes as arguments and does not define.
+    """Return stand-ins for streams that ``loaded`` takes as arguments but does not define.
 
-    Dagster would refuse everything for the sake of a connection that is broken or not discovered
-    yet; the rows of its last sync are still there.
+    Without them, Dagster would reject all definitions because of one connection that is broken or
+    not discovered yet. The rows of its last sync can still be read.
     """
     taken: set[dg.AssetKey] = set()
     for asset in _assets(loaded):
@@ -339,20 +339,19 @@ def _validate(defs: dg.Definitions) -> None:
 def _is_loadable(defs: dg.Definitions) -> bool:
     try:
         _validate(defs)
-    except Exception:  # noqa: BLE001 - whatever a user's definitions raise
+    except Exception:  # noqa: BLE001 - a user's definitions may raise anything
         return False
     return True
 
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """For a while that makes millions of objects which stay as long as the process.
+    """Keep objects made in the block out of garbage collection: they stay with the process.
 
-    The garbage collector would look at them again and again, then and ever after, which takes as
-    long as making them.
+    There are millions. Collecting them again and again takes as long as making them.
     """
-    gc.unfreeze()  # those of a load before are garbage now
-    # At the end of the process some libraries complain of what was not collected.
+    gc.unfreeze()  # objects of an earlier load are garbage now
+    # Some libraries warn at exit about objects that were not collected.
     atexit.register(gc.unfreeze)
     enabled = gc.isenabled()
     gc.disable()
@@ -366,7 +365,7 @@ def _no_garbage() -> Iterator[None]:
 
 @contextmanager
 def _no_beta_warnings() -> Iterator[None]:
-    """Without Dagster's warnings about its own features."""
+    """Suppress Dagster's warnings about beta and preview features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         warnings.simplefilter("ignore", dg.PreviewWarning)

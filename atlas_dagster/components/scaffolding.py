@@ -16,12 +16,14 @@ from atlas_dagster.registry import get_connector_info
 
 
 class ConnectionParams(BaseModel):
-    """What may be said when a connection is scaffolded."""
+    """The parameters of ``dg scaffold defs``."""
 
     connector: str = Field(
         default="source-faker", description="Name of the connector in Airbyte's registry."
     )
-    version: str | None = Field(default=None, description="Its version, if not the registry's.")
+    version: str | None = Field(
+        default=None, description="Its version; by default that of the registry."
+    )
 
     @field_validator("connector")
     @classmethod
@@ -33,7 +35,7 @@ class ConnectionParams(BaseModel):
 
 
 class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
-    """Writes a connection to fill in."""
+    """Writes a connection with an empty config."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[ConnectionParams]:
@@ -48,22 +50,22 @@ class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
 
 
 def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str | None) -> Path:
-    """Declare the connection that ``folder`` is named after; the file it is in.
+    """Declare a connection, named after its folder. Return the file.
 
     Raises:
-        ConfigError: there is such a folder already, or it cannot be written.
+        ConfigError: the folder exists already, or cannot be written.
     """
     file = folder / "defs.yaml"
     declared = {"type": "atlas_dagster.AirbyteConnection", "attributes": dict(attributes)}
     text = yaml.safe_dump(declared, sort_keys=False, allow_unicode=True, width=100)
-    head = f"# What config takes: {docs_url}\n" if docs_url else ""
+    head = f"# Fields of config: {docs_url}\n" if docs_url else ""
     try:
         # No code location must see the folder without its file.
         with atomic_folder(folder) as unfinished:
             (unfinished / file.name).write_text(head + text, encoding="utf-8")
     except FileExistsError as error:
         raise ConfigError(
-            f"There is a folder {folder.name} already; choose another name, or edit "
+            f"The folder {folder.name} exists already; choose another name, or edit "
             f"{folder.name}/{file.name}."
         ) from error
     except OSError as error:
@@ -72,17 +74,17 @@ def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str 
 
 
 def write_secrets(file: Path, values: Mapping[str, str]) -> None:
-    """Set variables in a ``.env``, from then on readable by its owner alone.
+    """Set variables in a ``.env``, and make it readable by its owner alone.
 
     Raises:
-        ConfigError: it cannot be written, or a value cannot be a variable's.
+        ConfigError: the file cannot be written, or a value holds a NUL character.
     """
     for name, value in values.items():
         if "\0" in value:
             raise ConfigError(
-                f"The value for {name} holds a NUL character, which no environment variable can."
+                f"The value for {name} holds a NUL character; environment variables cannot."
             )
-    # Where a link leads, so that it stays one.
+    # The target of a link, so that the link stays.
     file = file.resolve()
     try:
         os.close(os.open(file, os.O_RDONLY | os.O_CREAT, 0o600))
@@ -94,14 +96,14 @@ def write_secrets(file: Path, values: Mapping[str, str]) -> None:
 
 
 def _quoted(value: str) -> str:
-    """``value`` as python-dotenv, Dagster's reader too, reads it back.
+    """Quote ``value`` for python-dotenv, which Dagster uses, too.
 
-    ``${`` would begin a variable even in single quotes; ``${:-$}`` is one without a name, whose
+    ``${`` starts a variable even in single quotes; ``${:-$}`` is a variable without a name, whose
     default is ``$``.
     """
     value = value.replace("\\", "\\\\").replace("${", "${:-$}{")
     if "\r" in value:
-        # As it is, it would be read as a line end.
+        # Unescaped, it would end the line.
         escaped = value.replace('"', '\\"').replace("\r", "\\r")
         return f'"{escaped}"'
     escaped = value.replace("'", "\\'")

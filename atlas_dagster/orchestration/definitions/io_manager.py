@@ -1,7 +1,7 @@
-"""Tables as arguments: a downstream asset names a stream and gets its rows.
+"""Tables as arguments: a downstream asset takes a stream as an argument and gets its rows.
 
-Every stream's asset names this IO manager, so the asset that takes it need not. The annotation of
-the argument says what it becomes; polars and DuckDB are imported only where it asks for them.
+Each stream's asset names this IO manager, so the downstream asset need not. The annotation of the
+argument chooses the type; polars and DuckDB are imported only if they are needed.
 """
 
 import os
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 IO_MANAGER_KEY = "atlas_io"
-#: Metadata of an asset that is not named like its table: the table's path.
+#: Metadata of an asset whose key differs from its table's path: that path.
 TABLE_ENTRY = "atlas/table"
 
 _READABLE = (
@@ -38,9 +38,9 @@ _READABLE = (
 
 
 class TableIOManager(dg.IOManager):
-    """Loads the table of an upstream stream; stores what an asset returns as a table of its own.
+    """Loads the table of an upstream stream, and stores the result of an asset as a table.
 
-    A stream's table becomes a ``pandas.DataFrame`` unless the annotation says otherwise:
+    The default type is ``pandas.DataFrame``. Annotate the argument for another one:
     ``polars.DataFrame``, ``polars.LazyFrame``, ``pyarrow.Table``, ``pyarrow.RecordBatchReader`` or
     ``duckdb.DuckDBPyRelation``. ``AssetIn(metadata={"columns": [...]})`` reads only these columns.
 
@@ -56,7 +56,7 @@ class TableIOManager(dg.IOManager):
         self._destination = destination
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """Raises dagster.Failure, with one sentence, where the table cannot be loaded as asked."""
+        """Load a table. Raises dagster.Failure if it cannot be loaded with this type."""
         with explained_failure():
             load = _loader(context.dagster_type.typing_type, context.asset_key)
             columns = context.definition_metadata.get("columns")

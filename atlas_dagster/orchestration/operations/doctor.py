@@ -1,4 +1,4 @@
-"""What may stop a sync, looked for before one runs."""
+"""``atlas doctor``: checks for problems that would stop a sync."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ _LITTLE, _TOO_LITTLE = 10 * _GIGABYTE, 1 * _GIGABYTE
 
 
 class Finding(Struct, frozen=True):
-    """``message`` says what is there, and where it is not ``ok`` what to do."""
+    """The result of one check. ``message`` says what was found, and how to fix a problem."""
 
     about: str
     verdict: Literal["ok", "warning", "error"]
@@ -49,7 +49,7 @@ class Subject(Struct, frozen=True):
 def examine(
     instance: dg.DagsterInstance, atlas: AtlasResource, subjects: Sequence[Subject]
 ) -> Iterator[Finding]:
-    """Nothing is pulled, run or written."""
+    """Check versions, storage, disks, engines and connections. Pulls, runs and writes nothing."""
     yield Finding(
         "Versions",
         "ok",
@@ -65,7 +65,7 @@ def examine(
 
 
 class _Engines:
-    """The Docker engines that connections run on, each connected to once."""
+    """The Docker engines of connections. Each is connected to once."""
 
     def __init__(self, defaults: ExecutorConfig) -> None:
         self._defaults = defaults
@@ -182,7 +182,7 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
             yield Finding(about, "warning", text)
         except API_ERRORS as error:
             yield Finding(
-                about, "warning", f"The engine cannot say of {image} ({error_reason(error)})."
+                about, "warning", f"The engine cannot look up {image} ({error_reason(error)})."
             )
     if subject.discovered is None:
         text = f"Its streams are not known yet; run: atlas discover {subject.name}"
@@ -195,7 +195,7 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
             for table in subject.discovered.tables[:1]:
                 destination.committed(connection.name, table.path)
     except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
-        yield Finding(about, "error", f"Its destination does not answer: {error}")
+        yield Finding(about, "error", f"Its destination cannot be opened: {error}")
         return
     if not problems:
         streams = plural(len(connection.configured(subject.discovered.catalog)), "stream")

@@ -1,4 +1,4 @@
-"""What a user does about state outside of a run: under the connection's lock, and recorded."""
+"""State edits outside of a run, under the connection's lock, and recorded in Dagster."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +20,7 @@ from atlas_dagster.sync.state_edits import StateEditor, find_streams
 
 
 class StateAdmin:
-    """The stored state of one connection, as commands and requests reach it."""
+    """The stored state of one connection, for commands and requests."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class StateAdmin:
         self._listener = listener
 
     def find(self, names: Collection[str]) -> list[StreamDescriptor]:
-        """The streams called ``names``, or all. Raises UnknownStreamError."""
+        """Return the streams with these names, or all. Raises UnknownStreamError."""
         return list(find_streams(self.connection.name, self.streams, names))
 
     def resume_points(self) -> ResumePoints:
-        """Where each stream stands now; a sync may be running."""
+        """Return the current resume points. A sync may be running."""
         with closing(self._atlas.open_destination(self.connection)) as destination:
             name = self.connection.name
             return load_resume_points(
@@ -52,11 +52,11 @@ class StateAdmin:
             )
 
     def apply(self, change: Callable[[StateEditor], Sequence[Envelope]]) -> Sequence[Envelope]:
-        """Do ``change`` once no sync is running, and record it.
+        """Wait until no sync is running, apply ``change``, and record it.
 
         Raises:
-            ConfigError: the tables are another deployment's.
-            AtlasError: what ``change`` raises.
+            ConfigError: the tables belong to another deployment.
+            AtlasError: ``change`` raised it.
         """
         end_dead_runs(self._instance)
         with (
@@ -80,7 +80,7 @@ class StateAdmin:
             return done
 
     def transfer_ownership(self) -> str:
-        """Take the tables over from whichever deployment they belong to; the name of this one."""
+        """Transfer the tables from another deployment to this one. Return its name."""
         with (
             self._locked(),
             closing(self._atlas.open_destination(self.connection)) as destination,

@@ -1,4 +1,4 @@
-"""The step that syncs: a session driven by Dagster, its events recorded as they become true."""
+"""The step that syncs: it runs a session and records its events in Dagster as they happen."""
 
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -41,7 +41,7 @@ from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.state_edits import StateEditor
 
 _SETTLE_SECONDS = 5.0
-#: How *Terminate* in the UI, and Ctrl-C, arrive.
+#: The exceptions of *Terminate* in the UI and of Ctrl-C.
 _INTERRUPTS = (dg.DagsterExecutionInterruptedError, KeyboardInterrupt)
 
 
@@ -52,13 +52,13 @@ def run_sync(
     config: SyncConfig,
     look: Look | None = None,
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Sync the streams selected in ``context``; yield each the moment it is durable.
+    """Sync the streams selected in ``context``; yield each as soon as it is durable.
 
-    ``look``: how to look at the source's catalog first, where it is old.
-    A failure that may pass is waited for a little and tried again, for the streams not done yet.
+    ``look`` says how to run DISCOVER first, if the catalog is old. After a transient failure, the
+    remaining streams are tried again inside this run.
 
     Raises:
-        dagster.Failure: with the one sentence that says what failed and what to do.
+        dagster.Failure: its description says what failed and what to do.
     """
     with explained_failure():
         if not context.selected_asset_keys:
@@ -87,7 +87,7 @@ def _sync(
     note_process(context.instance, context.run.run_id)
     end_dead_runs(context.instance)
     if reap_ended(context.instance, atlas, defined.connection):
-        # The step of a killed run may still be alive and commit what it had read; let it end.
+        # The step of a killed run may still be alive and commit what it has read: let it end.
         time.sleep(_SETTLE_SECONDS)
     step = _Step(context, defined, atlas, config, totals, look)
     patience = RetryBudget()
@@ -105,7 +105,7 @@ def _sync(
 
 
 class _Step:
-    """The streams of one run that are not done yet, and the tries to do them."""
+    """The streams of one run that are not complete yet, and the tries to sync them."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class _Step:
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
     def attempt(self, patience: RetryBudget) -> Iterator[dg.MaterializeResult[None]]:
-        """Try once to sync what is left."""
+        """Try once to sync the remaining streams."""
         context = self._context
         books = books_of(context.instance, context.log.warning)
         book = SyncProjection(books, self._connection.name, context.run.run_id)
@@ -168,7 +168,7 @@ class _Step:
                 self._rehearse(connector, destination, reporter)
                 return
             claim_ownership(destination, connection.name, self._atlas.deployment)
-            # Once for all tries of a run, and for its retries: what they did already is skipped.
+            # Once for all tries and retries of a run: edits that are already committed are skipped.
             for envelope in self._orders.apply_edits(lambda _: self._open_upkeep(destination)):
                 reporter.observe(envelope)
             plan = self._plan(destination, reporter)
@@ -242,7 +242,7 @@ class _Step:
         if assume is None:
             self._totals.begin(plan)
             found = (stream.resume_point.unrecorded for stream in plan.streams)
-            # The processes that committed them died before they could say so.
+            # Their processes were killed after the commit, before they recorded it.
             for envelope in {each.seq: each for each in found if each is not None}.values():
                 reporter.observe(envelope)
         return plan

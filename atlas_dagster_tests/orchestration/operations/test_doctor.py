@@ -98,7 +98,7 @@ def test_a_destination_that_does_not_answer(no_docker: None, tmp_path: Path) -> 
     place = "postgresql://loader:hunter2@127.0.0.1:9/warehouse"
     _, (about, verdict, message) = bad(examined(tmp_path, subject(destination=place)))
     assert (about, verdict) == ("Connection shop", "error")
-    assert message.startswith("Its destination does not answer: ")
+    assert message.startswith("Its destination cannot be opened: ")
     assert "hunter2" not in message
 
 
