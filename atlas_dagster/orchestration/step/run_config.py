@@ -82,7 +82,7 @@ class PreSyncEdits(Struct, frozen=True):
         return done
 
 
-def orders(
+def parse_run_config(
     connection: str,
     streams: Collection[ConfiguredStream],
     selected: Collection[StreamDescriptor],

@@ -28,7 +28,7 @@ from atlas_dagster.orchestration.step.listener import StepListener
 from atlas_dagster.orchestration.step.metadata import major_change
 from atlas_dagster.orchestration.step.projections import SyncProjection, books_of
 from atlas_dagster.orchestration.step.reporter import Reporter
-from atlas_dagster.orchestration.step.run_config import SyncConfig, orders
+from atlas_dagster.orchestration.step.run_config import SyncConfig, parse_run_config
 from atlas_dagster.orchestration.step.telemetry import RunTotals, measured_sync
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connector import Connector
@@ -123,7 +123,9 @@ class _Step:
         self._atlas = atlas
         self._config = config
         self._left = set(context.selected_asset_keys)
-        self._orders = orders(defined.connection.name, defined.streams, self._selected, config)
+        self._orders = parse_run_config(
+            defined.connection.name, defined.streams, self._selected, config
+        )
         self._totals = totals
         self._tried = False
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)

@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.definitions.connection_check import check_key
-from atlas_dagster.orchestration.step.run_config import SyncConfig, orders
+from atlas_dagster.orchestration.step.run_config import SyncConfig, parse_run_config
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import (
@@ -30,7 +30,7 @@ BOTH = status("events") + status("others")
 
 def read(**config: Any) -> Any:
     names = [NAME, OTHER]
-    return orders("shop", [A, B], names, SyncConfig(**config))
+    return parse_run_config("shop", [A, B], names, SyncConfig(**config))
 
 
 def values(states: Any) -> dict[StreamDescriptor, Any]:
@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_said_in_one_sentence(config: dict[str, Any], sta
 
 def test_options_of_a_stream_that_is_not_selected_are_refused() -> None:
     with pytest.raises(AtlasError, match="'a'"):
-        orders("shop", [A, B], [OTHER], SyncConfig.model_validate({"streams": {"a": {}}}))
+        parse_run_config("shop", [A, B], [OTHER], SyncConfig.model_validate({"streams": {"a": {}}}))
 
 
 # What they do
