@@ -99,8 +99,8 @@ def _checkpoint(
     address = _address(server)
     if kind == "postgres":
         with (
-            dbapi.connect(address, autocommit=True) as load_resume_points,
-            load_resume_points.cursor() as cursor,
+            dbapi.connect(address, autocommit=True) as connection,
+            connection.cursor() as cursor,
         ):
             cursor.execute("DROP SCHEMA IF EXISTS bench CASCADE")
     (batch,) = dedup.batches(_SPEC, np.arange(_ROWS), version=1)

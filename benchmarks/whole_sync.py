@@ -9,6 +9,7 @@ from atlas_dagster.protocol.catalog import Catalog, configure
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.plan import make_plan
+from atlas_dagster.sync.resume import RunRef, Target
 from atlas_dagster.sync.session import SyncSession
 
 
@@ -35,16 +36,14 @@ def sync(runner: Runner, recording: str, mode: str, destination: Destination) ->
         for stream in Catalog.from_json(catalog_streams(recording)).streams
     ]
     names = [stream.descriptor for stream in streams]
-    plan = make_plan(
+    target = Target(
         "bench",
-        streams,
-        selected=names,
-        tables={name: ("bench", name.name) for name in names},
-        destination=destination,
-        store=_NothingRemembered(),
-        run_id=None,
-        notify=print,
+        {stream.descriptor: stream for stream in streams},
+        {name: ("bench", name.name) for name in names},
+        destination,
+        _NothingRemembered(),
     )
+    plan = make_plan(target, names, RunRef(), warn=print)
     for _ in SyncSession(plan, connector=connector, destination=destination).run():
         pass
     return sum(destination.open("bench", each.table).describe().row_count for each in plan.streams)

@@ -1,4 +1,4 @@
-"""What was read becomes durable, together with the state that covers it."""
+"""Commits of a sync: staged rows and the state that covers them, in one envelope."""
 
 from collections.abc import Collection, Sequence
 
@@ -15,10 +15,10 @@ from atlas_dagster.sync.stream_plan import StreamPlan
 
 
 class Commits:
-    """The commits of one sync, and the last one of each of its streams.
+    """The commits of one sync, and the last commit of each of its streams.
 
-    A full refresh stands alone, whatever its source does with others: its state, if it has any,
-    is of no use once it is complete, and is part of no state of several streams.
+    A full refresh is committed alone, even if its source shares a state among streams: its state,
+    if it has one, is useless once it is complete, and no shared state includes it.
     """
 
     def __init__(self, plan: SyncPlan, destination: Destination) -> None:
@@ -26,34 +26,39 @@ class Commits:
         self._destination = destination
         self._seq = plan.last_seq
         self._last: dict[StreamDescriptor, Envelope] = {}
-        # Of the stored envelopes that were there when the sync was planned, or are its own: the
-        # streams. And what the tables hold.
+        # The streams of each stored envelope, by its seq: those from before the sync and its own.
         self._stored = dict(plan.stored)
-        self._unpublished = dict(plan.committed)
-        #: The newest state of all streams together, or of each, and the newest committed.
+        # The seq that the table of each stream holds.
+        self._committed = dict(plan.committed)
+        #: The newest state of the connection, and the newest that is committed.
         self.state = plan.state
         self._committed_state = plan.stored_state
 
     def open(self, plan: StreamPlan) -> ActiveStream:
+        """Open a writer for a stream.
+
+        Raises:
+            DestinationError: its table cannot be written, or was written since the plan.
+        """
         if plan.resume_point.envelope is not None:
             self._last[plan.descriptor] = plan.resume_point.envelope
         return ActiveStream(
             plan,
             self._destination.open(self._plan.connection, plan.table),
             sync_id=self._plan.sync_id,
-            root_run_id=self._plan.root_run_id,
+            root_run_id=self._plan.run.root_run_id,
         )
 
     @property
     def _covers(self) -> tuple[StreamDescriptor, ...]:
-        """The streams that share a state, if any do: all that are read and have one."""
+        """The streams that a shared state covers: all of the plan that are incremental."""
         return tuple(plan.descriptor for plan in self._plan.streams if not plan.full_refresh)
 
     def last(self, stream: ActiveStream) -> Envelope | None:
         return self._last.get(stream.descriptor)
 
     def share_state(self, stream: ActiveStream) -> bool:
-        """Whether ``stream`` has its state together with others (GLOBAL, LEGACY)."""
+        """Return whether the stream shares its state with others (GLOBAL, LEGACY)."""
         return self.shares_state(stream.plan)
 
     def shares_state(self, plan: StreamPlan) -> bool:
@@ -61,15 +66,18 @@ class Commits:
 
     @property
     def state_has_moved(self) -> bool:
-        """Whether the state of all streams together is another one than the last committed."""
+        """Whether the newest state differs from the committed one."""
         return not same_blob(Raw(self.state.to_file()), Raw(self._committed_state.to_file()))
 
     def commit(
         self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
     ) -> Checkpoint:
-        """Commit what ``streams`` have staged, under one envelope.
+        """Commit the staged rows of ``streams`` under one envelope.
 
-        Those that are ``complete`` are shown, if they were held so far.
+        Unpublished rows of ``complete`` streams are published.
+
+        Raises:
+            DestinationError: another sync has committed to one of the tables.
         """
         self._seq = next_seq(self._seq)
         envelope = Envelope(
@@ -82,7 +90,7 @@ class Commits:
             ),
             state=Raw(self._state_of(streams, complete).to_file()),
             prepared_at=now(),
-            run_id=self._plan.run_id,
+            run_id=self._plan.run.run_id,
             covers=self._covers if any(map(self.share_state, streams)) else (),
         )
         self._destination.commit(envelope, [stream.writer for stream in streams])
@@ -90,20 +98,20 @@ class Commits:
             if self.share_state(stream):
                 self._committed_state = self.state
             self._last[stream.descriptor] = envelope
-            self._unpublished[stream.descriptor] = envelope.seq
+            self._committed[stream.descriptor] = envelope.seq
         self._stored[envelope.seq] = frozenset(s.descriptor for s in streams)
         sizes = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
         return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
 
     def prune_envelopes(self) -> None:
-        """Remove the stored envelopes that no table holds any more, nor ever can.
+        """Delete stored envelopes if each of their tables has taken a newer one.
 
-        Those that another sync has stored since stay, and those of tables that are not known.
+        Envelopes that another sync has stored since, or with unknown tables, are kept.
         """
         past = [
             seq
             for seq, streams in self._stored.items()
-            if all((self._unpublished.get(stream) or 0) > seq for stream in streams)
+            if all((self._committed.get(stream) or 0) > seq for stream in streams)
         ]
         self._destination.prune_envelopes(self._plan.connection, past)
         for seq in past:

@@ -74,7 +74,7 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
     """
     streams = {
         each.descriptor: ActiveStream(
-            each, DiscardingWriter(), sync_id=plan.sync_id, root_run_id=plan.root_run_id
+            each, DiscardingWriter(), sync_id=plan.sync_id, root_run_id=plan.run.root_run_id
         )
         for each in plan.streams
     }

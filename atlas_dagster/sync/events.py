@@ -1,4 +1,4 @@
-"""What a READ tells whoever drives it, as it becomes true."""
+"""Events that a sync session yields."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ from atlas_dagster.sync.stream_plan import StreamPlan
 
 
 class Checkpoint(Struct, frozen=True):
-    """A commit is durable; its streams may not be complete yet.
+    """A commit is durable; its streams may be incomplete.
 
-    ``bytes``: of each stream's records in it, as JSON.
+    ``bytes``: JSON bytes of each stream's records in it.
     """
 
     envelope: Envelope
@@ -23,14 +23,14 @@ class Checkpoint(Struct, frozen=True):
 
 
 class StreamFinished(Struct, frozen=True):
-    """A stream is complete and all its rows are durable.
+    """A stream is complete, and all its rows are durable.
 
-    ``bytes`` are those of the records' JSON; ``seconds`` since the sync began. ``envelope`` is the
-    stream's last commit: an older sync's where this one brought nothing new. ``counted``: the
-    source said how many records it sent, and so many came. ``keyless``: records that lack a value
-    in a field of the primary key. ``late``: versions of rows that came after the newest one of
-    their key, so that they are not in the table. ``changes``: how many values are not in their
-    columns as the source wrote them. ``sample``: the last few rows.
+    ``bytes``: JSON bytes of the records. ``seconds``: since the sync started. ``envelope``: the
+    stream's last commit; it is an older sync's if this one read nothing new. ``counted``: the
+    source declared a record count, and it matches. ``keyless``: records without a value in a
+    primary key field. ``late``: records that arrived after a newer version of their key, so they
+    are not in the table. ``changes``: counts of values that their columns could not hold as the
+    source wrote them. ``sample``: the last few rows.
     """
 
     plan: StreamPlan
@@ -51,12 +51,12 @@ class StreamFinished(Struct, frozen=True):
 
     @property
     def data_version(self) -> str:
-        """Another one than before if the table's rows may have changed."""
+        """Changes whenever the table's rows may have changed."""
         return str(self.envelope.data_seq(self.plan.descriptor) if self.envelope else 0)
 
 
 class StreamFailed(Struct, frozen=True):
-    """A stream will not complete. ``miscounted``: its STATE says how many records are missing."""
+    """A stream did not complete. ``miscounted``: the record count of a STATE did not match."""
 
     plan: StreamPlan
     reason: str | None
@@ -64,12 +64,12 @@ class StreamFailed(Struct, frozen=True):
 
 
 class ProgressReport(Struct, frozen=True):
-    """How far the READ is, now and then: a sentence, and its numbers.
+    """The progress of the READ, from time to time, as a sentence and as numbers.
 
-    ``expected``: records in all, where the source estimates them.
+    ``expected``: all records of the sync; None without an estimate by the source.
     """
 
-    told: str
+    text: str
     records: int
     expected: float | None
 

@@ -1,4 +1,4 @@
-"""Why a READ failed, in one sentence."""
+"""The error that explains why a READ failed, in one sentence."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -9,24 +9,24 @@ from atlas_dagster.sync.stream import ActiveStream
 
 
 def failure_of(
-    conversation: Invocation | None,
+    invocation: Invocation | None,
     streams: Collection[ActiveStream],
     refused: Mapping[StreamDescriptor, AtlasError],
 ) -> ReadFailedError | None:
-    """What to raise at the end of a READ; None where all is well.
+    """Return the error to raise at the end of a READ; None if all streams completed.
 
-    ``refused``: streams that were not even asked for, and why. ``conversation``: None where there
-    was nothing to ask for.
+    ``invocation``: None if there was nothing to read. ``refused``: streams that were not requested,
+    and why.
     """
     failed = [s for s in streams if s.phase != "finished"]
     cause: ConnectorFailedError | None = None
-    if conversation is not None and conversation.failed:
-        cause = conversation.failure()
-    elif conversation is not None and failed and conversation.cut_off:
+    if invocation is not None and invocation.failed:
+        cause = invocation.failure()
+    elif invocation is not None and failed and invocation.cut_off:
         cause = ConnectorFailedError(
-            f"The connection to the output of {conversation.name} ended before its container "
-            "did, so records may be lost; see what lies between Atlas and the Docker engine "
-            "(a proxy, a tunnel), then sync again.",
+            f"The connection to the output of {invocation.name} ended before its container did, so "
+            "records may be lost; check the network between Atlas and the Docker engine (a proxy, "
+            "a tunnel), then sync again.",
             failure_type="transient_error",
         )
     if not failed and not refused and cause is None:
@@ -56,16 +56,14 @@ def _failure_type(
 
 
 def _reasons(failed: Sequence[ActiveStream], cause: ConnectorFailedError | None) -> str:
-    said = {s.descriptor: s.reason for s in failed}
-    told = {name: reason for name, reason in said.items() if reason}
-    names: dict[str, list[str]] = {}  # several streams of one commit fail for one reason
-    for name, reason in told.items():
-        names.setdefault(reason.removesuffix("."), []).append(str(name))
+    reasons = {str(s.descriptor): s.reason for s in failed if s.reason}
+    names: dict[str, list[str]] = {}  # streams of one commit fail for the same reason
+    for name, reason in reasons.items():
+        names.setdefault(reason.removesuffix("."), []).append(name)
     text = " ".join(f"{', '.join(those)}: {reason}." for reason, those in names.items())
-    silent = [str(name) for name in said if name not in told]
     if cause is not None:
-        known = any(reason in str(cause) for reason in told.values())
+        known = any(reason in str(cause) for reason in reasons.values())
         return text if known else f"{text} {cause}".strip()
-    if silent:
-        text += f" {', '.join(silent)}: the source ended without declaring it COMPLETE."
+    if others := [str(s.descriptor) for s in failed if not s.reason]:
+        text += f" {', '.join(others)}: the source ended without declaring it COMPLETE."
     return text.strip()

@@ -1,4 +1,4 @@
-"""What one sync will do: which streams, into which tables, from which state."""
+"""The plan of one sync: streams, tables, and the state to read from."""
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -6,161 +6,150 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import msgspec
 from msgspec import Raw, Struct
 
-from atlas_dagster.destinations.base import Destination, Recovered, TablePath
+from atlas_dagster.destinations.base import Recovered
 from atlas_dagster.destinations.envelope import Envelope
-from atlas_dagster.errors import AtlasError
+from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream, configured_catalog_json
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.resume import StateLog, load_resume_points, restore
+from atlas_dagster.sync.resume import (
+    ResumePoint,
+    RunRef,
+    Target,
+    load_resume_points,
+    restore_envelopes,
+)
 from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
-from atlas_dagster.sync.whole_state import left_behind, left_out, refuse_to_leave_out
 
 
 class SyncPlan(Struct, frozen=True):
-    """One sync. ``state`` goes to the connector; ``last_seq`` is the newest commit so far.
+    """The plan of one sync.
 
-    ``beside``: states of full refreshes that go on beside a state of all other streams together.
-    ``stored_state``: the newest that is committed, also of streams that start anew.
-    ``root_run_id``: of the run that this one tries again. ``committed``: the ``seq`` that the table
-    of each stream holds. ``stored``: the streams of each envelope that is stored beside the tables,
-    by its ``seq``. ``refused``: streams that cannot be read, and why; the others can.
+    ``state`` is sent to the connector. ``full_refresh_states`` are sent beside a shared state: they
+    resume full refreshes, which a shared state does not cover. ``stored_state``: the newest
+    committed state, including streams that restart. ``last_seq``: the highest ``seq`` so far.
+    ``committed``: the ``seq`` that each table holds. ``stored``: by ``seq``, the streams of each
+    envelope stored beside the tables. ``refused``: streams that cannot be read, and why.
     """
 
     connection: str
     sync_id: int
-    run_id: str | None
-    root_run_id: str | None
+    run: RunRef
     streams: tuple[StreamPlan, ...]
     state: ConnectionState
     stored_state: ConnectionState
     last_seq: int
-    beside: Mapping[StreamDescriptor, Raw] = {}
+    full_refresh_states: Mapping[StreamDescriptor, Raw] = {}
     committed: Mapping[StreamDescriptor, int | None] = {}
     stored: Mapping[int, frozenset[StreamDescriptor]] = {}
     refused: Mapping[StreamDescriptor, AtlasError] = {}
 
     def without(self, refused: Mapping[StreamDescriptor, AtlasError]) -> "SyncPlan":
-        """The same without streams that turned out to be ``refused``."""
+        """Return the plan without the ``refused`` streams."""
         streams = tuple(plan for plan in self.streams if plan.descriptor not in refused)
+        states = self.full_refresh_states
         return msgspec.structs.replace(
             self,
             streams=streams,
             state=self.state.only([plan.descriptor for plan in streams]),
-            beside={name: blob for name, blob in self.beside.items() if name not in refused},
+            full_refresh_states={n: blob for n, blob in states.items() if n not in refused},
             refused={**self.refused, **refused},
         )
 
     def files(self) -> dict[str, bytes]:
-        """What READ is given beside the config."""
+        """Return the files that READ gets besides the config."""
         streams = [plan.configured for plan in self.streams if not plan.already_read]
         files = {"catalog": configured_catalog_json(streams, sync_id=self.sync_id)}
-        if self.state or self.beside:
-            files["state"] = self.state.to_file(self.beside)
+        if self.state or self.full_refresh_states:
+            files["state"] = self.state.to_file(self.full_refresh_states)
         return files
 
 
 def make_plan(
-    connection: str,
-    streams: Collection[ConfiguredStream],
-    *,
+    target: Target,
     selected: Collection[StreamDescriptor],
-    tables: Mapping[StreamDescriptor, TablePath],
-    destination: Destination,
-    store: StateLog,
-    run_id: str | None,
-    notify: Callable[[str], None],
-    root_run_id: str | None = None,
+    run: RunRef,
+    *,
+    warn: Callable[[str], None],
     assume: Collection[Envelope] | None = None,
 ) -> SyncPlan:
-    """Plan a sync of the ``selected`` of ``streams``.
+    """Plan a sync of the ``selected`` streams of ``target``.
 
-    A connection whose stored state is GLOBAL or LEGACY cannot be read in part, so there all
-    configured streams are planned. ``notify`` is told of anything unusual. ``root_run_id`` is that
-    of the run which this one tries again, by default its own. ``assume``: a plan that is only
-    looked at, as if these had been committed; nothing is written.
+    If the stored state is GLOBAL or LEGACY, the connection cannot be read in part, and all its
+    streams are planned. ``assume``: plan for a dry run, as if these envelopes were committed; then
+    nothing is written.
 
-    Raises, where there is no stream that could be read without the refused ones:
-        DestinationError: a table and its state do not belong together, or a table cannot be
-            written to.
-        ConfigError: a declared key or cursor is not a column.
-        BreakingChangeError: only reading a stream, or all of them, again can help.
+    Raises, if no stream can be read without the refused ones:
+        DestinationError: a table does not match its state, or cannot be written.
+        ConfigError: a declared key or cursor has no column.
+        BreakingChangeError: a stream, or all of them, must be read again from the beginning.
     """
-    paths = {stream.descriptor: tables[stream.descriptor] for stream in streams}
+    connection, destination = target.connection, target.destination
     recovered = Recovered(()) if assume is not None else destination.recover(connection)
-    stored = recovered.envelopes
-    resume_points = load_resume_points(
-        connection, streams, paths, destination=destination, store=store
-    )
-    resume_points = resume_points.assuming(assume or ())
+    resume_points = load_resume_points(target).assuming(assume or ())
     if assume is None:
-        restore(resume_points, destination, stored)
-    newest, whole = resume_points.newest, resume_points.has_shared_state
-    resumptions, refused = resume_points.resumptions, dict(resume_points.refused)
-    refused |= {n: recovered.refused[p] for n, p in paths.items() if p in recovered.refused}
-    chosen = [stream for stream in streams if whole or stream.descriptor in selected]
+        restore_envelopes(resume_points, destination, recovered.envelopes)
+    newest, shared = resume_points.newest, resume_points.has_shared_state
+    by_stream, refused = resume_points.by_stream, dict(resume_points.refused)
+    for name in target.streams:
+        if (error := recovered.refused.get(target.tables[name])) is not None:
+            refused[name] = error
+    chosen = [stream for name, stream in target.streams.items() if shared or name in selected]
     if newest is not None:
-        resumptions = {**resumptions, **left_out(newest, chosen, resumptions)}
-        refused |= left_behind(connection, newest, chosen, resumptions)
-    if whole and refused:
+        by_stream = {**by_stream, **_missed_changes(newest, chosen, by_stream)}
+        refused |= _left_behind(connection, newest, chosen, by_stream)
+    if shared and refused:
         which = ", ".join(f"'{name}'" for name in refused)
-        notify(
+        warn(
             f"The source of {connection} keeps one state for all its streams, so none of them is "
             f"read as long as {which} cannot be."
         )
         raise next(iter(refused.values()))
     if len(chosen) > len(set(selected)):
-        notify(
+        warn(
             f"The state of {connection} covers all its streams together, so all "
             f"{len(chosen)} configured streams are read, not only the selected ones."
         )
     refused = {s.descriptor: refused[s.descriptor] for s in chosen if s.descriptor in refused}
     plans = []
     for stream in chosen:
-        if stream.descriptor in refused:
+        name = stream.descriptor
+        if name in refused:
             continue
         try:
-            plan = plan_stream(
-                connection,
-                stream,
-                resumptions[stream.descriptor],
-                destination,
-                paths[stream.descriptor],
-                root_run_id=root_run_id or run_id,
-            )
-            if stream.descriptor in resume_points.changed and not plan.table.replaces:
-                raise resume_points.changed[stream.descriptor]
+            plan = plan_stream(target, stream, by_stream[name], root_run_id=run.root_run_id)
+            if name in resume_points.changed and not plan.table.replaces:
+                raise resume_points.changed[name]
         except AtlasError as error:
-            if whole:
+            if shared:
                 raise
-            refused[stream.descriptor] = error
+            refused[name] = error
             continue
         plans.append(plan)
         if plan.resume_point.notice:
-            notify(plan.resume_point.notice)
+            warn(plan.resume_point.notice)
     if refused and not plans:
         raise next(iter(refused.values()))
     last_state = newest.connection_state if newest is not None else ConnectionState()
-    if whole:
-        refuse_to_leave_out(connection, last_state, plans)
+    if shared:
+        _refuse_restarts(connection, last_state, plans)
     return SyncPlan(
         connection=connection,
         sync_id=int(time.time() * 1000),
-        run_id=run_id,
-        root_run_id=root_run_id or run_id,
+        run=run,
         streams=tuple(plans),
         state=_state_to_send(plans, last_state),
         stored_state=last_state,
-        beside=_blobs(plan for plan in plans if whole and plan.full_refresh),
+        full_refresh_states=_blobs(plan for plan in plans if shared and plan.full_refresh),
         last_seq=resume_points.last_seq,
         committed=resume_points.committed,
-        stored={e.seq: frozenset(commit.stream for commit in e.streams) for e in stored},
+        stored={e.seq: frozenset(c.stream for c in e.streams) for e in recovered.envelopes},
         refused=refused,
     )
 
 
 def _state_to_send(plans: Collection[StreamPlan], stored: ConnectionState) -> ConnectionState:
-    """The state file, without what streams that begin anew have stored."""
+    """Return the ``stored`` state without the streams that start from the beginning."""
     if stored.type == "STREAM":
         return ConnectionState("STREAM", _blobs(plans))
     incremental = {plan.descriptor for plan in plans if plan.resumes and not plan.full_refresh}
@@ -169,7 +158,84 @@ def _state_to_send(plans: Collection[StreamPlan], stored: ConnectionState) -> Co
 
 
 def _blobs(plans: Iterable[StreamPlan]) -> dict[StreamDescriptor, Raw]:
-    """The states of streams that go on."""
+    """Return the states of the streams that resume."""
     return {
         plan.descriptor: plan.state for plan in plans if plan.resumes and plan.state is not None
     }
+
+
+def _missed_changes(
+    newest: Envelope,
+    streams: Collection[ConfiguredStream],
+    by_stream: Mapping[StreamDescriptor, ResumePoint],
+) -> dict[StreamDescriptor, ResumePoint]:
+    """Restart streams that were not selected while the shared position (GLOBAL) advanced.
+
+    They missed the changes in between. A LEGACY state is one blob in which the source keeps a
+    position for each stream, so its streams miss nothing.
+    """
+    found = {}
+    for stream in streams:
+        name = stream.descriptor
+        last = by_stream[name].envelope if name in by_stream else None
+        if last is None or stream.sync_mode != "incremental" or last.seq >= newest.seq:
+            continue
+        shared = last.connection_state.type == newest.connection_state.type == "GLOBAL"
+        if shared and newest.covers and name not in newest.covers:
+            why = "was not selected for a while, in which its source went on without it"
+            found[name] = by_stream[name].restart(name, why)
+    return found
+
+
+def _left_behind(
+    connection: str,
+    newest: Envelope,
+    streams: Collection[ConfiguredStream],
+    by_stream: Mapping[StreamDescriptor, ResumePoint],
+) -> dict[StreamDescriptor, AtlasError]:
+    """Refuse streams whose last state has another type than the source's newest state.
+
+    The source went over from one state for all streams to one for each, or back. It can no longer
+    read the old state.
+    """
+    refused: dict[StreamDescriptor, AtlasError] = {}
+    now = newest.connection_state
+    for stream in streams:
+        name = stream.descriptor
+        last = by_stream[name].envelope if name in by_stream else None
+        if last is None or stream.sync_mode != "incremental":
+            continue
+        was = last.connection_state
+        if now.type == "STREAM" and was.type != "STREAM":
+            refused[name] = BreakingChangeError(
+                f"The source now keeps a state for each stream, but the last one stored for "
+                f"'{name}' is of all streams together ({was.type}), so it is not known where to "
+                f"continue; run `atlas refresh {connection} --stream {name}`."
+            )
+        own = was.type == "STREAM" and name in was.streams
+        if own and now.type != "STREAM" and name not in now.streams:
+            only = f" --stream {name}" if now.streams else ""
+            refused[name] = BreakingChangeError(
+                f"The source now keeps one state for all streams ({now.type}), but the one stored "
+                f"is without '{name}', so it is not known where to continue; "
+                f"run `atlas refresh {connection}{only}`."
+            )
+    return refused
+
+
+def _refuse_restarts(
+    connection: str, state: ConnectionState, plans: Collection[StreamPlan]
+) -> None:
+    """Refuse to restart one stream if the shared state has no parts for single streams.
+
+    The source would send only new rows, and they would replace all rows of the table. If there are
+    parts, the source reads a stream without one from the beginning.
+    """
+    for plan in plans:
+        why = plan.resume_point.restarts
+        if why and not (plan.full_refresh or plan.resumes or state.streams):
+            raise BreakingChangeError(
+                f"Stream '{plan.descriptor}' {why}, but its source keeps one state for all streams "
+                f"({state.type}) and cannot read this one alone from the beginning; to read all of "
+                f"them again, run `atlas refresh {connection}`."
+            )

@@ -1,4 +1,4 @@
-"""What is said while a READ runs: records so far, of how many, at what rate."""
+"""Progress of a READ: records so far, the source's estimate, and the rate."""
 
 import time
 from collections.abc import Collection
@@ -9,17 +9,17 @@ from atlas_dagster.sync.events import ProgressReport
 from atlas_dagster.sync.stream import ActiveStream
 
 _EVERY_SECONDS = 10.0
-#: Streams that are named, those with the most records first.
+#: Streams that a report names, those with the most records first.
 _MOST_STREAMS = 8
-#: Streams whose estimates are kept; a source may make up any number of names.
+#: Streams whose estimates are kept; a source may invent any number of names.
 _MOST_ESTIMATES = 20_000
 
 
 class Progress:
-    """Counts against the source's estimates.
+    """Record counts against the source's estimates.
 
-    The latest estimate of a stream replaces the ones before; a source that estimates both streams
-    and the whole sync contradicts itself, so then none counts (platform ``StatsTracker``).
+    The latest estimate of a stream replaces earlier ones. If a source estimates both streams and
+    the whole sync, neither is used, as in the platform's ``StatsTracker``.
     """
 
     def __init__(self, listener: Listener = SILENT) -> None:
@@ -31,6 +31,7 @@ class Progress:
         self._next_draw = 0.0
 
     def estimate(self, estimate: Estimate) -> None:
+        """Take an estimate of a stream or of the whole sync."""
         rows = estimate.rows
         if not rows:
             return
@@ -40,7 +41,7 @@ class Progress:
             self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
 
     def due(self, streams: Collection[ActiveStream]) -> ProgressReport | None:
-        """What there is to say, when it is time."""
+        """Return a report if one is due."""
         now = time.monotonic()
         if now >= self._next_draw:
             self._next_draw = now + PROGRESS_SECONDS
@@ -54,21 +55,21 @@ class Progress:
         if not records:
             return ProgressReport("No records so far.", 0, expected)
         rate = records / (now - self._started)
-        begun = sorted((s for s in streams if s.records), key=lambda s: s.records, reverse=True)
-        counts = [self._of(stream) for stream in begun[:_MOST_STREAMS]]
-        if len(begun) > _MOST_STREAMS:
-            counts.append(f"{len(begun) - _MOST_STREAMS} other streams")
-        told = f"Records so far: {', '.join(counts)}; {rate:,.0f} a second"
+        started = sorted((s for s in streams if s.records), key=lambda s: s.records, reverse=True)
+        counts = [self._describe_count(stream) for stream in started[:_MOST_STREAMS]]
+        if len(started) > _MOST_STREAMS:
+            counts.append(f"{len(started) - _MOST_STREAMS} other streams")
+        text = f"Records so far: {', '.join(counts)}; {rate:,.0f} a second"
         left = 0.0 if expected is None else expected - records
-        return ProgressReport(f"{told}{_rest(left, rate)}.", records, expected)
+        return ProgressReport(f"{text}{_describe_rest(left, rate)}.", records, expected)
 
-    def _of(self, stream: ActiveStream) -> str:
+    def _describe_count(self, stream: ActiveStream) -> str:
         about = None if self._sync else self._streams.get(stream.descriptor)
         count = f"{stream.descriptor} {stream.records:,}"
         return f"{count} of about {about:,.0f}" if about and about >= stream.records else count
 
     def _expected(self, streams: Collection[ActiveStream]) -> float | None:
-        """Records of the whole sync, where the source estimates them and does not contradict."""
+        """Return the estimated records of the whole sync; None without a consistent estimate."""
         if self._sync and self._streams:
             return None
         if not self._sync and any(s.descriptor not in self._streams for s in streams):
@@ -76,7 +77,7 @@ class Progress:
         return self._sync or sum(self._streams[s.descriptor] for s in streams)
 
 
-def _rest(left: float, rate: float) -> str:
+def _describe_rest(left: float, rate: float) -> str:
     if left <= 0:
         return ""
     minutes = left / rate / 60

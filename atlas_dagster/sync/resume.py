@@ -1,6 +1,11 @@
-"""Where the streams of a connection stand: what their tables hold and what is remembered."""
+"""Resume points: where each stream of a connection continues.
 
-from collections.abc import Collection, Mapping
+The ``seq`` that a table holds decides, because it changed in the same transaction as the rows. The
+event log and the envelopes stored beside the tables are two places to find the state of that
+``seq``.
+"""
+
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import msgspec
@@ -12,38 +17,104 @@ from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import LoggedState, ResumePoint, reconcile
+
+
+class LoggedState(Struct, frozen=True):
+    """The newest envelope of a stream in the event log, and when its asset was wiped.
+
+    ``wiped_at`` is in epoch seconds; None if the asset was never wiped.
+    """
+
+    envelope: Envelope | None = None
+    wiped_at: float | None = None
 
 
 class StateLog(Protocol):
-    """Where envelopes are remembered outside the destination: Dagster's event log."""
+    """Envelopes logged outside the destination: Dagster's event log."""
 
     def last_logged(
         self,
         tables: Mapping[StreamDescriptor, TablePath],
         committed: Mapping[StreamDescriptor, int | None],
     ) -> Mapping[StreamDescriptor, LoggedState]:
-        """What is known of each stream, all in one call.
+        """Return the logged state of each stream.
 
-        ``committed`` is what the tables hold: only where the newest materialization says otherwise
-        need more be looked at.
+        ``committed`` is the ``seq`` that each table holds. If the newest materialization has
+        another ``seq``, the log is searched further.
         """
 
     def find(self, table: TablePath, seq: int) -> Envelope | None:
-        """The commit ``seq`` of ``table``, however old; asked for where nothing else knows it."""
+        """Search the whole log for commit ``seq`` of ``table``. Slow; the last resort."""
+
+
+class Target(Struct, frozen=True):
+    """The tables that a connection syncs into, and the log of their commits.
+
+    ``tables`` has the table of every stream in ``streams``; it may have more.
+    """
+
+    connection: str
+    streams: Mapping[StreamDescriptor, ConfiguredStream]
+    tables: Mapping[StreamDescriptor, TablePath]
+    destination: Destination
+    log: StateLog
+
+
+class RunRef(Struct, frozen=True):
+    """The run that commits. ``root_run_id`` is the first of the runs that it retries, or itself."""
+
+    run_id: str | None = None
+    root_run_id: str | None = None
+
+
+class ResumePoint(Struct, frozen=True):
+    """Where one stream continues.
+
+    ``envelope``: its last commit; None if it starts from the beginning. ``replaces``: the rows in
+    the table belong to an abandoned generation; they are removed when the stream is complete.
+    ``unpublished``: the last commit is part of an incomplete read; its rows are not in the table.
+    ``started_by_run``: the root run that started to read the stream from the beginning.
+    ``unrecorded``: the table's last commit, if the event log lacks it. ``notice``: a warning for
+    the user. ``restarts``: why a stream that was synced before starts from the beginning.
+    ``wiped_at``: when its asset was last wiped. ``problem``: why the stream cannot continue; it can
+    only be read again.
+    """
+
+    generation_id: int = 0
+    envelope: Envelope | None = None
+    replaces: bool = False
+    unpublished: bool = False
+    started_by_run: str | None = None
+    unrecorded: Envelope | None = None
+    notice: str | None = None
+    restarts: str | None = None
+    wiped_at: float | None = None
+    problem: AtlasError | None = None
+
+    def restart(self, stream: StreamDescriptor, why: str) -> "ResumePoint":
+        """Return the beginning instead. The old rows are replaced when the stream is complete."""
+        return ResumePoint(
+            generation_id=self.generation_id + 1,
+            replaces=True,
+            notice=f"Stream '{stream}' {why}; it is read again from the beginning and its old rows "
+            "are replaced once that is complete.",
+            unrecorded=self.unrecorded,
+            restarts=why,
+            wiped_at=self.wiped_at,
+        )
 
 
 class ResumePoints(Struct, frozen=True):
-    """What a sync, or a user's word about the state, starts from.
+    """The resume points of a connection's streams. Syncs and state edits start from here.
 
-    ``committed``: the ``seq`` each table holds. ``refused``: streams of which it is not known where
-    they stand, and why. ``changed``: those whose rows someone else changed, which matters unless
-    they are replaced. ``last_seq``: the newest commit so far, or one that came to nothing.
+    ``committed``: the ``seq`` that each table holds. ``refused``: streams without a usable resume
+    point, and why. ``changed``: streams whose rows were changed outside of Atlas; this is an error
+    unless the rows are replaced. ``last_seq``: the highest ``seq`` so far, committed or not.
     ``incremental``: the streams whose state outlives a sync.
     """
 
     committed: Mapping[StreamDescriptor, int | None]
-    resumptions: Mapping[StreamDescriptor, ResumePoint]
+    by_stream: Mapping[StreamDescriptor, ResumePoint]
     refused: Mapping[StreamDescriptor, AtlasError]
     changed: Mapping[StreamDescriptor, AtlasError]
     last_seq: int
@@ -52,7 +123,7 @@ class ResumePoints(Struct, frozen=True):
     @property
     def newest(self) -> Envelope | None:
         """The newest commit that an incremental stream continues from."""
-        last = ((n, r.envelope) for n, r in self.resumptions.items() if n in self.incremental)
+        last = ((n, r.envelope) for n, r in self.by_stream.items() if n in self.incremental)
         lasting = (each for name, each in last if each and not each.commit_of(name).full_refresh)
         return max(lasting, key=lambda envelope: envelope.seq, default=None)
 
@@ -63,36 +134,31 @@ class ResumePoints(Struct, frozen=True):
 
     @property
     def state(self) -> ConnectionState:
-        """What the connector would be sent if it were to read all streams."""
+        """The state that the connector would receive if it read all streams."""
         if self.newest is not None and self.has_shared_state:
             return self.newest.connection_state
-        blobs = {name: stored_blob(r.envelope, name) for name, r in self.resumptions.items()}
+        blobs = {name: stored_blob(r.envelope, name) for name, r in self.by_stream.items()}
         return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})
 
     def assuming(self, envelopes: Collection[Envelope]) -> "ResumePoints":
-        """How it would be once ``envelopes``, which are without rows, were committed."""
-        resumptions, changed = dict(self.resumptions), dict(self.changed)
+        """Return the resume points as if ``envelopes``, which have no rows, were committed."""
+        by_stream, changed = dict(self.by_stream), dict(self.changed)
         for envelope in envelopes:
             for commit in envelope.streams:
                 changed.pop(commit.stream, None)
-                resumptions[commit.stream] = reconcile(
+                by_stream[commit.stream] = reconcile(
                     commit.stream,
                     LoggedState(envelope, commit.wiped_at),
                     envelope.seq,
                     lambda _: None,
                 )
-        return msgspec.structs.replace(self, resumptions=resumptions, changed=changed)
+        return msgspec.structs.replace(self, by_stream=by_stream, changed=changed)
 
 
-def load_resume_points(
-    connection: str,
-    streams: Collection[ConfiguredStream],
-    tables: Mapping[StreamDescriptor, TablePath],
-    *,
-    destination: Destination,
-    store: StateLog,
-) -> ResumePoints:
-    """Find out where each of ``streams`` stands; ``tables`` are theirs."""
+def load_resume_points(target: Target) -> ResumePoints:
+    """Compare the tables of ``target`` with its log, and decide where each stream continues."""
+    connection, destination = target.connection, target.destination
+    tables = {name: target.tables[name] for name in target.streams}
     refused: dict[StreamDescriptor, AtlasError] = {}
     committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
     for name, path in tables.items():
@@ -100,21 +166,20 @@ def load_resume_points(
             committed[name] = destination.committed(connection, path)
         except AtlasError as error:
             refused[name] = error
-    last_logged = store.last_logged(tables, committed)
-    resumptions: dict[StreamDescriptor, ResumePoint] = {}
+    last_logged = target.log.last_logged(tables, committed)
+    by_stream: dict[StreamDescriptor, ResumePoint] = {}
     changed: dict[StreamDescriptor, AtlasError] = {}
     for name in tables.keys() - refused.keys():
         try:
             change = destination.external_change(connection, tables[name])
             if change is not None:
-                changed[name] = _changed(connection, name, change)
-            path = tables[name]
-            resumptions[name] = found = reconcile(
+                changed[name] = _external_change(connection, name, change)
+            by_stream[name] = found = reconcile(
                 name,
                 last_logged.get(name, LoggedState()),
                 committed[name],
-                lambda seq, path=path: (  # type: ignore[misc]
-                    destination.envelope(connection, seq) or store.find(path, seq)
+                lambda seq, path=tables[name]: (  # type: ignore[misc]
+                    destination.envelope(connection, seq) or target.log.find(path, seq)
                 ),
             )
             if found.problem is not None:
@@ -123,54 +188,107 @@ def load_resume_points(
             refused[name] = error
     return ResumePoints(
         committed,
-        resumptions,
+        by_stream,
         refused,
         changed,
-        # Wiped streams count too: a table never goes back to a smaller number.
+        # Includes wiped streams: the seq of a table never decreases.
         last_seq=max(
             *(seq or 0 for seq in committed.values()),
             *(known.envelope.seq for known in last_logged.values() if known.envelope),
             0,
         ),
-        incremental={s.descriptor for s in streams if s.sync_mode == "incremental"},
+        incremental={n for n, s in target.streams.items() if s.sync_mode == "incremental"},
     )
 
 
-def restore(
+def reconcile(
+    stream: StreamDescriptor,
+    last_logged: LoggedState,
+    committed: int | None,
+    find_envelope: Callable[[int], Envelope | None],
+) -> ResumePoint:
+    """Decide where ``stream`` continues. Pure.
+
+    Args:
+        stream: the stream.
+        last_logged: its state in the event log.
+        committed: the ``seq`` that its table holds; None if there is no table.
+        find_envelope: finds an envelope by its ``seq``, beside the tables or in the log.
+
+    """
+    last, wiped_at = last_logged.envelope, last_logged.wiped_at
+    if committed is None:
+        if last is None:
+            return ResumePoint(wiped_at=wiped_at)
+        return ResumePoint(
+            generation_id=last.commit_of(stream).generation_id + 1,
+            notice=f"The table of stream '{stream}' is gone; it is read again from the beginning.",
+            restarts="has lost its table",
+            wiped_at=wiped_at,
+        )
+    recorded = last is not None and last.seq == committed
+    envelope = last if last is not None and recorded else find_envelope(committed)
+    if envelope is not None and envelope.is_reference:
+        envelope = find_envelope(committed)
+    if envelope is None:
+        problem = DestinationError(
+            f"The table of stream '{stream}' holds commit {committed}, but neither Dagster's event "
+            "log nor the _atlas data beside the tables has its state: restore one of them, or read "
+            "the stream again with `atlas refresh`."
+        )
+        generation = 0 if last is None else last.commit_of(stream).generation_id
+        return ResumePoint(generation, wiped_at=wiped_at, problem=problem)
+    last_commit = envelope.commit_of(stream)
+    generation = last_commit.generation_id
+    unrecorded = None if recorded else envelope
+    if not envelope.has_heeded(wiped_at, stream):
+        return ResumePoint(generation, wiped_at=wiped_at).restart(stream, "was wiped in Dagster")
+    if last_commit.unpublished and envelope.action != "sync":
+        return ResumePoint(
+            generation_id=generation,
+            replaces=True,
+            started_by_run=last_commit.started_by_run,
+            unrecorded=unrecorded,
+            notice=f"Stream '{stream}' is refreshed: it is read again from the beginning and its "
+            "old rows are replaced once that is complete.",
+            restarts="is refreshed",
+            wiped_at=wiped_at,
+        )
+    return ResumePoint(
+        generation_id=generation,
+        envelope=envelope,
+        replaces=last_commit.unpublished and last_commit.replaces,
+        unpublished=last_commit.unpublished,
+        started_by_run=last_commit.started_by_run,
+        unrecorded=unrecorded,
+        wiped_at=wiped_at,
+    )
+
+
+def restore_envelopes(
     resume_points: ResumePoints, destination: Destination, stored: Collection[Envelope]
 ) -> None:
-    """Store the envelopes that only the event log has, beside the tables again.
+    """Store envelopes that only the event log has beside the tables again.
 
-    An event names no files, so none from which a table could still take its part.
+    An event lists no files, so an envelope that a table has yet to take is left out.
     """
-    there = {envelope.seq for envelope in stored}
-    for resume_point in resume_points.resumptions.values():
+    present = {envelope.seq for envelope in stored}
+    for resume_point in resume_points.by_stream.values():
         envelope = resume_point.envelope
-        if envelope is None or envelope.seq in there:
+        if envelope is None or envelope.seq in present:
             continue
-        unpublished = [
-            resume_points.committed.get(commit.stream) or 0 for commit in envelope.streams
-        ]
-        if min(unpublished) >= envelope.seq:
-            there.add(envelope.seq)
+        committed = [resume_points.committed.get(commit.stream) or 0 for commit in envelope.streams]
+        if min(committed) >= envelope.seq:
+            present.add(envelope.seq)
             destination.prepare(envelope)
 
 
-def _changed(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
-    return DestinationError(
-        f"The table of stream '{name}' was changed by someone else ({change}), so its rows may "
-        "not be those that the stored state stands for: read it again with "
-        f"`atlas refresh {connection} --stream {name}`, or go on with it as it is with "
-        f"`atlas state accept {connection} --stream {name}`."
-    )
-
-
 def claim_ownership(destination: Destination, connection: str, deployment: str) -> None:
-    """Make sure that the tables of ``connection`` are this deployment's; take free ones.
+    """Make ``deployment`` the owner of the tables of ``connection``, if they have no owner yet.
 
     Raises:
-        ConfigError: they are another's. Two that sync into the same tables would each continue
-            from states of their own.
+        ConfigError: another deployment owns them. Two deployments that sync into the same tables
+            would each continue from a state of their own.
     """
     owner = destination.claim_ownership(connection, deployment)
     if owner != deployment:
@@ -182,8 +300,16 @@ def claim_ownership(destination: Destination, connection: str, deployment: str) 
 
 
 def stored_blob(envelope: Envelope | None, stream: StreamDescriptor) -> Raw | None:
-    """The part of a commit's state that is ``stream``'s, or what it shares with the others."""
+    """Return the stream's own state in a commit, or the state that it shares with others."""
     if envelope is None:
         return None
-    state = envelope.connection_state
-    return state.streams.get(stream) or state.shared
+    return envelope.connection_state.blob_of(stream)
+
+
+def _external_change(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
+    return DestinationError(
+        f"The table of stream '{name}' was changed outside of Atlas ({change}), so its rows may "
+        "not match the stored state: read it again with "
+        f"`atlas refresh {connection} --stream {name}`, or continue with its rows as they are with "
+        f"`atlas state accept {connection} --stream {name}`."
+    )

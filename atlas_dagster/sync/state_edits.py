@@ -1,17 +1,17 @@
-"""What a user does about state: refresh, clear, reset, set, accept.
+"""State edits by the user: refresh, clear, reset, set, accept.
 
-Each is a commit without rows: an envelope with the new state under a new ``seq``, taken by the
-tables it is about like any other commit. So it is durable, fenced against a sync that is still
-running, and reconciled at every later start; nothing else has to remember it.
+Each edit is a commit without rows: an envelope with the new state under a new ``seq``, which the
+edited tables take like any other commit. So it is durable, it stops a sync that is still running,
+and every later start sees it.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import Raw
 
-from atlas_dagster.destinations.base import Destination, Recovered, StreamWriter, TablePath
+from atlas_dagster.destinations.base import Recovered, StreamWriter
 from atlas_dagster.destinations.envelope import Action, Envelope, StreamCommit, next_seq, now
 from atlas_dagster.errors import (
     BreakingChangeError,
@@ -22,117 +22,112 @@ from atlas_dagster.errors import (
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import ResumePoint
-from atlas_dagster.sync.resume import ResumePoints, StateLog, load_resume_points, restore
+from atlas_dagster.sync.resume import (
+    ResumePoint,
+    ResumePoints,
+    RunRef,
+    Target,
+    load_resume_points,
+    restore_envelopes,
+)
 from atlas_dagster.sync.stream_plan import plan_stream
 
-#: What becomes of a stream's part of the state.
-_Change = Callable[[ConfiguredStream, ResumePoint], StreamCommit]
+#: Builds one stream's part of an edit's commit.
+_BuildCommit = Callable[[ConfiguredStream, ResumePoint], StreamCommit]
 
 
 class StateEditor:
-    """The state of one connection's ``streams``, as it stands when this is made.
+    """Edits the state of the streams of ``target``, as it is when the editor is made.
 
-    With ``assume``, it is pretended that these were committed, and nothing is. Every method returns
-    the envelopes it committed, or would commit, none for streams that were never synced, and
-    raises:
-        BreakingChangeError: the source keeps one state for all streams, and what is asked for
-            cannot be done for one of them alone.
-        DestinationError: a table and its state do not belong together; or a sync is running.
+    ``assume``: a dry run, as if these envelopes were committed; nothing is written. Every method
+    returns the envelopes that it committed, or would commit. A stream that was never synced has
+    none.
+
+    Raises:
+        BreakingChangeError: the source keeps one state for all streams, and the edit cannot be made
+            for one of them alone.
+        DestinationError: a table does not match its state, or a sync is running.
     """
 
     def __init__(
-        self,
-        connection: str,
-        streams: Collection[ConfiguredStream],
-        *,
-        tables: Mapping[StreamDescriptor, TablePath],
-        destination: Destination,
-        store: StateLog,
-        run_id: str | None = None,
-        root_run_id: str | None = None,
-        assume: Collection[Envelope] | None = None,
+        self, target: Target, run: RunRef, *, assume: Collection[Envelope] | None = None
     ) -> None:
-        self._connection = connection
-        self._streams = {stream.descriptor: stream for stream in streams}
-        self._tables = {name: tables[name] for name in self._streams}
-        self._destination = destination
-        self._run_id = run_id
-        self._root_run_id = root_run_id or run_id
-        self._pretend = assume is not None
-        recovered = Recovered(()) if self._pretend else destination.recover(connection)
+        self._target = target
+        self._run = run
+        self._is_dry_run = assume is not None
+        destination = target.destination
+        recovered = Recovered(()) if self._is_dry_run else destination.recover(target.connection)
         self._unrecovered = {
-            name: recovered.refused[path]
-            for name, path in self._tables.items()
-            if path in recovered.refused
+            name: recovered.refused[target.tables[name]]
+            for name in target.streams
+            if target.tables[name] in recovered.refused
         }
-        self.resume_points: ResumePoints = load_resume_points(
-            connection, streams, self._tables, destination=destination, store=store
-        ).assuming(assume or ())
-        if not self._pretend:
-            restore(self.resume_points, destination, recovered.envelopes)
+        self.resume_points: ResumePoints = load_resume_points(target).assuming(assume or ())
+        if not self._is_dry_run:
+            restore_envelopes(self.resume_points, destination, recovered.envelopes)
 
     def refresh(
         self, selected: Collection[StreamDescriptor], *, keep_rows: bool
     ) -> Sequence[Envelope]:
         """Have streams read again from the beginning, as a new generation.
 
-        Their old rows go once that is complete, or stay. Streams that this root run has begun to
-        read from the beginning already are left alone, so a run that is tried again continues.
+        Their old rows are replaced when that is complete, or kept. Streams that this root run has
+        restarted already are skipped, so a retry continues instead of starting over.
         """
-        begun = self.begun()
+        restarted = self.restarted_streams()
 
         def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
             return StreamCommit(
                 stream.descriptor,
-                self._tables[stream.descriptor],
+                self._target.tables[stream.descriptor],
                 resume_point.generation_id + 1,
                 replaces=not keep_rows,
                 primary_key=_key(stream, resume_point),
                 unpublished=not keep_rows,
-                started_by_run=self._root_run_id,
+                started_by_run=self._run.root_run_id,
             )
 
-        asked = [name for name in selected if name not in begun]
-        names = self._synced(asked, anew=True)
+        asked = [name for name in selected if name not in restarted]
+        names = self._synced(asked, restarts=True)
         return self._commit("refresh", names, self._without(asked), part)
 
     def clear(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
-        """Remove all rows of tables, and what is known of where their streams continue."""
+        """Remove all rows of the streams' tables, and their state."""
 
         def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
             return StreamCommit(
                 stream.descriptor,
-                self._tables[stream.descriptor],
+                self._target.tables[stream.descriptor],
                 resume_point.generation_id + 1,
                 replaces=True,
             )
 
-        names = self._synced(selected, anew=True)
+        names = self._synced(selected, restarts=True)
         return self._commit("clear", names, self._without(selected), part)
 
     def reset(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
-        """Forget where streams continue; rows and generation stay."""
+        """Remove the streams' state; rows and generation stay."""
         self._raise_refused(selected)
         names = self._synced(selected)
-        return self._commit("reset", names, self._without(selected), self._as_it_is)
+        return self._commit("reset", names, self._without(selected), self._keep_all)
 
     def set(self, state: ConnectionState) -> Sequence[Envelope]:
         """Have the next sync continue from ``state``; other streams keep theirs.
 
-        Streams that this root run has set already are left alone, so a run that is tried again
-        continues. Tables that do not exist yet are made, for there is no other place to keep it.
+        If this root run has set the state already, nothing happens, so a retry continues. Missing
+        tables are created, because they store the state.
 
         Raises:
-            UnknownStreamError: ``state`` speaks of a stream that the connection does not sync.
-            ConfigError: it is of streams that are always read in full.
+            UnknownStreamError: ``state`` has a stream that the connection does not sync.
+            ConfigError: all its streams are read in full.
         """
-        for name in state.streams.keys() - self._streams.keys():
+        streams = self._target.streams
+        for name in state.streams.keys() - streams.keys():
             raise UnknownStreamError(
-                f"The state is of a stream '{name}', which connection '{self._connection}' does "
-                f"not sync; it has {', '.join(map(str, self._streams))}."
+                f"The state is of a stream '{name}', which connection '{self._target.connection}' "
+                f"does not sync; it has {', '.join(map(str, streams))}."
             )
-        asked = state.streams if state.type == "STREAM" else self._streams
+        asked = state.streams if state.type == "STREAM" else streams
         names = [n for n in self._incremental if n in asked]
         if self.resume_points.has_shared_state and set(names) != set(self._incremental):
             raise self._cannot_divide(names)
@@ -141,7 +136,7 @@ class StateEditor:
         return self._set(names, state)
 
     def set_stream(self, name: StreamDescriptor, blob: Raw) -> Sequence[Envelope]:
-        """:meth:`set` the part of one stream, whatever the type of the stored state.
+        """:meth:`set` the state of one stream, whatever the type of the stored state.
 
         Raises:
             ConfigError: the stream is always read in full.
@@ -151,31 +146,31 @@ class StateEditor:
             raise self._cannot_divide([name])
         if current.type == "STREAM":
             return self.set(ConnectionState("STREAM", {name: blob}))
-        if self._streams[name].sync_mode != "incremental":
+        if self._target.streams[name].sync_mode != "incremental":
             raise self._no_cursor()
         whole = msgspec.structs.replace(current, streams={**current.streams, name: blob})
         return self._set([name], whole)
 
     def _set(self, names: Sequence[StreamDescriptor], state: ConnectionState) -> Sequence[Envelope]:
-        if self.begun().issuperset(names):
+        if self.restarted_streams().issuperset(names):
             return []
         self._raise_refused(names)
 
         def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
-            started_by_run = self._root_run_id or resume_point.started_by_run
+            started_by_run = self._run.root_run_id or resume_point.started_by_run
             return msgspec.structs.replace(
-                self._going_on(stream, resume_point), started_by_run=started_by_run
+                self._keep_rows(stream, resume_point), started_by_run=started_by_run
             )
 
         return self._commit("set", names, state, part)
 
-    def begun(self) -> frozenset[StreamDescriptor]:
-        """The streams whose beginning this root run has set."""
-        ours, resumptions = self._root_run_id, self.resume_points.resumptions
-        return frozenset(n for n, r in resumptions.items() if ours and r.started_by_run == ours)
+    def restarted_streams(self) -> frozenset[StreamDescriptor]:
+        """Return the streams that this root run has refreshed or set already."""
+        root, points = self._run.root_run_id, self.resume_points.by_stream
+        return frozenset(n for n, point in points.items() if root and point.started_by_run == root)
 
     def accept(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
-        """Go on with tables as someone else left them, unless their rows are replaced anyway."""
+        """Accept external changes of tables, unless the next sync replaces their rows anyway."""
         names = [
             name
             for name in self._synced(selected)
@@ -183,54 +178,54 @@ class StateEditor:
         ]
 
         def part(stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
-            going_on = self._going_on(stream, resume_point)
+            kept = self._keep_rows(stream, resume_point)
             if resume_point.envelope is None:
-                return going_on
+                return kept
             last = resume_point.envelope.commit_of(stream.descriptor)
-            return msgspec.structs.replace(going_on, full_refresh=last.full_refresh)
+            return msgspec.structs.replace(kept, full_refresh=last.full_refresh)
 
         return self._commit("accept", names, self.resume_points.state, part)
 
     def _is_replaced(self, name: StreamDescriptor) -> bool:
-        """Whether the next sync replaces the rows, whatever they are."""
-        stream = self._streams[name]
+        """Return whether the next sync replaces all rows."""
+        stream = self._target.streams[name]
         snapshot = stream.sync_mode == "full_refresh"
         overwritten = snapshot and stream.destination_sync_mode == "overwrite"
-        return overwritten or self.resume_points.resumptions[name].replaces
+        return overwritten or self.resume_points.by_stream[name].replaces
 
-    def _going_on(self, stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
-        """The rows stay, and the next ones belong to them."""
+    def _keep_rows(self, stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
+        """Return a commit that keeps rows and generation."""
         return StreamCommit(
             stream.descriptor,
-            self._tables[stream.descriptor],
+            self._target.tables[stream.descriptor],
             resume_point.generation_id,
             replaces=False,
             primary_key=_key(stream, resume_point),
             started_by_run=resume_point.started_by_run,
         )
 
-    def _as_it_is(self, stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
-        """The same, but rows that are to be replaced still are."""
-        part = self._going_on(stream, resume_point)
+    def _keep_all(self, stream: ConfiguredStream, resume_point: ResumePoint) -> StreamCommit:
+        """Return a commit that keeps rows and generation, and a replacement that is pending."""
+        part = self._keep_rows(stream, resume_point)
         replaces = resume_point.replaces
         return msgspec.structs.replace(part, replaces=replaces, unpublished=replaces)
 
     @property
     def _incremental(self) -> list[StreamDescriptor]:
-        return [n for n, stream in self._streams.items() if stream.sync_mode == "incremental"]
+        return [n for n, s in self._target.streams.items() if s.sync_mode == "incremental"]
 
     def _synced(
-        self, names: Iterable[StreamDescriptor], *, anew: bool = False
+        self, names: Iterable[StreamDescriptor], *, restarts: bool = False
     ) -> list[StreamDescriptor]:
-        """Those of ``names`` that have a table; someone else may have changed it.
+        """Return those of ``names`` that have a table, changed externally or not.
 
-        Raises AtlasError where it is not known what the table holds, unless that does not matter
-        because it is read ``anew``.
+        Raises:
+            AtlasError: a stream has no usable resume point. If it ``restarts``, it needs none.
         """
         found = list(names)
         for name in found:
             reason = self.resume_points.refused.get(name)
-            if reason is not None and not (anew and name in self.resume_points.resumptions):
+            if reason is not None and not (restarts and name in self.resume_points.by_stream):
                 raise reason
         return [name for name in found if self.resume_points.committed[name] is not None]
 
@@ -241,29 +236,33 @@ class StateEditor:
                     raise reasons[name]
 
     def _without(self, names: Collection[StreamDescriptor]) -> ConnectionState:
-        """The state that forgets ``names``; raises where it cannot forget them alone."""
+        """Return the state without ``names``.
+
+        Raises:
+            BreakingChangeError: the state has no parts for single streams.
+        """
         state = self.resume_points.state
         kept = {name: blob for name, blob in state.streams.items() if name not in names}
         if state.type == "STREAM":
             return ConnectionState("STREAM", kept)
-        forgotten = [name for name in self._incremental if name in names]
-        if forgotten == self._incremental:
+        removed = [name for name in self._incremental if name in names]
+        if removed == self._incremental:
             return ConnectionState()
-        if forgotten and not state.streams:
-            # Where there are parts, a stream without one is read from the beginning.
-            raise self._cannot_divide(forgotten)
+        if removed and not state.streams:
+            # With parts, the source would read a stream without one from the beginning.
+            raise self._cannot_divide(removed)
         return msgspec.structs.replace(state, streams=kept)
 
     def _no_cursor(self) -> ConfigError:
         return ConfigError(
-            f"The state is of no incremental stream of connection '{self._connection}'; the others "
-            "are read in full each time and continue from nowhere."
+            f"The state is for no incremental stream of connection '{self._target.connection}'; "
+            "its other streams are read in full by each sync and have no state."
         )
 
     def _cannot_divide(self, names: Collection[StreamDescriptor]) -> BreakingChangeError:
         which = ", ".join(f"'{name}'" for name in names)
         return BreakingChangeError(
-            f"The source of connection '{self._connection}' keeps one state for all its streams "
+            f"The source of connection '{self._target.connection}' keeps one state for all streams "
             f"({self.resume_points.state.type}), so this cannot be done for {which} alone; do it "
             "for the whole connection."
         )
@@ -273,11 +272,12 @@ class StateEditor:
         action: Action,
         names: Sequence[StreamDescriptor],
         state: ConnectionState,
-        part: _Change,
+        build: _BuildCommit,
     ) -> Sequence[Envelope]:
-        """Commit ``state``, in one envelope where it is, or was, of all streams together."""
+        """Commit ``state``; in one envelope if it is, or was, shared, else in one a stream."""
+        destination = self._target.destination
         for name, error in self._unrecovered.items():
-            # Reading it again is the way out of that, together with those that share its state.
+            # Only a refresh or clear of the stream, and of those that share its state, can help.
             if name not in names or action not in ("refresh", "clear"):
                 raise error
         together = self.resume_points.has_shared_state or state.type != "STREAM"
@@ -286,68 +286,69 @@ class StateEditor:
         done: list[Envelope] = []
         for group in filter(None, groups):
             last = next_seq(last)
-            parts = [self._part(action, part, n) for n in group]
+            parts = [self._build_part(action, build, name) for name in group]
             envelope = Envelope(
                 seq=last,
                 sync_id=int(now() * 1000),
-                connection=self._connection,
+                connection=self._target.connection,
                 streams=tuple(parts),
                 state=Raw(state.only(group).to_file()),
                 prepared_at=now(),
-                run_id=self._run_id,
+                run_id=self._run.run_id,
                 action=action,
                 covers=self._covers(action) if together else (),
             )
             done.append(envelope)
-            if self._pretend:
+            if self._is_dry_run:
                 continue
             if action in ("clear", "set"):
                 writers = [self._open(each) for each in parts]
-                self._destination.commit(envelope, writers)
+                destination.commit(envelope, writers)
                 for writer in writers:
                     writer.merge_committed()
             else:
-                # Opening merges what waits. For a stream that is read again, it need not succeed.
+                # Opening merges what waits. If the stream is read again, that may fail.
                 unmerged = [DestinationError] if action == "refresh" else []
                 for each in parts:
                     with contextlib.suppress(*unmerged):
                         self._open(each)
                 since = {each.table: self.resume_points.committed[each.stream] for each in parts}
-                self._destination.commit_without_rows(envelope, since)
+                destination.commit_without_rows(envelope, since)
         return done
 
     def _covers(self, action: Action) -> tuple[StreamDescriptor, ...]:
-        """The streams that the state of all streams covers after ``action``: as before it."""
+        """Return the streams that a shared state covers after ``action``: those as before."""
         newest = self.resume_points.newest
         if action == "set":
             return tuple(self._incremental)
         return () if newest is None else newest.covers
 
-    def _part(self, action: Action, part: _Change, name: StreamDescriptor) -> StreamCommit:
-        resume_point, stream = self.resume_points.resumptions[name], self._streams[name]
-        made = part(stream, resume_point)
+    def _build_part(
+        self, action: Action, build: _BuildCommit, name: StreamDescriptor
+    ) -> StreamCommit:
+        resume_point, stream = self.resume_points.by_stream[name], self._target.streams[name]
+        part = build(stream, resume_point)
         cursor = stream.cursor_field if stream.sync_mode == "incremental" else None
         last = resume_point.envelope
         if action == "accept" and last is not None:
             cursor = last.commit_of(name).cursor_field
-        made = msgspec.structs.replace(made, cursor_field=cursor, wiped_at=resume_point.wiped_at)
-        # What is accepted are rows that someone else has changed.
-        return made if action == "accept" else made.following(last)
+        part = msgspec.structs.replace(part, cursor_field=cursor, wiped_at=resume_point.wiped_at)
+        # An accepted table has new rows: those of the external change.
+        return part if action == "accept" else part.following(last)
 
     def _open(self, part: StreamCommit) -> StreamWriter:
-        """A writer of no rows, with which the table is emptied, made, or stays as it is."""
-        stream = self._streams[part.stream]
+        """Return a writer without rows; its commit empties, creates or keeps the table."""
+        stream = self._target.streams[part.stream]
         if not part.replaces and stream.destination_sync_mode == "overwrite":
             stream = msgspec.structs.replace(stream, destination_sync_mode="append")
         resume_point = ResumePoint(part.generation_id, replaces=part.replaces)
-        path = self._tables[part.stream]
-        plan = plan_stream(self._connection, stream, resume_point, self._destination, path)
+        plan = plan_stream(self._target, stream, resume_point)
         spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
-        return self._destination.open(self._connection, spec)
+        return self._target.destination.open(self._target.connection, spec)
 
 
 def _key(stream: ConfiguredStream, resume_point: ResumePoint) -> tuple[tuple[str, ...], ...]:
-    """The key that the rows in the table have."""
+    """Return the key of the rows in the table."""
     last = resume_point.envelope
     return () if last is None else last.commit_of(stream.descriptor).primary_key
 
@@ -355,7 +356,7 @@ def _key(stream: ConfiguredStream, resume_point: ResumePoint) -> tuple[tuple[str
 def find_streams(
     connection: str, streams: Collection[ConfiguredStream], names: Collection[str]
 ) -> Iterator[StreamDescriptor]:
-    """The streams called ``names``, or all where there are none.
+    """Find the streams called ``names``; all of them if ``names`` is empty.
 
     Raises:
         UnknownStreamError: there is no stream of that name.

@@ -1,30 +1,33 @@
-"""What one sync will do with one stream: into which table, from which state."""
+"""The plan of one stream: its table, its columns, and the state to read from.
+
+Some changes of a source cannot be followed; the stream must be read again. They are those of the
+Airbyte platform: the cursor field is gone, a key field is gone, or the key is another one. New,
+missing and changed columns are fine.
+"""
+
+from collections.abc import Collection, Mapping
 
 import msgspec
 from msgspec import Raw, Struct
 
 from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
+from atlas_dagster.destinations.envelope import Envelope
+from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.columns import TableColumns, fit
-from atlas_dagster.records.types import TableSchema
-from atlas_dagster.sync.breaking import (
-    column_at,
-    has_other_cursor,
-    refuse_breaking_change,
-    refuse_new_key_column,
-    refuse_other_cursor,
-)
-from atlas_dagster.sync.reconcile import ResumePoint
-from atlas_dagster.sync.resume import stored_blob
+from atlas_dagster.records.types import TableSchema, declares
+from atlas_dagster.sync.resume import ResumePoint, Target, stored_blob
+
+_READ_AGAIN = "refresh the stream to read it again"
 
 
 class StreamPlan(Struct, frozen=True):
-    """One stream of a sync.
+    """The plan of one stream.
 
-    ``state`` is the blob its last commit stored, None at the start. ``extends_unpublished``: the
-    rows that are held of it belong to this sync, too; otherwise they are dropped. ``already_read``:
-    the run that this one tries again has read all of it, so it is not read again.
+    ``state``: the blob of its last commit; None at the start. ``extends_unpublished``: this sync
+    continues the unpublished rows of earlier commits; otherwise they are dropped. ``already_read``:
+    the run that this one retries has read the whole stream, so it is not read again.
     """
 
     configured: ConfiguredStream
@@ -40,35 +43,35 @@ class StreamPlan(Struct, frozen=True):
 
     @property
     def resumes(self) -> bool:
-        """Whether the source is to go on from the last commit."""
+        """Whether the source continues from the last commit."""
         if self.full_refresh or self.resume_point.unpublished:
             return self.extends_unpublished
         return self.resume_point.envelope is not None
 
     @property
     def unpublished(self) -> bool:
-        """Whether its rows are shown only once it is complete.
+        """Whether its rows are published only when the stream is complete.
 
-        So that no table ever shows half of what is to replace its rows, or half a full refresh.
+        So a table never shows half of its new rows, or half a full refresh.
         """
         return self.table.replaces or self.full_refresh
 
     @property
     def resumable(self) -> bool:
-        """Whether the source goes on from its states."""
+        """Whether the source can continue from its states."""
         return not self.full_refresh or self.configured.stream.is_resumable
 
     @property
     def key(self) -> tuple[FieldPath, ...]:
-        """What the table has one row for."""
-        return _key(self.configured)
+        """The fields by which the table has one row per value; empty if it may have more."""
+        return _merge_key(self.configured)
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """The columns that hold the stream's primary key; none where one of them has no column."""
+        """The columns of the stream's primary key; empty if one of its fields has no column."""
         try:
             return tuple(self.table.schema.column_of(*path) for path in self.configured.primary_key)
-        except KeyError:  # a field in an object gets a column where the key is merged by only
+        except KeyError:  # a nested field has a column only if rows are merged by it
             return ()
 
     @property
@@ -77,42 +80,44 @@ class StreamPlan(Struct, frozen=True):
 
 
 def plan_stream(
-    connection: str,
+    target: Target,
     stream: ConfiguredStream,
     resume_point: ResumePoint,
-    destination: Destination,
-    path: TablePath,
     *,
     root_run_id: str | None = None,
 ) -> StreamPlan:
-    """What a sync that continues ``stream`` from ``resume_point`` will do.
+    """Plan a sync of ``stream`` from ``resume_point``.
 
     Raises:
-        ConfigError: a declared key or cursor is not a column.
-        BreakingChangeError: its table cannot follow the source.
-        DestinationError: its table cannot take the rows.
+        ConfigError: a declared key or cursor has no column.
+        BreakingChangeError: the table cannot follow the source.
+        DestinationError: the table cannot take the rows.
     """
-    is_synced = resume_point.envelope is not None
-    resume_point = _changed_over(stream, resume_point)
-    ours = _is_ours(stream, resume_point, root_run_id)
+    connection, destination = target.connection, target.destination
+    path = target.tables[stream.descriptor]
+    was_synced = resume_point.envelope is not None
+    resume_point = _follow_sync_mode(stream, resume_point)
+    same_read = _is_same_read(stream, resume_point, root_run_id)
     known = destination.known_columns(path)
-    waiting = _waiting_columns(connection, stream, resume_point, destination, path)
+    unmerged = _unmerged_columns(connection, stream, resume_point, destination, path)
     extends_unpublished = False
     wanted = TableSchema.of(stream, decimals=destination.has_decimals)
     if not resume_point.unpublished:
-        # Changes that wait for their merge are in the table before anything else is.
-        known |= waiting or TableColumns()
-    elif ours:
-        same = not has_other_cursor(stream, resume_point.envelope)
-        if same and waiting is not None and _go_on(stream, wanted, waiting):
-            extends_unpublished, known = True, known | waiting
-        notice = _told(stream, gone=waiting is None, extends_unpublished=extends_unpublished)
-        why = None if extends_unpublished else "cannot be gone on with where the try before ended"
+        # Rows that wait for their merge reach the table before any new ones.
+        known |= unmerged or TableColumns()
+    elif same_read:
+        same_cursor = not _has_other_cursor(stream, resume_point.envelope)
+        if same_cursor and unmerged is not None and _can_extend(stream, wanted, unmerged):
+            extends_unpublished, known = True, known | unmerged
+        notice = _describe_retry(
+            stream.descriptor, are_gone=unmerged is None, extends_unpublished=extends_unpublished
+        )
+        why = None if extends_unpublished else "cannot continue where the last attempt ended"
         resume_point = msgspec.structs.replace(resume_point, notice=notice, restarts=why)
     full_refresh = stream.sync_mode == "full_refresh"
     overwrite = stream.destination_sync_mode == "overwrite"
     generation = resume_point.generation_id
-    already_read = full_refresh and ours and not resume_point.unpublished
+    already_read = full_refresh and same_read and not resume_point.unpublished
     begins = (full_refresh or resume_point.unpublished) and not (
         extends_unpublished or already_read
     )
@@ -127,38 +132,36 @@ def plan_stream(
         minimum_generation_id=generation if replaces else 0,
     )
     if resume_point.envelope is not None and not resume_point.unpublished:
-        refuse_other_cursor(connection, stream, resume_point.envelope)
+        _refuse_other_cursor(connection, stream, resume_point.envelope)
     if resume_point.envelope is not None and not replaces:
-        refuse_breaking_change(stream, resume_point.envelope, known.fields)
-    if is_synced and not replaces:
-        refuse_new_key_column(stream, wanted, known)
-    given_up = resume_point.unpublished and not extends_unpublished
-    blob = None if given_up else stored_blob(resume_point.envelope, stream.descriptor)
-    table = _table(stream, fit(wanted, known, replaces=replaces), path)
+        _refuse_breaking_change(stream, resume_point.envelope, known.fields)
+    if was_synced and not replaces:
+        _refuse_new_key_column(stream, wanted, known)
+    abandoned = resume_point.unpublished and not extends_unpublished
+    blob = None if abandoned else stored_blob(resume_point.envelope, stream.descriptor)
+    table = _table_spec(stream, fit(wanted, known, replaces=replaces), path)
     destination.refuse_unfit(connection, table)
     return StreamPlan(stream, table, resume_point, blob, extends_unpublished, already_read)
 
 
-def _table(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
-    dedup = stream.destination_sync_mode == "append_dedup"
-    keys = stream.primary_key if dedup else ()
-    cursor = stream.cursor_field if dedup else ()
+def _table_spec(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
+    cursor = stream.cursor_field if stream.destination_sync_mode == "append_dedup" else ()
     return TableSpec(
         path=path,
         schema=schema,
         mode=stream.destination_sync_mode,
-        primary_key=tuple(column_at(schema, stream, key) for key in keys),
-        cursor=column_at(schema, stream, cursor) if cursor else None,
+        primary_key=tuple(_column_of(schema, stream, key) for key in _merge_key(stream)),
+        cursor=_column_of(schema, stream, cursor) if cursor else None,
         replaces=stream.replaces,
         deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
     )
 
 
-def _changed_over(stream: ConfiguredStream, resume_point: ResumePoint) -> ResumePoint:
-    """``resume_point``, unless the stream was read in full so far and is incremental from now on.
+def _follow_sync_mode(stream: ConfiguredStream, resume_point: ResumePoint) -> ResumePoint:
+    """Restart a stream that changed from full refresh to incremental.
 
-    The state of a full refresh is none that an incremental read goes on from, so that brings all
-    rows; those of the last full refresh go, but not where each was appended to the ones before.
+    An incremental read cannot continue from the state of a full refresh, so it reads all rows. They
+    replace those of the last full refresh, unless each full refresh was appended.
     """
     if (
         resume_point.envelope is None
@@ -181,14 +184,14 @@ def _changed_over(stream: ConfiguredStream, resume_point: ResumePoint) -> Resume
     )
 
 
-def _waiting_columns(
+def _unmerged_columns(
     connection: str,
     stream: ConfiguredStream,
     resume_point: ResumePoint,
     destination: Destination,
     path: TablePath,
 ) -> TableColumns | None:
-    """The columns of rows that are held, or wait for their merge; None where there are none."""
+    """Return the columns of rows that are unpublished or wait for their merge; None without any."""
     if resume_point.envelope is None:
         return None
     last = resume_point.envelope.commit_of(stream.descriptor)
@@ -197,11 +200,13 @@ def _waiting_columns(
     return destination.unpublished_columns(connection, path)
 
 
-def _is_ours(stream: ConfiguredStream, resume_point: ResumePoint, root_run_id: str | None) -> bool:
-    """Whether the last commit is of the same reading from the beginning as this sync.
+def _is_same_read(
+    stream: ConfiguredStream, resume_point: ResumePoint, root_run_id: str | None
+) -> bool:
+    """Return whether the last commit and this sync are parts of one read from the beginning.
 
-    A full refresh is a snapshot: only a run that is tried again has a part in it. What a user said
-    about the state is part of no reading.
+    A full refresh is a snapshot: only retries of one run read it together. A state edit is part of
+    no read.
     """
     if resume_point.envelope is None or resume_point.envelope.action != "sync":
         return False
@@ -211,28 +216,138 @@ def _is_ours(stream: ConfiguredStream, resume_point: ResumePoint, root_run_id: s
     return last.full_refresh and root_run_id is not None and last.started_by_run == root_run_id
 
 
-def _told(stream: ConfiguredStream, *, gone: bool, extends_unpublished: bool) -> str:
-    name = f"stream '{stream.descriptor}'"
+def _describe_retry(name: StreamDescriptor, *, are_gone: bool, extends_unpublished: bool) -> str:
     if extends_unpublished:
         return (
-            f"S{name[1:]} goes on where the try before ended; all its rows are shown at once when "
-            "it is complete."
+            f"Stream '{name}' continues where the last attempt ended; all its rows are published "
+            "together when it is complete."
         )
     why = (
-        f"What was held of {name} is gone"
-        if gone
-        else f"The fields or the cursor of {name} changed"
+        f"The unpublished rows of stream '{name}' are gone"
+        if are_gone
+        else f"The fields or the cursor of stream '{name}' changed"
     )
     return f"{why}; it is read again from the beginning."
 
 
-def _key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
+def _merge_key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
     return stream.primary_key if stream.destination_sync_mode == "append_dedup" else ()
 
 
-def _go_on(stream: ConfiguredStream, wanted: TableSchema, unpublished: TableColumns) -> bool:
-    """Whether rows of ``wanted`` can follow those held: the key is there, and no field is gone."""
+def _can_extend(stream: ConfiguredStream, wanted: TableSchema, unpublished: TableColumns) -> bool:
+    """Return whether rows of ``wanted`` can follow unpublished ones: same key, no field gone."""
     found = {c.path or (c.field,): unpublished.find(c) for c in wanted.columns}
     names = {column.name for column in found.values() if column is not None}
-    of_key = [found[path] for path in _key(stream) if path in found]
-    return unpublished.of_fields <= names and None not in of_key
+    key = [found[path] for path in _merge_key(stream) if path in found]
+    return unpublished.of_fields <= names and None not in key
+
+
+def _refuse_breaking_change(
+    stream: ConfiguredStream, last: Envelope, known: Collection[str]
+) -> None:
+    """Compare ``stream`` with its last commit and the ``known`` fields of its table.
+
+    Raises:
+        BreakingChangeError: the stream cannot continue from there.
+    """
+    name, schema = stream.descriptor, stream.stream.json_schema
+    cursor, key = stream.cursor_field, stream.primary_key
+    if stream.sync_mode == "incremental" and _is_gone(cursor, schema, known):
+        raise BreakingChangeError(
+            f"The source no longer has the field '{'.'.join(cursor)}', the cursor of stream "
+            f"'{name}', so it is not known where to continue; choose another cursor_field, or "
+            f"discover the source again if it is back, and {_READ_AGAIN}.",
+            stream=str(name),
+        )
+    if stream.destination_sync_mode != "append_dedup":
+        return
+    before = last.commit_of(name).primary_key
+    if before and set(before) != set(key):
+        raise BreakingChangeError(
+            f"Stream '{name}' has a new primary key, {_format_key(key)} instead of "
+            f"{_format_key(before)}, so new rows cannot be matched with those in the table; "
+            f"{_READ_AGAIN}.",
+            stream=str(name),
+        )
+    for path in key:
+        if _is_gone(path, schema, known):
+            raise BreakingChangeError(
+                f"The source no longer has the field '{'.'.join(path)}', which is in the primary "
+                f"key of stream '{name}', so new rows cannot be matched with those in the table; "
+                f"choose another primary_key and {_READ_AGAIN}.",
+                stream=str(name),
+            )
+
+
+def _has_other_cursor(stream: ConfiguredStream, last: Envelope | None) -> bool:
+    """Return whether the stored state was made with another cursor.
+
+    A source that defines its cursor itself ignores the declared one.
+    """
+    if last is None or stream.sync_mode != "incremental" or stream.stream.source_defined_cursor:
+        return False
+    before = last.commit_of(stream.descriptor).cursor_field
+    return before is not None and before != stream.cursor_field
+
+
+def _refuse_other_cursor(connection: str, stream: ConfiguredStream, last: Envelope) -> None:
+    """Refuse to compare the value of one cursor with another one, which would skip rows.
+
+    Raises:
+        BreakingChangeError: the stored state was made with another cursor.
+    """
+    if _has_other_cursor(stream, last):
+        before = last.commit_of(stream.descriptor).cursor_field or ()
+        raise BreakingChangeError(
+            f"Stream '{stream.descriptor}' has cursor_field '{'.'.join(stream.cursor_field)}', but "
+            f"its stored state is of '{'.'.join(before)}', and to go on from there would skip "
+            "rows: declare the old one again, or read the stream again with "
+            f"`atlas refresh {connection} --stream {stream.descriptor}`.",
+            stream=str(stream.descriptor),
+        )
+
+
+def _refuse_new_key_column(
+    stream: ConfiguredStream, wanted: TableSchema, known: TableColumns
+) -> None:
+    """Compare the key columns of ``wanted`` with the table's, if it has columns.
+
+    Raises:
+        BreakingChangeError: the table lacks one, so its rows have no key.
+    """
+    if stream.destination_sync_mode != "append_dedup" or not known.fields:
+        return
+    columns = {column.name: column for column in wanted.columns}
+    for path in stream.primary_key:
+        column = columns[_column_of(wanted, stream, path)]
+        if known.find(column) is None:
+            is_known = column.field in known.fields
+            new = "a new type for its key" if is_known else "the new key field"
+            raise BreakingChangeError(
+                f"Stream '{stream.descriptor}' has {new} '{'.'.join(path)}', so new rows cannot be "
+                f"matched with those in the table; {_READ_AGAIN}.",
+                stream=str(stream.descriptor),
+            )
+
+
+def _column_of(schema: TableSchema, stream: ConfiguredStream, path: FieldPath) -> str:
+    """Return the column of a key or cursor field.
+
+    Raises:
+        ConfigError: there is no such field.
+    """
+    try:
+        return schema.column_of(*path)
+    except KeyError:
+        raise ConfigError(
+            f"Stream '{stream.descriptor}' has no field '{'.'.join(path)}' to be its key or "
+            f"cursor; its fields are {', '.join(column.field for column in schema.top_level)}."
+        ) from None
+
+
+def _is_gone(path: FieldPath, schema: Mapping[str, object], known: Collection[str]) -> bool:
+    return bool(path) and path[0] in known and not declares(schema, path)
+
+
+def _format_key(key: Collection[FieldPath]) -> str:
+    return ", ".join(f"'{'.'.join(path)}'" for path in key)

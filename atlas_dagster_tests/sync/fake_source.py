@@ -26,7 +26,7 @@ from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.reconcile import LoggedState
+from atlas_dagster.sync.resume import LoggedState, RunRef, Target
 from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.listening import CallbackListener
@@ -216,18 +216,17 @@ class Lake:
         **options: Any,
     ) -> SyncPlan:
         return make_plan(
-            "c",
-            streams,
-            selected=[
-                s.descriptor for s in streams if selected is None or s.descriptor.name in selected
-            ],
-            tables={s.descriptor: path(s.descriptor) for s in streams},
-            destination=self.destination,
-            store=self.store,
-            run_id="run",
-            root_run_id=root or f"run {self.runs}",
-            **{"notify": print, **options},
+            self.target(streams),
+            [s.descriptor for s in streams if selected is None or s.descriptor.name in selected],
+            RunRef("run", root or f"run {self.runs}"),
+            **{"warn": print, **options},
         )
+
+    def target(self, streams: Collection[ConfiguredStream]) -> Target:
+        """The tables of ``streams``."""
+        configured = {stream.descriptor: stream for stream in streams}
+        tables = {name: path(name) for name in configured}
+        return Target("c", configured, tables, self.destination, self.store)
 
     def prepare(
         self,
@@ -245,7 +244,7 @@ class Lake:
         run that it tries again; by default the last one, if that failed.
         """
         notices: list[str] = []
-        plan = self.plan(streams, selected=selected, notify=notices.append, root=root)
+        plan = self.plan(streams, selected=selected, warn=notices.append, root=root)
         runner = connector.runner if connector else FakeRunner(lambda _: output)
         outcome = Outcome(plan, runner, notices=notices)
         connector = connector or Connector(
@@ -420,16 +419,7 @@ def upkeep(
     assume: Collection[Envelope] | None = None,
 ) -> StateEditor:
     """What a user does about the state of ``streams``."""
-    return StateEditor(
-        "c",
-        streams,
-        tables={stream.descriptor: path(stream.descriptor) for stream in streams},
-        destination=lake.destination,
-        store=lake.store,
-        run_id=run,
-        root_run_id=root or run,
-        assume=assume,
-    )
+    return StateEditor(lake.target(streams), RunRef(run, root or run), assume=assume)
 
 
 def path(stream: StreamDescriptor) -> TablePath:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from atlas_dagster.errors import BreakingChangeError
+from atlas_dagster.sync.resume import RunRef
 from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.fake_source import (
     EAGER,
@@ -12,7 +13,6 @@ from atlas_dagster_tests.sync.fake_source import (
     full_refresh,
     global_state,
     incremental,
-    path,
     records,
     state,
     status,
@@ -70,13 +70,7 @@ def test_what_someone_else_changed_and_is_accepted_was_still_read_in_full(delta_
     load(delta_lake, snapshots, 1, 2, at=DONE)
     delta_lake.table("a").delete("id = 1")
     name = snapshots.descriptor
-    StateEditor(
-        "c",
-        [snapshots],
-        tables={name: path(name)},
-        destination=delta_lake.destination,
-        store=delta_lake.store,
-    ).accept([name])
+    StateEditor(delta_lake.target([snapshots]), RunRef()).accept([name])
     done = load(delta_lake, incremental("a"), 3, at={"at": 3})
     assert done.file("state") is None
     assert delta_lake.ids("a") == [2, 3]

@@ -9,12 +9,12 @@ from pyarrow import table
 
 from atlas_dagster.errors import AtlasError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
+from atlas_dagster.sync.resume import RunRef
 from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.fake_source import (
     Lake,
     full_refresh,
     incremental,
-    path,
     records,
     state,
     status,
@@ -32,9 +32,7 @@ def load(lake: Lake, stream: ConfiguredStream, *ids: int) -> AtlasError | None:
 
 
 def upkeep(lake: Lake, stream: ConfiguredStream) -> StateEditor:
-    return StateEditor(
-        "c", [stream], tables={NAME: path(NAME)}, destination=lake.destination, store=lake.store
-    )
+    return StateEditor(lake.target([stream]), RunRef())
 
 
 def restore(there: DeltaTable) -> None:
@@ -70,13 +68,12 @@ def test_rows_changed_by_someone_else_stop_the_stream(
     with pytest.raises(DestinationError) as refused:
         delta_lake.prepare([stream])
 
-    said = str(refused.value)
-    assert said.startswith(
-        f"The table of stream 'a' was changed by someone else (version {version}, {operation} at 20"
-    )
-    assert " UTC by delta-rs:py-" in said
-    assert "`atlas refresh c --stream a`" in said
-    assert said.endswith("`atlas state accept c --stream a`.")
+    message = str(refused.value)
+    assert "stream 'a' was changed outside of Atlas" in message
+    assert f"(version {version}, {operation} at 20" in message
+    assert " UTC by delta-rs:py-" in message
+    assert "`atlas refresh c --stream a`" in message
+    assert "`atlas state accept c --stream a`" in message
     with pytest.raises(DestinationError, match="changed"):
         upkeep(delta_lake, stream).reset([NAME])
     assert delta_lake.ids("a") == left

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from atlas_dagster.sync.resume import RunRef
 from atlas_dagster.sync.state_edits import StateEditor
 from atlas_dagster_tests.sync.fake_source import (
     EAGER,
@@ -11,7 +12,6 @@ from atlas_dagster_tests.sync.fake_source import (
     error,
     global_state,
     incremental,
-    path,
     records,
     resumable,
     state,
@@ -23,13 +23,7 @@ SNAPSHOT = {"a": {"n": 1}, "b": {"n": 1}}
 
 
 def refresh(lake: Lake, *streams: Any) -> None:
-    StateEditor(
-        "c",
-        streams,
-        tables={each.descriptor: path(each.descriptor) for each in streams},
-        destination=lake.destination,
-        store=lake.store,
-    ).refresh([streams[0].descriptor], keep_rows=False)
+    StateEditor(lake.target(streams), RunRef()).refresh([streams[0].descriptor], keep_rows=False)
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["states of its own", "counted together"])

@@ -32,7 +32,7 @@ def reading(name: str, records: int) -> Any:
 
 def said(progress: Progress, streams: list[Any]) -> str | None:
     due = progress.due(streams)
-    return due and due.told
+    return due and due.text
 
 
 def test_every_ten_seconds_and_not_sooner(clock: Clock) -> None:

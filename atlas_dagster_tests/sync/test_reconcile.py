@@ -4,7 +4,7 @@ from msgspec import Raw
 
 from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamCommit, next_seq
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.reconcile import LoggedState, ResumePoint, reconcile
+from atlas_dagster.sync.resume import LoggedState, ResumePoint, reconcile
 
 S = StreamDescriptor("s")
 
@@ -43,7 +43,7 @@ def test_the_table_is_right_and_the_lake_knows_why(last: int | None) -> None:
 def test_a_commit_that_nobody_remembers() -> None:
     found = reconcile(S, LoggedState(envelope(40)), 50, nothing)
     assert (found.generation_id, found.envelope) == (3, None)
-    assert "stream 's' holds commit 50, which neither" in str(found.problem)
+    assert "stream 's' holds commit 50" in str(found.problem)
 
 
 def test_a_table_that_is_gone() -> None:

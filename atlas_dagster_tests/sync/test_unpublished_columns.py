@@ -7,8 +7,9 @@ import pytest
 from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
+from atlas_dagster.sync.resume import RunRef
 from atlas_dagster.sync.state_edits import StateEditor
-from atlas_dagster_tests.sync.fake_source import EAGER, Lake, incremental, line, path, state, status
+from atlas_dagster_tests.sync.fake_source import EAGER, Lake, incremental, line, state, status
 
 INTEGER, STRING = {"type": "integer"}, {"type": "string"}
 
@@ -36,10 +37,7 @@ def die_before_the_merge(lake: Lake, stream: ConfiguredStream, *rows: bytes) -> 
 
 
 def upkeep(lake: Lake, stream: ConfiguredStream) -> StateEditor:
-    name = stream.descriptor
-    return StateEditor(
-        "c", [stream], tables={name: path(name)}, destination=lake.destination, store=lake.store
-    )
+    return StateEditor(lake.target([stream]), RunRef())
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["later merge", "first load"])

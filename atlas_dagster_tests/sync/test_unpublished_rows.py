@@ -55,7 +55,7 @@ def test_a_full_refresh_goes_on_when_its_run_is_tried_again(lake: Lake, mode: st
     done = end(lake, stream, 7)
 
     assert sent(done) == {"at": 6}
-    assert "goes on where the try before ended" in done.notices[0]
+    assert "continues where the last attempt ended" in done.notices[0]
     assert generation(first) == generation(done)
     new = [4, 5, 6, 7]
     assert lake.ids("a") == (new if mode == "overwrite" else [1, 2, 3, *new])

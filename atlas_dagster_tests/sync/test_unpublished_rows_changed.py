@@ -158,7 +158,7 @@ def test_the_state_shown_is_the_one_held(lake: Lake) -> None:
     begin(lake, A, 2)
     resume_points = upkeep(lake, A).resume_points
     assert json.loads(resume_points.state.to_file())[0]["stream"]["stream_state"] == {"at": 2}
-    assert resume_points.resumptions[NAME].unpublished
+    assert resume_points.by_stream[NAME].unpublished
 
 
 # Other modes, other columns, other hands

@@ -5,6 +5,7 @@ from contextlib import closing, contextmanager
 
 import dagster as dg
 
+from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -15,7 +16,13 @@ from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.projections import books_of
 from atlas_dagster.orchestration.step.reporter import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.resume import ResumePoints, claim_ownership, load_resume_points
+from atlas_dagster.sync.resume import (
+    ResumePoints,
+    RunRef,
+    Target,
+    claim_ownership,
+    load_resume_points,
+)
 from atlas_dagster.sync.state_edits import StateEditor, find_streams
 
 
@@ -46,10 +53,7 @@ class StateAdmin:
     def resume_points(self) -> ResumePoints:
         """Return the current resume points. A sync may be running."""
         with closing(self._atlas.open_destination(self.connection)) as destination:
-            name = self.connection.name
-            return load_resume_points(
-                name, self.streams, self.tables, destination=destination, store=self.store
-            )
+            return load_resume_points(self._target(destination))
 
     def apply(self, change: Callable[[StateEditor], Sequence[Envelope]]) -> Sequence[Envelope]:
         """Wait until no sync is running, apply ``change``, and record it.
@@ -64,14 +68,7 @@ class StateAdmin:
             closing(self._atlas.open_destination(self.connection)) as destination,
         ):
             claim_ownership(destination, self.connection.name, self._atlas.deployment)
-            upkeep = StateEditor(
-                self.connection.name,
-                self.streams,
-                tables=self.tables,
-                destination=destination,
-                store=self.store,
-            )
-            done = change(upkeep)
+            done = change(StateEditor(self._target(destination), RunRef()))
             books = books_of(self._instance, self._listener.warning)
             for envelope in done:
                 for observation in observations(self._defined, envelope):
@@ -87,6 +84,10 @@ class StateAdmin:
         ):
             destination.transfer_ownership(self.connection.name, self._atlas.deployment)
         return self._atlas.deployment
+
+    def _target(self, destination: Destination) -> Target:
+        streams = {stream.descriptor: stream for stream in self.streams}
+        return Target(self.connection.name, streams, self.tables, destination, self.store)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

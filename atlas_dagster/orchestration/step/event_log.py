@@ -12,7 +12,7 @@ from atlas_dagster.orchestration.definitions.translator import table_key
 from atlas_dagster.orchestration.step.event_repair import readable
 from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope_of
 from atlas_dagster.protocol.messages import StreamDescriptor
-from atlas_dagster.sync.reconcile import LoggedState
+from atlas_dagster.sync.resume import LoggedState
 
 #: At most this many observations of other programs may follow the newest one of Atlas.
 _OTHERS = 50

@@ -153,10 +153,10 @@ class Reporter:
 
     def _report_progress(self, progressed: ProgressReport) -> None:
         # Each time into the compute log: a line of the event log costs a database transaction.
-        self._connector.log("INFO", progressed.told)
+        self._connector.log("INFO", progressed.text)
         now = time.monotonic()
         if now >= self._next_report:
-            self._context.log.info(progressed.told)
+            self._context.log.info(progressed.text)
             self._report_every = min(2 * self._report_every, _LONGEST_REPORT_SECONDS)
             self._next_report = now + self._report_every
 

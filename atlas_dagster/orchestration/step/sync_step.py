@@ -36,7 +36,7 @@ from atlas_dagster.source.open_connector import open_connector
 from atlas_dagster.sync.dry_run import dry_run
 from atlas_dagster.sync.events import Checkpoint
 from atlas_dagster.sync.plan import SyncPlan, make_plan
-from atlas_dagster.sync.resume import claim_ownership
+from atlas_dagster.sync.resume import RunRef, Target, claim_ownership
 from atlas_dagster.sync.session import SyncSession
 from atlas_dagster.sync.state_edits import StateEditor
 
@@ -120,6 +120,8 @@ class _Step:
         self._look = look
         self._defined = defined
         self._connection = defined.connection
+        run = context.run
+        self._run = RunRef(run.run_id, root_run_id(context.instance, run))
         self._atlas = atlas
         self._config = config
         self._left = set(context.selected_asset_keys)
@@ -192,7 +194,9 @@ class _Step:
     def _open_upkeep(self, destination: Destination) -> StateEditor:
         upkeep = self._upkeep(destination)
         parent = self._context.run.parent_run_id
-        begun = sorted(str(name) for name in upkeep.begun() & self._orders.refreshes.keys())
+        begun = sorted(
+            str(name) for name in upkeep.restarted_streams() & self._orders.refreshes.keys()
+        )
         if begun and parent is not None and not self._tried:
             self._context.log.warning(
                 f"This run tries run {parent} again, whose refresh of {', '.join(begun)} has begun "
@@ -205,16 +209,12 @@ class _Step:
     def _upkeep(
         self, destination: Destination, assume: Sequence[Envelope] | None = None
     ) -> StateEditor:
-        return StateEditor(
-            self._connection.name,
-            self._defined.streams,
-            tables=self._defined.tables,
-            destination=destination,
-            store=self._store,
-            run_id=self._context.run.run_id,
-            root_run_id=root_run_id(self._context.instance, self._context.run),
-            assume=assume,
-        )
+        return StateEditor(self._target(destination), self._run, assume=assume)
+
+    def _target(self, destination: Destination) -> Target:
+        streams = {stream.descriptor: stream for stream in self._defined.streams}
+        name, tables = self._connection.name, self._defined.tables
+        return Target(name, streams, tables, destination, self._store)
 
     def _plan(
         self,
@@ -225,15 +225,10 @@ class _Step:
         """What to do now. ``assume``: for a dry run, as if these had been committed."""
         try:
             plan = make_plan(
-                self._connection.name,
-                self._defined.streams,
-                selected=self._selected,
-                tables=self._defined.tables,
-                destination=destination,
-                store=self._store,
-                run_id=self._context.run.run_id,
-                root_run_id=root_run_id(self._context.instance, self._context.run),
-                notify=self._context.log.warning,
+                self._target(destination),
+                self._selected,
+                self._run,
+                warn=self._context.log.warning,
                 assume=assume,
             )
         except BreakingChangeError as error:

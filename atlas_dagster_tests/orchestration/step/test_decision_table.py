@@ -297,7 +297,7 @@ def test_rows_were_changed_by_someone_else(shop: Shop, way_out: str) -> None:
 
     ran = shop.run()
 
-    assert "changed by someone else (version 1, DELETE at 20" in ran.failure
+    assert "changed outside of Atlas (version 1, DELETE at 20" in ran.failure
     assert shop.ids() == [1, 3]
     if way_out == "refresh":
         assert shop.run("remove").success

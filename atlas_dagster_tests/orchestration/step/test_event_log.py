@@ -20,7 +20,7 @@ from atlas_dagster.orchestration.step.metadata import (
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
-from atlas_dagster.sync.reconcile import LoggedState
+from atlas_dagster.sync.resume import LoggedState
 from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
 
 pytestmark = [pytest.mark.slow, pytest.mark.dagster]
