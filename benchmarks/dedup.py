@@ -110,8 +110,8 @@ def commit(destination: DeltaDestination, writer: StreamWriter, spec: TableSpec,
 
 def load(lake: str, spec: TableSpec, ids: np.ndarray, *, version: int) -> None:
     destination = DeltaDestination(lake)
-    seq = destination.committed("bench", spec.path) or 0
-    writer = destination.open("bench", spec)
+    snapshot = destination.inspect(spec.path)
+    seq, writer = snapshot.seq or 0, snapshot.open(spec)
     for number, batch in enumerate(batches(spec, ids, version=version), 1):
         writer.write(batch)
         if number % _COMMIT_EVERY == 0:

@@ -111,9 +111,9 @@ def _checkpoint(
     with closing(destination):
         prepare = destination.prepare
         destination.prepare = lambda envelope: taken.of("prepare", prepare, envelope)  # type: ignore[method-assign]
-        seq = destination.committed("bench", _SPEC.path) or 0
+        seq = destination.inspect(_SPEC.path).seq or 0
         for unpublished in (False, True):
-            writer = destination.open("bench", _SPEC)
+            writer = destination.inspect(_SPEC.path).open(_SPEC)
             for _ in range(_CHECKPOINTS):
                 seq += 1
                 taken.of("write", writer.write, batch)

@@ -46,4 +46,7 @@ def sync(runner: Runner, recording: str, mode: str, destination: Destination) ->
     plan = make_plan(target, names, RunRef(), warn=print)
     for _ in SyncSession(plan, connector=connector, destination=destination).run():
         pass
-    return sum(destination.open("bench", each.table).describe().row_count for each in plan.streams)
+    return sum(
+        destination.inspect(each.table.path).open(each.table).describe().row_count
+        for each in plan.streams
+    )

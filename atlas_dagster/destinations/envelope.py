@@ -1,12 +1,13 @@
-"""The envelope: what one commit holds, written durably before the commit counts.
+"""The envelope: the description of one commit, stored before the commit takes effect.
 
-Data files are staged first; the envelope lists them beside the connector's state and a sequence
-number; then each table takes its files and that number in one transaction. The number a table holds
-says which envelope, and so which state, belongs to its rows.
+Data files are staged first. The envelope lists them beside the connector's state and a sequence
+number, the ``seq``. Then each table takes its files and the ``seq`` in one transaction. So the
+``seq`` of a table identifies the envelope, and with it the state, that belongs to its rows.
 """
 
 import secrets
 import time
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -16,19 +17,19 @@ from atlas_dagster.format_versions import version_of
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 
-#: 2: ``cursor_field``, ``wiped_at`` and ``covers``.
+#: Version 2 added ``cursor_field``, ``wiped_at`` and ``covers``.
 VERSION = 2
-#: In place of a state that is kept elsewhere.
-_ELSEWHERE = Raw(b"null")
+#: Replaces the state in a reference.
+_NO_STATE = Raw(b"null")
 WriteMode = Literal["append", "overwrite", "append_dedup"]
-#: What a commit was made for: a sync's rows, or a user's word about the state, without rows.
+#: The reason for a commit: a sync, or a state edit by the user, which has no rows.
 Action = Literal["sync", "refresh", "clear", "reset", "set", "accept"]
 
 
 class StagedFile(Struct, frozen=True):
-    """A data file that is written but not yet part of its table.
+    """A data file that is written, but not part of its table yet.
 
-    ``path`` is relative to the table, ``size`` in bytes, ``stats`` Delta's per-file statistics.
+    ``path`` is relative to the table; ``size`` is in bytes; ``stats`` are Delta's file statistics.
     """
 
     path: str
@@ -40,16 +41,15 @@ class StagedFile(Struct, frozen=True):
 class StreamCommit(Struct, frozen=True):
     """One stream's part of a commit.
 
-    ``replaces``: older rows of the table go; where this one is ``unpublished``, once the stream is
-    complete. ``primary_key``: paths of the key that the table has one row for; none if it may have
-    more. ``unpublished``: its rows are not shown yet, for the stream is read from the beginning and
-    not complete. ``continues``: what is held, or waits for its merge, from commits before belongs
-    to it; otherwise that goes. ``full_refresh``: the stream was read in full, so its state is none
-    that an incremental read could go on from. ``started_by_run``: the root run that began that
-    reading. ``data_seq``: the ``seq`` of the commit that the rows are of, where this one leaves
-    them alone. ``cursor_field``: the cursor that the stream's state is of; None where that is not
-    known. ``wiped_at``: when the asset was wiped last, as Dagster keeps it, before this was
-    planned.
+    ``replaces``: older rows of the table are removed; if the commit is ``unpublished``, when the
+    stream is complete. ``primary_key``: the fields by which the table has one row per value; empty
+    if it may have more. ``unpublished``: the rows are not in the table yet, because the stream is
+    read from the beginning and incomplete. ``continues``: the unpublished or unmerged rows of
+    earlier commits belong to this one; otherwise they are dropped. ``full_refresh``: the stream was
+    read in full, so an incremental read cannot continue from its state. ``started_by_run``: the
+    root run that started the read. ``data_seq``: the ``seq`` of the commit that last changed the
+    rows, if it is an earlier one. ``cursor_field``: the cursor of the state; None if unknown.
+    ``wiped_at``: when Dagster last wiped the asset before this commit was planned.
     """
 
     stream: StreamDescriptor
@@ -67,11 +67,11 @@ class StreamCommit(Struct, frozen=True):
     wiped_at: float | None = None
 
     def following(self, last: "Envelope | None") -> "StreamCommit":
-        """This commit as it follows ``last``, whose rows stay where it shows none of its own."""
+        """Return this commit after ``last``, whose ``data_seq`` it keeps if it changes no rows."""
         if last is None:
             return self
-        shows = self.files or self.replaces or last.commit_of(self.stream).unpublished
-        if shows and not self.unpublished:
+        changes = self.files or self.replaces or last.commit_of(self.stream).unpublished
+        if changes and not self.unpublished:
             return self
         return msgspec.structs.replace(self, data_seq=last.data_seq(self.stream))
 
@@ -80,12 +80,11 @@ class StreamCommit(Struct, frozen=True):
         return sum(file.rows for file in self.files)
 
 
-class Envelope(Struct, frozen=True):
-    """One commit. ``state`` is a state file's content; times are epoch seconds.
+class Envelope(Struct, frozen=True, dict=True):
+    """One commit. ``state`` is the content of a state file; times are in epoch seconds.
 
-    ``covers``: all streams that a state of several streams covers, none where it is not known.
-    ``wipes_until``: of version 1, which did not say which wipe it was planned after; any until then
-    counts as that.
+    ``covers``: the streams that a shared state covers; empty if unknown. ``wipes_until``: only in
+    version 1, which did not store ``wiped_at``; wipes until then were before the commit.
     """
 
     seq: int
@@ -100,19 +99,20 @@ class Envelope(Struct, frozen=True):
     wipes_until: float | None = None
     version: int = VERSION
 
-    @property
+    @cached_property
     def connection_state(self) -> ConnectionState:
+        """The parsed ``state``."""
         return ConnectionState.from_file(self.state)
 
     def commit_of(self, stream: StreamDescriptor) -> StreamCommit:
         return next(commit for commit in self.streams if commit.stream == stream)
 
     def data_seq(self, stream: StreamDescriptor) -> int:
-        """The ``seq`` of the last commit that changed the stream's rows."""
+        """Return the ``seq`` of the last commit that changed the stream's rows."""
         return self.commit_of(stream).data_seq or self.seq
 
     def has_heeded(self, wiped_at: float | None, stream: StreamDescriptor) -> bool:
-        """Whether ``stream`` was planned after its asset was wiped, if it was, at ``wiped_at``."""
+        """Return whether the commit was planned after the asset's wipe at ``wiped_at``, if any."""
         if wiped_at is None:
             return True
         if self.wipes_until is not None and self.commit_of(stream).wiped_at is None:
@@ -123,17 +123,17 @@ class Envelope(Struct, frozen=True):
         return next(commit for commit in self.streams if commit.table == table)
 
     def without_files(self) -> "Envelope":
-        """The envelope as events carry it: files matter only to the destination."""
+        """Return the envelope as events store it; only the destination needs the files."""
         bare = tuple(msgspec.structs.replace(commit, files=()) for commit in self.streams)
         return msgspec.structs.replace(self, streams=bare)
 
     def reference(self) -> "Envelope":
-        """What to look the envelope up by, without its state."""
-        return msgspec.structs.replace(self, state=_ELSEWHERE)
+        """Return the envelope without its state, to look it up by."""
+        return msgspec.structs.replace(self, state=_NO_STATE)
 
     @property
     def is_reference(self) -> bool:
-        return bytes(self.state) == bytes(_ELSEWHERE)
+        return bytes(self.state) == bytes(_NO_STATE)
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
@@ -144,7 +144,7 @@ class Envelope(Struct, frozen=True):
 
         Raises:
             ConfigError: a newer Atlas wrote it.
-            msgspec.MsgspecError: it is no envelope.
+            msgspec.MsgspecError: it is not a valid envelope.
         """
         version = version_of(content, known=VERSION, what="The stored state of a connection")
         envelope = msgspec.json.decode(content, type=cls)
@@ -154,14 +154,13 @@ class Envelope(Struct, frozen=True):
 
 
 def next_seq(last: int) -> int:
-    """A sequence number after ``last`` that no other attempt will ever draw.
+    """Return a sequence number after ``last`` that no other process draws.
 
-    The random part keeps a stale process, which started from the same ``last``, from preparing the
-    same number.
+    It is random, so that a stale process that started from the same ``last`` gets another one.
     """
     return last + 1 + secrets.randbelow(2**32)
 
 
 def now() -> float:
-    """Epoch seconds."""
+    """Return epoch seconds."""
     return time.time()

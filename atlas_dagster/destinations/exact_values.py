@@ -1,12 +1,12 @@
-"""The one order and the one identity of values, as the source wrote them.
+"""Order and identity of values as the source wrote them.
 
-Columns hold most values exactly. Of the others ``_airbyte_extra`` keeps what the source wrote, and
-``_airbyte_meta`` has a note, so a row is compared by its columns and by what is kept of it:
+Columns hold most values exactly. For the others, ``_airbyte_extra`` has the JSON that the source
+wrote, and ``_airbyte_meta`` has a note. So rows are compared by column and kept JSON:
 
-- Keys are the same where their columns are equal, and what is kept of them is the same JSON value:
-  numbers by value, objects by their members, text by its characters.
-- Cursors compare as the values they are: numbers as numbers, moments as instants (also in text that
-  begins with a date), all else by bytes. What is NULL, missing or not readable does not compare.
+- Keys are equal if their columns are equal and their kept JSON has the same value: numbers by
+  value, objects by members, text by characters.
+- Cursors are compared as numbers, as instants (also text that begins with a date), or else by
+  bytes. A cursor that is NULL, missing or unreadable has no order.
 """
 
 import json
@@ -19,25 +19,26 @@ from atlas_dagster.records.temporal import instant
 from atlas_dagster.records.types import ColumnType
 
 _NUMBER = re.compile(r"([+-]?)(\d*)\.?(\d*)(?:[eE]([+-]?\d+))?", re.ASCII)
-#: How text begins that may say a moment, and where its zone is; for any engine of expressions.
+#: Regular expressions, in the syntax of Python, Arrow and Postgres: text that begins with a date,
+#: and its time zone.
 DATED = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
 ZONE = r"^.{11}.*([+-][0-9:]+)$"
 _DATED = re.compile(DATED)
-#: An exponent of more digits does not fit the form below; it is no number that anyone sends.
+#: Numbers with a longer exponent have no order; no source sends them.
 _EXPONENT_DIGITS = 18
 _MOMENTS = (ColumnType.DATE, ColumnType.TIMESTAMP, ColumnType.LOCAL_TIMESTAMP)
 _NUMBERS = (ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.DECIMAL)
-#: What comes before what, where a column holds values of several types.
+#: Prefixes that order the types of values in one column.
 _BOOLEAN, _NUMERIC, _INSTANT, _TEXT, _OTHER = (bytes([rank]) for rank in range(5))
 
 
 def order_of(kind: ColumnType, text: str | None, kept: str | bytes | None = None) -> bytes | None:
-    """A cursor as bytes that compare as the values do; None for one that does not compare.
+    """Return bytes that sort like the cursor's value; None if it has no order.
 
     Args:
-        kind: of its column.
-        text: what the column holds, as text.
-        kept: the JSON of what the source wrote, where the column does not hold that exactly.
+        kind: the type of its column.
+        text: the value of the column, as text.
+        kept: the JSON that the source wrote, if the column does not hold it exactly.
     """
     if kind.is_json:
         return _order_of_json(kept or text)
@@ -94,7 +95,7 @@ def _order_of_number(text: str) -> bytes | None:
 
 
 def _parts_of_number(text: str) -> tuple[str, int, str] | None:
-    """Sign, exponent and digits of ``0.digits * 10 ** exponent``; None for what is no number."""
+    """Return sign, exponent and digits of ``0.digits * 10 ** exponent``; None if not a number."""
     found = _NUMBER.fullmatch(text)
     if found is None or not (found[2] or found[3]):
         return None
@@ -106,11 +107,11 @@ def _parts_of_number(text: str) -> tuple[str, int, str] | None:
 
 
 class _Number(str):
-    """A number of JSON, as it was written."""
+    """A JSON number as it was written."""
 
 
 def _parsed(raw: str | bytes) -> Any:
-    """The value of some JSON; its text where it is nested too deep."""
+    """Return the value of some JSON; its text if it is nested too deep."""
     text = raw if isinstance(raw, str) else raw.decode("utf-8", "surrogateescape")
     try:
         return json.loads(text, parse_int=_Number, parse_float=_Number, strict=False)
@@ -119,7 +120,7 @@ def _parsed(raw: str | bytes) -> Any:
 
 
 def _text_of(raw: str | bytes) -> str:
-    """Text as the source wrote it; JSON that is no string stays as it is."""
+    """Return the value of a JSON string; other JSON as it is."""
     value = _parsed(raw)
     if isinstance(value, dict) and value.keys() == {"base64"}:
         value = _parsed(msgspec.json.decode(raw, type=dict[str, bytes])["base64"])
@@ -127,16 +128,16 @@ def _text_of(raw: str | bytes) -> str:
 
 
 def identity_of(raw: str | bytes) -> str:
-    """JSON in the one form that it has whatever way the same value is written."""
-    return json.dumps(_in_one_form(_parsed(raw)), sort_keys=True, separators=(",", ":"))
+    """Return JSON in a canonical form: equal values have equal text."""
+    return json.dumps(_canonical(_parsed(raw)), sort_keys=True, separators=(",", ":"))
 
 
-def _in_one_form(value: Any) -> Any:
+def _canonical(value: Any) -> Any:
     if isinstance(value, _Number):
         sign, point, digits = _parts_of_number(value) or ("", 0, str(value))
         return [f"{'-' if sign == '-' and digits else ''}{digits}", point if digits else 0]
     if isinstance(value, dict):
-        return {key: _in_one_form(inner) for key, inner in value.items()}
+        return {key: _canonical(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return ["", *map(_in_one_form, value)]
+        return ["", *map(_canonical, value)]
     return value

@@ -1,4 +1,4 @@
-"""Which destination an address names: ``postgresql://`` a database, anything else a lake."""
+"""Destinations by address: ``postgresql://`` is a database, anything else a lake."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -17,32 +17,33 @@ _POSTGRES = ("postgresql://", "postgres://")
 
 
 def destination_type(address: str) -> "type[DeltaDestination] | type[PostgresDestination]":
-    """Told from the address as it is declared, without any variable.
+    """Return the class of the destination, from its address as declared.
 
     Raises:
-        ConfigError: the address is a variable altogether.
+        ConfigError: the address begins with a variable.
     """
     if address.lstrip().startswith("{{"):
         raise ConfigError(
-            "A destination cannot begin with a variable, because its beginning says what it is; "
-            'write the rest out: "postgresql://loader:{{ env.PASSWORD }}@host/database".'
+            "A destination cannot begin with a variable, because its beginning decides its type; "
+            'write it out, as in "postgresql://loader:{{ env.PASSWORD }}@host/database".'
         )
     if not address.startswith(_POSTGRES):
         return DeltaDestination
-    # Its driver takes time to import, in every process that loads a code location.
+    # Importing its driver is slow, and every code location would pay for it.
     from atlas_dagster.destinations.postgres.destination import PostgresDestination
 
     return PostgresDestination
 
 
 def open_destination(address: str, environ: Mapping[str, str], *, where: str) -> Destination:
-    """The destination, with ``{{ env.X }}`` in ``address`` replaced.
+    """Open the destination at ``address``, with ``{{ env.X }}`` replaced.
 
-    Values are percent-encoded, for a password may hold anything. ``where`` is for messages.
+    In a URL, values are percent-encoded, because a password may contain any character. Error
+    messages name ``where`` the address is declared.
 
     Raises:
         MissingVariableError: a variable is not set.
-        ConfigError: the address is a variable altogether.
+        ConfigError: the address begins with a variable.
     """
     kind = destination_type(address)
     if "://" in address:
@@ -52,8 +53,8 @@ def open_destination(address: str, environ: Mapping[str, str], *, where: str) ->
     return kind(resolved["destination"])
 
 
-def shown(address: str) -> str:
-    """``address`` without user and password."""
+def without_password(address: str) -> str:
+    """Return ``address`` without user and password."""
     if not address.startswith(_POSTGRES):
         return address
     from atlas_dagster.destinations.postgres.connection import without_login

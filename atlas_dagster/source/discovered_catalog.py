@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -48,7 +49,7 @@ class NamedTable(Struct, frozen=True):
     path: TablePath
 
 
-class Discovered(Struct, frozen=True):
+class Discovered(Struct, frozen=True, dict=True):
     """The cached result of SPEC and DISCOVER, without secrets.
 
     ``config_hash`` is the hash of the declaration's fields that DISCOVER may depend on, with
@@ -71,12 +72,12 @@ class Discovered(Struct, frozen=True):
     def spec(self) -> Spec:
         return Spec(self.spec_schema, self.documentation_url)
 
-    @property
+    @cached_property
     def catalog(self) -> Catalog:
         return Catalog.from_raw(self.streams)
 
-    @property
-    def table_paths(self) -> dict[StreamDescriptor, TablePath]:
+    @cached_property
+    def table_paths(self) -> Mapping[StreamDescriptor, TablePath]:
         return {table.stream: table.path for table in self.tables}
 
     def is_of(self, config: Mapping[str, Any]) -> bool:

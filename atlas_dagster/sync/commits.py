@@ -44,7 +44,7 @@ class Commits:
             self._last[plan.descriptor] = plan.resume_point.envelope
         return ActiveStream(
             plan,
-            self._destination.open(self._plan.connection, plan.table),
+            plan.snapshot.open(plan.table),
             sync_id=self._plan.sync_id,
             root_run_id=self._plan.run.root_run_id,
         )

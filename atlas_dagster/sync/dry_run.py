@@ -41,6 +41,9 @@ class DryRunResult(Struct, frozen=True):
 class DiscardingWriter(StreamWriter):
     """A writer that discards its rows."""
 
+    staged_rows = 0
+    unpublished_rows = 0
+
     def write(self, batch: pa.RecordBatch) -> None:
         self.staged_rows += batch.num_rows
 

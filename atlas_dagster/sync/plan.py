@@ -117,7 +117,10 @@ def make_plan(
         if name in refused:
             continue
         try:
-            plan = plan_stream(target, stream, by_stream[name], root_run_id=run.root_run_id)
+            snapshot = resume_points.snapshots[name]
+            plan = plan_stream(
+                target, stream, by_stream[name], snapshot, root_run_id=run.root_run_id
+            )
             if name in resume_points.changed and not plan.table.replaces:
                 raise resume_points.changed[name]
         except AtlasError as error:

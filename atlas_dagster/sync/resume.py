@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Raw, Struct
 
-from atlas_dagster.destinations.base import Destination, TablePath
+from atlas_dagster.destinations.base import Destination, TablePath, TableSnapshot
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
@@ -107,18 +107,23 @@ class ResumePoint(Struct, frozen=True):
 class ResumePoints(Struct, frozen=True):
     """The resume points of a connection's streams. Syncs and state edits start from here.
 
-    ``committed``: the ``seq`` that each table holds. ``refused``: streams without a usable resume
-    point, and why. ``changed``: streams whose rows were changed outside of Atlas; this is an error
-    unless the rows are replaced. ``last_seq``: the highest ``seq`` so far, committed or not.
+    ``snapshots``: the tables, as far as they can be read. ``refused``: streams without a usable
+    resume point, and why. ``changed``: streams whose rows were changed outside of Atlas; this is an
+    error unless the rows are replaced. ``last_seq``: the highest ``seq`` so far, committed or not.
     ``incremental``: the streams whose state outlives a sync.
     """
 
-    committed: Mapping[StreamDescriptor, int | None]
+    snapshots: Mapping[StreamDescriptor, TableSnapshot]
     by_stream: Mapping[StreamDescriptor, ResumePoint]
     refused: Mapping[StreamDescriptor, AtlasError]
     changed: Mapping[StreamDescriptor, AtlasError]
     last_seq: int
     incremental: Collection[StreamDescriptor]
+
+    @property
+    def committed(self) -> dict[StreamDescriptor, int | None]:
+        """The ``seq`` that each table holds."""
+        return {name: snapshot.seq for name, snapshot in self.snapshots.items()}
 
     @property
     def newest(self) -> Envelope | None:
@@ -160,25 +165,26 @@ def load_resume_points(target: Target) -> ResumePoints:
     connection, destination = target.connection, target.destination
     tables = {name: target.tables[name] for name in target.streams}
     refused: dict[StreamDescriptor, AtlasError] = {}
-    committed: dict[StreamDescriptor, int | None] = dict.fromkeys(tables)
+    snapshots: dict[StreamDescriptor, TableSnapshot] = {}
     for name, path in tables.items():
         try:
-            committed[name] = destination.committed(connection, path)
+            snapshots[name] = destination.inspect(path)
         except AtlasError as error:
             refused[name] = error
-    last_logged = target.log.last_logged(tables, committed)
+    seqs = {name: snapshot.seq for name, snapshot in snapshots.items()}
+    last_logged = target.log.last_logged(tables, seqs)
     by_stream: dict[StreamDescriptor, ResumePoint] = {}
     changed: dict[StreamDescriptor, AtlasError] = {}
-    for name in tables.keys() - refused.keys():
+    for name, snapshot in snapshots.items():
         try:
-            change = destination.external_change(connection, tables[name])
+            change = snapshot.find_external_change()
             if change is not None:
-                changed[name] = _external_change(connection, name, change)
+                changed[name] = _changed_externally(connection, name, change)
             by_stream[name] = found = reconcile(
                 name,
                 last_logged.get(name, LoggedState()),
-                committed[name],
-                lambda seq, path=tables[name]: (  # type: ignore[misc]
+                snapshot.seq,
+                lambda seq, path=snapshot.path: (  # type: ignore[misc]
                     destination.envelope(connection, seq) or target.log.find(path, seq)
                 ),
             )
@@ -187,13 +193,13 @@ def load_resume_points(target: Target) -> ResumePoints:
         except AtlasError as error:
             refused[name] = error
     return ResumePoints(
-        committed,
+        snapshots,
         by_stream,
         refused,
         changed,
         # Includes wiped streams: the seq of a table never decreases.
         last_seq=max(
-            *(seq or 0 for seq in committed.values()),
+            *(seq or 0 for seq in seqs.values()),
             *(known.envelope.seq for known in last_logged.values() if known.envelope),
             0,
         ),
@@ -272,13 +278,13 @@ def restore_envelopes(
 
     An event lists no files, so an envelope that a table has yet to take is left out.
     """
-    present = {envelope.seq for envelope in stored}
+    present, committed = {envelope.seq for envelope in stored}, resume_points.committed
     for resume_point in resume_points.by_stream.values():
         envelope = resume_point.envelope
         if envelope is None or envelope.seq in present:
             continue
-        committed = [resume_points.committed.get(commit.stream) or 0 for commit in envelope.streams]
-        if min(committed) >= envelope.seq:
+        seqs = [committed.get(commit.stream) or 0 for commit in envelope.streams]
+        if min(seqs) >= envelope.seq:
             present.add(envelope.seq)
             destination.prepare(envelope)
 
@@ -306,7 +312,7 @@ def stored_blob(envelope: Envelope | None, stream: StreamDescriptor) -> Raw | No
     return envelope.connection_state.blob_of(stream)
 
 
-def _external_change(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
+def _changed_externally(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
     return DestinationError(
         f"The table of stream '{name}' was changed outside of Atlas ({change}), so its rows may "
         "not match the stored state: read it again with "

@@ -63,6 +63,7 @@ class StateEditor:
             if target.tables[name] in recovered.refused
         }
         self.resume_points: ResumePoints = load_resume_points(target).assuming(assume or ())
+        self._snapshots = dict(self.resume_points.snapshots)
         if not self._is_dry_run:
             restore_envelopes(self.resume_points, destination, recovered.envelopes)
 
@@ -227,7 +228,8 @@ class StateEditor:
             reason = self.resume_points.refused.get(name)
             if reason is not None and not (restarts and name in self.resume_points.by_stream):
                 raise reason
-        return [name for name in found if self.resume_points.committed[name] is not None]
+        snapshots = self.resume_points.snapshots
+        return [name for name in found if snapshots[name].seq is not None]
 
     def _raise_refused(self, names: Iterable[StreamDescriptor]) -> None:
         for name in names:
@@ -312,8 +314,8 @@ class StateEditor:
                 for each in parts:
                     with contextlib.suppress(*unmerged):
                         self._open(each)
-                since = {each.table: self.resume_points.committed[each.stream] for each in parts}
-                destination.commit_without_rows(envelope, since)
+                snapshots = [self.resume_points.snapshots[each.stream] for each in parts]
+                destination.commit_without_rows(envelope, {s.path: s.seq for s in snapshots})
         return done
 
     def _covers(self, action: Action) -> tuple[StreamDescriptor, ...]:
@@ -342,9 +344,11 @@ class StateEditor:
         if not part.replaces and stream.destination_sync_mode == "overwrite":
             stream = msgspec.structs.replace(stream, destination_sync_mode="append")
         resume_point = ResumePoint(part.generation_id, replaces=part.replaces)
-        plan = plan_stream(self._target, stream, resume_point)
-        spec = msgspec.structs.replace(plan.table, replaces=part.replaces)
-        return self._target.destination.open(self._target.connection, spec)
+        snapshot = self._snapshots.pop(part.stream, None)
+        if snapshot is None:
+            snapshot = self._target.destination.inspect(part.table)
+        plan = plan_stream(self._target, stream, resume_point, snapshot)
+        return snapshot.open(msgspec.structs.replace(plan.table, replaces=part.replaces))
 
 
 def _key(stream: ConfiguredStream, resume_point: ResumePoint) -> tuple[tuple[str, ...], ...]:

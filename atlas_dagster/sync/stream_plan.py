@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 from msgspec import Raw, Struct
 
-from atlas_dagster.destinations.base import Destination, TablePath, TableSpec
+from atlas_dagster.destinations.base import TablePath, TableSnapshot, TableSpec
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import BreakingChangeError, ConfigError
 from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, FieldPath
@@ -23,7 +23,7 @@ _READ_AGAIN = "refresh the stream to read it again"
 
 
 class StreamPlan(Struct, frozen=True):
-    """The plan of one stream.
+    """The plan of one stream. ``snapshot``: its table as it is now; ``table``: as it must become.
 
     ``state``: the blob of its last commit; None at the start. ``extends_unpublished``: this sync
     continues the unpublished rows of earlier commits; otherwise they are dropped. ``already_read``:
@@ -31,6 +31,7 @@ class StreamPlan(Struct, frozen=True):
     """
 
     configured: ConfiguredStream
+    snapshot: TableSnapshot
     table: TableSpec
     resume_point: ResumePoint
     state: Raw | None
@@ -83,25 +84,24 @@ def plan_stream(
     target: Target,
     stream: ConfiguredStream,
     resume_point: ResumePoint,
+    snapshot: TableSnapshot,
     *,
     root_run_id: str | None = None,
 ) -> StreamPlan:
-    """Plan a sync of ``stream`` from ``resume_point``.
+    """Plan a sync of ``stream`` from ``resume_point`` into the table of ``snapshot``.
 
     Raises:
         ConfigError: a declared key or cursor has no column.
         BreakingChangeError: the table cannot follow the source.
         DestinationError: the table cannot take the rows.
     """
-    connection, destination = target.connection, target.destination
-    path = target.tables[stream.descriptor]
     was_synced = resume_point.envelope is not None
     resume_point = _follow_sync_mode(stream, resume_point)
     same_read = _is_same_read(stream, resume_point, root_run_id)
-    known = destination.known_columns(path)
-    unmerged = _unmerged_columns(connection, stream, resume_point, destination, path)
+    known = snapshot.columns()
+    unmerged = _unmerged_columns(stream, resume_point, snapshot)
     extends_unpublished = False
-    wanted = TableSchema.of(stream, decimals=destination.has_decimals)
+    wanted = TableSchema.of(stream, decimals=target.destination.has_decimals)
     if not resume_point.unpublished:
         # Rows that wait for their merge reach the table before any new ones.
         known |= unmerged or TableColumns()
@@ -132,16 +132,18 @@ def plan_stream(
         minimum_generation_id=generation if replaces else 0,
     )
     if resume_point.envelope is not None and not resume_point.unpublished:
-        _refuse_other_cursor(connection, stream, resume_point.envelope)
+        _refuse_other_cursor(target.connection, stream, resume_point.envelope)
     if resume_point.envelope is not None and not replaces:
         _refuse_breaking_change(stream, resume_point.envelope, known.fields)
     if was_synced and not replaces:
         _refuse_new_key_column(stream, wanted, known)
     abandoned = resume_point.unpublished and not extends_unpublished
     blob = None if abandoned else stored_blob(resume_point.envelope, stream.descriptor)
-    table = _table_spec(stream, fit(wanted, known, replaces=replaces), path)
-    destination.refuse_unfit(connection, table)
-    return StreamPlan(stream, table, resume_point, blob, extends_unpublished, already_read)
+    table = _table_spec(stream, fit(wanted, known, replaces=replaces), snapshot.path)
+    snapshot.require_fit(table)
+    return StreamPlan(
+        stream, snapshot, table, resume_point, blob, extends_unpublished, already_read
+    )
 
 
 def _table_spec(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
@@ -185,11 +187,7 @@ def _follow_sync_mode(stream: ConfiguredStream, resume_point: ResumePoint) -> Re
 
 
 def _unmerged_columns(
-    connection: str,
-    stream: ConfiguredStream,
-    resume_point: ResumePoint,
-    destination: Destination,
-    path: TablePath,
+    stream: ConfiguredStream, resume_point: ResumePoint, snapshot: TableSnapshot
 ) -> TableColumns | None:
     """Return the columns of rows that are unpublished or wait for their merge; None without any."""
     if resume_point.envelope is None:
@@ -197,7 +195,7 @@ def _unmerged_columns(
     last = resume_point.envelope.commit_of(stream.descriptor)
     if not last.unpublished and not last.primary_key:
         return None
-    return destination.unpublished_columns(connection, path)
+    return snapshot.unpublished_columns()
 
 
 def _is_same_read(

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 
-from atlas_dagster.destinations.base import Destination, StreamWriter
+from atlas_dagster.destinations.base import Destination, StreamWriter, TableSnapshot
 from atlas_dagster.destinations.delta.writer import DeltaWriter
 from atlas_dagster.destinations.envelope import Envelope
 
@@ -54,9 +54,17 @@ class Seam:
         self._watch(destination, "prune_envelopes", lambda *_: [""])
         self._watch(
             destination,
+            "inspect",
+            lambda _: [],
+            then=lambda snapshot, _: self._watch_snapshot(snapshot),
+        )
+
+    def _watch_snapshot(self, snapshot: TableSnapshot) -> None:
+        self._watch(
+            snapshot,
             "open",
-            lambda _, spec: [spec.path[-1]],
-            then=lambda writer, _, spec: self._watch_writer(writer, spec.path[-1]),
+            lambda spec: [spec.path[-1]],
+            then=lambda writer, spec: self._watch_writer(writer, spec.path[-1]),
         )
 
     def _watch_writer(self, writer: StreamWriter, stream: str) -> None:

@@ -11,7 +11,13 @@ from adbc_driver_postgresql import dbapi
 from deltalake import DeltaTable, QueryBuilder
 from msgspec import Raw
 
-from atlas_dagster.destinations.base import Destination, StreamWriter, TablePath, TableSpec
+from atlas_dagster.destinations.base import (
+    Destination,
+    StreamWriter,
+    TablePath,
+    TableSnapshot,
+    TableSpec,
+)
 from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.destinations.envelope import Action, Envelope, StreamCommit, WriteMode, now
 from atlas_dagster.destinations.postgres.destination import PostgresDestination
@@ -67,9 +73,14 @@ class Store(ABC):
         self._specs: dict[int, TableSpec] = {}
         self._continues: set[int] = set()
 
-    def open(self, wanted: TableSpec, *, continues: bool = False) -> StreamWriter:
-        """A writer; what is held already ``continues`` with it, or goes at its first commit."""
-        writer = self.destination.open("c", wanted)
+    def open(
+        self, wanted: TableSpec, *, continues: bool = False, planned: TableSnapshot | None = None
+    ) -> StreamWriter:
+        """Open a writer, from the ``planned`` snapshot or a new one.
+
+        Unpublished rows are part of its first commit if it ``continues`` them, or are dropped.
+        """
+        writer = (planned or self.destination.inspect(wanted.path)).open(wanted)
         self._specs[id(writer)] = wanted
         self._continues.discard(id(writer))
         if continues:
@@ -112,9 +123,11 @@ class Store(ABC):
         self.destination.commit(envelope, writers)
         return envelope
 
-    def sync(self, wanted: TableSpec, *batches: Rows, at: int = T0) -> StreamWriter:
+    def sync(
+        self, wanted: TableSpec, *batches: Rows, at: int = T0, planned: TableSnapshot | None = None
+    ) -> StreamWriter:
         """A whole sync with one checkpoint; each batch is extracted a second after the last."""
-        writer = self.open(wanted)
+        writer = self.open(wanted, planned=planned)
         for number, batch in enumerate(batches):
             self.write(writer, batch, at=at + 1000 * number)
         self.commit(writer)
@@ -131,7 +144,7 @@ class Store(ABC):
 
     def set_up(self) -> None:
         """The table is made by a command that sets a state."""
-        writer = self.destination.open("c", spec())
+        writer = self.destination.inspect(T).open(spec())
         self._command("set", lambda envelope: self.destination.commit(envelope, [writer]))
 
     def _command(self, action: Action, commit: Callable[[Envelope], None]) -> None:
@@ -144,7 +157,7 @@ class Store(ABC):
         return sorted((tuple(row.values()) for row in found.to_pylist()), key=repr)
 
     def committed(self, *table: str) -> int | None:
-        return self.destination.committed("c", table or ("c", "t"))
+        return self.destination.inspect(table or T).seq
 
     @abstractmethod
     def another(self) -> Destination:

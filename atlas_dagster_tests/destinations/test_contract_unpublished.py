@@ -49,7 +49,7 @@ def test_a_table_that_was_never_shown(store: Store, mode: WriteMode) -> None:
     writer = store.open(spec(mode))
     seq = hold(store, writer, 1)
     assert (writer.exists(), store.committed()) == (False, seq)
-    assert store.destination.known_columns(("c", "t")).names == frozenset()
+    assert store.destination.inspect(("c", "t")).columns().names == frozenset()
     show(store, writer)
     assert store.rows("id") == [(1,)]
 
@@ -77,7 +77,7 @@ def test_another_writer_begins_anew(store: Store, mode: WriteMode, unpublished: 
     else:
         show(store, writer, 3)
     assert store.rows("id") == after(mode, 3)
-    assert store.destination.unpublished_columns("c", ("c", "t")) is None
+    assert store.destination.inspect(("c", "t")).unpublished_columns() is None
 
 
 @BY_MODE
@@ -87,7 +87,7 @@ def test_new_columns_in_the_middle(store: Store, mode: WriteMode) -> None:
     wider = store.open(spec(mode, w=STRING), continues=True)
     store.write(wider, [{"id": 3, "w": "x"}])
     store.commit(wider, unpublished=True)
-    known = store.destination.unpublished_columns("c", ("c", "t"))
+    known = store.destination.inspect(("c", "t")).unpublished_columns()
     assert known is not None
     assert known.of_fields == {"id", "v", "w"}
     show(store, wider)

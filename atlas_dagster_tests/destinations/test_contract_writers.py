@@ -10,7 +10,7 @@ from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster.errors import ConfigError, DestinationError
 from atlas_dagster.records.columns import TableColumns, fit
 from atlas_dagster.records.types import METADATA_FIELDS, ColumnType, TableSchema
-from atlas_dagster_tests.destinations.stores import INTEGER, LOCAL, STRING, T0, Store, spec
+from atlas_dagster_tests.destinations.stores import INTEGER, LOCAL, STRING, T0, Store, T, spec
 
 MODES: list[WriteMode] = ["append", "overwrite", "append_dedup"]
 
@@ -71,7 +71,7 @@ def test_discard_leaves_nothing(store: Store, mode: WriteMode) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_table_that_is_there_keeps_its_column_names(store: Store, mode: WriteMode) -> None:
     store.sync(spec(mode, **{"a b": STRING, "Größe": INTEGER, "at": LOCAL}), [{"id": 1}])
-    known = store.destination.known_columns(("c", "t"))
+    known = store.destination.inspect(("c", "t")).columns()
     assert known.made_for == {
         ("id", ColumnType.INTEGER): "id",
         ("v", ColumnType.STRING): "v",
@@ -81,7 +81,7 @@ def test_a_table_that_is_there_keeps_its_column_names(store: Store, mode: WriteM
     }
     own = {field.name for field in METADATA_FIELDS}
     assert (known.untyped, known.names - own) == ({}, known.of_fields)
-    assert store.destination.known_columns(("c", "other")) == TableColumns()
+    assert store.destination.inspect(("c", "other")).columns() == TableColumns()
 
 
 # Columns that come, change and go
@@ -193,16 +193,14 @@ def test_a_commit_between_plan_and_open_is_refused(
     """Regression: Postgres read the state anew when the writer opened, so the row came twice."""
     if exists:
         store.sync(spec(mode), [{"id": 1}])
-    planned, other = store.destination, store.another()
-    planned.committed("c", ("c", "t"))
-    store.destination = other
+    planned, own = store.destination.inspect(T), store.destination
+    store.destination = store.another()
     store.sync(spec(mode), [{"id": 9}] if rows else [])
     expected = store.rows("id")
-    store.destination = planned
+    store.destination = own
     with pytest.raises(DestinationError, match="sync of this connection"):
-        store.sync(spec(mode), [{"id": 9}])
+        store.sync(spec(mode), [{"id": 9}], planned=planned)
     assert store.rows("id") == expected
-    store.committed()
     store.sync(spec(mode), [{"id": 10}])
     assert (10,) in store.rows("id")
 
@@ -214,7 +212,6 @@ def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
     store: Store, mode: WriteMode, other_mode: WriteMode, unpublished: bool
 ) -> None:
     planned, other = store.destination, store.another()
-    store.committed()
     writer = store.open(spec(mode))
     store.write(writer, [{"id": 9}])
     store.destination = other
@@ -224,7 +221,7 @@ def test_the_first_commit_is_refused_where_another_was_first_in_any_mode(
     store.destination = planned
     with pytest.raises(DestinationError, match="sync of this connection"):
         store.commit(writer)
-    assert store.another().committed("c", ("c", "t")) == seq
+    assert store.another().inspect(T).seq == seq
 
 
 @pytest.mark.slow
@@ -240,23 +237,23 @@ def test_a_users_command_meanwhile_is_not_overwritten(
         store.set_up()
     else:
         store.sync(spec(before), [{"id": 1}])
-    other, planned = store.another(), store.destination
-    store.committed()
-    writers = [store.open(spec(mode))] if opened else []
+    other, own = store.another(), store.destination
+    planned = own.inspect(T)
+    writers = [store.open(spec(mode), planned=planned)] if opened else []
     store.destination = other
     store.commit_without_rows()
     marked = store.committed()
-    store.destination = planned
+    store.destination = own
 
     def go_on() -> None:
-        writer = (writers or [store.open(spec(mode))])[0]
+        writer = (writers or [store.open(spec(mode), planned=planned)])[0]
         store.write(writer, [{"id": 9}])
         store.commit(writer, unpublished=unpublished)
 
     with pytest.raises(DestinationError, match="sync of this connection"):
         go_on()
     assert store.rows("id") == ([] if before is None else [(1,)])
-    assert store.another().committed("c", ("c", "t")) == marked
+    assert store.another().inspect(T).seq == marked
 
 
 def test_many_commits_by_one_writer(store: Store) -> None:
@@ -280,7 +277,7 @@ def test_the_arrow_schema_round_trips(store: Store) -> None:
     columns = {"b": {"type": "boolean"}, "n": {"type": "number"}, "o": {"type": "object"}}
     wanted = spec("append", **columns, at=LOCAL)
     store.sync(wanted, [{"id": 1, "b": True, "n": 1.5, "o": {"x": [1]}}])
-    known = store.destination.known_columns(("c", "t"))
+    known = store.destination.inspect(("c", "t")).columns()
     properties = {"id": INTEGER, "v": STRING, **columns, "at": LOCAL}
     again = TableSchema.from_json_schema({"properties": properties})
     assert fit(again, known, replaces=False) == wanted.schema

@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_dagster.destinations.delta.destination import DeltaDestination
-from atlas_dagster.destinations.factory import destination_type, open_destination, shown
+from atlas_dagster.destinations.factory import destination_type, open_destination, without_password
 from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.errors import ConfigError, MissingVariableError
 
@@ -48,6 +48,6 @@ def test_a_variable_alone_says_nothing() -> None:
 
 
 def test_nobody_sees_a_login() -> None:
-    assert shown(TEMPLATE) == "postgresql://db:5432/shop"
-    assert shown("postgres://loader:secret@db/shop") == "postgresql://db/shop"
-    assert shown("s3://bucket/lake") == "s3://bucket/lake"
+    assert without_password(TEMPLATE) == "postgresql://db:5432/shop"
+    assert without_password("postgres://loader:secret@db/shop") == "postgresql://db/shop"
+    assert without_password("s3://bucket/lake") == "s3://bucket/lake"

@@ -168,13 +168,13 @@ class Connection(RuleBasedStateMachine):
     def synced(self, stream: StreamTruth) -> bool:
         """Whether anything of the stream was ever committed."""
         destination = self.lake.destination
-        return destination.committed("c", ("c", stream.name)) is not None
+        return destination.inspect(("c", stream.name)).seq is not None
 
     def all_recorded(self) -> bool:
         """Whether the event log knows the last commit of every table."""
         known = self.lake.store.envelopes
         for name in self.streams:
-            seq = self.lake.destination.committed("c", ("c", name))
+            seq = self.lake.destination.inspect(("c", name)).seq
             last = known.get(StreamDescriptor(name))
             if seq is not None and (last is None or last.seq != seq):
                 return False

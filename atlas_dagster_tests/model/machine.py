@@ -298,7 +298,7 @@ class Play(Connection):
         assert isinstance(destination, DeltaDestination)
         for name in self.streams:
             if read_rows(self.lake, name) is not None:
-                destination.maintain("c", ("c", name), retain_hours=1)
+                destination.maintain(("c", name), retain_hours=1)
 
     # --- The end
 

@@ -169,7 +169,7 @@ def old_lake(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Lake:
         patch.setattr(Column, "arrow", property(_without_type))
         patch.setattr(TableSchema, "of", lambda stream, **_: TableSchema.of_rows(stream))
         sync(lake, "append", {"s": STRING, "u": PLAIN, "n": INTEGER}, 1, s="a", u="b", n=1)
-    assert lake.destination.known_columns(("c", "a")).untyped == {"s": "s", "u": "u"}
+    assert lake.destination.inspect(("c", "a")).columns().untyped == {"s": "s", "u": "u"}
     return lake
 
 
@@ -178,7 +178,7 @@ def test_an_old_table_goes_on_and_learns_its_types(old_lake: Lake) -> None:
         sync(old_lake, "append", {"s": STRING, "u": PLAIN, "n": INTEGER}, id, s="c", u="d", n=2)
     found = old_lake.rows("a", columns="id, s, CAST(u AS VARCHAR) AS u, n")
     assert found == [(1, "a", '"b"', 1), (2, "c", '"d"', 2), (3, "c", '"d"', 2)]
-    assert old_lake.destination.known_columns(("c", "a")).untyped == {}
+    assert old_lake.destination.inspect(("c", "a")).columns().untyped == {}
     done = sync(old_lake, "append", {"s": MIXED, "u": PLAIN, "n": INTEGER}, 4, s="e")
     assert names(done)["s"] == "s_json"
 

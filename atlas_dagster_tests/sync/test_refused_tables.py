@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
+from atlas_dagster.destinations.delta.writer import DedupWriter
 from atlas_dagster.errors import DestinationError, ReadFailedError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster_tests.sync.fake_source import (

@@ -10,10 +10,9 @@ from collections.abc import Callable
 import pyarrow.parquet as pq
 import pytest
 
-from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.destinations.delta.parquet_stage import ParquetStage
 from atlas_dagster.destinations.delta.table import LakeTable
-from atlas_dagster.destinations.delta.writer import DeltaWriter
+from atlas_dagster.destinations.delta.writer import DedupWriter, DeltaWriter
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster_tests.sync.fake_source import (

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.delta.writer import DedupWriter
 from atlas_dagster.errors import BreakingChangeError, ConfigError, UnknownStreamError
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -332,7 +332,7 @@ def test_states_that_fit_no_stream(lake: Lake) -> None:
     with pytest.raises(UnknownStreamError, match=r"'z'.* a, b"):
         upkeep(lake, A, B).set(unknown)
     whole = full_refresh("a")
-    with pytest.raises(ConfigError, match="read in full each time"):
+    with pytest.raises(ConfigError, match="no incremental stream"):
         upkeep(lake, whole).set_stream(NAME, Raw(b"1"))
 
 
@@ -352,7 +352,7 @@ def test_what_cannot_be_done_for_one_stream_alone(lake: Lake, shared: bytes) -> 
     before = lake.versions()
     kind = "LEGACY" if b"data" in shared else "GLOBAL"
     sentence = (
-        f"The source of connection 'c' keeps one state for all its streams ({kind}), so this "
+        f"The source of connection 'c' keeps one state for all streams ({kind}), so this "
         "cannot be done for 'a' alone; do it for the whole connection."
     )
     for ask in (

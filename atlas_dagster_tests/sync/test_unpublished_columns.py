@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
+from atlas_dagster.destinations.delta.writer import DedupWriter
 from atlas_dagster.errors import BreakingChangeError
 from atlas_dagster.protocol.catalog import ConfiguredStream, Stream, configure
 from atlas_dagster.sync.resume import RunRef

@@ -295,7 +295,7 @@ def test_maintenance_in_the_middle(delta_lake: Lake, mode: str) -> None:
     for id in (1, 2, 3):
         end(delta_lake, stream, id, root=str(id))
     begin(delta_lake, stream, 4, 5)
-    destination.maintain("c", ("c", "a"), retain_hours=0)
+    destination.maintain(("c", "a"), retain_hours=0)
     done = end(delta_lake, stream, 6)
     assert sent(done) == {"at": 5}
     assert delta_lake.ids("a") == ([4, 5, 6] if mode == "overwrite" else [1, 2, 3, 4, 5, 6])

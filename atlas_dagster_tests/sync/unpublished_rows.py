@@ -54,7 +54,7 @@ def generation(done: Outcome) -> tuple[int, int]:
 
 
 def exists(lake: Lake) -> bool:
-    return bool(lake.destination.known_columns(("c", "a")).names)
+    return bool(lake.destination.inspect(("c", "a")).columns().names)
 
 
 def unpublished(lake: Lake) -> list[Any]:

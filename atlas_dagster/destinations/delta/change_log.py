@@ -1,8 +1,8 @@
-"""The two Delta tables of a stream: the one readers see, and a log of changes beside it.
+"""The two Delta tables of a stream: the published table, and a change log beside it.
 
-The log lists files that wait: for their merge by key, or, held, for the rest of their stream. They
-stand in the real table's folder already, so to show them is one commit that lists them there. They
-wait as long as the log's ``seq`` is ahead of the real table's.
+The change log lists files that are unmerged or unpublished. They are in the folder of the published
+table already, so one commit that lists them there publishes them. They are pending as long as the
+log's ``seq`` is ahead of the table's.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ from atlas_dagster.destinations.envelope import Envelope, StagedFile, StreamComm
 
 
 class StreamTables:
-    """The table of one stream, ``main``, and its log of ``changes``; either may not exist yet.
+    """The published table of a stream, ``main``, and its change log; either may not exist yet.
 
     ``open_file`` opens a file in the folder of the table.
     """
@@ -35,7 +35,7 @@ class StreamTables:
 
     @property
     def is_behind(self) -> bool:
-        """Whether changes wait; there may be commits without rows among them."""
+        """Whether changes are pending, with or without rows."""
         return self.changes.seq > self.main.seq
 
     @property
@@ -44,9 +44,9 @@ class StreamTables:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a table, or rows that wait to be in one.
+        """Whether there is a table, or pending rows for one.
 
-        Who drops a table drops the files that wait in its folder, too.
+        Dropping a table also deletes the pending files in its folder.
         """
         return self.main.exists or any(file.exists() for file in self.waiting)
 
@@ -57,31 +57,31 @@ class StreamTables:
     def take(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
         """Commit ``part`` of ``envelope``, whose files have the columns of ``schema``.
 
-        One without rows makes a table that is not there yet: a log alone, without files that wait,
-        is what a dropped table leaves.
+        A commit without rows creates a missing table: a log without pending files would mean that
+        the table was dropped.
 
         Raises:
-            DestinationError: another sync has committed to one of the tables meanwhile.
+            DestinationError: another sync has committed to one of the tables.
         """
         if envelope.action != "sync":
-            self._mark(envelope, part, schema)
+            self._take_without_rows(envelope, part, schema)
         elif part.unpublished or (part.primary_key and (part.files or self.exists)):
-            # The log alone would not tell of a commit that only the real table has taken.
+            # The log does not have commits that only the published table has taken.
             self.main.check_fence()
             self._append_unpublished(envelope, part, schema)
         else:
             self._publish(envelope, part, schema)
 
-    def _mark(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
-        """Take a commit without rows in both tables, so that a sync which is running is refused.
+    def _take_without_rows(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
+        """Take a commit without rows in both tables, so that a running sync cannot commit.
 
-        The log is made if need be: a sync may be about to make it for its first changes.
+        The log is created if needed, because a sync may be about to create it.
         """
         main = self.main
-        shown = main.exists or not self.changes.exists
+        in_main = main.exists or not self.changes.exists
         main.check_fence()
         self._append_unpublished(envelope, part, schema)
-        if shown:
+        if in_main:
             empties = part.replaces and not part.unpublished
             columns = schema if empties else main.arrow_schema or schema
             main.add((), envelope, columns, replaces=empties)
@@ -89,7 +89,7 @@ class StreamTables:
     def _append_unpublished(
         self, envelope: Envelope, part: StreamCommit, schema: pa.Schema
     ) -> None:
-        """List the files of ``part`` in the log, and no longer those that it does not continue."""
+        """List the files of ``part`` in the log; drop older ones unless ``part`` continues them."""
         dropped = [] if part.continues else self.changes.file_names
         if part.continues:
             self.changes.widen(schema)
@@ -97,14 +97,14 @@ class StreamTables:
         self._delete({*dropped}.difference(self.main.file_names if dropped else ()))
 
     def _publish(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
-        """Make the files of ``part`` files of the table, and those that it continues."""
+        """Add the files of ``part``, and the pending ones that it continues, to the table."""
         self.changes.check_fence()
         waiting: list[StagedFile] = []
         if part.continues:
             waiting = self.changes.files
             schema = self.changes.united(schema)
         elif self.changes.seq >= envelope.seq:
-            # A table that was dropped counts anew; its log must not seem to be ahead.
+            # A dropped table starts with a new seq; its old log must not be ahead of it.
             self.changes.add((), envelope, schema, replaces=True)
         if not part.replaces:
             self.main.widen(schema)
@@ -112,7 +112,7 @@ class StreamTables:
         self.tidy()
 
     def tidy(self) -> None:
-        """Let go of changes that wait no longer."""
+        """Clear the change log if nothing in it is pending, and delete its dropped files."""
         if self.is_behind or not (names := self.changes.file_names):
             return
         self._delete({*names}.difference(self.main.file_names))
@@ -123,7 +123,7 @@ class StreamTables:
             self.open_file(name).delete()
 
 
-def changes_path(commit_tables: str, table: TablePath) -> TablePath:
-    """Where the changes of a table wait."""
+def changes_path(atlas_folder: str, table: TablePath) -> TablePath:
+    """Return the path of a table's change log."""
     connection, *rest = table
-    return (commit_tables, connection, "changes", *rest)
+    return (atlas_folder, connection, "changes", *rest)

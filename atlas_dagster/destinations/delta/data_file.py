@@ -18,7 +18,7 @@ _READ_AHEAD = 1024 * 1024
 
 
 class DataFile:
-    """The file ``name`` in ``folder``, whoever wrote it."""
+    """The file ``name`` in ``folder``, by any writer."""
 
     def __init__(self, filesystem: pafs.FileSystem, folder: str, name: str) -> None:
         self.name = name

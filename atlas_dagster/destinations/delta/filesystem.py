@@ -21,7 +21,7 @@ from atlas_dagster.files import atomic_write, fsync_path
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _TRACE = re.compile(r"\n +0: ")
 _ANSWER = re.compile(r"<Code>(\w+)</Code>\s*<Message>([^<]*)</Message>")
-#: What Arrow and Delta say when nobody answers.
+#: Texts in errors of Arrow and Delta if the store does not answer.
 _UNREACHABLE = ("NETWORK_CONNECTION", "HTTP error", "timed out", "503 ")
 _REASON_LENGTH = 300
 
@@ -30,7 +30,7 @@ class Store:
     """The files under ``root``: a path, or an address such as ``s3://bucket/folder``.
 
     Raises:
-        ConfigError: the address is none that can be written to.
+        ConfigError: the address is not valid for a store.
     """
 
     def __init__(self, root: str) -> None:
@@ -58,7 +58,7 @@ class Store:
             self.filesystem.create_dir(path, recursive=True)
 
     def put(self, path: str, content: bytes) -> None:
-        """Write a small file that is there whole or not at all, even after a loss of power."""
+        """Write a small file atomically and durably."""
         if self.is_local:
             atomic_write(Path(path), content, mode=0o666)
             return
@@ -66,7 +66,7 @@ class Store:
             sink.write(content)
 
     def fsync(self, path: str) -> None:
-        """Make sure that a local file or folder survives a loss of power as it is now."""
+        """Flush a local file or folder to the disk, so that it survives a loss of power."""
         if self.is_local:
             fsync_path(path)
 

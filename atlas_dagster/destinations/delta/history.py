@@ -1,8 +1,8 @@
-"""What others did to a Delta table since Atlas last committed to it.
+"""Changes of a Delta table made outside of Atlas since its last commit.
 
-The ``seq`` of a table outlives restores, deletes and overwrites, so it alone does not tell that the
-rows are still those it stands for. The log does: it is read backwards to our own last commit, which
-for a table that nobody touched is its newest file.
+The ``seq`` of a table survives restores, deletes and overwrites, so it does not prove that the rows
+are those of its commit. The Delta log does: it is read backwards to our own last commit, which is
+usually its newest file.
 """
 
 import datetime as dt
@@ -42,11 +42,11 @@ class _Action(Struct, rename="camel"):
         return any(action is not None and action.data_change for action in (self.add, self.remove))
 
 
-def external_change(table: LakeTable, filesystem: pafs.FileSystem, folder: str) -> str | None:
-    """The newest change of rows by others, in words; None where there is none.
+def find_external_change(table: LakeTable, filesystem: pafs.FileSystem, folder: str) -> str | None:
+    """Describe the newest change of rows made outside of Atlas; None if there is none.
 
-    Compaction, vacuum and changes of properties or columns change no row. A log that was cleaned up
-    tells nothing.
+    Compaction, vacuum and changes of properties or columns change no row. If the log was cleaned
+    up, the result is None.
 
     Args:
         folder: the table's, on ``filesystem``.
@@ -63,11 +63,11 @@ def external_change(table: LakeTable, filesystem: pafs.FileSystem, folder: str) 
             return None
         if any(action.changes_data for action in actions):
             infos = (action.commit_info for action in actions if action.commit_info)
-            return _told(version, next(infos, _CommitInfo()))
+            return _describe_change(version, next(infos, _CommitInfo()))
     return None
 
 
-def _told(version: int, info: _CommitInfo) -> str:
+def _describe_change(version: int, info: _CommitInfo) -> str:
     by = info.user_name or info.engine_info
     at = info.timestamp and dt.datetime.fromtimestamp(info.timestamp / 1000, dt.UTC)
     facts = [info.operation, f"at {at:%Y-%m-%d %H:%M} UTC" if at else "", f"by {by}" if by else ""]

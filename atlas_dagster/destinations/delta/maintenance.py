@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 from deltalake import WriterProperties
 from deltalake.exceptions import DeltaError
 
-from atlas_dagster.destinations.capabilities import Maintained
+from atlas_dagster.destinations.base import Maintained
 from atlas_dagster.destinations.delta.filesystem import reason_of
 from atlas_dagster.destinations.delta.table import LakeTable
 from atlas_dagster.errors import DestinationError

@@ -37,7 +37,7 @@ def claim_ownership(uri: str, deployment: str) -> str:
 
 
 def transfer_ownership(uri: str, deployment: str) -> None:
-    """Make ``deployment`` the owner, whoever was."""
+    """Make ``deployment`` the owner, and no other one."""
     if claim_ownership(uri, deployment) != deployment:
         DeltaTable(uri).alter.set_table_name(deployment)
 

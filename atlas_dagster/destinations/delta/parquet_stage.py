@@ -1,4 +1,4 @@
-"""Parquet files written ahead of the commit that makes them part of a table."""
+"""Parquet files written ahead of the commit that adds them to a table."""
 
 import contextlib
 import uuid
@@ -15,32 +15,32 @@ from atlas_dagster.destinations.envelope import StagedFile
 _FILE_BYTES = 256 * 1024 * 1024
 #: Row groups are at least this big, so that many small batches do not make many of them.
 _GROUP_BYTES = 8 * 1024 * 1024
-#: What may wait for its row group in all tables of a sync together, in Arrow bytes.
-_WAITING_BYTES = 24 * 1024 * 1024
+#: Arrow bytes that all tables of a sync together may buffer for their row groups.
+_BUFFERED_BYTES = 24 * 1024 * 1024
 #: A column chunk gives up its dictionary beyond this. Arrow's own limit of 1 MB lets columns of
 #: unique values build one, which costs two thirds more CPU and half as much space again.
 _DICTIONARY_BYTES = 32 * 1024
 
 
-class Waiting:
-    """What waits for its row group, in all stages of one destination: bounded together."""
+class RowGroupBudget:
+    """The memory that all stages of one destination share for unfinished row groups."""
 
     def __init__(self) -> None:
         self._bytes: dict[ParquetStage, int] = {}
 
     def note(self, stage: "ParquetStage", size: int) -> None:
-        """``size`` bytes wait in ``stage`` now; where it is too much altogether, the most go."""
+        """Note that ``stage`` buffers ``size`` bytes. Above the limit, the fullest stage writes."""
         self._bytes[stage] = size
         if not size:
             del self._bytes[stage]
-        while sum(self._bytes.values()) > _WAITING_BYTES:
+        while sum(self._bytes.values()) > _BUFFERED_BYTES:
             max(self._bytes, key=self._bytes.__getitem__).write_group()
 
 
 class ParquetStage:
     """Stages batches of one table as Parquet files in the table's own folder.
 
-    Their names sort in the order in which they were written, and behind the files ``after``.
+    The file names sort in the order of writing, and behind the names ``after``.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class ParquetStage:
         folder: str,
         schema: pa.Schema,
         *,
-        waiting: Waiting,
+        budget: RowGroupBudget,
         after: Iterable[str] = (),
     ) -> None:
         self._store = store
         self._folder = folder
         self._schema = schema
-        self._waiting = waiting
-        self._begun = max((int(name.split("-")[1]) for name in after), default=0)
+        self._budget = budget
+        self._last_number = max((int(name.split("-")[1]) for name in after), default=0)
         self._files: list[StagedFile] = []
         self._writer: pq.ParquetWriter | None = None
         self._file: DataFile
@@ -69,18 +69,18 @@ class ParquetStage:
         self._group.append(batch)
         self._group_bytes += batch.nbytes
         self.rows += batch.num_rows
-        self._waiting.note(self, self._group_bytes)
+        self._budget.note(self, self._group_bytes)
         if self._group_bytes >= _GROUP_BYTES:
             self.write_group()
 
     def close(self) -> tuple[StagedFile, ...]:
-        """Finish the open file and return all files staged since the last :meth:`take_files`."""
+        """Finish the open file, and return all files staged since the last :meth:`take_files`."""
         self.write_group()
         self._close_file()
         return tuple(self._files)
 
     def take_files(self) -> tuple[StagedFile, ...]:
-        """Finish the files and let go of them: whoever takes them decides what becomes of them."""
+        """Finish and return the files. They now belong to the caller."""
         files = self.close()
         self._files = []
         self.rows = 0
@@ -88,9 +88,9 @@ class ParquetStage:
 
     def discard(self) -> None:
         """Delete all files staged since the last :meth:`take_files`."""
-        self._forget_group()
+        self._clear_group()
         if self._writer is not None:
-            # Where the disk is full it cannot be ended properly, and need not be.
+            # On a full disk, closing the file fails; the file is deleted anyway.
             with contextlib.suppress(OSError, pa.ArrowException):
                 self._writer.close()
             self._writer, self._file_bytes = None, 0
@@ -101,7 +101,7 @@ class ParquetStage:
         self.rows = 0
 
     def rewind(self, rows: int) -> None:
-        """Keep the first ``rows`` rows only."""
+        """Drop all but the first ``rows`` rows."""
         files, self._files = self.close(), []
         self.rows = 0
         for file in files:
@@ -119,12 +119,12 @@ class ParquetStage:
             self._open(file.path).delete()
 
     def write_group(self) -> None:
-        """Write what waits, though it be little."""
+        """Write the buffered batches as a row group, however small."""
         if not self._group:
             return
         if self._writer is None:
-            self._begun += 1
-            self._file = self._open(f"part-{self._begun:06}-{uuid.uuid4()}.zstd.parquet")
+            self._last_number += 1
+            self._file = self._open(f"part-{self._last_number:06}-{uuid.uuid4()}.zstd.parquet")
             self._store.make_folder(self._folder)
             self._writer = pq.ParquetWriter(
                 self._file.path,
@@ -136,13 +136,13 @@ class ParquetStage:
             )
         self._writer.write_table(pa.Table.from_batches(self._group, self._schema))
         self._file_bytes += self._group_bytes
-        self._forget_group()
+        self._clear_group()
         if self._file_bytes >= _FILE_BYTES:
             self._close_file()
 
-    def _forget_group(self) -> None:
+    def _clear_group(self) -> None:
         self._group, self._group_bytes = [], 0
-        self._waiting.note(self, 0)
+        self._budget.note(self, 0)
 
     def _close_file(self) -> None:
         if self._writer is None:

@@ -49,7 +49,7 @@ class LakeTable:
                 f"{self.uri} cannot be read as a Delta table ({reason_of(error)}); restore its "
                 "log, or move or delete the folder, and the stream is read from the beginning."
             ) from error
-        self._settled = self.version
+        self._synced_version = self.version
 
     @property
     def exists(self) -> bool:
@@ -122,7 +122,7 @@ class LakeTable:
         the table has one row for each value of these columns now.
 
         Raises:
-            DestinationError: someone else has committed with our application id meanwhile.
+            DestinationError: another process has committed with our application id.
         """
         actions = [
             AddAction(file.path, file.size, {}, int(envelope.prepared_at * 1000), True, file.stats)
@@ -136,9 +136,8 @@ class LakeTable:
                 for app_id in (self.app_id, *([self._key_id(unique_by)] if unique_by else []))
             ],
             custom_metadata=note,
-            # Delta lets files be removed that a compaction has just replaced, and rows would come
-            # twice; so nobody may have committed anything since they were listed. Nor does it see
-            # that another has just made the table, which would then be made twice.
+            # No retry: Delta would remove files that a compaction has just replaced, and rows would
+            # be doubled. It would also create a table twice that another process has just created.
             max_commit_retries=0 if replaces or removals or not self.exists else None,
         )
         delta_schema = Schema.from_arrow(_plain(schema))
@@ -184,10 +183,10 @@ class LakeTable:
         return f"{self.app_id}/unique/{digest}"
 
     def reload(self, seq: int) -> None:
-        """See our own commit, and make sure that it is still the last one of ours."""
+        """Load our own commit, and check that it is our last one."""
         assert self.handle is not None
         self.handle.update_incremental()
-        self._settle()
+        self._fsync_log()
         if self.seq != seq:
             raise self._written()
 
@@ -197,14 +196,14 @@ class LakeTable:
             "this one stops. Sync again once the other has ended."
         )
 
-    def _settle(self) -> None:
-        """Have new versions survive a loss of power, which Delta does not see to by itself.
+    def _fsync_log(self) -> None:
+        """Flush new versions of the log to the disk, which Delta itself does not do.
 
-        It would leave a commit empty, and a table with such a commit cannot be read any more.
+        After a loss of power, a commit file could be empty, and the table unreadable.
         """
         log = f"{self.uri}/_delta_log"
-        for version in range(self._settled + 1, self.version + 1):
-            self._settled = version
+        for version in range(self._synced_version + 1, self.version + 1):
+            self._synced_version = version
             if "://" not in self.uri:
                 with contextlib.suppress(FileNotFoundError):  # others may have cleaned up theirs
                     fsync_path(f"{log}/{version:020}.json")
@@ -218,19 +217,19 @@ class LakeTable:
             raise self._written()
 
     def clear(self) -> None:
-        """Let go of all files."""
+        """Remove all files from the table."""
         assert self.handle is not None
         seq = self.seq
         self.handle.delete()
         self.reload(seq)
 
     def require_plain_table(self, *, replaces: bool, removes: bool) -> None:
-        """Ask whether what others made of the table lets us write to it.
+        """Check that changes made outside of Atlas let us write to the table.
 
-        ``replaces``: the commit makes the table anew. ``removes``: it takes files away.
+        ``replaces``: the commit replaces the table. ``removes``: it removes files.
 
         Raises:
-            DestinationError: it does not.
+            DestinationError: they do not.
         """
         assert self.handle is not None
         found = obstacles(self.handle, replaces=replaces, removes=removes)
@@ -269,7 +268,7 @@ class LakeTable:
     def _refuse_misfits(self, schema: pa.Schema) -> None:
         """Raise where a column of ``schema`` has the name, in any case, of one that differs.
 
-        With files of such columns in it, nobody could read the table any more.
+        With files of such columns, the table would be unreadable.
         """
         present = {field.name.lower(): field for field in self.arrow_schema or ()}
         for field in schema:

@@ -1,10 +1,10 @@
-"""What Atlas keeps in Postgres: beside the tables of a connection, in its schema.
+"""The commit tables in Postgres, in the schema of each connection.
 
-``_atlas_state`` has a row for each table, with the ``seq`` of its last commit, and one for the rows
-that are held for it, in a table of their own; ``_atlas_envelopes`` has the envelopes. Both change
-in the transaction that changes the rows. ``relation`` tells a table of ours from one that someone
-has put in its place; as a ``regclass`` it survives dump and restore. ``_atlas_owner`` names the
-deployment that the tables belong to.
+``_atlas_state`` has a row for each table, with the ``seq`` of its last commit, and one for its
+unpublished rows, which are in a table of their own. ``_atlas_envelopes`` has the envelopes. Both
+change in the transaction that changes the rows. ``relation`` tells our table from another one of
+the same name; as a ``regclass`` it survives dump and restore. ``_atlas_owner`` names the deployment
+that owns the tables.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class TableState(Struct, frozen=True):
 
 
 class TableStates(Struct, frozen=True):
-    """The state of a table, ``main``, and of the rows ``unpublished`` for it, seen at one time."""
+    """The states of a table and of its unpublished rows, at one time."""
 
     main: TableState
     unpublished: TableState
@@ -67,7 +67,7 @@ class TableStates(Struct, frozen=True):
         return max(self.main.seq, self.unpublished.seq)
 
     def check_fence(self, before: "TableStates") -> None:
-        """Compare with what was seen ``before``.
+        """Compare with an earlier look at the table.
 
         Raises:
             DestinationError: another sync has committed since then, or the table was dropped.
@@ -92,10 +92,10 @@ class CommitTables:
         self._kept: set[str] = set()
 
     def find(self, path: TablePath, *, lock: bool = False) -> TableState:
-        """The state of a table, whether or not there is one; ``lock`` it until the commit.
+        """Return the state of a table, existing or not; ``lock`` it until the commit.
 
         Raises:
-            DestinationError: a table that is not Atlas's stands in its place.
+            DestinationError: a table that Atlas did not create has its name.
         """
         schema = schema_name(path[0])
         known = self._known(schema, ".".join(path), lock=lock)
@@ -104,7 +104,7 @@ class CommitTables:
         return self._checked(*known, path)
 
     def find_unpublished(self, path: TablePath) -> TableState:
-        """The state of the rows held for a table, which :meth:`find` locks, too."""
+        """Return the state of a table's unpublished rows, which :meth:`find` locks, too."""
         schema = schema_name(path[0])
         known = self._known(schema, _unpublished(path))
         if known is None:
@@ -116,14 +116,14 @@ class CommitTables:
         return TableStates(self.find(path, lock=lock), self.find_unpublished(path))
 
     def register(self, path: TablePath) -> None:
-        """Make the schema, the bookkeeping and the table's row in it, where they are missing."""
+        """Create the schema, the commit tables and the table's row, if they are missing."""
         state = self.find(path)
         if not self._is_kept(state.schema):
             self._create(state.schema)
         self._enter(".".join(path), state)
 
-    def register_held(self, path: TablePath) -> TableState:
-        """Make the row for what is held of a table, where it is missing."""
+    def register_unpublished(self, path: TablePath) -> TableState:
+        """Create the row for a table's unpublished rows, if it is missing."""
         state = self.find_unpublished(path)
         if not state.table:
             schema, taken = state.schema, self._taken(state.schema)
@@ -143,7 +143,7 @@ class CommitTables:
     def _known(
         self, schema: str, key: str, *, lock: bool = False
     ) -> tuple[TableState, int | None] | None:
-        """What is noted of a table, and its ``relation`` then."""
+        """Return the stored state of a table, and its ``relation`` when it was stored."""
         if not self._is_kept(schema):
             return None
         found = self._database.rows(
@@ -169,11 +169,11 @@ class CommitTables:
         return [row["table_name"] for row in rows]
 
     def advance(self, path: TablePath, state: TableState) -> None:
-        """Note ``state`` as the table's own."""
+        """Store ``state`` as the table's own."""
         self._note(".".join(path), state)
 
     def advance_unpublished(self, path: TablePath, state: TableState) -> None:
-        """Note ``state`` as that of the rows held for the table."""
+        """Store ``state`` as that of the table's unpublished rows."""
         self._note(_unpublished(path), state)
 
     def _note(self, key: str, state: TableState) -> None:
@@ -188,7 +188,7 @@ class CommitTables:
         )
 
     def commit_without_rows(self, path: TablePath, seq: int) -> None:
-        """Note a commit without rows, and let go of what is held."""
+        """Store a commit without rows, and drop unpublished rows."""
         state, unpublished = self.find(path), self.find_unpublished(path)
         if state.exists:
             self.drop_unpublished(path, unpublished)
@@ -200,7 +200,7 @@ class CommitTables:
             )
 
     def drop_unpublished(self, path: TablePath, unpublished: TableState) -> None:
-        """Drop the rows held for a table, and forget that there were any."""
+        """Drop a table's unpublished rows and their state."""
         if unpublished.exists:
             self._database.run(f"DROP TABLE {unpublished.relation}")
         if unpublished.table:
@@ -357,14 +357,14 @@ class CommitTables:
 
 
 def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[Envelope]:
-    """The envelopes in ``rows``; one that is none is as good as gone."""
+    """Yield the envelopes in ``rows``; skip unreadable ones, as the event log may have them."""
     for row in rows:
         with contextlib.suppress(msgspec.MsgspecError):
             yield Envelope.decode(row["envelope"])
 
 
 def _unpublished(path: TablePath) -> str:
-    """Under which path the rows held for a table are noted; no table has such a path."""
+    """Return the path that stands for a table's unpublished rows; no table has such a path."""
     return f"{'.'.join(path)} (held)"
 
 

@@ -79,7 +79,7 @@ class KeyedMerge:
         keys = 0
         for nulls in patterns:
             if odd:
-                self._settle(nulls, in_table=False)
+                self._compare_odd_versions(nulls, in_table=False)
             keys += self._bring(nulls)
         if keys < facts["rows"]:
             for nulls in patterns:
@@ -102,7 +102,7 @@ class KeyedMerge:
     def _bring(self, nulls: Sequence[bool]) -> int:
         """Bring staged rows into the table; the number of their keys."""
         found, lost = self._apply(nulls)
-        if lost and self._merge.may_be_odd and self._settle(nulls, in_table=True):
+        if lost and self._merge.may_be_odd and self._compare_odd_versions(nulls, in_table=True):
             _, lost = self._apply(nulls)
         self._late += lost
         if self._tombstones is not None:
@@ -122,8 +122,8 @@ class KeyedMerge:
         lost = done["found"] - done["updated"] - done["inserted"]
         return done["found"] + dead, lost + refused
 
-    def _settle(self, nulls: Sequence[bool], *, in_table: bool) -> bool:
-        """Compare the versions that the server does not; whether there are any."""
+    def _compare_odd_versions(self, nulls: Sequence[bool], *, in_table: bool) -> bool:
+        """Compare the versions that SQL cannot; return whether there are any."""
         staged: list[int] = []
         winners: list[int] = []
         for rows in _by_key(

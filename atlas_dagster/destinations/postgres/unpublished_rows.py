@@ -1,4 +1,4 @@
-"""Rows that are held back, in a table of their own beside the one they will be shown in."""
+"""Unpublished rows, in a table of their own beside the stream's table."""
 
 import msgspec
 import pyarrow as pa
@@ -10,10 +10,10 @@ from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.destinations.postgres.stage import TemporaryStage
 
 
-class HeldRows:
-    """The rows held for one table, as they were staged: JSON as text, numbered as they came.
+class UnpublishedRows:
+    """The unpublished rows of one table, as they were staged: JSON as text, in order of arrival.
 
-    Their table, which outlives the connection, exists as long as there may be any.
+    Unlike the stage, their table outlives the database connection. It exists while there are rows.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class HeldRows:
         self._path = path
         self._columns = columns
         self._database = database
-        self._bookkeeping = commit_tables
+        self._commit_tables = commit_tables
         self.state = state
 
     @property
@@ -41,7 +41,7 @@ class HeldRows:
 
     def take(self, stage: TemporaryStage, *, seq: int, fields: pa.Schema) -> None:
         """Add the rows of ``stage``, as part of the transaction of commit ``seq``."""
-        state = self._bookkeeping.register_held(self._path)
+        state = self._commit_tables.register_unpublished(self._path)
         run = self._database.run
         columns = [f"{column.quoted} {column.staged_type}" for column in self._columns]
         if not state.exists:
@@ -59,8 +59,8 @@ class HeldRows:
         self.state = msgspec.structs.replace(
             state, seq=seq, row_count=state.row_count + stage.rows, fields=fields
         )
-        self._bookkeeping.advance_unpublished(self._path, self.state)
+        self._commit_tables.advance_unpublished(self._path, self.state)
 
     def drop(self) -> None:
-        self._bookkeeping.drop_unpublished(self._path, self.state)
-        self.state = self._bookkeeping.find_unpublished(self._path)
+        self._commit_tables.drop_unpublished(self._path, self.state)
+        self.state = self._commit_tables.find_unpublished(self._path)

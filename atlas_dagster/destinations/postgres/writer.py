@@ -15,7 +15,7 @@ from atlas_dagster.destinations.postgres.json_repair import mend_json
 from atlas_dagster.destinations.postgres.merge import Merge
 from atlas_dagster.destinations.postgres.newest_rows import KeyedMerge
 from atlas_dagster.destinations.postgres.stage import TemporaryStage
-from atlas_dagster.destinations.postgres.unpublished_rows import HeldRows
+from atlas_dagster.destinations.postgres.unpublished_rows import UnpublishedRows
 from atlas_dagster.errors import AtlasError, DestinationError
 
 _NONE = pa.schema([])
@@ -27,12 +27,11 @@ _NUMBERS = ("bigint", "double precision")
 
 
 class PostgresWriter(StreamWriter):
-    """Stages rows in a temporary table; a commit moves them, in the mode's own way, or holds them.
+    """Stages rows in a temporary table. A commit moves them to the table or the unpublished rows.
 
-    A replacing commit deletes and inserts in the table itself, instead of putting another in its
-    place: readers see the old rows until it is done and never wait, and views, grants and indexes
-    of others stay. One row per key is kept at each commit, for here an upsert costs no more than
-    the rows it touches.
+    A replacing commit deletes and inserts rows instead of replacing the table: readers see the old
+    rows until it is done and never wait, and views, grants and indexes stay. Rows are merged by key
+    at each commit, because an upsert costs no more than the rows it touches.
     """
 
     def __init__(
@@ -47,10 +46,10 @@ class PostgresWriter(StreamWriter):
         self.spec = spec
         self._state = states.main
         self._database = database
-        self._bookkeeping = commit_tables
+        self._commit_tables = commit_tables
         self._columns = columns_of(spec.schema)
         self._stage = TemporaryStage(database, stage_name, self._columns)
-        self._unpublished = HeldRows(
+        self._unpublished = UnpublishedRows(
             spec.path,
             self._columns,
             states.unpublished,
@@ -59,11 +58,11 @@ class PostgresWriter(StreamWriter):
         )
 
     @property
-    def staged_rows(self) -> int:  # type: ignore[override]
+    def staged_rows(self) -> int:
         return self._stage.rows
 
     @property
-    def unpublished_rows(self) -> int:  # type: ignore[override]
+    def unpublished_rows(self) -> int:
         return self._unpublished.rows
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -93,7 +92,7 @@ class PostgresWriter(StreamWriter):
         self._stage.clear()
 
     def _publish(self, envelope: Envelope, state: TableState) -> None:
-        """Bring the staged rows into the table, and with them those that were held."""
+        """Move the staged and the unpublished rows to the table."""
         source, rows = self._stage.table, self._stage.rows
         self._kept = _kept_in(state) if self.spec.primary_key else None
         if self._unpublished.rows:
@@ -116,10 +115,10 @@ class PostgresWriter(StreamWriter):
         self._state = msgspec.structs.replace(
             state, exists=True, seq=envelope.seq, row_count=row_count, fields=fields
         )
-        self._bookkeeping.advance(self.spec.path, self._state)
+        self._commit_tables.advance(self.spec.path, self._state)
 
     def merge_committed(self) -> None:
-        """Everything committed is visible already."""
+        """There is nothing to merge: commits merge."""
 
     def discard(self) -> None:
         with contextlib.suppress(AtlasError):  # a lost connection has dropped it already
@@ -133,21 +132,21 @@ class PostgresWriter(StreamWriter):
         return TableInfo(uri, self._state.row_count)
 
     def _is_unique(self, envelope: Envelope, state: TableState) -> bool:
-        """Whether the table has each key once, as far as it must."""
+        """Return whether the table has each key once, or need not."""
         key = envelope.commit_to(self.spec.path).primary_key
         if not key or self.spec.replaces or not state.exists:
             return True
-        last = self._bookkeeping.envelope(envelope.connection, state.seq)
+        last = self._commit_tables.envelope(envelope.connection, state.seq)
         return last is not None and set(last.commit_to(self.spec.path).primary_key) == set(key)
 
     def _locked_state(self) -> TableState:
-        """The table's state, which nobody else can change until the commit."""
-        found = self._bookkeeping.states(self.spec.path, lock=True)
+        """Return the table's state, locked until the commit."""
+        found = self._commit_tables.states(self.spec.path, lock=True)
         found.check_fence(TableStates(self._state, self._unpublished.state))
         return found.main
 
     def _fit_table(self, state: TableState) -> dict[str, str]:
-        """Make the table, or give it the columns it lacks; the types of its columns."""
+        """Create the table, or add missing columns. Return the types of its columns."""
         run = self._database.run
         wanted = {column.name: column.type for column in self._columns}
         if not state.exists:
@@ -155,7 +154,7 @@ class PostgresWriter(StreamWriter):
             run(f"CREATE TABLE {state.relation} ({columns})")
             types = wanted
         else:
-            types = self._bookkeeping.columns(state)
+            types = self._commit_tables.columns(state)
             changes = [
                 f"ADD COLUMN {column.quoted} {column.type}"
                 for column in self._columns
@@ -186,7 +185,7 @@ class PostgresWriter(StreamWriter):
         return types
 
     def _refuse_misfit(self, state: TableState, column: Column, present: str) -> None:
-        """Raise where the table's column was made for values of another type."""
+        """Raise DestinationError if the table's column was created for another type."""
         place = state.fields.get_field_index(column.name)
         if place >= 0 and column.field and state.fields.field(place).type != column.field.type:
             raise DestinationError(
@@ -200,7 +199,7 @@ class PostgresWriter(StreamWriter):
             with self._database.savepoint():
                 self._database.run(f"ALTER TABLE {state.relation} {', '.join(changes)}")
         except DestinationError as error:
-            views = {*self._bookkeeping.viewed_columns(state).values()}
+            views = {*self._commit_tables.viewed_columns(state).values()}
             used = f"; the views {', '.join(sorted(views))} use it" if views else ""
             raise DestinationError(
                 f"The columns of {state.relation} cannot be changed: {error} Sync again, and where "
@@ -208,7 +207,7 @@ class PostgresWriter(StreamWriter):
             ) from error
 
     def _move(self, source: str, state: TableState, types: dict[str, str]) -> int:
-        """Bring the rows of ``source`` into the table; the number of rows it has more."""
+        """Move the rows of ``source`` to the table. Return how many rows it gained."""
         try:
             with self._database.savepoint():
                 return self._insert(source, state, types)
@@ -218,7 +217,7 @@ class PostgresWriter(StreamWriter):
 
     def _insert(self, source: str, state: TableState, types: dict[str, str]) -> int:
         if self.spec.primary_key:
-            # Nothing is known yet of a table that no vacuum ever looks at, or not yet.
+            # Autovacuum never analyzes temporary tables, and has not analyzed new ones yet.
             self._database.run(f"ANALYZE {source}")
             merge = self._keyed_merge(source, state, types)
             merged = merge.run()
@@ -261,13 +260,13 @@ class PostgresWriter(StreamWriter):
 
 
 def _kept_in(state: TableState) -> dict[str, bool]:
-    """Of which fields ``_airbyte_extra`` keeps values in the table, as far as that is known."""
+    """Return whether ``_airbyte_extra`` keeps values of a field, for the fields known."""
     found = (state.fields.metadata or {}).get(_KEPT, b"{}")
     return msgspec.json.decode(found, type=dict[str, bool])
 
 
 def _united(known: pa.Schema, columns: tuple[Column, ...]) -> pa.Schema:
-    """The fields of a table that now has ``columns``, too."""
+    """Return the fields of a table after ``columns`` were added."""
     fields = {field.name: field for field in known}
     fields |= {column.name: column.field for column in columns if column.field is not None}
     return pa.schema(fields.values())

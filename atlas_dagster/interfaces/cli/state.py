@@ -196,7 +196,7 @@ def _print_state(admin: StateAdmin, names: Collection[StreamDescriptor]) -> None
     found = admin.resume_points()
     shown, notes = _commits_table(), list[str]()
     for name in names:
-        point = found.resumptions.get(name)
+        point = found.by_stream.get(name)
         problem = found.refused.get(name) or found.changed.get(name)
         if point is not None and point.envelope is not None:
             shown.add_row(*_cells(name, point.envelope))

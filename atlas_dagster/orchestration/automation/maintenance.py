@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.destinations.capabilities import Maintainable, Maintained
+from atlas_dagster.destinations.base import Maintainable, Maintained, TablePath
 from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
 from atlas_dagster.orchestration.automation.cron import Schedule, scheduled_job, validated
 from atlas_dagster.orchestration.automation.retries import explained_failure
@@ -62,9 +61,7 @@ def build_maintenance(
             with run.configs.lock(connection.name, run.listener):
                 for table in tables:
                     try:
-                        done = destination.maintain(
-                            connection.name, table, retain_hours=config.retain_hours
-                        )
+                        done = destination.maintain(table, retain_hours=config.retain_hours)
                     except AtlasError as error:
                         context.log.error(str(error))
                         failed.append(error)

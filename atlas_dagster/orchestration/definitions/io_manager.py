@@ -13,8 +13,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
-from atlas_dagster.destinations.base import Destination, TablePath
-from atlas_dagster.destinations.capabilities import StoresTables
+from atlas_dagster.destinations.base import Destination, StoresTables, TablePath
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.dagster_internals import TableMetadataSet

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from atlas_dagster.destinations.base import Destination
-from atlas_dagster.destinations.factory import open_destination, shown
+from atlas_dagster.destinations.factory import open_destination, without_password
 from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.operations.config_store import config_store
 from atlas_dagster.orchestration.step.listener import StepListener
@@ -84,7 +84,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def deployment_label(self) -> str:
         """Return deployment and destination: two checkouts on one machine have different labels."""
-        return f"{self.deployment} {shown(self.address())}"
+        return f"{self.deployment} {without_password(self.address())}"
 
     def run_context(
         self, instance: dg.DagsterInstance, run_id: str | None, listener: Listener

@@ -193,7 +193,7 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
     try:
         with closing(atlas.open_destination(connection)) as destination:
             for table in subject.discovered.tables[:1]:
-                destination.committed(connection.name, table.path)
+                destination.inspect(table.path)
     except Exception as error:  # noqa: BLE001 - each store has exceptions of its own
         yield Finding(about, "error", f"Its destination cannot be opened: {error}")
         return

@@ -43,7 +43,7 @@ def make_old(lake: Lake) -> None:
 
 
 def maintain(lake: Lake, table: TablePath = T) -> tuple[int, int, int]:
-    done = lake.destination.maintain("c", table, retain_hours=RETAIN_HOURS)
+    done = lake.destination.maintain(table, retain_hours=RETAIN_HOURS)
     return done.compacted, done.written, done.deleted
 
 
@@ -238,12 +238,12 @@ def test_a_table_in_a_folder_of_another_one(lake: Lake) -> None:
 def test_columns_that_came_later(lake: Lake) -> None:
     lake.sync(spec(), [{"id": 1}])
     lake.sync(spec(w=STRING), [{"id": 2, "w": "x"}])
-    names = lake.destination.known_columns(T)
+    names = lake.destination.inspect(T).columns()
 
     maintain(lake)
 
     assert lake.rows("id", "w") == [(1, None), (2, "x")]
-    assert lake.destination.known_columns(T) == names
+    assert lake.destination.inspect(T).columns() == names
 
 
 def test_a_table_that_does_not_exist(lake: Lake) -> None:

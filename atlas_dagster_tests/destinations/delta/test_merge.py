@@ -188,7 +188,7 @@ def test_a_replaced_table_that_somebody_compacts_meanwhile(lake: Lake, mode: Wri
 def test_what_waits_for_its_row_group_is_bounded_over_all_tables(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staging, "_WAITING_BYTES", 2000)
+    monkeypatch.setattr(staging, "_BUFFERED_BYTES", 2000)
     writers = [lake.open(spec(table=("c", f"t{number}"))) for number in range(5)]
     for _ in range(3):
         for writer in writers:

@@ -15,6 +15,7 @@ import pytest
 from deltalake import DeltaTable
 
 from atlas_dagster.destinations.delta.destination import DeltaDestination
+from atlas_dagster.destinations.delta.writer import DeltaWriter
 from atlas_dagster.destinations.envelope import WriteMode
 from atlas_dagster.errors import ConfigError, DestinationError, TransientError
 from atlas_dagster_tests.destinations.stores import STRING, Lake, spec
@@ -185,8 +186,10 @@ def test_commits_at_the_same_moment_lose_nothing(lake: S3Lake) -> None:
         other = Lake(Path("/nowhere"))
         other.destination = DeltaDestination(address)
         try:
-            # Other connections, so that Delta's fence is not what keeps them apart.
-            writer = other.destination.open(f"other{number}", spec())
+            writer = other.destination.inspect(("c", "t")).open(spec())
+            assert isinstance(writer, DeltaWriter)
+            # As of other connections, so that Delta's fence does not keep them apart.
+            writer.tables.main.app_id = writer.tables.changes.app_id = f"atlas/other{number}"
             other._specs[id(writer)] = spec()
             for step in range(5):
                 other.write(writer, [{"id": 10 * number + step}])
@@ -223,7 +226,7 @@ def test_no_secret_is_stored(lake: S3Lake) -> None:
 def test_a_bucket_that_is_not_there(bucket: str) -> None:
     destination = DeltaDestination("s3://no-such-bucket/lake")
     with pytest.raises(ConfigError) as caught:
-        destination.committed("c", ("c", "t"))
+        destination.inspect(("c", "t"))
     message = str(caught.value)
     assert message.startswith("s3://no-such-bucket/lake")
     assert "NoSuchBucket" in message
@@ -237,7 +240,7 @@ def test_a_store_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPat
     destination = DeltaDestination("s3://lake/folder")
     for look in (
         lambda: destination.recover("c"),
-        lambda: destination.committed("c", ("c", "t")),
+        lambda: destination.inspect(("c", "t")),
     ):
         with pytest.raises(TransientError, match=r"^s3://lake/folder"):
             look()
@@ -270,8 +273,8 @@ def test_of_many_deployments_that_come_at_once_one_is_the_owner(lake: S3Lake) ->
 @pytest.mark.slow
 def test_rows_changed_by_someone_else_are_noticed(lake: S3Lake) -> None:
     lake.sync(spec(), [{"id": 1}, {"id": 2}])
-    assert lake.destination.external_change("c", ("c", "t")) is None
+    assert lake.destination.inspect(("c", "t")).find_external_change() is None
     DeltaTable(lake.destination.table_uri(("c", "t"))).delete("id = 1")
-    found = DeltaDestination(lake.destination.root).external_change("c", ("c", "t"))
+    found = DeltaDestination(lake.destination.root).inspect(("c", "t")).find_external_change()
     assert found is not None
     assert found.startswith("version 1, DELETE at 20")

@@ -88,18 +88,18 @@ def test_a_commit_survives_a_loss_of_power(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: WriteMode
 ) -> None:
     """Regression: Delta left it to the operating system when its log reaches the disk."""
-    settled: list[Path] = []
+    synced: list[Path] = []
     for module in ("files", "destinations.delta.filesystem", "destinations.delta.table"):
         monkeypatch.setattr(
-            f"atlas_dagster.{module}.fsync_path", lambda path: settled.append(Path(path))
+            f"atlas_dagster.{module}.fsync_path", lambda path: synced.append(Path(path))
         )
     for unpublished in (True, False):
         writer = lake.open(spec(mode), continues=not unpublished)
         lake.write(writer, [{"id": 1}])
         envelope = lake.commit(writer, unpublished=unpublished)
         writer.merge_committed()
-        assert lake.root / "_atlas/c" in settled
-        assert {file.path for file in envelope.streams[0].files} <= {p.name for p in settled}
+        assert lake.root / "_atlas/c" in synced
+        assert {file.path for file in envelope.streams[0].files} <= {p.name for p in synced}
     commits = {*lake.root.glob("**/_delta_log/*.json")}
     assert len(commits) >= 3
-    assert commits <= {*settled}
+    assert commits <= {*synced}

@@ -68,7 +68,7 @@ def test_names_that_postgres_has_taken(database: Database, mode: WriteMode) -> N
     columns = dict.fromkeys(("ctid", "xmin", "Select", "_atlas_arrival", "user"), STRING)
     for version in ("a", "b"):
         database.sync(spec(mode, **columns), [{"id": 1, **dict.fromkeys(columns, version)}])
-    known = database.destination.known_columns(("c", "t"))
+    known = database.destination.inspect(("c", "t")).columns()
     names = {field: name for (field, _), name in known.made_for.items()}
     assert set(names) == {"id", "v", *columns}
     assert (names["Select"], names["user"]) == ("Select", "user")

@@ -21,7 +21,7 @@ SECRET = "hunter22"
 
 def failure(address: str) -> AtlasError:
     with closing(PostgresDestination(address)) as destination, pytest.raises(AtlasError) as caught:
-        destination.open("c", spec())
+        destination.inspect(("c", "t")).open(spec())
     told = str(caught.value)
     assert SECRET not in repr(caught.value)
     assert "\n" not in told

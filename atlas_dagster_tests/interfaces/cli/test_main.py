@@ -98,7 +98,7 @@ for command in {commands}:
         "atlas_dagster.runners.docker.runner",
         "atlas_dagster.runners.python",
         "atlas_dagster.registry",
-        "atlas_dagster.sync.reconcile",
+        "atlas_dagster.sync.resume",
     ],
 )
 def test_the_engine_does_not_import_dagster(module: str) -> None:

@@ -149,7 +149,7 @@ def test_the_summary_of_tables_in_postgres(
         "append",
     )
     with closing(destination):
-        writer = destination.open("shop", spec)
+        writer = destination.inspect(spec.path).open(spec)
         writer.write(RecordBatch.from_pylist([{"id": 41}], spec.schema.arrow))
         commit = StreamCommit(StreamDescriptor("users"), spec.path, 0, False, writer.stage())
         destination.commit(Envelope(1, 1, "shop", (commit,), Raw(b"[]"), 1.0), [writer])

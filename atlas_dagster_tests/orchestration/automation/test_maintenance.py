@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from atlas_dagster.destinations.capabilities import Maintained
+from atlas_dagster.destinations.base import Maintained
 from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -77,7 +77,7 @@ def test_no_command_uses_the_connection_meanwhile(
 ) -> None:
     locked = []
 
-    def maintain(self: object, connection: str, table: object, *, retain_hours: int) -> Maintained:
+    def maintain(self: object, table: object, *, retain_hours: int) -> Maintained:
         assert retain_hours == 168
         lock = filelock.FileLock(Path(instance.root_directory) / "renewals/shop.lock")
         with pytest.raises(filelock.Timeout):

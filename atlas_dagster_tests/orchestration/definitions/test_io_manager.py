@@ -59,7 +59,7 @@ def sync_table(lake: Path, table: TablePath, rows: Sequence[dict[str, Any]]) -> 
     builder = BatchBuilder(spec.schema, sync_id=1, generation_id=0)
     encoded = [Raw(msgspec.json.encode(row)) for row in rows]
     builder.extend([Record("t", data, 1_700_000_000_000) for data in encoded], 1)
-    writer = destination.open(table[0], spec)
+    writer = destination.inspect(table).open(spec)
     writer.write(builder.build())
     commit = StreamCommit(StreamDescriptor(table[-1]), table, 0, False, writer.stage())
     envelope = Envelope(7, 1, table[0], (commit,), Raw(b"[]"), now())

@@ -15,9 +15,9 @@ import pytest
 from deltalake import write_deltalake
 from pyarrow import table as arrow_table
 
-from atlas_dagster.destinations.delta.dedup_writer import DedupWriter
 from atlas_dagster.destinations.delta.destination import DeltaDestination
 from atlas_dagster.destinations.delta.table import LakeTable
+from atlas_dagster.destinations.delta.writer import DedupWriter
 from atlas_dagster.sync import commits
 from atlas_dagster_tests.destinations.stores import Database
 from atlas_dagster_tests.orchestration.connections import declare_shop
@@ -270,7 +270,7 @@ def test_neither_remembers(shop: Shop, instance: dg.DagsterInstance) -> None:
     instance.delete_run(shop.run().run_id)
     instance.wipe_assets([KEY])
     shop.lose_envelopes()
-    assert "so it is not known where to continue" in shop.run().failure
+    assert "neither Dagster's event log nor the _atlas data" in shop.run().failure
     assert shop.ids() == [1, 2, 3]
     assert shop.run("remove").success
     assert shop.run().warnings == []
