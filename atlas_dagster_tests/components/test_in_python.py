@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from atlas_dagster import AirbyteConnection, build_airbyte_assets
 from atlas_dagster.errors import ConfigError
 from atlas_dagster_tests.commands import run_in
-from atlas_dagster_tests.interfaces.cli.scripted_source import SOURCE
+from atlas_dagster_tests.interfaces.cli.conftest import NUMBERS_SOURCE
 
 pytestmark = pytest.mark.dagster
 
@@ -45,7 +45,7 @@ def project(tmp_path: Path) -> Path:
     (package / "defs").mkdir()
     (package / "defs" / "__init__.py").touch()
     (package / "definitions.py").write_text(DEFINITIONS)
-    (package / "source.py").write_text(SOURCE)
+    (package / "source.py").write_text(NUMBERS_SOURCE)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (tmp_path / "pyproject.toml").write_text(
         '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "analytics"\n'

@@ -15,7 +15,7 @@ from dagster.components.core.decl import YamlDecl
 
 from atlas_dagster.interfaces import cli
 from atlas_dagster_tests.components.connections_project import Project, importable
-from atlas_dagster_tests.interfaces.cli.scripted_source import SOURCE
+from atlas_dagster_tests.interfaces.cli.conftest import NUMBERS_SOURCE
 
 #: Nothing here takes more than a few seconds; drawing the tree of components took for ever.
 pytestmark = pytest.mark.timeout(120)
@@ -139,7 +139,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     with importable(tmp_path, monkeypatch) as project:
         command = json.dumps([sys.executable, "source.py"])
         project.declare("good", f"command: {command}", "config: {count: 1}")
-        (project.connections / "good" / "source.py").write_text(SOURCE)
+        (project.connections / "good" / "source.py").write_text(NUMBERS_SOURCE)
         project.discover("good", {"count": 1}, [{"name": "events", "json_schema": {}}])
         yield project
 
