@@ -17,6 +17,7 @@ from atlas_dagster.destinations.base import TableSpec
 from atlas_dagster.destinations.envelope import Envelope, StreamCommit
 from atlas_dagster.interfaces.cli.project import find_connection
 from atlas_dagster.interfaces.cli.sync import Outcome, print_summary
+from atlas_dagster.orchestration.automation import retries
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.types import TableSchema
@@ -82,7 +83,10 @@ def test_discover_check_and_two_syncs_of_a_real_connector(project: Project) -> N
 
 
 @pytest.mark.docker
-def test_a_connector_that_fails_is_told_in_its_own_words(project: Project) -> None:
+def test_a_connector_that_fails_is_told_in_its_own_words(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_FIRST_SECONDS", 0.1)
     project.declare("standin", *STANDIN, "config: {count: 40, behaviour: die}")
     project.declare("locked", *STANDIN, "config: {fail_check: true}")
     assert atlas("discover").exit_code == 0

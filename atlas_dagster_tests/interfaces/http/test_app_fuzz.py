@@ -56,7 +56,7 @@ def server(_state: Path) -> Iterator[dict[str, Any]]:
 
 
 few = settings(
-    max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 
@@ -105,7 +105,7 @@ _FIELDS = ["connector_name", "config", "stream_name", "state", "cursor_field", "
 
 
 @pytest.mark.parametrize("field", [*_FIELDS, "incremental", "metadata_columns", "else"])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(value=_NASTY)
 def test_no_value_of_a_field_breaks_the_server(
     server: dict[str, Any], field: str, value: str
