@@ -190,7 +190,7 @@ def test_a_dry_run_says_where_it_would_go_on_and_leaves_all_as_it_is(runs: FakeR
 @pytest.mark.parametrize(
     ("options", "would"),
     [
-        ({"refresh": "remove"}, "read from the beginning, and replace the rows of the table once"),
+        ({"refresh": "remove"}, "read from the beginning, and replace the rows of the table when"),
         ({"refresh": "retain"}, "read from the beginning, and keep the newest row"),
         ({"streams": {"events": {"state": {"at": 7}}}}, r'resume from \{"at": 7\}'),
     ],
