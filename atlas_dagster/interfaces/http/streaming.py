@@ -129,12 +129,13 @@ class RowResponse(StreamingResponse):
         self._held = held
         self._seconds = seconds
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             try:
                 async with asyncio.timeout(self._seconds):
-                    await super().__call__(scope, receive, send)
-            except _BrokenOffError:
+                    # Starlette's own listener would cancel the clean-up of the stream, too.
+                    await while_connected(receive, self.stream_response(send))
+            except (ClientLeftError, _BrokenOffError):
                 return  # without the end of the response: the server closes the connection
             except TimeoutError:
                 _log.warning("A client took more than %g seconds; broken off.", self._seconds)

@@ -98,10 +98,10 @@ def test_a_connector_that_fails_is_told_in_its_own_words(
     )
 
     assert [run.exit_code for run in (died, locked, checked)] == [4, 3, 3]
-    sentence, log = died.stderr.splitlines()
+    *_, sentence, log = died.stderr.splitlines()  # after warnings of retries
     assert sentence.endswith("source-standin: upstream went away")
     assert "Reading events after id" in Path(log.removeprefix("The connector's log: ")).read_text()
-    assert locked.stderr.splitlines()[0].endswith("bad password")
+    assert "bad password" in locked.stderr
     sentence, more, hint = checked.stderr.splitlines()
     assert sentence.endswith("bad password")
     assert more.endswith("docs/troubleshooting.md#check-failed")
