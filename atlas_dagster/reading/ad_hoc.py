@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args
 
 from platformdirs import user_state_dir
 
-from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.config.renewable_config import FileConfigStore
 from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.listener import SILENT, Listener
 from atlas_dagster.protocol.catalog import Catalog, ConfiguredStream, FieldPath, configure

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import msgspec
 
-from atlas_dagster.config.live_config import RenewableConfig
 from atlas_dagster.config.masking import Masker
+from atlas_dagster.config.renewable_config import RenewableConfig
 from atlas_dagster.errors import CheckFailedError, ConnectorFailedError, FailureType
 from atlas_dagster.listener import SILENT, Listener
 from atlas_dagster.protocol.catalog import Catalog

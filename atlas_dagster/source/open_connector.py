@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from atlas_dagster.config.live_config import RenewableConfig
 from atlas_dagster.config.masking import Masker, secret_values, secret_variables
+from atlas_dagster.config.renewable_config import RenewableConfig
 from atlas_dagster.config.validation import require_variables, resolve
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.runners.base import Runner

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct, field
 
-from atlas_dagster.config.live_config import ConfigStore
+from atlas_dagster.config.renewable_config import ConfigStore
 from atlas_dagster.listener import Listener
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.runners.limits import ExecutorConfig

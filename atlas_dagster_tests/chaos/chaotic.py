@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
+from atlas_dagster.config.renewable_config import FileConfigStore, RenewableConfig
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.limits import ExecutorConfig

@@ -11,7 +11,7 @@ import pytest
 
 from atlas_dagster.components import airbyte_connection
 from atlas_dagster.components.airbyte_connection import AirbyteConnection
-from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.config.renewable_config import FileConfigStore
 from atlas_dagster.errors import ConnectorFailedError
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.python import PythonRunner

@@ -17,7 +17,7 @@ import dagster as dg
 import docker
 from deltalake import DeltaTable
 
-from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.config.renewable_config import FileConfigStore
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster.protocol.catalog import configured_catalog_json
 from atlas_dagster.source.connection import Connection

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from atlas_dagster.cancellation import pause, raise_if_stopped, stop_signal
-from atlas_dagster.config.live_config import FileConfigStore
 from atlas_dagster.config.masking import Masker
+from atlas_dagster.config.renewable_config import FileConfigStore
 from atlas_dagster.errors import StoppedError
 from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import ConnectorCommand

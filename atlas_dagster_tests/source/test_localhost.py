@@ -6,8 +6,8 @@ from typing import Any
 import docker
 import pytest
 
-from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
+from atlas_dagster.config.renewable_config import FileConfigStore, RenewableConfig
 from atlas_dagster.errors import CheckFailedError
 from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import EnginePlace, Runner

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.config.renewable_config import FileConfigStore
 from atlas_dagster.errors import ConfigError, MissingVariableError, RunnerUnavailableError
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.registry import PublishedManifest, get_connector_image, get_connector_info

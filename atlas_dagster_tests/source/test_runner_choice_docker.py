@@ -5,7 +5,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from atlas_dagster.config.live_config import FileConfigStore
+from atlas_dagster.config.renewable_config import FileConfigStore
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.listener import SILENT
 from atlas_dagster.reading.ad_hoc import AdHocConnection

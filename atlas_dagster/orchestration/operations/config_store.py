@@ -11,7 +11,7 @@ import dagster as dg
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from sqlalchemy.exc import SQLAlchemyError
 
-from atlas_dagster.config.live_config import ConfigStore, FileConfigStore, wait_for
+from atlas_dagster.config.renewable_config import ConfigStore, FileConfigStore, wait_for
 from atlas_dagster.config.renewal import DeclarationHash
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.listener import Listener

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy
 from cryptography.fernet import Fernet
 
-from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import Masker
+from atlas_dagster.config.renewable_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.renewal import DeclarationHash, Renewal
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.listener import SILENT

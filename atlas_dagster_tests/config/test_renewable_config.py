@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.config.live_config import FileConfigStore, RenewableConfig
 from atlas_dagster.config.masking import MASK, Masker
+from atlas_dagster.config.renewable_config import FileConfigStore, RenewableConfig
 from atlas_dagster.errors import BrokenError, ConnectorFailedError
 from atlas_dagster.listener import SILENT
 from atlas_dagster.runners.base import ConnectorCommand
@@ -211,7 +211,7 @@ def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
 def test_a_source_must_not_renew_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas_dagster.config.live_config._MOST_RENEWALS", 2)
+    monkeypatch.setattr("atlas_dagster.config.renewable_config._MOST_RENEWALS", 2)
     renewals = [control({"credentials": {"refresh_token": f"token-{n}"}}) for n in (1, 1, 1, 2)]
     Called(tmp_path, *renewals, PASSED).connector.check()
     third = control({"credentials": {"refresh_token": "token-3"}})
