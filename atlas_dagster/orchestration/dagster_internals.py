@@ -111,7 +111,7 @@ __all__ = [  # noqa: RUF022 - sorted by purpose
     "get_library_json_enriched_defs",
     "safe_is_subclass",
     "LazyDefinitions",  # what `@definitions` makes: connections that are declared in Python
-    # The errors of a declaration, told in one sentence with file and line.
+    # The errors of a declaration, which become one sentence with file and line.
     "DagsterUnresolvableSymbolError",
     "ResolutionException",
     # The cached catalog is read outside of a load, too: its newest version.

@@ -129,7 +129,7 @@ def _io_manager(connection: Connection | None) -> dg.IOManagerDefinition:
 
 
 class _Rows:
-    """A table, read anew by whoever asks for its Arrow stream."""
+    """A table that is read again for each Arrow stream."""
 
     def __init__(
         self, destination: Destination, table: TablePath, columns: Sequence[str] | None
@@ -155,7 +155,7 @@ def _table(context: dg.InputContext) -> TablePath:
 
 
 def _loader(annotation: Any, key: dg.AssetKey) -> Callable[[_Rows], Any]:
-    # By name: whoever annotates with polars or DuckDB has imported it, nobody else need have it.
+    # By name, because polars and DuckDB are optional; an annotation with them has imported them.
     name = getattr(annotation, "__name__", "Any")
     package = getattr(annotation, "__module__", "").partition(".")[0].removeprefix("_")
     match package, name:
