@@ -84,11 +84,11 @@ dagster-versions: .venv ## run the tests marked dagster with the oldest and the 
 	@for versions in oldest newest; do \
 		case $$versions in \
 		oldest) pins=$$(sed -n 's/^    "\(dagster[a-z0-9-]*\)>=\([0-9.]*\),.*/\1==\2/p' pyproject.toml) ;; \
-		newest) pins=dagster ;; \
+		newest) pins=$$(sed -n 's/^    "\(dagster[a-z0-9-]*\)>=.*/\1/p' pyproject.toml) ;; \
 		esac; \
 		$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/dagster-$$versions && \
 		$(BIN)/uv pip install --quiet --upgrade --python build/dagster-$$versions/bin/python \
-			-r build/locked.txt $$pins dagster-dg-cli --editable . && \
+			-r build/locked.txt $$pins --editable . && \
 		echo "==== Tests with $$(build/dagster-$$versions/bin/dagster --version)" && \
 		build/dagster-$$versions/bin/python -m pytest -q -m "dagster and not docker and not browser and not postgres and not pypi" $(ARGS) || exit; \
 	done
