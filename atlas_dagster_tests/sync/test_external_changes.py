@@ -120,7 +120,7 @@ def test_another_table_in_the_place(delta_lake: Lake) -> None:
         lambda: delta_lake.prepare([A]),
         lambda: upkeep(delta_lake, A).refresh([NAME], keep_rows=False),
     ):
-        with pytest.raises(DestinationError, match="Atlas did not make"):
+        with pytest.raises(DestinationError, match="Atlas did not create"):
             ask()
     assert delta_lake.ids("a") == [77]
 

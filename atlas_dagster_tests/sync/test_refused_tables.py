@@ -80,7 +80,7 @@ def test_a_table_whose_log_is_broken(delta_lake: Lake) -> None:
     assert str(done.failure).startswith(
         f"1 of 2 streams did not complete. a: {table} cannot be read as a Delta table (Kernel error"
     )
-    assert "or move or delete the folder, and the stream is read from the" in str(done.failure)
+    assert "move or delete the folder" in str(done.failure)
     assert "unknown>" not in str(done.failure)
     assert delta_lake.ids("b") == [1, 2]
     with pytest.raises(DestinationError, match="Delta table"):
@@ -116,11 +116,11 @@ def test_changes_that_wait_and_were_deleted(
     for file in delta_lake.untracked("a"):
         file.unlink()
     failed = delta_lake.sync([MERGED, B], output("b", 1))
-    assert "lacks 1 of the files that wait for their merge, such as part-" in str(failed.failure)
-    assert "perhaps by a VACUUM" in str(failed.failure)
+    assert "1 unmerged files" in str(failed.failure)
+    assert "such as part-" in str(failed.failure)
     assert "`atlas refresh`" in str(failed.failure)
     assert delta_lake.ids("b") == [1]
-    with pytest.raises(DestinationError, match="wait for their merge"):
+    with pytest.raises(DestinationError, match="unmerged files"):
         upkeep(delta_lake, MERGED).reset([NAME])
     take(delta_lake, way_out, MERGED)
     assert delta_lake.ids("a") == ([] if way_out == "clear" else [1])

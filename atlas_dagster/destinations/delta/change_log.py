@@ -39,7 +39,7 @@ class StreamTables:
         return self.changes.seq > self.main.seq
 
     @property
-    def waiting(self) -> list[DataFile]:
+    def pending_files(self) -> list[DataFile]:
         return [self.open_file(name) for name in self.changes.file_names] if self.is_behind else []
 
     @property
@@ -48,13 +48,13 @@ class StreamTables:
 
         Dropping a table also deletes the pending files in its folder.
         """
-        return self.main.exists or any(file.exists() for file in self.waiting)
+        return self.main.exists or any(file.exists() for file in self.pending_files)
 
     @property
     def arrow_schema(self) -> pa.Schema | None:
         return self.main.arrow_schema or self.changes.arrow_schema
 
-    def take(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
+    def commit(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
         """Commit ``part`` of ``envelope``, whose files have the columns of ``schema``.
 
         A commit without rows creates a missing table: a log without pending files would mean that
@@ -64,16 +64,16 @@ class StreamTables:
             DestinationError: another sync has committed to one of the tables.
         """
         if envelope.action != "sync":
-            self._take_without_rows(envelope, part, schema)
+            self._commit_edit(envelope, part, schema)
         elif part.unpublished or (part.primary_key and (part.files or self.exists)):
-            # The log does not have commits that only the published table has taken.
+            # The log's own fence would miss a commit to the published table only.
             self.main.check_fence()
             self._append_unpublished(envelope, part, schema)
         else:
             self._publish(envelope, part, schema)
 
-    def _take_without_rows(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
-        """Take a commit without rows in both tables, so that a running sync cannot commit.
+    def _commit_edit(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
+        """Commit to both tables, so that the fence stops a running sync.
 
         The log is created if needed, because a sync may be about to create it.
         """
@@ -99,16 +99,16 @@ class StreamTables:
     def _publish(self, envelope: Envelope, part: StreamCommit, schema: pa.Schema) -> None:
         """Add the files of ``part``, and the pending ones that it continues, to the table."""
         self.changes.check_fence()
-        waiting: list[StagedFile] = []
+        pending: list[StagedFile] = []
         if part.continues:
-            waiting = self.changes.files
-            schema = self.changes.united(schema)
+            pending = self.changes.files
+            schema = self.changes.add_own_columns(schema)
         elif self.changes.seq >= envelope.seq:
             # A dropped table starts with a new seq; its old log must not be ahead of it.
             self.changes.add((), envelope, schema, replaces=True)
         if not part.replaces:
             self.main.widen(schema)
-        self.main.add([*waiting, *part.files], envelope, schema, replaces=part.replaces)
+        self.main.add([*pending, *part.files], envelope, schema, replaces=part.replaces)
         self.tidy()
 
     def tidy(self) -> None:

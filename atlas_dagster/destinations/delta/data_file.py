@@ -1,4 +1,4 @@
-"""One Parquet file of a table, read a few thousand rows at a time."""
+"""One Parquet file of a table, read in batches of 16,384 rows."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _READ_AHEAD = 1024 * 1024
 
 
 class DataFile:
-    """The file ``name`` in ``folder``, by any writer."""
+    """The Parquet file ``name`` in ``folder``, written by Atlas or by others."""
 
     def __init__(self, filesystem: pafs.FileSystem, folder: str, name: str) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class DataFile:
         return int(self.metadata.num_rows)
 
     def null_count(self, name: str) -> int | None:
-        """How many rows have nothing in column ``name``; None where the file does not say."""
+        """Return the number of NULLs in column ``name``; None if the file has no statistics."""
         names = self.metadata.schema.names
         if name not in names:
             return self.rows
@@ -43,9 +43,9 @@ class DataFile:
         return None if found is None else sum(s.null_count for s in found)
 
     def holds_text(self, name: str, part: str) -> bool:
-        """Whether a value of the text column ``name`` may have ``part`` in it.
+        """Return whether a value of the text column ``name`` may contain ``part``.
 
-        Cheap where the column has few different values.
+        This is fast for a column with few distinct values.
         """
         names = self.metadata.schema.names
         if name not in names:
@@ -63,12 +63,12 @@ class DataFile:
             )
 
     def staged(self) -> StagedFile:
-        """The file as a commit lists it."""
+        """Return the file as a commit lists it."""
         size = self._filesystem.get_file_info(self.path).size
         return StagedFile(self.name, int(size), self.rows, _statistics(self.metadata))
 
     def batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """All rows in order, with the columns of ``schema``; one that the file lacks is null."""
+        """Yield all rows in order, with the columns of ``schema``; missing columns are null."""
         with (
             self._filesystem.open_input_file(self.path) as source,
             pq.ParquetFile(source, buffer_size=_READ_AHEAD) as reader,
@@ -101,14 +101,14 @@ def _conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _column_statistics(metadata: pq.FileMetaData, index: int) -> list[pq.Statistics] | None:
-    """Those of each row group; None if one lacks them."""
+    """Return the column's statistics for each row group; None if a row group has none."""
     groups = range(metadata.num_row_groups)
     found = [metadata.row_group(group).column(index).statistics for group in groups]
     return None if any(s is None or not s.has_null_count for s in found) else found
 
 
 def _statistics(metadata: pq.FileMetaData) -> str:
-    """Delta's statistics of a file; with minima and maxima, so that readers can skip files."""
+    """Return Delta's statistics of a file as JSON; readers skip files by minima and maxima."""
     least: dict[str, Any] = {}
     most: dict[str, Any] = {}
     nulls: dict[str, int] = {}
@@ -119,7 +119,7 @@ def _statistics(metadata: pq.FileMetaData) -> str:
             continue
         nulls[name] = sum(s.null_count for s in found)
         bounded = [s for s in found if s.has_min_max]
-        # Text bounds would have to be cut and rounded; keys that matter for skipping are numbers.
+        # Text bounds would have to be truncated; the keys that help to skip files are integers.
         if len(bounded) == len(found) and all(type(s.min) is int for s in bounded):
             least[name] = min(s.min for s in bounded)
             most[name] = max(s.max for s in bounded)

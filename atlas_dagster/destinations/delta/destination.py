@@ -74,8 +74,8 @@ class DeltaSnapshot(TableSnapshot):
     def find_external_change(self) -> str | None:
         if self.tables.main.exists and not self.tables.seq:
             raise DestinationError(
-                f"{self._uri} is a table that Atlas did not make for connection "
-                f"'{self.path[0]}': move or delete it, and the stream is read from the beginning."
+                f"{self._uri} is a table that Atlas did not create for connection "
+                f"'{self.path[0]}'; move or delete it, then sync the stream from the beginning."
             )
         with explained(self._uri):
             return find_external_change(
@@ -118,7 +118,7 @@ class DeltaSnapshot(TableSnapshot):
 
 
 class DeltaDestination(Destination, StoresTables, Maintainable):
-    """A lake: a folder, or an object store's address, with a table per stream."""
+    """A lake with one Delta table per stream; ``root`` is a folder or an object store's address."""
 
     kind = "deltalake"
 
@@ -151,7 +151,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         try:
             write_deltalake(uri, rows, mode="overwrite", schema_mode="overwrite")
         except (DeltaError, pa.ArrowException) as error:
-            raise ConfigError(f"{uri} cannot hold what the asset returned: {error}") from error
+            raise ConfigError(f"{uri} cannot store the asset's rows: {error}") from error
         return TableInfo(uri, self._table(table).row_count)
 
     def inspect(self, table: TablePath) -> DeltaSnapshot:
@@ -194,8 +194,8 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         for snapshot in snapshots:
             if snapshot.seq != expected_seqs[snapshot.path]:
                 raise DestinationError(
-                    f"{self.table_uri(snapshot.path)} was written by a sync of this connection "
-                    "meanwhile; once that has ended, do it again."
+                    f"A sync of this connection has written to {self.table_uri(snapshot.path)} "
+                    "meanwhile; wait until it has ended, then try again."
                 )
         for snapshot in snapshots:
             self._roll_forward(envelope, snapshot)
@@ -237,7 +237,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
         return Recovered(envelopes, refused)
 
     def _roll_forward(self, envelope: Envelope, snapshot: DeltaSnapshot) -> None:
-        """Have the table take its part of ``envelope``."""
+        """Commit the table's part of ``envelope``."""
         tables, commit = snapshot.tables, envelope.commit_to(snapshot.path)
         if not commit.files and not tables.exists:
             return  # the table was dropped; only its change log is left
@@ -251,11 +251,11 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
                         return  # the table was dropped, and its files with it
                     raise DestinationError(
                         f"{tables.main.uri} lacks commit {envelope.seq}, which other tables of "
-                        f"{envelope.connection} have, and its files are gone; run "
-                        f"`atlas refresh {envelope.connection}`."
+                        f"{envelope.connection} have, and the files of that commit are missing; "
+                        f"run `atlas refresh {envelope.connection}`."
                     ) from None
             if schema is not None:
-                tables.take(envelope, commit, schema)
+                tables.commit(envelope, commit, schema)
 
     def _schema_of(self, file: DataFile) -> pa.Schema:
         """Return the columns of a staged file."""
@@ -284,7 +284,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             )
 
     def _uncommitted_files(self, snapshot: DeltaSnapshot) -> set[str]:
-        """Return the files that stored envelopes list for a table that has yet to take them."""
+        """Return the files that envelopes list for a table and that it has not committed yet."""
         connection, last = snapshot.path[0], snapshot.seq or 0
         envelopes = (self.envelope(connection, seq) for seq in self._stored_seqs(connection))
         return {
@@ -309,7 +309,7 @@ class DeltaDestination(Destination, StoresTables, Maintainable):
             return pa.table(query.execute(f"SELECT * FROM rows LIMIT {rows}"))  # noqa: S608
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: no connection is open."""
 
     def _table(self, path: TablePath) -> LakeTable:
         return LakeTable(self.table_uri(path), connection=path[0])

@@ -1,7 +1,7 @@
-"""Where the files of a lake are: a local folder or an object store.
+"""File access of a lake, in a local folder or an object store.
 
-Credentials and endpoints come from the environment alone, under the names that Delta's own writer
-reads: ``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` and so on.
+Credentials and endpoints come only from the environment variables that Delta's writer reads:
+``AWS_ACCESS_KEY_ID``, ``AWS_REGION``, ``AWS_ENDPOINT_URL`` and so on.
 """
 
 import os
@@ -45,15 +45,15 @@ class Store:
                 raise pa.ArrowInvalid("it names no bucket")
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ConfigError(
-                f"'{self.root}' is no place for tables ({error}); it must be a folder, or an "
-                "address such as s3://bucket/folder."
+                f"'{self.root}' is not a valid address of a lake ({error}); write a folder, or "
+                "an address such as s3://bucket/folder."
             ) from error
 
     def path(self, *parts: str) -> str:
         return "/".join((self.base, *parts))
 
     def make_folder(self, path: str) -> None:
-        """Object stores have none."""
+        """Create a local folder; object stores need none."""
         if self.is_local:
             self.filesystem.create_dir(path, recursive=True)
 
@@ -72,55 +72,55 @@ class Store:
 
 
 def unusable(uri: str, error: OSError) -> AtlasError:
-    """What to raise where a lake or a table of it cannot even be looked at."""
+    """Return the error to raise for a lake or table that cannot be opened."""
     reason = reason_of(error)
-    access = "that this process may use it"
+    access = "that this process may access it"
     if "://" in uri:
         access += " (credentials and endpoint come from its environment, such as AWS_*)"
     kind = TransientError if any(sign in str(error) for sign in _UNREACHABLE) else ConfigError
-    return kind(f"{uri} cannot be opened ({reason}); see that it is there and {access}.")
+    return kind(f"{uri} cannot be opened ({reason}); check that it exists and {access}.")
 
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn what Arrow, Delta or the system raises while ``uri`` is worked on into a sentence.
+    """Turn errors of Arrow, Delta or the system about ``uri`` into an :class:`AtlasError`.
 
     Raises:
-        DestinationError: the disk is full, access is lost, a file is gone or is no Parquet.
+        DestinationError: the disk is full, access is lost, a file is missing or not Parquet.
         TransientError: the store does not answer.
     """
     try:
         yield
     except FileNotFoundError as error:
         raise DestinationError(
-            f"{uri} lacks a file that belongs to it ({reason_of(error)}); restore it, or have the "
-            "stream read again with `atlas refresh`."
+            f"A file of {uri} is missing ({reason_of(error)}); restore it, or read the stream "
+            "again with `atlas refresh`."
         ) from error
     except OSError as error:
         if any(sign in str(error) for sign in _UNREACHABLE):
             raise TransientError(
-                f"The store of {uri} does not answer ({reason_of(error)}); sync again: what is "
-                "committed stays, the rest is read again."
+                f"The store of {uri} does not answer ({reason_of(error)}); sync again: committed "
+                "rows stay, the rest is read again."
             ) from error
         raise DestinationError(
-            f"Writing {uri} failed ({reason_of(error)}); free space or mend the access, then sync "
-            "again: what is committed stays, the rest is read again."
+            f"Writing {uri} failed ({reason_of(error)}); free space or fix the access, then sync "
+            "again: committed rows stay, the rest is read again."
         ) from error
     except (DeltaError, pa.ArrowException) as error:
         raise DestinationError(
-            f"{uri} cannot be worked on ({reason_of(error)}); undo what was changed about it, have "
-            "the stream read again with `atlas refresh`, or move the table away."
+            f"{uri} cannot be read or written ({reason_of(error)}); undo the last change to it, "
+            "read the stream again with `atlas refresh`, or move the table away."
         ) from error
 
 
 def reason_of(error: Exception) -> str:
-    """What Arrow, Delta or the system says, in one line.
+    """Return the message of an error of Arrow, Delta or the system, in one line.
 
-    Delta words its errors over several coloured lines, the server's XML in the last; behind them
-    may be a trace of its functions.
+    Delta's messages have several coloured lines. The last may be the server's XML; a stack trace
+    may follow.
     """
-    said = _TRACE.split(_COLOR.sub("", str(error)))[0]
-    words = " ".join(said.replace("↳", ":").split())
+    message = _TRACE.split(_COLOR.sub("", str(error)))[0]
+    words = " ".join(message.replace("↳", ":").split())
     answer = _ANSWER.search(words)
     return answer.expand(r"\1: \2") if answer else words[:_REASON_LENGTH]
 
@@ -130,7 +130,7 @@ def _object_store(address: str) -> tuple[pafs.FileSystem, str]:
     if not address.startswith("s3://") or not endpoint:
         filesystem, base = pafs.FileSystem.from_uri(address)
         return filesystem, base
-    # Arrow does not look for an endpoint in the environment.
+    # Arrow does not read the endpoint from the environment.
     parts = urlsplit(endpoint)
     filesystem = pafs.S3FileSystem(
         endpoint_override=parts.netloc,

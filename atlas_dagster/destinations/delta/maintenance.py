@@ -1,8 +1,8 @@
-"""Few big files instead of many small ones, and none that nothing needs.
+"""Compaction of small files, and deletion of files that no version of a table needs.
 
-Neither touches the ``seq`` of a table: an application transaction outlives OPTIMIZE, checkpoints
-and the clean-up of the log. Compaction is a commit of the operation OPTIMIZE, without a ``seq``; it
-changes no row, so it counts as nobody's write. Deleting files leaves no commit.
+Neither changes the ``seq`` of a table: an application transaction survives OPTIMIZE, checkpoints
+and log clean-up. Compaction is a commit of the operation OPTIMIZE, without a ``seq``. It changes no
+row, so it is not an external change. Deleting files makes no commit.
 """
 
 from collections.abc import Collection
@@ -27,10 +27,10 @@ def maintain(
 ) -> Maintained:
     """Compact ``table``, then delete its files that only versions older than ``retain_hours`` use.
 
-    So go the files that a killed sync left, once they are that old.
+    This also deletes files of killed syncs, once they are that old.
 
     Args:
-        folder: the table's, on ``filesystem``.
+        folder: the table's folder, on ``filesystem``.
         keep: files of commits that are prepared and not in the table yet.
     """
     if table.handle is None:
@@ -38,18 +38,18 @@ def maintain(
     properties = WriterProperties(compression="ZSTD", compression_level=1)
     try:
         metrics = table.handle.optimize.compact(writer_properties=properties)
-        # Full, for only that finds what no version knows of. Delta may be asked for less than the
-        # table's own week; the caller decides.
+        # Only a full vacuum finds files that no version lists. The caller's retention may be
+        # shorter than the table's own (a week by default).
         listed = table.handle.vacuum(
             retain_hours, dry_run=True, full=True, enforce_retention_duration=False
         )
     except DeltaError as error:
         raise DestinationError(
-            f"{table.uri} refused its maintenance ({reason_of(error)}); its rows are as they were. "
-            "If something else writes to the table, let it end, then run the maintenance again."
+            f"Maintenance of {table.uri} failed ({reason_of(error)}); its rows are unchanged. Run "
+            "it again once no other program writes to the table."
         ) from error
-    # Deleted here, for Delta would take a table that stands in a folder of this one, such as a
-    # namespace named like a stream, for files that nobody needs.
+    # Not deleted by Delta: it would also delete another table in a subfolder of this one, such as
+    # in a namespace with the name of this stream.
     deleted = 0
     for file in listed:
         if "/" in file or file in keep:
@@ -57,7 +57,7 @@ def maintain(
         try:
             filesystem.delete_file(f"{folder}/{file}")
         except FileNotFoundError:
-            # Delta lists a file that left the table as long as its log tells of it, deleted or not.
+            # Delta lists a removed file while its log mentions it, even if it is already deleted.
             continue
         deleted += 1
     return Maintained(metrics["numFilesRemoved"], metrics["numFilesAdded"], deleted)

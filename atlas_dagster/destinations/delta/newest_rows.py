@@ -1,8 +1,8 @@
-"""Which rows of a set of files are the newest of their key.
+"""The newest row of each key in a set of files.
 
-Keys are compared by 64-bit hashes first, eight bytes a new row. Only rows whose hash occurs again
-are looked at closer, a bounded number of keys at a time, and there the keys themselves decide. So
-rows that are all new, as in a first load, cost one look at their keys and no rewriting.
+Keys are compared by 64-bit hashes first, which takes eight bytes for each new row. Only rows with a
+repeated hash are compared by the keys themselves, a bounded number of keys at a time. If all rows
+are new, as in a first load, their keys are read once and no file is rewritten.
 """
 
 import itertools
@@ -35,22 +35,22 @@ from atlas_dagster.records.kept_values import Mask
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
-#: Hashes held at once; more are taken in several passes over the files.
+#: Most hashes in memory; more take several passes over the files.
 _HASHES = 8_000_000
-#: Keys compared at once, and rows of them collected before the losers among them are let go.
+#: Most keys compared at once, and rows collected before the outdated ones are dropped.
 _KEYS = 250_000
 _VERSIONS = 3 * _KEYS
 _HASH, _ARRIVAL, _ROW, _ORDER = "_atlas_hash", "_atlas_arrival", "_atlas_row", "_atlas_order"
-#: Where new rows arrive: after all old ones, which arrived when they were extracted.
+#: Arrival of new rows: after all old rows, whose arrival is their time of extraction.
 _LAST = pa.scalar(2**63 - 1, pa.int64())
 _NAMED_ZONE = ZONE.replace("(", "(?P<zone>")
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 class Newest(Struct, frozen=True):
-    """Which rows of each file ``stay``.
+    """The rows of each file that ``stay``, as masks.
 
-    ``late``: versions that lost to one that had come before them.
+    ``late``: the number of rows that lost to a row that arrived before them.
     """
 
     stay: list[Mask]
@@ -60,17 +60,17 @@ class Newest(Struct, frozen=True):
 def newest_rows(
     old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking, *, unique: bool = True
 ) -> Newest:
-    """Which rows stay: all but those that another version of the same key replaces.
+    """Find the rows that stay: all except those that a newer version of their key replaces.
 
-    A version without a cursor that compares replaces all that came before it, and those that come
-    later start a new count: the newest is the one with the greatest cursor since the last such
-    version; of equal ones, the one extracted last, then the last to come. Rows without a value in
-    a field of the key have no other versions.
+    A version without a comparable cursor replaces all that arrived before it. The newest version
+    is the one with the greatest cursor since the last such version; of equal ones, the one
+    extracted last, then the one that arrived last. A row without a value in a field of the key has
+    no other versions.
 
     Args:
-        old: files of the table, which came before ``new``: in the order of their extraction.
-        new: files in order of arrival.
-        unique: ``old`` have each key once, and only keys of ``new`` are looked at.
+        old: files of the table, in the order of their extraction.
+        new: files in order of arrival, all after ``old``.
+        unique: ``old`` has each key once, so only keys of ``new`` are compared.
     """
     files, arrivals = [*old, *new], len(new)
     ends = np.cumsum([file.rows for file in files], dtype=np.int64)
@@ -82,21 +82,21 @@ def newest_rows(
     stays = np.ones(ends[-1], np.bool_)
     late = 0
     for part in range(parts := -(-sum(file.rows for file in new) // _HASHES)):
-        contested = _contested(old, new, by, part, parts)
-        if len(contested):
-            for lost in _losers(files, _HashSet(contested), by, first_new):
+        repeated = _repeated_hashes(old, new, by, part, parts)
+        if len(repeated):
+            for lost in _find_outdated(files, _HashSet(repeated), by, first_new):
                 stays[lost.rows] = False
                 late += lost.late
     return Newest(np.split(stays, ends[:-1]), late)
 
 
-class _Lost(Struct, frozen=True):
+class _Outdated(Struct, frozen=True):
     rows: Rows
     late: int
 
 
 class _HashSet:
-    """Hashes to look others up in. A table of first bits says no to most that are not here."""
+    """A set of hashes. A table of their first bits rejects most other hashes at once."""
 
     def __init__(self, ascending: Hashes) -> None:
         self.ascending = ascending
@@ -106,9 +106,9 @@ class _HashSet:
         self._near[ascending >> self._shift] = True
 
     def find(self, wanted: Hashes) -> tuple[Rows, Rows]:
-        """Which of ``wanted`` are here, and the place of each in the ascending order."""
+        """Return the indices of ``wanted`` that are in the set, and their positions in it."""
         near = np.flatnonzero(self._near[wanted >> self._shift])
-        near = near[np.argsort(wanted[near])]  # a search in order stays in the processor's cache
+        near = near[np.argsort(wanted[near])]  # searching in order uses the processor's cache
         values = wanted[near]
         places = np.searchsorted(self.ascending, values)
         places[places == len(self.ascending)] = 0
@@ -116,11 +116,11 @@ class _HashSet:
         return near[hit], places[hit]
 
 
-def _contested(
+def _repeated_hashes(
     old: Sequence[DataFile], new: Sequence[DataFile], by: Ranking, part: int, parts: int
 ) -> Hashes:
-    """The hashes, of one part of all, that occur in ``new`` and once more anywhere; ascending."""
-    space = np.empty(sum(file.rows for file in new), np.uint64)  # untouched, it takes no memory
+    """Return the hashes of one part that occur in ``new`` and once more anywhere, ascending."""
+    space = np.empty(sum(file.rows for file in new), np.uint64)  # unused parts take no memory
     filled = 0
     for found in _hashes(new, by, part, parts):
         space[filled : filled + len(found)] = found
@@ -139,25 +139,25 @@ def _contested(
     return hashes[first]
 
 
-def _losers(
-    files: Sequence[DataFile], contested: _HashSet, by: Ranking, first_new: int
-) -> Iterator[_Lost]:
-    """The rows, counted over all ``files``, that lose among those with ``contested`` hashes.
+def _find_outdated(
+    files: Sequence[DataFile], repeated: _HashSet, by: Ranking, first_new: int
+) -> Iterator[_Outdated]:
+    """Find the outdated rows, numbered over all ``files``, among those with ``repeated`` hashes.
 
-    They are put aside on disk first, so that all versions of some keys can be compared at once.
+    Rows with such a hash are first written to temporary files, each with all versions of its keys.
     """
     numbers = [(_HASH, pa.uint64()), (_ARRIVAL, pa.int64()), (_ROW, pa.int64())]
-    aside = pa.schema([*by.schema, *itertools.starmap(pa.field, numbers)])
+    schema = pa.schema([*by.schema, *itertools.starmap(pa.field, numbers)])
     row = 0
     with tempfile.TemporaryDirectory(prefix="atlas-merge-") as folder:
-        shares = [Path(folder, str(n)) for n in range(-(-len(contested.ascending) // _KEYS))]
+        shares = [Path(folder, str(n)) for n in range(-(-len(repeated.ascending) // _KEYS))]
         with ExitStack() as stack:
-            sinks = [stack.enter_context(pa.ipc.new_stream(path, aside)) for path in shares]
+            sinks = [stack.enter_context(pa.ipc.new_stream(path, schema)) for path in shares]
             for file in files:
                 is_new = row >= first_new
                 for batch in versions(file, by):
                     hashes, identified = _hash(batch, by), with_identity(batch, by)
-                    rows, places = contested.find(hashes)
+                    rows, places = repeated.find(hashes)
                     if identified is not None:
                         rows, places = rows[identified[rows]], places[identified[rows]]
                     bounds = np.searchsorted(places, np.arange(len(sinks) + 1) * _KEYS)
@@ -172,51 +172,51 @@ def _losers(
                                 pa.repeat(_LAST, len(chosen)) if is_new else arrival,
                                 pa.array(chosen + row),
                             ]
-                            sink.write_batch(pa.RecordBatch.from_arrays(columns, schema=aside))
+                            sink.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
                     row += batch.num_rows
         for path in shares:
-            yield from _losers_of_share(path, by, first_new)
+            yield from _find_outdated_of_share(path, by, first_new)
 
 
-def _losers_of_share(path: Path, by: Ranking, first_new: int) -> Iterator[_Lost]:
+def _find_outdated_of_share(path: Path, by: Ranking, first_new: int) -> Iterator[_Outdated]:
     kept: list[pa.RecordBatch] = []
-    waiting = 0
+    collected = 0
     with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as reader:
         for batch in reader:
             kept.append(batch)
-            waiting += batch.num_rows
-            if waiting > _VERSIONS:
-                kept, lost = _newest(kept, by, first_new)
-                waiting = 0
+            collected += batch.num_rows
+            if collected > _VERSIONS:
+                kept, lost = _split_newest(kept, by, first_new)
+                collected = 0
                 yield lost
     if kept:
-        yield _newest(kept, by, first_new)[1]
+        yield _split_newest(kept, by, first_new)[1]
 
 
-def _newest(
+def _split_newest(
     rows: list[pa.RecordBatch], by: Ranking, first_new: int
-) -> tuple[list[pa.RecordBatch], _Lost]:
-    """The rows that the next ones are to be compared with, and those that have lost."""
+) -> tuple[list[pa.RecordBatch], _Outdated]:
+    """Return the rows to compare with the next ones, and the outdated rows."""
     kept: list[pa.RecordBatch] = []
     lost: list[Rows] = []
     late = 0
     keys = [_HASH, *by.key_schema.names]
-    for found in _comparable(pa.Table.from_batches(rows), by):
-        table, replaced = _since_reset(found, keys) if by.cursor else (found, _NO_ROWS)
+    for found in _add_order(pa.Table.from_batches(rows), by):
+        table, replaced = _split_at_reset(found, keys) if by.cursor else (found, _NO_ROWS)
         order = [*([_ORDER] if by.cursor else []), EXTRACTED.name, _ROW]
-        table, first = _in_order(table, keys, *order)
+        table, first = _sort(table, keys, *order)
         numbers, last = table[_ROW].to_numpy(), np.append(first[1:], True)[: table.num_rows]
         winners = numbers[last][np.cumsum(first) - 1]
         lost += [replaced, numbers[~last]]
         late += int(np.sum(~last & (numbers > winners) & (numbers >= first_new)))
-        # A version that replaced others does so until all have been looked at.
+        # A version without a cursor stays to be compared with the rows that follow.
         still = pc.or_(pa.array(last), table[_ORDER].is_null()) if by.cursor else pa.array(last)
         kept += table.filter(still).drop_columns([_ORDER]).to_batches()
-    return kept, _Lost(np.concatenate(lost), late)
+    return kept, _Outdated(np.concatenate(lost), late)
 
 
-def _comparable(table: pa.Table, by: Ranking) -> Iterator[pa.Table]:
-    """``table`` in parts, all versions of a key in one, with a column that orders them."""
+def _add_order(table: pa.Table, by: Ranking) -> Iterator[pa.Table]:
+    """Yield ``table`` in parts with a column that orders versions; no key is in two parts."""
     if by.cursor is None:
         yield table.append_column(_ORDER, pa.nulls(table.num_rows, pa.bool_()))
         return
@@ -240,7 +240,7 @@ def _comparable(table: pa.Table, by: Ranking) -> Iterator[pa.Table]:
 
 
 def _compares_as_text(cursors: pa.ChunkedArray) -> bool:
-    """Whether the order of these texts is that of what they say: no moments, or all alike."""
+    """Return whether text order is cursor order: no dates, or all dates in one format."""
     dated = pc.match_substring_regex(cursors, DATED)
     if not pc.any(dated, min_count=0).as_py():
         return True
@@ -250,11 +250,11 @@ def _compares_as_text(cursors: pa.ChunkedArray) -> bool:
     return len(pc.unique(forms.drop_null())) == 1
 
 
-def _since_reset(table: pa.Table, keys: list[str]) -> tuple[pa.Table, Rows]:
-    """The versions of each key since the last without a cursor, and the rows before that."""
+def _split_at_reset(table: pa.Table, keys: list[str]) -> tuple[pa.Table, Rows]:
+    """Return the versions of each key since its last one without a cursor, and earlier rows."""
     if not table[_ORDER].null_count:
         return table, _NO_ROWS
-    table, first = _in_order(table, keys, _ARRIVAL, _ROW)
+    table, first = _sort(table, keys, _ARRIVAL, _ROW)
     group, places = np.cumsum(first) - 1, np.arange(table.num_rows)
     resets = table[_ORDER].is_null().to_numpy()
     last = np.full(int(first.sum()), -1)
@@ -263,8 +263,8 @@ def _since_reset(table: pa.Table, keys: list[str]) -> tuple[pa.Table, Rows]:
     return table.filter(pa.array(since)), table[_ROW].to_numpy()[~since]
 
 
-def _in_order(table: pa.Table, keys: list[str], *then: str) -> tuple[pa.Table, Mask]:
-    """``table`` sorted, and which rows are the first with their key."""
+def _sort(table: pa.Table, keys: list[str], *then: str) -> tuple[pa.Table, Mask]:
+    """Return ``table`` sorted, and a mask of the first row of each key."""
     names = [(name, "ascending", "at_start") for name in (*keys, *then)]
     table = table.take(pc.sort_indices(table, names)).combine_chunks()
     same = np.ones(max(table.num_rows - 1, 0), np.bool_)
@@ -286,26 +286,26 @@ def _hashes(files: Sequence[DataFile], by: Ranking, part: int, parts: int) -> It
 
 
 def _hash(batch: pa.RecordBatch, by: Ranking) -> Hashes:
-    """One hash per row, the same for equal keys."""
+    """Return one hash per row; equal keys have equal hashes."""
     combined = np.zeros(batch.num_rows, np.uint64)
     for name in by.key_schema.names:
         combined *= np.uint64(1_000_003)
         column = batch.column(name)
         if column.null_count == len(column):
             continue
-        hashes = pd.util.hash_array(_hashable(column), categorize=False)
+        hashes = pd.util.hash_array(_to_hashable(column), categorize=False)
         if column.null_count:
             hashes[column.is_null().to_numpy(zero_copy_only=False)] = 0
         combined += hashes
     return combined
 
 
-def _hashable(column: pa.Array) -> npt.NDArray[Any]:
-    """Values as NumPy has them, anything for NULL."""
+def _to_hashable(column: pa.Array) -> npt.NDArray[Any]:
+    """Return the values as a NumPy array; NULLs become arbitrary values."""
     if pa.types.is_floating(column.type):
         column = pc.add(column.fill_null(0), 0.0)  # -0.0 equals 0.0
     elif pa.types.is_primitive(column.type) and not pa.types.is_decimal(column.type):
-        # A date is 32 bits wide and casts to no wider number.
+        # A date has 32 bits and cannot be cast to a wider integer directly.
         number = column.cast(pa.int32()) if pa.types.is_date(column.type) else column
         column = number.cast(pa.int64()).fill_null(0)
     else:

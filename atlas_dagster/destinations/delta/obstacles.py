@@ -1,7 +1,7 @@
-"""What others may have made of a Delta table that Atlas cannot write to as it is.
+"""Features of a Delta table that keep Atlas from writing to it; other programs may add them.
 
-deltalake commits to some of these without a word, and the rows are then NULL, or against a rule,
-for every other reader (deltalake 1.6.6).
+deltalake 1.6.6 ignores some of them silently; other readers would then see NULLs, or rows that
+violate a constraint.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-#: Table features that ask nothing of rows as we write them, or only where a column or a property
-#: makes use of them, which is looked for.
+#: Table features that do not restrict Atlas's commits, or only if a column or a property uses them,
+#: which is checked separately.
 _HARMLESS = frozenset(
     {
         "appendOnly",
@@ -26,34 +26,34 @@ _HARMLESS = frozenset(
         "variantType",
     }
 )
-#: Writer version from which a table may have identity columns, which deltalake does not write.
+#: Writer version for tables with identity columns, which deltalake does not write.
 _IDENTITY_COLUMNS = 6
-#: Where a field's metadata makes a rule, and what it is called.
+#: Metadata keys of columns with a rule, and the name of that rule in messages.
 _RULES = {
     "delta.invariants": "an invariant on column",
     "delta.generationExpression": "the generated column",
     "delta.identity.start": "the identity column",
 }
-_REFRESH = "remove it, or refresh the stream, which makes the table anew without"
-_MOVE = "remove it, or move or delete the table, and the stream is read from the beginning"
+_REFRESH = "remove it, or refresh the stream, which creates the table without it"
+_MOVE = "remove it, or move or delete the table; the stream is then read from the beginning"
 
 
-def obstacles(handle: DeltaTable, *, replaces: bool, removes: bool) -> list[str]:
-    """What is in the way of a commit, in words, the last with what to do about all.
+def find_obstacles(handle: DeltaTable, *, replaces: bool, removes: bool) -> list[str]:
+    """Describe what prevents a commit; the last text ends with the fix for all.
 
-    ``replaces``: the commit makes the table anew, without most of these. ``removes``: it takes
-    files away.
+    ``replaces``: the commit recreates the table, without most obstacles. ``removes``: it removes
+    files.
     """
-    lasting = [*_lasting(handle, removes=removes)]
-    passing = [] if replaces else [*_passing(handle, removes=removes)]
-    found = lasting + passing
+    permanent = [*_find_permanent(handle, removes=removes)]
+    removable = [] if replaces else [*_find_removable(handle, removes=removes)]
+    found = permanent + removable
     if found:
-        found[-1] += f", which Atlas cannot write to: {_MOVE if lasting else _REFRESH}"
+        found[-1] += f", which Atlas cannot write to: {_MOVE if permanent else _REFRESH}"
     return found
 
 
-def _lasting(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
-    """What no commit of deltalake takes away."""
+def _find_permanent(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
+    """Yield the obstacles that no commit of deltalake removes."""
     protocol = handle.protocol()
     features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
     for feature in sorted(features - _HARMLESS):
@@ -64,8 +64,8 @@ def _lasting(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
         yield "the property delta.appendOnly"
 
 
-def _passing(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
-    """What goes when the table is made anew."""
+def _find_removable(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
+    """Yield the obstacles that disappear when the table is recreated."""
     metadata = handle.metadata()
     mode = metadata.configuration.get("delta.columnMapping.mode", "none")
     if mode != "none":
@@ -81,7 +81,7 @@ def _passing(handle: DeltaTable, *, removes: bool) -> Iterator[str]:
                 yield f"{rule} {field.name}"
         if not field.nullable:
             yield f"the NOT NULL column {field.name}"
-    # Rows are only added beside such files, but a merge reads them as they are.
+    # An append is safe, but a merge would read the deleted rows of such files.
     if removes and _has_deletion_vectors(handle):
         yield "deletion vectors (the table feature deletionVectors)"
 
@@ -93,5 +93,5 @@ def _has_deletion_vectors(handle: DeltaTable) -> bool:
         return True
     try:
         return bool(pa.table(handle.deletion_vectors()).num_rows)
-    except (DeltaError, OSError):  # there are, and they cannot be read
+    except (DeltaError, OSError):  # deletion vectors exist, but cannot be read
         return True

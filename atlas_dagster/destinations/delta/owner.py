@@ -1,7 +1,7 @@
-"""Which deployment the tables of a connection belong to.
+"""The owner of a connection's tables: a deployment.
 
-Kept as the name of an empty Delta table, for making one is atomic on every store: of two that come
-at the same time, one is refused.
+It is stored as the name of an empty Delta table, because creating a Delta table is atomic on every
+store: of two deployments that do so at the same time, one fails.
 """
 
 import pyarrow as pa
@@ -14,10 +14,10 @@ _SCHEMA = Schema.from_arrow(pa.schema([("deployment", pa.string())]))
 
 
 def claim_ownership(uri: str, deployment: str) -> str:
-    """Write ``deployment`` down unless there is an owner; who it is.
+    """Make ``deployment`` the owner unless there is one; return the owner.
 
     Raises:
-        ConfigError: the store does not let us look.
+        ConfigError: the store denies access.
         TransientError: the store does not answer.
     """
     try:
@@ -26,14 +26,14 @@ def claim_ownership(uri: str, deployment: str) -> str:
         pass
     except OSError as error:
         raise unusable(uri, error) from error
-    # Tried once: told that another was faster, Delta would make the table a second time.
+    # No retries: after a conflict, Delta would create the table a second time.
     once = CommitProperties(max_commit_retries=0)
     try:
         return _owner(
             DeltaTable.create(uri, _SCHEMA, mode="error", name=deployment, commit_properties=once)
         )
     except DeltaError:
-        return _owner(DeltaTable(uri))  # another was faster
+        return _owner(DeltaTable(uri))  # another deployment was faster
 
 
 def transfer_ownership(uri: str, deployment: str) -> None:

@@ -11,14 +11,14 @@ from atlas_dagster.destinations.delta.data_file import DataFile
 from atlas_dagster.destinations.delta.filesystem import Store
 from atlas_dagster.destinations.envelope import StagedFile
 
-#: Arrow bytes after which a new file is begun.
+#: Arrow bytes after which a new file starts.
 _FILE_BYTES = 256 * 1024 * 1024
-#: Row groups are at least this big, so that many small batches do not make many of them.
+#: Arrow bytes of a row group, so that small batches share one.
 _GROUP_BYTES = 8 * 1024 * 1024
 #: Arrow bytes that all tables of a sync together may buffer for their row groups.
 _BUFFERED_BYTES = 24 * 1024 * 1024
-#: A column chunk gives up its dictionary beyond this. Arrow's own limit of 1 MB lets columns of
-#: unique values build one, which costs two thirds more CPU and half as much space again.
+#: Largest dictionary of a column chunk. With Arrow's limit of 1 MB, columns of unique values get
+#: a dictionary, which takes two thirds more CPU and half as much space again.
 _DICTIONARY_BYTES = 32 * 1024
 
 
@@ -29,7 +29,7 @@ class RowGroupBudget:
         self._bytes: dict[ParquetStage, int] = {}
 
     def note(self, stage: "ParquetStage", size: int) -> None:
-        """Note that ``stage`` buffers ``size`` bytes. Above the limit, the fullest stage writes."""
+        """Note ``size`` Arrow bytes in ``stage``; over the limit, write the largest group."""
         self._bytes[stage] = size
         if not size:
             del self._bytes[stage]

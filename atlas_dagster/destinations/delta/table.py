@@ -1,9 +1,9 @@
 """One Delta table and the ``seq`` it holds.
 
 The ``seq`` of the last commit is a Delta application transaction, which survives compaction, vacuum
-and log clean-up. A handle is loaded once and kept from commit to commit: Delta refuses a commit
-whose handle has not seen another commit of the same application, and that refusal is the fence
-against a second writer.
+and log clean-up. A handle is loaded once and reused for all commits. Delta refuses a commit whose
+handle has not loaded another commit of the same application: this is the fence against a second
+writer.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from atlas_dagster.destinations.delta.filesystem import reason_of, unusable
-from atlas_dagster.destinations.delta.obstacles import obstacles
+from atlas_dagster.destinations.delta.obstacles import find_obstacles
 from atlas_dagster.destinations.envelope import Envelope, StagedFile, now
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.files import fsync_path
@@ -29,8 +29,8 @@ class LakeTable:
     """One Delta table, which may not exist yet.
 
     Raises:
-        ConfigError: its store does not let us look.
-        DestinationError: its log is broken.
+        ConfigError: its store denies access.
+        DestinationError: its log is damaged.
         TransientError: its store does not answer.
     """
 
@@ -47,7 +47,7 @@ class LakeTable:
         except DeltaError as error:
             raise DestinationError(
                 f"{self.uri} cannot be read as a Delta table ({reason_of(error)}); restore its "
-                "log, or move or delete the folder, and the stream is read from the beginning."
+                "log, or move or delete the folder; the stream is then read from the beginning."
             ) from error
         self._synced_version = self.version
 
@@ -66,16 +66,16 @@ class LakeTable:
 
     @property
     def file_names(self) -> list[str]:
-        """Of the table's files, relative to it and sorted."""
+        """The names of the table's files, relative to its folder and sorted."""
         return sorted(self._files().column("path").to_pylist()) if self.exists else []
 
     @property
     def files(self) -> list[StagedFile]:
-        """As a commit lists them; it need not look into them again."""
+        """The table's files as a commit lists them, with the statistics of the log."""
         return [_staged(row) for row in self._files().to_pylist()] if self.exists else []
 
     def files_near(self, other: "LakeTable", columns: Collection[str]) -> list[str]:
-        """The files that may hold values of ``columns`` that ``other`` holds, too."""
+        """Return the files that may have values of ``columns`` in common with ``other``."""
         mine, others = self._files(), other._files()
         near = pa.array([others.num_rows > 0] * mine.num_rows, pa.bool_())
         for column in columns:
@@ -116,13 +116,13 @@ class LakeTable:
         removed: Iterable[str] = (),
         unique_by: Collection[str] = (),
     ) -> None:
-        """Take ``files`` and ``envelope.seq`` in one transaction, making the table if need be.
+        """Add ``files`` and set ``envelope.seq`` in one transaction; create a missing table.
 
-        The files named in ``removed`` leave the table in the same transaction. With ``unique_by``,
-        the table has one row for each value of these columns now.
+        The same transaction removes the files named in ``removed``. ``unique_by``: the table then
+        has one row for each value of these columns.
 
         Raises:
-            DestinationError: another process has committed with our application id.
+            DestinationError: another process has committed with this application id.
         """
         actions = [
             AddAction(file.path, file.size, {}, int(envelope.prepared_at * 1000), True, file.stats)
@@ -140,24 +140,24 @@ class LakeTable:
             # be doubled. It would also create a table twice that another process has just created.
             max_commit_retries=0 if replaces or removals or not self.exists else None,
         )
-        delta_schema = Schema.from_arrow(_plain(schema))
+        delta_schema = Schema.from_arrow(_without_rules(schema))
         try:
             if self.handle is None:
                 create_table_with_add_actions(
                     self.uri, delta_schema, actions, mode="error", commit_properties=properties
                 )
                 self.handle = DeltaTable(self.uri)
-            elif replaces and obstacles(self.handle, replaces=False, removes=False):
+            elif replaces and find_obstacles(self.handle, replaces=False, removes=False):
                 self.reload(self.seq)
                 create_table_with_add_actions(
                     self.uri, delta_schema, actions, mode="overwrite", commit_properties=properties
                 )
             else:
-                self._allow_types(schema)
+                self._enable_features(schema)
                 if replaces:
                     self.reload(self.seq)
                 else:
-                    self._refuse_misfits(schema)
+                    self._check_columns(schema)
                 self.handle.create_write_transaction(
                     [*actions, *removals],
                     "overwrite" if replaces else "append",
@@ -167,30 +167,30 @@ class LakeTable:
         except (CommitFailedError, DeltaError) as error:
             raise DestinationError(
                 f"{self.uri} refused the commit ({reason_of(error)}); if another sync of this "
-                "connection is running, let it end and sync again."
+                "connection is running, wait until it has ended, then sync again."
             ) from error
         self.reload(envelope.seq)
 
     def is_unique_by(self, columns: Collection[str]) -> bool:
-        """Whether our last commit left one row for each value of ``columns``."""
+        """Return whether Atlas's last commit left one row for each value of ``columns``."""
         assert self.handle is not None
         return self.handle.transaction_version(self._key_id(columns)) == self.seq
 
     def _key_id(self, columns: Collection[str]) -> str:
-        """An application id whose version is the ``seq`` of the last commit that left no twins."""
+        """Return the application id for the ``seq`` of the last commit without duplicate keys."""
         identity = "\0".join(sorted(columns)).encode()
         digest = hashlib.sha1(identity, usedforsecurity=False).hexdigest()[:16]
         return f"{self.app_id}/unique/{digest}"
 
     def reload(self, seq: int) -> None:
-        """Load our own commit, and check that it is our last one."""
+        """Load new versions; raise a DestinationError if the last ``seq`` is not ``seq``."""
         assert self.handle is not None
         self.handle.update_incremental()
         self._fsync_log()
         if self.seq != seq:
-            raise self._written()
+            raise self._fence_error()
 
-    def _written(self) -> DestinationError:
+    def _fence_error(self) -> DestinationError:
         return DestinationError(
             f"{self.uri} was written by another sync of this connection at the same time; "
             "this one stops. Sync again once the other has ended."
@@ -210,11 +210,11 @@ class LakeTable:
                 fsync_path(log)
 
     def check_fence(self) -> None:
-        """Raise :class:`DestinationError` where another sync has committed to the table."""
+        """Raise :class:`DestinationError` if another sync has committed to the table."""
         if self.exists:
             self.reload(self.seq)
         elif DeltaTable.is_deltatable(self.uri):
-            raise self._written()
+            raise self._fence_error()
 
     def clear(self) -> None:
         """Remove all files from the table."""
@@ -224,29 +224,26 @@ class LakeTable:
         self.reload(seq)
 
     def require_plain_table(self, *, replaces: bool, removes: bool) -> None:
-        """Check that changes made outside of Atlas let us write to the table.
+        """Raise :class:`DestinationError` if the table has features that Atlas cannot write to.
 
-        ``replaces``: the commit replaces the table. ``removes``: it removes files.
-
-        Raises:
-            DestinationError: they do not.
+        ``replaces``: the commit recreates the table. ``removes``: it removes files.
         """
         assert self.handle is not None
-        found = obstacles(self.handle, replaces=replaces, removes=removes)
+        found = find_obstacles(self.handle, replaces=replaces, removes=removes)
         if found:
             raise DestinationError(f"{self.uri} has {' and '.join(found)}.")
 
     def widen(self, schema: pa.Schema) -> None:
-        """Add the columns of ``schema`` that the table lacks; none is ever removed.
+        """Add the columns of ``schema`` that the table lacks, and missing metadata of columns.
 
-        Columns that do not say yet what they were made for say it afterwards.
+        No column is ever removed.
         """
         if self.handle is None:
             return
         present = {field.name: field for field in self.arrow_schema or ()}
-        self._refuse_misfits(schema)
-        missing = [f for f in schema if not _says_as_much(present.get(f.name), f)]
-        self._allow_types(schema)
+        self._check_columns(schema)
+        missing = [f for f in schema if not _has_metadata_of(present.get(f.name), f)]
+        self._enable_features(schema)
         if missing:
             seq = self.seq
             try:
@@ -254,34 +251,34 @@ class LakeTable:
             except DeltaError as error:
                 raise DestinationError(
                     f"{self.uri} refused new columns ({reason_of(error)}); if another sync of this "
-                    "connection is running, let it end and sync again."
+                    "connection is running, wait until it has ended, then sync again."
                 ) from error
-            # Looks past the fence, so what it would have stopped must be stopped here.
+            # Loading new versions disarms Delta's fence, so reload checks the seq instead.
             self.reload(seq)
 
-    def united(self, schema: pa.Schema) -> pa.Schema:
-        """``schema`` with the columns that only the table has."""
-        self._refuse_misfits(schema)
+    def add_own_columns(self, schema: pa.Schema) -> pa.Schema:
+        """Return ``schema`` with the columns that only the table has."""
+        self._check_columns(schema)
         others = (field for field in self.arrow_schema or () if field.name not in schema.names)
         return pa.schema([*schema, *others])
 
-    def _refuse_misfits(self, schema: pa.Schema) -> None:
-        """Raise where a column of ``schema`` has the name, in any case, of one that differs.
+    def _check_columns(self, schema: pa.Schema) -> None:
+        """Raise if the table has a column of the same name, in any case, that differs.
 
-        With files of such columns, the table would be unreadable.
+        Files with such columns would make the table unreadable.
         """
         present = {field.name.lower(): field for field in self.arrow_schema or ()}
         for field in schema:
             there = present.get(field.name.lower(), field)
             if (there.name, there.type) != (field.name, field.type):
                 raise DestinationError(
-                    f"{self.uri} has a column {there.name} ({there.type}), and rows with a column "
-                    f"{field.name} ({field.type}) cannot be in one table with it; sync again, and "
-                    "refresh the stream if that fails, too."
+                    f"{self.uri} has a column {there.name} ({there.type}), which does not match "
+                    f"the new column {field.name} ({field.type}); sync again, and refresh the "
+                    "stream if that fails, too."
                 )
 
-    def _allow_types(self, schema: pa.Schema) -> None:
-        """Switch on the table feature that timestamps without zone need."""
+    def _enable_features(self, schema: pa.Schema) -> None:
+        """Enable the table feature that timestamps without time zone need."""
         assert self.handle is not None
         used = any(pa.types.is_timestamp(f.type) and f.type.tz is None for f in schema)
         if used and "timestampNtz" not in (self.handle.protocol().writer_features or ()):
@@ -292,8 +289,8 @@ class LakeTable:
             self.reload(seq)
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """``schema`` without the rules that others may have made for its columns."""
+def _without_rules(schema: pa.Schema) -> pa.Schema:
+    """Return ``schema`` without Delta's rules for columns, which other programs may have added."""
     return pa.schema(
         pa.field(
             field.name,
@@ -304,13 +301,13 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     )
 
 
-def _says_as_much(there: pa.Field | None, wanted: pa.Field) -> bool:
-    """Whether a table has the column ``wanted``, and knows what it was made for."""
+def _has_metadata_of(there: pa.Field | None, wanted: pa.Field) -> bool:
+    """Return whether the column exists and has all metadata keys of ``wanted``."""
     return there is not None and (wanted.metadata or {}).keys() <= (there.metadata or {}).keys()
 
 
 def _staged(row: Mapping[str, Any]) -> StagedFile:
-    """A file of a table, from the statistics it was listed with."""
+    """Return a file of a table, from its row in the log's list of files."""
 
     def of(bound: str) -> dict[str, Any]:
         return {

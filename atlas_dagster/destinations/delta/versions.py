@@ -1,7 +1,7 @@
-"""Versions of rows as they are compared: keys, cursors, and what is kept of these beside them.
+"""Keys and cursors of rows, read from files so that they can be compared.
 
-Nothing but the columns is read of a file without notes on a key or cursor, as its statistics say of
-most files.
+A value that its column cannot hold exactly is kept in ``_airbyte_extra`` and noted in
+``_airbyte_meta``. These columns are read only if the file's statistics show such notes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from atlas_dagster.destinations.exact_values import identity_of
 from atlas_dagster.records.kept_values import Mask, is_valid, kept_values, note_of
 from atlas_dagster.records.types import EXTRA, EXTRACTED_AT, META, Column
 
-#: Columns of no file: what is kept of the key, in one form, and of the cursor, as it was written;
-#: NULL where their columns hold all of it.
+#: Computed columns: the kept values of the key, normalized, and of the cursor, as written by the
+#: source; NULL if the columns hold the exact values.
 KEPT_KEY = pa.field("_atlas_kept_key", pa.string())
 KEPT_CURSOR = pa.field("_atlas_kept_cursor", pa.string())
-#: The cursor, and microseconds of the extraction.
+#: The cursor, and the time of extraction in microseconds.
 CURSOR = "_atlas_cursor"
 EXTRACTED = pa.field("_atlas_extracted", pa.int64())
 _NOTES = pa.schema([(META, pa.string()), (EXTRA, pa.string())])
@@ -29,7 +29,7 @@ _EARLIEST = pa.scalar(-(2**63), pa.int64())
 
 
 class Ranking(Struct, frozen=True):
-    """The columns that identify a row, and the cursor that says which of two versions is newer."""
+    """The key columns that identify a row, and the cursor that orders its versions."""
 
     key: tuple[Column, ...]
     cursor: Column | None = None
@@ -47,13 +47,13 @@ class Ranking(Struct, frozen=True):
 
 
 def keys(file: DataFile, by: Ranking) -> Iterator[pa.RecordBatch]:
-    """All rows of ``file`` with the columns of ``by.key_schema``."""
+    """Yield all rows of ``file`` with the columns of ``by.key_schema``."""
     for batch, notes in _batches(file, by.key):
         yield pa.RecordBatch.from_arrays(_key(batch, by, notes), schema=by.key_schema)
 
 
 def versions(file: DataFile, by: Ranking) -> Iterator[pa.RecordBatch]:
-    """All rows of ``file`` with the columns of ``by.schema``."""
+    """Yield all rows of ``file`` with the columns of ``by.schema``."""
     cursor = () if by.cursor is None else (by.cursor,)
     for batch, notes in _batches(file, (*by.key, *cursor), _TIME):
         columns = _key(batch, by, notes)
@@ -64,9 +64,9 @@ def versions(file: DataFile, by: Ranking) -> Iterator[pa.RecordBatch]:
 
 
 def with_identity(batch: pa.RecordBatch, by: Ranking) -> Mask | None:
-    """Which rows of :func:`keys` have a value in every field of the key; None for all.
+    """Return a mask of the rows of :func:`keys` with a value in every key field; None for all.
 
-    One that does not fit its column is a value, too; null, or nothing at all, is not.
+    A kept value counts; null and a missing field do not.
     """
     columns = [batch.column(column.name) for column in by.key]
     if not any(column.null_count for column in columns):
@@ -78,7 +78,7 @@ def with_identity(batch: pa.RecordBatch, by: Ranking) -> Mask | None:
 
 
 def has_value(file: DataFile, column: Column) -> Mask:
-    """Which rows of ``file`` have a value in ``column``, whether or not it fits."""
+    """Return a mask of the rows of ``file`` with a value in ``column``, kept or not."""
     if file.null_count(column.name) == file.rows and not _has_notes(file, [column]):
         return np.zeros(file.rows, np.bool_)
     found = [np.zeros(0, np.bool_)]
@@ -91,7 +91,7 @@ def has_value(file: DataFile, column: Column) -> Mask:
 def _batches(
     file: DataFile, columns: Sequence[Column], *more: pa.Field
 ) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch | None]]:
-    """Rows with ``columns`` and ``more``; and what is noted and kept of them, if anything is."""
+    """Yield rows with ``columns`` and ``more``, and their notes and kept values, if any."""
     wanted = pa.schema(dict.fromkeys([*map(_field, columns), *more]))
     if not _has_notes(file, columns):
         for batch in file.batches(wanted):
@@ -112,12 +112,12 @@ def _has_notes(file: DataFile, columns: Sequence[Column]) -> bool:
 
 
 def _kept(notes: pa.RecordBatch | None, column: Column, count: int) -> pa.Array:
-    """Return the JSON that is kept of ``column``, row by row; all null without ``notes``."""
+    """Return the kept JSON of ``column`` for each row; all null without ``notes``."""
     return pa.nulls(count, pa.string()) if notes is None else kept_values(notes, column)
 
 
 def _key(batch: pa.RecordBatch, by: Ranking, notes: pa.RecordBatch | None) -> list[pa.Array]:
-    """The columns of ``by.key_schema``. JSON counts by its value, so its column stays empty."""
+    """Return the columns of ``by.key_schema``. JSON keys go, normalized, to the last one."""
     count = batch.num_rows
     columns = [batch.column(column.name) for column in by.key]
     if notes is None and not any(column.type.is_json for column in by.key):
@@ -129,9 +129,9 @@ def _key(batch: pa.RecordBatch, by: Ranking, notes: pa.RecordBatch | None) -> li
             columns[place] = pa.nulls(count, pa.string())
     odd = np.zeros(count, np.bool_)
     whole = np.ones(count, np.bool_)
-    for values, unpublished in zip(kept, columns, strict=True):
+    for values, column in zip(kept, columns, strict=True):
         odd |= is_valid(values)
-        whole &= is_valid(values) | is_valid(unpublished)
+        whole &= is_valid(values) | is_valid(column)
     texts: list[str | None] = [None] * count
     for row in np.flatnonzero(odd & whole).tolist():
         parts = (values[row].as_py() for values in kept)

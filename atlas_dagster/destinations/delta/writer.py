@@ -61,21 +61,21 @@ class DeltaWriter(StreamWriter):
         envelope = self._find_envelope(seq)
         if envelope is None and not self.spec.replaces:
             raise DestinationError(
-                f"{self.tables.main.uri} has changes of commit {seq} waiting whose envelope is "
-                "gone from the lake's _atlas folder; restore that folder, or have the stream read "
-                "again with `atlas refresh`."
+                f"{self.tables.main.uri} has unpublished changes of commit {seq}, but their "
+                "envelope is missing in the lake's _atlas folder; restore that folder, or read "
+                "the stream again with `atlas refresh`."
             )
         return envelope
 
     def _catch_up(self, last: Envelope) -> None:
         """Bring the table up to the commit ``last`` of the change log."""
         main = self.tables.main
-        if self.tables.waiting:
+        if self.tables.pending_files:
             if not self.spec.replaces:
                 raise DestinationError(
-                    f"{main.uri} has rows of an interrupted append_dedup sync that are not merged "
-                    "yet; run it once more as append_dedup before changing its mode, or refresh "
-                    "the stream with `atlas refresh`."
+                    f"{main.uri} has unmerged rows of an interrupted append_dedup sync; sync the "
+                    "stream once more as append_dedup before you change its mode, or refresh it "
+                    "with `atlas refresh`."
                 )
         elif main.arrow_schema is not None:
             replaces = last.commit_to(self.spec.path).replaces
@@ -103,10 +103,10 @@ class DeltaWriter(StreamWriter):
 
     def commit(self, envelope: Envelope) -> None:
         with explained(self._uri):
-            self.tables.take(envelope, envelope.commit_to(self.spec.path), self.spec.schema.arrow)
+            self.tables.commit(envelope, envelope.commit_to(self.spec.path), self.spec.schema.arrow)
 
     def merge_committed(self) -> None:
-        """There is nothing to merge: a commit publishes its rows itself."""
+        """Do nothing: commits publish their rows themselves."""
 
     def discard(self) -> None:
         # If it fails, the next maintenance deletes the files.
@@ -144,17 +144,17 @@ class DedupWriter(DeltaWriter):
                 self._catch_up(last)
 
     def _catch_up(self, last: Envelope) -> None:
-        waiting = self.tables.waiting
-        missing = [file.name for file in waiting if not file.exists()]
+        pending = self.tables.pending_files
+        missing = [file.name for file in pending if not file.exists()]
         if missing and self.spec.replaces:
             return  # the next commit replaces them anyway
         if missing:
             raise DestinationError(
-                f"{self.tables.main.uri} lacks {len(missing)} of the files that wait for their "
-                f"merge, such as {missing[0]}: someone has deleted them, perhaps by a VACUUM. "
-                "Restore them, or have the stream read again with `atlas refresh`."
+                f"{len(missing)} unmerged files of {self.tables.main.uri} are missing, such as "
+                f"{missing[0]}: someone deleted them, perhaps with VACUUM. Restore them, or read "
+                "the stream again with `atlas refresh`."
             )
-        self._merge(waiting, last)
+        self._merge(pending, last)
         self.tables.tidy()
 
     def _merge(self, new: list[DataFile], envelope: Envelope) -> None:

@@ -61,7 +61,7 @@ def test_waiting_changes_without_their_envelope(lake: Lake) -> None:
     lake.write(writer, [row(1, "a")])
     envelope = lake.commit(writer)
     (lake.root / f"_atlas/c/{envelope.seq}.json").unlink()
-    with pytest.raises(DestinationError, match="envelope is gone"):
+    with pytest.raises(DestinationError, match="envelope is missing"):
         lake.open(PLAIN)
 
 

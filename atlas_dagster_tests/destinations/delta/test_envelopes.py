@@ -65,7 +65,7 @@ def test_recover_without_the_files(lake: Lake) -> None:
     for file in (lake.root / "c/b").glob("*.parquet"):
         file.unlink()
     (error,) = lake.destination.recover("c").refused.values()
-    assert "its files are gone; run `atlas refresh c`" in str(error)
+    assert "`atlas refresh c`" in str(error)
 
 
 def test_half_a_file_is_no_envelope(lake: Lake) -> None:

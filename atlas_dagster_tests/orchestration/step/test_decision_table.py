@@ -333,7 +333,7 @@ def test_another_table_stands_in_its_place(shop: Shop) -> None:
     shop.run()
     shutil.rmtree(shop.lake / "shop" / "events")
     write_deltalake(str(shop.lake / "shop" / "events"), arrow_table({"id": [7]}))
-    assert "is a table that Atlas did not make for connection 'shop'" in shop.run().failure
+    assert "did not create for connection 'shop'" in shop.run().failure
     assert shop.ids() == [7]
 
 
