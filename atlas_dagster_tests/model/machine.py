@@ -239,6 +239,8 @@ class Play(Connection):
             return
         if UNION in (stream.key.schema, stream.cursor.schema):
             return  # rows are compared by JSON, and kept as text where they are not compared
+        if stream.key is KEYS["text"] and any(v.key.is_other_json for v in stream.log):
+            return  # text keys of appended rows are compared by their column: 1 is "1" there
         self.sync_whole(2)
         stream.compact()
         stream.mode = "append" if stream.mode == "append_dedup" else "append_dedup"

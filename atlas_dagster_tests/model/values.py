@@ -23,6 +23,11 @@ class Key:
     raw: bytes
     identity: str | None
 
+    @property
+    def is_other_json(self) -> bool:
+        """Whether it is neither text nor missing."""
+        return self.identity is not None and not self.raw.startswith(b'"')
+
 
 @dataclass(frozen=True)
 class CursorKind:
