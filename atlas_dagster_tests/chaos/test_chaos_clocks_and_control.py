@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.chaos.chaotic import Chaos
 
@@ -41,6 +43,7 @@ def test_an_announced_wait_is_no_silence(chaos: Chaos) -> None:
     assert (chaos.lake.ids("a"), chaos.position()) == ([1, 2], 2)
 
 
+@pytest.mark.slow
 def test_a_new_config_survives_the_crash(chaos: Chaos) -> None:
     """The old token may be void already; losing the new one would lock the user out."""
     assert "exit code 1" in str(chaos.sync("new-config-then-crash").failure)

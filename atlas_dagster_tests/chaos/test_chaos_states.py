@@ -13,6 +13,7 @@ def sent_next(chaos: Chaos) -> object:
     return json.loads(state.to_file()) if state else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "file"),
     [
@@ -28,6 +29,7 @@ def test_one_blob_for_all_streams(chaos: Chaos, scenario: str, file: object) -> 
     assert chaos.lake.ids("a") == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_one_state_with_the_count_of_all_streams(chaos: Chaos) -> None:
     for sync in (1, 2):
         done = chaos.sync("global-states", A, B)
@@ -38,6 +40,7 @@ def test_one_state_with_the_count_of_all_streams(chaos: Chaos) -> None:
     assert (chaos.lake.ids("a"), chaos.lake.ids("b")) == ([1, 2], [1, 2, 11, 12])
 
 
+@pytest.mark.slow
 def test_types_of_state_that_take_turns(chaos: Chaos) -> None:
     assert chaos.sync("mixed-states", A, B).failure is None
     assert (chaos.lake.ids("a"), chaos.lake.ids("b")) == ([1, 2], [1, 2])

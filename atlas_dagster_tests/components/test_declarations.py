@@ -274,6 +274,7 @@ def test_a_refresh_that_fails_leaves_what_was_known(
     assert "shop/users" in project.descriptions()
 
 
+@pytest.mark.slow
 def test_a_catalog_that_cannot_be_read_is_mended_by_discovering_again(
     project: Project, monkeypatch: pytest.MonkeyPatch, caller: RunContext
 ) -> None:

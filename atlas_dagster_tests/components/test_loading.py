@@ -235,6 +235,7 @@ def test_placeholders_of_names_that_look_alike_stay_apart(project: Project) -> N
     assert described["a_b/broken"].startswith(f"{BROKEN}There is no connector")
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_file(project: Project) -> None:
     (project.connections / "shop").mkdir()
 

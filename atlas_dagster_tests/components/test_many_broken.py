@@ -18,7 +18,7 @@ from atlas_dagster_tests.components.connections_project import Project, importab
 from atlas_dagster_tests.interfaces.cli.conftest import NUMBERS_SOURCE
 
 #: Nothing here takes more than a few seconds; drawing the tree of components took for ever.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.slow]
 
 TYPE = "type: atlas_dagster.AirbyteConnection\n"
 FAKER = "connector: source-faker"

@@ -20,6 +20,7 @@ _TEXT = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=_TEXT)
 @example(value="${HOME}")

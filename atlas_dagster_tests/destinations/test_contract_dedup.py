@@ -317,6 +317,7 @@ def test_soft_deletes_keep_the_row(store: Store) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
 @pytest.mark.parametrize(
     ("versions", "left"),

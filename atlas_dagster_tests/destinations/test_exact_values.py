@@ -14,6 +14,7 @@ NUMBERS = [ColumnType.INTEGER, ColumnType.NUMBER, ColumnType.DECIMAL]
 NULLS = [(kind, None, None) for kind in ColumnType]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NUMBERS)
 @given(st.lists(st.decimals(allow_nan=False, allow_infinity=False), min_size=2, max_size=2))
 def test_numbers_compare_as_numbers(kind: ColumnType, numbers: list[Decimal]) -> None:

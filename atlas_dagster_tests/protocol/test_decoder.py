@@ -349,6 +349,7 @@ def pieces(line: bytes, size: int) -> list[bytes]:
 LONG = record(b'{"v":"' + b"x" * 3000 + b'"}')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 100, 999])
 @pytest.mark.parametrize(
     ("line", "kind", "stream"),

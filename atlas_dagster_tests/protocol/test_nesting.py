@@ -22,6 +22,7 @@ def levels_of(value: Any) -> int:
     return 1 + max(map(levels_of, inner), default=0) if isinstance(value, dict | list) else 0
 
 
+@pytest.mark.slow
 @given(st.dictionaries(TEXT, JSON, max_size=4), st.sampled_from([None, 2]), st.booleans())
 def test_fields_and_how_deeply_they_nest(
     wanted: dict[str, Any], indent: int | None, ascii_only: bool

@@ -60,6 +60,7 @@ def test_everything_else_is_as_it_was(registry: LiveRegistry) -> None:
     assert known == {}
 
 
+@pytest.mark.slow
 def test_another_process_sees_the_new_list(registry: LiveRegistry) -> None:
     refreshed(registry, newer_faker())
     script = "from atlas_dagster.registry import *; print(get_connector_image('source-faker'))"

@@ -187,6 +187,7 @@ def test_a_breaking_change_stops_its_stream_only(
         assert lake.rows("a", columns="v") == [("y",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 def test_other_changes_never_stop_a_stream(lake: Lake, mode: str) -> None:
     key = [["plain"], ["a", "b"]]

@@ -74,6 +74,7 @@ def test_a_field_called_like_the_column_of_a_changed_one(lake: Lake, mode: str) 
     assert found == [(1, 1, None, None), (2, None, "two", None), (3, None, "three", "own")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 def test_a_type_that_comes_back_finds_its_column(lake: Lake, mode: str) -> None:
     """Regression: x_string_boolean."""

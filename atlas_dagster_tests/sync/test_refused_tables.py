@@ -107,6 +107,7 @@ def interrupted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lake.ids("a") == [1]
 
 
+@pytest.mark.slow
 @WAYS_OUT
 def test_changes_that_wait_and_were_deleted(
     delta_lake: Lake, monkeypatch: pytest.MonkeyPatch, way_out: str

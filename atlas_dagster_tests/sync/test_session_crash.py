@@ -139,6 +139,7 @@ def test_anywhere_in_a_commit(
     assert call > 3 or not done.plan.streams[0].already_read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["_merge", "_write_anew", "clear"])
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("exists", [False, True], ids=["first load", "later merge"])
@@ -206,6 +207,7 @@ A, B = "a", "b"
 BOTH = status("a") + status("b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("first", [True, False], ids=["first sync", "later sync"])
 @pytest.mark.parametrize("rows", [[7, 8], []], ids=["rows", "no rows"])
@@ -273,6 +275,7 @@ def test_between_two_tables_on_a_full_disk(lake: Lake, monkeypatch: pytest.Monke
     assert (lake.ids(A), lake.ids(B)) == ([1], [2])
 
 
+@pytest.mark.slow
 def test_between_two_tables_and_the_files_are_gone(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,7 @@ def test_death_between_two_of_them(lake: Lake) -> None:
     assert lake.sync([A, B]).file("state") == {"n": 3}
 
 
+@pytest.mark.slow
 def test_a_stream_may_be_left_out_for_a_while(lake: Lake) -> None:
     """What changed in it meanwhile is lost to it, so it starts over."""
     streams = [A, B, incremental("c")]
@@ -251,6 +252,7 @@ def test_a_stream_that_is_left_out_of_a_legacy_state_goes_on(lake: Lake) -> None
     assert lake.ids("b") == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [True, False], ids=["parts", "shared alone"])
 @pytest.mark.parametrize("eager", [True, False])
 def test_a_refresh_that_dies_after_the_rows_of_one_stream_goes_on(

@@ -49,6 +49,7 @@ def generations(lake: Lake, name: str = "a") -> list[int]:
 # Refresh
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_refresh_replaces_the_old_rows_once_it_is_complete(
     lake: Lake, stream: ConfiguredStream
@@ -146,6 +147,7 @@ def test_a_key_with_a_new_type_is_followed_by_a_refresh(lake: Lake) -> None:
     assert lake.rows("a", columns="id") == [("1",), ("3",)]
 
 
+@pytest.mark.slow
 def test_a_sync_that_is_running_meanwhile_stops(lake: Lake) -> None:
     for stream in (A, MERGED):
         name = [stream.descriptor]
@@ -225,6 +227,7 @@ def test_clear_of_a_dedup_table_survives_a_death_in_its_middle(
     assert delta_lake.ids("a") == [3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 def test_clear_of_all_streams_is_one_commit(
     delta_lake: Lake, monkeypatch: pytest.MonkeyPatch, mode: str

@@ -78,6 +78,7 @@ def test_nothing_of_a_first_full_refresh_is_there_before_its_end(lake: Lake, mod
     assert lake.ids("a") == [1, 2, 3]
 
 
+@pytest.mark.slow
 @MODES
 @pytest.mark.parametrize("old", [[], [1, 2]], ids=["first load", "later"])
 def test_a_new_run_begins_a_full_refresh_anew(lake: Lake, mode: str, old: list[int]) -> None:
@@ -232,6 +233,7 @@ def test_a_state_that_a_user_sets_or_resets_has_it_read_again(lake: Lake) -> Non
 # An incremental stream that is read again
 
 
+@pytest.mark.slow
 @KINDS
 def test_any_sync_goes_on_with_a_refresh(lake: Lake, stream: ConfiguredStream) -> None:
     end(lake, stream, 1, 2)

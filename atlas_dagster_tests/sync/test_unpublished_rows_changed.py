@@ -89,6 +89,7 @@ def test_a_state_that_is_set_ends_a_refresh(lake: Lake, stream: ConfiguredStream
     assert lake.ids("a") == [1, 8]
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_refresh_that_keeps_the_rows_ends_one_that_does_not(
     lake: Lake, stream: ConfiguredStream
@@ -126,6 +127,7 @@ def test_a_snapshot_is_not_added_to_what_someone_else_changed(delta_lake: Lake) 
     assert delta_lake.ids("a") == [2, 3, 4]
 
 
+@pytest.mark.slow
 @MODES
 def test_a_full_refresh_is_refreshed_or_reset(lake: Lake, mode: str) -> None:
     stream = resumable("a", mode)
@@ -287,6 +289,7 @@ def test_the_event_log_is_lost_in_the_middle(lake: Lake, mode: str) -> None:
 # Delta
 
 
+@pytest.mark.slow
 @MODES
 def test_maintenance_in_the_middle(delta_lake: Lake, mode: str) -> None:
     destination = delta_lake.destination

@@ -55,6 +55,7 @@ def uris(lake: Lake, table: TablePath = T) -> set[str]:
     return {Path(uri).name for uri in DeltaTable(str(lake.root.joinpath(*table))).file_uris()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_rows_seq_and_envelopes_stay(lake: Lake, mode: WriteMode) -> None:
     for number in range(5):

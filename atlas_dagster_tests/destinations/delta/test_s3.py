@@ -127,6 +127,7 @@ def test_nothing_is_visible_before_the_commit_and_discard_leaves_nothing(
     assert lake.rows("id") == [(4,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["append", "append_dedup"])
 def test_a_commit_of_two_tables_that_stopped_half_way(lake: S3Lake, mode: WriteMode) -> None:
     first, second = lake.open(spec(mode, table=A)), lake.open(spec(mode, table=B))
@@ -139,6 +140,7 @@ def test_a_commit_of_two_tables_that_stopped_half_way(lake: S3Lake, mode: WriteM
     assert lake.rows("id", table=B) == [(7,)]
 
 
+@pytest.mark.slow
 def test_a_merge_that_died_is_done_by_the_next_open(lake: S3Lake) -> None:
     lake.sync(spec("append_dedup"), [{"id": 1, "v": "a"}])
     writer = lake.open(spec("append_dedup"))
@@ -161,6 +163,7 @@ def test_envelopes_come_back_and_are_forgotten(lake: S3Lake) -> None:
     assert lake.envelopes() == seqs[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_a_second_writer_is_refused(lake: S3Lake, mode: WriteMode) -> None:
     lake.sync(spec(mode), [{"id": 1}])

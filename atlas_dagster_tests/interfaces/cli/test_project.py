@@ -10,6 +10,8 @@ import pytest
 from atlas_dagster_tests.components.connections_project import Project
 from atlas_dagster_tests.interfaces.cli.command import atlas
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["sync", "check", "discover"])

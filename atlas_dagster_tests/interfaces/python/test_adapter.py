@@ -123,6 +123,7 @@ def test_the_twin_for_plain_code_does_the_same(standin: Standin) -> None:
     assert list(chain.from_iterable(batches)) == list(range(1, 26))
 
 
+@pytest.mark.slow
 def test_the_twin_works_while_an_event_loop_runs(standin: Standin) -> None:
     async def plain() -> list[int]:
         return ids(standin.adapter(count=3).sync.get_data("events"))
@@ -130,6 +131,7 @@ def test_the_twin_works_while_an_event_loop_runs(standin: Standin) -> None:
     assert run(plain()) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_columns_are_typed_as_those_of_tables(standin: Standin) -> None:
     rows = standin.adapter(count=2).sync.get_data("events")
     assert {name: str(kind) for name, kind in rows.dtypes.items()} == {
@@ -145,6 +147,7 @@ def test_airbytes_own_columns_come_when_asked_for(standin: Standin) -> None:
     assert list(rows.columns[3:5]) == ["_airbyte_raw_id", "_airbyte_extracted_at"]
 
 
+@pytest.mark.slow
 def test_no_rows_are_a_data_frame_too(standin: Standin) -> None:
     rows = standin.adapter(count=0).sync.get_data("events")
     assert (len(rows), list(rows.columns)) == (0, ["id", "at", "note"])
@@ -172,6 +175,7 @@ def test_a_connector_that_fails_says_why(standin: Standin) -> None:
     assert adapter.state == {}
 
 
+@pytest.mark.slow
 def test_a_connector_that_takes_too_long_is_stopped(standin: Standin) -> None:
     executor = ExecutorConfig(silence_seconds=1)
     with pytest.raises(ConnectorTimeoutError, match=r"\b1 seconds"):
@@ -283,6 +287,7 @@ def test_cancelling_a_task_stops_the_connector_first(standin: Standin) -> None:
     assert run(cancelled()) == 0
 
 
+@pytest.mark.slow
 def test_leaving_a_loop_stops_the_connector(standin: Standin) -> None:
     async def left() -> None:
         adapter = standin.adapter(behaviour="hang")
@@ -312,6 +317,7 @@ def test_closing_stops_what_is_under_way(standin: Standin) -> None:
     run(closed())
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_connector_first(standin: Standin) -> None:
     timer = threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
@@ -344,6 +350,7 @@ def test_the_connector_waits_for_a_slow_loop() -> None:
     assert sum(len(rows) for rows in stream) > 298_000
 
 
+@pytest.mark.slow
 def test_a_call_inside_of_a_loop_is_refused(standin: Standin) -> None:
     async def nested() -> None:
         adapter = standin.adapter(count=1000)

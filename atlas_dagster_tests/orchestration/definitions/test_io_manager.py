@@ -186,6 +186,7 @@ def test_arrow_has_the_types_of_the_table(lake: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_lazy_polars_reads_no_column_it_does_not_need(
     lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

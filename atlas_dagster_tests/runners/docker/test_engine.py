@@ -94,6 +94,7 @@ def test_nobody_listens_at_the_socket(monkeypatch: pytest.MonkeyPatch, short: Pa
     )
 
 
+@pytest.mark.slow
 def test_no_permission(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
     """Tried as another user, as root may use every socket."""
     program = (
