@@ -1,4 +1,4 @@
-"""Names and types in Postgres."""
+"""Names and types of columns and tables in Postgres, and their SQL."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -10,33 +10,33 @@ from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.records.names import assign
 from atlas_dagster.records.types import EXTRA, META, SOURCE_NAME_KEY, ColumnType, TableSchema
 
-#: Order of arrival; in staged rows only.
+#: Column of staged rows only: a row's number in order of arrival.
 ARRIVAL = "_atlas_arrival"
-#: What Postgres has in every table already, and ours.
+#: Reserved column names: those of Postgres's system columns, and ``ARRIVAL``.
 _TAKEN_COLUMNS = ("tableoid", "xmin", "xmax", "cmin", "cmax", "ctid", ARRIVAL)
 _TAKEN_SCHEMAS = ("information_schema", "pg_catalog", "pg_toast", "pg_temp")
-#: Of one table, in Postgres.
+#: Postgres's limit for one table.
 MOST_COLUMNS = 1600
-#: Bytes of all key columns together that an index entry can hold; a third of a page.
+#: Most bytes of an index entry, over all key columns; a third of a page.
 _INDEXED_BYTES = 2400
 
 
 class Column(Struct, frozen=True):
-    """A column: ``name`` in Postgres, ``logical`` in the stream's table schema."""
+    """A column, called ``name`` in Postgres and ``logical`` in the stream's table schema."""
 
     name: str
     logical: str
     type: str
-    #: The field it holds, with its Arrow type; None for Airbyte's own columns.
+    #: The stream's field, with its Arrow type; None for Airbyte's metadata columns.
     field: pa.Field | None
 
     @property
     def quoted(self) -> str:
-        return quoted(self.name)
+        return quote(self.name)
 
     @property
     def source(self) -> str:
-        """The source's name for it; "" for what is not the source's."""
+        """The field's name in the source; "" for Airbyte's metadata columns."""
         metadata = {} if self.field is None else self.field.metadata
         return str(metadata.get(SOURCE_NAME_KEY.encode(), b"").decode())
 
@@ -46,20 +46,20 @@ class Column(Struct, frozen=True):
 
     @property
     def staged_type(self) -> str:
-        """JSON waits as text, which no server refuses, and decimals as they were written."""
+        """The type in the stage: text for JSON and decimals, so that no value is refused."""
         return "text" if self.type in ("jsonb", "numeric") else self.type
 
     def as_decimal(self) -> str:
-        """The decimals of a column of integers or doubles: those kept beside them digit by digit,
-        or what the column shows. By way of text, for the cast of a double keeps 15 digits only."""
-        extra, key = quoted(EXTRA), literal(self.source)
+        """Return SQL for the exact decimals of a column of integers or doubles: the kept value, or
+        the column's. Doubles are cast through text, because a direct cast keeps only 15 digits."""
+        extra, key = quote(EXTRA), literal(self.source)
         return (
             f"CASE WHEN jsonb_typeof({extra} -> {key}) = 'number' "
             f"THEN ({extra} ->> {key})::numeric ELSE {self.quoted}::text::numeric END"
         )
 
-    def moved(self, target_type: str) -> str:
-        """The staged value, for a target column of ``target_type``."""
+    def cast(self, target_type: str) -> str:
+        """Return SQL that casts the staged value to a target column of ``target_type``."""
         if self.type == "numeric":
             return f"{self.quoted}::numeric"
         if target_type != "jsonb":
@@ -68,7 +68,7 @@ class Column(Struct, frozen=True):
 
 
 def columns_of(schema: TableSchema) -> tuple[Column, ...]:
-    """All columns of a table, in the order of ``schema.arrow``."""
+    """Return all columns of a table, in the order of ``schema.arrow``."""
     names = assign(schema.arrow.names, reserved=_TAKEN_COLUMNS)
     types = dict.fromkeys((META, EXTRA), "jsonb")
     types |= {column.name: "jsonb" for column in schema.columns if column.type.is_json}
@@ -89,7 +89,7 @@ def columns_of(schema: TableSchema) -> tuple[Column, ...]:
 
 
 def _type(arrow: pa.DataType) -> str:
-    """The Postgres type, in the words of ``format_type``."""
+    """Return the Postgres type, spelled as ``format_type`` does."""
     if pa.types.is_timestamp(arrow):
         return f"timestamp {'without' if arrow.tz is None else 'with'} time zone"
     if pa.types.is_decimal(arrow):
@@ -103,15 +103,15 @@ def _type(arrow: pa.DataType) -> str:
 
 
 def schema_name(connection: str) -> str:
-    if connection.startswith("pg_"):  # Postgres keeps those for itself
+    if connection.startswith("pg_"):  # reserved by Postgres
         connection = f"_{connection}"
     return assign([connection], reserved=_TAKEN_SCHEMAS)[connection]
 
 
 def table_name(path: TablePath, taken: Collection[str]) -> str:
-    """``stream`` or ``namespace__stream``, shortened to what Postgres takes.
+    """Return ``stream`` or ``namespace__stream``, shortened to Postgres's limit.
 
-    ``taken``: names of other tables, which it must differ from.
+    ``taken``: names of other tables, which the name must differ from.
     """
     joined = "__".join(path[1:])
     if joined.startswith("_atlas_"):
@@ -119,13 +119,13 @@ def table_name(path: TablePath, taken: Collection[str]) -> str:
     return assign([joined], reserved=taken)[joined]
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def readable(name: str, type_: str) -> str:
-    """The column ``name`` as readers get it: decimals as the nearest doubles."""
-    column = quoted(name)
+def select_readable(name: str, type_: str) -> str:
+    """Return SQL that selects the column ``name`` for readers: decimals as nearest doubles."""
+    column = quote(name)
     if not type_.startswith("numeric"):
         return column
     size = f"abs({column})"
@@ -136,32 +136,32 @@ def readable(name: str, type_: str) -> str:
 
 
 def literal(text: str) -> str:
-    """``text`` as a constant, without the character that Postgres cannot hold."""
+    """Return ``text`` as an SQL literal, without U+0000, which Postgres text cannot hold."""
     return "'" + text.replace("\0", "").replace("'", "''") + "'"
 
 
-def listed(names: Sequence[str]) -> str:
-    return ", ".join(map(quoted, names))
+def quote_all(names: Sequence[str]) -> str:
+    return ", ".join(map(quote, names))
 
 
 def index_name(table: str, keys: Collection[str]) -> str:
-    """Of the index over ``keys``: another key gets another index."""
+    """Return the name of the index over ``keys``; each key has its own index."""
     identity = "\0".join((table, *keys)).encode()
     return f"_atlas_key_{hashlib.sha1(identity, usedforsecurity=False).hexdigest()[:16]}"
 
 
 def comparable(column: str, type_: str) -> str:
-    """``column`` so that it compares as in every other destination: text by its bytes."""
+    """Return SQL for ``column`` that compares as in every destination: text by its bytes."""
     if type_ == "jsonb":
         return f'{column}::text COLLATE "C"'
     return f'{column} COLLATE "C"' if type_ == "text" else column
 
 
 def indexed(column: str, type_: str, keys: int) -> str:
-    """The part of key ``column`` that an index over ``keys`` columns holds."""
+    """Return SQL for the part of key ``column`` that an index over ``keys`` columns holds."""
     if type_ == "jsonb":
         return f"jsonb_hash({column})"
     if type_ != "text":
         return column
-    # Four bytes a character at most.
+    # A character has at most four bytes.
     return f"left({column}::text, {_INDEXED_BYTES // 4 // keys})"

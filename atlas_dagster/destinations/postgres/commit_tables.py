@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.envelope import Envelope
-from atlas_dagster.destinations.postgres.columns import quoted, schema_name, table_name
+from atlas_dagster.destinations.postgres.columns import quote, schema_name, table_name
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.errors import DestinationError
 from atlas_dagster.format_versions import refuse_newer
@@ -27,14 +27,14 @@ from atlas_dagster.records.names import assign
 _STATE = "_atlas_state"
 _ENVELOPES = "_atlas_envelopes"
 _OWNER = "_atlas_owner"
-#: Of the three tables. A later version is to note it as a comment on ``_atlas_envelopes``.
+#: Version of the three tables; later ones must be stored as a comment on ``_atlas_envelopes``.
 VERSION = 1
 _FORMAT = re.compile(r"atlas format (\d+)")
 _NO_COLUMNS = pa.schema([])
 
 
 class TableState(Struct, frozen=True):
-    """A table and its last commit. ``fields``: the columns that hold a field, as Arrow knows them.
+    """A table and its last commit. ``fields``: the columns of the stream's fields, in Arrow types.
 
     ``seq`` stays when the table is dropped.
     """
@@ -48,7 +48,7 @@ class TableState(Struct, frozen=True):
 
     @property
     def relation(self) -> str:
-        return f"{quoted(self.schema)}.{quoted(self.table)}"
+        return f"{quote(self.schema)}.{quote(self.table)}"
 
 
 class TableStates(Struct, frozen=True):
@@ -63,7 +63,7 @@ class TableStates(Struct, frozen=True):
 
     @property
     def seq(self) -> int:
-        """Of the last commit; 0 before the first."""
+        """The ``seq`` of the last commit; 0 before the first."""
         return max(self.main.seq, self.unpublished.seq)
 
     def check_fence(self, before: "TableStates") -> None:
@@ -79,8 +79,8 @@ class TableStates(Struct, frozen=True):
             )
         if self.main.exists != before.main.exists:
             raise DestinationError(
-                f"{self.main.relation} was dropped while it was written to; sync again, and the "
-                "stream is read again from the beginning."
+                f"{self.main.relation} was dropped during this sync; sync again: the stream is "
+                "then read from the beginning."
             )
 
 
@@ -89,7 +89,7 @@ class CommitTables:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: set[str] = set()
+        self._ready_schemas: set[str] = set()
 
     def find(self, path: TablePath, *, lock: bool = False) -> TableState:
         """Return the state of a table, existing or not; ``lock`` it until the commit.
@@ -98,18 +98,18 @@ class CommitTables:
             DestinationError: a table that Atlas did not create has its name.
         """
         schema = schema_name(path[0])
-        known = self._known(schema, ".".join(path), lock=lock)
+        known = self._load(schema, ".".join(path), lock=lock)
         if known is None:
-            known = TableState(schema, table_name(path, self._taken(schema))), None
-        return self._checked(*known, path)
+            known = TableState(schema, table_name(path, self._table_names(schema))), None
+        return self._verify(*known, path)
 
     def find_unpublished(self, path: TablePath) -> TableState:
         """Return the state of a table's unpublished rows, which :meth:`find` locks, too."""
         schema = schema_name(path[0])
-        known = self._known(schema, _unpublished(path))
+        known = self._load(schema, _unpublished(path))
         if known is None:
             return TableState(schema, "")
-        return self._checked(*known, path)
+        return self._verify(*known, path)
 
     def states(self, path: TablePath, *, lock: bool = False) -> TableStates:
         """:meth:`find` and :meth:`find_unpublished` together."""
@@ -118,21 +118,21 @@ class CommitTables:
     def register(self, path: TablePath) -> None:
         """Create the schema, the commit tables and the table's row, if they are missing."""
         state = self.find(path)
-        if not self._is_kept(state.schema):
+        if not self._is_set_up(state.schema):
             self._create(state.schema)
-        self._enter(".".join(path), state)
+        self._insert(".".join(path), state)
 
     def register_unpublished(self, path: TablePath) -> TableState:
         """Create the row for a table's unpublished rows, if it is missing."""
         state = self.find_unpublished(path)
         if not state.table:
-            schema, taken = state.schema, self._taken(state.schema)
+            schema, taken = state.schema, self._table_names(state.schema)
             name = f"_atlas_held_{'__'.join(path[1:])}"
             state = TableState(schema, assign([name], reserved=taken)[name])
-            self._enter(_unpublished(path), state)
+            self._insert(_unpublished(path), state)
         return state
 
-    def _enter(self, key: str, state: TableState) -> None:
+    def _insert(self, key: str, state: TableState) -> None:
         self._database.run(
             f"INSERT INTO {_in(state.schema, _STATE)} (path, table_name) VALUES ($1, $2) "
             "ON CONFLICT (path) DO NOTHING",
@@ -140,11 +140,11 @@ class CommitTables:
             state.table,
         )
 
-    def _known(
+    def _load(
         self, schema: str, key: str, *, lock: bool = False
     ) -> tuple[TableState, int | None] | None:
         """Return the stored state of a table, and its ``relation`` when it was stored."""
-        if not self._is_kept(schema):
+        if not self._is_set_up(schema):
             return None
         found = self._database.rows(
             "SELECT table_name, seq, row_count, fields, relation::oid::bigint AS held "
@@ -162,21 +162,21 @@ class CommitTables:
         )
         return state, row["held"]
 
-    def _taken(self, schema: str) -> list[str]:
-        if not self._is_kept(schema):
+    def _table_names(self, schema: str) -> list[str]:
+        if not self._is_set_up(schema):
             return []
         rows = self._database.rows(f"SELECT table_name FROM {_in(schema, _STATE)}")
         return [row["table_name"] for row in rows]
 
     def advance(self, path: TablePath, state: TableState) -> None:
         """Store ``state`` as the table's own."""
-        self._note(".".join(path), state)
+        self._update(".".join(path), state)
 
     def advance_unpublished(self, path: TablePath, state: TableState) -> None:
         """Store ``state`` as that of the table's unpublished rows."""
-        self._note(_unpublished(path), state)
+        self._update(_unpublished(path), state)
 
-    def _note(self, key: str, state: TableState) -> None:
+    def _update(self, key: str, state: TableState) -> None:
         self._database.run(
             f"UPDATE {_in(state.schema, _STATE)} SET relation = $1::text::regclass, "
             "seq = $2, row_count = $3, fields = $4 WHERE path = $5",
@@ -209,7 +209,7 @@ class CommitTables:
             )
 
     def columns(self, state: TableState) -> dict[str, str]:
-        """The table's columns and their types, in its order."""
+        """Return the table's columns as ``dict[name, Postgres type]``, in the table's order."""
         rows = self._database.rows(
             "SELECT attname::text AS name, format_type(atttypid, atttypmod) AS type "
             "FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 "
@@ -219,7 +219,7 @@ class CommitTables:
         return {row["name"]: row["type"] for row in rows}
 
     def column_count(self, state: TableState) -> int:
-        """How many columns the table has ever had."""
+        """Return the number of columns the table has ever had, dropped ones included."""
         (row,) = self._database.rows(
             "SELECT count(*) AS columns FROM pg_attribute "
             "WHERE attrelid = $1::text::regclass AND attnum > 0",
@@ -228,7 +228,7 @@ class CommitTables:
         return int(row["columns"])
 
     def viewed_columns(self, state: TableState) -> dict[str, str]:
-        """The columns whose type Postgres does not let us change, and a view that uses each."""
+        """Return the columns whose type is fixed by a view, as ``dict[column name, view]``."""
         rows = self._database.rows(
             "SELECT a.attname::text AS name, min(r.ev_class::regclass::text) AS view "
             "FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid "
@@ -243,41 +243,41 @@ class CommitTables:
         self._database.run(
             f"INSERT INTO {_in(schema_name(envelope.connection), _ENVELOPES)} "
             "(seq, envelope) VALUES ($1, $2) "
-            "ON CONFLICT (seq) DO UPDATE SET envelope = excluded.envelope",  # a damaged one
+            "ON CONFLICT (seq) DO UPDATE SET envelope = excluded.envelope",  # if damaged
             envelope.seq,
             envelope.encode().decode(),
         )
 
     def envelope(self, connection: str, seq: int) -> Envelope | None:
         schema = schema_name(connection)
-        if not self._is_kept(schema):
+        if not self._is_set_up(schema):
             return None
         rows = self._database.rows(
             f"SELECT envelope FROM {_in(schema, _ENVELOPES)} WHERE seq = $1",
             seq,
         )
-        return next(iter(_decoded(rows)), None)
+        return next(iter(_decode_envelopes(rows)), None)
 
     def envelopes(self, connection: str) -> list[Envelope]:
         schema = schema_name(connection)
-        if not self._is_kept(schema):
+        if not self._is_set_up(schema):
             return []
         rows = self._database.rows(f"SELECT envelope FROM {_in(schema, _ENVELOPES)}")
-        return list(_decoded(rows))
+        return list(_decode_envelopes(rows))
 
     def prune_envelopes(self, connection: str, seqs: Collection[int]) -> None:
         schema = schema_name(connection)
-        if seqs and self._is_kept(schema):
+        if seqs and self._is_set_up(schema):
             listed = ", ".join(str(int(seq)) for seq in seqs)
             self._database.run(f"DELETE FROM {_in(schema, _ENVELOPES)} WHERE seq IN ({listed})")
 
     def claim_ownership(self, connection: str, deployment: str) -> str:
-        """The owner, which is ``deployment`` unless there was one."""
+        """Make ``deployment`` the owner unless there is one; return the owner."""
         schema = schema_name(connection)
         owner = self._owner(schema)
         if owner is None:
             with self._database.transaction():
-                # IF NOT EXISTS alone fails where two create a table at once.
+                # IF NOT EXISTS alone fails if two processes create a table at once.
                 self._database.run("SELECT pg_advisory_xact_lock(hashtext($1))", f"atlas.{schema}")
                 self._create(schema)
                 self._database.run(
@@ -300,7 +300,7 @@ class CommitTables:
         found = self._database.rows(f"SELECT deployment FROM {name}") if row["found"] else []
         return found[0]["deployment"] if found else None
 
-    def _checked(self, state: TableState, known_oid: int | None, path: TablePath) -> TableState:
+    def _verify(self, state: TableState, known_oid: int | None, path: TablePath) -> TableState:
         there = self._database.rows(
             "SELECT c.oid::bigint AS oid FROM pg_class AS c "
             "JOIN pg_namespace AS n ON n.oid = c.relnamespace "
@@ -310,19 +310,19 @@ class CommitTables:
         )
         if there and there[0]["oid"] != known_oid:
             raise DestinationError(
-                f"{self._database.uri} has a table {state.relation} that is not the one Atlas made "
-                f"for stream '{path[-1]}': drop or rename it, and the stream is read again from "
-                "the beginning."
+                f"{self._database.uri} has a table {state.relation} that Atlas did not create for "
+                f"stream '{path[-1]}'; drop or rename it, then sync: the stream is read again "
+                "from the beginning."
             )
         return msgspec.structs.replace(state, exists=bool(there))
 
-    def _is_kept(self, schema: str) -> bool:
-        """Whether ``schema`` has Atlas's tables.
+    def _is_set_up(self, schema: str) -> bool:
+        """Return whether ``schema`` has the commit tables.
 
         Raises:
-            ConfigError: a newer Atlas made them.
+            ConfigError: a newer Atlas created them.
         """
-        if schema not in self._kept:
+        if schema not in self._ready_schemas:
             (row,) = self._database.rows(
                 "SELECT to_regclass($1) IS NOT NULL AS found, "
                 "obj_description(to_regclass($1), 'pg_class') AS comment",
@@ -332,14 +332,14 @@ class CommitTables:
                 if version := _FORMAT.fullmatch(row["comment"] or ""):
                     what = f"The state of the tables in {self._database.uri}, schema {schema},"
                     refuse_newer(int(version[1]), known=VERSION, what=what)
-                self._kept.add(schema)
-        return schema in self._kept
+                self._ready_schemas.add(schema)
+        return schema in self._ready_schemas
 
     def _create(self, schema: str) -> None:
         there = self._database.rows("SELECT 1 AS one FROM pg_namespace WHERE nspname = $1", schema)
         if not there:
-            # Asked first, because IF NOT EXISTS alone still wants the right to create schemas.
-            self._database.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
+            # Checked first, because IF NOT EXISTS still needs the privilege to create schemas.
+            self._database.run(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}")
         self._database.run(
             f"CREATE TABLE IF NOT EXISTS {_in(schema, _STATE)} ("
             "path text PRIMARY KEY, table_name text NOT NULL UNIQUE, relation regclass, "
@@ -353,10 +353,10 @@ class CommitTables:
             f"CREATE TABLE IF NOT EXISTS {_in(schema, _OWNER)} ("
             "deployment text NOT NULL, is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only))"
         )
-        self._kept.add(schema)
+        self._ready_schemas.add(schema)
 
 
-def _decoded(rows: Iterable[Mapping[str, Any]]) -> Iterator[Envelope]:
+def _decode_envelopes(rows: Iterable[Mapping[str, Any]]) -> Iterator[Envelope]:
     """Yield the envelopes in ``rows``; skip unreadable ones, as the event log may have them."""
     for row in rows:
         with contextlib.suppress(msgspec.MsgspecError):
@@ -369,4 +369,4 @@ def _unpublished(path: TablePath) -> str:
 
 
 def _in(schema: str, table: str) -> str:
-    return f"{quoted(schema)}.{quoted(table)}"
+    return f"{quote(schema)}.{quote(table)}"

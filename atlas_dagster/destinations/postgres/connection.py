@@ -1,8 +1,8 @@
-"""A connection to Postgres: statements, batches by binary COPY, errors in one sentence.
+"""A connection to Postgres: statements, batches by binary COPY, and errors.
 
-The driver is ADBC: it hands Arrow batches to the server as they are, without a Python object per
-value. All staged rows live in temporary tables of this one connection, so whatever becomes of this
-process, the server itself cleans up after it.
+The driver is ADBC. It sends Arrow batches to the server without a Python object per value. All
+staged rows are in temporary tables of this connection, so the server removes them when the process
+ends, however it ends.
 """
 
 import contextlib
@@ -18,8 +18,7 @@ from adbc_driver_postgresql import StatementOptions, dbapi
 
 from atlas_dagster.errors import AtlasError, ConfigError, DestinationError, TransientError
 
-#: Nothing may cut a long merge or a silent source short; a table someone else holds, however,
-#: is not waited for endlessly.
+#: No timeout may end a long merge or a pause of the source; only the wait for a lock is limited.
 _SETTINGS = {
     "application_name": "atlas",
     "client_encoding": "UTF8",
@@ -31,23 +30,23 @@ _SETTINGS = {
 }
 _CONNECT_SECONDS = 15
 _TRANSIENT = ("08", "40", "53300", "55P03", "57P")
-#: Values a column cannot hold; nesting deeper, or text longer, than the server takes.
+#: SQLSTATE classes of a refused value: not valid for its column, nested too deeply, or too long.
 _REFUSED = ("22", "54")
-#: The server's own words, behind the statement that the driver repeats.
-_SAID = re.compile(r"(?:ERROR|FATAL|PANIC): +([^\n]+)")
+#: The server's message, which follows the statement in the driver's message.
+_SERVER_MESSAGE = re.compile(r"(?:ERROR|FATAL|PANIC): +([^\n]+)")
 _LOGIN = re.compile(r"password|role \"|pg_hba|authentication")
 
 
 class ValueRefusedError(DestinationError):
-    """A value is not what its column can hold."""
+    """A column cannot hold a value."""
 
 
 class Database:
-    """One Postgres database; connected to when it is first needed, used by one thread.
+    """One Postgres database; it connects at its first use. Use it from one thread only.
 
     Every method raises:
-        ConfigError: the address, the login or the rights are not enough.
-        TransientError: the server cannot be reached, or was lost.
+        ConfigError: the address is wrong, the login fails, or a privilege is missing.
+        TransientError: the server cannot be reached, or the connection broke.
         DestinationError: the server refused a statement.
     """
 
@@ -57,7 +56,7 @@ class Database:
         self.uri = without_login(address)
 
     def run(self, sql: str, *parameters: Any) -> int:
-        """Execute a statement; the number of rows it changed, where it has no parameters."""
+        """Execute a statement; return the number of changed rows if it has no parameters."""
         with self._cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return int(cursor.rowcount)
@@ -68,7 +67,7 @@ class Database:
             return cursor.fetch_arrow_table()
 
     def batches(self, sql: str) -> pa.RecordBatchReader:
-        """Rows as they come, over a connection of the reader's own, which ends with it."""
+        """Stream the rows of a query over a connection of its own, closed with the reader."""
         other = Database(self._address)
         other._connection = other._connect()
         cursor = other._connection.cursor()
@@ -77,45 +76,45 @@ class Database:
             reader = cursor.fetch_record_batch()
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
             other.close()
-            raise _explained(error, self.uri) from None
+            raise _to_atlas_error(error, self.uri) from None
 
-        def ending() -> Iterator[pa.RecordBatch]:
+        def stream() -> Iterator[pa.RecordBatch]:
             try:
                 yield from reader
             except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
-                raise _explained(error, self.uri) from None
+                raise _to_atlas_error(error, self.uri) from None
             finally:
                 reader.close()
                 cursor.close()
                 other.close()
 
-        return pa.RecordBatchReader.from_batches(reader.schema, ending())
+        return pa.RecordBatchReader.from_batches(reader.schema, stream())
 
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.table(sql, *parameters).to_pylist()
         return found
 
     def copy(self, batch: pa.RecordBatch, table: str) -> None:
-        """Add ``batch`` to the temporary table ``table``, all or nothing."""
+        """Add ``batch`` to the temporary table ``table`` atomically."""
         with self._cursor() as cursor:
             cursor.adbc_ingest(table, batch, mode="append", temporary=True)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it, or nothing."""
+        """Run the block as one transaction; an error rolls it back."""
         self.run("BEGIN")
         try:
             yield
             self.run("COMMIT")
         except BaseException:
-            # A lost connection has rolled back by itself.
+            # If the connection broke, the server has rolled back already.
             with contextlib.suppress(AtlasError):
                 self.run("ROLLBACK")
             raise
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Part of a transaction that may fail alone."""
+        """Run a part of a transaction; an :class:`AtlasError` rolls back this part only."""
         self.run("SAVEPOINT atlas")
         try:
             yield
@@ -136,22 +135,22 @@ class Database:
             self._connection = self._connect()
         try:
             with self._connection.cursor() as cursor:
-                # Results as rows: fetching them by COPY would refuse INSERT … RETURNING and hide
-                # how many rows a statement changed.
+                # Fetching results by COPY does not allow INSERT … RETURNING, and hides the number
+                # of changed rows.
                 cursor.adbc_statement.set_options(**{StatementOptions.USE_COPY.value: "false"})
                 yield cursor
         except (adbc_driver_manager.Error, pa.ArrowException, OSError) as error:
-            # The driver's message repeats the statement, so it is no cause to show.
-            raise _explained(error, self.uri) from None
+            # Not chained: the driver's message repeats the statement.
+            raise _to_atlas_error(error, self.uri) from None
 
     def _connect(self) -> dbapi.Connection:
         separator = "&" if "?" in self._address else "?"
-        patience = f"{separator}connect_timeout={_CONNECT_SECONDS}"
-        address = self._address + ("" if "connect_timeout" in self._address else patience)
+        timeout = f"{separator}connect_timeout={_CONNECT_SECONDS}"
+        address = self._address + ("" if "connect_timeout" in self._address else timeout)
         try:
             connection = dbapi.connect(address, autocommit=True)
         except adbc_driver_manager.Error as error:
-            raise _unconnected(str(error), self.uri) from None
+            raise _connection_error(str(error), self.uri) from None
         wanted = ", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS.items())
         with connection.cursor() as cursor:
             cursor.execute(
@@ -163,64 +162,64 @@ class Database:
         if encodings != {"UTF8"}:
             connection.close()
             raise ConfigError(
-                f"The database {self.uri} is encoded in {', '.join(encodings)}, which cannot hold "
-                "every text; create one with ENCODING 'UTF8'."
+                f"The database {self.uri} has the encoding {', '.join(encodings)}, which cannot "
+                "hold every text; create one with ENCODING 'UTF8'."
             )
         return connection
 
 
 def without_login(address: str) -> str:
-    """``postgresql://host:port/database``: what may be shown of an address."""
+    """Return an address without user and password: ``postgresql://host:port/database``."""
     scheme, _, rest = address.partition("://")
-    # Behind the last @, because an unescaped password may hold one, too.
+    # The host follows the last @; an unescaped password may contain others.
     place = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}")
     return f"postgresql://{place.netloc}{place.path}".rstrip("/")
 
 
-def _unconnected(said: str, where: str) -> AtlasError:
-    """Why there is no connection. Of the driver's words only what can hold no secret."""
-    told = said.partition("failed: ")[2].partition("\n")[0].removeprefix("FATAL:").strip()
-    if _LOGIN.search(told):
+def _connection_error(message: str, where: str) -> AtlasError:
+    """Explain why connecting failed; use only the part of ``message`` that has no secret."""
+    reason = message.partition("failed: ")[2].partition("\n")[0].removeprefix("FATAL:").strip()
+    if _LOGIN.search(reason):
         return ConfigError(
-            f"{where} refused the login ({told}); mend user and password in the destination's "
-            "address, or the variables it names."
+            f"{where} refused the login ({reason}); correct user and password in the "
+            "destination's address, or the variables it names."
         )
-    if "does not exist" in told:
-        return ConfigError(f"{where}: {told}; create it, or mend the destination's address.")
-    if told or "translate host name" in said:
-        reason = told or "its host name is not known"
-        return TransientError(f"{where} cannot be reached ({reason}); once it is, sync again.")
+    if "does not exist" in reason:
+        return ConfigError(f"{where}: {reason}; create it, or correct the destination's address.")
+    if reason or "translate host name" in message:
+        reason = reason or "its host name is not known"
+        return TransientError(f"{where} cannot be reached ({reason}); sync again once it can.")
     return ConfigError(
-        f"The address of {where} cannot be read; write postgresql://user:password@host:port/"
-        "database, with other characters than letters and digits percent-encoded."
+        f"The address of {where} is not valid; write postgresql://user:password@host:port/"
+        "database, and percent-encode all characters except letters and digits."
     )
 
 
-def _explained(error: Exception, where: str) -> AtlasError:
-    # Arrow raises its own errors, without a code, where a result breaks off.
+def _to_atlas_error(error: Exception, where: str) -> AtlasError:
+    # If a result breaks off, Arrow raises its own errors, without an SQLSTATE.
     state = getattr(error, "sqlstate", None) or ""
-    found = _SAID.findall(str(error))
-    said = (found[-1] if found else str(error).rpartition("': ")[2].partition("\n")[0]).strip()
+    found = _SERVER_MESSAGE.findall(str(error))
+    reason = (found[-1] if found else str(error).rpartition("': ")[2].partition("\n")[0]).strip()
     if not state or state.startswith(_TRANSIENT):
         return TransientError(
-            f"{where} broke off ({said}); sync again: what is committed stays, the rest is read "
-            "again."
+            f"The connection to {where} broke off ({reason}); sync again: committed rows stay, "
+            "the rest is read again."
         )
     if state == "42501":
         return ConfigError(
-            f"{where}: {said}; grant it to the user of the destination's address. Atlas needs to "
-            "create schemas, tables and temporary tables."
+            f"{where}: {reason}; grant it to the user of the destination's address. Atlas needs "
+            "to create schemas, tables and temporary tables."
         )
     if state == "53100":
         return DestinationError(
-            f"{where} has no space left ({said}); free some, then sync again: what is committed "
-            "stays, the rest is read again."
+            f"{where} has no space left ({reason}); free some, then sync again: committed rows "
+            "stay, the rest is read again."
         )
-    if said.startswith("row is too big"):
+    if reason.startswith("row is too big"):
         return DestinationError(
-            f"{where} has no room for a row ({said} bytes): one of many columns must fit into a "
-            "page; leave the stream out, or send this connection to a lake, whose rows have no "
+            f"{where} cannot store a row ({reason} bytes): with many columns, a row must fit into "
+            "a page; leave the stream out, or send this connection to a lake, whose rows have no "
             "such limit."
         )
     kind = ValueRefusedError if state.startswith(_REFUSED) else DestinationError
-    return kind(f"{where} refused a statement ({said}, SQLSTATE {state}).")
+    return kind(f"{where} refused a statement ({reason}, SQLSTATE {state}).")

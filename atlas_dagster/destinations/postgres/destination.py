@@ -19,7 +19,7 @@ from atlas_dagster.destinations.base import (
     read_columns,
 )
 from atlas_dagster.destinations.envelope import Envelope
-from atlas_dagster.destinations.postgres.columns import MOST_COLUMNS, columns_of, readable
+from atlas_dagster.destinations.postgres.columns import MOST_COLUMNS, columns_of, select_readable
 from atlas_dagster.destinations.postgres.commit_tables import CommitTables, TableStates
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.destinations.postgres.merge import Merge
@@ -49,7 +49,7 @@ class PostgresSnapshot(TableSnapshot):
         self._stage_numbers = stage_numbers
 
     def find_external_change(self) -> None:
-        """Postgres keeps no log of changes."""
+        """Return None: Postgres keeps no log of changes."""
 
     def columns(self) -> TableColumns:
         state = self._states.main
@@ -70,7 +70,7 @@ class PostgresSnapshot(TableSnapshot):
 
     def require_fit(self, spec: TableSpec) -> None:
         columns, state = columns_of(spec.schema), self._states.main
-        count = len(columns) + 1  # the stage numbers its rows
+        count = len(columns) + 1  # the stage adds the column ARRIVAL
         if state.exists:
             present = self._commit_tables.columns(state).keys()
             # Postgres counts dropped columns, too.
@@ -78,10 +78,10 @@ class PostgresSnapshot(TableSnapshot):
             count = max(count, self._commit_tables.column_count(state) + added)
         if count > MOST_COLUMNS:
             raise DestinationError(
-                f"{state.relation} would need {count:,} columns, and a table in Postgres has at "
-                f"most {MOST_COLUMNS:,}: leave the stream out, or send this connection to a lake, "
-                "whose tables have no such limit; columns of fields that are gone go where you "
-                "drop the table, and the stream is read from the beginning."
+                f"{state.relation} would need {count:,} columns, but a table in Postgres has at "
+                f"most {MOST_COLUMNS:,}. Leave the stream out, or send this connection to a lake, "
+                "whose tables have no such limit. If many columns are of removed fields, drop the "
+                "table: the stream is then read from the beginning."
             )
 
     def open(self, spec: TableSpec) -> StreamWriter:
@@ -148,8 +148,8 @@ class PostgresDestination(Destination):
                 state = self._commit_tables.find(commit.table, lock=True)
                 if self.inspect(commit.table).seq != expected_seqs[commit.table]:
                     raise DestinationError(
-                        f"{state.relation} was written by a sync of this connection, or dropped, "
-                        "meanwhile; do it again."
+                        f"A sync of this connection has written to {state.relation} meanwhile, "
+                        "or it was dropped; try again."
                     )
                 self._commit_tables.commit_without_rows(commit.table, envelope.seq)
 
@@ -170,7 +170,7 @@ class PostgresDestination(Destination):
             raise ConfigError(f"There is no table {uri} yet; materialize {'/'.join(table)}.")
         types = self._commit_tables.columns(state)
         chosen = read_columns(columns, present=[*types], where=uri)
-        selected = ", ".join(readable(name, types[name]) for name in chosen)
+        selected = ", ".join(select_readable(name, types[name]) for name in chosen)
         return self._database.batches(f"SELECT {selected} FROM {state.relation}")
 
     def count_duplicates(self, spec: TableSpec, key: Sequence[str]) -> int:
@@ -178,13 +178,13 @@ class PostgresDestination(Destination):
         columns = columns_of(spec.schema)
         keys = [column for column in columns if column.logical in key]
         merge = Merge(state.relation, "", columns, self._commit_tables.columns(state), keys=keys)
-        (found,) = self._database.rows(merge.duplicates())
+        (found,) = self._database.rows(merge.count_duplicates())
         return int(found["duplicates"])
 
     def preview(self, table: TablePath, rows: int) -> pa.Table:
         state = self._commit_tables.find(table)
         columns = self._commit_tables.columns(state).items()
-        selected = ", ".join(readable(name, type_) for name, type_ in columns)
+        selected = ", ".join(select_readable(name, type_) for name, type_ in columns)
         return self._database.table(f"SELECT {selected} FROM {state.relation} LIMIT {rows}")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""JSON texts that jsonb refuses, made into some that it takes."""
+"""Repair of JSON texts that jsonb refuses."""
 
 import msgspec
 from msgspec import Raw
@@ -10,9 +10,9 @@ from atlas_dagster.records.types import EXTRA, META
 
 _decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
 
-#: Within a JSON text: the character that jsonb refuses, beside an escaped backslash, which is kept.
+#: In a JSON text: U+0000, which jsonb refuses, or an escaped backslash, which is kept.
 _NUL_ESCAPE = r"(\\\\)|\\u0000"
-#: What can become jsonb of a text: itself, else without that character, else nothing.
+#: Returns a text that jsonb takes: the same text, else the text without U+0000, else NULL.
 _MEND_FUNCTION = f"""
     CREATE OR REPLACE FUNCTION pg_temp._atlas_json(value text) RETURNS text
     LANGUAGE plpgsql AS $$
@@ -32,24 +32,24 @@ _MEND_FUNCTION = f"""
         END;
     END $$
 """
-#: ... and what to note of it, as one entry of ``changes``; ``$1`` is the field.
+#: The entry of ``changes`` about a repair; ``$1`` is the field.
 _CHANGE = (
     "jsonb_build_object('field', $1::text, "
     f"'change', CASE WHEN m.mended IS NULL THEN '{IssueKind.TYPE.value[0]}' "
     f"ELSE '{IssueKind.REPAIRED.value[0]}' END, 'reason', '{IssueKind.TYPE.value[1]}')"
 )
-#: ... and what to keep of it.
+#: The entry of ``_airbyte_extra`` with the original bytes.
 _KEPT = (
     "jsonb_build_object($1::text, jsonb_build_object('base64', "
     "translate(encode(convert_to(m.original, 'UTF8'), 'base64'), E'\\n', '')))"
 )
 
 
-def mend_json(database: Database, table: str, columns: tuple[Column, ...]) -> None:
-    """Make every JSON text in ``table`` one that jsonb takes, and note it in ``_airbyte_meta``.
+def repair_json(database: Database, table: str, columns: tuple[Column, ...]) -> None:
+    """Repair the JSON texts in ``table`` that jsonb refuses, and note it in ``_airbyte_meta``.
 
-    ``_airbyte_extra`` keeps the bytes of what the source wrote. The server decides, value by value,
-    so this is only for when it has refused one.
+    ``_airbyte_extra`` keeps the source's bytes. The server tests each value, which is slow, so call
+    this only after it has refused one.
 
     Args:
         table: staged rows, quoted.
@@ -58,7 +58,7 @@ def mend_json(database: Database, table: str, columns: tuple[Column, ...]) -> No
     of = {column.logical: column for column in columns if column.is_json}
     meta, extra = of.pop(META), of.pop(EXTRA)
     database.run(f"UPDATE {table} SET {meta.quoted} = pg_temp._atlas_json({meta.quoted})")
-    _mend_extra(database, table, meta, extra)
+    _repair_extra(database, table, meta, extra)
     noted = (
         f"{meta.quoted} = jsonb_set(s.{meta.quoted}::jsonb, '{{changes}}', "
         f"s.{meta.quoted}::jsonb -> 'changes' || {_CHANGE})::text"
@@ -74,22 +74,22 @@ def mend_json(database: Database, table: str, columns: tuple[Column, ...]) -> No
         )
 
 
-def _mend_extra(database: Database, table: str, meta: Column, extra: Column) -> None:
-    """Keep the bytes of the fields in ``_airbyte_extra`` that jsonb refuses."""
+def _repair_extra(database: Database, table: str, meta: Column, extra: Column) -> None:
+    """Replace the fields in ``_airbyte_extra`` that jsonb refuses by their bytes."""
     refused = database.rows(
         f"SELECT {ARRIVAL} AS row, {meta.quoted} AS meta, {extra.quoted} AS extra FROM {table} "
         f"WHERE pg_temp._atlas_json({extra.quoted}) IS DISTINCT FROM {extra.quoted}"
     )
     for found in refused:
         noted = msgspec.json.decode(found["meta"])
-        told = {change["field"] for change in noted["changes"]}
+        changed = {change["field"] for change in noted["changes"]}
         kept: dict[str, Raw] = {}
         for field, value in _fields(found["extra"]).items():
             name = field.replace("\0", "")
             text = bytes(value).decode()
             (taken,) = database.rows("SELECT pg_temp._atlas_json($1) = $1 AS whole", text)
             kept[name] = value if taken["whole"] else as_base64(value)
-            if name in told or (taken["whole"] and name == field):
+            if name in changed or (taken["whole"] and name == field):
                 continue
             noted["changes"].append(ValueChange(name, *IssueKind.REPAIRED.value))
         database.run(

@@ -1,4 +1,4 @@
-"""One row per key: the statements that bring staged rows into a table."""
+"""The SQL statements that merge staged rows into a table by key."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -11,38 +11,38 @@ from atlas_dagster.destinations.postgres.columns import (
     comparable,
     indexed,
     literal,
-    quoted,
+    quote,
 )
 from atlas_dagster.records.types import EXTRA, EXTRACTED_AT
 
-#: Temporary table of staged rows that were compared outside of the server, and which of them won.
-SETTLED = "_atlas_settled"
+#: Temporary table of staged rows that Atlas compared itself, with the column ``wins``.
+DECIDED = "_atlas_settled"
 _RESET = "_atlas_reset"
-#: Types whose columns hold values exactly: what is kept beside one, of doubles before, is no key.
+#: Types that hold values exactly; a kept value beside one, from an earlier double, is not a key.
 _EXACT = ("bigint", "boolean", "numeric")
 
 
 class Merge:
-    """Brings the newest staged row of each key into the table.
+    """Statements that merge the newest staged row of each key into the table.
 
-    The newest is the one with the greatest cursor since the last row without a cursor, which
-    replaces all that came before it; of equal ones, the one extracted last, then the last to come.
-    What a key column does not hold exactly is compared as ``_airbyte_extra`` keeps it. Text
-    compares by its bytes, as in every other destination.
+    The newest row has the greatest cursor since the last row without a cursor, which replaces all
+    that arrived before it; of equal ones, the one extracted last, then the one that arrived last.
+    If a key column cannot hold a value exactly, the value kept in ``_airbyte_extra`` is compared.
+    Text compares by its bytes, as in every destination.
 
-    What ``_airbyte_extra`` keeps of a cursor, and text that says moments in several ways, is not
-    compared here: :mod:`~atlas_dagster.destinations.postgres.newest_rows` settles such rows.
-    The table holds each key once; :meth:`unduplication` sees to that where it was appended to.
+    These statements do not compare *odd* cursors: those kept in ``_airbyte_extra``, and dates in
+    several text formats. :mod:`~atlas_dagster.destinations.postgres.newest_rows` compares them. The
+    table must have each key once; after appends, run :meth:`delete_duplicates` first.
 
     Args:
         relation: the table, quoted.
         stage: the table of staged rows, quoted.
         columns: the staged columns.
-        types: of the table's columns.
-        keys: key columns, of ``columns``.
-        cursor: of ``columns``, if there is one.
-        deleted_at: of ``columns``; where it is given, rows that have it delete their key's row.
-        gone: columns of fields that the source no longer has, NULL in new versions of a row.
+        types: the table's columns, as ``dict[name, Postgres type]``.
+        keys: the key columns, a part of ``columns``.
+        cursor: the cursor column, if there is one.
+        deleted_at: a column; if given, rows with a value in it delete the row of their key.
+        gone: columns of fields that the source no longer has; they are NULL in new versions.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class Merge:
         self.deleted_at = deleted_at
         self.width = len(keys)
         compared = [*keys, cursor] if cursor else keys
-        #: Fields that rows are compared by; those of which ``_airbyte_extra`` may keep values.
+        #: Fields that rows are compared by; and those of them with values in ``_airbyte_extra``.
         self.fields = tuple(dict.fromkeys(column.source for column in compared))
         self.kept: Collection[str] = self.fields
-        #: Whether rows without a cursor are staged, and rows that were compared elsewhere.
+        #: Whether staged rows without a cursor exist, and rows in the table ``DECIDED``.
         self.has_resets = True
-        self.has_settled = False
+        self.has_decided = False
 
-    # What is staged
+    # Facts
 
-    def facts(self) -> str:
-        """One row about all staged rows: what :meth:`statement` must take into account."""
-        wanted = ["count(*) AS rows", *_any_of(self.fields, self._stages_kept)]
+    def describe_stage(self) -> str:
+        """Select one row of facts about the staged rows, which the other statements need."""
+        wanted = ["count(*) AS rows", *_any_of(self.fields, self._is_kept_in_stage)]
         nulls = " OR ".join(f"{key.quoted} IS NULL" for key in self._keys)
         wanted.append(f"COALESCE(bool_or({nulls}), false) AS null_keys")
         if self.cursor is not None:
@@ -90,37 +90,37 @@ class Merge:
                 wanted.append(f"count(DISTINCT {_form(self.cursor.quoted)}) AS forms")
         return f"SELECT {', '.join(wanted)} FROM {self.stage}"
 
-    def table_facts(self) -> str:
-        """One row: whether ``_airbyte_extra`` keeps values of each of the fields in the table."""
+    def describe_table(self) -> str:
+        """Select one row: for each field, whether the table's ``_airbyte_extra`` has values."""
         kept = _any_of(self.fields, lambda field: self._is_kept("", field))
         return f"SELECT {', '.join(kept)} FROM {self._relation}"
 
     def null_patterns(self) -> str:
-        """Which key columns are NULL together: a row for each combination."""
+        """Select the combinations of key columns that are NULL together, one row for each."""
         nulls = (f"{key.quoted} IS NULL AS k{number}" for number, key in enumerate(self._keys))
         return f"SELECT DISTINCT {', '.join(nulls)} FROM {self.stage}"
 
-    def keyless(self) -> str:
-        """Inserts the rows without a value in a field of the key: they have no other versions."""
-        values = ", ".join(column.moved(self._types[column.name]) for column in self._columns)
-        alive = "" if self.deleted_at is None else f" AND NOT ({self._stages(self.deleted_at)})"
-        keyed = " AND ".join(map(self._stages, self._keys))
+    def insert_keyless(self) -> str:
+        """Insert the rows without a value in a field of the key: they have no other versions."""
+        values = ", ".join(column.cast(self._types[column.name]) for column in self._columns)
+        alive = "" if self.deleted_at is None else f" AND NOT ({self._is_set(self.deleted_at)})"
+        keyed = " AND ".join(map(self._is_set, self._keys))
         into = f"INSERT INTO {self._relation} ({self.names})"
         return f"{into} SELECT {values} FROM {self.stage} WHERE NOT ({keyed}){alive}"
 
-    # What becomes of it
+    # Merge
 
-    def statement(self, nulls: Sequence[bool]) -> str:
-        """Merges the rows whose key columns are NULL as ``nulls`` says.
+    def upsert(self, nulls: Sequence[bool]) -> str:
+        """Merge the rows whose key columns are NULL as in ``nulls``.
 
-        One statement for each pattern, so that every condition on a key can use an index or a
-        hash, which IS NOT DISTINCT FROM cannot. Returns how many keys it ``found``, and how many
-        rows it ``updated`` and ``inserted``.
+        Each combination has its own statement, because IS NOT DISTINCT FROM can use neither an
+        index nor a hash. Return the number of keys as ``found``, and of rows as ``updated`` and
+        ``inserted``.
         """
         values = ", ".join(f"s.{column.quoted}" for column in self._columns)
         assignments = ", ".join(
             [f"{column.quoted} = s.{column.quoted}" for column in self._columns]
-            + [f"{quoted(name)} = NULL" for name in self._gone]
+            + [f"{quote(name)} = NULL" for name in self._gone]
         )
         same_key = self._same_key(nulls)
         return f"""
@@ -139,16 +139,16 @@ class Merge:
                 (SELECT count(*) FROM newest) AS found
         """
 
-    def deletion(self, nulls: Sequence[bool]) -> str:
-        """Deletes the rows that were deleted in the source; to run before :meth:`statement`."""
+    def delete(self, nulls: Sequence[bool]) -> str:
+        """Delete the rows that were deleted in the source; run it before :meth:`upsert`."""
         return f"""
             WITH {self._newest(nulls, deleted=True)}
             DELETE FROM {self._relation} AS t USING newest AS s
             WHERE {self._same_key(nulls)} AND ({self._is_newer()})
         """
 
-    def tombstones(self, nulls: Sequence[bool], table: str) -> str:
-        """Copies the staged rows that deleted their key, after :meth:`deletion`, to ``table``."""
+    def copy_tombstones(self, nulls: Sequence[bool], table: str) -> str:
+        """Copy the staged rows that deleted their key to ``table``; run it after :meth:`delete`."""
         return f"""
             WITH {self._newest(nulls, deleted=True)}
             INSERT INTO {table} ({self.names}) SELECT {self.names} FROM {self.stage}
@@ -159,9 +159,9 @@ class Merge:
             )
         """
 
-    def deleted(self, nulls: Sequence[bool]) -> str:
-        """How many staged keys were deleted in the source, as ``found``; to run after
-        :meth:`deletion`. ``refused``: those whose row in the table is newer.
+    def count_deleted(self, nulls: Sequence[bool]) -> str:
+        """Count the staged keys that were deleted in the source as ``found``, and those whose row
+        in the table is newer as ``refused``; run it after :meth:`delete`.
         """
         return f"""
             WITH {self._newest(nulls, deleted=True)}
@@ -170,8 +170,8 @@ class Merge:
             )) AS refused FROM newest AS s
         """
 
-    def late(self, nulls: Sequence[bool]) -> str:
-        """How many staged rows lost to one that was staged before them, as ``late``."""
+    def count_late(self, nulls: Sequence[bool]) -> str:
+        """Count the staged rows that lost to a row staged before them, as ``late``."""
         return f"""
             WITH {self._versions(nulls)}
             SELECT count(*) AS late FROM (
@@ -181,13 +181,13 @@ class Merge:
             ) AS found WHERE arrival > winner
         """
 
-    # What is compared elsewhere
+    # Odd cursors
 
-    def odd_versions(self, nulls: Sequence[bool], *, in_table: bool) -> str:
-        """All staged versions of keys with a cursor that the server does not compare.
+    def select_odd_versions(self, nulls: Sequence[bool], *, in_table: bool) -> str:
+        """Select all staged versions of the keys with an odd cursor.
 
-        Each with its key's row of the table beside it. ``in_table``: of keys whose row there has
-        such a cursor; otherwise of those of which such a version is staged.
+        Each has the table's row of its key beside it. ``in_table``: look for odd cursors in the
+        table; otherwise in the stage.
         """
         assert self.cursor is not None
         odd = self._is_odd() if in_table else self._is_kept("s.", self.cursor.source)
@@ -214,10 +214,10 @@ class Merge:
             ORDER BY key, arrival
         """
 
-    # What the table has
+    # Duplicates in the table
 
-    def odd_twins(self) -> str:
-        """Rows of the table whose key another row has, if one has such a cursor; as they came."""
+    def select_odd_duplicates(self) -> str:
+        """Select the table's rows of repeated keys with an odd cursor, in order of arrival."""
         assert self.cursor is not None
         kept = f"({self._extra} -> {literal(self.cursor.source)})::text"
         odd = "true" if self._is_json(self.cursor) else f"{kept} IS NOT NULL"
@@ -241,13 +241,13 @@ class Merge:
             ORDER BY key, arrival
         """
 
-    def removal(self, places: Sequence[str]) -> str:
-        """Deletes rows of the table."""
+    def delete_places(self, places: Sequence[str]) -> str:
+        """Delete rows of the table by their ``ctid``."""
         listed = ",".join(f'"{place}"' for place in places)
         return f"DELETE FROM {self._relation} WHERE ctid = ANY('{{{listed}}}'::tid[])"
 
-    def unduplication(self) -> str:
-        """Deletes all but the newest row of each key from the table."""
+    def delete_duplicates(self) -> str:
+        """Delete all but the newest row of each key from the table."""
         reset = "NULL::bigint"
         if self.cursor is not None:
             reset = f"max(_atlas_came) FILTER (WHERE {self.cursor.quoted} IS NULL) OVER key"
@@ -266,8 +266,8 @@ class Merge:
             ) AS r WHERE t.ctid = r.place AND r.rank > 1
         """
 
-    def duplicates(self) -> str:
-        """How many rows :meth:`unduplication` would delete, as ``duplicates``."""
+    def count_duplicates(self) -> str:
+        """Count the rows that :meth:`delete_duplicates` would delete, as ``duplicates``."""
         return f"""
             SELECT COALESCE(sum(rows - 1), 0)::bigint AS duplicates FROM (
                 SELECT count(*) AS rows FROM {self._relation} WHERE {self._has_key}
@@ -275,13 +275,13 @@ class Merge:
             ) AS repeated
         """
 
-    def index(self, name: str) -> str:
-        """An index that finds a key, however long its text is."""
+    def create_index(self, name: str) -> str:
+        """Create an index over the key, for texts of any length."""
         parts = (f"({self._indexed('', key)})" for key in self._keys)
-        return f"CREATE INDEX IF NOT EXISTS {quoted(name)} ON {self._relation} ({', '.join(parts)})"
+        return f"CREATE INDEX IF NOT EXISTS {quote(name)} ON {self._relation} ({', '.join(parts)})"
 
     def _newest(self, nulls: Sequence[bool], *, deleted: bool) -> str:
-        """The newest staged row of each key: those ``deleted`` in the source, or the others."""
+        """Return CTEs up to ``newest``: each key's newest staged row, ``deleted`` or not."""
         keys = self._staged_key(nulls)
         wanted = ""
         if self.deleted_at is not None:
@@ -296,7 +296,7 @@ class Merge:
         """
 
     def _versions(self, nulls: Sequence[bool]) -> str:
-        """The staged rows of each key since the last without a cursor."""
+        """Return CTEs up to ``versions``: each key's staged rows since the last reset."""
         staged = self._staged(nulls)
         if not self.has_resets or self.cursor is None:
             return f"{staged}, versions AS (SELECT * FROM staged)"
@@ -311,13 +311,13 @@ class Merge:
         """
 
     def _staged(self, nulls: Sequence[bool]) -> str:
-        """The staged rows with these ``nulls`` that have a key, as the table is to hold them."""
+        """Return the CTE ``staged``: rows with a key and these ``nulls``, cast for the table."""
         moved = ", ".join(
-            f"{column.moved(self._types[column.name])} AS {column.quoted}"
+            f"{column.cast(self._types[column.name])} AS {column.quoted}"
             for column in self._columns
         )
         chosen = [
-            f"{key.quoted} IS NULL AND {self._stages_kept(key.source)}"
+            f"{key.quoted} IS NULL AND {self._is_kept_in_stage(key.source)}"
             if null
             else f"{key.quoted} IS NOT NULL"
             for key, null in zip(self._keys, nulls, strict=True)
@@ -340,7 +340,7 @@ class Merge:
 
     @property
     def _has_key(self) -> str:
-        """Whether a row of the table has a value in each field of the key."""
+        """A condition: a row of the table has a value in each field of the key."""
         return " AND ".join(f"({self._has_value(key)})" for key in self._keys)
 
     def _same_key(self, nulls: Sequence[bool]) -> str:
@@ -356,7 +356,7 @@ class Merge:
         return " AND ".join(conditions)
 
     def _kept_key(self, alias: str, nulls: Sequence[bool]) -> list[str]:
-        """What ``_airbyte_extra`` keeps of the keys whose columns may not hold them exactly."""
+        """Return the kept values of the key columns that may not hold their values exactly."""
         return [
             f"COALESCE({alias}{self._extra} -> {literal(key.source)}, 'null')"
             for key, null in zip(self._keys, nulls, strict=True)
@@ -369,14 +369,14 @@ class Merge:
     def _has_value(self, column: Column) -> str:
         return f"{column.quoted} IS NOT NULL OR {self._is_kept('', column.source)}"
 
-    def _stages_kept(self, field: str) -> str:
-        """:meth:`_is_kept` of a staged row, whose JSON is text."""
+    def _is_kept_in_stage(self, field: str) -> str:
+        """Return :meth:`_is_kept` for a staged row, whose JSON is text."""
         text = literal(msgspec.json.encode(field).decode())
         kept = f"jsonb_exists({self._extra}::jsonb, {literal(field)})"
         return f"COALESCE(strpos({self._extra}, {text}) > 0 AND {kept}, false)"
 
-    def _stages(self, column: Column) -> str:
-        return f"({column.quoted} IS NOT NULL OR {self._stages_kept(column.source)})"
+    def _is_set(self, column: Column) -> str:
+        return f"({column.quoted} IS NOT NULL OR {self._is_kept_in_stage(column.source)})"
 
     def _is_newer(self) -> str:
         newer = later = f"s.{EXTRACTED_AT} >= t.{EXTRACTED_AT}"
@@ -390,19 +390,19 @@ class Merge:
                 newer = f"NOT {self._is_odd()} AND {newer}"
             if self.has_resets:
                 newer = f"s.{_RESET} IS NOT NULL OR ({newer})"
-        if self.has_settled:
-            newer = f"s.{ARRIVAL} IN (SELECT arrival FROM {SETTLED} WHERE wins) OR ({newer})"
+        if self.has_decided:
+            newer = f"s.{ARRIVAL} IN (SELECT arrival FROM {DECIDED} WHERE wins) OR ({newer})"
         return newer
 
     @property
     def may_be_odd(self) -> bool:
-        """Whether the server may meet cursors in the table that it does not compare."""
+        """Whether the table may have odd cursors."""
         return self.cursor is not None and (
             self.cursor.source in self.kept or self._types[self.cursor.name] in ("jsonb", "text")
         )
 
     def _is_odd(self) -> str:
-        """Whether the server does not compare the cursors of ``s`` and ``t``."""
+        """Return a condition: the cursor of ``s`` or ``t`` is odd."""
         assert self.cursor is not None
         if self._is_json(self.cursor):
             return "true"
@@ -422,7 +422,7 @@ class Merge:
         return comparable(f"{alias}{column.quoted}", self._types[column.name])
 
     def _key(self, alias: str, key: Column) -> str:
-        """JSON is the same where its value is, however it is written."""
+        """Return a key column for comparison. JSON compares by value, not by text."""
         return f"{alias}{key.quoted}" if self._is_json(key) else self._comparable(alias, key)
 
     def _indexed(self, alias: str, key: Column) -> str:
@@ -436,7 +436,7 @@ class Merge:
 
 
 def _any_of(fields: Sequence[str], condition: Callable[[str], str]) -> list[str]:
-    """Whether any row meets the condition for each field: columns ``kept_0``, ``kept_1``, ..."""
+    """Return columns ``kept_0``, ``kept_1``, ...: whether any row meets a field's condition."""
     return [
         f"COALESCE(bool_or({condition(field)}), false) AS kept_{number}"
         for number, field in enumerate(fields)
@@ -444,7 +444,7 @@ def _any_of(fields: Sequence[str], condition: Callable[[str], str]) -> list[str]
 
 
 def _form(text: str) -> str:
-    """How a moment in ``text`` is written; two of one form compare as they stand."""
+    """Return SQL for the format of a date in ``text``; dates of one format compare as text."""
     digits = f"translate({text}, '123456789', '000000000')"
     zone = f"COALESCE(substring({text} FROM {literal(ZONE)}), '')"
     return f"CASE WHEN {text} ~ {literal(DATED)} THEN {digits} || {zone} ELSE '' END"

@@ -1,8 +1,8 @@
-"""Merges staged rows by their key: what the server compares itself, and what it cannot.
+"""Merge of staged rows by key. It runs SQL and compares the odd cursors that SQL cannot.
 
-Cursors that their columns do not hold exactly, and text that says moments in several ways, are
-compared here, by the one order of :mod:`~atlas_dagster.destinations.exact_values`, for the keys
-that have such a version only. Of each such key, the one staged row that wins stays staged.
+Odd are cursors that their column cannot hold exactly, and dates in several text formats. They are
+compared in the order of :mod:`~atlas_dagster.destinations.exact_values`, only for keys that have
+one. Of the staged rows of such a key, only the winner stays staged.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ from msgspec import Struct
 from atlas_dagster.destinations.exact_values import order_of
 from atlas_dagster.destinations.postgres.columns import ARRIVAL
 from atlas_dagster.destinations.postgres.connection import Database
-from atlas_dagster.destinations.postgres.merge import SETTLED, Merge
+from atlas_dagster.destinations.postgres.merge import DECIDED, Merge
 from atlas_dagster.records.types import ColumnType
 
-#: The cursor in its order, None for one that does not compare, and the time of extraction.
+#: The cursor as comparable bytes, None if it does not compare; and microseconds of the extraction.
 _Version = tuple[bytes | None, int]
 
 
 class Merged(Struct, frozen=True):
-    """``more``: rows that the table has more. ``late``: versions that came late, and lost."""
+    """``more``: rows the table gained. ``late``: rows that lost to one that arrived before."""
 
     more: int
     late: int
@@ -35,9 +35,9 @@ class KeyedMerge:
     """Runs the statements of ``merge``, as part of a transaction.
 
     Args:
-        kind: of the cursor, if there is one.
-        kept: of which fields ``_airbyte_extra`` keeps values in the table, as far as that is known;
-            afterwards, of all that rows are compared by.
+        kind: the type of the cursor, if there is one.
+        kept: ``dict[field, whether _airbyte_extra of the table keeps values]``, for known fields;
+            :meth:`run` completes it for all fields that rows are compared by.
         tombstones: temporary table for the rows of this sync that deleted their key, quoted.
     """
 
@@ -61,11 +61,11 @@ class KeyedMerge:
     def run(self) -> Merged:
         merge = self._merge
         if self._tombstones is not None:
-            self._recall(self._tombstones)
+            self._restage_tombstones(self._tombstones)
         if not self.kept.keys() >= {*merge.fields}:
-            (found,) = self._database.rows(merge.table_facts())
+            (found,) = self._database.rows(merge.describe_table())
             self.kept |= {field: found[f"kept_{n}"] for n, field in enumerate(merge.fields)}
-        (facts,) = self._database.rows(merge.facts())
+        (facts,) = self._database.rows(merge.describe_stage())
         staged = {field: facts[f"kept_{n}"] for n, field in enumerate(merge.fields)}
         self.kept |= {field: True for field, is_staged in staged.items() if is_staged}
         merge.kept = [field for field, is_kept in self.kept.items() if is_kept]
@@ -74,50 +74,50 @@ class KeyedMerge:
         odd = odd or (merge.cursor is not None and staged[merge.cursor.source])
         patterns = [[False] * merge.width]
         if facts["null_keys"]:
-            self._more += self._database.run(merge.keyless())
+            self._more += self._database.run(merge.insert_keyless())
             patterns = [[*found.values()] for found in self._database.rows(merge.null_patterns())]
         keys = 0
         for nulls in patterns:
             if odd:
                 self._compare_odd_versions(nulls, in_table=False)
-            keys += self._bring(nulls)
+            keys += self._merge_pattern(nulls)
         if keys < facts["rows"]:
             for nulls in patterns:
-                (lost,) = self._database.rows(merge.late(nulls))
+                (lost,) = self._database.rows(merge.count_late(nulls))
                 self._late += lost["late"]
         return Merged(self._more, self._late)
 
-    def unduplicate(self) -> int:
-        """Leave one row of each key in the table; how many went."""
+    def delete_duplicates(self) -> int:
+        """Delete all but the newest row of each key from the table; return their number."""
         gone = 0
         if self._merge.cursor is not None:
             places = []
-            for twins in _by_key(self._database.rows(self._merge.odd_twins())):
+            for twins in _by_key(self._database.rows(self._merge.select_odd_duplicates())):
                 winner = _newest([self._version(row, "s") for row in twins])
                 places += [row["place"] for n, row in enumerate(twins) if n != winner]
             if places:
-                gone = self._database.run(self._merge.removal(places))
-        return gone + self._database.run(self._merge.unduplication())
+                gone = self._database.run(self._merge.delete_places(places))
+        return gone + self._database.run(self._merge.delete_duplicates())
 
-    def _bring(self, nulls: Sequence[bool]) -> int:
-        """Bring staged rows into the table; the number of their keys."""
+    def _merge_pattern(self, nulls: Sequence[bool]) -> int:
+        """Merge the staged rows with these ``nulls``; return the number of their keys."""
         found, lost = self._apply(nulls)
         if lost and self._merge.may_be_odd and self._compare_odd_versions(nulls, in_table=True):
             _, lost = self._apply(nulls)
         self._late += lost
         if self._tombstones is not None:
-            self._database.run(self._merge.tombstones(nulls, self._tombstones))
+            self._database.run(self._merge.copy_tombstones(nulls, self._tombstones))
         return found
 
     def _apply(self, nulls: Sequence[bool]) -> tuple[int, int]:
-        """The number of staged keys, and of those whose row in the table stays as it is."""
+        """Run the merge; return the numbers of staged keys, and of keys whose row stays."""
         merge = self._merge
         dead = refused = 0
         if merge.deleted_at is not None:
-            self._more -= self._database.run(merge.deletion(nulls))
-            (deleted,) = self._database.rows(merge.deleted(nulls))
+            self._more -= self._database.run(merge.delete(nulls))
+            (deleted,) = self._database.rows(merge.count_deleted(nulls))
             dead, refused = deleted["found"], deleted["refused"]
-        (done,) = self._database.rows(merge.statement(nulls))
+        (done,) = self._database.rows(merge.upsert(nulls))
         self._more += done["inserted"]
         lost = done["found"] - done["updated"] - done["inserted"]
         return done["found"] + dead, lost + refused
@@ -127,7 +127,7 @@ class KeyedMerge:
         staged: list[int] = []
         winners: list[int] = []
         for rows in _by_key(
-            self._database.rows(self._merge.odd_versions(nulls, in_table=in_table))
+            self._database.rows(self._merge.select_odd_versions(nulls, in_table=in_table))
         ):
             versions = [self._version(row, "s") for row in rows]
             if rows[0]["in_table"]:
@@ -140,20 +140,20 @@ class KeyedMerge:
         if not staged:
             return False
         run, stage = self._database.run, self._merge.stage
-        run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {SETTLED} (arrival bigint, wins boolean)")
-        if not self._merge.has_settled:
-            run(f"DELETE FROM {SETTLED}")
+        run(f"CREATE TEMPORARY TABLE IF NOT EXISTS {DECIDED} (arrival bigint, wins boolean)")
+        if not self._merge.has_decided:
+            run(f"DELETE FROM {DECIDED}")
         wins = pc.is_in(pa.array(staged), pa.array(winners, pa.int64()))
         batch = pa.record_batch([pa.array(staged), wins], ["arrival", "wins"])
-        self._database.copy(batch, SETTLED)
+        self._database.copy(batch, DECIDED)
         run(
-            f"DELETE FROM {stage} WHERE {ARRIVAL} IN (SELECT arrival FROM {SETTLED} WHERE NOT wins)"
+            f"DELETE FROM {stage} WHERE {ARRIVAL} IN (SELECT arrival FROM {DECIDED} WHERE NOT wins)"
         )
-        self._merge.has_settled = True
+        self._merge.has_decided = True
         return True
 
-    def _recall(self, tombstones: str) -> None:
-        """Stage again what deleted a row in this sync before, as what came first."""
+    def _restage_tombstones(self, tombstones: str) -> None:
+        """Stage the sync's earlier tombstones again, as the rows that arrived first."""
         names, stage = self._merge.names, self._merge.stage
         self._database.run(
             f"INSERT INTO {stage} ({names}, {ARRIVAL}) "
@@ -173,7 +173,7 @@ def _by_key(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _newest(versions: Sequence[_Version]) -> int:
-    """The place of the newest of ``versions``, which are in order of arrival."""
+    """Return the index of the newest of ``versions``, which are in order of arrival."""
     resets = [place for place, (order, _) in enumerate(versions) if order is None]
     since = range(resets[-1] if resets else 0, len(versions))
 

@@ -1,4 +1,4 @@
-"""Rows that wait in a temporary table for the commit that makes them part of their table."""
+"""Staged rows, in a temporary table until a commit moves them."""
 
 import msgspec
 import numpy as np
@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Raw
 
-from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, quoted
+from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, quote
 from atlas_dagster.destinations.postgres.connection import Database, ValueRefusedError
 from atlas_dagster.records.issues import IssueKind, ValueChange, as_base64
 from atlas_dagster.records.types import EXTRA, META
@@ -17,7 +17,7 @@ _decode_extra = msgspec.json.Decoder(dict[str, Raw]).decode
 class TemporaryStage:
     """Stages batches in a temporary table, which the server drops with the connection.
 
-    Temporary tables are not logged, so rows are written to the log once, by the commit.
+    Postgres does not log temporary tables, so only the commit writes rows to the log.
     """
 
     def __init__(self, database: Database, name: str, columns: tuple[Column, ...]) -> None:
@@ -29,7 +29,7 @@ class TemporaryStage:
 
     @property
     def table(self) -> str:
-        return quoted(self.name)
+        return quote(self.name)
 
     def write(self, batch: pa.RecordBatch) -> None:
         if not self._exists:
@@ -43,12 +43,12 @@ class TemporaryStage:
         try:
             self._database.copy(batch.append_column(ARRIVAL, arrivals), self.name)
         except ValueRefusedError:
-            batch = self._without_nuls(batch)
+            batch = self._remove_nuls(batch)
             self._database.copy(batch.append_column(ARRIVAL, arrivals), self.name)
         self.rows += batch.num_rows
 
     def tombstones(self) -> str:
-        """A table, quoted, for staged rows that deleted others, as long as the sync takes."""
+        """Create and return a temporary table, quoted, for the sync's rows that deleted others."""
         self._database.run(
             f"CREATE TEMPORARY TABLE IF NOT EXISTS {self._tombstones} "
             f"({', '.join(self._definitions)})"
@@ -57,20 +57,20 @@ class TemporaryStage:
 
     @property
     def _tombstones(self) -> str:
-        return quoted(f"{self.name}_tombstones")
+        return quote(f"{self.name}_tombstones")
 
     @property
     def _definitions(self) -> list[str]:
         return [f"{column.quoted} {column.staged_type}" for column in self._columns]
 
     def rewind(self, rows: int) -> None:
-        """Keep the first ``rows`` rows only."""
+        """Keep only the first ``rows`` rows."""
         if rows < self.rows:
             self._database.run(f"DELETE FROM {self.table} WHERE {ARRIVAL} >= {rows}")
             self.rows = rows
 
     def clear(self) -> None:
-        """Begin anew; part of the commit's transaction."""
+        """Delete all rows, as part of the commit's transaction."""
         if self._exists:
             self._database.run(f"TRUNCATE {self.table}")
         self.rows = 0
@@ -80,10 +80,10 @@ class TemporaryStage:
             self._database.run(f"DROP TABLE IF EXISTS {self.table}, {self._tombstones}")
         self._exists, self.rows = False, 0
 
-    def _without_nuls(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Without U+0000, the one character that Postgres text cannot hold.
+    def _remove_nuls(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Remove U+0000, the one character that Postgres text cannot hold.
 
-        It is noted as a change, and the value kept with its bytes.
+        Note the change, and keep the bytes of the value.
         """
         for index, column in enumerate(self._columns):
             values = batch.column(index)
@@ -95,17 +95,17 @@ class TemporaryStage:
             kept = pc.replace_substring(values, "\0", "")
             batch = batch.set_column(index, batch.schema.field(index), kept)
             place = batch.schema.get_field_index(META)
-            noted = _with_change(batch.column(place), column.source)
+            noted = _note_change(batch.column(place), column.source)
             metas = pc.if_else(found, noted, batch.column(place))
             batch = batch.set_column(place, batch.schema.field(place), metas)
             place = batch.schema.get_field_index(EXTRA)
-            extra = _with_values(batch.column(place), column.source, values, found)
+            extra = _keep_values(batch.column(place), column.source, values, found)
             batch = batch.set_column(place, batch.schema.field(place), extra)
         return batch
 
 
-def _with_values(extra: pa.Array, field: str, values: pa.Array, chosen: pa.Array) -> pa.Array:
-    """``_airbyte_extra`` texts with the ``chosen`` values of ``field``, whatever is kept of it."""
+def _keep_values(extra: pa.Array, field: str, values: pa.Array, chosen: pa.Array) -> pa.Array:
+    """Return ``_airbyte_extra`` texts with the ``chosen`` values of ``field``, if not yet kept."""
     texts = extra.to_pylist()
     for row in pc.indices_nonzero(chosen).to_pylist():
         kept = _decode_extra(texts[row] or "{}")
@@ -114,8 +114,8 @@ def _with_values(extra: pa.Array, field: str, values: pa.Array, chosen: pa.Array
     return pa.array(texts, pa.string())
 
 
-def _with_change(metas: pa.Array, field: str) -> pa.Array:
-    """``_airbyte_meta`` texts, which end in a list of changes, with one more."""
+def _note_change(metas: pa.Array, field: str) -> pa.Array:
+    """Return ``_airbyte_meta`` texts, which end in a list of changes, with one more."""
     change = msgspec.json.encode(ValueChange(field, *IssueKind.REPAIRED.value)).decode()
     opened = pc.utf8_slice_codeunits(metas, 0, -len("]}"))
     comma = pc.if_else(pc.ends_with(opened, "["), "", ",")

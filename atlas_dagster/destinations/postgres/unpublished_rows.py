@@ -4,7 +4,7 @@ import msgspec
 import pyarrow as pa
 
 from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, listed
+from atlas_dagster.destinations.postgres.columns import ARRIVAL, Column, quote_all
 from atlas_dagster.destinations.postgres.commit_tables import CommitTables, TableState
 from atlas_dagster.destinations.postgres.connection import Database
 from atlas_dagster.destinations.postgres.stage import TemporaryStage
@@ -51,7 +51,7 @@ class UnpublishedRows:
             added = ", ".join(f"ADD COLUMN IF NOT EXISTS {column}" for column in columns)
             run(f"ALTER TABLE {state.relation} {added}")
         if stage.rows:
-            names = listed([column.name for column in self._columns])
+            names = quote_all([column.name for column in self._columns])
             run(
                 f"INSERT INTO {state.relation} ({names}, {ARRIVAL}) "
                 f"SELECT {names}, {ARRIVAL} + {state.row_count} FROM {stage.table}"

@@ -1,4 +1,4 @@
-"""Writes one stream's rows to a Postgres table."""
+"""The writer of one stream's Postgres table."""
 
 import contextlib
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ import pyarrow as pa
 
 from atlas_dagster.destinations.base import StreamWriter, TableInfo, TableSpec
 from atlas_dagster.destinations.envelope import Envelope, StagedFile
-from atlas_dagster.destinations.postgres.columns import Column, columns_of, index_name, listed
+from atlas_dagster.destinations.postgres.columns import Column, columns_of, index_name, quote_all
 from atlas_dagster.destinations.postgres.commit_tables import CommitTables, TableState, TableStates
 from atlas_dagster.destinations.postgres.connection import Database, ValueRefusedError
-from atlas_dagster.destinations.postgres.json_repair import mend_json
+from atlas_dagster.destinations.postgres.json_repair import repair_json
 from atlas_dagster.destinations.postgres.merge import Merge
 from atlas_dagster.destinations.postgres.newest_rows import KeyedMerge
 from atlas_dagster.destinations.postgres.stage import TemporaryStage
 from atlas_dagster.destinations.postgres.unpublished_rows import UnpublishedRows
 from atlas_dagster.errors import AtlasError, DestinationError
 
-_NONE = pa.schema([])
-#: Key of the metadata of a table's fields: of which of them ``_airbyte_extra`` keeps values, as far
-#: as that is known. Where rows were appended since, nothing is.
+_NO_FIELDS = pa.schema([])
+#: Metadata key of a table's fields: ``dict[field, whether _airbyte_extra keeps values]``, as JSON.
+#: It has known fields only; an append removes it.
 _KEPT = b"atlas.kept"
-#: What can become decimals in place.
+#: Column types that can be changed to numeric.
 _NUMBERS = ("bigint", "double precision")
 
 
@@ -83,8 +83,8 @@ class PostgresWriter(StreamWriter):
         if not part.continues:
             self._unpublished.drop()
         if part.unpublished:
-            fields = _united(
-                self._unpublished.state.fields if part.continues else _NONE, self._columns
+            fields = _merge_fields(
+                self._unpublished.state.fields if part.continues else _NO_FIELDS, self._columns
             )
             self._unpublished.take(self._stage, seq=envelope.seq, fields=fields)
         else:
@@ -94,7 +94,7 @@ class PostgresWriter(StreamWriter):
     def _publish(self, envelope: Envelope, state: TableState) -> None:
         """Move the staged and the unpublished rows to the table."""
         source, rows = self._stage.table, self._stage.rows
-        self._kept = _kept_in(state) if self.spec.primary_key else None
+        self._kept = _load_kept(state) if self.spec.primary_key else None
         if self._unpublished.rows:
             self._unpublished.take(
                 self._stage, seq=envelope.seq, fields=self._unpublished.state.fields
@@ -105,11 +105,11 @@ class PostgresWriter(StreamWriter):
             self._database.run(f"DELETE FROM {state.relation}")
         types = self._fit_table(state)
         if not self._is_unique(envelope, state):
-            row_count -= self._keyed_merge(source, state, types).unduplicate()
+            row_count -= self._keyed_merge(source, state, types).delete_duplicates()
         if rows:
             row_count += self._move(source, state, types)
         self._unpublished.drop()
-        fields = _united(state.fields, self._columns)
+        fields = _merge_fields(state.fields, self._columns)
         if self._kept is not None:
             fields = fields.with_metadata({_KEPT: msgspec.json.encode(self._kept)})
         self._state = msgspec.structs.replace(
@@ -118,10 +118,10 @@ class PostgresWriter(StreamWriter):
         self._commit_tables.advance(self.spec.path, self._state)
 
     def merge_committed(self) -> None:
-        """There is nothing to merge: commits merge."""
+        """Do nothing: commits merge their rows themselves."""
 
     def discard(self) -> None:
-        with contextlib.suppress(AtlasError):  # a lost connection has dropped it already
+        with contextlib.suppress(AtlasError):  # if the connection broke, the stage is dropped
             self._stage.drop()
 
     def exists(self) -> bool:
@@ -172,26 +172,26 @@ class PostgresWriter(StreamWriter):
                     decimals = column.as_decimal()
                     changes.append(f"ALTER COLUMN {column.quoted} TYPE numeric USING {decimals}")
                 else:
-                    self._refuse_misfit(state, column, present)
+                    self._check_type(state, column, present)
             if changes:
                 self._alter(state, changes)
             types = wanted | types
         if self.spec.primary_key:
             run(
-                self._merge(self._stage.table, state, types).index(
+                self._merge(self._stage.table, state, types).create_index(
                     index_name(state.table, self.spec.primary_key)
                 )
             )
         return types
 
-    def _refuse_misfit(self, state: TableState, column: Column, present: str) -> None:
+    def _check_type(self, state: TableState, column: Column, present: str) -> None:
         """Raise DestinationError if the table's column was created for another type."""
         place = state.fields.get_field_index(column.name)
         if place >= 0 and column.field and state.fields.field(place).type != column.field.type:
             raise DestinationError(
-                f"{state.relation} has a column {column.name} ({present}), and rows with one of "
-                f"type {column.type} cannot be in one table with it; sync again, and refresh the "
-                "stream if that fails, too."
+                f"{state.relation} has a column {column.name} ({present}), which does not match "
+                f"the new type {column.type}; sync again, and refresh the stream if that fails, "
+                "too."
             )
 
     def _alter(self, state: TableState, changes: Sequence[str]) -> None:
@@ -202,8 +202,8 @@ class PostgresWriter(StreamWriter):
             views = {*self._commit_tables.viewed_columns(state).values()}
             used = f"; the views {', '.join(sorted(views))} use it" if views else ""
             raise DestinationError(
-                f"The columns of {state.relation} cannot be changed: {error} Sync again, and where "
-                f"that fails, too, drop what uses them{used}."
+                f"The columns of {state.relation} cannot be changed: {error} Sync again; if that "
+                f"fails, too, drop the objects that use them{used}."
             ) from error
 
     def _move(self, source: str, state: TableState, types: dict[str, str]) -> int:
@@ -212,7 +212,7 @@ class PostgresWriter(StreamWriter):
             with self._database.savepoint():
                 return self._insert(source, state, types)
         except ValueRefusedError:
-            mend_json(self._database, source, self._columns)
+            repair_json(self._database, source, self._columns)
             return self._insert(source, state, types)
 
     def _insert(self, source: str, state: TableState, types: dict[str, str]) -> int:
@@ -224,8 +224,8 @@ class PostgresWriter(StreamWriter):
             self._kept = merge.kept
             self.late_rows += merged.late
             return merged.more
-        names = listed([column.name for column in self._columns])
-        values = ", ".join(column.moved(types[column.name]) for column in self._columns)
+        names = quote_all([column.name for column in self._columns])
+        values = ", ".join(column.cast(types[column.name]) for column in self._columns)
         return self._database.run(
             f"INSERT INTO {state.relation} ({names}) SELECT {values} FROM {source}"
         )
@@ -234,7 +234,7 @@ class PostgresWriter(StreamWriter):
         cursor = self.spec.cursor
         merge = self._merge(source, state, types)
         is_new = self.spec.replaces or not state.exists
-        kept = dict.fromkeys(merge.fields, False) if is_new else _kept_in(state)
+        kept = dict.fromkeys(merge.fields, False) if is_new else _load_kept(state)
         return KeyedMerge(
             self._database,
             merge,
@@ -259,13 +259,13 @@ class PostgresWriter(StreamWriter):
         )
 
 
-def _kept_in(state: TableState) -> dict[str, bool]:
+def _load_kept(state: TableState) -> dict[str, bool]:
     """Return whether ``_airbyte_extra`` keeps values of a field, for the fields known."""
     found = (state.fields.metadata or {}).get(_KEPT, b"{}")
     return msgspec.json.decode(found, type=dict[str, bool])
 
 
-def _united(known: pa.Schema, columns: tuple[Column, ...]) -> pa.Schema:
+def _merge_fields(known: pa.Schema, columns: tuple[Column, ...]) -> pa.Schema:
     """Return the fields of a table after ``columns`` were added."""
     fields = {field.name: field for field in known}
     fields |= {column.name: column.field for column in columns if column.field is not None}
