@@ -86,8 +86,8 @@ def test_from_a_search_to_the_first_sync(project: Project) -> None:
     seen, code = terminal.end()
 
     assert code == 0
-    assert "'my shop' is no name" in seen
-    assert "There is a connection 'demo' already" in seen
+    assert "'my shop' is not a valid name" in seen
+    assert "A connection 'demo' exists already" in seen
     assert "is not a valid cron expression" in seen
     assert "CHECK of source-standin failed: bad password" in seen
     assert "Next: " in seen
