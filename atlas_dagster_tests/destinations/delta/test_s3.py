@@ -251,7 +251,7 @@ def test_a_store_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("address", ["nfs://host/lake", "s3://"])
 def test_an_address_that_is_none(address: str, bucket: str) -> None:
-    with pytest.raises(ConfigError, match=f"'{address}' is not a valid"):
+    with pytest.raises(ConfigError, match=r"not a valid address"):
         DeltaDestination(address)
 
 
