@@ -31,16 +31,16 @@ class TableColumns(Struct, frozen=True):
 
     Args:
         names: of all columns, also of those without a field.
-        made_for: column names by field and type, in the table's order.
+        typed: column names by field and type, in the table's order.
         untyped: text columns by field, from versions that did not record the type.
-        lasting: names of columns that do not change even when all rows are replaced.
+        fixed: names of columns that do not change even when all rows are replaced.
         widens: whether columns of integers and of doubles can become decimals in place.
     """
 
     names: frozenset[str] = frozenset()
-    made_for: Mapping[tuple[str, ColumnType], str] = {}
+    typed: Mapping[tuple[str, ColumnType], str] = {}
     untyped: Mapping[str, str] = {}
-    lasting: frozenset[str] = frozenset()
+    fixed: frozenset[str] = frozenset()
     widens: bool = False
 
     @classmethod
@@ -49,11 +49,11 @@ class TableColumns(Struct, frozen=True):
         schema: pa.Schema | None,
         *,
         names: Collection[str] = (),
-        lasting: Collection[str] = (),
+        fixed: Collection[str] = (),
         widens: bool = False,
     ) -> "TableColumns":
         """Return the columns of ``schema``, and others with known ``names`` only."""
-        made_for: dict[tuple[str, ColumnType], str] = {}
+        typed: dict[tuple[str, ColumnType], str] = {}
         untyped: dict[str, str] = {}
         for column in schema or ():
             metadata = column.metadata or {}
@@ -63,14 +63,14 @@ class TableColumns(Struct, frozen=True):
             recorded = _TYPES.get(metadata.get(TYPE_KEY.encode(), b"").decode())
             kind = recorded or _BY_ARROW.get(column.type)
             if kind is not None:
-                made_for[name.decode(), kind] = column.name
+                typed[name.decode(), kind] = column.name
             elif column.type == _TEXT:
                 untyped[name.decode()] = column.name
         return cls(
             names=frozenset([*(schema.names if schema is not None else ()), *names]),
-            made_for=made_for,
+            typed=typed,
             untyped=untyped,
-            lasting=frozenset(lasting),
+            fixed=frozenset(fixed),
             widens=widens,
         )
 
@@ -78,32 +78,32 @@ class TableColumns(Struct, frozen=True):
         """Return these columns and ``other``, which takes precedence."""
         return TableColumns(
             names=self.names | other.names,
-            made_for={**self.made_for, **other.made_for},
+            typed={**self.typed, **other.typed},
             untyped={**self.untyped, **other.untyped},
-            lasting=self.lasting | other.lasting,
+            fixed=self.fixed | other.fixed,
             widens=self.widens or other.widens,
         )
 
     @property
     def of_fields(self) -> frozenset[str]:
         """The names of columns with a field."""
-        return frozenset([*self.made_for.values(), *self.untyped.values()])
+        return frozenset([*self.typed.values(), *self.untyped.values()])
 
     @property
     def fields(self) -> frozenset[str]:
-        return frozenset([*(field for field, _ in self.made_for), *self.untyped])
+        return frozenset([*(field for field, _ in self.typed), *self.untyped])
 
     def find(self, wanted: Column) -> Column | None:
         """Return ``wanted`` as in the table; None if it has no column for that field and type."""
         field, kind = wanted.field, wanted.type
-        if (field, kind) in self.made_for:
-            return _as(wanted, self.made_for[field, kind], kind)
+        if (field, kind) in self.typed:
+            return _as(wanted, self.typed[field, kind], kind)
         json = ColumnType.UNKNOWN
-        if wanted.was_json and (field, json) in self.made_for:
-            return _as(wanted, self.made_for[field, json], json)
-        if kind is ColumnType.DECIMAL and (field, ColumnType.NUMBER) in self.made_for:
-            name = self.made_for[field, ColumnType.NUMBER]
-            if name in self.lasting:
+        if wanted.was_json and (field, json) in self.typed:
+            return _as(wanted, self.typed[field, json], json)
+        if kind is ColumnType.DECIMAL and (field, ColumnType.NUMBER) in self.typed:
+            name = self.typed[field, ColumnType.NUMBER]
+            if name in self.fixed:
                 return _as(wanted, name, ColumnType.NUMBER)
             return _as(wanted, name, kind) if self.widens else None
         if field in self.untyped and (wanted.was_json or kind.arrow == _TEXT):
@@ -116,7 +116,7 @@ class TableColumns(Struct, frozen=True):
         """Return the name of the first column for ``field``, if any."""
         if field in self.untyped:
             return self.untyped[field]
-        return next((name for (of, _), name in self.made_for.items() if of == field), None)
+        return next((name for (of, _), name in self.typed.items() if of == field), None)
 
 
 def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSchema:
@@ -135,7 +135,7 @@ def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSch
         elif first is not None:
             renewed[column.field] = first
     own = [field.name for field in METADATA_FIELDS]
-    taken = {*own, *(table.lasting if replaces else table.names)}
+    taken = {*own, *(table.fixed if replaces else table.names)}
     taken |= {column.name for column in placed.values()}
     new = [c.field for c in schema.columns if c.field not in placed and c.field not in renewed]
     names = assign(new, reserved=[*taken, *renewed.values()])
@@ -161,8 +161,8 @@ def fit(schema: TableSchema, table: TableColumns, *, replaces: bool) -> TableSch
 
 def _widened(column: Column, table: TableColumns) -> Column | None:
     """Return a decimal in its former integer column, if that column can become a decimal."""
-    name = table.made_for.get((column.field, ColumnType.INTEGER))
-    if not table.widens or column.type is not ColumnType.DECIMAL or name in (None, *table.lasting):
+    name = table.typed.get((column.field, ColumnType.INTEGER))
+    if not table.widens or column.type is not ColumnType.DECIMAL or name in (None, *table.fixed):
         return None
     return _as(column, str(name), ColumnType.DECIMAL)
 

@@ -248,8 +248,8 @@ class Column(Struct, frozen=True):
 
     @property
     def arrow(self) -> pa.Field:
-        made_for = {SOURCE_NAME_KEY: self.field, TYPE_KEY: self.type.value}
-        return pa.field(self.name, self.type.arrow, metadata=made_for)
+        metadata = {SOURCE_NAME_KEY: self.field, TYPE_KEY: self.type.value}
+        return pa.field(self.name, self.type.arrow, metadata=metadata)
 
 
 class TableSchema(Struct, frozen=True):

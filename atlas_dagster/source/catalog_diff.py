@@ -25,8 +25,8 @@ class CatalogChange(Struct, frozen=True):
     """One change of a stream.
 
     ``field`` is a path with dots; None for the stream itself, its key, cursor or mode. ``before``
-    and ``after`` are for people. ``declared``: the change contradicts the declaration, so the user
-    must change that first.
+    and ``after`` are texts for users. ``declared``: the change contradicts the declaration, so the
+    user must change the declaration first.
     """
 
     stream: StreamDescriptor
@@ -47,7 +47,7 @@ class CatalogChange(Struct, frozen=True):
             case "retyped":
                 text = f"{self.after} instead of {self.before}"
             case "mode" if self.declared:
-                text = f"cannot be read as declared any more, {self.before}"
+                text = f"can no longer be read as declared, {self.before}"
             case "mode":
                 text = f"would be read as {self.after} instead of {self.before}"
             case _:
@@ -71,31 +71,31 @@ def compare(connection: Connection, before: Catalog, after: Catalog) -> list[Cat
     return changes
 
 
-def held_back(
+def find_pending(
     changes: Collection[CatalogChange], policy: SchemaPolicy | None
 ) -> list[CatalogChange]:
     """Return the changes that ``policy`` does not allow: all of a stream's changes, or none.
 
-    Without ``policy``, only changes that contradict the declaration are held back.
+    Without ``policy``, these are only changes that contradict the declaration.
     """
-    kept = {change.stream for change in changes if not _may_take(change, policy)}
-    return [change for change in changes if change.stream in kept]
+    pending = {change.stream for change in changes if not _is_allowed(change, policy)}
+    return [change for change in changes if change.stream in pending]
 
 
-def merged(before: Catalog, after: Catalog, kept: Collection[CatalogChange]) -> Catalog:
-    """Return ``after``, with the streams of ``kept`` as they were ``before``."""
-    held = {change.stream for change in kept}
+def merge_catalogs(before: Catalog, after: Catalog, pending: Collection[CatalogChange]) -> Catalog:
+    """Return ``after``, with the streams of ``pending`` as they were ``before``."""
+    changed = {change.stream for change in pending}
     old = {stream.descriptor: stream for stream in before.streams}
     streams = [
-        old.pop(stream.descriptor, None) if stream.descriptor in held else stream
+        old.pop(stream.descriptor, None) if stream.descriptor in changed else stream
         for stream in after.streams
     ]
     found = {stream.descriptor for stream in after.streams}
-    streams += [old[name] for name in old if name in held and name not in found]
+    streams += [old[name] for name in old if name in changed and name not in found]
     return Catalog(tuple(stream for stream in streams if stream is not None))
 
 
-def _may_take(change: CatalogChange, policy: SchemaPolicy | None) -> bool:
+def _is_allowed(change: CatalogChange, policy: SchemaPolicy | None) -> bool:
     if change.declared:
         return False
     if policy is None:

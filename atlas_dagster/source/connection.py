@@ -32,28 +32,28 @@ class StreamSelection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(description="The stream's name in the connector's catalog.")
-    namespace: str | None = Field(None, description="Its namespace, where the catalog has one.")
+    namespace: str | None = Field(None, description="The stream's namespace, if it has one.")
     sync_mode: SyncMode | None = Field(None, description="full_refresh or incremental.")
     destination_sync_mode: DestinationSyncMode | None = Field(
         None, description="append, overwrite or append_dedup."
     )
     cursor_field: str | list[str] | None = Field(
-        None, description="Field that grows, for incremental reads; a list is a path."
+        None, description="The field that grows, for incremental reads; a list is a path."
     )
     primary_key: str | list[str | list[str]] | None = Field(
-        None, description="Field or fields that identify a row; a nested list is a path."
+        None, description="The fields that identify a row; a nested list is a path."
     )
 
     cdc_deletes: Literal["soft", "hard"] = Field(
         "soft",
-        description="What becomes of rows that the source deleted, with append_dedup: soft keeps "
-        "them with the time in _ab_cdc_deleted_at, hard deletes them.",
+        description="For rows that the source deleted, with append_dedup: soft keeps them with "
+        "the time in _ab_cdc_deleted_at, hard deletes them.",
     )
 
     null_keys: Literal["keep", "refuse"] = Field(
         "keep",
-        description="What becomes of records without a value in a field of the primary key: keep "
-        "stores each as a row of its own, refuse stops the stream.",
+        description="For records without a value in a field of the primary key: keep stores each "
+        "as a row of its own, refuse stops the stream.",
     )
 
     def cursor_path(self) -> FieldPath | None:
@@ -100,44 +100,44 @@ class Connection(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
             raise ValueError(
-                f"the connection's name '{name}' becomes part of asset keys and table paths; use "
-                "letters, digits and underscores only, and no underscore first (it is the name of "
-                "the folder where the declaration has none)"
+                f"the connection name '{name}' is not valid, because it becomes part of asset keys "
+                "and table paths; use only letters, digits and underscores, and no leading "
+                "underscore (the default name is the folder's)"
             )
         return name
 
     @model_validator(mode="after")
-    def _one_connector(self) -> "Connection":
+    def _check_connector(self) -> "Connection":
         given = [self.connector, self.image, self.manifest, self.command]
         if sum(one is not None for one in given) != 1:
             raise ValueError(
                 "give exactly one of connector (a registry name), image (a Docker image), "
-                "manifest (a declarative manifest's file) and command (a program of your own)"
+                "manifest (the file of a declarative manifest) and command (your own program)"
             )
         if self.image is not None and self.version is not None:
-            raise ValueError("version goes with connector; an image carries its version as its tag")
+            raise ValueError("version goes with connector; for an image, write it as the tag")
         if self.cdk_version is not None and (self.manifest is None or self.version is not None):
             raise ValueError(
-                "cdk_version goes with manifest, and without version: it is the version of the "
-                "CDK that runs the manifest"
+                "cdk_version goes with manifest, not with version: it is the version of the CDK "
+                "that runs the manifest"
             )
         if self.image is not None and self.runner == "python":
             raise ValueError("an image cannot run with runner python; use connector")
         if self.command is not None and self.version is not None:
-            raise ValueError("version goes with connector; a command is what it is")
+            raise ValueError("version goes with connector; remove it for a command")
         if self.command is not None and self.runner in ("docker", "kubernetes"):
             raise ValueError(
                 f"a command cannot run with runner {self.runner}; build an image of it"
             )
         if self.command is not None and not any(self.command[:1]):
-            raise ValueError("the command is empty; give a program and its words")
+            raise ValueError("the command is empty; give a program and its arguments")
         return self
 
     def entry(self) -> ConnectorInfo | None:
-        """Return the registry's entry at the pinned version; None for a connector of one's own.
+        """Return the registry's entry at the pinned version; None for the user's own connector.
 
         Raises:
             UnknownConnectorError: the registry has no such connector.
@@ -153,7 +153,7 @@ class Connection(BaseModel):
 
     @property
     def source_name(self) -> str:
-        """The connector's plain name, for people: ``source-faker``."""
+        """The connector's name without a registry or path: ``source-faker``."""
         if self.connector is not None:
             return self.connector
         if self.image is None:

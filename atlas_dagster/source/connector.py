@@ -18,7 +18,7 @@ from atlas_dagster.source.invocation import Invocation, readable
 from atlas_dagster.source.localhost import advice
 
 _Answer = TypeVar("_Answer")
-#: Of a message that cannot be read.
+#: Characters of an unreadable message in an error.
 _SHOWN_CHARACTERS = 300
 
 
@@ -26,13 +26,13 @@ class Connector:
     """One connector with its config resolved.
 
     Args:
-        runner: where it runs.
+        runner: starts its processes.
         name: its name, for messages.
-        config: with secrets; None for SPEC, which needs none.
+        config: with secrets; None for SPEC, which needs no config.
         masker: hides the secrets.
-        labels: of its processes, for cleanup.
+        labels: the labels of its processes, for cleanup.
         listener: takes the connector's own log lines, masked.
-        known_spec: its SPEC, if that is known.
+        known_spec: its SPEC, if known.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Connector:
         return readable(text, self._masker)
 
     def reason(self, message: Unreadable) -> str:
-        """Return what is wrong with ``message``, or its beginning; without secrets."""
+        """Return the error in ``message``, or its beginning, without secrets."""
         text = self.mask(message.why or message.text)
         return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
@@ -70,7 +70,7 @@ class Connector:
         """Ask for the SPEC.
 
         Raises:
-            ConnectorFailedError: it gave no SPEC.
+            ConnectorFailedError: the connector gave no SPEC.
         """
         spec, _ = self._ask("spec", lambda message: message.spec)
         return spec
@@ -79,10 +79,10 @@ class Connector:
         """Check that the connector can reach its source.
 
         Raises:
-            CheckFailedError: it cannot; the message says why.
-            ConnectorFailedError: it crashed instead of answering.
+            CheckFailedError: it cannot; the message has the reason.
+            ConnectorFailedError: the connector crashed instead of answering.
         """
-        self._passed()
+        self._check()
 
     def status(self) -> ConnectionStatus:
         """Return the answer to CHECK, without secrets; FAILED always has a message.
@@ -91,18 +91,18 @@ class Connector:
             ConnectorFailedError: the connector crashed instead of answering.
         """
         try:
-            return self._passed()
+            return self._check()
         except CheckFailedError as error:
             return ConnectionStatus("FAILED", error.reason)
 
-    def _passed(self) -> ConnectionStatus:
-        status, conversation = self._ask("check", lambda message: message.connectionStatus)
+    def _check(self) -> ConnectionStatus:
+        status, invocation = self._ask("check", lambda message: message.connectionStatus)
         if status.status == "SUCCEEDED":
             return status
         answer = self._masker(status.message or "").strip()
-        reason = conversation.explain(answer)
+        reason = invocation.explain(answer)
         if is_code_failure(reason):
-            reason = conversation.with_note(reason)
+            reason = invocation.with_note(reason)
         kind: FailureType = "transient_error" if is_network_failure(reason) else "config_error"
         if len(answer) > len(reason):
             self.log("ERROR", answer)
@@ -119,7 +119,7 @@ class Connector:
         """Ask for the streams of the source.
 
         Raises:
-            ConnectorFailedError: it gave no catalog.
+            ConnectorFailedError: the connector gave no catalog.
         """
         catalog, _ = self._ask("discover", lambda message: message.catalog)
         found = Catalog.from_message(catalog)
@@ -127,8 +127,8 @@ class Connector:
             if not stream.has_fields:
                 self.log(
                     "WARN",
-                    f"The schema of stream '{stream.descriptor}' is not an object, so the stream "
-                    "gets no columns of its own: its records land as JSON in _airbyte_extra. "
+                    f"The schema of stream '{stream.descriptor}' is not an object, so its table "
+                    "has no columns for fields: records are stored as JSON in _airbyte_extra. "
                     "Report it to the connector's maintainers.",
                 )
         return found
@@ -160,36 +160,36 @@ class Connector:
     def _ask(
         self, verb: Verb, wanted: Callable[[Message], _Answer | None]
     ) -> tuple[_Answer, Invocation]:
-        """Run ``verb`` and return its answer; of several answers, the last one.
+        """Run ``verb`` and return its last answer.
 
         Answers of another kind are ignored.
         """
-        conversation = self.invoke()
+        invocation = self.invoke()
         answer: _Answer | None = None
-        with closing(conversation.messages(self.command(verb))) as messages:
+        with closing(invocation.messages(self.command(verb))) as messages:
             for message in messages:
                 found = wanted(message) if isinstance(message, Message) else None
                 if found is None:
                     continue
                 if answer not in (None, found):
-                    self.log("WARN", f"{self.name} gave two answers; the last one counts.")
+                    self.log("WARN", f"{self.name} gave two answers; Atlas uses the last one.")
                 answer = found
         # FAILED has exit code 0. A crash gives no answer, or another exit code.
-        if answer is None or (conversation.failed and not _says_failed(answer)):
-            if answer is None and conversation.unreadable and not conversation.failed:
-                message = conversation.unreadable
+        if answer is None or (invocation.failed and not _is_failed(answer)):
+            if answer is None and invocation.unreadable and not invocation.failed:
+                message = invocation.unreadable
                 raise ConnectorFailedError(
                     f"{self.name} answered {verb} with a {message.kind} message that cannot be "
                     f"read ({self.reason(message)}); report it to the connector's maintainers."
                 )
-            if answer is None and not conversation.failed:
+            if answer is None and not invocation.failed:
                 raise ConnectorFailedError(
                     f"{self.name} ended {verb} without an answer; check that "
-                    f"{self.runner.reference} is an Airbyte source.{conversation.last_words()}"
+                    f"{self.runner.reference} is an Airbyte source.{invocation.last_output()}"
                 )
-            raise conversation.failure()
-        return answer, conversation
+            raise invocation.failure()
+        return answer, invocation
 
 
-def _says_failed(answer: object) -> bool:
+def _is_failed(answer: object) -> bool:
     return isinstance(answer, ConnectionStatus) and answer.status != "SUCCEEDED"

@@ -1,4 +1,4 @@
-"""Which connector a connection runs."""
+"""The connector of a connection, looked up in the registry or in the user's manifest."""
 
 from functools import cached_property
 
@@ -14,8 +14,8 @@ from atlas_dagster.source.connection import Connection
 class ConnectorRef(Struct, frozen=True, dict=True):
     """The connector of one connection, looked up once.
 
-    ``info`` is the registry's entry at the pinned version; None for a connector of one's own.
-    ``manifest`` is the user's own, and ``cdk`` what runs it.
+    ``info`` is the registry's entry at the pinned version; None for the user's own connector.
+    ``manifest`` is the user's own manifest, and ``cdk`` the CDK that runs it.
     """
 
     connection: Connection
@@ -25,7 +25,7 @@ class ConnectorRef(Struct, frozen=True, dict=True):
 
     @classmethod
     def resolve(cls, connection: Connection) -> "ConnectorRef":
-        """Look up the connector of ``connection``; reads its manifest, if it has one.
+        """Look up the connector of ``connection``, and read its manifest, if it has one.
 
         Raises:
             UnknownConnectorError: the registry has no such connector.
@@ -40,7 +40,7 @@ class ConnectorRef(Struct, frozen=True, dict=True):
 
     @property
     def name(self) -> str:
-        """The connector's plain name, for people: ``source-faker``."""
+        """The connector's name without a registry or path: ``source-faker``."""
         return self.connection.source_name
 
     @cached_property
@@ -52,7 +52,7 @@ class ConnectorRef(Struct, frozen=True, dict=True):
 
     @property
     def needs_docker(self) -> bool:
-        """Whether no process on this machine can run it."""
+        """Whether only Docker can run it."""
         if self.info is not None:
             return self.info.needs_docker
         return self.connection.image is not None

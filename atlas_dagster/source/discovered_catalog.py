@@ -20,8 +20,8 @@ from atlas_dagster.source.catalog_diff import (
     CatalogChange,
     SchemaPolicy,
     compare,
-    held_back,
-    merged,
+    find_pending,
+    merge_catalogs,
 )
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector import Connector
@@ -54,8 +54,8 @@ class Discovered(Struct, frozen=True, dict=True):
 
     ``config_hash`` is the hash of the declaration's fields that DISCOVER may depend on, with
     templates as written (older caches: of all fields). ``connector`` is the identity of the
-    connector. ``streams`` are the source's own JSON. ``pending`` are changes that were found and
-    not taken, so ``streams`` lacks them.
+    connector. ``streams`` are the source's own JSON. ``pending`` are changes that are not applied
+    yet, so ``streams`` lacks them.
     """
 
     connector: str
@@ -81,7 +81,7 @@ class Discovered(Struct, frozen=True, dict=True):
         return {table.stream: table.path for table in self.tables}
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
-        """Return whether DISCOVER would get the same config."""
+        """Return whether ``config`` is the one that DISCOVER ran with."""
         return self.config_hash in (config_hash(config, self.spec_schema), _hash(config))
 
     def encode(self) -> bytes:
@@ -104,7 +104,7 @@ class Discovered(Struct, frozen=True, dict=True):
 
 
 class Discovery(Struct, frozen=True):
-    """The result of a DISCOVER, and the changes that were taken.
+    """The result of a DISCOVER, and the changes that were applied (``taken``).
 
     ``lacking``: streams whose old rows have no values in the new columns.
     """
@@ -117,7 +117,7 @@ class Discovery(Struct, frozen=True):
     def since(
         cls, previous: Discovered | None, found: Discovered, connection: Connection
     ) -> "Discovery":
-        """Compare ``found`` with ``previous``."""
+        """Return the changes from ``previous`` to ``found``."""
         if previous is None:
             return cls(found)
         taken = tuple(compare(connection, previous.catalog, found.catalog))
@@ -154,15 +154,15 @@ def discover_with(
 ) -> Discovered:
     """Run DISCOVER with an open connector; tables named in ``previous`` keep their names.
 
-    ``policy`` says which changes since ``previous`` are taken. Without one, all are taken that the
-    declaration does not contradict. The other changes are pending.
+    Changes since ``previous`` that ``policy`` allows are applied; without a policy, all that do not
+    contradict the declaration. The other changes are pending.
     """
     catalog = connector.discover()
     pending: list[CatalogChange] = []
     if previous is not None:
-        pending = held_back(compare(connection, previous.catalog, catalog), policy)
-        catalog = merged(previous.catalog, catalog, pending)
-    connection.configured(catalog)  # raises where a declared stream does not exist
+        pending = find_pending(compare(connection, previous.catalog, catalog), policy)
+        catalog = merge_catalogs(previous.catalog, catalog, pending)
+    connection.configured(catalog)  # raises if a declared stream does not exist
     assert connector.known_spec is not None
     return discovered(
         connection.name,
@@ -211,10 +211,10 @@ def config_hash(config: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """
     fields = schema.get("properties")
     known = fields if isinstance(fields, Mapping) else {}
-    return _hash({name: value for name, value in config.items() if not _is_aside(known.get(name))})
+    return _hash({name: value for name, value in config.items() if not _ignores(known.get(name))})
 
 
-def _is_aside(field: Any) -> bool:
+def _ignores(field: Any) -> bool:
     if not isinstance(field, Mapping):
         return False
     is_date = field.get("format") in ("date", "date-time")
@@ -231,9 +231,9 @@ def _name_tables(
     reserved: str,
     known: Mapping[StreamDescriptor, TablePath],
 ) -> tuple[NamedTable, ...]:
-    """``connection/[namespace/]stream`` for every stream, keeping all of ``known``.
+    """Return the path ``connection/[namespace/]stream`` of each stream; keep paths in ``known``.
 
-    Dagster joins the parts with ``__``, so paths differ even then.
+    Paths differ even when joined with ``__``, as Dagster does.
     """
     found = {stream.descriptor for stream in catalog.streams} | set(known)
     spaces = assign(

@@ -25,10 +25,10 @@ from atlas_dagster.source.watchdog import Watchdog
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 Renew = Callable[[dict[str, Any]], None]
 
-#: Exit codes of connectors that another process ended.
+#: Exit codes of processes that were killed by a signal.
 _SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
-#: Last lines outside of messages, such as stderr. They explain a crash without a TRACE: by the
-#: exception in them, or else by the last few lines.
+#: Last lines outside of messages, such as stderr. Their exception, or else the last few of them,
+#: explain a crash without a TRACE.
 _KEPT_LINES = 30
 _SHOWN_LINES = 5
 _NO_REASON = "it gave no reason"
@@ -36,16 +36,16 @@ _NO_REASON = "it gave no reason"
 _WHOLE_ERRORS = 20
 _MOST_BROKEN = 20_000
 _SHORT_MESSAGE = 500
-#: Characters of a logged text, at most.
+#: Most characters of a logged text.
 _LONGEST_TEXT = 20_000
-#: Bytes that are kept of a line of stderr, so that memory stays flat.
+#: Most bytes kept of a line of stderr, so that memory stays flat.
 _LONGEST_STDERR_LINE = 64 * 1024
 
 
 def readable(text: str, masker: Masker) -> str:
     """Return ``text`` without secrets and terminal colours, and not too long.
 
-    It is masked before it is cut, because the masker does not find half a secret.
+    It is masked before it is cut, because the masker does not recognize half a secret.
     """
     masked = masker(_COLOURS.sub("", text))
     left_out = len(masked) - _LONGEST_TEXT
@@ -91,19 +91,19 @@ class Invocation:
     def messages(
         self, command: ConnectorCommand
     ) -> Generator[Message | Records | Unreadable | None, None, None]:
-        """Yield the connector's answers, and None when no more output is there yet.
+        """Yield the connector's answers, and None whenever there is no more output yet.
 
         LOG, TRACE ERROR, CONTROL and text are not yielded. The end of the iteration stops the
         connector. If the connector exceeds a limit of its runner, the iteration ends, and
-        :meth:`failure` says why.
+        :meth:`failure` returns the reason.
 
         Raises:
             RunnerUnavailableError: the connector cannot be started, or was lost.
-            StoppedError: the caller does not need the answer any more.
+            StoppedError: the call was cancelled.
         """
         decoder = MessageDecoder()
         with self.runner.start(command) as process:
-            # Not before: a start may wait for an image, a package or the engine's queue.
+            # Created after the start, which may wait for an image, a package or the engine's queue.
             self._watchdog = watchdog = Watchdog(command.verb, self.runner.executor)
             for channel, piece in process.output():
                 raise_if_stopped()
@@ -137,13 +137,13 @@ class Invocation:
         return self.exit is not None and self.exit.cut_off
 
     def failure(self) -> ConnectorFailedError:
-        """Return why the connector failed, in its own words if it gave any.
+        """Return the connector's error, with its own message if there is one.
 
-        An exceeded limit comes first, because it is the cause of all else. Of several errors the
-        first counts: the CDK's last one is an aggregate ("Concurrent read failure",
+        An exceeded limit takes precedence, because it causes the other errors. Of several errors,
+        the first one is used: the CDK's last one is an aggregate ("Concurrent read failure",
         ``config_error``) that hides the cause.
         """
-        before = f" Before, it said: {self.errors[0].message}" if self.errors else ""
+        before = f" Its error before that: {self.errors[0].message}" if self.errors else ""
         if self._stopped is not None:
             return ConnectorTimeoutError(
                 f"{self.name} {self._stopped}{before}", failure_type="transient_error"
@@ -162,11 +162,11 @@ class Invocation:
                 stack_trace=first.stack_trace,
             )
         code = None if self.exit is None else self.exit.code
-        reason, said = self.explain(None), self.last_words()
+        reason, output = self.explain(None), self.last_output()
         if code in _SIGNALS:
             return ConnectorFailedError(
                 f"{self.name} was ended by {_SIGNALS[code]} (exit code {code}), which Atlas did "
-                f"not send: somebody stopped it, or the machine ran out of memory.{said}",
+                f"not send: somebody stopped it, or the machine ran out of memory.{output}",
                 failure_type="transient_error",
             )
         if reason != _NO_REASON:
@@ -176,14 +176,14 @@ class Invocation:
             )
         return ConnectorFailedError(
             f"{self.name} ended with exit code {code} and reported no error; "
-            f"see its log in the run's output.{said}",
-            failure_type=failure_type(None, None, (said,)),
+            f"see its log in the run's output.{output}",
+            failure_type=failure_type(None, None, (output,)),
         )
 
     def explain(self, message: str | None) -> str:
-        """Return the cause that ``message`` names, or else one that the connector gave elsewhere.
+        """Return the cause in ``message``, or else in the connector's other output.
 
-        That is an earlier error, the exception in its output, or its last ERROR.
+        This is an earlier error, the exception in its last lines, or its last ERROR.
         """
         lines = "\n".join(self._last_lines)
         crash = lines if exceptions(lines) else None
@@ -191,10 +191,10 @@ class Invocation:
         found = cause(message, (*known[:1], crash, self._last_error))
         return self._mask(found) or _NO_REASON
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         """Return the last lines of the connector's output as a sentence, or an empty text."""
         lines = list(self._last_lines)[-_SHOWN_LINES:]
-        return f" Its last words: {' / '.join(lines)}" if lines else ""
+        return f" Its last output: {' / '.join(lines)}" if lines else ""
 
     def log(self, level: str, text: str) -> None:
         self._log(level, self._mask(text))
@@ -203,7 +203,7 @@ class Invocation:
         return readable(text, self._masker)
 
     def _consume_log_message(self, decoded: Message | Records | Noise | Unreadable) -> bool:
-        """Log, count and keep a message; return whether the caller need not see it."""
+        """Log, count or keep a message; return whether it is consumed, so not for the caller."""
         if isinstance(decoded, Records) or (
             isinstance(decoded, Message) and decoded.state is not None
         ):
@@ -236,7 +236,7 @@ class Invocation:
 
     def _log_unreadable(self, message: Unreadable) -> None:
         if message.kind == "CONTROL":  # any part of it may be secret
-            self._log("ERROR", "A CONTROL message cannot be read; the config it brings is lost.")
+            self._log("ERROR", "A CONTROL message cannot be read; its new config is lost.")
         else:
             self.log("ERROR", f"Unreadable {message.kind}: {message.text}")
             self.unreadable = message
@@ -244,11 +244,11 @@ class Invocation:
     def _keep_error(self, error: TraceError) -> None:
         """Log the error, and keep it with its cause as the message, masked.
 
-        The first errors are kept whole. After them, only the first of each stream is kept, with its
-        message, because a source may repeat its errors without end.
+        The first errors are kept whole. After them, only each stream's first error is kept, with
+        its message only, because a source may repeat its errors without end.
         """
-        said = (error.message, error.internal_message, error.stack_trace)
-        message, internal, trace = (self._mask(text) if text else None for text in said)
+        texts = (error.message, error.internal_message, error.stack_trace)
+        message, internal, trace = (self._mask(text) if text else None for text in texts)
         self._log("ERROR", _lines(message, internal, trace) or _NO_REASON)
         whole = len(self.errors) < _WHOLE_ERRORS
         about = error.stream_descriptor
@@ -270,13 +270,13 @@ class Invocation:
         self._broken.add(about)
 
     def with_note(self, reason: str) -> str:
-        """Return ``reason`` with the library that ran the connector, if that may be the cause."""
+        """Return ``reason`` with the CDK that ran the connector, if that may be the cause."""
         note = self.runner.code_note
         return f"{reason.rstrip('.')} ({note})" if note and reason != _NO_REASON else reason
 
     def _read_stderr(self, piece: bytes) -> None:
         *lines, self._stderr = (self._stderr + piece).split(b"\n")
-        # Longer than a logged text, so that no half of a secret is logged.
+        # Longer than a logged text, so that a secret is never logged in part.
         self._stderr = self._stderr[:_LONGEST_STDERR_LINE]
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip()

@@ -16,10 +16,10 @@ _NO_TUNNEL = "NO_TUNNEL"
 
 
 def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> str | None:
-    """Return what to write instead of localhost, if ``config`` names the container by mistake.
+    """Return advice about localhost, if ``config`` means the container itself by mistake.
 
-    ``network`` is the container's, and ``engine`` is where its engine runs. The advice names
-    fields, never values: they may hold passwords.
+    ``network`` is the container's network; ``engine`` is the place of its engine. The advice names
+    fields, never values, because these may contain passwords.
     """
     meant = network.startswith("container:") or (network == "host" and engine == "here")
     fields = [] if meant else list(_fields(_seen_from_container(config)))
@@ -33,8 +33,8 @@ def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> s
         )
     if engine == "virtual machine":
         return (
-            f"localhost in {names} is not this machine, for Docker runs in a virtual machine on "
-            "it; write host.docker.internal for this machine"
+            f"localhost in {names} is not this machine, because Docker runs in a virtual machine "
+            "on it; write host.docker.internal for this machine"
         )
     if network == "host":
         return (
@@ -59,7 +59,7 @@ def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> s
 
 
 def _seen_from_container(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part whose hosts the connector looks up: with an SSH tunnel, the tunnel's."""
+    """Return the part of the config whose hosts the connector resolves: an SSH tunnel, or all."""
     tunnel = config.get("tunnel_method")
     if isinstance(tunnel, Mapping) and tunnel.get("tunnel_method", _NO_TUNNEL) != _NO_TUNNEL:
         return {"tunnel_method": tunnel}

@@ -1,4 +1,4 @@
-"""Open the connector of a connection: runner chosen, config resolved, connection locked."""
+"""Open the connector of a connection: choose its runner, resolve its config, lock it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,16 +20,16 @@ from atlas_dagster.source.runner_choice import choose_runner
 def open_connector(
     connection: Connection, context: RunContext, *, spec: Spec | None = None
 ) -> Iterator[Connector]:
-    """Yield the connector with its config, checked against ``spec``, else the SPEC it gives.
+    """Yield the connector with its config, checked against ``spec``, or else its own SPEC.
 
-    No other run or command uses the connection meanwhile.
+    The connection is locked: no other run or command uses it meanwhile.
 
     Raises:
         ConfigError: the config does not fit, or a variable is missing.
         RunnerUnavailableError: nothing can run the connector.
-        ConnectorFailedError: it gave no SPEC.
+        ConnectorFailedError: the connector gave no SPEC.
     """
-    # Both before a runner is chosen, for that may pull an image or build an environment.
+    # Check both before choosing a runner, which may pull an image or build an environment.
     require_variables(connection.config, environ=context.environ, where=connection.where)
     config = None if spec is None else _resolve(connection, context, spec)
     with choose_runner(
@@ -39,7 +39,7 @@ def open_connector(
             spec = _read_spec(connection, context, runner)
         if config is None:
             config = _resolve(connection, context, spec)
-        masker = _mask(connection, context, spec, config)
+        masker = _masker(connection, context, spec, config)
         with context.configs.lock(connection.name, context.listener):
             renewable = RenewableConfig(
                 config,
@@ -61,11 +61,11 @@ def open_connector(
 
 
 def read_spec(connection: Connection, context: RunContext) -> Spec:
-    """Return the connector's SPEC; the connection's config does not matter.
+    """Return the connector's SPEC, without using the connection's config.
 
     Raises:
         RunnerUnavailableError: nothing can run the connector.
-        ConnectorFailedError: it gave no SPEC.
+        ConnectorFailedError: the connector gave no SPEC.
     """
     with choose_runner(
         ConnectorRef.resolve(connection), context.limits, context.listener
@@ -74,7 +74,7 @@ def read_spec(connection: Connection, context: RunContext) -> Spec:
 
 
 def _read_spec(connection: Connection, context: RunContext, runner: Runner) -> Spec:
-    """Ask for the SPEC once, unless the user may change the connector's code meanwhile."""
+    """Return the cached SPEC, or ask for it. A user's own code may change, so it is not cached."""
     identity = runner.identity()
     if (known := context.specs.get(identity)) is not None:
         return known
@@ -100,13 +100,13 @@ def _resolve(connection: Connection, context: RunContext, spec: Spec) -> dict[st
     )
 
 
-def _mask(
+def _masker(
     connection: Connection, context: RunContext, spec: Spec, config: Mapping[str, Any]
 ) -> Masker:
-    """Return what hides the secrets of ``config`` and of the destination's address."""
+    """Return a masker for the secrets of ``config`` and of the destination's address."""
     masker = Masker(secret_values(config, spec.connectionSpecification))
     used = secret_variables(connection.config, spec.connectionSpecification)
-    # A source that prints its environment may be one that reads the destination's database.
+    # A source that reads the destination's database may print the same password.
     used |= secret_variables(connection.destination, {"type": "string"})
     masker.add(context.environ[name] for name in used if name in context.environ)
     return masker

@@ -1,13 +1,13 @@
-"""The rules of one READ: what its messages mean for the streams that were requested.
+"""The rules of one READ: the meaning of its messages for the requested streams.
 
 No I/O. A sync, a read to the caller and a dry run all feed their messages to :class:`ReadProtocol`
 and act on its events:
 
-- A STATE counts if it is readable and its record count matches. A count in a shared state (GLOBAL,
-  LEGACY) includes the records of full refreshes, unless these have states of their own.
-- A fault ends a stream: no record or state of it counts from then on, nor does a shared state.
-- A stream is complete after the status COMPLETE. A source without any status says it by its exit
-  code, if its whole output arrived.
+- A STATE is valid if it is readable and its record count matches. A count in a shared state
+  (GLOBAL, LEGACY) includes the records of full refreshes, unless these have their own states.
+- A fault ends a stream: its later records and states are ignored, and so are shared states.
+- A stream is complete after the status COMPLETE. If the source sends no status at all, its exit
+  code decides, provided that its whole output arrived.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,9 +36,9 @@ class StreamRead(Struct, eq=False):
 
     ``has_state``: a state covers the stream. ``records_since_state``: records since then.
     ``counted``: the last state had a record count; ``miscounted``: one did not match. ``fault``:
-    why nothing of the stream counts any more. ``settled``: it is complete, and no state of it is
-    missing. ``skips_records``: set by a caller that has dropped records of the stream; no later
-    state may cover them. ``ended_well``: the source ended as one does that has sent everything.
+    the reason why the stream's messages are ignored. ``settled``: it is complete, and no state of
+    it is missing. ``skips_records``: set by a caller that has dropped records of the stream, so
+    that no later state covers them. ``ended_well``: the source ended without error or statuses.
     """
 
     descriptor: StreamDescriptor
@@ -69,8 +69,8 @@ class StreamRead(Struct, eq=False):
 class StateReached(Struct, frozen=True):
     """A state that covers all records so far of ``streams``.
 
-    ``state``: the connection's new state. ``is_apart``: it is the state of a full refresh, which is
-    no part of the connection's state, as other streams are incremental.
+    ``state``: the connection's new state. ``is_apart``: it is the state of a full refresh beside
+    incremental streams, and not a part of the connection's state.
     """
 
     state: ConnectionState
@@ -79,13 +79,13 @@ class StateReached(Struct, frozen=True):
 
 
 class StreamComplete(Struct, frozen=True):
-    """A stream is complete, and no state of it is missing. Otherwise, wait for the end."""
+    """A stream is complete, and no state of it is missing; other streams complete at the end."""
 
     stream: StreamDescriptor
 
 
 class StreamFault(Struct, frozen=True):
-    """Nothing of these streams counts any more. There are none if all were complete before."""
+    """From now on, messages of these streams are ignored. Complete streams are not included."""
 
     streams: tuple[StreamDescriptor, ...]
     reason: str
@@ -120,9 +120,9 @@ class ReadProtocol:
         self._has_statuses = False
 
     def feed(self, message: Message | Records | Unreadable | None) -> ReadEvent | None:
-        """Take the next message; return what it means, if anything.
+        """Take the next message; return its event, if any.
 
-        Returned records bear the name of their requested stream.
+        Returned records have the namespace of their requested stream.
         """
         if message is None:
             return None
@@ -143,7 +143,7 @@ class ReadProtocol:
 
         Args:
             errors: all errors of the source.
-            failed: it reported an error, or a wrong exit code.
+            failed: the source reported an error, or its exit code is not 0.
             cut_off: the end of its output is missing.
         """
         for error in errors:
@@ -157,8 +157,8 @@ class ReadProtocol:
     def _find(self, named: StreamDescriptor) -> StreamRead | StreamFault | None:
         """Return the stream called ``named``.
 
-        Some sources omit the namespace. Then the only stream of that name is meant; among several,
-        each may be meant, so none of them counts.
+        Some sources omit the namespace. It is then the only stream of that name; if there are
+        several, all of them get a fault.
         """
         candidates = self._by_name.get(named.name, [])
         for stream in candidates:
@@ -187,7 +187,7 @@ class ReadProtocol:
             return None
         if stream.settled:
             stream.settled = False
-            return _fault([stream], "it sent records after it had declared itself COMPLETE")
+            return _fault([stream], "it sent records after its status COMPLETE")
         stream.records_since_state += len(found.records)
         found.namespace = stream.descriptor.namespace
         return found
@@ -211,7 +211,7 @@ class ReadProtocol:
         stream.status = status.status
         if status.status != "COMPLETE" or stream.fault:
             return None
-        # Another state may come, and so may a shared one: it waits for the end.
+        # A later state, its own or a shared one, may cover it: then it completes at the end.
         is_covered = stream.has_state and not stream.records_since_state
         is_alone = self._state.type == "STREAM" or (stream.full_refresh and is_covered)
         stream.settled = is_alone and (stream.full_refresh or is_covered)
@@ -267,18 +267,18 @@ def _records_since_state(streams: Iterable[StreamRead]) -> int:
 
 def _check_count(streams: list[StreamRead], state: State, whose: str) -> StreamFault | None:
     """Compare the count in ``state`` with the records since the last state of ``streams``."""
-    said, came = _count_of(state), _records_since_state(streams)
-    if said is not None and said != came:
+    expected, received = _count_of(state), _records_since_state(streams)
+    if expected is not None and expected != received:
         for stream in streams:
             stream.miscounted = True
         return _fault(
             streams,
-            f"{whose} says that {said} records came before it, but {came} did; "
-            "nothing after the last correct state counts",
+            f"{whose} counts {expected} records before it, but {received} were received; "
+            "everything after the last correct state is ignored",
         )
     for stream in streams:
         stream.records_since_state = 0
-        stream.counted = said is not None
+        stream.counted = expected is not None
     return None
 
 

@@ -1,4 +1,4 @@
-"""On whose behalf connectors run."""
+"""The context in which connectors run: deployment, owner, environment, limits."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ _MOST_SPECS = 200
 
 
 class SpecCache:
-    """SPECs by the identity of the connector that gave them; the oldest go first."""
+    """SPECs by the identity of their connector; the oldest are dropped first."""
 
     def __init__(self) -> None:
         self._specs: dict[str, Spec] = {}
@@ -29,9 +29,9 @@ class SpecCache:
 
 
 class RunContext(Struct, frozen=True, kw_only=True):
-    """What a connector's run needs besides its connection.
+    """The settings that a connector's run needs besides its connection.
 
-    ``deployment`` is the deployment's name, with its lake: containers of others are never touched.
+    ``deployment`` is the deployment's name, with its lake; other deployments' containers are safe.
     ``owner`` is the process that runs the connector, and its Dagster run; see ``runners/owner.py``.
     ``environ`` has the values of ``{{ env.X }}``. ``configs`` keeps config renewals. ``limits``
     apply to connections without limits of their own.
@@ -46,7 +46,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
     specs: SpecCache = field(default_factory=SpecCache)
 
     def labels(self, connection: str) -> dict[str, str]:
-        """Labels of the containers of ``connection``."""
+        """Return the labels of the containers of ``connection``."""
         return {
             CONNECTION_LABEL: connection,
             DEPLOYMENT_LABEL: self.deployment,

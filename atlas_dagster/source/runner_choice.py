@@ -36,12 +36,12 @@ POD_FOLDER_VARIABLE = "ATLAS_POD_FOLDER"
 def choose_runner(ref: ConnectorRef, defaults: ExecutorConfig, listener: Listener) -> Runner:
     """Return the runner for ``ref``; the caller closes it.
 
-    ``listener`` gets one sentence: which runner, and why.
+    ``listener`` gets one sentence with the runner and the reason.
 
     Raises:
         RunnerUnavailableError: neither Docker nor a Python package or manifest can be used now.
-        ConfigError: the connection asks for Python and the connector has no package, a file is
-            missing, or Docker cannot be used until someone changes something.
+        ConfigError: the connection has ``runner: python`` but the connector has no package, a file
+            is missing, or Docker needs a change by the user.
     """
     limits = limits_of(ref, defaults)
     connection = ref.connection
@@ -54,7 +54,7 @@ def choose_runner(ref: ConnectorRef, defaults: ExecutorConfig, listener: Listene
     if connection.runner == "python":
         if ref.needs_docker:
             raise ConfigError(f"{ref.name} has no Python package; use runner: docker or auto.")
-        return _in_python(ref, limits, "as its connection asks", listener)
+        return _in_python(ref, limits, "as its connection declares", listener)
     try:
         return _in_docker(ref, limits, listener)
     except (ConfigError, RunnerUnavailableError) as error:
@@ -66,20 +66,20 @@ def choose_runner(ref: ConnectorRef, defaults: ExecutorConfig, listener: Listene
             return _in_python(ref, limits, f"because Docker cannot run it: {reason}", listener)
         except RunnerUnavailableError as other:
             raise RunnerUnavailableError(
-                f"{ref.name} can be run in neither way. In Docker: {reason}. "
-                f"Without: {other.reason.rstrip('.')}",
-                "see that one of them can be had",
+                f"{ref.name} can run neither in Docker nor as a process. In Docker: {reason}. "
+                f"As a process: {other.reason.rstrip('.')}",
+                "fix one of them",
             ) from other
 
 
 def limits_of(ref: ConnectorRef, defaults: ExecutorConfig) -> ExecutorConfig:
-    """Return the connection's own limits, else ``defaults``, else the publisher's."""
+    """Return the connection's own limits, or else ``defaults``, or else the publisher's."""
     declared = defaults.overridden_by(ref.connection.executor)
     return declared if ref.info is None else published_limits(ref.info).overridden_by(declared)
 
 
 def published_limits(info: ConnectorInfo) -> ExecutorConfig:
-    """Return the publisher's limits, where they are higher than Atlas's defaults.
+    """Return the publisher's limits that are higher than Atlas's defaults.
 
     As on the platform, ``maxSecondsBetweenMessages`` is the least heartbeat (``HeartbeatMonitor``).
     """
@@ -122,7 +122,7 @@ def _in_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: Li
         )
         return package
     manifest, cdk = (ref.manifest, ref.cdk) if info is None else _published(info)
-    # A connector with neither a package nor these needs Docker.
+    # A connector without a package and without a manifest needs Docker.
     assert manifest is not None
     assert cdk is not None
     version = newest_version(CDK_PACKAGE) if cdk.version == LATEST else cdk.version
@@ -134,7 +134,7 @@ def _in_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: Li
 
 
 def _newest(info: ConnectorInfo) -> str:
-    """Return the version that ``latest`` means without Docker."""
+    """Return the version for ``latest`` without Docker."""
     package = info.pypi_package
     return newest_version(package) if package is not None else published_version(info)
 
@@ -149,9 +149,9 @@ def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Ru
     folder = os.environ.get(POD_FOLDER_VARIABLE)
     if folder is None:
         raise ConfigError(
-            f"{ref.name} is to run with runner kubernetes, but this process is not in a pod beside "
-            "it: let Dagster start each step in a pod of its own (docs/kubernetes.md), or choose "
-            "runner docker."
+            f"{ref.name} has the runner kubernetes, but this process does not run in a pod with "
+            "it: configure Dagster to start each step in a pod of its own (docs/kubernetes.md), "
+            "or choose runner docker."
         )
     runner = FifoRunner(Path(folder), ref.image, limits)
     where = f"in this step's pod, from the image {runner.reference}"
@@ -162,7 +162,7 @@ def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) ->
     is_published = ref.connection.image is None
     is_latest = ref.image.endswith(f":{LATEST}")
     if is_published and is_latest and "pull" not in limits.model_fields_set:
-        # As Kubernetes does: the image on the engine may be a year old.
+        # As in Kubernetes, because the engine's image may be a year old.
         limits = limits.model_copy(update={"pull": "always"})
     client = connect(limits.docker_host)
     with ExitStack() as undo:
@@ -177,7 +177,7 @@ def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) ->
 
 
 def _for_image(ref: ConnectorRef, runner: Runner, where: str, listener: Listener) -> Runner:
-    """Return ``runner``, which runs the connector's image, or the CDK's image for a manifest."""
+    """Return ``runner``, which has the connector's image; for a manifest, wrap the CDK's image."""
     if ref.manifest is None or ref.cdk is None:
         listener.info(f"{ref.name} runs {where}.")
         return runner

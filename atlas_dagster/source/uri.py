@@ -7,7 +7,7 @@ from typing import Any
 from atlas_dagster.config.masking import secret_values
 from atlas_dagster.config.templates import variables
 
-#: Fields of Airbyte's sources, most telling first.
+#: Fields of Airbyte's sources, the most specific first.
 _ADDRESSES = (
     "url",
     "base_url",
@@ -28,11 +28,11 @@ _DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)+")
 def source_uri(
     source: str, config: Mapping[str, Any], spec_schema: Mapping[str, Any]
 ) -> str | None:
-    """Return the address of the system that ``source`` reads; None if no plain field has it.
+    """Return the address of the system that ``source`` reads; None if no public field has it.
 
     It never contains a login, a query, a secret of the SPEC or the value of a variable.
     """
-    fields = _plain(config, set(secret_values(config, spec_schema)))
+    fields = _public_fields(config, set(secret_values(config, spec_schema)))
     kind = source.removeprefix("source-")
     for name in (*_ADDRESSES, *_HOSTS):
         scheme, separator, rest = fields.get(name, "").partition("://")
@@ -50,8 +50,8 @@ def source_uri(
     return f"https://{domain}" if _DOMAIN.fullmatch(domain) else None
 
 
-def _plain(config: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
-    """Return the public fields: those at the top, then those of the objects there."""
+def _public_fields(config: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
+    """Return the public fields: those at the top level, then those of the objects there."""
     objects = [value for value in config.values() if isinstance(value, Mapping)]
     plain: dict[str, str] = {}
     for name, value in [*config.items(), *(item for each in objects for item in each.items())]:

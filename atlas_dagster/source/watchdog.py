@@ -1,8 +1,8 @@
 """Timeouts of one call of a connector.
 
-Three clocks: the whole call, silence (nothing printed at all), and the heartbeat (no record and no
-state, whatever else is printed). A source that reports RATE_LIMITED is waiting for good reason:
-silence and heartbeat count from the moment its quota is reset (airbyte_protocol.yaml,
+Three clocks run: the whole call, silence (no output at all), and the heartbeat (no record or state;
+other output does not matter). After a RATE_LIMITED status, silence and heartbeat start when the
+source's quota is reset (airbyte_protocol.yaml,
 ``AirbyteStreamStatusRateLimitedReason.quota_reset``, epoch milliseconds).
 """
 
@@ -14,7 +14,7 @@ from atlas_dagster.runners.limits import ExecutorConfig
 
 
 class Watchdog:
-    """Measures one call. Only the time that Atlas waits for the connector counts as silence."""
+    """Measures one call. Silence counts only the time that Atlas waits for the connector."""
 
     def __init__(self, verb: Verb, limits: ExecutorConfig) -> None:
         self._verb = verb
@@ -39,7 +39,7 @@ class Watchdog:
         self._dataless = 0.0
 
     def on_status(self, status: StreamStatus) -> None:
-        """Pause the clocks until the end of a RATE_LIMITED, if the source knows it."""
+        """Pause the clocks until the quota reset of a RATE_LIMITED status, if it has one."""
         limited = [r.rate_limited for r in status.reasons or () if r.type == "RATE_LIMITED"]
         if limited:
             resets = [each.quota_reset for each in limited if each and each.quota_reset]
@@ -49,7 +49,7 @@ class Watchdog:
 
     @property
     def timeout_message(self) -> str | None:
-        """Return which limit was exceeded and how to raise it; None if none was."""
+        """The exceeded limit and how to raise it; None if all limits hold."""
         limits, verb = self._limits, self._verb
         elapsed = time.monotonic() - self._started
         if verb != "read":
@@ -73,7 +73,7 @@ class Watchdog:
             )
         if self._dataless > limits.heartbeat_seconds:
             return (
-                f"brought no record and no state for {limits.heartbeat_seconds:g} seconds and was "
+                f"sent no record and no state for {limits.heartbeat_seconds:g} seconds and was "
                 "stopped; check the source and sync again, or raise executor.heartbeat_seconds."
             )
         return None

@@ -13,7 +13,7 @@ SECRET = "hunter22"
 def test_records_after_complete(chaos: Chaos) -> None:
     done = chaos.sync("records-after-complete")
     assert str(done.failure) == (
-        "The stream did not complete. a: it sent records after it had declared itself COMPLETE."
+        "The stream did not complete. a: it sent records after its status COMPLETE."
     )
     assert (chaos.lake.ids("a"), chaos.position()) == ([1], 1)
     assert chaos.sync("well-behaved").failure is None
@@ -103,7 +103,7 @@ def test_an_exit_without_an_error(
     assert sentence in str(done.failure)
     assert done.failure is not None
     assert done.failure.failure_type == failure_type
-    assert "Its last words: Killed" in str(done.failure)
+    assert "Its last output: Killed" in str(done.failure)
     assert (chaos.lake.ids("a"), chaos.position()) == ([1], 1)
     assert chaos.lake.staged() == set()
 

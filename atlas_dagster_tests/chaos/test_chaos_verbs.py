@@ -35,7 +35,7 @@ def test_check_that_crashes(chaos: Chaos) -> None:
     assert not isinstance(failure.value, CheckFailedError)
     assert str(failure.value) == (
         "source-x ended with exit code 1 and reported no error; see its log in the run's output. "
-        "Its last words: KeyError: 'host'"
+        "Its last output: KeyError: 'host'"
     )
 
 

@@ -87,21 +87,21 @@ WRONG_FIELDS = {
     "no connector": (
         ["config: {}"],
         "shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
-        "image), manifest (a declarative manifest's file) and command (a program of your own).",
+        "image), manifest (the file of a declarative manifest) and command (your own program).",
     ),
     "both connector and image": (
         [HEALTHY, "image: my/own:1"],
         "shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
-        "image), manifest (a declarative manifest's file) and command (a program of your own).",
+        "image), manifest (the file of a declarative manifest) and command (your own program).",
     ),
     "image with a version": (
         ["image: my/own:1", 'version: "1"'],
-        "shop/defs.yaml: version goes with connector; an image carries its version as its tag.",
+        "shop/defs.yaml: version goes with connector; for an image, write it as the tag.",
     ),
     "connector and command": (
         [HEALTHY, "command: [python3, my_source.py]"],
         "shop/defs.yaml: give exactly one of connector (a registry name), image (a Docker "
-        "image), manifest (a declarative manifest's file) and command (a program of your own).",
+        "image), manifest (the file of a declarative manifest) and command (your own program).",
     ),
     "image in Python": (
         ["image: my/own:1", "runner: python"],
@@ -113,11 +113,11 @@ WRONG_FIELDS = {
     ),
     "command with a version": (
         ["command: [my-source]", 'version: "1"'],
-        "shop/defs.yaml: version goes with connector; a command is what it is.",
+        "shop/defs.yaml: version goes with connector; remove it for a command.",
     ),
     "command without words": (
         ["command: []"],
-        "shop/defs.yaml: the command is empty; give a program and its words.",
+        "shop/defs.yaml: the command is empty; give a program and its arguments.",
     ),
     "unknown connector": (
         ["connector: source-fakr"],
@@ -216,11 +216,7 @@ def test_a_wrong_file(project: Project, content: str, sentence: str) -> None:
 def test_a_folder_name_that_cannot_be_a_key(project: Project, name: str) -> None:
     project.declare(name, HEALTHY)
 
-    assert only_broken(project) == (
-        f"{name}/defs.yaml: the connection's name '{name}' becomes part of asset keys and table "
-        "paths; use letters, digits and underscores only, and no underscore first (it is the name "
-        "of the folder where the declaration has none)."
-    )
+    assert f"{name}/defs.yaml: the connection name '{name}' is not valid" in only_broken(project)
 
 
 def test_placeholders_of_names_that_look_alike_stay_apart(project: Project) -> None:

@@ -72,7 +72,7 @@ def test_discard_leaves_nothing(store: Store, mode: WriteMode) -> None:
 def test_a_table_that_is_there_keeps_its_column_names(store: Store, mode: WriteMode) -> None:
     store.sync(spec(mode, **{"a b": STRING, "Größe": INTEGER, "at": LOCAL}), [{"id": 1}])
     known = store.destination.inspect(("c", "t")).columns()
-    assert known.made_for == {
+    assert known.typed == {
         ("id", ColumnType.INTEGER): "id",
         ("v", ColumnType.STRING): "v",
         ("a b", ColumnType.STRING): "a_b",

@@ -11,8 +11,8 @@ from atlas_dagster.source.catalog_diff import (
     CatalogChange,
     SchemaPolicy,
     compare,
-    held_back,
-    merged,
+    find_pending,
+    merge_catalogs,
 )
 from atlas_dagster.source.connection import Connection
 
@@ -162,7 +162,7 @@ def test_a_stream_that_cannot_be_read_as_declared_any_more() -> None:
     after = USERS | {"supported_sync_modes": ["full_refresh"]}
 
     assert changes([after, ORDERS], declared) == [
-        "users: cannot be read as declared any more, incremental | append_dedup"
+        "users: can no longer be read as declared, incremental | append_dedup"
     ]
 
 
@@ -192,20 +192,20 @@ DECLARED = CatalogChange(StreamDescriptor("mine"), "removed", declared=True)
     ],
 )
 def test_what_a_policy_holds_back(policy: SchemaPolicy | None, kept: list[CatalogChange]) -> None:
-    assert held_back([FIELD, OTHER_FIELD, NEW, GONE, DECLARED], policy) == kept
+    assert find_pending([FIELD, OTHER_FIELD, NEW, GONE, DECLARED], policy) == kept
 
 
 @pytest.mark.parametrize("policy", ["ignore", "propagate_columns", "propagate_all"])
 def test_a_breaking_change_holds_back_all_of_its_stream_and_no_other(policy: SchemaPolicy) -> None:
     others = [OTHER_FIELD] if policy == "ignore" else []
 
-    assert held_back([FIELD, BREAKING, OTHER_FIELD], policy) == [FIELD, BREAKING, *others]
-    assert held_back([FIELD, BREAKING, OTHER_FIELD], None) == []
+    assert find_pending([FIELD, BREAKING, OTHER_FIELD], policy) == [FIELD, BREAKING, *others]
+    assert find_pending([FIELD, BREAKING, OTHER_FIELD], None) == []
 
 
 def take(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], policy: Any) -> Catalog:
     old, new = catalog(*before), catalog(*after)
-    return merged(old, new, held_back(compare(connection(), old, new), policy))
+    return merge_catalogs(old, new, find_pending(compare(connection(), old, new), policy))
 
 
 def test_held_back_streams_stay_as_they_were_and_the_others_are_new() -> None:

@@ -55,7 +55,7 @@ def test_an_answer_that_cannot_be_read_is_said(answer: bytes, why: str) -> None:
 def test_of_two_answers_the_last_one_counts() -> None:
     said: list[str] = []
     connector(REFUSED, PASSED, log=lambda _, text: said.append(text)).check()
-    assert said == ["source-x gave two answers; the last one counts."]
+    assert said == ["source-x gave two answers; Atlas uses the last one."]
 
 
 def test_an_interrupt_stops_the_connector_at_once() -> None:
@@ -144,7 +144,7 @@ def test_a_network_that_fails_is_not_the_users_config(message: str, kind: str) -
         (
             [("stderr", b"requests.exceptions.ReadTimeout: Read timed out.\n"), 2],
             "source-x ended with exit code 2 and reported no error; see its log in the run's "
-            "output. Its last words: requests.exceptions.ReadTimeout: Read timed out.",
+            "output. Its last output: requests.exceptions.ReadTimeout: Read timed out.",
             "transient_error",
         ),
         (

@@ -83,7 +83,7 @@ def test_a_crash_without_words_shows_its_last_lines() -> None:
     list(talk.messages(READ))
     assert str(talk.failure()) == (
         "src ended with exit code 3 and reported no error; see its log in the run's output. "
-        "Its last words: Traceback / KeyError: 'id'"
+        "Its last output: Traceback / KeyError: 'id'"
     )
 
 
@@ -101,7 +101,7 @@ def test_out_of_memory_counts_more_than_what_was_said_before() -> None:
     )
     list(talk.messages(READ))
     assert "its limit is 2g" in str(talk.failure())
-    assert str(talk.failure()).endswith("Before, it said: worker died")
+    assert str(talk.failure()).endswith("Its error before that: worker died")
 
 
 def test_a_signal_from_outside_is_named() -> None:
@@ -140,4 +140,4 @@ def test_a_config_that_cannot_be_read_is_not_shown() -> None:
     control = b'{"type":"CONTROL","control":{"type":"CONNECTOR_CONFIG","connectorConfig":'
     talk, _, heard = invoke(control + b'{"config":{"token":"new-and-secret"}\n')
     assert list(talk.messages(READ)) == [None]
-    assert heard == [("ERROR", "A CONTROL message cannot be read; the config it brings is lost.")]
+    assert heard == [("ERROR", "A CONTROL message cannot be read; its new config is lost.")]

@@ -223,7 +223,7 @@ def test_an_absurd_count_is_none(count: str) -> None:
 def test_a_wrong_count_ends_the_stream(count: int) -> None:
     read = Read(A, B)
     faults = read.faults(record("a", 1), state("a", 1, count=count))
-    assert f"its state says that {count} records came before it, but 1 did" in str(faults["a"])
+    assert f"its state counts {count} records before it, but 1 were received" in str(faults["a"])
     assert (read.streams["a"].miscounted, read.streams["b"].miscounted) == (True, False)
     assert read.feed(records("a", [2]) + state("a", 2, count=1) + status("a")) == []
     assert read.feed(records("b", [1]) + state("b", 1, count=1) + status("b"))
@@ -236,7 +236,7 @@ def test_a_count_in_a_shared_state_is_of_all_streams() -> None:
     assert not read.faults(sent, global_state({"lsn": 1}, {}, count=2))
     faults = read.faults(sent, global_state({"lsn": 2}, {}, count=1))
     assert list(faults) == ["a", "b"]
-    assert "state of all streams says that 1 records came before it, but 2" in str(faults["a"])
+    assert "state of all streams counts 1 records before it, but 2" in str(faults["a"])
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["states of its own", "counted together"])
@@ -279,7 +279,7 @@ def test_a_complete_full_refresh_is_still_counted(before: ConnectionState) -> No
 def test_a_count_beside_a_full_refresh_that_fits_neither_way(count: int) -> None:
     sent = records("f", [1, 2]) + record("a", 1) + global_state({"lsn": 1}, {}, count=count)
     faults = Read(A, F).faults(sent)
-    assert f"says that {count} records came before it, but 3 did" in str(faults["a"])
+    assert f"counts {count} records before it, but 3 were received" in str(faults["a"])
 
 
 def test_a_wrong_count_does_not_undo_a_complete_stream() -> None:
@@ -330,7 +330,7 @@ def test_records_after_complete_end_the_stream() -> None:
     read.feed(record("a", 1) + state("a", 1, count=1) + status("a"))
     (fault,) = read.feed(record("a", 2))
     assert isinstance(fault, StreamFault)
-    assert (fault.streams, "after it had declared itself COMPLETE" in fault.reason) == (
+    assert (fault.streams, "after its status COMPLETE" in fault.reason) == (
         (A.descriptor,),
         True,
     )

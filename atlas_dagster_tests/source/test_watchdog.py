@@ -84,7 +84,7 @@ def test_chatter_is_a_sign_of_life_but_no_data(clock: Clock) -> None:
     chatter: list[bytes | Output] = [IDLE, ("stderr", b"still here\n")] * 20
     why, when = invoke(clock, "read", chatter)
     assert why is not None
-    assert "brought no record and no state for 100 seconds" in why
+    assert "sent no record and no state for 100 seconds" in why
     assert when == 110
 
 

@@ -166,7 +166,7 @@ def test_a_wrong_record_count_stops_the_stream_there(lake: Lake) -> None:
         records("a", [4]) + state("a", {"at": 4}, count=1) + status("a"),
         records("b", [1]) + state("b", {"at": 1}, count=1.0) + status("b"),
     )
-    assert "a: its state says that 2 records came before it, but 1 did" in str(done.failure)
+    assert "a: its state counts 2 records before it, but 1 were received" in str(done.failure)
     assert (lake.ids("a"), lake.ids("b")) == ([1], [1])
     assert list(done.finished) == ["b"]
     assert lake.sync([A], status("a")).file("state")[0]["stream"]["stream_state"] == {"at": 1}
@@ -362,7 +362,7 @@ def test_records_after_complete_fail_a_finished_stream(lake: Lake) -> None:
         records("a", [1]) + state("a", {"at": 1}) + status("a"),
         records("a", [2]) + state("a", {"at": 2}),
     )
-    assert "a: it sent records after it had declared itself COMPLETE" in str(done.failure)
+    assert "a: it sent records after its status COMPLETE" in str(done.failure)
     assert lake.ids("a") == [1]
     assert lake.sync([A], status("a")).file("state")[0]["stream"]["stream_state"] == {"at": 1}
 

@@ -67,8 +67,8 @@ def test_the_count_is_of_all_streams(lake: Lake) -> None:
         BOTH,
     )
     assert str(done.failure) == (
-        "2 of 2 streams did not complete. a, b: the state of all streams says that 1 records came "
-        "before it, but 2 did; nothing after the last correct state counts."
+        "2 of 2 streams did not complete. a, b: the state of all streams counts 1 records before "
+        "it, but 2 were received; everything after the last correct state is ignored."
     )
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7])
     assert lsn(lake) == 1

@@ -60,7 +60,7 @@ class PostgresSnapshot(TableSnapshot):
         return TableColumns.of(
             pa.schema(field for field in state.fields if field.name in names),
             names=names,
-            lasting=self._commit_tables.viewed_columns(state).keys() | names - ours,
+            fixed=self._commit_tables.viewed_columns(state).keys() | names - ours,
             widens=True,
         )
 

@@ -69,7 +69,7 @@ def test_names_that_postgres_has_taken(database: Database, mode: WriteMode) -> N
     for version in ("a", "b"):
         database.sync(spec(mode, **columns), [{"id": 1, **dict.fromkeys(columns, version)}])
     known = database.destination.inspect(("c", "t")).columns()
-    names = {field: name for (field, _), name in known.made_for.items()}
+    names = {field: name for (field, _), name in known.typed.items()}
     assert set(names) == {"id", "v", *columns}
     assert (names["Select"], names["user"]) == ("Select", "user")
     assert set(names.values()) <= set(types(database))

@@ -100,7 +100,7 @@ def test_a_step_outside_of_a_pod_says_what_to_do(tmp_path: Path) -> None:
         )
     (failure,) = [e.step_failure_data for e in ran.all_events if e.is_step_failure]
     assert failure.user_failure_data is not None
-    assert "is to run with runner kubernetes, but this process is not in a pod beside it" in str(
+    assert "has the runner kubernetes, but this process does not run in a pod with it" in str(
         failure.user_failure_data.description
     )
 

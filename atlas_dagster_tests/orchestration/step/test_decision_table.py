@@ -394,7 +394,7 @@ def test_a_stream_was_left_behind_by_another_kind_of_state(shop: Shop) -> None:
 def test_a_state_counts_other_records_than_came(shop: Shop) -> None:
     shop.run()
     shop.source.last, shop.source.miscounts = 4, True
-    assert "events: its state says that 2 records came before it, but 1 did" in shop.run().failure
+    assert "events: its state counts 2 records before it, but 1 were received" in shop.run().failure
     assert shop.ids() == [1, 2, 3]
     shop.source.miscounts = False
     assert shop.run().success
