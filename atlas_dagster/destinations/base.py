@@ -123,7 +123,7 @@ class StreamWriter(ABC):
 class TableSnapshot(ABC):
     """One table as :meth:`Destination.inspect` found it; it need not exist.
 
-    A writer opened from it commits only if nobody else has committed since. Opens one writer.
+    A writer opened from it commits only if no other writer has committed since. Open only one.
     """
 
     path: TablePath

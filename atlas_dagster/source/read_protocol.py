@@ -273,7 +273,7 @@ def _check_count(streams: list[StreamRead], state: State, whose: str) -> StreamF
             stream.miscounted = True
         return _fault(
             streams,
-            f"{whose} counts {expected} records before it, but {received} were received; "
+            f"{whose} counts {expected} records before it, but Atlas received {received}; "
             "everything after the last correct state is ignored",
         )
     for stream in streams:

@@ -35,7 +35,7 @@ class Watchdog:
         self._dataless += waited
 
     def on_data(self) -> None:
-        """Start the heartbeat anew, after a record or a state."""
+        """Restart the heartbeat, after a record or a state."""
         self._dataless = 0.0
 
     def on_status(self, status: StreamStatus) -> None:

@@ -196,7 +196,7 @@ def test_records_of_other_streams_are_left_out() -> None:
 
 def test_missing_records_are_an_error() -> None:
     it, _ = reading(record("users", 1), state("users", {"id": 2}, count=2))
-    with pytest.raises(ProtocolError, match="2 records before it, but 1 were received"):
+    with pytest.raises(ProtocolError, match="2 records before it, but Atlas received 1"):
         ids(it)
 
 

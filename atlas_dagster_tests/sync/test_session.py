@@ -166,7 +166,7 @@ def test_a_wrong_record_count_stops_the_stream_there(lake: Lake) -> None:
         records("a", [4]) + state("a", {"at": 4}, count=1) + status("a"),
         records("b", [1]) + state("b", {"at": 1}, count=1.0) + status("b"),
     )
-    assert "a: its state counts 2 records before it, but 1 were received" in str(done.failure)
+    assert "a: its state counts 2 records before it, but Atlas received 1" in str(done.failure)
     assert (lake.ids("a"), lake.ids("b")) == ([1], [1])
     assert list(done.finished) == ["b"]
     assert lake.sync([A], status("a")).file("state")[0]["stream"]["stream_state"] == {"at": 1}

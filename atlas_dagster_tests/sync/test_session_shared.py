@@ -68,7 +68,7 @@ def test_the_count_is_of_all_streams(lake: Lake) -> None:
     )
     assert str(done.failure) == (
         "2 of 2 streams did not complete. a, b: the state of all streams counts 1 records before "
-        "it, but 2 were received; everything after the last correct state is ignored."
+        "it, but Atlas received 2; everything after the last correct state is ignored."
     )
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7])
     assert lsn(lake) == 1

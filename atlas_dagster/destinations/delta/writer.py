@@ -150,9 +150,9 @@ class DedupWriter(DeltaWriter):
             return  # the next commit replaces them anyway
         if missing:
             raise DestinationError(
-                f"{len(missing)} unmerged files of {self.tables.main.uri} are missing, such as "
-                f"{missing[0]}: someone deleted them, perhaps with VACUUM. Restore them, or read "
-                "the stream again with `atlas refresh`."
+                f"Unmerged files of {self.tables.main.uri} are missing ({len(missing)}, such as "
+                f"{missing[0]}): another program deleted them, perhaps with VACUUM. Restore them, "
+                "or read the stream again with `atlas refresh`."
             )
         self._merge(pending, last)
         self.tables.tidy()

@@ -48,7 +48,7 @@ def test_a_count_that_disagrees_fails_check_and_stream(runs: FakeRuns) -> None:
     assert ran.metadata == {}
     passed, severity, description = said(ran.checks["events.records"])
     assert (passed, severity) == (False, ERROR)
-    assert "its state counts 3 records before it, but 2 were received" in (description or "")
+    assert "its state counts 3 records before it, but Atlas received 2" in (description or "")
 
 
 def test_records_after_the_last_state_are_a_warning(runs: FakeRuns) -> None:

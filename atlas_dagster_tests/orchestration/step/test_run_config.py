@@ -214,7 +214,7 @@ def test_a_dry_run_that_cannot_be_read_fails_like_the_sync_would(runs: FakeRuns)
 def test_a_dry_run_shows_why_a_sync_would_not_complete_a_stream(runs: FakeRuns) -> None:
     ran = runs.run(records("events", [1]), state("events", {}, count=2), dry_run=True)
     told = ran.observations["events"]["atlas/dry_run"]
-    assert "its state counts 2 records before it, but 1 were received" in told
+    assert "its state counts 2 records before it, but Atlas received 1" in told
     assert "there may be more" in told
 
 
