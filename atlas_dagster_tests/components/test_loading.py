@@ -125,8 +125,8 @@ WRONG_FIELDS = {
     ),
     "bad cron of the maintenance": (
         [HEALTHY, "maintenance: {schedule: weekly}"],
-        "shop/defs.yaml, line 4: field 'maintenance.schedule': the schedule 'weekly' is no cron "
-        'expression; write five fields, such as "*/15 * * * *".',
+        "shop/defs.yaml, line 4: field 'maintenance.schedule': the schedule 'weekly' is not a "
+        'valid cron expression; write five fields, such as "*/15 * * * *".',
     ),
     "no time to retain": (
         [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hours: 0}'],
@@ -311,7 +311,7 @@ def test_what_does_not_suit_the_discovered_source_is_said_on_the_streams_known_b
         assert spec.tags["atlas/status"] == "broken"
         assert spec.description is not None
         assert f"**The current declaration cannot be synced.** {sentence}" in spec.description
-        assert "discovered before" in spec.description
+        assert "last discovery" in spec.description
     if streams:
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
             asset_selection=streams, raise_on_error=False
