@@ -17,8 +17,8 @@ from atlas_dagster.sync.stream_plan import StreamPlan
 class Commits:
     """The commits of one sync, and the last commit of each of its streams.
 
-    A full refresh is committed alone, even if its source shares a state among streams: its state,
-    if it has one, is useless once it is complete, and no shared state includes it.
+    A full refresh has a commit of its own, even if the source shares a state among streams: no
+    shared state includes it, and its own state, if any, is useless when it is complete.
     """
 
     def __init__(self, plan: SyncPlan, destination: Destination) -> None:
@@ -26,11 +26,11 @@ class Commits:
         self._destination = destination
         self._seq = plan.last_seq
         self._last: dict[StreamDescriptor, Envelope] = {}
-        # The streams of each stored envelope, by its seq: those from before the sync and its own.
+        # The streams of all stored envelopes, older ones included, by seq.
         self._stored = dict(plan.stored)
         # The seq that the table of each stream holds.
         self._committed = dict(plan.committed)
-        #: The newest state of the connection, and the newest that is committed.
+        #: The newest state of the connection, committed or not.
         self.state = plan.state
         self._committed_state = plan.stored_state
 
@@ -38,7 +38,7 @@ class Commits:
         """Open a writer for a stream.
 
         Raises:
-            DestinationError: its table cannot be written, or was written since the plan.
+            DestinationError: the table cannot be written, or has changed since the plan was made.
         """
         if plan.resume_point.envelope is not None:
             self._last[plan.descriptor] = plan.resume_point.envelope
@@ -51,21 +51,21 @@ class Commits:
 
     @property
     def _covers(self) -> tuple[StreamDescriptor, ...]:
-        """The streams that a shared state covers: all of the plan that are incremental."""
+        """The streams that a shared state covers: the incremental streams of the plan."""
         return tuple(plan.descriptor for plan in self._plan.streams if not plan.full_refresh)
 
-    def last(self, stream: ActiveStream) -> Envelope | None:
+    def last_commit(self, stream: ActiveStream) -> Envelope | None:
         return self._last.get(stream.descriptor)
 
-    def share_state(self, stream: ActiveStream) -> bool:
+    def shares_state(self, stream: ActiveStream) -> bool:
         """Return whether the stream shares its state with others (GLOBAL, LEGACY)."""
-        return self.shares_state(stream.plan)
+        return self.plan_shares_state(stream.plan)
 
-    def shares_state(self, plan: StreamPlan) -> bool:
+    def plan_shares_state(self, plan: StreamPlan) -> bool:
         return self.state.type != "STREAM" and not plan.full_refresh
 
     @property
-    def state_has_moved(self) -> bool:
+    def has_new_state(self) -> bool:
         """Whether the newest state differs from the committed one."""
         return not same_blob(Raw(self.state.to_file()), Raw(self._committed_state.to_file()))
 
@@ -85,17 +85,17 @@ class Commits:
             sync_id=self._plan.sync_id,
             connection=self._plan.connection,
             streams=tuple(
-                stream.stage(complete=stream in complete).following(self.last(stream))
+                stream.stage(complete=stream in complete).following(self.last_commit(stream))
                 for stream in streams
             ),
-            state=Raw(self._state_of(streams, complete).to_file()),
+            state=Raw(self._build_state(streams, complete).to_file()),
             prepared_at=now(),
             run_id=self._plan.run.run_id,
-            covers=self._covers if any(map(self.share_state, streams)) else (),
+            covers=self._covers if any(map(self.shares_state, streams)) else (),
         )
         self._destination.commit(envelope, [stream.writer for stream in streams])
         for stream in streams:
-            if self.share_state(stream):
+            if self.shares_state(stream):
                 self._committed_state = self.state
             self._last[stream.descriptor] = envelope
             self._committed[stream.descriptor] = envelope.seq
@@ -104,23 +104,23 @@ class Commits:
         return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
 
     def prune_envelopes(self) -> None:
-        """Delete stored envelopes if each of their tables has taken a newer one.
+        """Delete each stored envelope whose tables all hold a newer ``seq``.
 
-        Envelopes that another sync has stored since, or with unknown tables, are kept.
+        Envelopes of unknown tables, and those that another sync stored meanwhile, stay.
         """
-        past = [
+        outdated = [
             seq
             for seq, streams in self._stored.items()
             if all((self._committed.get(stream) or 0) > seq for stream in streams)
         ]
-        self._destination.prune_envelopes(self._plan.connection, past)
-        for seq in past:
+        self._destination.prune_envelopes(self._plan.connection, outdated)
+        for seq in outdated:
             del self._stored[seq]
 
-    def _state_of(
+    def _build_state(
         self, streams: Sequence[ActiveStream], complete: Collection[ActiveStream]
     ) -> ConnectionState:
-        if any(map(self.share_state, streams)):
+        if any(map(self.shares_state, streams)):
             return self.state
         blobs = {s.descriptor: s.state if s in complete else s.checkpoint for s in streams}
         return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})

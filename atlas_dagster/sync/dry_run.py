@@ -17,16 +17,16 @@ from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.stream import ActiveStream
 from atlas_dagster.sync.stream_plan import StreamPlan
 
-#: Records of each stream, and seconds in all, after which it is enough.
+#: A dry run ends after this many records of each stream, or after this many seconds.
 RECORDS = 1_000
 SECONDS = 60.0
 
 
 class DryRunResult(Struct, frozen=True):
-    """The records of one stream before the READ was stopped.
+    """The result of a dry run for one stream.
 
-    ``complete``: the source has sent everything. ``fault``: why a sync would not complete the
-    stream. For the rest, see :class:`~atlas_dagster.sync.events.StreamFinished`.
+    ``complete``: the source has sent all records. ``fault``: why a sync would not complete the
+    stream. :class:`~atlas_dagster.sync.events.StreamFinished` explains the other fields.
     """
 
     plan: StreamPlan
@@ -68,12 +68,12 @@ class DiscardingWriter(StreamWriter):
 
 
 def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
-    """Read up to :data:`RECORDS` of each stream of ``plan``, and convert them to rows.
+    """Read up to :data:`RECORDS` records of each stream of ``plan``, and convert them to rows.
 
-    A source may send one stream after the other, so later ones may get no records.
+    A source may send one stream after the other, so later streams may have no records.
 
     Raises:
-        AtlasError: the connector failed before that.
+        AtlasError: the connector failed before it had sent enough records.
     """
     streams = {
         each.descriptor: ActiveStream(
@@ -82,14 +82,14 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
         for each in plan.streams
     }
     for stream in streams.values():
-        stream.refuses_null_keys = False  # they are counted instead
+        stream.refuses_null_keys = False  # a dry run counts null keys instead
     protocol = ReadProtocol(
         [stream.read for stream in streams.values()], state=plan.state, log=connector.log
     )
     deadline = time.monotonic() + SECONDS
     invocation = connector.invoke()
     command = connector.command("read", plan.files())
-    enough = False
+    is_done = False
     with closing(invocation.messages(command)) as messages:
         for message in messages:
             event = protocol.feed(message)
@@ -97,10 +97,10 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
                 stream = streams[StreamDescriptor(event.stream, event.namespace)]
                 if stream.records < RECORDS:
                     stream.add(event)
-            enough = all(map(_is_enough, streams.values())) or time.monotonic() > deadline
-            if enough:
+            is_done = all(map(_has_enough, streams.values())) or time.monotonic() > deadline
+            if is_done:
                 break
-    if not enough:
+    if not is_done:
         protocol.end(invocation.errors, failed=invocation.failed, cut_off=invocation.cut_off)
         if invocation.failed:
             raise invocation.failure()
@@ -120,5 +120,5 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
     ]
 
 
-def _is_enough(stream: ActiveStream) -> bool:
+def _has_enough(stream: ActiveStream) -> bool:
     return bool(stream.records >= RECORDS or stream.read.status == "COMPLETE" or stream.read.fault)

@@ -25,11 +25,11 @@ from atlas_dagster.sync.stream_plan import StreamPlan, plan_stream
 class SyncPlan(Struct, frozen=True):
     """The plan of one sync.
 
-    ``state`` is sent to the connector. ``full_refresh_states`` are sent beside a shared state: they
-    resume full refreshes, which a shared state does not cover. ``stored_state``: the newest
-    committed state, including streams that restart. ``last_seq``: the highest ``seq`` so far.
-    ``committed``: the ``seq`` that each table holds. ``stored``: by ``seq``, the streams of each
-    envelope stored beside the tables. ``refused``: streams that cannot be read, and why.
+    ``state`` is sent to the connector. ``full_refresh_states`` are sent together with a shared
+    state: they resume full refreshes, which a shared state does not cover. ``stored_state``: the
+    newest committed state, including streams that restart. ``last_seq``: the highest ``seq`` so
+    far. ``committed``: the ``seq`` that each table holds. ``stored``: the streams of each envelope
+    beside the tables, by ``seq``. ``refused``: streams that cannot be read, and why.
     """
 
     connection: str
@@ -75,44 +75,46 @@ def make_plan(
 ) -> SyncPlan:
     """Plan a sync of the ``selected`` streams of ``target``.
 
-    If the stored state is GLOBAL or LEGACY, the connection cannot be read in part, and all its
-    streams are planned. ``assume``: plan for a dry run, as if these envelopes were committed; then
-    nothing is written.
+    If the stored state is GLOBAL or LEGACY, the plan includes all streams, because the connection
+    cannot be read in part. ``assume``: plan a dry run, which writes nothing, as if these envelopes
+    were committed.
 
-    Raises, if no stream can be read without the refused ones:
+    An error of one stream goes into ``refused``. It is raised only if no other stream can be read.
+
+    Raises:
         DestinationError: a table does not match its state, or cannot be written.
         ConfigError: a declared key or cursor has no column.
         BreakingChangeError: a stream, or all of them, must be read again from the beginning.
     """
     connection, destination = target.connection, target.destination
     recovered = Recovered(()) if assume is not None else destination.recover(connection)
-    resume_points = load_resume_points(target).assuming(assume or ())
+    resume_points = load_resume_points(target).assume_committed(assume or ())
     if assume is None:
         restore_envelopes(resume_points, destination, recovered.envelopes)
-    newest, shared = resume_points.newest, resume_points.has_shared_state
+    newest, is_shared = resume_points.newest, resume_points.has_shared_state
     by_stream, refused = resume_points.by_stream, dict(resume_points.refused)
     for name in target.streams:
         if (error := recovered.refused.get(target.tables[name])) is not None:
             refused[name] = error
-    chosen = [stream for name, stream in target.streams.items() if shared or name in selected]
+    streams = [stream for name, stream in target.streams.items() if is_shared or name in selected]
     if newest is not None:
-        by_stream = {**by_stream, **_missed_changes(newest, chosen, by_stream)}
-        refused |= _left_behind(connection, newest, chosen, by_stream)
-    if shared and refused:
+        by_stream = {**by_stream, **_restart_unselected(newest, streams, by_stream)}
+        refused |= _refuse_other_state_types(connection, newest, streams, by_stream)
+    if is_shared and refused:
         which = ", ".join(f"'{name}'" for name in refused)
         warn(
-            f"The source of {connection} keeps one state for all its streams, so none of them is "
-            f"read as long as {which} cannot be."
+            f"The source of {connection} keeps one state for all its streams, so no stream can be "
+            f"read as long as {which} cannot be read."
         )
         raise next(iter(refused.values()))
-    if len(chosen) > len(set(selected)):
+    if len(streams) > len(set(selected)):
         warn(
             f"The state of {connection} covers all its streams together, so all "
-            f"{len(chosen)} configured streams are read, not only the selected ones."
+            f"{len(streams)} configured streams are read, not only the selected ones."
         )
-    refused = {s.descriptor: refused[s.descriptor] for s in chosen if s.descriptor in refused}
+    refused = {s.descriptor: refused[s.descriptor] for s in streams if s.descriptor in refused}
     plans = []
-    for stream in chosen:
+    for stream in streams:
         name = stream.descriptor
         if name in refused:
             continue
@@ -124,7 +126,7 @@ def make_plan(
             if name in resume_points.changed and not plan.table.replaces:
                 raise resume_points.changed[name]
         except AtlasError as error:
-            if shared:
+            if is_shared:
                 raise
             refused[name] = error
             continue
@@ -134,16 +136,16 @@ def make_plan(
     if refused and not plans:
         raise next(iter(refused.values()))
     last_state = newest.connection_state if newest is not None else ConnectionState()
-    if shared:
+    if is_shared:
         _refuse_restarts(connection, last_state, plans)
     return SyncPlan(
         connection=connection,
         sync_id=int(time.time() * 1000),
         run=run,
         streams=tuple(plans),
-        state=_state_to_send(plans, last_state),
+        state=_select_state(plans, last_state),
         stored_state=last_state,
-        full_refresh_states=_blobs(plan for plan in plans if shared and plan.full_refresh),
+        full_refresh_states=_find_blobs(p for p in plans if is_shared and p.full_refresh),
         last_seq=resume_points.last_seq,
         committed=resume_points.committed,
         stored={e.seq: frozenset(c.stream for c in e.streams) for e in recovered.envelopes},
@@ -151,31 +153,31 @@ def make_plan(
     )
 
 
-def _state_to_send(plans: Collection[StreamPlan], stored: ConnectionState) -> ConnectionState:
+def _select_state(plans: Collection[StreamPlan], stored: ConnectionState) -> ConnectionState:
     """Return the ``stored`` state without the streams that start from the beginning."""
     if stored.type == "STREAM":
-        return ConnectionState("STREAM", _blobs(plans))
+        return ConnectionState("STREAM", _find_blobs(plans))
     incremental = {plan.descriptor for plan in plans if plan.resumes and not plan.full_refresh}
     kept = {name: blob for name, blob in stored.streams.items() if name in incremental}
     return msgspec.structs.replace(stored, streams=kept)
 
 
-def _blobs(plans: Iterable[StreamPlan]) -> dict[StreamDescriptor, Raw]:
+def _find_blobs(plans: Iterable[StreamPlan]) -> dict[StreamDescriptor, Raw]:
     """Return the states of the streams that resume."""
     return {
         plan.descriptor: plan.state for plan in plans if plan.resumes and plan.state is not None
     }
 
 
-def _missed_changes(
+def _restart_unselected(
     newest: Envelope,
     streams: Collection[ConfiguredStream],
     by_stream: Mapping[StreamDescriptor, ResumePoint],
 ) -> dict[StreamDescriptor, ResumePoint]:
     """Restart streams that were not selected while the shared position (GLOBAL) advanced.
 
-    They missed the changes in between. A LEGACY state is one blob in which the source keeps a
-    position for each stream, so its streams miss nothing.
+    These streams missed the changes in between. A LEGACY state is different: the source keeps a
+    position for each stream in its one blob, so no stream misses changes.
     """
     found = {}
     for stream in streams:
@@ -183,14 +185,14 @@ def _missed_changes(
         last = by_stream[name].envelope if name in by_stream else None
         if last is None or stream.sync_mode != "incremental" or last.seq >= newest.seq:
             continue
-        shared = last.connection_state.type == newest.connection_state.type == "GLOBAL"
-        if shared and newest.covers and name not in newest.covers:
-            why = "was not selected for a while, in which its source went on without it"
+        is_shared = last.connection_state.type == newest.connection_state.type == "GLOBAL"
+        if is_shared and newest.covers and name not in newest.covers:
+            why = "was not selected while the source advanced the shared state of its streams"
             found[name] = by_stream[name].restart(name, why)
     return found
 
 
-def _left_behind(
+def _refuse_other_state_types(
     connection: str,
     newest: Envelope,
     streams: Collection[ConfiguredStream],
@@ -198,8 +200,8 @@ def _left_behind(
 ) -> dict[StreamDescriptor, AtlasError]:
     """Refuse streams whose last state has another type than the source's newest state.
 
-    The source went over from one state for all streams to one for each, or back. It can no longer
-    read the old state.
+    The source changed from one state for all streams to one state for each stream, or back. It
+    can no longer read the old state.
     """
     refused: dict[StreamDescriptor, AtlasError] = {}
     now = newest.connection_state
@@ -211,16 +213,16 @@ def _left_behind(
         was = last.connection_state
         if now.type == "STREAM" and was.type != "STREAM":
             refused[name] = BreakingChangeError(
-                f"The source now keeps a state for each stream, but the last one stored for "
-                f"'{name}' is of all streams together ({was.type}), so it is not known where to "
+                f"The source now keeps a state for each stream, but the last state of '{name}' "
+                f"is shared by all streams ({was.type}), so Atlas does not know where to "
                 f"continue; run `atlas refresh {connection} --stream {name}`."
             )
         own = was.type == "STREAM" and name in was.streams
         if own and now.type != "STREAM" and name not in now.streams:
             only = f" --stream {name}" if now.streams else ""
             refused[name] = BreakingChangeError(
-                f"The source now keeps one state for all streams ({now.type}), but the one stored "
-                f"is without '{name}', so it is not known where to continue; "
+                f"The source now keeps one state for all streams ({now.type}), but the stored "
+                f"state lacks '{name}', so Atlas does not know where to continue; "
                 f"run `atlas refresh {connection}{only}`."
             )
     return refused
@@ -231,8 +233,8 @@ def _refuse_restarts(
 ) -> None:
     """Refuse to restart one stream if the shared state has no parts for single streams.
 
-    The source would send only new rows, and they would replace all rows of the table. If there are
-    parts, the source reads a stream without one from the beginning.
+    The source would send only new rows, and these would replace all rows of the table. If the state
+    has parts for single streams, the source reads a stream without a part from the beginning.
     """
     for plan in plans:
         why = plan.resume_point.restarts

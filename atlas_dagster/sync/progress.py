@@ -16,10 +16,10 @@ _MOST_ESTIMATES = 20_000
 
 
 class Progress:
-    """Record counts against the source's estimates.
+    """Compares record counts with the source's estimates.
 
     The latest estimate of a stream replaces earlier ones. If a source estimates both streams and
-    the whole sync, neither is used, as in the platform's ``StatsTracker``.
+    the whole sync, Atlas uses neither, as the platform's ``StatsTracker`` does.
     """
 
     def __init__(self, listener: Listener = SILENT) -> None:
@@ -28,10 +28,10 @@ class Progress:
         self._next = self._started + _EVERY_SECONDS
         self._streams: dict[StreamDescriptor, float] = {}
         self._sync: float | None = None
-        self._next_draw = 0.0
+        self._next_update = 0.0
 
-    def estimate(self, estimate: Estimate) -> None:
-        """Take an estimate of a stream or of the whole sync."""
+    def add_estimate(self, estimate: Estimate) -> None:
+        """Store an estimate of a stream or of the whole sync."""
         rows = estimate.rows
         if not rows:
             return
@@ -40,18 +40,18 @@ class Progress:
         elif estimate.name is not None and len(self._streams) < _MOST_ESTIMATES:
             self._streams[StreamDescriptor(estimate.name, estimate.namespace)] = rows
 
-    def due(self, streams: Collection[ActiveStream]) -> ProgressReport | None:
-        """Return a report if one is due."""
+    def report_if_due(self, streams: Collection[ActiveStream]) -> ProgressReport | None:
+        """Report to the listener, and return a report for the log, each at its own interval."""
         now = time.monotonic()
-        if now >= self._next_draw:
-            self._next_draw = now + PROGRESS_SECONDS
+        if now >= self._next_update:
+            self._next_update = now + PROGRESS_SECONDS
             count = sum(stream.records for stream in streams)
-            self._listener.progress("read", count, self._expected(streams))
+            self._listener.progress("read", count, self._estimate_total(streams))
         if now < self._next:
             return None
         self._next = now + _EVERY_SECONDS
         records = sum(stream.records for stream in streams)
-        expected = self._expected(streams)
+        expected = self._estimate_total(streams)
         if not records:
             return ProgressReport("No records so far.", 0, expected)
         rate = records / (now - self._started)
@@ -61,14 +61,18 @@ class Progress:
             counts.append(f"{len(started) - _MOST_STREAMS} other streams")
         text = f"Records so far: {', '.join(counts)}; {rate:,.0f} a second"
         left = 0.0 if expected is None else expected - records
-        return ProgressReport(f"{text}{_describe_rest(left, rate)}.", records, expected)
+        return ProgressReport(f"{text}{_describe_time_left(left, rate)}.", records, expected)
 
     def _describe_count(self, stream: ActiveStream) -> str:
-        about = None if self._sync else self._streams.get(stream.descriptor)
+        estimated = None if self._sync else self._streams.get(stream.descriptor)
         count = f"{stream.descriptor} {stream.records:,}"
-        return f"{count} of about {about:,.0f}" if about and about >= stream.records else count
+        return (
+            f"{count} of about {estimated:,.0f}"
+            if estimated and estimated >= stream.records
+            else count
+        )
 
-    def _expected(self, streams: Collection[ActiveStream]) -> float | None:
+    def _estimate_total(self, streams: Collection[ActiveStream]) -> float | None:
         """Return the estimated records of the whole sync; None without a consistent estimate."""
         if self._sync and self._streams:
             return None
@@ -77,8 +81,8 @@ class Progress:
         return self._sync or sum(self._streams[s.descriptor] for s in streams)
 
 
-def _describe_rest(left: float, rate: float) -> str:
-    if left <= 0:
+def _describe_time_left(records_left: float, rate: float) -> str:
+    if records_left <= 0:
         return ""
-    minutes = left / rate / 60
+    minutes = records_left / rate / 60
     return f", about {minutes:,.0f} minutes left" if minutes >= 1.5 else ", almost done"

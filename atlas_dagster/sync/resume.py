@@ -1,8 +1,7 @@
 """Resume points: where each stream of a connection continues.
 
-The ``seq`` that a table holds decides, because it changed in the same transaction as the rows. The
-event log and the envelopes stored beside the tables are two places to find the state of that
-``seq``.
+The ``seq`` in a table decides, because it changed in the same transaction as the rows. The state
+that belongs to this ``seq`` is in the event log and in the envelopes beside the tables.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -20,9 +19,9 @@ from atlas_dagster.protocol.state import ConnectionState
 
 
 class LoggedState(Struct, frozen=True):
-    """The newest envelope of a stream in the event log, and when its asset was wiped.
+    """The newest envelope of a stream in the event log.
 
-    ``wiped_at`` is in epoch seconds; None if the asset was never wiped.
+    ``wiped_at``: when the stream's asset was wiped, in epoch seconds; None if never.
     """
 
     envelope: Envelope | None = None
@@ -44,7 +43,7 @@ class StateLog(Protocol):
         """
 
     def find(self, table: TablePath, seq: int) -> Envelope | None:
-        """Search the whole log for commit ``seq`` of ``table``. Slow; the last resort."""
+        """Search the whole log for commit ``seq`` of ``table``. This is slow."""
 
 
 class Target(Struct, frozen=True):
@@ -61,7 +60,7 @@ class Target(Struct, frozen=True):
 
 
 class RunRef(Struct, frozen=True):
-    """The run that commits. ``root_run_id`` is the first of the runs that it retries, or itself."""
+    """The run that commits. ``root_run_id`` is the first run of a chain of retries."""
 
     run_id: str | None = None
     root_run_id: str | None = None
@@ -70,14 +69,14 @@ class RunRef(Struct, frozen=True):
 class ResumePoint(Struct, frozen=True):
     """Where one stream continues.
 
-    ``envelope``: its last commit; None if it starts from the beginning. ``replaces``: the rows in
-    the table belong to an abandoned generation; they are removed when the stream is complete.
-    ``unpublished``: the last commit is part of an incomplete read; its rows are not in the table.
-    ``started_by_run``: the root run that started to read the stream from the beginning.
+    ``envelope``: the last commit; None if the stream starts from the beginning. ``replaces``: the
+    rows in the table belong to an abandoned generation; the sync removes them when the stream is
+    complete. ``unpublished``: the last commit is part of an incomplete read; its rows are not in
+    the table. ``started_by_run``: the root run that started to read the stream from the beginning.
     ``unrecorded``: the table's last commit, if the event log lacks it. ``notice``: a warning for
     the user. ``restarts``: why a stream that was synced before starts from the beginning.
-    ``wiped_at``: when its asset was last wiped. ``problem``: why the stream cannot continue; it can
-    only be read again.
+    ``wiped_at``: when the asset was last wiped. ``problem``: why the stream cannot continue and
+    must be read again.
     """
 
     generation_id: int = 0
@@ -92,12 +91,12 @@ class ResumePoint(Struct, frozen=True):
     problem: AtlasError | None = None
 
     def restart(self, stream: StreamDescriptor, why: str) -> "ResumePoint":
-        """Return the beginning instead. The old rows are replaced when the stream is complete."""
+        """Return a resume point at the beginning, to replace the old rows when complete."""
         return ResumePoint(
             generation_id=self.generation_id + 1,
             replaces=True,
-            notice=f"Stream '{stream}' {why}; it is read again from the beginning and its old rows "
-            "are replaced once that is complete.",
+            notice=f"Stream '{stream}' {why}; it is read again from the beginning, and its old "
+            "rows are replaced when it is complete.",
             unrecorded=self.unrecorded,
             restarts=why,
             wiped_at=self.wiped_at,
@@ -107,10 +106,10 @@ class ResumePoint(Struct, frozen=True):
 class ResumePoints(Struct, frozen=True):
     """The resume points of a connection's streams. Syncs and state edits start from here.
 
-    ``snapshots``: the tables, as far as they can be read. ``refused``: streams without a usable
-    resume point, and why. ``changed``: streams whose rows were changed outside of Atlas; this is an
-    error unless the rows are replaced. ``last_seq``: the highest ``seq`` so far, committed or not.
-    ``incremental``: the streams whose state outlives a sync.
+    ``snapshots``: the readable tables. ``refused``: streams without a usable resume point, and why.
+    ``changed``: streams whose rows were changed outside of Atlas; an error unless the sync replaces
+    the rows. ``last_seq``: the highest ``seq`` so far, committed or not. ``incremental``: the
+    streams whose state outlives a sync.
     """
 
     snapshots: Mapping[StreamDescriptor, TableSnapshot]
@@ -142,10 +141,10 @@ class ResumePoints(Struct, frozen=True):
         """The state that the connector would receive if it read all streams."""
         if self.newest is not None and self.has_shared_state:
             return self.newest.connection_state
-        blobs = {name: stored_blob(r.envelope, name) for name, r in self.by_stream.items()}
+        blobs = {name: find_blob(r.envelope, name) for name, r in self.by_stream.items()}
         return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})
 
-    def assuming(self, envelopes: Collection[Envelope]) -> "ResumePoints":
+    def assume_committed(self, envelopes: Collection[Envelope]) -> "ResumePoints":
         """Return the resume points as if ``envelopes``, which have no rows, were committed."""
         by_stream, changed = dict(self.by_stream), dict(self.changed)
         for envelope in envelopes:
@@ -179,7 +178,7 @@ def load_resume_points(target: Target) -> ResumePoints:
         try:
             change = snapshot.find_external_change()
             if change is not None:
-                changed[name] = _changed_externally(connection, name, change)
+                changed[name] = _change_error(connection, name, change)
             by_stream[name] = found = reconcile(
                 name,
                 last_logged.get(name, LoggedState()),
@@ -213,7 +212,7 @@ def reconcile(
     committed: int | None,
     find_envelope: Callable[[int], Envelope | None],
 ) -> ResumePoint:
-    """Decide where ``stream`` continues. Pure.
+    """Decide where ``stream`` continues, without I/O except ``find_envelope``.
 
     Args:
         stream: the stream.
@@ -255,8 +254,8 @@ def reconcile(
             replaces=True,
             started_by_run=last_commit.started_by_run,
             unrecorded=unrecorded,
-            notice=f"Stream '{stream}' is refreshed: it is read again from the beginning and its "
-            "old rows are replaced once that is complete.",
+            notice=f"Stream '{stream}' is refreshed: it is read again from the beginning, and its "
+            "old rows are replaced when it is complete.",
             restarts="is refreshed",
             wiped_at=wiped_at,
         )
@@ -274,9 +273,9 @@ def reconcile(
 def restore_envelopes(
     resume_points: ResumePoints, destination: Destination, stored: Collection[Envelope]
 ) -> None:
-    """Store envelopes that only the event log has beside the tables again.
+    """Store envelopes beside the tables again if only the event log still has them.
 
-    An event lists no files, so an envelope that a table has yet to take is left out.
+    An event lists no files, so this skips an envelope that a table does not hold yet.
     """
     present, committed = {envelope.seq for envelope in stored}, resume_points.committed
     for resume_point in resume_points.by_stream.values():
@@ -294,7 +293,7 @@ def claim_ownership(destination: Destination, connection: str, deployment: str) 
 
     Raises:
         ConfigError: another deployment owns them. Two deployments that sync into the same tables
-            would each continue from a state of their own.
+            would each continue from their own state.
     """
     owner = destination.claim_ownership(connection, deployment)
     if owner != deployment:
@@ -305,14 +304,14 @@ def claim_ownership(destination: Destination, connection: str, deployment: str) 
         )
 
 
-def stored_blob(envelope: Envelope | None, stream: StreamDescriptor) -> Raw | None:
-    """Return the stream's own state in a commit, or the state that it shares with others."""
+def find_blob(envelope: Envelope | None, stream: StreamDescriptor) -> Raw | None:
+    """Return the state of ``stream`` in a commit: its own, or the one it shares with others."""
     if envelope is None:
         return None
     return envelope.connection_state.blob_of(stream)
 
 
-def _changed_externally(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
+def _change_error(connection: str, name: StreamDescriptor, change: str) -> DestinationError:
     return DestinationError(
         f"The table of stream '{name}' was changed outside of Atlas ({change}), so its rows may "
         "not match the stored state: read it again with "

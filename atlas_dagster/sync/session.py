@@ -1,7 +1,7 @@
 """One READ into tables: from the connector's messages to committed rows.
 
-It knows nothing of Dagster. :meth:`SyncSession.run` yields an event as soon as something is
-durable, so that the caller can record it at once, and reports progress from time to time.
+A session does not use Dagster. :meth:`SyncSession.run` yields an event as soon as rows are durable,
+so that the caller can record it at once. It also yields progress reports.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -21,15 +21,15 @@ from atlas_dagster.source.read_protocol import (
 )
 from atlas_dagster.sync.commits import Commits
 from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
-from atlas_dagster.sync.failure import failure_of
+from atlas_dagster.sync.failure import explain_failure
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.progress import Progress
 from atlas_dagster.sync.stream import ActiveStream
 
-#: A STATE is committed if this much time has passed, or so many bytes came, since the last commit.
+#: A STATE is committed if the last commit was this many seconds, or this many bytes, ago.
 COMMIT_SECONDS = 30.0
 COMMIT_BYTES = 256 * 1024 * 1024
-#: After so many bytes of records, all streams build batches, however small.
+#: After this many bytes of records, all streams build batches, even small ones.
 _BUFFERED_BYTES = 16 * 1024 * 1024
 
 
@@ -50,12 +50,12 @@ class SyncSession:
         self._connector = connector
         self._commit_seconds = commit_seconds
         self._commit_bytes = commit_bytes
-        #: The exceptions by which a user ends the sync, and whether no message is half processed.
+        #: The exceptions that end the sync on the user's request.
         self._interrupts = interrupts
-        self._at_rest = False
+        self._is_between_messages = False
         self._commits = Commits(plan, destination)
         self._streams: dict[StreamDescriptor, ActiveStream] = {}
-        #: Streams that the run before this retry has read; they are not read again.
+        #: Streams that an earlier run of this chain of retries has read completely.
         self._already_read: list[ActiveStream] = []
         self._buffered = 0
         self._progress = Progress(connector.listener)
@@ -80,17 +80,17 @@ class SyncSession:
                 )
                 invocation = self._connector.invoke()
                 yield from self._read(invocation, protocol)
-                if self._nothing_left:
-                    invocation = None  # it was stopped, so its end means nothing
+                if self._has_nothing_to_read:
+                    invocation = None  # Atlas stopped it, so its exit code means nothing
                 else:
                     protocol.end(
                         invocation.errors, failed=invocation.failed, cut_off=invocation.cut_off
                     )
                     yield from self._end()
         except self._interrupts:
-            # Not in the middle of a message: half a batch may be lost then.
-            if self._at_rest:
-                yield from self._keep_covered(self._reading)
+            # In the middle of a message, half a batch may be lost.
+            if self._is_between_messages:
+                yield from self._commit_covered(self._open_streams)
             raise
         finally:
             for stream in self._streams.values():
@@ -99,7 +99,7 @@ class SyncSession:
             if stream.phase != "finished":
                 yield StreamFailed(stream.plan, stream.reason, stream.read.miscounted)
         streams = [*self._already_read, *self._streams.values()]
-        failure = failure_of(invocation, streams, self._plan.refused)
+        failure = explain_failure(invocation, streams, self._plan.refused)
         if failure is not None:
             raise failure
 
@@ -121,10 +121,10 @@ class SyncSession:
                 )
                 stream.phase = "finished"
                 self._already_read.append(stream)
-                yield self._finished(stream)
+                yield self._build_finished(stream)
             else:
                 self._streams[plan.descriptor] = stream
-        sharing = {p.descriptor for p in self._plan.streams if self._commits.shares_state(p)}
+        sharing = {p.descriptor for p in self._plan.streams if self._commits.plan_shares_state(p)}
         self._plan = self._plan.without(refused)
         if refused and (sharing & refused.keys() or not self._plan.streams):
             # A shared state cannot advance without one of its streams.
@@ -133,20 +133,20 @@ class SyncSession:
     def _read(self, invocation: Invocation, protocol: ReadProtocol) -> Iterator[SyncEvent]:
         command = self._connector.command("read", self._plan.files())
         with closing(invocation.messages(command)) as messages:
-            self._at_rest = True
+            self._is_between_messages = True
             for message in messages:
-                self._at_rest = False
+                self._is_between_messages = False
                 if message is None:
-                    if progressed := self._progress.due(self._streams.values()):
+                    if progressed := self._progress.report_if_due(self._streams.values()):
                         yield progressed
                     yield from self._commit_due()
                 elif event := protocol.feed(message):
                     yield from self._take(event)
                 elif isinstance(message, Message) and message.trace and message.trace.estimate:
-                    self._progress.estimate(message.trace.estimate)
-                if self._nothing_left:
+                    self._progress.add_estimate(message.trace.estimate)
+                if self._has_nothing_to_read:
                     return
-                self._at_rest = True
+                self._is_between_messages = True
 
     def _take(self, event: ReadEvent) -> Iterator[SyncEvent]:
         if isinstance(event, Records):
@@ -182,25 +182,25 @@ class SyncSession:
         for stream in streams:
             stream.take_state(reached.state.blob_of(stream.descriptor))
         streams = [stream for stream in streams if stream.is_covered]
-        moved = reached.state.type != "STREAM" and self._commits.state_has_moved
-        if any(map(self._is_due, streams)) and (moved or any(s.has_news for s in streams)):
+        is_new_state = reached.state.type != "STREAM" and self._commits.has_new_state
+        if any(map(self._is_due, streams)) and (is_new_state or any(s.has_news for s in streams)):
             yield from self._commit(streams)
 
     def _commit_due(self) -> Iterator[SyncEvent]:
-        """In a pause of the source, commit the rows that its last state covers if that is due."""
-        for stream in self._reading:
-            is_alone = not stream.read.fault and not self._commits.share_state(stream)
+        """While the source is silent, commit covered rows if a commit is due."""
+        for stream in self._open_streams:
+            is_alone = not stream.read.fault and not self._commits.shares_state(stream)
             if is_alone and stream.pending_rows and self._is_due(stream):
                 yield from self._commit([stream])
 
     @property
-    def _reading(self) -> list[ActiveStream]:
+    def _open_streams(self) -> list[ActiveStream]:
         return [stream for stream in self._streams.values() if stream.phase == "reading"]
 
     @property
-    def _nothing_left(self) -> bool:
-        """Whether the destination has refused a stream, and no other is still read."""
-        return not self._reading and any(stream.refusal for stream in self._streams.values())
+    def _has_nothing_to_read(self) -> bool:
+        """Whether the destination has refused a stream, and no other stream is being read."""
+        return not self._open_streams and any(stream.refusal for stream in self._streams.values())
 
     @contextmanager
     def _isolate(self, streams: Collection[ActiveStream]) -> Iterator[None]:
@@ -214,13 +214,13 @@ class SyncSession:
                 stream.refuse(error)
 
     def _end(self) -> Iterator[SyncEvent]:
-        """Finish the complete streams after the connector has ended, and keep parts of others."""
-        complete = [stream for stream in self._reading if stream.read.is_complete]
-        broken = [stream for stream in self._reading if stream not in complete]
+        """After the connector's end, finish complete streams and keep covered rows of others."""
+        complete = [stream for stream in self._open_streams if stream.read.is_complete]
+        broken = [stream for stream in self._open_streams if stream not in complete]
         if broken or any(stream.phase == "failed" for stream in self._streams.values()):
-            broken += self._kept_back(complete)
+            broken += self._hold_back(complete)
             complete = [stream for stream in complete if stream not in broken]
-        yield from self._keep_covered(broken, complete)
+        yield from self._commit_covered(broken, complete)
         for stream in broken:
             with self._isolate([stream]):
                 stream.writer.merge_committed()
@@ -228,27 +228,27 @@ class SyncSession:
             if not stream.refusal:
                 yield from self._finish(stream)
 
-    def _kept_back(self, complete: Sequence[ActiveStream]) -> list[ActiveStream]:
+    def _hold_back(self, complete: Sequence[ActiveStream]) -> list[ActiveStream]:
         """Return complete streams that cannot be published because another stream failed.
 
-        Their shared state stays behind, so the source sends their last rows again. Without these
-        rows, publishing a stream would remove rows from its table until the next sync.
+        The shared state does not cover their last rows, so the source sends these again. Publishing
+        a stream without them would remove rows from its table until the next sync.
         """
         found = [
             stream
             for stream in complete
-            if self._commits.share_state(stream)
+            if self._commits.shares_state(stream)
             and stream.plan.unpublished
             and not stream.is_covered
         ]
         for stream in found:
             stream.read.fault = (
-                "it is complete, but its last rows came after the last state of all streams; they "
-                "come again, and its old rows are replaced then"
+                "it is complete, but its last rows came after the last state of all streams; the "
+                "next sync reads them again and then replaces the old rows"
             )
         return found
 
-    def _keep_covered(
+    def _commit_covered(
         self, broken: Sequence[ActiveStream], complete: Sequence[ActiveStream] = ()
     ) -> Iterator[SyncEvent]:
         """Commit the rows of ``broken`` streams that a state covers, and drop the others.
@@ -261,11 +261,11 @@ class SyncSession:
                 stream.drop_uncovered()
         kept = [stream for stream in broken if stream.pending_rows and not stream.refusal]
         for stream in kept:
-            if not self._commits.share_state(stream):
+            if not self._commits.shares_state(stream):
                 yield from self._commit([stream])
         yield from self._commit_jointly(
-            [stream for stream in kept if self._commits.share_state(stream)],
-            [stream for stream in complete if self._commits.share_state(stream)],
+            [stream for stream in kept if self._commits.shares_state(stream)],
+            [stream for stream in complete if self._commits.shares_state(stream)],
         )
 
     def _commit_jointly(
@@ -275,18 +275,18 @@ class SyncSession:
         complete = [stream for stream in complete if not stream.is_accidentally_empty]
         for stream in complete:
             if any(other.phase == "failed" for other in self._streams.values()):
-                # The state stays behind, so the next sync brings the uncovered rows again.
+                # The next sync reads rows that the state does not cover again.
                 with self._isolate([stream]):
                     stream.drop_uncovered()
             stream.warn_of_uncovered()
-        news = [*broken, *(s for s in complete if s.has_news or s.needs_publish)]
-        if not news and self._commits.state_has_moved:
-            news = list(complete[:1])  # a state without rows; one table is enough
-        if news:
-            # Restarted streams are in the first commit of the shared state, even without rows.
-            others = [s for s in self._streams.values() if s.is_in_no_commit and s not in news]
-            news += [stream for stream in others if self._commits.share_state(stream)]
-            yield from self._commit(news, complete=complete)
+        to_commit = [*broken, *(s for s in complete if s.has_news or s.needs_publish)]
+        if not to_commit and self._commits.has_new_state:
+            to_commit = list(complete[:1])  # only the state is new: one table is enough to store it
+        if to_commit:
+            # The first commit of a shared state includes restarted streams, even without rows.
+            others = [s for s in self._streams.values() if s.is_in_no_commit and s not in to_commit]
+            to_commit += [stream for stream in others if self._commits.shares_state(stream)]
+            yield from self._commit(to_commit, complete=complete)
 
     def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
         """Make all rows of a complete stream durable, and publish them."""
@@ -303,15 +303,15 @@ class SyncSession:
         finished: StreamFinished | None = None
         with self._isolate([stream]):
             stream.writer.merge_committed()
-            finished = self._finished(stream)
+            finished = self._build_finished(stream)
         if finished is not None:
             stream.phase = "finished"
             yield finished
 
-    def _finished(self, stream: ActiveStream) -> StreamFinished:
+    def _build_finished(self, stream: ActiveStream) -> StreamFinished:
         for warning in stream.warnings:
             self._connector.log("WARN", f"{stream.descriptor}: {warning}")
-        return stream.finished(self._commits.last(stream))
+        return stream.finished(self._commits.last_commit(stream))
 
     def _is_due(self, stream: ActiveStream) -> bool:
         due = stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)

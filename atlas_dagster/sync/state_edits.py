@@ -1,8 +1,8 @@
 """State edits by the user: refresh, clear, reset, set, accept.
 
-Each edit is a commit without rows: an envelope with the new state under a new ``seq``, which the
-edited tables take like any other commit. So it is durable, it stops a sync that is still running,
-and every later start sees it.
+Each edit is a commit without rows: an envelope with the new state and a new ``seq``, which the
+edited tables take like any other commit. So an edit is durable, it stops a sync that is still
+running, and later syncs continue from it.
 """
 
 import contextlib
@@ -37,11 +37,11 @@ _BuildCommit = Callable[[ConfiguredStream, ResumePoint], StreamCommit]
 
 
 class StateEditor:
-    """Edits the state of the streams of ``target``, as it is when the editor is made.
+    """Edits the state of the streams of ``target``, loaded when the editor is created.
 
-    ``assume``: a dry run, as if these envelopes were committed; nothing is written. Every method
-    returns the envelopes that it committed, or would commit. A stream that was never synced has
-    none.
+    ``assume``: a dry run, as if these envelopes were committed; it writes nothing. Each edit
+    returns the envelopes that it committed, or would commit. A stream that was never synced gets
+    no envelope.
 
     Raises:
         BreakingChangeError: the source keeps one state for all streams, and the edit cannot be made
@@ -62,7 +62,7 @@ class StateEditor:
             for name in target.streams
             if target.tables[name] in recovered.refused
         }
-        self.resume_points: ResumePoints = load_resume_points(target).assuming(assume or ())
+        self.resume_points: ResumePoints = load_resume_points(target).assume_committed(assume or ())
         self._snapshots = dict(self.resume_points.snapshots)
         if not self._is_dry_run:
             restore_envelopes(self.resume_points, destination, recovered.envelopes)
@@ -70,10 +70,10 @@ class StateEditor:
     def refresh(
         self, selected: Collection[StreamDescriptor], *, keep_rows: bool
     ) -> Sequence[Envelope]:
-        """Have streams read again from the beginning, as a new generation.
+        """Make the next sync read streams from the beginning, as a new generation.
 
-        Their old rows are replaced when that is complete, or kept. Streams that this root run has
-        restarted already are skipped, so a retry continues instead of starting over.
+        The new rows replace the old ones when a stream is complete, unless ``keep_rows``. Streams
+        that this root run has restarted already are skipped, so a retry continues its read.
         """
         restarted = self.restarted_streams()
 
@@ -83,14 +83,14 @@ class StateEditor:
                 self._target.tables[stream.descriptor],
                 resume_point.generation_id + 1,
                 replaces=not keep_rows,
-                primary_key=_key(stream, resume_point),
+                primary_key=_last_key(stream, resume_point),
                 unpublished=not keep_rows,
                 started_by_run=self._run.root_run_id,
             )
 
-        asked = [name for name in selected if name not in restarted]
-        names = self._synced(asked, restarts=True)
-        return self._commit("refresh", names, self._without(asked), part)
+        requested = [name for name in selected if name not in restarted]
+        names = self._select_with_table(requested, restarts=True)
+        return self._commit("refresh", names, self._remove_from_state(requested), part)
 
     def clear(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Remove all rows of the streams' tables, and their state."""
@@ -103,54 +103,54 @@ class StateEditor:
                 replaces=True,
             )
 
-        names = self._synced(selected, restarts=True)
-        return self._commit("clear", names, self._without(selected), part)
+        names = self._select_with_table(selected, restarts=True)
+        return self._commit("clear", names, self._remove_from_state(selected), part)
 
     def reset(self, selected: Collection[StreamDescriptor]) -> Sequence[Envelope]:
         """Remove the streams' state; rows and generation stay."""
         self._raise_refused(selected)
-        names = self._synced(selected)
-        return self._commit("reset", names, self._without(selected), self._keep_all)
+        names = self._select_with_table(selected)
+        return self._commit("reset", names, self._remove_from_state(selected), self._keep_all)
 
     def set(self, state: ConnectionState) -> Sequence[Envelope]:
-        """Have the next sync continue from ``state``; other streams keep theirs.
+        """Make the next sync continue from ``state``. Streams that it does not name keep theirs.
 
-        If this root run has set the state already, nothing happens, so a retry continues. Missing
-        tables are created, because they store the state.
+        If this root run has set the state already, this does nothing, so a retry continues its
+        read. Missing tables are created, because they store the state.
 
         Raises:
             UnknownStreamError: ``state`` has a stream that the connection does not sync.
-            ConfigError: all its streams are read in full.
+            ConfigError: ``state`` is only of streams that each sync reads in full.
         """
         streams = self._target.streams
         for name in state.streams.keys() - streams.keys():
             raise UnknownStreamError(
-                f"The state is of a stream '{name}', which connection '{self._target.connection}' "
-                f"does not sync; it has {', '.join(map(str, streams))}."
+                f"The state has a stream '{name}', which connection '{self._target.connection}' "
+                f"does not sync; its streams are {', '.join(map(str, streams))}."
             )
-        asked = state.streams if state.type == "STREAM" else streams
-        names = [n for n in self._incremental if n in asked]
+        requested = state.streams if state.type == "STREAM" else streams
+        names = [n for n in self._incremental if n in requested]
         if self.resume_points.has_shared_state and set(names) != set(self._incremental):
-            raise self._cannot_divide(names)
+            raise self._shared_state_error(names)
         if not names:
-            raise self._no_cursor()
+            raise self._no_incremental_stream_error()
         return self._set(names, state)
 
     def set_stream(self, name: StreamDescriptor, blob: Raw) -> Sequence[Envelope]:
-        """:meth:`set` the state of one stream, whatever the type of the stored state.
+        """Set the state of one stream, also inside a GLOBAL state. See :meth:`set`.
 
         Raises:
-            ConfigError: the stream is always read in full.
+            ConfigError: each sync reads the stream in full.
         """
         current = self.resume_points.state
         if current.type == "LEGACY":
-            raise self._cannot_divide([name])
+            raise self._shared_state_error([name])
         if current.type == "STREAM":
             return self.set(ConnectionState("STREAM", {name: blob}))
         if self._target.streams[name].sync_mode != "incremental":
-            raise self._no_cursor()
-        whole = msgspec.structs.replace(current, streams={**current.streams, name: blob})
-        return self._set([name], whole)
+            raise self._no_incremental_stream_error()
+        state = msgspec.structs.replace(current, streams={**current.streams, name: blob})
+        return self._set([name], state)
 
     def _set(self, names: Sequence[StreamDescriptor], state: ConnectionState) -> Sequence[Envelope]:
         if self.restarted_streams().issuperset(names):
@@ -174,7 +174,7 @@ class StateEditor:
         """Accept external changes of tables, unless the next sync replaces their rows anyway."""
         names = [
             name
-            for name in self._synced(selected)
+            for name in self._select_with_table(selected)
             if name in self.resume_points.changed and not self._is_replaced(name)
         ]
 
@@ -201,7 +201,7 @@ class StateEditor:
             self._target.tables[stream.descriptor],
             resume_point.generation_id,
             replaces=False,
-            primary_key=_key(stream, resume_point),
+            primary_key=_last_key(stream, resume_point),
             started_by_run=resume_point.started_by_run,
         )
 
@@ -215,13 +215,13 @@ class StateEditor:
     def _incremental(self) -> list[StreamDescriptor]:
         return [n for n, s in self._target.streams.items() if s.sync_mode == "incremental"]
 
-    def _synced(
+    def _select_with_table(
         self, names: Iterable[StreamDescriptor], *, restarts: bool = False
     ) -> list[StreamDescriptor]:
-        """Return those of ``names`` that have a table, changed externally or not.
+        """Return the streams of ``names`` that have a table, changed externally or not.
 
         Raises:
-            AtlasError: a stream has no usable resume point. If it ``restarts``, it needs none.
+            AtlasError: a stream has no usable resume point, and the edit does not restart it.
         """
         found = list(names)
         for name in found:
@@ -237,7 +237,7 @@ class StateEditor:
                 if name in reasons:
                     raise reasons[name]
 
-    def _without(self, names: Collection[StreamDescriptor]) -> ConnectionState:
+    def _remove_from_state(self, names: Collection[StreamDescriptor]) -> ConnectionState:
         """Return the state without ``names``.
 
         Raises:
@@ -251,17 +251,17 @@ class StateEditor:
         if removed == self._incremental:
             return ConnectionState()
         if removed and not state.streams:
-            # With parts, the source would read a stream without one from the beginning.
-            raise self._cannot_divide(removed)
+            # Otherwise the source would read a stream without a part from the beginning.
+            raise self._shared_state_error(removed)
         return msgspec.structs.replace(state, streams=kept)
 
-    def _no_cursor(self) -> ConfigError:
+    def _no_incremental_stream_error(self) -> ConfigError:
         return ConfigError(
-            f"The state is for no incremental stream of connection '{self._target.connection}'; "
-            "its other streams are read in full by each sync and have no state."
+            f"The state has no incremental stream of connection '{self._target.connection}'. "
+            "Each sync reads the other streams in full, so they have no state."
         )
 
-    def _cannot_divide(self, names: Collection[StreamDescriptor]) -> BreakingChangeError:
+    def _shared_state_error(self, names: Collection[StreamDescriptor]) -> BreakingChangeError:
         which = ", ".join(f"'{name}'" for name in names)
         return BreakingChangeError(
             f"The source of connection '{self._target.connection}' keeps one state for all streams "
@@ -276,14 +276,14 @@ class StateEditor:
         state: ConnectionState,
         build: _BuildCommit,
     ) -> Sequence[Envelope]:
-        """Commit ``state``; in one envelope if it is, or was, shared, else in one a stream."""
+        """Commit ``state``: one envelope if it is or was shared, else one for each stream."""
         destination = self._target.destination
         for name, error in self._unrecovered.items():
             # Only a refresh or clear of the stream, and of those that share its state, can help.
             if name not in names or action not in ("refresh", "clear"):
                 raise error
-        together = self.resume_points.has_shared_state or state.type != "STREAM"
-        groups = [list(names)] if together else [[name] for name in names]
+        is_shared = self.resume_points.has_shared_state or state.type != "STREAM"
+        groups = [list(names)] if is_shared else [[name] for name in names]
         last = self.resume_points.last_seq
         done: list[Envelope] = []
         for group in filter(None, groups):
@@ -298,28 +298,28 @@ class StateEditor:
                 prepared_at=now(),
                 run_id=self._run.run_id,
                 action=action,
-                covers=self._covers(action) if together else (),
+                covers=self._find_covered(action) if is_shared else (),
             )
             done.append(envelope)
             if self._is_dry_run:
                 continue
             if action in ("clear", "set"):
-                writers = [self._open(each) for each in parts]
+                writers = [self._open_writer(each) for each in parts]
                 destination.commit(envelope, writers)
                 for writer in writers:
                     writer.merge_committed()
             else:
-                # Opening merges what waits. If the stream is read again, that may fail.
+                # Opening merges waiting rows. A refresh replaces them, so a failure is no problem.
                 unmerged = [DestinationError] if action == "refresh" else []
                 for each in parts:
                     with contextlib.suppress(*unmerged):
-                        self._open(each)
+                        self._open_writer(each)
                 snapshots = [self.resume_points.snapshots[each.stream] for each in parts]
                 destination.commit_without_rows(envelope, {s.path: s.seq for s in snapshots})
         return done
 
-    def _covers(self, action: Action) -> tuple[StreamDescriptor, ...]:
-        """Return the streams that a shared state covers after ``action``: those as before."""
+    def _find_covered(self, action: Action) -> tuple[StreamDescriptor, ...]:
+        """Return the streams that a shared state covers after ``action``."""
         newest = self.resume_points.newest
         if action == "set":
             return tuple(self._incremental)
@@ -335,10 +335,10 @@ class StateEditor:
         if action == "accept" and last is not None:
             cursor = last.commit_of(name).cursor_field
         part = msgspec.structs.replace(part, cursor_field=cursor, wiped_at=resume_point.wiped_at)
-        # An accepted table has new rows: those of the external change.
+        # An accepted table has other rows than the last commit, so it does not follow that commit.
         return part if action == "accept" else part.following(last)
 
-    def _open(self, part: StreamCommit) -> StreamWriter:
+    def _open_writer(self, part: StreamCommit) -> StreamWriter:
         """Return a writer without rows; its commit empties, creates or keeps the table."""
         stream = self._target.streams[part.stream]
         if not part.replaces and stream.destination_sync_mode == "overwrite":
@@ -351,8 +351,8 @@ class StateEditor:
         return snapshot.open(msgspec.structs.replace(plan.table, replaces=part.replaces))
 
 
-def _key(stream: ConfiguredStream, resume_point: ResumePoint) -> tuple[tuple[str, ...], ...]:
-    """Return the key of the rows in the table."""
+def _last_key(stream: ConfiguredStream, resume_point: ResumePoint) -> tuple[tuple[str, ...], ...]:
+    """Return the primary key of the rows in the table."""
     last = resume_point.envelope
     return () if last is None else last.commit_of(stream.descriptor).primary_key
 
@@ -363,7 +363,7 @@ def find_streams(
     """Find the streams called ``names``; all of them if ``names`` is empty.
 
     Raises:
-        UnknownStreamError: there is no stream of that name.
+        UnknownStreamError: the connection has no stream of that name.
     """
     known = {str(stream.descriptor): stream.descriptor for stream in streams}
     for name in names or known:

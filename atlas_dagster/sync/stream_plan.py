@@ -1,8 +1,8 @@
 """The plan of one stream: its table, its columns, and the state to read from.
 
-Some changes of a source cannot be followed; the stream must be read again. They are those of the
-Airbyte platform: the cursor field is gone, a key field is gone, or the key is another one. New,
-missing and changed columns are fine.
+After some changes of a source, the stream must be read again: the cursor field is gone, a key field
+is gone, or the primary key is another one. The Airbyte platform has the same rules. New, missing
+and changed columns need no new read.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,17 +17,18 @@ from atlas_dagster.protocol.catalog import CDC_DELETED_AT, ConfiguredStream, Fie
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.records.columns import TableColumns, fit
 from atlas_dagster.records.types import TableSchema, declares
-from atlas_dagster.sync.resume import ResumePoint, Target, stored_blob
+from atlas_dagster.sync.resume import ResumePoint, Target, find_blob
 
 _READ_AGAIN = "refresh the stream to read it again"
 
 
 class StreamPlan(Struct, frozen=True):
-    """The plan of one stream. ``snapshot``: its table as it is now; ``table``: as it must become.
+    """The plan of one stream.
 
-    ``state``: the blob of its last commit; None at the start. ``extends_unpublished``: this sync
-    continues the unpublished rows of earlier commits; otherwise they are dropped. ``already_read``:
-    the run that this one retries has read the whole stream, so it is not read again.
+    ``snapshot``: the table before the sync. ``table``: the table that the sync needs. ``state``:
+    the blob of the last commit; None at the start. ``extends_unpublished``: the sync continues the
+    unpublished rows of earlier commits; otherwise it drops them. ``already_read``: the run that
+    this one retries has read the whole stream, so this run does not read it again.
     """
 
     configured: ConfiguredStream
@@ -51,9 +52,9 @@ class StreamPlan(Struct, frozen=True):
 
     @property
     def unpublished(self) -> bool:
-        """Whether its rows are published only when the stream is complete.
+        """Whether the rows stay unpublished until the stream is complete.
 
-        So a table never shows half of its new rows, or half a full refresh.
+        A table therefore never shows half of a full refresh.
         """
         return self.table.replaces or self.full_refresh
 
@@ -64,15 +65,15 @@ class StreamPlan(Struct, frozen=True):
 
     @property
     def key(self) -> tuple[FieldPath, ...]:
-        """The fields by which the table has one row per value; empty if it may have more."""
-        return _merge_key(self.configured)
+        """The primary key by which the table keeps one row for each value; empty without one."""
+        return _choose_merge_key(self.configured)
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """The columns of the stream's primary key; empty if one of its fields has no column."""
+        """The columns of the primary key; empty if one of the key's fields has no column."""
         try:
             return tuple(self.table.schema.column_of(*path) for path in self.configured.primary_key)
-        except KeyError:  # a nested field has a column only if rows are merged by it
+        except KeyError:  # a nested key field has a column only with append_dedup
             return ()
 
     @property
@@ -99,11 +100,11 @@ def plan_stream(
     resume_point = _follow_sync_mode(stream, resume_point)
     same_read = _is_same_read(stream, resume_point, root_run_id)
     known = snapshot.columns()
-    unmerged = _unmerged_columns(stream, resume_point, snapshot)
+    unmerged = _find_unmerged_columns(stream, resume_point, snapshot)
     extends_unpublished = False
     wanted = TableSchema.of(stream, decimals=target.destination.has_decimals)
     if not resume_point.unpublished:
-        # Rows that wait for their merge reach the table before any new ones.
+        # The sync merges the waiting rows into the table before it adds new ones.
         known |= unmerged or TableColumns()
     elif same_read:
         same_cursor = not _has_other_cursor(stream, resume_point.envelope)
@@ -118,10 +119,10 @@ def plan_stream(
     overwrite = stream.destination_sync_mode == "overwrite"
     generation = resume_point.generation_id
     already_read = full_refresh and same_read and not resume_point.unpublished
-    begins = (full_refresh or resume_point.unpublished) and not (
+    starts_generation = (full_refresh or resume_point.unpublished) and not (
         extends_unpublished or already_read
     )
-    if begins and resume_point.envelope is not None:
+    if starts_generation and resume_point.envelope is not None:
         generation += 1
     if overwrite or (full_refresh and stream.destination_sync_mode == "append_dedup"):
         generation = max(generation, 1)
@@ -138,22 +139,22 @@ def plan_stream(
     if was_synced and not replaces:
         _refuse_new_key_column(stream, wanted, known)
     abandoned = resume_point.unpublished and not extends_unpublished
-    blob = None if abandoned else stored_blob(resume_point.envelope, stream.descriptor)
-    table = _table_spec(stream, fit(wanted, known, replaces=replaces), snapshot.path)
+    blob = None if abandoned else find_blob(resume_point.envelope, stream.descriptor)
+    table = _build_table_spec(stream, fit(wanted, known, replaces=replaces), snapshot.path)
     snapshot.require_fit(table)
     return StreamPlan(
         stream, snapshot, table, resume_point, blob, extends_unpublished, already_read
     )
 
 
-def _table_spec(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
+def _build_table_spec(stream: ConfiguredStream, schema: TableSchema, path: TablePath) -> TableSpec:
     cursor = stream.cursor_field if stream.destination_sync_mode == "append_dedup" else ()
     return TableSpec(
         path=path,
         schema=schema,
         mode=stream.destination_sync_mode,
-        primary_key=tuple(_column_of(schema, stream, key) for key in _merge_key(stream)),
-        cursor=_column_of(schema, stream, cursor) if cursor else None,
+        primary_key=tuple(_find_column(schema, stream, key) for key in _choose_merge_key(stream)),
+        cursor=_find_column(schema, stream, cursor) if cursor else None,
         replaces=stream.replaces,
         deleted_at=schema.column_of(CDC_DELETED_AT) if stream.hard_deletes else None,
     )
@@ -162,8 +163,8 @@ def _table_spec(stream: ConfiguredStream, schema: TableSchema, path: TablePath) 
 def _follow_sync_mode(stream: ConfiguredStream, resume_point: ResumePoint) -> ResumePoint:
     """Restart a stream that changed from full refresh to incremental.
 
-    An incremental read cannot continue from the state of a full refresh, so it reads all rows. They
-    replace those of the last full refresh, unless each full refresh was appended.
+    An incremental read cannot continue from the state of a full refresh, so it reads all rows. The
+    new rows replace those of the last full refresh, unless full refreshes were appended.
     """
     if (
         resume_point.envelope is None
@@ -174,7 +175,7 @@ def _follow_sync_mode(stream: ConfiguredStream, resume_point: ResumePoint) -> Re
     last = resume_point.envelope.commit_of(stream.descriptor)
     if not last.full_refresh:
         return resume_point
-    rows = "its old rows are replaced once that is complete" if last.replaces else "its rows stay"
+    rows = "its old rows are replaced when it is complete" if last.replaces else "its rows stay"
     return ResumePoint(
         generation_id=resume_point.generation_id + 1,
         replaces=last.replaces,
@@ -186,10 +187,10 @@ def _follow_sync_mode(stream: ConfiguredStream, resume_point: ResumePoint) -> Re
     )
 
 
-def _unmerged_columns(
+def _find_unmerged_columns(
     stream: ConfiguredStream, resume_point: ResumePoint, snapshot: TableSnapshot
 ) -> TableColumns | None:
-    """Return the columns of rows that are unpublished or wait for their merge; None without any."""
+    """Return the columns of unpublished and unmerged rows; None if there are no such rows."""
     if resume_point.envelope is None:
         return None
     last = resume_point.envelope.commit_of(stream.descriptor)
@@ -201,10 +202,10 @@ def _unmerged_columns(
 def _is_same_read(
     stream: ConfiguredStream, resume_point: ResumePoint, root_run_id: str | None
 ) -> bool:
-    """Return whether the last commit and this sync are parts of one read from the beginning.
+    """Return whether the last commit and this sync belong to the same read from the beginning.
 
-    A full refresh is a snapshot: only retries of one run read it together. A state edit is part of
-    no read.
+    A full refresh is a snapshot, so only retries of one run may continue it. A commit by a state
+    edit does not belong to a read.
     """
     if resume_point.envelope is None or resume_point.envelope.action != "sync":
         return False
@@ -228,15 +229,15 @@ def _describe_retry(name: StreamDescriptor, *, are_gone: bool, extends_unpublish
     return f"{why}; it is read again from the beginning."
 
 
-def _merge_key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
+def _choose_merge_key(stream: ConfiguredStream) -> tuple[FieldPath, ...]:
     return stream.primary_key if stream.destination_sync_mode == "append_dedup" else ()
 
 
 def _can_extend(stream: ConfiguredStream, wanted: TableSchema, unpublished: TableColumns) -> bool:
-    """Return whether rows of ``wanted`` can follow unpublished ones: same key, no field gone."""
+    """Return whether rows of ``wanted`` can extend unpublished rows: same key, no field removed."""
     found = {c.path or (c.field,): unpublished.find(c) for c in wanted.columns}
     names = {column.name for column in found.values() if column is not None}
-    key = [found[path] for path in _merge_key(stream) if path in found]
+    key = [found[path] for path in _choose_merge_key(stream) if path in found]
     return unpublished.of_fields <= names and None not in key
 
 
@@ -246,7 +247,7 @@ def _refuse_breaking_change(
     """Compare ``stream`` with its last commit and the ``known`` fields of its table.
 
     Raises:
-        BreakingChangeError: the stream cannot continue from there.
+        BreakingChangeError: the stream cannot continue from its last commit.
     """
     name, schema = stream.descriptor, stream.stream.json_schema
     cursor, key = stream.cursor_field, stream.primary_key
@@ -278,9 +279,9 @@ def _refuse_breaking_change(
 
 
 def _has_other_cursor(stream: ConfiguredStream, last: Envelope | None) -> bool:
-    """Return whether the stored state was made with another cursor.
+    """Return whether the stored state belongs to another cursor than the declared one.
 
-    A source that defines its cursor itself ignores the declared one.
+    False if the source defines the cursor itself, because it ignores the declared one.
     """
     if last is None or stream.sync_mode != "incremental" or stream.stream.source_defined_cursor:
         return False
@@ -289,17 +290,17 @@ def _has_other_cursor(stream: ConfiguredStream, last: Envelope | None) -> bool:
 
 
 def _refuse_other_cursor(connection: str, stream: ConfiguredStream, last: Envelope) -> None:
-    """Refuse to compare the value of one cursor with another one, which would skip rows.
+    """Refuse to continue with another cursor field, because that would skip rows.
 
     Raises:
-        BreakingChangeError: the stored state was made with another cursor.
+        BreakingChangeError: the stored state belongs to another cursor.
     """
     if _has_other_cursor(stream, last):
         before = last.commit_of(stream.descriptor).cursor_field or ()
         raise BreakingChangeError(
             f"Stream '{stream.descriptor}' has cursor_field '{'.'.join(stream.cursor_field)}', but "
-            f"its stored state is of '{'.'.join(before)}', and to go on from there would skip "
-            "rows: declare the old one again, or read the stream again with "
+            f"its stored state belongs to '{'.'.join(before)}'. Continuing with another cursor "
+            "would skip rows: declare the old one again, or read the stream again with "
             f"`atlas refresh {connection} --stream {stream.descriptor}`.",
             stream=str(stream.descriptor),
         )
@@ -308,16 +309,16 @@ def _refuse_other_cursor(connection: str, stream: ConfiguredStream, last: Envelo
 def _refuse_new_key_column(
     stream: ConfiguredStream, wanted: TableSchema, known: TableColumns
 ) -> None:
-    """Compare the key columns of ``wanted`` with the table's, if it has columns.
+    """Compare the key columns of ``wanted`` with the columns of the table, if it has any.
 
     Raises:
-        BreakingChangeError: the table lacks one, so its rows have no key.
+        BreakingChangeError: the table lacks a key column, so its rows have no key.
     """
     if stream.destination_sync_mode != "append_dedup" or not known.fields:
         return
     columns = {column.name: column for column in wanted.columns}
     for path in stream.primary_key:
-        column = columns[_column_of(wanted, stream, path)]
+        column = columns[_find_column(wanted, stream, path)]
         if known.find(column) is None:
             is_known = column.field in known.fields
             new = "a new type for its key" if is_known else "the new key field"
@@ -328,11 +329,11 @@ def _refuse_new_key_column(
             )
 
 
-def _column_of(schema: TableSchema, stream: ConfiguredStream, path: FieldPath) -> str:
-    """Return the column of a key or cursor field.
+def _find_column(schema: TableSchema, stream: ConfiguredStream, path: FieldPath) -> str:
+    """Return the column of the key or cursor field at ``path``.
 
     Raises:
-        ConfigError: there is no such field.
+        ConfigError: the stream has no such field.
     """
     try:
         return schema.column_of(*path)

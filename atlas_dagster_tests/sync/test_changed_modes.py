@@ -37,7 +37,7 @@ def test_a_state_of_a_full_refresh_is_none_to_go_on_from(lake: Lake, mode: str) 
     assert done.file("state") is None
     assert done.notices == [
         "Stream 'a' was read in full so far and is incremental now: it is read from the beginning, "
-        "and its old rows are replaced once that is complete."
+        "and its old rows are replaced when it is complete."
     ]
     assert lake.ids("a") == [2, 3]
     assert load(lake, stream, 4, at={"at": 4}).file("state")[0]["stream"]["stream_state"] == {

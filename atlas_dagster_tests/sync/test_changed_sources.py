@@ -239,9 +239,9 @@ def test_a_changed_cursor_stops_its_stream_only(lake: Lake, mode: str) -> None:
     assert lake.sync([before, other], *both).failure is None
     done = lake.sync([after, other], both[1])
     assert (
-        "a: Stream 'a' has cursor_field 'v', but its stored state is of 'plain', and to go on from "
-        "there would skip rows: declare the old one again, or read the stream again with "
-        "`atlas refresh c --stream a`. Finished and kept: b."
+        "a: Stream 'a' has cursor_field 'v', but its stored state belongs to 'plain'. Continuing "
+        "with another cursor would skip rows: declare the old one again, or read the stream "
+        "again with `atlas refresh c --stream a`. Finished and kept: b."
     ) in str(done.failure)
     assert lake.sync([before, other], *both).failure is None
     upkeep(lake, after, other).refresh([after.descriptor], keep_rows=False)

@@ -62,8 +62,8 @@ def test_a_refresh_replaces_the_old_rows_once_it_is_complete(
     failed = lake.sync([stream], records("a", [3]) + state("a", {"at": 3}), 1, **EAGER)
     assert failed.file("state") is None
     assert failed.notices == [
-        "Stream 'a' is refreshed: it is read again from the beginning and its old rows are "
-        "replaced once that is complete."
+        "Stream 'a' is refreshed: it is read again from the beginning, and its old rows are "
+        "replaced when it is complete."
     ]
     assert lake.ids("a") == [1, 2]
 
@@ -421,7 +421,7 @@ def test_a_stream_left_behind_by_states_of_single_streams(lake: Lake) -> None:
     load_both(lake, global_state({"lsn": 1}, {}))
     lake.sync([A, B], records("a", [3]) + state("a", {"at": 3}) + status("a"), 1)
     done = lake.sync([A, B], records("a", [4]) + state("a", {"at": 4}) + status("a"))
-    assert "is of all streams together (GLOBAL)" in str(done.failure)
+    assert "is shared by all streams (GLOBAL)" in str(done.failure)
     assert "`atlas refresh c --stream b`. Finished and kept: a." in str(done.failure)
     upkeep(lake, A, B).refresh([OTHER], keep_rows=False)
     done = lake.sync([A, B], records("b", [9]) + state("b", {"at": 9}), BOTH)

@@ -213,7 +213,7 @@ def test_the_cursor_was_changed(shop: Shop) -> None:
     shop.connection = declare_shop(streams=[{"name": "events", **APPEND, "cursor_field": "id"}])
     shop.run()
     shop.connection = declare_shop(streams=[{"name": "events", **APPEND, "cursor_field": "name"}])
-    assert "has cursor_field 'name', but its stored state is of 'id'" in shop.run().failure
+    assert "has cursor_field 'name', but its stored state belongs to 'id'" in shop.run().failure
     assert shop.run("remove").success
     assert shop.source.started_from == [None, None]
     assert shop.ids() == [1, 2, 3]
@@ -380,7 +380,7 @@ def test_a_stream_was_left_behind_by_another_kind_of_state(shop: Shop) -> None:
     assert shop.run().success
     shop.have_two_streams()
     ran = shop.run()
-    assert "is of all streams together (GLOBAL)" in ran.failure
+    assert "is shared by all streams (GLOBAL)" in ran.failure
     assert "`atlas refresh shop --stream visits`. Finished and kept: events." in ran.failure
     open_state_admin = shop.open_state_admin()
     open_state_admin.apply(
