@@ -41,7 +41,7 @@ from atlas_dagster.orchestration.definitions.translator import (
     StreamProps,
     stream_spec,
 )
-from atlas_dagster.orchestration.step.catalog_look import Look
+from atlas_dagster.orchestration.step.catalog_update import CatalogUpdate
 from atlas_dagster.orchestration.step.listener import PrintListener
 from atlas_dagster.orchestration.step.projections import project_discovery
 from atlas_dagster.orchestration.step.run_config import SyncConfig
@@ -205,7 +205,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         self._folder = Path()
         self._defined: ConnectionAssets | None = None
         self._to_store: Discovered | None = None
-        self._look: Look | None = None
+        self._catalog_update: CatalogUpdate | None = None
 
     @classmethod
     def model(cls) -> type[BaseModel]:
@@ -342,12 +342,14 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
                 return None
             raise
 
-    def look(self, project_root: Path) -> Look | None:
+    def catalog_update(self, project_root: Path) -> CatalogUpdate | None:
         """Return how a sync runs DISCOVER if the catalog is old; None if it must not."""
         discovery = self.discovery or DiscoveryConfig()
         if discovery.look == "never":
             return None
-        return Look(discovery.schema_changes, partial(self.store, project_root=project_root))
+        return CatalogUpdate(
+            discovery.schema_changes, partial(self.store, project_root=project_root)
+        )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         self.set_location(context.component_loc)
@@ -366,7 +368,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
             self.times()
             return build_undiscovered_defs(self.connection, refresh=refresh)
         self._defined = self.define(Discovered.decode(state_path.read_bytes()))
-        self._look = self.look(context.project_root)
+        self._catalog_update = self.catalog_update(context.project_root)
         return build_connection_defs(
             self._defined,
             execute=self.execute,
@@ -422,7 +424,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
             dagster.Failure: its description says what failed and what to do.
         """
         assert self._defined is not None  # Dagster runs what was built
-        yield from run_sync(context, self._defined, atlas, config, self._look)
+        yield from run_sync(context, self._defined, atlas, config, self._catalog_update)
 
 
 def _is_lost(error: ValueError) -> bool:

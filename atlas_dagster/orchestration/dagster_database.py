@@ -8,13 +8,13 @@ import dagster as dg
 import sqlalchemy as sa
 from filelock import FileLock
 
-#: The number of the lock for catalogs, which nothing else uses in Dagster's database.
+#: The number of the lock for catalogs. Nothing else in Dagster's database uses it.
 _CATALOGS = 0x61746C6173
 
 
 def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
     """Return the address of Dagster's database; None if it is not Postgres."""
-    # Only the storage of dagster-postgres has one, and only then is that package installed.
+    # Only the storage of dagster-postgres has an address; the package need not be installed.
     address = getattr(instance.run_storage, "postgres_url", None)
     return sa.make_url(address) if isinstance(address, str) else None
 
@@ -23,8 +23,8 @@ def postgres_url(instance: dg.DagsterInstance) -> sa.URL | None:
 def catalog_lock(instance: dg.DagsterInstance) -> Iterator[None]:
     """Let one process at a time write catalogs, until the block ends or the process dies.
 
-    Dagster keeps the newest versions of all catalogs as one value, which each writer reads, changes
-    and writes back. Of two writers at once, the versions of one would be lost.
+    Dagster stores the newest versions of all catalogs as one value. A writer reads, changes and
+    writes it, so two writers at once would lose the versions of one of them.
     """
     url = postgres_url(instance)
     if url is None:

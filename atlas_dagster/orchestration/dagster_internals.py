@@ -1,7 +1,7 @@
 """Names of Dagster that are not part of its public API. No other module may import such names.
 
-Each name has a comment: the reason for it. A new minor version of Dagster may move or change any
-of them; atlas_dagster_tests/orchestration/test_dagster_internals.py tries them.
+A comment gives the reason for each name. A new minor version of Dagster may move or change any of
+them; atlas_dagster_tests/orchestration/test_dagster_internals.py uses each of them.
 """
 
 from typing import TYPE_CHECKING

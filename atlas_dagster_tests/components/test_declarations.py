@@ -55,18 +55,18 @@ def test_several_connections_load_beside_each_other(project: Project) -> None:
 
 def test_syncs_look_at_an_old_catalog_unless_they_must_not(project: Project) -> None:
     project.declare("shop", "connector: source-faker")
-    look = load(project, "shop").look(project.connections)
+    look = load(project, "shop").catalog_update(project.connections)
     assert look is not None
     assert look.policy == "propagate_columns"
     project.declare("quiet", "connector: source-faker", "discovery: {look: never}")
-    assert load(project, "quiet").look(project.connections) is None
+    assert load(project, "quiet").catalog_update(project.connections) is None
 
 
 def test_a_look_is_kept_as_what_was_discovered(project: Project) -> None:
     project.declare("shop", "connector: source-faker")
     project.discover("shop", {})
     component = load(project, "shop")
-    known, look = component.known(project.root), component.look(project.root)
+    known, look = component.known(project.root), component.catalog_update(project.root)
     assert known is not None
     assert look is not None
     look.store(msgspec.structs.replace(known, discovered_at=5.0))

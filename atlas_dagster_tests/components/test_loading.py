@@ -148,7 +148,7 @@ WRONG_FIELDS = {
     "bad time zone of the discovery": (
         [HEALTHY, 'discovery: {schedule: {cron: "@daily", timezone: Mars}}'],
         "shop/defs.yaml, line 4: field 'discovery.schedule': there is no time zone 'Mars'; write "
-        "one such as Europe/Rome.",
+        "a name such as Europe/Rome.",
     ),
     "unknown policy": (
         [HEALTHY, "discovery: {schema_changes: propagate_fully}"],

@@ -18,7 +18,7 @@ from atlas_dagster.orchestration.definitions.translator import (
     GetAssetSpec,
     stream_spec,
 )
-from atlas_dagster.orchestration.step.catalog_look import Look
+from atlas_dagster.orchestration.step.catalog_update import CatalogUpdate
 from atlas_dagster.orchestration.step.sync_step import run_sync
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
@@ -95,7 +95,7 @@ def define(
     schedule: str | Schedule | None = None,
     maintenance: MaintenanceConfig | None = None,
     discovery: DiscoveryConfig | None = None,
-    look: Look | None = None,
+    look: CatalogUpdate | None = None,
     get_asset_spec: GetAssetSpec = stream_spec,
 ) -> dg.Definitions:
     """The connection's definitions with the resource they need; nothing may refresh them."""

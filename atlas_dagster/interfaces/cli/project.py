@@ -284,17 +284,17 @@ def describe_subject(declared: ProjectConnection) -> Subject:
             declared.assets(discovered)
         return Subject(declared.name, ConnectorRef.resolve(declared.connection), discovered)
     except AtlasError as error:
-        return Subject(declared.name, None, wrong=str(error))
+        return Subject(declared.name, None, problem=str(error))
 
 
 def project_registry() -> None:
     """Write the list of connectors to the SQL tables."""
     import dagster as dg
 
-    from atlas_dagster.orchestration.step.projections import books_of
+    from atlas_dagster.orchestration.step.projections import make_projection_writer
 
     with dg.DagsterInstance.get() as instance:
-        books_of(instance, print_note).write_registry(listing())
+        make_projection_writer(instance, print_note).write_registry(listing())
 
 
 @contextmanager

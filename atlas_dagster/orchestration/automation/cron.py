@@ -16,13 +16,13 @@ from atlas_dagster.orchestration.dagster_internals import (
 )
 from atlas_dagster.wording import closest_match
 
-#: The shortest delay that counts as late.
+#: A run counts as late after at least this delay.
 _LEAST_GRACE = dt.timedelta(minutes=15)
-#: The longest interval is searched in this many ticks from a Friday evening on: a pause at the
-#: weekend is found early.
+#: The longest interval is searched among this many ticks. The search begins on a Friday evening,
+#: so that a pause at the weekend is found early.
 _FRIDAY = dt.datetime(2024, 1, 5, 22)
-_LOOKED_AT = 200
-_LOOKED_AHEAD = dt.timedelta(days=62)
+_MOST_TICKS = 200
+_LONGEST_SEARCH = dt.timedelta(days=62)
 
 
 class Schedule(BaseModel):
@@ -52,41 +52,41 @@ class Schedule(BaseModel):
             ZoneInfo(schedule.timezone)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             near = closest_match(schedule.timezone, available_timezones())
-            hint = f"did you mean {near}?" if near else "write one such as Europe/Rome."
+            hint = f"did you mean {near}?" if near else "write a name such as Europe/Rome."
             raise ConfigError(f"There is no time zone '{schedule.timezone}'; {hint}") from error
         return schedule
 
     def __str__(self) -> str:
         return f"`{self.cron}` ({self.timezone})"
 
-    def latest(self, now: dt.datetime) -> dt.datetime:
+    def previous_tick(self, now: dt.datetime) -> dt.datetime:
         """Return the last tick before ``now``, in UTC."""
         return get_latest_completed_cron_tick(self.cron, now, self.timezone).astimezone(dt.UTC)
 
-    def following(self, due: dt.datetime) -> dt.datetime:
+    def next_tick(self, due: dt.datetime) -> dt.datetime:
         """Return the tick after ``due``, in UTC."""
-        # One second later: Dagster counts a tick at the very moment as the next one.
+        # Without the added second, Dagster would return ``due`` itself.
         after = due + dt.timedelta(seconds=1)
         return get_next_cron_tick(self.cron, after, self.timezone).astimezone(dt.UTC)
 
-    def shown(self, time: dt.datetime) -> str:
+    def format_time(self, time: dt.datetime) -> str:
         """Return ``time`` as text, in the time zone of the schedule."""
         return f"{time.astimezone(ZoneInfo(self.timezone)):%Y-%m-%d %H:%M} {self.timezone}"
 
-    def freshness(self) -> dg.FreshnessPolicy:
+    def freshness_policy(self) -> dg.FreshnessPolicy:
         """Return the freshness policy of assets on this schedule.
 
         It warns if a run is late by half of the longest interval, and fails if the following run
         is missing, too.
         """
-        pause = _longest_pause(self.cron, self.timezone)
-        grace = max(pause / 2, _LEAST_GRACE)
+        longest = _longest_interval(self.cron, self.timezone)
+        grace = max(longest / 2, _LEAST_GRACE)
         return dg.FreshnessPolicy.time_window(
-            warn_window=pause + grace, fail_window=2 * pause + grace
+            warn_window=longest + grace, fail_window=2 * longest + grace
         )
 
 
-def validated(declared: str | Schedule | None) -> Schedule | None:
+def validate_schedule(declared: str | Schedule | None) -> Schedule | None:
     """Validate a field of a pydantic model. Raises ValueError."""
     try:
         return None if declared is None else Schedule.of(declared)
@@ -94,8 +94,8 @@ def validated(declared: str | Schedule | None) -> Schedule | None:
         raise ValueError(str(error)) from error
 
 
-def scheduled_job(job: dg.JobDefinition, declared: str | Schedule) -> dg.ScheduleDefinition:
-    """Return the schedule that starts ``job``. It runs from the first load on."""
+def schedule_job(job: dg.JobDefinition, declared: str | Schedule) -> dg.ScheduleDefinition:
+    """Return the schedule that starts ``job``. It is switched on by default."""
     times = Schedule.of(declared)
     return dg.ScheduleDefinition(
         job=job,
@@ -106,15 +106,15 @@ def scheduled_job(job: dg.JobDefinition, declared: str | Schedule) -> dg.Schedul
 
 
 @lru_cache(maxsize=1024)
-def _longest_pause(cron: str, timezone: str) -> dt.timedelta:
+def _longest_interval(cron: str, timezone: str) -> dt.timedelta:
     start = _FRIDAY.replace(tzinfo=ZoneInfo(timezone))
     ticks = schedule_execution_time_iterator(start.timestamp(), cron, timezone)
     last = get_latest_completed_cron_tick(cron, start, timezone)
     longest = dt.timedelta(0)
-    for _ in range(_LOOKED_AT):
+    for _ in range(_MOST_TICKS):
         tick = next(ticks)
         longest = max(longest, tick - last)
         last = tick
-        if tick - start > _LOOKED_AHEAD:
+        if tick - start > _LONGEST_SEARCH:
             break
     return longest

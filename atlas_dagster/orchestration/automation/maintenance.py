@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atlas_dagster.destinations.base import Maintainable, Maintained, TablePath
 from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
-from atlas_dagster.orchestration.automation.cron import Schedule, scheduled_job, validated
+from atlas_dagster.orchestration.automation.cron import Schedule, schedule_job, validate_schedule
 from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -16,7 +16,7 @@ from atlas_dagster.source.connection import Connection
 
 
 class MaintenanceConfig(BaseModel):
-    """When to compact a connection's tables, and how long to keep unused files."""
+    """Settings: the schedule of compaction, and how long to keep unused files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,9 +29,9 @@ class MaintenanceConfig(BaseModel):
         "that began before, and for time travel.",
     )
 
-    _cron = field_validator("schedule")(validated)
+    _cron = field_validator("schedule")(validate_schedule)
 
-    # A validator, for Dagster resolves no field with a constraint of its own.
+    # A validator, because Dagster cannot resolve a field with a pydantic constraint.
     @field_validator("retain_hours")
     @classmethod
     def _at_least_one(cls, hours: int) -> int:
@@ -43,9 +43,9 @@ class MaintenanceConfig(BaseModel):
 def build_maintenance(
     connection: Connection, tables: Sequence[TablePath], config: MaintenanceConfig
 ) -> dg.Definitions:
-    """The job ``<connection>__maintenance`` and its schedule."""
+    """Return the job ``<connection>__maintenance`` and its schedule."""
 
-    # The pool excludes syncs; the lock excludes commands, which have no pool.
+    # The pool keeps out syncs; the lock keeps out commands, which use no pool.
     @dg.op(name=f"{connection.name}__maintain", pool=pool(connection))
     def maintain(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
         with explained_failure():
@@ -91,5 +91,5 @@ def build_maintenance(
     def maintenance() -> None:
         maintain()
 
-    schedule = scheduled_job(maintenance, config.schedule)
+    schedule = schedule_job(maintenance, config.schedule)
     return dg.Definitions(jobs=[maintenance], schedules=[schedule])

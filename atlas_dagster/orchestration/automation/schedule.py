@@ -12,7 +12,7 @@ import dagster as dg
 from msgspec import Struct
 
 from atlas_dagster.orchestration.automation.cron import Schedule
-from atlas_dagster.orchestration.automation.retries import ROOT_RUN_TAG, next_try, root_run_id
+from atlas_dagster.orchestration.automation.retries import ROOT_RUN_TAG, plan_retry, root_run_id
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster.orchestration.definitions.translator import source_key
 from atlas_dagster.orchestration.step.event_repair import readable
@@ -21,7 +21,7 @@ from atlas_dagster.source.connection import Connection
 _TICK_SECONDS = 30
 #: The longest delay between CHECKs that fail.
 _LONGEST_BACKOFF = dt.timedelta(hours=6)
-#: Enough to grow from a second to the longest delay.
+#: Doublings from a second to more than the longest delay.
 _MOST_DOUBLINGS = 16
 _UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -30,10 +30,11 @@ _UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-#: Tags with the connection's name: of each run that Atlas requests, and of those of its schedule.
+#: Tags whose value is the connection's name. All runs that Atlas requests have the first one, those
+#: that its schedule requests also the second one.
 CONNECTION_TAG = "atlas/connection"
 SCHEDULE_TAG = "atlas/schedule"
-#: The tag of all runs of schedules. It tells them from other runs in one query.
+#: The tag of all runs that schedules request, for finding them with one query.
 _SCHEDULED = {"atlas/started_by": "schedule"}
 
 
@@ -55,7 +56,7 @@ def build_schedule(
 
     @dg.sensor(
         name=f"{connection.name}__schedule",
-        # With the source, because the UI shows a selection of checks as code.
+        # The source is included, because the UI shows a selection of checks alone as code.
         asset_selection=dg.AssetSelection.assets(source_key(connection), *streams),
         minimum_interval_seconds=_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -76,21 +77,23 @@ def _tick(
     checks: Sequence[dg.AssetCheckKey],
 ) -> dg.SensorResult:
     now = _now()
-    due = times.latest(now)
-    following = times.following(due)
+    due = times.previous_tick(now)
+    following = times.next_tick(due)
     if context.cursor is None:
         # A new schedule does not catch up on ticks of the past.
         cursor = ScheduleCursor(handled=due.isoformat())
-        return _skip(f"The schedule starts now; next at {times.shown(following)}.", cursor)
+        return _skip(f"The schedule starts now; next at {times.format_time(following)}.", cursor)
     cursor = ScheduleCursor(**json.loads(context.cursor))
     retry_at = dt.datetime.fromisoformat(cursor.retry_at) if cursor.retry_at else None
     if retry_at is None and due <= dt.datetime.fromisoformat(cursor.handled):
-        return _again(context, connection, times, now, streams, checks, cursor) or _skip(
-            f"Not due; next at {times.shown(following)}.", cursor
+        return _request_retry(context, connection, times, now, streams, checks, cursor) or _skip(
+            f"Not due; next at {times.format_time(following)}.", cursor
         )
     passed = _last_check_passed(context, connection)
     if retry_at is not None and not passed and now < retry_at:
-        return _skip(f"The last CHECK failed; the next one is at {times.shown(retry_at)}.", cursor)
+        return _skip(
+            f"The last CHECK failed; the next one is at {times.format_time(retry_at)}.", cursor
+        )
     if _is_busy(context, connection, streams):
         return _skip(f"A run of {connection.name} is queued or running; waiting for it.", cursor)
     if passed:
@@ -99,7 +102,7 @@ def _tick(
             run_key=f"{connection.name}:{due.isoformat()}" + (":recovered" if retry_at else ""),
             asset_selection=list(streams),
             asset_check_keys=[check_key(connection), *checks],
-            tags=_tags(connection),
+            tags=_make_tags(connection),
         )
         return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
     period = following - due
@@ -110,12 +113,12 @@ def _tick(
         run_key=f"{connection.name}:check:{now.isoformat()}",
         asset_selection=[],
         asset_check_keys=[check_key(connection)],
-        tags=_tags(connection),
+        tags=_make_tags(connection),
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
 
 
-def _again(
+def _request_retry(
     context: dg.SensorEvaluationContext,
     connection: Connection,
     times: Schedule,
@@ -129,13 +132,13 @@ def _again(
     last = next(iter(context.instance.get_run_records(ours, limit=1)), None)
     if last is None or last.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
         return None
-    following = next_try(last.dagster_run.tags)
-    if following is None or last.end_time is None:
+    retry = plan_retry(last.dagster_run.tags)
+    if retry is None or last.end_time is None:
         return None
-    at = dt.datetime.fromtimestamp(last.end_time + following.after, dt.UTC)
+    at = dt.datetime.fromtimestamp(last.end_time + retry.after, dt.UTC)
     if now < at:
         why = "The last sync failed with a transient error"
-        return _skip(f"{why}; it is retried at {times.shown(at)}.", cursor)
+        return _skip(f"{why}; it is retried at {times.format_time(at)}.", cursor)
     # Streams that the failed run completed are left out.
     failed_run = last.dagster_run.run_id
     instance = context.instance
@@ -149,22 +152,22 @@ def _again(
     }
     wanted = (last.dagster_run.asset_selection or frozenset(streams)) - done
     request = dg.RunRequest(
-        run_key=f"{connection.name}:{cursor.handled}:try{following.tries}",
+        run_key=f"{connection.name}:{cursor.handled}:try{retry.attempts}",
         asset_selection=[key for key in streams if key in wanted],
         asset_check_keys=[
             check_key(connection),
             *(check for check in checks if check.asset_key in wanted),
         ],
         tags={
-            **_tags(connection),
-            **following.tags,
+            **_make_tags(connection),
+            **retry.tags,
             ROOT_RUN_TAG: root_run_id(context.instance, last.dagster_run),
         },
     )
     return dg.SensorResult(run_requests=[request], cursor=_encode(cursor))
 
 
-def _tags(connection: Connection) -> dict[str, str]:
+def _make_tags(connection: Connection) -> dict[str, str]:
     return {CONNECTION_TAG: connection.name, SCHEDULE_TAG: connection.name, **_SCHEDULED}
 
 
@@ -173,7 +176,7 @@ def _now() -> dt.datetime:
 
 
 def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connection) -> bool:
-    """Whether the newest CHECK passed, or none has run yet."""
+    """Return whether the newest CHECK passed, or none has run yet."""
     key = check_key(connection)
     record = context.instance.get_latest_asset_check_evaluation_record(key)
     return record is None or record.status.value != "FAILED"
@@ -182,11 +185,11 @@ def _last_check_passed(context: dg.SensorEvaluationContext, connection: Connecti
 def _is_busy(
     context: dg.SensorEvaluationContext, connection: Connection, streams: Sequence[dg.AssetKey]
 ) -> bool:
-    """Whether a run that uses the connection is queued or running.
+    """Return whether a run that uses the connection is queued or running.
 
-    Tags of runs are indexed, their selections are not. Runs of schedules can be many (a hundred
-    are due at midnight), so only their tags are compared. Other runs are few; their selections are
-    read.
+    Dagster indexes the tags of runs, but not their selections. Schedules can request many runs at
+    once (a hundred at midnight), so only the tags of those are compared. Other runs are few; their
+    selections are read.
     """
     instance = context.instance
     unfinished = set(instance.get_run_ids(dg.RunsFilter(statuses=_UNFINISHED)))

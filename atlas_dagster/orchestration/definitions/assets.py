@@ -10,9 +10,9 @@ from atlas_dagster.orchestration.automation.maintenance import MaintenanceConfig
 from atlas_dagster.orchestration.automation.schedule import build_schedule
 from atlas_dagster.orchestration.definitions.connection_check import build_check
 from atlas_dagster.orchestration.definitions.discovery import (
-    Compare,
+    CompareCatalog,
     DiscoveryConfig,
-    Refresh,
+    RefreshCatalog,
     as_markdown,
     build_discovery,
     discover_and_project,
@@ -37,8 +37,8 @@ def build_connection_defs(
     defined: ConnectionAssets,
     *,
     execute: Execute,
-    refresh: Refresh,
-    compare: Compare,
+    refresh: RefreshCatalog,
+    compare: CompareCatalog,
     maintenance: MaintenanceConfig | None = None,
     discovery: DiscoveryConfig | None = None,
 ) -> dg.Definitions:
@@ -85,7 +85,7 @@ def build_connection_defs(
     return dg.Definitions.merge(*parts)
 
 
-def build_undiscovered_defs(connection: Connection, *, refresh: Refresh) -> dg.Definitions:
+def build_undiscovered_defs(connection: Connection, *, refresh: RefreshCatalog) -> dg.Definitions:
     """Return the stand-in for a connection without a catalog: an asset that runs DISCOVER."""
 
     @dg.asset(

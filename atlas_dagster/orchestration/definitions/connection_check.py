@@ -41,7 +41,7 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
     )
     def check(context: dg.AssetCheckExecutionContext, atlas: AtlasResource) -> dg.AssetCheckResult:
         note_process(context.instance, context.run.run_id)
-        patience = RetryBudget()
+        budget = RetryBudget()
         while True:
             try:
                 run = atlas.step_context(context)
@@ -50,9 +50,9 @@ def build_check(connection: Connection, discovered: Discovered) -> dg.AssetCheck
                 push_check(connection.name, atlas.deployment, SUCCESS, context.log.warning)
                 return _passed(connector)
             except AtlasError as error:
-                wait = patience.wait_after(error)
+                wait = budget.wait_after(error)
                 if wait is None:
-                    tag_failure(context.instance, context.run.run_id, error, patience)
+                    tag_failure(context.instance, context.run.run_id, error, budget)
                     # The run page does not show the description of a failed check.
                     context.log.error(str(error))
                     outcome = error.failure_type
@@ -77,7 +77,7 @@ def ensure_checked(
     """
     record = context.instance.get_latest_asset_check_evaluation_record(check_key(connection))
     if record is not None and record.event is not None and record.status.value == "SUCCEEDED":
-        # The record's own time is that of its run, which may have waited in the queue.
+        # The event's time, because the record has that of its run, which may have been queued.
         age = time.time() - record.event.timestamp
         if age < _FRESH_SECONDS:
             return

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from atlas_dagster.orchestration.automation.cron import Schedule, scheduled_job, validated
+from atlas_dagster.orchestration.automation.cron import Schedule, schedule_job, validate_schedule
 from atlas_dagster.orchestration.automation.retries import explained_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource, StepContext
@@ -30,15 +30,15 @@ from atlas_dagster.wording import plural
 
 CHECK_NAME = "schema_changes"
 #: Runs DISCOVER, applies the changes that the policy allows (without one, all), and stores them.
-Refresh = Callable[[RunContext, SchemaPolicy | None], Discovery]
+RefreshCatalog = Callable[[RunContext, SchemaPolicy | None], Discovery]
 #: Runs DISCOVER and compares; applies and stores nothing.
-Compare = Callable[[RunContext], Discovery]
+CompareCatalog = Callable[[RunContext], Discovery]
 #: At most this many changes are listed; the others are counted.
-_LISTED = 50
+_MOST_LISTED = 50
 
 
 class DiscoveryConfig(BaseModel):
-    """When to run DISCOVER, and which changes to apply."""
+    """Settings: the schedule of DISCOVER, and the changes to apply automatically."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,15 +56,15 @@ class DiscoveryConfig(BaseModel):
 
     look: Literal["daily", "never"] = Field(
         default="daily",
-        description="Whether a sync first runs DISCOVER, at most once a day. Many sources send "
+        description="Run DISCOVER before a sync, at most once a day, or never. Many sources send "
         "only the fields of the stored catalog, so values of new fields would be missed.",
     )
 
-    _cron = field_validator("schedule")(validated)
+    _cron = field_validator("schedule")(validate_schedule)
 
 
 class Take(Enum):
-    """Which changes a discovery applies."""
+    """The changes that a discovery applies."""
 
     policy = "policy"
     all = "all"
@@ -85,7 +85,10 @@ def schema_check_key(connection: Connection) -> dg.AssetCheckKey:
 
 
 def build_discovery(
-    connection: Connection, config: DiscoveryConfig, refresh: Refresh, compare: Compare
+    connection: Connection,
+    config: DiscoveryConfig,
+    refresh: RefreshCatalog,
+    compare: CompareCatalog,
 ) -> dg.Definitions:
     """Return the check, the job ``<connection>__discover``, and its schedule if there is one."""
     allowed = config.schema_changes
@@ -96,8 +99,8 @@ def build_discovery(
         pool=pool(connection),
         op_tags=pod_tags(connection),
         description="Runs DISCOVER and compares the streams and fields with the stored catalog. "
-        f"The job {connection.name}__discover applies changes; schema_changes: {allowed} says "
-        "which.",
+        f"The job {connection.name}__discover applies the changes that "
+        f"`schema_changes: {allowed}` allows.",
     )
     def schema_changes(
         context: dg.AssetCheckExecutionContext, atlas: AtlasResource
@@ -120,30 +123,30 @@ def build_discovery(
 
     @dg.job(
         name=f"{connection.name}__discover",
-        description=f"Runs DISCOVER of {connection.name} and applies changes of its streams.",
+        description=f"Runs DISCOVER for {connection.name} and applies changes to its streams.",
         # The connection's sensor requests no run while it runs.
         tags={CONNECTION_TAG: connection.name},
     )
     def discovery() -> None:
         run_discover()
 
-    schedules = [] if config.schedule is None else [scheduled_job(discovery, config.schedule)]
+    schedules = [] if config.schedule is None else [schedule_job(discovery, config.schedule)]
     return dg.Definitions(asset_checks=[schema_changes], jobs=[discovery], schedules=schedules)
 
 
 def discover(
     context: StepContext,
     atlas: AtlasResource,
-    ask: Compare,
+    get_discovery: CompareCatalog,
 ) -> dg.AssetCheckResult:
-    """Run DISCOVER by ``ask``. Return the result of the check ``schema_changes``.
+    """Run DISCOVER with ``get_discovery``. Return the result of the check ``schema_changes``.
 
     Raises:
         dagster.Failure: DISCOVER failed; the stored catalog stays.
     """
     with explained_failure():
         note_process(context.instance, context.run.run_id)
-        discovery = ask(atlas.step_context(context))
+        discovery = get_discovery(atlas.step_context(context))
     context.log.info(f"Discovered. {describe_discovery(discovery)}")
     return check_result(discovery)
 
@@ -152,17 +155,17 @@ def discover_and_project(
     context: StepContext,
     atlas: AtlasResource,
     connection: Connection,
-    refresh: Refresh,
+    refresh: RefreshCatalog,
     policy: SchemaPolicy | None,
 ) -> dg.AssetCheckResult:
-    """Run DISCOVER by ``refresh``, and write the streams for SQL. Raises dagster.Failure."""
+    """Run DISCOVER with ``refresh``, and write the SQL tables. Raises dagster.Failure."""
 
-    def ask(run: RunContext) -> Discovery:
+    def get_discovery(run: RunContext) -> Discovery:
         discovery = refresh(run, policy)
         project_discovery(context.instance, connection, discovery.found, context.log.warning)
         return discovery
 
-    return discover(context, atlas, ask)
+    return discover(context, atlas, get_discovery)
 
 
 def check_result(discovery: Discovery) -> dg.AssetCheckResult:
@@ -189,7 +192,7 @@ def describe_discovery(discovery: Discovery) -> str:
     sentences = []
     if discovery.taken:
         sentences.append(
-            f"{_counted(discovery.taken)} applied: reload the definitions to see them."
+            f"{_count_changes(discovery.taken)} applied: reload the definitions to see them."
         )
     if discovery.lacking:
         streams = ", ".join(map(str, discovery.lacking))
@@ -198,24 +201,24 @@ def describe_discovery(discovery: Discovery) -> str:
             "them again."
         )
     if discovery.found.pending:
-        sentences.append(f"{_counted(discovery.found.pending)} pending.")
-    return " ".join(sentences) or "No changes: the source offers what is stored."
+        sentences.append(f"{_count_changes(discovery.found.pending)} pending.")
+    return " ".join(sentences) or "No changes: the source matches the stored catalog."
 
 
 def evaluation(connection: Connection, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
-    """Return the event of a result outside of the check itself."""
+    """Return the event for a result that does not come from a run of the check itself."""
     return check_evaluation(schema_check_key(connection), result)
 
 
 def as_markdown(changes: Sequence[CatalogChange]) -> str:
-    """Return a list of changes."""
-    lines = [f"- {change}" for change in changes[:_LISTED]]
-    if len(changes) > _LISTED:
-        lines.append(f"- … and {len(changes) - _LISTED} more")
+    """Return the changes as a list in Markdown."""
+    lines = [f"- {change}" for change in changes[:_MOST_LISTED]]
+    if len(changes) > _MOST_LISTED:
+        lines.append(f"- … and {len(changes) - _MOST_LISTED} more")
     return "\n".join(lines)
 
 
-def _counted(changes: Sequence[CatalogChange]) -> str:
+def _count_changes(changes: Sequence[CatalogChange]) -> str:
     breaking = sum(change.breaking for change in changes)
     number = plural(len(changes), "change")
     return f"{number} ({breaking} breaking)" if breaking else number

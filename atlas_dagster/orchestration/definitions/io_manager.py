@@ -1,7 +1,7 @@
-"""Tables as arguments: a downstream asset takes a stream as an argument and gets its rows.
+"""The IO manager: a downstream asset takes a stream as an argument and gets its rows.
 
 Each stream's asset names this IO manager, so the downstream asset need not. The annotation of the
-argument chooses the type; polars and DuckDB are imported only if they are needed.
+argument decides the type of the rows; polars and DuckDB are imported only if they are needed.
 """
 
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 IO_MANAGER_KEY = "atlas_io"
-#: Metadata of an asset whose key differs from its table's path: that path.
+#: The metadata key of the table's path, for assets whose key differs from it.
 TABLE_ENTRY = "atlas/table"
 
 _READABLE = (
@@ -57,12 +57,12 @@ class TableIOManager(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         """Load a table. Raises dagster.Failure if it cannot be loaded with this type."""
         with explained_failure():
-            load = _loader(context.dagster_type.typing_type, context.asset_key)
+            load = _choose_loader(context.dagster_type.typing_type, context.asset_key)
             columns = context.definition_metadata.get("columns")
-            return load(_Rows(self._destination(), _table(context), columns))
+            return load(_Rows(self._destination(), _find_table(context), columns))
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Raises dagster.Failure, with one sentence, where ``obj`` cannot be stored."""
+        """Store a table. Raises dagster.Failure, with one sentence, if that is not possible."""
         with explained_failure():
             key = context.asset_key
             destination = self._destination()
@@ -76,7 +76,7 @@ class TableIOManager(dg.IOManager):
                     f"{key.to_user_string()} is partitioned, and a table here is replaced as a "
                     "whole; give the asset another io_manager_key."
                 )
-            stored = destination.store(tuple(key.path), _reader(obj, key))
+            stored = destination.store(tuple(key.path), _open_reader(obj, key))
             context.add_output_metadata(
                 {
                     **TableMetadataSet(row_count=stored.row_count, table_name=".".join(key.path)),
@@ -86,34 +86,37 @@ class TableIOManager(dg.IOManager):
 
 
 def common_resources(atlas: AtlasResource) -> dict[str, Any]:
-    """What every connection's assets need, by resource key."""
+    """Return the resources that the assets of all connections need, by resource key."""
     return {"atlas": atlas, IO_MANAGER_KEY: _io_manager(None)}
 
 
 def default_resources() -> dict[str, Any]:
-    """The same, as the environment says.
+    """Return the common resources as the environment configures them.
 
-    The same objects for the same environment: every connection brings them, and Dagster merges
-    resources that are identical, and no others.
+    The same environment gives the same objects: each connection brings these resources, and
+    Dagster merges only identical ones.
     """
-    return _resources_of(*map(os.environ.get, AtlasResource.VARIABLES))
+    return _make_resources(*map(os.environ.get, AtlasResource.VARIABLES))
 
 
 @cache
-def _resources_of(*_: str | None) -> dict[str, Any]:
+def _make_resources(*_: str | None) -> dict[str, Any]:
     return common_resources(AtlasResource.from_environment())
 
 
 def io_manager_key(connection: Connection) -> str:
-    """The key of what reads ``connection``'s tables: its own where its destination is."""
+    """Return the key of the IO manager of ``connection``, which depends on its destination."""
     if connection.destination is None:
         return IO_MANAGER_KEY
-    # A key is an identifier in Python, which no digit begins.
+    # A key is an identifier in Python, so it cannot begin with a digit.
     return f"_{connection.name}__io" if connection.name[0].isdigit() else f"{connection.name}__io"
 
 
 def io_resources(connection: Connection) -> dict[str, Any]:
-    """What only ``connection``'s assets need. Not configured: Dagster would show the address."""
+    """Return the resources that only ``connection`` needs.
+
+    Their config does not have the destination, because Dagster would show its address.
+    """
     if connection.destination is None:
         return {}
     return {io_manager_key(connection): _io_manager(connection)}
@@ -147,15 +150,15 @@ class _Rows:
         return self.reader().__arrow_c_stream__(requested_schema)
 
 
-def _table(context: dg.InputContext) -> TablePath:
-    """Where the rows of the upstream asset are."""
+def _find_table(context: dg.InputContext) -> TablePath:
+    """Return the path of the upstream asset's table."""
     upstream = context.upstream_output
     entry = upstream.definition_metadata.get(TABLE_ENTRY) if upstream else None
     return tuple(entry.split("/")) if isinstance(entry, str) else tuple(context.asset_key.path)
 
 
-def _loader(annotation: Any, key: dg.AssetKey) -> Callable[[_Rows], Any]:
-    # By name, because polars and DuckDB are optional; an annotation with them has imported them.
+def _choose_loader(annotation: Any, key: dg.AssetKey) -> Callable[[_Rows], Any]:
+    # Types are compared by name, because polars and DuckDB are optional.
     name = getattr(annotation, "__name__", "Any")
     package = getattr(annotation, "__module__", "").partition(".")[0].removeprefix("_")
     match package, name:
@@ -188,20 +191,20 @@ def _to_polars(rows: _Rows) -> "pl.DataFrame":
 
 
 def _to_lazy_polars(rows: _Rows) -> "pl.LazyFrame":
-    """Reads only the columns that the query needs, batch by batch."""
+    """Return a frame that reads only the columns that its query needs, batch by batch."""
     import polars as pl
     from polars.io.plugins import register_io_source
 
     def batches(
         columns: list[str] | None, predicate: "pl.Expr | None", n_rows: int | None, _: int | None
     ) -> Iterator["pl.DataFrame"]:
-        left = n_rows
+        remaining = n_rows
         for batch in rows.read(columns or rows.columns):
-            frame = pl.DataFrame(batch if left is None else batch.slice(0, left))
+            frame = pl.DataFrame(batch if remaining is None else batch.slice(0, remaining))
             yield frame if predicate is None else frame.filter(predicate)
-            if left is not None:
-                left -= batch.num_rows
-                if left <= 0:
+            if remaining is not None:
+                remaining -= batch.num_rows
+                if remaining <= 0:
                     return
 
     schema = pl.DataFrame(rows.reader().schema.empty_table()).schema
@@ -209,24 +212,24 @@ def _to_lazy_polars(rows: _Rows) -> "pl.LazyFrame":
 
 
 def _to_duckdb(rows: _Rows) -> "duckdb.DuckDBPyRelation":
-    """On DuckDB's default connection, where relations can be joined; it reads anew each time."""
+    """Return a relation on DuckDB's default connection, so that it can be joined with others."""
     import duckdb
 
     return duckdb.from_arrow(rows)
 
 
-def _reader(obj: Any, key: dg.AssetKey) -> pa.RecordBatchReader:
+def _open_reader(obj: Any, key: dg.AssetKey) -> pa.RecordBatchReader:
     if isinstance(obj, pd.DataFrame):
-        # An index without a name numbers the rows and says nothing.
-        plain = obj.reset_index(drop=not any(obj.index.names))
+        # An index without a name only numbers the rows.
+        frame = obj.reset_index(drop=not any(obj.index.names))
         try:
-            obj = pa.Table.from_pandas(plain)
+            obj = pa.Table.from_pandas(frame)
         except pa.ArrowException as error:
             why = ": ".join(map(str, error.args))
             raise ConfigError(f"{key.to_user_string()} cannot be stored: {why}") from error
     if not hasattr(obj, "__arrow_c_stream__"):
         raise ConfigError(
-            f"{key.to_user_string()} returned a {type(obj).__name__}, which is no table; return a "
+            f"{key.to_user_string()} returned a {type(obj).__name__}, not a table; return a "
             "pandas or polars DataFrame or Arrow data, or give the asset another io_manager_key."
         )
     return pa.RecordBatchReader.from_stream(obj)

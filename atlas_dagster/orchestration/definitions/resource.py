@@ -54,7 +54,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     @classmethod
     def from_environment(cls) -> Self:
         """Return the resource that ATLAS_EXECUTOR and ATLAS_DEPLOYMENT configure."""
-        # Without the destination: Dagster shows the config of resources.
+        # The destination is left out, because Dagster shows the config of resources.
         return cls(
             executor=declared_defaults(os.environ),
             deployment=os.environ.get("ATLAS_DEPLOYMENT") or DEFAULT_DEPLOYMENT,
@@ -83,18 +83,18 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         return open_destination(self.address(connection), os.environ, where=where)
 
     def deployment_label(self) -> str:
-        """Return deployment and destination: two checkouts on one machine have different labels."""
+        """Return deployment and destination, so that checkouts on one machine have other labels."""
         return f"{self.deployment} {without_password(self.address())}"
 
     def run_context(
         self, instance: dg.DagsterInstance, run_id: str | None, listener: Listener
     ) -> RunContext:
-        """Return the context of a Dagster run, or of this very process when there is none.
+        """Return the context of a Dagster run, or of this process if there is no run.
 
         Raises:
             ConfigError: a default of this deployment is wrong.
         """
-        # A run may be deleted while its connector runs; then its process still tells.
+        # If the run is deleted while its connector runs, the process still identifies the owner.
         owner = f"run:{run_id}:{this_process()}" if run_id else this_process()
         return RunContext(
             deployment=self.deployment_label(),

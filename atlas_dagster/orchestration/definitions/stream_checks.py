@@ -21,7 +21,7 @@ from atlas_dagster.wording import plural
 
 RECORDS, PRIMARY_KEY, SCHEMA = "records", "primary_key", "schema"
 
-#: Earlier syncs that are needed to compare a new one with.
+#: A sync is compared only if there are at least this many earlier ones.
 _FEWEST_SYNCS = 7
 #: A count is unusual if it is at most half or at least twice the median, outside the range of the
 #: recent counts, and this many median absolute deviations (scaled to standard deviations) away.
@@ -54,7 +54,7 @@ def stream_check_specs(stream: ConfiguredStream, key: dg.AssetKey) -> Iterator[d
 
 
 def _has_key_columns(stream: ConfiguredStream) -> bool:
-    """Whether each field of the key has a column; a field inside of an object may have none."""
+    """Return whether each field of the key has a column; one inside of an object may have none."""
     dedup = stream.destination_sync_mode == "append_dedup"
     return bool(stream.primary_key) and (dedup or all(len(p) == 1 for p in stream.primary_key))
 
@@ -72,23 +72,23 @@ def check_results(
 
     Args:
         finished: the stream.
-        key: its asset.
-        records: that the run brought.
-        columns: of the last sync, if there was one, and of this one.
-        recent: how many records the syncs before brought.
-        duplicates: counts rows whose key another row has.
+        key: the key of its asset.
+        records: the number of records of this run.
+        columns: the columns of the last sync, if there was one, and of this sync.
+        recent: the numbers of records of earlier syncs.
+        duplicates: counts the rows that share their primary key with another row.
     """
-    made = {
-        RECORDS: lambda: _records(finished, records, recent),
-        PRIMARY_KEY: lambda: _primary_key(finished, records, duplicates),
-        SCHEMA: lambda: _schema(*columns),
+    evaluations = {
+        RECORDS: lambda: _check_records(finished, records, recent),
+        PRIMARY_KEY: lambda: _check_primary_key(finished, records, duplicates),
+        SCHEMA: lambda: _check_schema(*columns),
     }
     wanted = [spec.name for spec in stream_check_specs(finished.plan.configured, key)]
-    return [_named(name, key, made[name]) for name in wanted]
+    return [_evaluate(name, key, evaluations[name]) for name in wanted]
 
 
 def check_key_of(result: dg.AssetCheckResult) -> dg.AssetCheckKey:
-    """Return the key of the check of a result."""
+    """Return the key of the check that ``result`` belongs to."""
     assert result.asset_key is not None
     assert result.check_name is not None
     return dg.AssetCheckKey(result.asset_key, result.check_name)
@@ -106,18 +106,20 @@ def check_evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.A
     )
 
 
-def miscounted(failed: StreamFailed, key: dg.AssetKey) -> dg.AssetCheckResult:
+def make_miscount_result(failed: StreamFailed, key: dg.AssetKey) -> dg.AssetCheckResult:
     """Return the result for a stream whose record count differs from the source's."""
-    return _failed(f"Stopped, for {failed.reason}.")._replace(check_name=RECORDS, asset_key=key)
+    return _failed(f"The stream was stopped: {failed.reason}.")._replace(
+        check_name=RECORDS, asset_key=key
+    )
 
 
-def broken_schema(sentence: str, key: dg.AssetKey) -> dg.AssetCheckResult:
+def make_breaking_result(sentence: str, key: dg.AssetKey) -> dg.AssetCheckResult:
     """Return the result for a stream with a breaking change, which needs a refresh."""
     return _failed(f"Breaking: {sentence}")._replace(check_name=SCHEMA, asset_key=key)
 
 
-def as_of_last_sync(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
-    """Return the last result of a check that runs without its sync."""
+def repeat_last_result(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+    """Return the last result of a check again, for a run that does not sync its stream."""
     ended = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
     history = instance.event_log_storage.get_asset_check_execution_history(
         key, limit=1, status=ended
@@ -126,43 +128,45 @@ def as_of_last_sync(instance: dg.DagsterInstance, key: dg.AssetCheckKey) -> dg.A
     if last is None:
         stream = key.asset_key.to_user_string()
         result = _warning(
-            f"The sync evaluates this check, and there was none yet: materialize {stream}."
+            f"A sync evaluates this check, and the stream was never synced; materialize {stream}."
         )
     else:
-        told = f"{_AS_BEFORE}{(last.description or '').removeprefix(_AS_BEFORE)}"
+        text = f"{_AS_BEFORE}{(last.description or '').removeprefix(_AS_BEFORE)}"
         result = dg.AssetCheckResult(
-            passed=last.passed, severity=last.severity, description=told, metadata=last.metadata
+            passed=last.passed, severity=last.severity, description=text, metadata=last.metadata
         )
     return result._replace(check_name=key.name, asset_key=key.asset_key)
 
 
-def _named(
+def _evaluate(
     name: str, key: dg.AssetKey, make: Callable[[], dg.AssetCheckResult]
 ) -> dg.AssetCheckResult:
     try:
-        made = make()
+        result = make()
     except Exception as error:  # noqa: BLE001 - a broken check must not fail a sync
-        made = _warning(f"The check failed with an error: {error}")
-    return made._replace(check_name=name, asset_key=key)
+        result = _warning(f"The check failed with an error: {error}")
+    return result._replace(check_name=name, asset_key=key)
 
 
-def _records(finished: StreamFinished, records: int, recent: Sequence[int]) -> dg.AssetCheckResult:
-    came = f"{plural(records, 'record')} read"
-    told = [f"{came}; matches the source's count." if finished.counted else f"{came}."]
-    told += finished.warnings
+def _check_records(
+    finished: StreamFinished, records: int, recent: Sequence[int]
+) -> dg.AssetCheckResult:
+    count_read = f"{plural(records, 'record')} read"
+    text = [f"{count_read}; matches the source's count." if finished.counted else f"{count_read}."]
+    text += finished.warnings
     # A sync from the beginning cannot be compared with incremental ones.
     continued = finished.plan.resume_point.envelope is not None
-    odd = unusual(records, recent) if continued else None
-    told += [odd] if odd else []
+    odd = describe_unusual_count(records, recent) if continued else None
+    text += [odd] if odd else []
     numbers = {"atlas/records": records}
-    make = _warning if len(told) > 1 else _passed
-    return make(" ".join(told), numbers)
+    make = _warning if len(text) > 1 else _passed
+    return make(" ".join(text), numbers)
 
 
-def unusual(records: int, recent: Sequence[int]) -> str | None:
-    """Describe how ``records`` differs from ``recent`` syncs; None if it is usual.
+def describe_unusual_count(records: int, recent: Sequence[int]) -> str | None:
+    """Describe how ``records`` differs from the numbers of ``recent`` syncs.
 
-    None, too, if there are few syncs or most of them were empty.
+    Return None if it is usual, if there are few syncs, or if most of them were empty.
     """
     if len(recent) < _FEWEST_SYNCS or min(recent) <= records <= max(recent):
         return None
@@ -175,7 +179,7 @@ def unusual(records: int, recent: Sequence[int]) -> str | None:
     return f"This is {which} than usual: {usual:,.0f} (median of the last {len(recent)} syncs)."
 
 
-def _primary_key(
+def _check_primary_key(
     finished: StreamFinished, records: int, duplicates: Callable[[], int]
 ) -> dg.AssetCheckResult:
     stream = finished.plan.configured
@@ -190,45 +194,47 @@ def _primary_key(
     }
     if repeated:
         return _failed(
-            f"{_rows(repeated)} the primary key ({names}) of another row. All are kept; to keep "
-            "only the newest of each key, use destination_sync_mode: append_dedup.",
+            f"{_rows_have(repeated)} the primary key ({names}) of another row. All are kept; to "
+            "keep only the newest of each key, use destination_sync_mode: append_dedup.",
             numbers,
         )
     if finished.keyless:
-        told = (
-            f"{_rows(finished.keyless)} no value in a field of the primary key ({names}); each is "
-            "kept as a separate row. To stop the stream instead, use null_keys: refuse."
+        text = (
+            f"{_rows_have(finished.keyless)} no value in a field of the primary key ({names}); "
+            "each is kept as a separate row. To stop the stream instead, use null_keys: refuse."
         )
-        return _warning(f"{told}{_late(finished.late)}", numbers)
-    return _passed(f"All rows have a primary key ({names}).{_late(finished.late)}", numbers)
+        return _warning(f"{text}{_describe_late(finished.late)}", numbers)
+    return _passed(
+        f"All rows have a primary key ({names}).{_describe_late(finished.late)}", numbers
+    )
 
 
-def _late(count: int) -> str:
+def _describe_late(count: int) -> str:
     if not count:
         return ""
     versions = f"{count:,} versions" if count > 1 else "One version"
     return f" {versions} arrived late: a newer version of the key was already in the table."
 
 
-def _rows(count: int) -> str:
+def _rows_have(count: int) -> str:
     return f"{count:,} rows have" if count > 1 else "A row has"
 
 
-def _schema(before: dg.TableSchema | None, now: dg.TableSchema) -> dg.AssetCheckResult:
+def _check_schema(before: dg.TableSchema | None, now: dg.TableSchema) -> dg.AssetCheckResult:
     if before is None:
         return _passed("No earlier sync to compare with.")
-    changes = list(schema_changes(before, now))
+    changes = list(describe_schema_changes(before, now))
     if not changes:
         return _passed("No changes since the last sync.")
     return _warning(f"Since the last sync: {'; '.join(changes)}. The table has been adapted.")
 
 
-#: The end of a column's name if its field has had another type.
+#: The suffix of a column's name if its field had another type before.
 _SUFFIX = re.compile(rf"_(?:{'|'.join(kind.value for kind in ColumnType)})\Z")
 
 
-def schema_changes(before: dg.TableSchema, now: dg.TableSchema) -> Iterator[str]:
-    """Describe each difference of the columns."""
+def describe_schema_changes(before: dg.TableSchema, now: dg.TableSchema) -> Iterator[str]:
+    """Describe each difference between two lists of columns."""
     diff = TableSchemaDiff.from_table_schemas(before, now)
     added = {column.name: column.type for column in diff.added_columns}
     removed = {column.name: column.type for column in diff.removed_columns}
@@ -242,23 +248,23 @@ def schema_changes(before: dg.TableSchema, now: dg.TableSchema) -> Iterator[str]
     for name, change in diff.column_type_changes.items():
         yield f"{name} ({change.old_type}) became {change.new_type}"
     if added:
-        yield f"added: {_listed(added.items())}"
+        yield f"added: {_join_columns(added.items())}"
     if removed:
-        yield f"removed: {_listed(removed.items())}"
+        yield f"removed: {_join_columns(removed.items())}"
 
 
-def _listed(columns: Iterable[tuple[str, str]]) -> str:
+def _join_columns(columns: Iterable[tuple[str, str]]) -> str:
     return ", ".join(f"{name} ({kind})" for name, kind in columns)
 
 
-def _passed(told: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=True, description=told, metadata=numbers)
+def _passed(text: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=True, description=text, metadata=numbers)
 
 
-def _warning(told: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
+def _warning(text: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
     warn = dg.AssetCheckSeverity.WARN
-    return dg.AssetCheckResult(passed=False, severity=warn, description=told, metadata=numbers)
+    return dg.AssetCheckResult(passed=False, severity=warn, description=text, metadata=numbers)
 
 
-def _failed(told: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=False, description=told, metadata=numbers)
+def _failed(text: str, numbers: Mapping[str, int] | None = None) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(passed=False, description=text, metadata=numbers)

@@ -1,4 +1,4 @@
-"""The translator: streams to asset specs, and the connection with all its assets."""
+"""The translation of streams into asset specs, and a connection with all its assets."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
@@ -81,7 +81,7 @@ def stream_spec(props: StreamProps) -> dg.AssetSpec:
         group_name=props.connection.name,
         description=f"{described}\n\n{summary}" if isinstance(described, str) else summary,
         kinds={"airbyte", name.removeprefix("source-"), props.storage_kind},
-        # By name: Dagster's metadata sets would validate each field again.
+        # Written by name, because Dagster's metadata sets would validate each field again.
         metadata={
             "dagster/column_schema": column_schema(schema, stream),
             "dagster/table_name": props.table_name,
@@ -98,15 +98,15 @@ def table_key(table: TablePath) -> dg.AssetKey:
 
 
 def source_key(connection: Connection) -> dg.AssetKey:
-    """The external asset that stands for the source system."""
+    """Return the key of the external asset for the source system."""
     return dg.AssetKey([connection.name, connection.source_key_part])
 
 
 class ConnectionAssets(Struct, frozen=True, dict=True):
     """A connection, its streams, and the ``specs`` of their assets.
 
-    ``problem`` says in one sentence why it cannot be synced; its streams are then those of the last
-    discovery.
+    If the connection cannot be synced, ``problem`` says why in one sentence, and the streams are
+    those of the last discovery.
     """
 
     connection: Connection
@@ -126,10 +126,10 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
         problem: str | None = None,
     ) -> Self:
         """Define the assets. Raises ConfigError if two streams have the same asset key."""
-        streams, wrong = _configured(connection, discovered)
+        streams, fault = _configure_streams(connection, discovered)
         atlas: AtlasResource = default_resources()["atlas"]
         storage_kind = destination_type(atlas.address(connection)).kind
-        freshness = schedule.freshness() if schedule else None
+        freshness = schedule.freshness_policy() if schedule else None
         paths = discovered.table_paths
         specs = {}
         for stream in streams:
@@ -143,12 +143,12 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
             )
             specs[stream.descriptor] = _with_io_manager(get_asset_spec(props), props)
         _check_unique_keys(connection, specs)
-        return cls(connection, discovered, specs, schedule, problem or wrong)
+        return cls(connection, discovered, specs, schedule, problem or fault)
 
     @cached_property
     def streams(self) -> Sequence[ConfiguredStream]:
         """The streams, in order of the specs. Parsed when needed: there can be thousands."""
-        return _configured(self.connection, self.discovered)[0]
+        return _configure_streams(self.connection, self.discovered)[0]
 
     @property
     def source_key(self) -> dg.AssetKey:
@@ -177,7 +177,7 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
         return {tables[name]: spec.key for name, spec in self.specs.items()}
 
 
-def _configured(
+def _configure_streams(
     connection: Connection, discovered: Discovered
 ) -> tuple[Sequence[ConfiguredStream], str | None]:
     """Return the streams to sync; if something is wrong, the known streams and the reason."""
@@ -202,10 +202,10 @@ def _with_io_manager(spec: dg.AssetSpec, props: StreamProps) -> dg.AssetSpec:
 def _check_unique_keys(
     connection: Connection, specs: Mapping[StreamDescriptor, dg.AssetSpec]
 ) -> None:
-    met: dict[dg.AssetKey, str] = {source_key(connection): "the source"}
+    names: dict[dg.AssetKey, str] = {source_key(connection): "the source"}
     for stream, spec in specs.items():
         name = f"stream '{stream}'"
-        other = met.setdefault(spec.key, name)
+        other = names.setdefault(spec.key, name)
         if other != name:
             raise ConfigError(
                 f"Connection '{connection.name}': its translation gives {other} and {name} the "

@@ -1,4 +1,4 @@
-"""Clean-up after runs whose process was killed: the runs themselves, and their connectors."""
+"""Clean-up after runs whose process was killed: ends these runs and removes their connectors."""
 
 import datetime as dt
 import multiprocessing
@@ -34,7 +34,7 @@ def note_process(instance: dg.DagsterInstance, run_id: str, pid: int | None = No
     if pid is None:
         run = instance.get_run_by_id(run_id)
         if run is not None and run.tags.get(PROCESS_TAG, "").startswith(run_id):
-            return  # the run itself has set it
+            return  # the run itself has set the tag
         # Dagster's other executors start a process for each step; its parent is the run's process.
         parent = multiprocessing.parent_process()
         pid = os.getpid() if parent is None or parent.pid is None else parent.pid
@@ -74,8 +74,8 @@ def _is_dead(run: dg.DagsterRun) -> bool:
 
 
 _EVERY_SECONDS = 60
-#: Runs that ended lately; at most this many are read.
-_LOOKED_AT = 100
+#: At most this many runs that ended since the last tick are read.
+_MOST_RUNS = 100
 
 
 def reap_ended(
@@ -92,7 +92,7 @@ def reap_ended(
         run = None if run_id is None else instance.get_run_by_id(run_id)
         if run is not None:
             return run.is_finished
-        # The run was deleted, or belongs to another instance: ask for its process.
+        # The run was deleted, or belongs to another instance, so its process decides.
         container = container_of(process)
         return process_has_ended(process) or (container is not None and _is_gone(container))
 
@@ -107,9 +107,10 @@ def reap_ended(
 
 
 def _is_gone(container: str) -> bool:
-    """Whether a container beside this process's own has ended.
+    """Return whether another container on the engine of this process's container has ended.
 
-    False if this process is in no container: the other one may be on another engine.
+    Return False if this process does not run in a container: ``container`` may be on another
+    engine.
     """
     with suppress(AtlasError), closing(connect(None)) as client:
         return is_running(client, this_container()) and not is_running(client, container)
@@ -117,7 +118,7 @@ def _is_gone(container: str) -> bool:
 
 
 @dg.op(name="atlas_remove_left_over")
-def _remove_left_over(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
+def _remove_leftovers(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
     removed = reap_ended(context.instance, atlas)
     context.log.info(f"Removed: {', '.join(removed) or 'nothing'}.")
 
@@ -128,7 +129,7 @@ def _remove_left_over(context: dg.OpExecutionContext, atlas: AtlasResource) -> N
     "runs are on other machines.",
 )
 def reap_job() -> None:
-    _remove_left_over()
+    _remove_leftovers()
 
 
 @dg.sensor(
@@ -142,7 +143,7 @@ def reaper_sensor(
     context: dg.SensorEvaluationContext, atlas: AtlasResource
 ) -> dg.SkipReason | dg.SensorResult:
     if not isinstance(context.instance.run_launcher, dg.DefaultRunLauncher):
-        return _leave_it_to_a_run(context)
+        return _request_clean_up(context)
     dead = end_dead_runs(context.instance)
     removed = reap_ended(context.instance, atlas) + reap_adhoc()
     if dead:
@@ -150,21 +151,21 @@ def reaper_sensor(
             f"Reported as failed, because their process was killed: {', '.join(dead)}."
         )
     if removed:
-        return dg.SkipReason(f"Removed left-over connectors: {', '.join(removed)}.")
-    return dg.SkipReason("No left-over connectors.")
+        return dg.SkipReason(f"Removed connectors of killed runs: {', '.join(removed)}.")
+    return dg.SkipReason("There are no connectors of killed runs.")
 
 
-def _leave_it_to_a_run(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def _request_clean_up(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """Request a run that cleans up, if a run has failed or was canceled.
 
-    Runs, and their Docker engine, are on other machines. Successful runs clean up themselves.
+    Runs and their Docker engine are on other machines. Successful runs clean up themselves.
     """
     since = dt.datetime.fromisoformat(context.cursor) if context.cursor else None
     now = dt.datetime.now(dt.UTC).isoformat()
     ended = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED], updated_after=since
     )
-    found = context.instance.get_runs(ended, limit=_LOOKED_AT) if since else []
+    found = context.instance.get_runs(ended, limit=_MOST_RUNS) if since else []
     if all(run.job_name == reap_job.name for run in found):
         return dg.SensorResult(skip_reason="No run has failed or was canceled.", cursor=now)
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=now)], cursor=now)

@@ -58,7 +58,7 @@ def config_store(instance: dg.DagsterInstance) -> ConfigStore:
 class DatabaseConfigStore(ConfigStore):
     """Renewals in Dagster's key-value table, for all machines of a deployment.
 
-    Files of the time before there was a key are read, too, until a newer renewal is saved.
+    Files that were written before there was a key are read, too, until a newer renewal is saved.
     """
 
     where = "encrypted in Dagster's database"
@@ -72,22 +72,22 @@ class DatabaseConfigStore(ConfigStore):
 
     @contextmanager
     def lock(self, connection: str, listener: Listener) -> Iterator[None]:
-        held = ExitStack()
+        resources = ExitStack()
         try:
             with _transient_errors(f"lock connection '{connection}'"):
-                database = held.enter_context(self._storage.connect())
+                database = resources.enter_context(self._storage.connect())
                 if database.dialect.name == "postgresql":
                     # This database session holds the lock; it ends with our process.
                     acquire = partial(try_lock, database, f"atlas:{connection}")
-                    held.enter_context(wait_for(connection, acquire, listener))
+                    resources.enter_context(wait_for(connection, acquire, listener))
                 else:
-                    held.close()
-                    held.enter_context(self._files.lock(connection, listener))
+                    resources.close()
+                    resources.enter_context(self._files.lock(connection, listener))
             yield
         finally:
             # A lost session has released the lock already.
             with suppress(SQLAlchemyError):
-                held.close()
+                resources.close()
 
     def load(self, connection: str, declared: Mapping[str, Any]) -> bytes | None:
         key = _key(connection)
@@ -100,11 +100,11 @@ class DatabaseConfigStore(ConfigStore):
             return self._cipher.decrypt(encrypted)
         except InvalidToken as error:
             if origin and not DeclarationHash.decode(origin).is_in(declared):
-                return None  # the declaration has changed since
+                return None  # the declaration has changed, so the renewal is obsolete
             raise ConfigError(
                 f"The renewed config of connection '{connection}' was stored under a key that is "
-                f"not in {KEY_VARIABLE}; put that key back, behind the new one and a comma, or, "
-                "where it is lost, enter new credentials of the source."
+                f"not in {KEY_VARIABLE}; add that key again, after the new one and a comma. If it "
+                "is lost, enter new credentials of the source."
             ) from error
 
     def save(self, connection: str, content: bytes, origin: DeclarationHash) -> None:
@@ -119,7 +119,7 @@ class DatabaseConfigStore(ConfigStore):
 
 @contextmanager
 def _transient_errors(purpose: str) -> Iterator[None]:
-    """Raise TransientError if the database cannot be used."""
+    """Turn a database error of the block into a TransientError."""
     try:
         yield
     except Exception as error:

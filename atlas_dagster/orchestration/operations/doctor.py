@@ -38,12 +38,12 @@ class Finding(Struct, frozen=True):
 
 
 class Subject(Struct, frozen=True):
-    """A declared connection: its connector, or what is wrong with the declaration."""
+    """A declared connection: its connector, or the problem of its declaration."""
 
     name: str
     ref: ConnectorRef | None
     discovered: Discovered | None = None
-    wrong: str | None = None
+    problem: str | None = None
 
 
 def examine(
@@ -128,16 +128,16 @@ def _disks(instance: dg.DagsterInstance, atlas: AtlasResource) -> Iterator[Findi
     if "://" not in atlas.address():
         places["lake"] = atlas.address()
     disks: dict[int, Path] = {}
-    told: dict[int, list[str]] = {}
+    names_by_disk: dict[int, list[str]] = {}
     for what, place in places.items():
         path = Path(place).absolute()
         while not path.exists():
             path = path.parent
         disks[path.stat().st_dev] = path
-        told.setdefault(path.stat().st_dev, []).append(f"{what} ({path})")
-    for disk, whats in told.items():
+        names_by_disk.setdefault(path.stat().st_dev, []).append(f"{what} ({path})")
+    for disk, names in names_by_disk.items():
         total, _, free = shutil.disk_usage(disks[disk])
-        text = f"{free / _GIGABYTE:,.0f} of {total / _GIGABYTE:,.0f} GB free for {', '.join(whats)}"
+        text = f"{free / _GIGABYTE:,.0f} of {total / _GIGABYTE:,.0f} GB free for {', '.join(names)}"
         if free < _LITTLE:
             verdict: Literal["warning", "error"] = "error" if free < _TOO_LITTLE else "warning"
             yield Finding("Disk", verdict, f"{text}; free some.")
@@ -162,7 +162,7 @@ def _engine(about: str, client: docker.DockerClient) -> Finding:
 def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> Iterator[Finding]:
     about, ref = f"Connection {subject.name}", subject.ref
     if ref is None:
-        yield Finding(about, "error", subject.wrong or "It cannot be loaded.")
+        yield Finding(about, "error", subject.problem or "It cannot be loaded.")
         return
     connection, image = ref.connection, ref.image
     problems = False

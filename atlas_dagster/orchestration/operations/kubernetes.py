@@ -1,7 +1,7 @@
 """Steps on Kubernetes, with the connector as a second container in the step's pod.
 
-The step itself loads the rows, as everywhere. Only the place of the connector differs, and no data
-passes through the cluster's API.
+The step itself loads the rows, as with other runners. Only the place of the connector differs, and
+no data passes through the cluster's API.
 """
 
 from collections.abc import Iterable
@@ -29,8 +29,8 @@ _USER = 1000
 def pod_tags(connection: Connection) -> dict[str, Any]:
     """Return the tags of the connection's ops: its pod, if its runner is ``kubernetes``.
 
-    The connector is a native sidecar (Kubernetes 1.29): it starts before the step, ends with it,
-    and is restarted after it was killed.
+    The connector is a native sidecar (Kubernetes 1.29): it starts before the step and ends with it.
+    Kubernetes restarts it if it is killed.
     """
     if connection.runner != "kubernetes":
         return {}

@@ -8,7 +8,7 @@ from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
 from atlas_dagster.source.connection import Connection
 
-#: The prefix of the pools of connections; their name follows.
+#: The prefix of the names of all pools; the connection's name follows.
 POOL_PREFIX = "airbyte_"
 _LOOK_SECONDS = 1.0
 
@@ -18,7 +18,7 @@ def pool(connection: Connection) -> str:
     return f"{POOL_PREFIX}{connection.name}"
 
 
-def runs_in(instance: dg.DagsterInstance, pool: str) -> list[str]:
+def find_holding_runs(instance: dg.DagsterInstance, pool: str) -> list[str]:
     """Return the ids of the runs that hold all slots of ``pool``; empty if a slot is free."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
@@ -37,7 +37,7 @@ def wait_for_turn(instance: dg.DagsterInstance, connection: Connection, listener
     announced: list[str] = []
     while True:
         end_dead_runs(instance)
-        runs = runs_in(instance, pool(connection))
+        runs = find_holding_runs(instance, pool(connection))
         if not runs:
             return
         if runs != announced:

@@ -27,8 +27,8 @@ from atlas_dagster.orchestration.dagster_internals import (
 )
 from atlas_dagster.orchestration.operations.cleanup import reap_job
 
-#: Runs that are examined together: few enough for their records, many enough for queries over a
-#: whole table.
+#: Runs that are examined together: few enough to keep them in memory, many enough that queries over
+#: a whole table are rare.
 _PAGE = 500
 _FINISHED = [
     dg.DagsterRunStatus.SUCCESS,
@@ -53,29 +53,29 @@ def prune(instance: dg.DagsterInstance, ended_before: dt.datetime) -> int:
             f"Runs can be pruned only if Dagster's event log is in SQLite or Postgres; it is in "
             f"{type(storage).__name__}."
         )
-    kept = _newest(storage) | _newest_of_schedules(instance)
-    backfills = _backfills_under_way(instance)
+    kept = _find_newest_runs(storage) | _find_newest_of_schedules(instance)
+    backfills = _find_active_backfills(instance)
     deleted = 0
-    for page in _pages(instance, ended_before):
+    for page in _iterate_pages(instance, ended_before):
         ids = [run.run_id for run in page]
-        retries = _retries(instance, ids)
+        retries = _find_retries(instance, ids)
         deletable: dict[str, None] = {}
         # The newest first: a run is examined after its retries.
         for run in page:
             is_retried = not retries[run.run_id] <= deletable.keys()
             of_backfill = run.tags.get(BACKFILL_ID_TAG) in backfills
-            if not (run.run_id in kept or is_retried or of_backfill or _keeps_its_key(run)):
+            if not (run.run_id in kept or is_retried or of_backfill or _has_sensor_key(run)):
                 deletable[run.run_id] = None
         _delete(instance, storage, list(deletable))
         deleted += len(deletable)
     return deleted
 
 
-def _newest(storage: SqlEventLogStorage) -> set[str]:
-    """Return the runs with the newest event, of each kind, of an asset, a partition or a check.
+def _find_newest_runs(storage: SqlEventLogStorage) -> set[str]:
+    """Return the runs with the newest event of each kind, of each asset, partition and check.
 
-    And the run with the newest event of all: SQLite reuses the numbers of deleted last rows, and
-    sensors store the number up to which they have read.
+    The run with the newest event of all is included: sensors store the number of the last event
+    that they read, and SQLite would give the number of a deleted last event to a new one.
     """
     events, checks = SqlEventLogStorageTable.c, AssetCheckExecutionsTable.c
     number = sqlalchemy.func.max
@@ -97,7 +97,7 @@ def _newest(storage: SqlEventLogStorage) -> set[str]:
     return found
 
 
-def _newest_of_schedules(instance: dg.DagsterInstance) -> set[str]:
+def _find_newest_of_schedules(instance: dg.DagsterInstance) -> set[str]:
     """Return the last run of each connection's schedule, which decides about retries."""
     found: set[str] = set()
     for _, connections in instance.get_run_tags([SCHEDULE_TAG]):
@@ -107,13 +107,13 @@ def _newest_of_schedules(instance: dg.DagsterInstance) -> set[str]:
     return found
 
 
-def _backfills_under_way(instance: dg.DagsterInstance) -> set[str]:
+def _find_active_backfills(instance: dg.DagsterInstance) -> set[str]:
     under_way = [each for each in BulkActionStatus if each not in BULK_ACTION_TERMINAL_STATUSES]
     found = instance.get_backfills(BulkActionsFilter(statuses=under_way))
     return {backfill.backfill_id for backfill in found}
 
 
-def _pages(
+def _iterate_pages(
     instance: dg.DagsterInstance, ended_before: dt.datetime
 ) -> Iterator[Sequence[dg.DagsterRun]]:
     """Yield the finished runs in pages, the newest first."""
@@ -126,7 +126,7 @@ def _pages(
         page = following
 
 
-def _retries(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> Mapping[str, set[str]]:
+def _find_retries(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> Mapping[str, set[str]]:
     """Return the retries of each run: a retry finds the first run through all in between."""
     found: dict[str, set[str]] = defaultdict(set)
     for run in instance.get_runs(dg.RunsFilter(tags={PARENT_RUN_ID_TAG: list(run_ids)})):
@@ -134,8 +134,8 @@ def _retries(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> Mapping[st
     return found
 
 
-def _keeps_its_key(run: dg.DagsterRun) -> bool:
-    """Whether a sensor would request it again if its key were gone. Atlas never reuses keys."""
+def _has_sensor_key(run: dg.DagsterRun) -> bool:
+    """Return whether a sensor needs the run's key, or would request it again. Atlas does not."""
     ours = SCHEDULE_TAG in run.tags or run.job_name == reap_job.name
     return RUN_KEY_TAG in run.tags and not ours
 
@@ -143,7 +143,7 @@ def _keeps_its_key(run: dg.DagsterRun) -> bool:
 def _delete(
     instance: dg.DagsterInstance, storage: SqlEventLogStorage, run_ids: Collection[str]
 ) -> None:
-    """Delete runs, themselves last: after an interruption they are found again."""
+    """Delete runs. Their own rows go last, so that an interrupted deletion can be repeated."""
     with storage.index_connection() as database:
         # Dagster does not delete these.
         checks = AssetCheckExecutionsTable

@@ -13,7 +13,7 @@ from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
 from atlas_dagster.orchestration.operations.config_store import config_store
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
-from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.orchestration.step.projections import make_projection_writer
 from atlas_dagster.orchestration.step.reporter import observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.resume import (
@@ -69,11 +69,11 @@ class StateAdmin:
         ):
             claim_ownership(destination, self.connection.name, self._atlas.deployment)
             done = change(StateEditor(self._target(destination), RunRef()))
-            books = books_of(self._instance, self._listener.warning)
+            writer = make_projection_writer(self._instance, self._listener.warning)
             for envelope in done:
                 for observation in observations(self._defined, envelope):
                     self._instance.report_runless_asset_event(observation)
-                books.write_states(envelope)
+                writer.write_states(envelope)
             return done
 
     def transfer_ownership(self) -> str:

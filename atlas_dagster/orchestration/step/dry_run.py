@@ -1,4 +1,4 @@
-"""The events of a dry run: what a sync would do with each stream."""
+"""The events of a dry run. They describe what a sync would do with each stream."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ _NOTHING = "**Dry run: nothing was written.**"
 
 
 def dry_run_observation(result: DryRunResult, key: dg.AssetKey, mask: Mask) -> dg.AssetObservation:
-    """Return the event with what a sync would do with a stream."""
+    """Return the event that describes what a sync would do with a stream."""
     return _observation(
         key,
         bounded(_describe(result, mask)),
@@ -31,15 +31,15 @@ def dry_run_observation(result: DryRunResult, key: dg.AssetKey, mask: Mask) -> d
 
 
 def refused_observation(key: dg.AssetKey, error: AtlasError) -> dg.AssetObservation:
-    """Return the event with the reason why a stream would not be read."""
-    told = f"A sync would skip this stream: {plain(str(error))}"
-    return _observation(key, bounded([_NOTHING, told]), None)
+    """Return the event that says why a sync would not read a stream."""
+    text = f"A sync would skip this stream: {plain(str(error))}"
+    return _observation(key, bounded([_NOTHING, text]), None)
 
 
 def _observation(
-    key: dg.AssetKey, told: str, rows: dg.TableMetadataValue | None
+    key: dg.AssetKey, text: str, rows: dg.TableMetadataValue | None
 ) -> dg.AssetObservation:
-    metadata = {**AtlasMetadataSet(dry_run=dg.MetadataValue.md(told), preview=rows)}
+    metadata = {**AtlasMetadataSet(dry_run=dg.MetadataValue.md(text), preview=rows)}
     return dg.AssetObservation(key, description="Dry run: nothing was written.", metadata=metadata)
 
 
@@ -47,9 +47,8 @@ def _describe(result: DryRunResult, mask: Mask) -> Iterator[str]:
     plan = result.plan
     stream = plan.configured
     yield _NOTHING
-    yield (
-        f"A sync ({stream.sync_mode} | {stream.destination_sync_mode}) would {_would(plan, mask)}."
-    )
+    mode = f"{stream.sync_mode} | {stream.destination_sync_mode}"
+    yield f"A sync ({mode}) would {_describe_effect(plan, mask)}."
     count = f"{plural(result.records, 'record')} read and discarded"
     yield (f"{count}; there are no more." if result.complete else f"{count}; there may be more.")
     if result.fault:
@@ -59,7 +58,7 @@ def _describe(result: DryRunResult, mask: Mask) -> Iterator[str]:
     yield from changed_values(result.changes)
 
 
-def _would(plan: StreamPlan, mask: Mask) -> str:
+def _describe_effect(plan: StreamPlan, mask: Mask) -> str:
     if plan.state is not None:
         start = f"resume from {shown_cursor(plan.state, mask)}"
     else:

@@ -14,7 +14,7 @@ from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.resume import LoggedState
 
-#: At most this many observations of other programs may follow the newest one of Atlas.
+#: Observations that are searched for the newest one of Atlas; other programs may add theirs.
 _OTHERS = 50
 #: The page size of a search for an old observation.
 _PAGE = 200
@@ -36,7 +36,7 @@ class EventLogStateStore:
         self._instance = instance
         self._source = source
         self._key = key
-        #: From the newest materializations: the connectors, the columns, and the numbers of records
+        #: These are from the newest materializations. ``recent_records`` are the numbers of records
         #: of the last syncs, newest first.
         self.connectors: set[str] = set()
         self.columns: dict[TablePath, dg.TableSchema] = {}
@@ -49,9 +49,9 @@ class EventLogStateStore:
     ) -> Mapping[StreamDescriptor, LoggedState]:
         """Return the last logged state of each stream.
 
-        Takes one query for all streams, one for a shared state, and one for each stream whose
-        newest materialization is not of its table's last commit: a sync was killed after the
-        commit, or another program reported a materialization.
+        This takes one query for all streams, one for a shared state, and one for each stream whose
+        newest materialization is not of its table's last commit. That happens if a sync was killed
+        after the commit, or if another program reported a materialization.
         """
         keys = {self._key(path): name for name, path in tables.items()}
         found: dict[StreamDescriptor, LoggedState] = {}
@@ -67,9 +67,9 @@ class EventLogStateStore:
                 materialization = entry.last_materialization.asset_materialization
                 metadata = materialization.metadata if materialization else {}
                 envelopes.append(envelope_of(metadata))
-                self._note(tables[stream], metadata)
+                self._remember(tables[stream], metadata)
             if not any(known and known.seq == committed.get(stream) for known in envelopes):
-                envelopes.append(self._observed(entry.asset_key))
+                envelopes.append(self._find_newest_envelope(entry.asset_key))
             found[stream] = LoggedState(
                 envelope=max(
                     (envelope for envelope in envelopes if envelope is not None),
@@ -78,9 +78,9 @@ class EventLogStateStore:
                 ),
                 wiped_at=details.last_wipe_timestamp if details else None,
             )
-        return self._written_out(found)
+        return self._resolve_references(found)
 
-    def _note(self, table: TablePath, metadata: Mapping[str, Any]) -> None:
+    def _remember(self, table: TablePath, metadata: Mapping[str, Any]) -> None:
         own = AtlasMetadataSet.extract(metadata)
         columns = TableMetadataSet.extract(metadata).column_schema
         if own.connector is None:
@@ -92,22 +92,22 @@ class EventLogStateStore:
             self.columns[table] = columns
 
     def history(self, table: TablePath, limit: int) -> Sequence[tuple[Envelope, Any]]:
-        """Return the last commits to ``table``, newest first, each with its cursor for people."""
+        """Return the last commits to ``table``, newest first, each with a readable cursor."""
         found = []
-        for metadata in self._observations(self._key(table), limit):
+        for metadata in self._fetch_observations(self._key(table), limit):
             envelope = envelope_of(metadata)
             if envelope is not None:
                 cursor = AtlasMetadataSet.extract(metadata).cursor_after
                 found.append((envelope, cursor and cursor.value))
         return found
 
-    def _written_out(
+    def _resolve_references(
         self, found: dict[StreamDescriptor, LoggedState]
     ) -> dict[StreamDescriptor, LoggedState]:
-        """Replace references to the shared state by it, if it is of the same commit."""
+        """Replace references to the shared state by that state, if it is of the same commit."""
         if not any(each.envelope and each.envelope.is_reference for each in found.values()):
             return found
-        shared = self._observed(self._source)
+        shared = self._find_newest_envelope(self._source)
         for stream, each in found.items():
             known = each.envelope
             if known and known.is_reference and shared and known.seq == shared.seq:
@@ -115,7 +115,7 @@ class EventLogStateStore:
         return found
 
     def find(self, table: TablePath, seq: int) -> Envelope | None:
-        """Search commit ``seq`` in all observations of the asset and of its source."""
+        """Search all observations of the asset and of its source for commit ``seq``."""
         for key in (self._key(table), self._source):
             cursor, more = None, True
             while more:
@@ -128,17 +128,17 @@ class EventLogStateStore:
                         return envelope
         return None
 
-    def _observed(self, key: dg.AssetKey) -> Envelope | None:
+    def _find_newest_envelope(self, key: dg.AssetKey) -> Envelope | None:
         """Return the newest envelope; other programs may have reported newer observations."""
         for limit in (1, _OTHERS):
-            found = self._observations(key, limit)
+            found = self._fetch_observations(key, limit)
             envelopes = (envelope_of(metadata) for metadata in found)
             envelope = next((each for each in envelopes if each is not None), None)
             if envelope is not None or len(found) < limit:
                 return envelope
         return None
 
-    def _observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
+    def _fetch_observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the metadata of the newest observations."""
         events = readable(
             self._instance,

@@ -45,7 +45,7 @@ def readable(
 
 
 def _repair(instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> bool:
-    """Repair the events. Return whether there were any."""
+    """Repair the events of these assets. Return whether there were any to repair."""
     storage = instance.event_log_storage
     if not isinstance(storage, SqlEventLogStorage):
         return False
@@ -80,7 +80,7 @@ def _repair_events(connection: Any, found: Any) -> set[str]:
 
 
 def _repaired(text: str | None) -> str | None:
-    """Return the event without such keys; None if it has none."""
+    """Return the event with its reserved keys renamed; None if it has none."""
     if text is None or not any(f'"{holder}"' in text for holder in _HOLDERS):
         return None
     event = json.loads(text)

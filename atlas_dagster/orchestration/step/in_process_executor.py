@@ -1,7 +1,7 @@
 """The executor that runs the steps of one connection in the run's own process.
 
-Dagster's default starts a process for each step, which imports everything again: seconds for each
-of CHECK and READ. The steps of a connection never run in parallel, because they share a pool.
+Dagster's default executor starts a process for each step, and each process spends seconds on
+imports. The steps of one connection share a pool, so they never run in parallel anyway.
 """
 
 import os
@@ -16,7 +16,7 @@ from atlas_dagster.orchestration.dagster_internals import (
     RetryMode,
 )
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, note_process
-from atlas_dagster.orchestration.operations.pools import POOL_PREFIX, runs_in
+from atlas_dagster.orchestration.operations.pools import POOL_PREFIX, find_holding_runs
 
 
 class _ConnectionExecutor(dg.Executor):
@@ -38,7 +38,7 @@ class _ConnectionExecutor(dg.Executor):
         pool = pools.pop() if len(pools) == 1 else None
         is_ours = pool is not None and pool.startswith(POOL_PREFIX)
         # Dagster's in-process executor cannot be terminated while it waits for a pool.
-        if pool is None or not is_ours or runs_in(plan_context.instance, pool):
+        if pool is None or not is_ours or find_holding_runs(plan_context.instance, pool):
             yield from self._chosen.execute(plan_context, execution_plan)
         else:
             yield from self._one.execute(plan_context, execution_plan)

@@ -1,4 +1,4 @@
-"""What a step says: into Dagster's log, and to the command that runs it."""
+"""Listeners of a step: for Dagster's log, and for the command that runs the step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ import dagster as dg
 
 from atlas_dagster.listener import SILENT, Listener, Work
 
-#: Of the command that runs the step in its own process. Dagster passes no arguments to a step.
+#: The listener of the command that runs the step. Dagster cannot pass it as an argument.
 _command: ContextVar[Listener] = ContextVar("command_listener", default=SILENT)
 
 
 @contextmanager
 def forward_to(listener: Listener) -> Iterator[None]:
-    """Let steps that run in this context tell ``listener`` too."""
+    """Make steps that run in this context report to ``listener``, too."""
     token = _command.set(listener)
     try:
         yield

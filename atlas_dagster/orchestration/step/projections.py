@@ -1,7 +1,7 @@
-"""The projections of a deployment: where they are, and what a sync writes into them.
+"""The projections of a deployment, and the writing of discoveries and syncs into them.
 
-They are beside Dagster's event log: in its Postgres, in a separate schema, or in a file in its
-folder. Each deployment has exactly one such place before its first sync.
+They are stored beside Dagster's event log: in a schema of its Postgres database, or in a file in
+its folder. So each deployment has exactly one place for them, even before its first sync.
 """
 
 from collections.abc import Callable, Collection
@@ -24,7 +24,9 @@ from atlas_dagster.sync.events import StreamFailed, StreamFinished
 _FILE = "pipeline.db"
 
 
-def books_of(instance: dg.DagsterInstance, warn: Callable[[str], None]) -> ProjectionWriter:
+def make_projection_writer(
+    instance: dg.DagsterInstance, warn: Callable[[str], None]
+) -> ProjectionWriter:
     """Return the writer of projections. It calls ``warn`` once if they cannot be written."""
     url = postgres_url(instance)
     if url is None:
@@ -40,7 +42,7 @@ def project_discovery(
     warn: Callable[[str], None],
 ) -> None:
     """Write what was discovered, and the list of connectors in use."""
-    writer = books_of(instance, warn)
+    writer = make_projection_writer(instance, warn)
     writer.write_catalog(
         connection.name,
         found.catalog,
@@ -52,23 +54,23 @@ def project_discovery(
 
 
 class SyncProjection:
-    """The projection of one try of a sync. ``connector`` is None until it is open."""
+    """The projection of one attempt of a sync. ``connector`` is None until it is open."""
 
-    def __init__(self, books: ProjectionWriter, connection: str, run_id: str | None) -> None:
+    def __init__(self, writer: ProjectionWriter, connection: str, run_id: str | None) -> None:
         self.connector: Connector | None = None
-        self._books = books
+        self._writer = writer
         self._connection = connection
         self._run_id = run_id
-        self._with_note: set[StreamDescriptor] = set()
+        self._written: set[StreamDescriptor] = set()
 
-    def committed(self, envelope: Envelope) -> None:
-        self._books.write_states(envelope, str if self.connector is None else self.connector.mask)
+    def record_commit(self, envelope: Envelope) -> None:
+        self._writer.write_states(envelope, str if self.connector is None else self.connector.mask)
 
-    def ended(self, event: StreamFinished | StreamFailed) -> None:
+    def record_result(self, event: StreamFinished | StreamFailed) -> None:
         if isinstance(event, StreamFailed):
-            # Without a reason, the connector's error follows.
+            # If it has no reason, record_failure gets the connector's error.
             if event.reason is not None:
-                self._note([SyncStats(event.plan.descriptor, "failed", error=event.reason)])
+                self._write([SyncStats(event.plan.descriptor, "failed", error=event.reason)])
             return
         stats = SyncStats(
             event.plan.descriptor,
@@ -78,18 +80,19 @@ class SyncProjection:
             seconds=event.seconds,
             checkpoints=event.checkpoints,
         )
-        self._note([stats])
+        self._write([stats])
 
-    def failed(self, streams: Collection[StreamDescriptor], error: BaseException) -> None:
+    def record_failure(self, streams: Collection[StreamDescriptor], error: BaseException) -> None:
         """Record ``error`` for those of ``streams`` that have no result yet.
 
-        Only errors of Atlas surely hold no secret; of others just the class is recorded.
+        Only the messages of AtlasErrors are free of secrets; of other errors, only the class is
+        recorded.
         """
         why = str(error) if isinstance(error, AtlasError) else type(error).__name__
-        left = [name for name in streams if name not in self._with_note]
-        self._note([SyncStats(name, "failed", error=why) for name in left])
+        missing = [name for name in streams if name not in self._written]
+        self._write([SyncStats(name, "failed", error=why) for name in missing])
 
-    def _note(self, stats: list[SyncStats]) -> None:
-        self._with_note.update(each.stream for each in stats)
+    def _write(self, stats: list[SyncStats]) -> None:
+        self._written.update(each.stream for each in stats)
         connector = None if self.connector is None else self.connector.runner.identity()
-        self._books.write_stats(self._connection, stats, run_id=self._run_id, connector=connector)
+        self._writer.write_stats(self._connection, stats, run_id=self._run_id, connector=connector)

@@ -1,4 +1,4 @@
-"""The reporter: it records the events of a sync in Dagster as they happen."""
+"""The reporter records the events of a sync in Dagster as they happen."""
 
 import time
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ from atlas_dagster.destinations.envelope import Action, Envelope, StreamCommit
 from atlas_dagster.errors import AtlasError, BreakingChangeError
 from atlas_dagster.orchestration.dagster_internals import DATA_VERSION_TAG
 from atlas_dagster.orchestration.definitions.stream_checks import (
-    broken_schema,
     check_evaluation,
     check_key_of,
     check_results,
-    miscounted,
+    make_breaking_result,
+    make_miscount_result,
 )
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
@@ -42,13 +42,13 @@ _LONGEST_REPORT_SECONDS = 600.0
 
 
 class Reporter:
-    """Reports one try of a run.
+    """Reports one attempt of a run.
 
     Args:
         left: the selected streams that are not materialized yet. The reporter removes each stream
             that it materializes.
-        totals: the numbers of the run, over all its tries.
-        book: the projection of this try.
+        totals: the numbers of the run, over all its attempts.
+        book: the projection of this attempt.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Reporter:
         connector: Connector,
         destination: Destination,
         store: EventLogStateStore,
-        left: set[dg.AssetKey],
+        remaining: set[dg.AssetKey],
         totals: RunTotals,
-        book: SyncProjection,
+        projection: SyncProjection,
     ) -> None:
         self._context = context
         self._defined = defined
@@ -71,47 +71,47 @@ class Reporter:
         self._destination = destination
         self._store = store
         self._docs_url = defined.discovered.documentation_url
-        self._left = left
+        self._remaining = remaining
         self._totals = totals
-        self._book = book
+        self._projection = projection
         self._report_every = _FIRST_REPORT_SECONDS
         self._next_report = time.monotonic() + self._report_every
 
-    def take(self, event: SyncEvent) -> Iterator[dg.MaterializeResult[None]]:
+    def record(self, event: SyncEvent) -> Iterator[dg.MaterializeResult[None]]:
         """Record ``event``. Yield the result of a selected stream that is complete."""
         match event:
             case Checkpoint():
                 self._totals.add(event)
-                self.observe(event.envelope)
+                self.record_commit(event.envelope)
             case ProgressReport():
                 self._report_progress(event)
             case StreamFailed():
-                self._book.ended(event)
+                self._projection.record_result(event)
                 if event.miscounted:
                     key = self._defined.key(event.plan.table.path)
-                    self._evaluate(miscounted(event, key))
+                    self._log_result(make_miscount_result(event, key))
             case StreamFinished():
-                self._book.ended(event)
+                self._projection.record_result(event)
                 yield from self._materialize(event)
 
-    def observe(self, envelope: Envelope) -> None:
+    def record_commit(self, envelope: Envelope) -> None:
         """Record a commit."""
         for observation in observations(self._defined, envelope):
             self._context.log_event(observation)
-        self._book.committed(envelope)
+        self._projection.record_commit(envelope)
 
-    def refused(self, error: AtlasError) -> None:
+    def record_refusal(self, error: AtlasError) -> None:
         """Record that a stream is not read because of ``error``."""
         if isinstance(error, BreakingChangeError) and error.stream is not None:
             tables = {str(name): path for name, path in self._defined.tables.items()}
             key = self._defined.key(tables[error.stream])
-            self._evaluate(broken_schema(str(error), key))
+            self._log_result(make_breaking_result(str(error), key))
 
     def _materialize(self, finished: StreamFinished) -> Iterator[dg.MaterializeResult[None]]:
         table = finished.plan.table.path
         key = self._defined.key(table)
-        if finished.plan.already_read and key not in self._left:
-            return  # an earlier try has recorded it
+        if finished.plan.already_read and key not in self._remaining:
+            return  # an earlier attempt has recorded it
         version = dg.DataVersion(finished.data_version)
         recent = self._store.recent_records.get(table, [])
         metadata = materialization_metadata(
@@ -133,14 +133,14 @@ class Reporter:
                 finished.plan.table, finished.plan.key_columns
             ),
         )
-        if key not in self._left:
+        if key not in self._remaining:
             # Not selected, but read: the source has one state for all streams.
             tags = {DATA_VERSION_TAG: version.value}
             self._context.log_event(dg.AssetMaterialization(key, metadata=metadata, tags=tags))
             for result in results:
-                self._evaluate(result)
+                self._log_result(result)
             return
-        self._left.remove(key)
+        self._remaining.remove(key)
         yield dg.MaterializeResult(
             asset_key=key,
             metadata=metadata,
@@ -148,11 +148,11 @@ class Reporter:
             check_results=[r for r in results if check_key_of(r) in self._wanted_checks],
         )
 
-    def _evaluate(self, result: dg.AssetCheckResult) -> None:
+    def _log_result(self, result: dg.AssetCheckResult) -> None:
         self._context.log_event(check_evaluation(check_key_of(result), result))
 
     def _report_progress(self, progressed: ProgressReport) -> None:
-        # Each time into the compute log: a line of the event log costs a database transaction.
+        # The compute log gets each line; in the event log, each would cost a transaction.
         self._connector.log("INFO", progressed.text)
         now = time.monotonic()
         if now >= self._next_report:
@@ -166,7 +166,7 @@ _DESCRIPTIONS: dict[Action, str] = {
     "clear": "Cleared: rows and state are removed.",
     "reset": "State reset: the next sync reads it from the beginning; rows are kept.",
     "set": "State set.",
-    "accept": "Accepted the changes that another program made.",
+    "accept": "Accepted the changes that another program made to the table.",
 }
 
 

@@ -18,7 +18,7 @@ from atlas_dagster.sync.state_edits import StateEditor, find_streams
 
 
 class Refresh(Enum):
-    """What happens to the old rows when a stream is read from the beginning."""
+    """The fate of the old rows when a stream is read from the beginning."""
 
     remove = "remove"
     retain = "retain"
@@ -67,18 +67,21 @@ class PreSyncEdits(Struct, frozen=True):
     whole_state: ConnectionState | None
 
     def apply_edits(
-        self, open_upkeep: Callable[[Sequence[Envelope]], StateEditor]
+        self, open_editor: Callable[[Sequence[Envelope]], StateEditor]
     ) -> Sequence[Envelope]:
-        """Do it, in commits of their own. ``open_upkeep`` is given those that were done."""
+        """Apply the edits, each as a separate commit, and return these commits.
+
+        ``open_editor`` gets the commits made so far.
+        """
         done: list[Envelope] = []
-        for how in Refresh:
-            names = [name for name, wanted in self.refreshes.items() if wanted is how]
+        for refresh_mode in Refresh:
+            names = [name for name, wanted in self.refreshes.items() if wanted is refresh_mode]
             if names:
-                done += open_upkeep(done).refresh(names, keep_rows=how is Refresh.retain)
+                done += open_editor(done).refresh(names, keep_rows=refresh_mode is Refresh.retain)
         for name, blob in self.states.items():
-            done += open_upkeep(done).set_stream(name, blob)
+            done += open_editor(done).set_stream(name, blob)
         if self.whole_state is not None:
-            done += open_upkeep(done).set(self.whole_state)
+            done += open_editor(done).set(self.whole_state)
         return done
 
 
@@ -124,7 +127,7 @@ def parse_run_config(
 
 
 def _json(given: object, what: str) -> Raw:
-    """Return JSON. Text stays as it is: YAML and browsers change numbers of many digits."""
+    """Return JSON. Text is passed on as it is, because parsing could change long numbers."""
     if not isinstance(given, str):
         return Raw(msgspec.json.encode(given))
     try:

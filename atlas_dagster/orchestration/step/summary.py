@@ -1,4 +1,4 @@
-"""The summary of a sync for people: a few lines of Markdown and a few rows."""
+"""The readable summary of a sync: a few lines of Markdown and a few rows."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from atlas_dagster.wording import plural
 #: Hides secret values in a text.
 Mask = Callable[[str], str]
 
-#: Up to this many characters the UI shows Markdown on the page, not behind a link.
+#: The UI shows Markdown of at most this many characters on the page, longer text behind a link.
 _LONGEST = 999
 _LONGEST_CURSOR = 120
 _MOST_FIELDS = 5
@@ -52,7 +52,7 @@ def summary(finished: StreamFinished, totals: RunTotals, mask: Mask) -> str:
 
 
 def bounded(lines: Iterable[str]) -> str:
-    """Join as many paragraphs as the UI shows on the page."""
+    """Join as many paragraphs as the UI can show on the page."""
     text = ""
     for line in lines:
         longer = f"{text}\n\n{line}" if text else line
@@ -102,13 +102,13 @@ def code(text: str) -> str:
 def shown_cursor(blob: Raw | None, mask: Mask) -> str:
     """Return a state as one line of Markdown."""
     shown = shown_state(blob)
-    # With blanks, so that the page can break the line.
+    # json.dumps writes spaces, where the page can break the line.
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
     return plain(cut(mask(text), _LONGEST_CURSOR))
 
 
 def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
-    """Return a state for people: its JSON, its text if it cannot be parsed, or its size."""
+    """Return a readable state: its JSON, its text if it cannot be parsed, or its size."""
     if blob is None:
         return "none"
     content = bytes(blob)
@@ -117,7 +117,7 @@ def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
     try:
         if levels(content) <= _DEEPEST_SHOWN:
             return msgspec.json.decode(content)
-    except msgspec.MsgspecError:  # numbers beyond every parser
+    except msgspec.MsgspecError:  # such as a number that is too large
         pass
     return content.decode("utf-8", "replace")
 
@@ -148,5 +148,5 @@ def changed_values(changes: Mapping[ValueChange, int]) -> Iterator[str]:
     if len(most) > _MOST_FIELDS:
         listed.append(f"{len(most) - _MOST_FIELDS} other fields")
     if listed:
-        yield "Values changed by the source or to fit their column (`_airbyte_meta.changes`):"
+        yield "Values changed by the source, or to fit their columns (`_airbyte_meta.changes`):"
         yield "\n".join(f"- {line}" for line in listed)

@@ -1,4 +1,4 @@
-"""The step that syncs: it runs a session and records its events in Dagster as they happen."""
+"""The sync step. It runs a session, and records its events in Dagster as they happen."""
 
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -18,15 +18,15 @@ from atlas_dagster.orchestration.automation.retries import (
 )
 from atlas_dagster.orchestration.definitions.connection_check import ensure_checked
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.orchestration.definitions.stream_checks import as_of_last_sync
+from atlas_dagster.orchestration.definitions.stream_checks import repeat_last_result
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs, note_process, reap_ended
-from atlas_dagster.orchestration.step.catalog_look import Look, look_at_source
+from atlas_dagster.orchestration.step.catalog_update import CatalogUpdate, update_old_catalog
 from atlas_dagster.orchestration.step.dry_run import dry_run_observation, refused_observation
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.listener import StepListener
 from atlas_dagster.orchestration.step.metadata import major_change
-from atlas_dagster.orchestration.step.projections import SyncProjection, books_of
+from atlas_dagster.orchestration.step.projections import SyncProjection, make_projection_writer
 from atlas_dagster.orchestration.step.reporter import Reporter
 from atlas_dagster.orchestration.step.run_config import SyncConfig, parse_run_config
 from atlas_dagster.orchestration.step.telemetry import RunTotals, measured_sync
@@ -50,12 +50,12 @@ def run_sync(
     defined: ConnectionAssets,
     atlas: AtlasResource,
     config: SyncConfig,
-    look: Look | None = None,
+    update: CatalogUpdate | None = None,
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Sync the streams selected in ``context``; yield each as soon as it is durable.
 
-    ``look`` says how to run DISCOVER first, if the catalog is old. After a transient failure, the
-    remaining streams are tried again inside this run.
+    ``update`` says how to update an old catalog first. After a transient failure, the step makes
+    another attempt for the remaining streams.
 
     Raises:
         dagster.Failure: its description says what failed and what to do.
@@ -63,10 +63,10 @@ def run_sync(
     with explained_failure():
         if not context.selected_asset_keys:
             for check in context.selected_asset_check_keys:
-                yield as_of_last_sync(context.instance, check)
+                yield repeat_last_result(context.instance, check)
             return
         totals = RunTotals()
-        synced = _sync(context, defined, atlas, config, totals, look)
+        synced = _sync(context, defined, atlas, config, totals, update)
         if config.dry_run:
             yield from synced
             return
@@ -80,32 +80,32 @@ def _sync(
     atlas: AtlasResource,
     config: SyncConfig,
     totals: RunTotals,
-    look: Look | None,
+    update: CatalogUpdate | None,
 ) -> Iterator[dg.MaterializeResult[None]]:
     if defined.problem is not None:
         raise ConfigError(defined.problem)
     note_process(context.instance, context.run.run_id)
     end_dead_runs(context.instance)
     if reap_ended(context.instance, atlas, defined.connection):
-        # The step of a killed run may still be alive and commit what it has read: let it end.
+        # The step of a killed run may still be alive and commit what it has read; let it end.
         time.sleep(_SETTLE_SECONDS)
-    step = _Step(context, defined, atlas, config, totals, look)
-    patience = RetryBudget()
+    step = _Step(context, defined, atlas, config, totals, update)
+    budget = RetryBudget()
     while True:
         try:
-            yield from step.attempt(patience)
+            yield from step.attempt(budget)
             return
         except AtlasError as error:
-            wait = patience.wait_after(error)
+            wait = budget.wait_after(error)
             if wait is None:
-                tag_failure(context.instance, context.run.run_id, error, patience)
+                tag_failure(context.instance, context.run.run_id, error, budget)
                 raise
             StepListener(context.log).warning(f"{error} Trying again in {wait:.0f} seconds.")
             time.sleep(wait)
 
 
 class _Step:
-    """The streams of one run that are not complete yet, and the tries to sync them."""
+    """The streams of one run that are not complete yet, and the attempts to sync them."""
 
     def __init__(
         self,
@@ -114,39 +114,39 @@ class _Step:
         atlas: AtlasResource,
         config: SyncConfig,
         totals: RunTotals,
-        look: Look | None,
+        update: CatalogUpdate | None,
     ) -> None:
         self._context = context
-        self._look = look
+        self._update = update
         self._defined = defined
         self._connection = defined.connection
         run = context.run
         self._run = RunRef(run.run_id, root_run_id(context.instance, run))
         self._atlas = atlas
         self._config = config
-        self._left = set(context.selected_asset_keys)
-        self._orders = parse_run_config(
+        self._remaining = set(context.selected_asset_keys)
+        self._edits = parse_run_config(
             defined.connection.name, defined.streams, self._selected, config
         )
         self._totals = totals
-        self._tried = False
+        self._has_edited = False
         self._store = EventLogStateStore(context.instance, defined.source_key, defined.key)
 
-    def attempt(self, patience: RetryBudget) -> Iterator[dg.MaterializeResult[None]]:
-        """Try once to sync the remaining streams."""
+    def attempt(self, budget: RetryBudget) -> Iterator[dg.MaterializeResult[None]]:
+        """Make one attempt to sync the remaining streams."""
         context = self._context
-        books = books_of(context.instance, context.log.warning)
-        book = SyncProjection(books, self._connection.name, context.run.run_id)
+        writer = make_projection_writer(context.instance, context.log.warning)
+        projection = SyncProjection(writer, self._connection.name, context.run.run_id)
         try:
-            yield from self._attempt(patience, book)
+            yield from self._attempt(budget, projection)
         except (Exception, dg.DagsterExecutionInterruptedError) as error:
             if not self._config.dry_run:
-                book.failed(self._selected, error)
+                projection.record_failure(self._selected, error)
             raise
 
     # --8<-- [start:attempt] shown in docs/architecture.md
     def _attempt(
-        self, patience: RetryBudget, book: SyncProjection
+        self, budget: RetryBudget, projection: SyncProjection
     ) -> Iterator[dg.MaterializeResult[None]]:
         context, connection = self._context, self._connection
         run, spec = self._atlas.step_context(context), self._defined.discovered.spec
@@ -154,27 +154,27 @@ class _Step:
             open_connector(connection, run, spec=spec) as connector,
             closing(self._atlas.open_destination(connection)) as destination,
         ):
-            book.connector = connector
+            projection.connector = connector
             ensure_checked(context, connection, connector, self._totals)
-            if self._look is not None and not self._config.dry_run:
-                self._defined = look_at_source(context, self._defined, connector, self._look)
+            if self._update is not None and not self._config.dry_run:
+                self._defined = update_old_catalog(context, self._defined, connector, self._update)
             reporter = Reporter(
                 context,
                 self._defined,
                 connector=connector,
                 destination=destination,
                 store=self._store,
-                left=self._left,
+                remaining=self._remaining,
                 totals=self._totals,
-                book=book,
+                projection=projection,
             )
             if self._config.dry_run:
-                self._rehearse(connector, destination, reporter)
+                self._report_dry_run(connector, destination, reporter)
                 return
             claim_ownership(destination, connection.name, self._atlas.deployment)
-            # Once for all tries and retries of a run: edits that are already committed are skipped.
-            for envelope in self._orders.apply_edits(lambda _: self._open_upkeep(destination)):
-                reporter.observe(envelope)
+            # Applied once for all attempts and retries: committed edits are skipped.
+            for envelope in self._edits.apply_edits(lambda _: self._open_editor(destination)):
+                reporter.record_commit(envelope)
             plan = self._plan(destination, reporter)
             self._warn_of_major_change(connector)
             session = SyncSession(
@@ -182,31 +182,31 @@ class _Step:
             )
             for event in session.run():
                 if isinstance(event, Checkpoint):
-                    patience.note_progress()
-                yield from reporter.take(event)
+                    budget.note_progress()
+                yield from reporter.record(event)
 
     # --8<-- [end:attempt]
 
     @property
     def _selected(self) -> list[StreamDescriptor]:
-        return self._defined.selected(self._left)
+        return self._defined.selected(self._remaining)
 
-    def _open_upkeep(self, destination: Destination) -> StateEditor:
-        upkeep = self._upkeep(destination)
+    def _open_editor(self, destination: Destination) -> StateEditor:
+        editor = self._make_editor(destination)
         parent = self._context.run.parent_run_id
-        begun = sorted(
-            str(name) for name in upkeep.restarted_streams() & self._orders.refreshes.keys()
+        refreshed = sorted(
+            str(name) for name in editor.restarted_streams() & self._edits.refreshes.keys()
         )
-        if begun and parent is not None and not self._tried:
+        if refreshed and parent is not None and not self._has_edited:
             self._context.log.warning(
-                f"This run tries run {parent} again, whose refresh of {', '.join(begun)} has begun "
-                "already: they continue where they are. To read them from the beginning once more, "
-                "start a new run with refresh."
+                f"This run retries run {parent}, which has already begun the refresh of "
+                f"{', '.join(refreshed)}; the refresh continues. To read the streams from the "
+                "beginning once more, start a new run with refresh."
             )
-        self._tried = True
-        return upkeep
+        self._has_edited = True
+        return editor
 
-    def _upkeep(
+    def _make_editor(
         self, destination: Destination, assume: Sequence[Envelope] | None = None
     ) -> StateEditor:
         return StateEditor(self._target(destination), self._run, assume=assume)
@@ -222,7 +222,7 @@ class _Step:
         reporter: Reporter,
         assume: Collection[Envelope] | None = None,
     ) -> SyncPlan:
-        """What to do now. ``assume``: for a dry run, as if these had been committed."""
+        """Return the plan, for a dry run as if the envelopes ``assume`` were committed."""
         try:
             plan = make_plan(
                 self._target(destination),
@@ -232,33 +232,35 @@ class _Step:
                 assume=assume,
             )
         except BreakingChangeError as error:
-            reporter.refused(error)
+            reporter.record_refusal(error)
             raise
         for refusal in plan.refused.values():
-            reporter.refused(refusal)
+            reporter.record_refusal(refusal)
         if assume is None:
             self._totals.begin(plan)
             found = (stream.resume_point.unrecorded for stream in plan.streams)
-            # Their processes were killed after the commit, before they recorded it.
+            # Earlier processes were killed after these commits, before they recorded them.
             for envelope in {each.seq: each for each in found if each is not None}.values():
-                reporter.observe(envelope)
+                reporter.record_commit(envelope)
         return plan
 
-    def _rehearse(self, connector: Connector, destination: Destination, reporter: Reporter) -> None:
-        """Tell what would be done, in the log and on the streams' pages."""
-        pretended = self._orders.apply_edits(partial(self._upkeep, destination))
-        plan = self._plan(destination, reporter, pretended)
+    def _report_dry_run(
+        self, connector: Connector, destination: Destination, reporter: Reporter
+    ) -> None:
+        """Report what a sync would do, in the log and on the streams' pages."""
+        assumed = self._edits.apply_edits(partial(self._make_editor, destination))
+        plan = self._plan(destination, reporter, assumed)
         key, tables = self._defined.key, self._defined.tables
-        told = [
+        observations = [
             dry_run_observation(each, key(each.plan.table.path), connector.mask)
             for each in dry_run(plan, connector)
         ]
-        told += [refused_observation(key(tables[n]), e) for n, e in plan.refused.items()]
-        for observation in told:
+        observations += [refused_observation(key(tables[n]), e) for n, e in plan.refused.items()]
+        for observation in observations:
             self._context.log_event(observation)
-        streams = ", ".join(observation.asset_key.path[-1] for observation in told)
+        streams = ", ".join(observation.asset_key.path[-1] for observation in observations)
         self._context.log.info(
-            f"Dry run: nothing was written. What a sync would do is told on the pages of {streams}."
+            f"Dry run: nothing was written. See the assets {streams} for what a sync would do."
         )
 
     def _warn_of_major_change(self, connector: Connector) -> None:

@@ -33,8 +33,8 @@ def test_what_is_no_cron_expression(cron: str) -> None:
     ("timezone", "hint"),
     [
         ("Europe/Berln", "did you mean Europe/Berlin?"),
-        ("", "write one such as Europe/Rome."),
-        ("../etc/passwd", "write one such as Europe/Rome."),
+        ("", "write a name such as Europe/Rome."),
+        ("../etc/passwd", "write a name such as Europe/Rome."),
     ],
 )
 def test_what_is_no_time_zone(timezone: str, hint: str) -> None:
@@ -49,17 +49,17 @@ def test_it_is_due_by_the_clocks_of_its_time_zone() -> None:
     winter = dt.datetime(2026, 1, 15, 12, tzinfo=dt.UTC)
     summer = dt.datetime(2026, 7, 15, 12, tzinfo=dt.UTC)
 
-    assert in_rome.latest(winter) == dt.datetime(2026, 1, 15, 5, 30, tzinfo=dt.UTC)
-    assert in_rome.latest(summer) == dt.datetime(2026, 7, 15, 4, 30, tzinfo=dt.UTC)
-    assert in_rome.following(in_rome.latest(summer)) == dt.datetime(
+    assert in_rome.previous_tick(winter) == dt.datetime(2026, 1, 15, 5, 30, tzinfo=dt.UTC)
+    assert in_rome.previous_tick(summer) == dt.datetime(2026, 7, 15, 4, 30, tzinfo=dt.UTC)
+    assert in_rome.next_tick(in_rome.previous_tick(summer)) == dt.datetime(
         2026, 7, 16, 4, 30, tzinfo=dt.UTC
     )
-    assert in_rome.shown(in_rome.latest(summer)) == "2026-07-15 06:30 Europe/Rome"
+    assert in_rome.format_time(in_rome.previous_tick(summer)) == "2026-07-15 06:30 Europe/Rome"
 
 
 def hours(cron: str, timezone: str = "UTC") -> tuple[float, float]:
     """After how many hours without a sync it warns, and fails."""
-    policy = schedule(cron, timezone).freshness()
+    policy = schedule(cron, timezone).freshness_policy()
     windows = (policy.warn_window, policy.fail_window)  # type: ignore[attr-defined]
     warn, fail = (window.to_timedelta() / dt.timedelta(hours=1) for window in windows)
     return warn, fail

@@ -8,7 +8,7 @@ from atlas_dagster.errors import AtlasError, ConfigError, ConnectorFailedError, 
 from atlas_dagster.orchestration.automation.retries import (
     ROOT_RUN_TAG,
     RetryBudget,
-    next_try,
+    plan_retry,
     root_run_id,
 )
 
@@ -16,23 +16,23 @@ PASSING = TransientError("the network is down")
 
 
 def test_inside_a_run_two_minutes_are_waited_at_most() -> None:
-    patience = RetryBudget()
-    assert [patience.wait_after(PASSING) for _ in range(3)] == [10, 30, None]
+    budget = RetryBudget()
+    assert [budget.wait_after(PASSING) for _ in range(3)] == [10, 30, None]
 
 
 def test_progress_starts_patience_anew() -> None:
-    patience = RetryBudget()
-    waits = [patience.wait_after(PASSING), patience.wait_after(PASSING)]
-    patience.note_progress()
-    waits += [patience.wait_after(PASSING) for _ in range(3)]
+    budget = RetryBudget()
+    waits = [budget.wait_after(PASSING), budget.wait_after(PASSING)]
+    budget.note_progress()
+    waits += [budget.wait_after(PASSING) for _ in range(3)]
     assert waits == [10, 30, 10, 30, None]
 
 
 def test_even_progress_has_an_end() -> None:
-    patience = RetryBudget()
+    budget = RetryBudget()
     tries = 0
-    while patience.wait_after(PASSING) is not None:
-        patience.note_progress()
+    while budget.wait_after(PASSING) is not None:
+        budget.note_progress()
         tries += 1
     assert tries == 20
 
@@ -56,7 +56,7 @@ def chain(*progress: bool) -> list[float | None]:
     for progressed in progress:
         failed = {"atlas/failure_type": "transient_error"}
         failed["atlas/progress"] = "yes" if progressed else "no"
-        following = next_try(tags | failed)
+        following = plan_retry(tags | failed)
         waits.append(following.after if following else None)
         tags = following.tags if following else {}
     return waits
@@ -73,7 +73,7 @@ def test_a_run_that_got_somewhere_is_followed_sooner() -> None:
 
 @pytest.mark.parametrize("tags", [{}, {"atlas/failure_type": "config_error"}])
 def test_other_failures_are_not_followed(tags: dict[str, str]) -> None:
-    assert next_try(tags) is None
+    assert plan_retry(tags) is None
 
 
 # What belongs together

@@ -82,7 +82,7 @@ def test_a_source_that_is_as_it_was() -> None:
 
     assert source.asked == ["propagate_columns"]
     assert evaluation.passed
-    assert evaluation.description == "No changes: the source offers what is stored."
+    assert evaluation.description == "No changes: the source matches the stored catalog."
     assert evaluation.metadata["atlas/streams_offered"].value == 2
 
 

@@ -323,7 +323,7 @@ def test_what_an_asset_returns_replaces_its_table(tmp_path: Path, value: Any) ->
 
 def test_what_is_no_table(tmp_path: Path) -> None:
     assert failure(run(tmp_path, returning({"a": 1}))) == (
-        "report returned a dict, which is no table; return a pandas or polars DataFrame or Arrow "
+        "report returned a dict, not a table; return a pandas or polars DataFrame or Arrow "
         "data, or give the asset another io_manager_key."
     )
 

@@ -6,7 +6,10 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.destinations.delta.destination import DeltaDestination
-from atlas_dagster.orchestration.definitions.stream_checks import schema_changes, unusual
+from atlas_dagster.orchestration.definitions.stream_checks import (
+    describe_schema_changes,
+    describe_unusual_count,
+)
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import global_state, line, record, records, state, status
 
@@ -87,7 +90,7 @@ def test_far_fewer_records_than_usual_are_a_warning(runs: FakeRuns) -> None:
 def test_unusual_is_what_stands_out_of_enough_history(
     records: int, recent: list[int], odd: str | None
 ) -> None:
-    told = unusual(records, recent)
+    told = describe_unusual_count(records, recent)
     assert (told is None) if odd is None else (told is not None and odd in told)
 
 
@@ -241,15 +244,18 @@ def test_fields_that_come_go_and_change_are_told_once(runs: FakeRuns) -> None:
 def test_where_rows_are_overwritten_a_column_changes_in_its_place() -> None:
     before = dg.TableSchema([dg.TableColumn("v", "string"), dg.TableColumn("id", "integer")])
     now = dg.TableSchema([dg.TableColumn("v", "date"), dg.TableColumn("id", "integer")])
-    assert list(schema_changes(before, now)) == ["v (string) became date"]
-    assert list(schema_changes(now, now)) == []
+    assert list(describe_schema_changes(before, now)) == ["v (string) became date"]
+    assert list(describe_schema_changes(now, now)) == []
 
 
 def test_a_type_that_changes_again() -> None:
     """Regression: shown as one column gone and another added."""
     kinds = {"x": "integer", "x_string": "string", "x_boolean": "boolean"}
     tables = [dg.TableSchema([dg.TableColumn(name, kind)]) for name, kind in kinds.items()]
-    seen = [*schema_changes(tables[1], tables[2]), *schema_changes(tables[2], tables[0])]
+    seen = [
+        *describe_schema_changes(tables[1], tables[2]),
+        *describe_schema_changes(tables[2], tables[0]),
+    ]
     assert seen == [
         "x_string (string) became x_boolean (boolean)",
         "x_boolean (boolean) became x (integer)",
@@ -313,7 +319,7 @@ def test_checks_alone_say_what_the_last_sync_found(runs: FakeRuns) -> None:
         made = result.get_asset_check_evaluations()
         return {each.check_name: (each.passed, each.description) for each in made}
 
-    told = "The sync evaluates this check, and there was none yet: materialize shop/events."
+    told = "A sync evaluates this check, and the stream was never synced; materialize shop/events."
     assert execute() == dict.fromkeys(("records", "primary_key", "schema"), (False, told))
     runs.run(records("events", [1]), state("events", {}), records("events", [2]), DONE)
     read = len(runs.runner.commands)

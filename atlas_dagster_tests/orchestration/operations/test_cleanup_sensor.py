@@ -72,4 +72,4 @@ def test_the_run_removes_what_is_left(tmp_path: Path) -> None:
 
 def test_where_runs_are_here_the_sensor_does_it(tmp_path: Path) -> None:
     with sqlite_instance() as instance:
-        assert tick(instance, tmp_path).skip_message == "No left-over connectors."
+        assert tick(instance, tmp_path).skip_message == "There are no connectors of killed runs."

@@ -197,7 +197,7 @@ def test_what_was_stored_before_origins_were_is_read(
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
     assert config_store(instance).load("shop", {}) == b"token"
     monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
-    with pytest.raises(ConfigError, match="put that key back"):
+    with pytest.raises(ConfigError, match="add that key again"):
         config_store(instance).load("shop", {})
 
 

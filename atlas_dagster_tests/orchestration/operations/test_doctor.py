@@ -103,8 +103,8 @@ def test_a_destination_that_does_not_answer(no_docker: None, tmp_path: Path) -> 
 
 
 def test_a_declaration_that_cannot_be_loaded(no_docker: None, tmp_path: Path) -> None:
-    broken = Subject("shop", None, wrong="shop/defs.yaml: there is no field 'conector'.")
-    assert bad(examined(tmp_path, broken))[1:] == [("Connection shop", "error", broken.wrong)]
+    broken = Subject("shop", None, problem="shop/defs.yaml: there is no field 'conector'.")
+    assert bad(examined(tmp_path, broken))[1:] == [("Connection shop", "error", broken.problem)]
 
 
 def test_streams_that_are_not_known_yet(no_docker: None, tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ def test_a_run_refreshes_once_however_often_it_is_tried(shop: Shop) -> None:
     assert shop.source.started_from == [None, None, 2]
     assert shop.ids() == [1, 1, 2, 2, 3, 3]
     assert second.warnings == [
-        f"This run tries run {first.run_id} again, whose refresh of events has begun already: they "
-        "continue where they are. To read them from the beginning once more, start a new run with "
+        f"This run retries run {first.run_id}, which has already begun the refresh of events; the "
+        "refresh continues. To read the streams from the beginning once more, start a new run with "
         "refresh."
     ]
 

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.orchestration.operations.cleanup import PROCESS_TAG
-from atlas_dagster.orchestration.operations.pools import runs_in
+from atlas_dagster.orchestration.operations.pools import find_holding_runs
 from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.step.executor_jobs import (
     a_pool_of_a_user,
@@ -57,12 +57,12 @@ def test_the_steps_of_one_connection_share_a_process(
 
 @pytest.mark.slow
 def test_a_pool_that_another_run_is_inruns_in(instance: dg.DagsterInstance) -> None:
-    assert not runs_in(instance, "airbyte_shop")
+    assert not find_holding_runs(instance, "airbyte_shop")
     storage = instance.event_log_storage
     storage.initialize_concurrency_limit_to_default("airbyte_shop")
-    assert not runs_in(instance, "airbyte_shop")
+    assert not find_holding_runs(instance, "airbyte_shop")
     claim = storage.claim_concurrency_slot("airbyte_shop", "another run", "read")
     assert claim.is_claimed
-    assert runs_in(instance, "airbyte_shop") == ["another run"]
+    assert find_holding_runs(instance, "airbyte_shop") == ["another run"]
     storage.free_concurrency_slots_for_run("another run")
-    assert not runs_in(instance, "airbyte_shop")
+    assert not find_holding_runs(instance, "airbyte_shop")

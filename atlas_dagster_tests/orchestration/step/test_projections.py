@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from atlas_dagster.orchestration.step.projections import books_of
+from atlas_dagster.orchestration.step.projections import make_projection_writer
 from atlas_dagster.projections import tables
 from atlas_dagster.projections.database import engine
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -20,7 +20,7 @@ EVENTS = StreamDescriptor("events")
 
 
 def rows(of: dg.DagsterInstance, table: sa.Table) -> list[dict[str, Any]]:
-    found = engine(books_of(of, pytest.fail)._url)
+    found = engine(make_projection_writer(of, pytest.fail)._url)
     with found.connect() as connection:
         listed = [dict(row) for row in connection.execute(sa.select(table)).mappings()]
     found.dispose()
@@ -78,7 +78,7 @@ def test_a_users_word_about_state_is_written_down(shop: Shop) -> None:
 
 def test_they_are_never_read_to_decide(shop: Shop) -> None:
     shop.run()
-    found = engine(books_of(shop.instance, pytest.fail)._url)
+    found = engine(make_projection_writer(shop.instance, pytest.fail)._url)
     with found.begin() as connection:
         connection.execute(sa.update(tables.state).values(state={"at": 1}, seq=1))
         connection.execute(sa.delete(tables.sync_stats))

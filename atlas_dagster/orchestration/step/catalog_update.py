@@ -1,7 +1,7 @@
 """DISCOVER before a sync, if the stored catalog is old.
 
-Many sources send only the fields of the catalog they are given, and their cursor passes the rows
-anyway: values of a field that is discovered later would be missing for ever.
+Many sources send only the fields of the catalog that they get, and the cursor moves on all the
+same. So the values of a field that is discovered later would be missing for ever.
 """
 
 import time
@@ -28,42 +28,42 @@ _OLD_SECONDS = 24 * 3600
 _LOOKED_AT = "atlas/looked_at"
 
 
-class Look(Struct, frozen=True):
-    """Which changes to apply, and the function that stores the catalog."""
+class CatalogUpdate(Struct, frozen=True):
+    """The policy for changes of the catalog, and the function that stores the new one."""
 
     policy: SchemaPolicy
     store: Callable[[Discovered], None]
 
 
-def look_at_source(
+def update_old_catalog(
     context: dg.AssetExecutionContext,
     defined: ConnectionAssets,
     connector: Connector,
-    how: Look,
+    update: CatalogUpdate,
 ) -> ConnectionAssets:
     """Return ``defined`` with the source's current fields, if the catalog is a day old.
 
-    The streams stay those that were loaded. A failed DISCOVER is a warning, and is not repeated
-    before the next day.
+    The list of streams does not change. A failed DISCOVER is a warning, and is not repeated before
+    the next day.
     """
     connection, known = defined.connection, defined.discovered
-    if time.time() - max(_last_look(context, defined), known.discovered_at) < _OLD_SECONDS:
+    if time.time() - max(_last_discovery(context, defined), known.discovered_at) < _OLD_SECONDS:
         return defined
     try:
-        found = discover_with(connector, connection, known, how.policy)
+        found = discover_with(connector, connection, known, update.policy)
     except AtlasError as error:
         words = f"DISCOVER failed, so the sync uses the stored catalog: {error}"
         context.log.warning(words)
         warn = dg.AssetCheckSeverity.WARN
         result = dg.AssetCheckResult(passed=False, severity=warn, description=words)
-        context.log_event(evaluation(connection, _timed(result)))
+        context.log_event(evaluation(connection, _with_time(result)))
         return defined
     project_discovery(context.instance, connection, found, context.log.warning)
     discovery = Discovery.since(known, found, connection)
     context.log.info(f"DISCOVER before the sync: {describe_discovery(discovery)}")
-    context.log_event(evaluation(connection, _timed(check_result(discovery))))
+    context.log_event(evaluation(connection, _with_time(check_result(discovery))))
     try:
-        how.store(found)
+        update.store(found)
     except (AtlasError, OSError) as error:
         context.log.warning(
             f"The new catalog could not be stored, so only this sync uses it: {error}"
@@ -75,17 +75,17 @@ def look_at_source(
     )
 
 
-def _last_look(context: dg.AssetExecutionContext, defined: ConnectionAssets) -> float:
-    """Return when a sync last ran DISCOVER; 0 if the check has run by itself since."""
+def _last_discovery(context: dg.AssetExecutionContext, defined: ConnectionAssets) -> float:
+    """Return the time when a sync last ran DISCOVER; 0 if the check has run alone since then."""
     key = schema_check_key(defined.connection)
     record = context.instance.get_latest_asset_check_evaluation_record(key)
     event = record.event.dagster_event if record is not None and record.event is not None else None
-    looked = event and event.asset_check_evaluation_data.metadata.get(_LOOKED_AT)
-    return float(looked.value) if isinstance(looked, dg.TimestampMetadataValue) else 0.0
+    entry = event and event.asset_check_evaluation_data.metadata.get(_LOOKED_AT)
+    return float(entry.value) if isinstance(entry, dg.TimestampMetadataValue) else 0.0
 
 
-def _timed(result: dg.AssetCheckResult) -> dg.AssetCheckResult:
-    """Return ``result`` with the current time."""
+def _with_time(result: dg.AssetCheckResult) -> dg.AssetCheckResult:
+    """Return ``result`` with the current time in its metadata."""
     return dg.AssetCheckResult(
         passed=result.passed,
         severity=result.severity,

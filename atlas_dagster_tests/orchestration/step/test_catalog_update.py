@@ -10,7 +10,7 @@ import dagster as dg
 import msgspec
 import pytest
 
-from atlas_dagster.orchestration.step.catalog_look import Look
+from atlas_dagster.orchestration.step.catalog_update import CatalogUpdate
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.discovered_catalog import Discovered
@@ -53,7 +53,7 @@ class LookingRuns(FakeRuns):
 
     @property
     def definitions(self) -> dg.Definitions:
-        look = None if self.policy is None else Look(self.policy, self.kept.append)
+        look = None if self.policy is None else CatalogUpdate(self.policy, self.kept.append)
         return define(self.connection, self.discovered, lake=self.lake, look=look)
 
     @property
