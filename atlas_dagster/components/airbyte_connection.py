@@ -55,7 +55,7 @@ from atlas_dagster.source.run_context import RunContext
 
 def _default_state() -> DefsStateConfigArgs:
     """Return where catalogs are stored: in the project, or as ATLAS_DEFS_STATE says."""
-    # DISCOVER runs a container, so it never is a side effect of loading.
+    # DISCOVER runs a container, so loading must never start it.
     return DefsStateConfigArgs(
         management_type=DefsStateManagementType(
             os.environ.get("ATLAS_DEFS_STATE") or DefsStateManagementType.LOCAL_FILESYSTEM.value
@@ -70,8 +70,8 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     """An Airbyte source and the streams to sync from it, each stream an asset.
 
     Its catalog is cached by DISCOVER (`atlas discover`, or the discovery job in the UI); loading
-    never runs a connector. In a subclass, override `get_asset_spec` to change how streams look in
-    Dagster, and `execute` to do something before or after a sync.
+    never runs a connector. In a subclass, override `get_asset_spec` to change the streams' assets,
+    and `execute` to do something before or after a sync.
     """
 
     name: Annotated[
@@ -93,8 +93,8 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     manifest: Annotated[
         str | None,
         dg.Resolver.default(
-            description="A declarative manifest (YAML) to use instead: its path from this folder. "
-            "A components.py beside it holds its Python code.",
+            description="A declarative manifest (YAML) to use instead: its path, relative to this "
+            "folder. A components.py beside it may hold its Python code.",
             examples=["manifest.yaml"],
         ),
     ] = None
@@ -108,7 +108,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     ] = None
     version: Annotated[
         str | None,
-        # Not a template: Dagster's would turn "3.10" into the number 3.1.
+        # Not resolved as a template, because Dagster would turn "3.10" into the number 3.1.
         dg.Resolver.passthrough(
             description="Version of the connector; by default that of the registry. latest: "
             "the newest. auto: the newest on PyPI that can be installed, if the registry's cannot.",
@@ -117,7 +117,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     ] = None
     cdk_version: Annotated[
         str | None,
-        # Not a template, as above.
+        # Not resolved as a template, as above.
         dg.Resolver.passthrough(
             description="Version of the Airbyte CDK that runs the manifest; by default that in "
             "the manifest. In Docker, the tag of airbyte/source-declarative-manifest.",
@@ -185,7 +185,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     ] = None
     destination: Annotated[
         str | None,
-        # Not a template of Dagster's: the password is inserted only while a step runs.
+        # Not resolved as a template, because the password is inserted only while a step runs.
         dg.Resolver.passthrough(
             description="Where rows land: folder or object store address of Delta tables, or a "
             "Postgres database; by default the deployment's. `{{ env.X }}` is replaced as in "
@@ -225,15 +225,15 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         return loaded
 
     def set_location(self, loc: ComponentLoc) -> None:
-        """Set where it is declared: its default name, and the folder of relative paths.
+        """Set the place of the declaration. It gives the default name and the base of paths.
 
         Raises:
-            ConfigError: it is not declared in the project's defs folder and has no name.
+            ConfigError: the connection has no name, and is not declared in the defs folder.
         """
         if isinstance(loc, ComponentPath):
             is_python = loc.file_path.suffix == ".py"
             self._folder = loc.file_path.parent if is_python else loc.file_path
-            # In Python, the name of its function.
+            # A connection declared in Python is named after its function.
             self.name = self.name or (str(loc.instance_key) if is_python else self._folder.name)
         elif not self.name:
             raise ConfigError('Give the AirbyteConnection a name: AirbyteConnection(name="shop").')
@@ -269,7 +269,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     ) -> Discovery:
         """Run DISCOVER for ``context`` and store the catalog.
 
-        ``policy`` says which changes are applied; without one, all are.
+        ``policy`` decides which changes are applied; without a policy, all are.
 
         Raises:
             AtlasError: DISCOVER failed; the stored catalog stays.
@@ -280,20 +280,20 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         return Discovery.since(known, found, self.connection)
 
     def compare_catalog(self, project_root: Path, context: RunContext) -> Discovery:
-        """Run DISCOVER and store nothing: all changes are pending. Raises AtlasError."""
-        known = self.known(project_root)
+        """Run DISCOVER and store nothing, so all changes are pending. Raises AtlasError."""
+        known = self.stored_catalog(project_root)
         return Discovery.since(
             known, discover(self.connection, context, known, "ignore"), self.connection
         )
 
     async def refresh_state(self, project_root: Path) -> str:
-        """Run DISCOVER and store the catalog, as Dagster's own commands ask."""
+        """Run DISCOVER and store the catalog; Dagster's own commands call this."""
         return await self._store(
             await asyncio.to_thread(self._discover, project_root), project_root
         )
 
     def store(self, found: Discovered, project_root: Path) -> None:
-        """Store a catalog that has been discovered."""
+        """Store a discovered catalog."""
         asyncio.run(self._store(found, project_root))
 
     async def _store(self, found: Discovered, project_root: Path) -> str:
@@ -301,7 +301,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         with contextlib.ExitStack() as until_stored:
             if self.defs_state_config.management_type != DefsStateManagementType.LOCAL_FILESYSTEM:
                 instance = until_stored.enter_context(dg.DagsterInstance.get())
-                # In a thread: another component of this event loop may hold the lock.
+                # In a thread, because another component of this event loop may hold the lock.
                 await asyncio.to_thread(until_stored.enter_context, catalog_lock(instance))
             return await super().refresh_state(project_root)
 
@@ -318,19 +318,19 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
             return found
 
     def _readable_catalog(self, project_root: Path) -> Discovered | None:
-        """Return the stored catalog; None if it cannot be read, because DISCOVER replaces it."""
+        """Return the stored catalog; None if it cannot be read. DISCOVER then replaces it."""
         try:
-            return self.known(project_root)
+            return self.stored_catalog(project_root)
         except ConfigError:
             return None
 
-    def known(self, project_root: Path) -> Discovered | None:
+    def stored_catalog(self, project_root: Path) -> Discovered | None:
         """Return the stored catalog; None before the first DISCOVER.
 
         Raises:
-            ConfigError: it cannot be read.
+            ConfigError: the stored catalog cannot be read.
         """
-        # The newest version, not the one that the definitions of this process were loaded with.
+        # This context gives the newest version, not the one that this process has loaded.
         context = DefinitionsLoadContext(DefinitionsLoadType.INITIALIZATION)
         config, storage = self.defs_state_config, DefsStateStorage.get()
         try:
@@ -343,7 +343,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
             raise
 
     def catalog_update(self, project_root: Path) -> CatalogUpdate | None:
-        """Return how a sync runs DISCOVER if the catalog is old; None if it must not."""
+        """Return how a sync updates an old catalog; None if it must not."""
         discovery = self.discovery or DiscoveryConfig()
         if discovery.look == "never":
             return None
@@ -365,7 +365,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     ) -> dg.Definitions:
         refresh = partial(self.refresh_catalog, context.project_root)
         if state_path is None or not state_path.exists():
-            self.times()
+            self.parse_schedule()
             return build_undiscovered_defs(self.connection, refresh=refresh)
         self._defined = self.define(Discovered.decode(state_path.read_bytes()))
         self._catalog_update = self.catalog_update(context.project_root)
@@ -382,34 +382,35 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         """Return the connection and its assets for a catalog.
 
         Raises:
-            ConfigError: its translation gives two streams the same asset key.
+            ConfigError: the translation gives two streams the same asset key.
         """
         schedule, problem = None, None
         try:
-            schedule = self.times()
+            schedule = self.parse_schedule()
         except ConfigError as error:
             problem = str(error)
         return ConnectionAssets.of(
             self.connection,
             discovered,
-            self._translated,
+            self._translate,
             schedule=schedule,
             problem=problem,
         )
 
-    def times(self) -> Schedule | None:
-        """Return when to sync. Raises ConfigError if that or the connector's name is not valid."""
+    def parse_schedule(self) -> Schedule | None:
+        """Return the schedule. Raises ConfigError if it or the connector's name is not valid."""
         self.connection.entry()
         return None if self.schedule is None else Schedule.of(self.schedule)
 
-    def _translated(self, props: StreamProps) -> dg.AssetSpec:
+    def _translate(self, props: StreamProps) -> dg.AssetSpec:
         spec = self.get_asset_spec(props)
         return spec if self.translation is None else self.translation(spec, props)
 
     def get_asset_spec(self, props: StreamProps) -> dg.AssetSpec:
         """Return the asset of a stream, before ``translation``. Override it to change assets.
 
-        Another key changes the name in Dagster; the table's path stays ``props.table``.
+        If you change the key, only the name in Dagster changes; the table's path stays
+        ``props.table``.
         """
         return stream_spec(props)
 
@@ -423,10 +424,10 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
         Raises:
             dagster.Failure: its description says what failed and what to do.
         """
-        assert self._defined is not None  # Dagster runs what was built
+        assert self._defined is not None  # Dagster calls this only after build_defs
         yield from run_sync(context, self._defined, atlas, config, self._catalog_update)
 
 
 def _is_lost(error: ValueError) -> bool:
-    """Whether Dagster's database names a catalog that is missing, as after a partial restore."""
+    """Return whether Dagster's database names a missing catalog, as after a partial restore."""
     return str(error).startswith("No state found for key ")

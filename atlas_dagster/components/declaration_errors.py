@@ -21,14 +21,14 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import StreamSelection
 from atlas_dagster.wording import closest_match, validation_message
 
-#: The place of a field in Dagster's messages: its path, then file and line.
-_PLACED = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
-#: The types that pydantic tried; they stand between the parts of a path.
-_TRIED = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
+#: The location of a field in Dagster's messages: its path, then file and line.
+_LOCATION = re.compile(r"(?P<path>.*) at .+:(?P<line>\d+)", re.DOTALL)
+#: The types of a union, which pydantic inserts between the parts of a path.
+_UNION_TYPES = re.compile(r"(?<=\.)(?:[a-z-]+\[[^.]*\]|str|none)(?=\.|$)")
 #: The start of Dagster's messages about templates: file, line and path of the field.
 _TEMPLATE = re.compile(r".+:(?P<line>\d+) - (?:attributes\.)?(?P<path>\S+)\n")
 
-#: Fields of a connection with nested fields.
+#: The fields of a connection that have fields themselves.
 _NESTED: Mapping[str, type[BaseModel]] = {
     "streams": StreamSelection,
     "executor": ExecutorConfig,
@@ -39,7 +39,7 @@ _NESTED: Mapping[str, type[BaseModel]] = {
 
 
 def describe_error(error: BaseException, folder: Path) -> str:
-    """Describe in one sentence an error that loading ``folder`` raised."""
+    """Describe in one sentence an error that occurred while ``folder`` was loaded."""
     file = find_defs_or_component_yaml(folder)
     where = f"{folder.name}/{file.name}" if file else folder.name
     cause: BaseException | None = error
@@ -74,12 +74,12 @@ def describe_error(error: BaseException, folder: Path) -> str:
 
 def _describe_field(error: ValidationError) -> str:
     errors = error.errors()
-    # For a union of text and object, pydantic's first error is that an object is not text.
+    # If a union accepts text or an object, pydantic first reports that an object is not text.
     objects = [
         e for e in errors if not (e["type"] == "string_type" and isinstance(e["input"], dict))
     ]
     first = (objects or errors)[0]
-    path, line = _place(".".join(str(part) for part in first["loc"]))
+    path, line = _parse_location(".".join(str(part) for part in first["loc"]))
     where = f", line {line}: " if line else ": "
     field = path[-1] if path else ""
     if first["type"] == "extra_forbidden":
@@ -95,7 +95,7 @@ def _describe_field(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{where}the field '{field}' is missing."
     path = path[1:] if path[:1] == ["attributes"] else path
-    # Without the field, the name is that of the folder.
+    # If the declaration has no name, the name is that of the folder, so no field is wrong.
     named = f"field '{'.'.join(path)}'" if path and path != ["name"] else ""
     if first["type"] == "string_type" and isinstance(first["input"], int | float):
         return f"{where}{named} must be text; put it in quotes."
@@ -103,8 +103,8 @@ def _describe_field(error: ValidationError) -> str:
     return f"{where}{named}{': ' if named else ''}{message[0].lower()}{message[1:]}."
 
 
-def _place(text: str) -> tuple[list[str], str | None]:
-    """The path of a field, without the types pydantic tried on the way, and its line."""
-    placed = _PLACED.fullmatch(text)
-    path = _TRIED.sub("", placed["path"] if placed else text).split(".")
-    return [part for part in path if part], placed["line"] if placed else None
+def _parse_location(text: str) -> tuple[list[str], str | None]:
+    """Return the path of a field, without the types of unions, and its line."""
+    location = _LOCATION.fullmatch(text)
+    path = _UNION_TYPES.sub("", location["path"] if location else text).split(".")
+    return [part for part in path if part], location["line"] if location else None

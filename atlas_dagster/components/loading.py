@@ -1,4 +1,4 @@
-"""Load a project's definitions folder by folder, so that a broken connection breaks no other.
+"""Load a project's definitions folder by folder, so that a broken connection affects no other.
 
 Dagster fails the whole code location if one component fails.
 """
@@ -47,8 +47,8 @@ from atlas_dagster.records.names import assign
 def load_from_defs_folder(*, path_within_project: Path) -> dg.Definitions:
     """Load all definitions below the project's defs folder, like ``dagster.load_from_defs_folder``.
 
-    A folder or file that cannot be loaded becomes an asset with the reason. The resources that all
-    connections share, and the sensor that cleans up after killed runs, are included.
+    A folder or file that cannot be loaded becomes an asset whose description gives the reason. The
+    result includes the shared resources, and the sensor that cleans up after killed runs.
     """
     return find_project(path_within_project).build_defs()
 
@@ -65,8 +65,8 @@ def build_airbyte_assets(
     """Return definitions of connections declared in Python, to merge with others of the project.
 
     Args:
-        definitions: your definitions that take streams as arguments; they are merged in. A
-            stream that is not discovered yet gets a stand-in, because Dagster needs one.
+        definitions: definitions to merge in, whose assets take streams as arguments. A stream
+            that is not discovered yet gets a stand-in, because Dagster needs one.
         path_within_project: a path inside of the project, whose pyproject.toml has
             ``[tool.dg.project]``; by default the calling file. The project stores the catalogs.
 
@@ -76,11 +76,11 @@ def build_airbyte_assets(
     calling = sys._getframe(1).f_globals.get("__file__")
     place = path_within_project or (Path(calling).absolute() if calling else Path.cwd())
     context = find_project(place).context_in_python
-    with _no_beta_warnings():
-        made = [each.build_defs(context) for each in connections]
+    with _suppress_beta_warnings():
+        built = [each.build_defs(context) for each in connections]
         if definitions is not None:
-            made.append(definitions)
-        defs = dg.Definitions.merge(*made, _upstream(made))
+            built.append(definitions)
+        defs = dg.Definitions.merge(*built, _make_stand_ins(built))
     BUILT.update({connection.name or "": connection for connection in connections})
     return defs
 
@@ -104,10 +104,10 @@ def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
 
 
 def find_project(*paths_within_project: Path) -> "ProjectTree":
-    """Return the project around the first path that is in one, and make it importable.
+    """Return the project of the first path that is inside of one, and make it importable.
 
     Raises:
-        ConfigError: none of the paths is in a project.
+        ConfigError: no path is inside of a project.
     """
     config = next(filter(None, map(discover_config_file, paths_within_project)), None)
     if config is None:
@@ -136,55 +136,53 @@ class ProjectTree(dg.ComponentTree):
     def parts(self) -> list[Path]:
         """Return the folders with declarations, in YAML or Python, and Python files beside them."""
         root = self.defs_module_path
-        return [root] if find_defs_or_component_yaml(root) else list(_parts(root))
+        return [root] if find_defs_or_component_yaml(root) else list(_find_parts(root))
 
     @property
     def context_in_python(self) -> dg.ComponentLoadContext:
         """The context of a component that no file below the defs folder declares."""
-        nothing = ComponentRootDecl(
-            context=self.decl_load_context, loc=ComponentRootLoc(), decls=[]
-        )
-        return dg.ComponentLoadContext.from_decl_load_context(self.decl_load_context, nothing)
+        empty = ComponentRootDecl(context=self.decl_load_context, loc=ComponentRootLoc(), decls=[])
+        return dg.ComponentLoadContext.from_decl_load_context(self.decl_load_context, empty)
 
     def build_defs(self, loc: ResolvableToComponentLoc | None = None) -> dg.Definitions:
         """Return all definitions, or those of the part ``loc`` alone; a single part may raise."""
         if loc is not None:
             if isinstance(loc, Path):
                 self.declaration(loc)
-            with _no_beta_warnings():
+            with _suppress_beta_warnings():
                 return super().build_defs(loc)
-        with _no_garbage():
-            whole = _merged(self._apart(self.build_defs))
-            if not _is_loadable(whole):
+        with _exclude_from_collection():
+            merged = _merge(self._build_separately(self.build_defs))
+            if not _is_loadable(merged):
                 # Definitions resolve lazily: resolve each part alone to find the broken one.
-                whole = _merged(self._apart(self._validated))
-            return dg.Definitions.merge(whole, self._descriptions())
+                merged = _merge(self._build_separately(self._build_and_validate))
+            return dg.Definitions.merge(merged, self._describe_types())
 
     def declaration(self, part: Path) -> ComponentDecl:  # type: ignore[type-arg]
         """Return the declaration of ``part``, read but not loaded.
 
         Raises:
-            ConfigError: it declares nothing.
+            ConfigError: the part declares nothing.
         """
         loc = ComponentPath.from_path(part)
-        known = self.state_tracker.get_cache_data(loc).component_decl
-        if known is None:
+        found = self.state_tracker.get_cache_data(loc).component_decl
+        if found is None:
             context = self.decl_load_context.for_component_loc(loc)
-            known = build_filesystem_component_decl_from_context(context)
-            if known is None:
+            found = build_filesystem_component_decl_from_context(context)
+            if found is None:
                 raise ConfigError(
-                    f"The folder {part.name} holds no defs.yaml; add one or remove it."
+                    f"The folder {part.name} has no defs.yaml; add one, or remove the folder."
                 )
-            for each, declared in known.iterate_loc_component_decl_pairs():
+            for each, declared in found.iterate_loc_component_decl_pairs():
                 self.state_tracker.set_cache_data(each, component_decl=declared)
-        return known
+        return found
 
     def connections(self, part: Path) -> list[AirbyteConnection]:
         """Return the connections that ``part`` declares. Raises any error of loading them."""
         found = []
         for loc, declared in self.declaration(part).iterate_loc_component_decl_pairs():
-            made = isinstance(declared, ComponentLoaderDecl)
-            if made or safe_is_subclass(declared.component_type, AirbyteConnection):
+            is_function = isinstance(declared, ComponentLoaderDecl)
+            if is_function or safe_is_subclass(declared.component_type, AirbyteConnection):
                 component = self.load_component(loc)
                 if isinstance(component, AirbyteConnection):
                     component.set_location(loc)
@@ -197,22 +195,22 @@ class ProjectTree(dg.ComponentTree):
         loc: ResolvableToComponentLoc,  # noqa: ARG002
         msg_for_key: Callable[[str], str],  # noqa: ARG002
     ) -> Iterator[None]:
-        """Let errors pass unchanged: a placeholder describes them.
+        """Let errors pass unchanged; a placeholder describes them.
 
-        Dagster's method draws the whole tree into the message, for which it loads all components,
-        and draws the tree again for each that fails.
+        Dagster's method adds a drawing of the whole tree to the message of each error, and loads
+        all components for it.
         """
         yield
 
     def _get_filesystem_decl(self) -> ComponentDecl:  # type: ignore[type-arg]
         # Dagster's method fails if one file cannot be read. The code server loads all components
-        # that this lists, so it lists only those that can be loaded.
+        # of the result, so it has only those that can be loaded.
         root = self.defs_module_path
         if find_defs_or_component_yaml(root):
             return self.declaration(root)
         readable = {}
         for part in self.parts():
-            with suppress(Exception):  # its placeholder describes the error
+            with suppress(Exception):  # the part's placeholder describes the error
                 declared = self.declaration(part)
                 for each, _ in declared.iterate_loc_component_decl_pairs():
                     self.load_component(each)
@@ -226,12 +224,12 @@ class ProjectTree(dg.ComponentTree):
             component_file_model=None,
         )
 
-    def _apart(self, build: Callable[[Path], dg.Definitions]) -> list[dg.Definitions]:
+    def _build_separately(self, build: Callable[[Path], dg.Definitions]) -> list[dg.Definitions]:
         """Build each part; a part that defines an asset of another part becomes a placeholder."""
         loaded = []
         owners: dict[dg.AssetKey, Path] = {}
         for part in self.parts():
-            defs = self._contained(part, build)
+            defs = self._build_or_placeholder(part, build)
             keys = _defined_keys([defs])
             twice = min(keys & owners.keys(), default=None)
             if twice is not None:
@@ -245,7 +243,9 @@ class ProjectTree(dg.ComponentTree):
             loaded.append(defs)
         return loaded
 
-    def _contained(self, part: Path, build: Callable[[Path], dg.Definitions]) -> dg.Definitions:
+    def _build_or_placeholder(
+        self, part: Path, build: Callable[[Path], dg.Definitions]
+    ) -> dg.Definitions:
         """Build ``part``; if that raises, return a placeholder with the reason."""
         try:
             return build(part)
@@ -254,61 +254,61 @@ class ProjectTree(dg.ComponentTree):
 
     def _placeholder(self, part: Path, sentence: str) -> dg.Definitions:
         dg.get_dagster_logger().error("%s: %s", part.name, sentence)
-        return build_broken_defs(self._names[part], sentence)
+        return build_broken_defs(self._placeholder_names[part], sentence)
 
-    def _validated(self, part: Path) -> dg.Definitions:
+    def _build_and_validate(self, part: Path) -> dg.Definitions:
         defs = self.build_defs(part)
-        _validate(_merged([defs]))
+        _validate(_merge([defs]))
         return defs
 
     @cached_property
-    def _names(self) -> dict[Path, str]:
-        """The name of each part's placeholder."""
+    def _placeholder_names(self) -> dict[Path, str]:
+        """The names of the placeholders, by part."""
         parts = {part: str(part.relative_to(self.defs_module_path)) for part in self.parts()}
         names = assign(parts.values())
         return {part: names[path] for part, path in parts.items()}
 
-    def _descriptions(self) -> dg.Definitions:
+    def _describe_types(self) -> dg.Definitions:
         """Return the component types for the UI. Runs skip them, because they take time."""
         if DefinitionsLoadContext.get().load_type is DefinitionsLoadType.RECONSTRUCTION:
             return dg.Definitions(component_tree=self)
         return get_library_json_enriched_defs(self)
 
 
-def _parts(folder: Path) -> Iterator[Path]:
+def _find_parts(folder: Path) -> Iterator[Path]:
     for child in sorted(folder.iterdir()):
         if child.name.startswith((".", "__")):
             continue
         if child.suffix == ".py":
             yield child
         elif child.is_dir():
-            inner = list(_parts(child))
+            inner = list(_find_parts(child))
             declares = find_defs_or_component_yaml(child) or any(child.glob("*.py"))
             yield from [child] if declares or not inner else inner
 
 
-def _merged(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
+def _merge(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
     """Merge definitions with the resources, sensor and executor that all connections share."""
     shared = dg.Definitions(
         resources=default_resources(),
         sensors=[reaper_sensor],
-        executor=None if any(defs.executor for defs in loaded) else _executor(loaded),
+        executor=None if any(defs.executor for defs in loaded) else _choose_executor(loaded),
     )
-    return dg.Definitions.merge(*loaded, _upstream(loaded), shared)
+    return dg.Definitions.merge(*loaded, _make_stand_ins(loaded), shared)
 
 
-def _executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition:
-    """Return the executor of all runs: in pods if a connection uses the runner kubernetes."""
-    return pod_executor(_assets(loaded)) or connection_executor
+def _choose_executor(loaded: Sequence[dg.Definitions]) -> dg.ExecutorDefinition:
+    """Return the executor of all runs. It starts pods if a connection has runner: kubernetes."""
+    return pod_executor(_iterate_assets(loaded)) or connection_executor
 
 
-def _assets(loaded: Sequence[dg.Definitions]) -> Iterator[Any]:
+def _iterate_assets(loaded: Sequence[dg.Definitions]) -> Iterator[Any]:
     return (asset for defs in loaded for asset in defs.assets or ())
 
 
 def _defined_keys(loaded: Sequence[dg.Definitions]) -> set[dg.AssetKey]:
     keys: set[dg.AssetKey] = set()
-    for asset in _assets(loaded):
+    for asset in _iterate_assets(loaded):
         match asset:
             case dg.AssetsDefinition():
                 keys.update(asset.keys)
@@ -317,14 +317,14 @@ def _defined_keys(loaded: Sequence[dg.Definitions]) -> set[dg.AssetKey]:
     return keys
 
 
-def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
+def _make_stand_ins(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
     """Return stand-ins for streams that ``loaded`` takes as arguments but does not define.
 
     Without them, Dagster would reject all definitions because of one connection that is broken or
     not discovered yet. The rows of its last sync can still be read.
     """
     taken: set[dg.AssetKey] = set()
-    for asset in _assets(loaded):
+    for asset in _iterate_assets(loaded):
         if isinstance(asset, dg.AssetsDefinition):
             taken.update(asset.keys_by_input_name.values())
     stand_ins = [dg.AssetSpec(key) for key in sorted(taken - _defined_keys(loaded))]
@@ -332,7 +332,7 @@ def _upstream(loaded: Sequence[dg.Definitions]) -> dg.Definitions:
 
 
 def _validate(defs: dg.Definitions) -> None:
-    with _no_beta_warnings():
+    with _suppress_beta_warnings():
         dg.Definitions.validate_loadable(defs)
 
 
@@ -345,13 +345,13 @@ def _is_loadable(defs: dg.Definitions) -> bool:
 
 
 @contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Keep objects made in the block out of garbage collection: they stay with the process.
+def _exclude_from_collection() -> Iterator[None]:
+    """Exclude the objects that the block creates from garbage collection.
 
-    There are millions. Collecting them again and again takes as long as making them.
+    Millions of them live as long as the process. To traverse them takes as long as to create them.
     """
     gc.unfreeze()  # objects of an earlier load are garbage now
-    # Some libraries warn at exit about objects that were not collected.
+    # Some libraries warn at exit about objects that are not collected.
     atexit.register(gc.unfreeze)
     enabled = gc.isenabled()
     gc.disable()
@@ -364,7 +364,7 @@ def _no_garbage() -> Iterator[None]:
 
 
 @contextmanager
-def _no_beta_warnings() -> Iterator[None]:
+def _suppress_beta_warnings() -> Iterator[None]:
     """Suppress Dagster's warnings about beta and preview features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)

@@ -22,16 +22,16 @@ class ConnectionParams(BaseModel):
         default="source-faker", description="Name of the connector in Airbyte's registry."
     )
     version: str | None = Field(
-        default=None, description="Its version; by default that of the registry."
+        default=None, description="Version of the connector; by default that of the registry."
     )
 
     @field_validator("connector")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _require_known(cls, name: str) -> str:
         try:
             return get_connector_info(name).name
         except UnknownConnectorError as error:
-            raise ValueError(str(error)) from error  # for dg to show
+            raise ValueError(str(error)) from error  # dg prints a ValueError
 
 
 class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
@@ -42,10 +42,10 @@ class ConnectionScaffolder(dg.Scaffolder[ConnectionParams]):
         return ConnectionParams
 
     def scaffold(self, request: dg.ScaffoldRequest[ConnectionParams]) -> None:
-        asked = request.params
-        attributes = {"connector": asked.connector}
-        if asked.version is not None:
-            attributes["version"] = asked.version
+        params = request.params
+        attributes = {"connector": params.connector}
+        if params.version is not None:
+            attributes["version"] = params.version
         dg.scaffold_component(request, {**attributes, "config": {}})
 
 
@@ -60,7 +60,7 @@ def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str 
     text = yaml.safe_dump(declared, sort_keys=False, allow_unicode=True, width=100)
     head = f"# Fields of config: {docs_url}\n" if docs_url else ""
     try:
-        # No code location must see the folder without its file.
+        # atomic_folder, because no code location must see the folder without its file.
         with atomic_folder(folder) as unfinished:
             (unfinished / file.name).write_text(head + text, encoding="utf-8")
     except FileExistsError as error:
@@ -77,25 +77,25 @@ def write_secrets(file: Path, values: Mapping[str, str]) -> None:
     """Set variables in a ``.env``, and make it readable by its owner alone.
 
     Raises:
-        ConfigError: the file cannot be written, or a value holds a NUL character.
+        ConfigError: the file cannot be written, or a value has a NUL character.
     """
     for name, value in values.items():
         if "\0" in value:
             raise ConfigError(
-                f"The value for {name} holds a NUL character; environment variables cannot."
+                f"The value for {name} has a NUL character; remove it: variables cannot have one."
             )
-    # The target of a link, so that the link stays.
+    # Write the target of a symbolic link, so that the link stays.
     file = file.resolve()
     try:
         os.close(os.open(file, os.O_RDONLY | os.O_CREAT, 0o600))
         file.chmod(0o600)
         for name, value in values.items():
-            dotenv.set_key(file, name, _quoted(value), quote_mode="never")
+            dotenv.set_key(file, name, _quote(value), quote_mode="never")
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}).") from error
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     """Quote ``value`` for python-dotenv, which Dagster uses, too.
 
     ``${`` starts a variable even in single quotes; ``${:-$}`` is a variable without a name, whose
@@ -103,7 +103,7 @@ def _quoted(value: str) -> str:
     """
     value = value.replace("\\", "\\\\").replace("${", "${:-$}{")
     if "\r" in value:
-        # Unescaped, it would end the line.
+        # A carriage return would end the line, so it is escaped.
         escaped = value.replace('"', '\\"').replace("\r", "\\r")
         return f'"{escaped}"'
     escaped = value.replace("'", "\\'")

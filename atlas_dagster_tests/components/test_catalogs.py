@@ -68,7 +68,7 @@ def test_catalogs_that_are_stored_at_once_are_all_there(
     with ThreadPoolExecutor(len(NAMES)) as threads:
         list(threads.map(keep, NAMES))
     with dg.DagsterInstance.get():
-        known = [component(tree, name).known(project.root) for name in NAMES]
+        known = [component(tree, name).stored_catalog(project.root) for name in NAMES]
     assert [name for name, found in zip(NAMES, known, strict=True) if found is None] == []
 
 
@@ -84,7 +84,7 @@ def test_a_catalog_that_is_lost_counts_as_not_discovered(project: Project, tmp_p
     with dg.DagsterInstance.get():
         assert "shop/discover" in project.descriptions()
         lost = component(project.tree(), "shop")
-        assert lost.known(project.root) is None
+        assert lost.stored_catalog(project.root) is None
         lost.store(project.found("shop", {}), project.root)
     with dg.DagsterInstance.get():
         assert "shop/users" in project.descriptions()

@@ -66,11 +66,11 @@ def test_a_look_is_kept_as_what_was_discovered(project: Project) -> None:
     project.declare("shop", "connector: source-faker")
     project.discover("shop", {})
     component = load(project, "shop")
-    known, look = component.known(project.root), component.catalog_update(project.root)
+    known, look = component.stored_catalog(project.root), component.catalog_update(project.root)
     assert known is not None
     assert look is not None
     look.store(msgspec.structs.replace(known, discovered_at=5.0))
-    again = component.known(project.root)
+    again = component.stored_catalog(project.root)
     assert again is not None
     assert again.discovered_at == 5.0
 

@@ -235,7 +235,8 @@ def test_placeholders_of_names_that_look_alike_stay_apart(project: Project) -> N
 def test_a_folder_without_a_file(project: Project) -> None:
     (project.connections / "shop").mkdir()
 
-    assert only_broken(project) == "The folder shop holds no defs.yaml; add one or remove it."
+    problem = "The folder shop has no defs.yaml; add one, or remove the folder."
+    assert only_broken(project) == problem
 
 
 WRONG_FOR_THE_SOURCE = {

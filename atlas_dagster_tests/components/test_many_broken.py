@@ -86,7 +86,7 @@ KINDS: dict[str, tuple[Callable[[Project, str], None], str]] = {
     "unknown package": (written(b"type: nowhere.Connection\nattributes: {}\n"), "not found"),
     "no file": (
         lambda project, name: (project.connections / name).mkdir(),
-        "holds no defs.yaml",
+        "has no defs.yaml",
     ),
     "Python that raises": (python("1 / 0"), "ZeroDivisionError"),
     "asset without its resource": (

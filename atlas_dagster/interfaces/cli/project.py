@@ -135,10 +135,10 @@ class ProjectConnection:
         with self._explain_errors():
             return self.component.connection
 
-    def times(self) -> Schedule | None:
+    def parse_schedule(self) -> Schedule | None:
         """Return the schedule. Raises ConfigError if it or the connector's name is wrong."""
         with self._explain_errors():
-            return self.component.times()
+            return self.component.parse_schedule()
 
     def assets(self, discovered: Discovered | None = None) -> ConnectionAssets:
         """Return its assets, by the catalog ``discovered`` or else the stored one.
@@ -168,7 +168,7 @@ class ProjectConnection:
     def discovered(self) -> Discovered | None:
         """The stored catalog."""
         with self._state_storage():
-            return self.component.known(self.tree.project_root)
+            return self.component.stored_catalog(self.tree.project_root)
 
     def keep(self, found: Discovered) -> None:
         """Store the catalog ``found``."""
@@ -278,7 +278,7 @@ def describe_subject(declared: ProjectConnection) -> Subject:
 
     try:
         _ = declared.connection
-        declared.times()
+        declared.parse_schedule()
         discovered = declared.discovered
         if discovered is not None:
             declared.assets(discovered)
