@@ -88,7 +88,7 @@ def test_an_estimate_that_was_exceeded_is_not_mentioned(clock: Clock) -> None:
 
 def test_the_numbers_come_along(clock: Clock) -> None:
     progress = Progress()
-    progress.estimate(Estimate(name="a", raw_rows=Raw(b"6000")))
+    progress.add_estimate(Estimate(name="a", raw_rows=Raw(b"6000")))
     clock.now = 10
     due = progress.report_if_due([reading("a", 4000)])
     assert due is not None
