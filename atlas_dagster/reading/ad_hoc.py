@@ -1,4 +1,4 @@
-"""Connectors used without a declaration: by their name or image, with a config as it is given."""
+"""Connections without a declaration: a connector's name or image, and a config."""
 
 import hashlib
 import json
@@ -25,14 +25,14 @@ from atlas_dagster.runners.owner import Kind, process_has_ended, this_process
 from atlas_dagster.source.connection import Connection, RunnerChoice, StreamSelection
 from atlas_dagster.source.run_context import RunContext, SpecCache
 
-#: What such connectors run under; there is no deployment.
+#: The deployment label of their containers, because they belong to no deployment.
 DEPLOYMENT = "adhoc"
-#: ``source-x`` or ``source-x:1.2.3``: a connector of the registry. Anything else is an image.
+#: ``source-x`` or ``source-x:1.2.3``, a connector of the registry. Other names are images.
 _NAME = re.compile(r"(?P<name>[^/:@]*-[^/:@]*)(?::(?P<version>\w[\w.+-]*))?")
 
 
 class AdHocConnection(Connection):
-    """A connection that is not declared anywhere."""
+    """A connection without a declaration."""
 
     @property
     def where(self) -> str:
@@ -40,19 +40,19 @@ class AdHocConnection(Connection):
 
 
 def is_adhoc(source: str) -> bool:
-    """Whether ``source`` names a connector or an image; a declared connection's name is plain."""
+    """Return whether ``source`` is a connector or an image, and not the name of a connection."""
     return not re.fullmatch(r"[A-Za-z0-9_]+", source)
 
 
 class RegistryName(NamedTuple):
-    """A connector of the registry, and the version asked for, if any."""
+    """A connector of the registry, and the requested version, if any."""
 
     name: str
     version: str | None
 
 
-def registry_name(source: str) -> RegistryName | None:
-    """``source`` as the name of a connector; None where it is an image."""
+def parse_registry_name(source: str) -> RegistryName | None:
+    """Split ``source`` into name and version; None if it is an image."""
     found = _NAME.fullmatch(source)
     return found and RegistryName(found["name"], found["version"])
 
@@ -64,13 +64,13 @@ def adhoc_connection(
     *,
     validate: bool = True,
 ) -> AdHocConnection:
-    """What ``source`` says: ``source-x``, ``source-x:1.2.3``, ``source-x:latest`` or an image.
+    """Make a connection for ``source``: ``source-x``, ``source-x:1.2.3`` or an image.
 
     Raises:
-        UnknownConnectorError: it looks like a connector's name, and there is none such.
-        ConfigError: there is no such ``runner``.
+        UnknownConnectorError: the registry has no connector of this name.
+        ConfigError: ``runner`` is not valid.
     """
-    named = registry_name(source)
+    named = parse_registry_name(source)
     if runner not in get_args(RunnerChoice):
         raise ConfigError(
             f"There is no runner '{runner}'; choose one of {', '.join(get_args(RunnerChoice))}."
@@ -89,9 +89,9 @@ def adhoc_connection(
 
 
 class AdHocConfigStore(FileConfigStore):
-    """Single-use tokens that a connector renewed must be there the next time.
+    """Stores renewals in the user's folder, so that renewed single-use tokens are not lost.
 
-    There may be ever new configs, so of one without renewals nothing stays.
+    The number of configs has no limit, so a config without renewals leaves no file.
     """
 
     def __init__(self) -> None:
@@ -99,13 +99,13 @@ class AdHocConfigStore(FileConfigStore):
 
     @contextmanager
     def lock(self, connection: str, listener: Listener) -> Iterator[None]:
-        """Raises ConfigError where the folder cannot be written."""
+        """Lock ``connection``. Raises ConfigError if the folder cannot be written."""
         with super().lock(connection, listener):
             try:
                 yield
             finally:
                 if self.load(connection, {}) is None:
-                    # Who waits for this very file finds that it has no name any more (filelock).
+                    # A process that waits for this file notices that it was removed (filelock).
                     self._lock_path(connection).unlink(missing_ok=True)
 
     def _create_folder(self) -> None:
@@ -113,12 +113,12 @@ class AdHocConfigStore(FileConfigStore):
             super()._create_folder()
         except OSError as error:
             raise ConfigError(
-                f"{self._folder}, where renewed credentials are kept, cannot be written "
-                f"({error.strerror}); set XDG_STATE_HOME to a folder that can."
+                f"The folder {self._folder} for renewed credentials cannot be written "
+                f"({error.strerror}); set XDG_STATE_HOME to a writable folder."
             ) from error
 
 
-#: A connector's SPEC is the same for all sources of this process.
+#: All sources of this process share the cached SPECs.
 _SPECS = SpecCache()
 
 
@@ -129,10 +129,10 @@ def adhoc_context(
     environ: Mapping[str, str] = os.environ,
     limits: ExecutorConfig | None = None,
 ) -> RunContext:
-    """Return the context of this process; ``limits`` are by default those of ATLAS_EXECUTOR.
+    """Return the context of this process. Default ``limits``: those of ATLAS_EXECUTOR.
 
     Raises:
-        ConfigError: one of the limits is wrong.
+        ConfigError: ATLAS_EXECUTOR has an invalid limit.
     """
     return RunContext(
         deployment=DEPLOYMENT,
@@ -146,7 +146,7 @@ def adhoc_context(
 
 
 def reap_adhoc() -> list[str]:
-    """Remove what killed commands left behind; returns what, in words."""
+    """Remove containers and processes of killed commands; return a description of each."""
     removed = reap_processes(deployment=DEPLOYMENT, has_ended=process_has_ended)
     try:
         client = connect()
@@ -158,11 +158,11 @@ def reap_adhoc() -> list[str]:
 
 @cache
 def reap_adhoc_once() -> None:
-    """:func:`reap_adhoc`, the first time in the life of a process."""
+    """Call :func:`reap_adhoc`, but only once in each process."""
     reap_adhoc()
 
 
-def chosen_streams(
+def select_streams(
     connection: Connection,
     catalog: Catalog,
     names: Collection[str],
@@ -170,40 +170,40 @@ def chosen_streams(
     incremental: bool,
     cursor_field: FieldPath | None = None,
 ) -> list[ConfiguredStream]:
-    """The streams of ``catalog`` called ``names``, or all, for a READ outside of a sync.
+    """Configure the streams of ``catalog`` called ``names``, or all, for a READ without tables.
 
-    ``incremental``: where the source can, and says by which cursor or ``cursor_field`` does.
+    ``incremental``: read incrementally if the source supports that and the cursor is known.
 
     Raises:
-        UnknownStreamError: there is no such stream.
-        ConfigError: a stream cannot be read like that.
+        UnknownStreamError: the source has no such stream.
+        ConfigError: a stream does not support this READ.
     """
     if names:
         selections = [StreamSelection.model_validate({"name": name}) for name in names]
         connection = connection.model_copy(update={"streams": selections})
-        picked = {stream.descriptor for stream in connection.configured(catalog)}
+        selected = {stream.descriptor for stream in connection.configured(catalog)}
     else:
-        picked = {stream.descriptor for stream in catalog.streams}
-    chosen = []
+        selected = {stream.descriptor for stream in catalog.streams}
+    configured = []
     for stream in catalog.streams:
-        if stream.descriptor not in picked:
+        if stream.descriptor not in selected:
             continue
-        can = "incremental" in stream.supported_sync_modes
+        is_supported = "incremental" in stream.supported_sync_modes
         cursor = cursor_field or stream.default_cursor_field or stream.source_defined_cursor
-        by_cursor = incremental and can and bool(cursor)
-        chosen.append(
+        is_incremental = incremental and is_supported and bool(cursor)
+        configured.append(
             configure(
                 stream,
-                sync_mode="incremental" if by_cursor else None,
+                sync_mode="incremental" if is_incremental else None,
                 destination_sync_mode="append",
-                cursor_field=cursor_field if by_cursor else None,
+                cursor_field=cursor_field if is_incremental else None,
             )
         )
-    return chosen
+    return configured
 
 
 def _identity(source: str, config: Mapping[str, Any]) -> str:
-    """Locks and renewals are kept under it: one for each connector and config."""
+    """Return a name for locks and renewals, which differs for each connector and config."""
     content = json.dumps([source, config], sort_keys=True).encode()
     name = image_name(source)
     return f"{assign([name])[name].lstrip('_')}_{hashlib.sha256(content).hexdigest()[:8]}"

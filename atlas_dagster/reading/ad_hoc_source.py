@@ -1,7 +1,7 @@
-"""A connector with a config, used without a declaration and without tables. Everything waits.
+"""A connector with a config, used without a declaration and without tables. All calls block.
 
-One table is read at a time, and its state is its own: that of a source which keeps one for all its
-streams moves on with what is read of it.
+Each READ reads one table, and returns a state of its own. If the source keeps one state for all
+streams, the state advances for this table only.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.reading.ad_hoc import AdHocConnection
 from atlas_dagster.reading.reader import StreamReader
 from atlas_dagster.records.types import TableSchema
-from atlas_dagster.source.connection import no_stream
+from atlas_dagster.source.connection import describe_missing_stream
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.connector_ref import ConnectorRef
 from atlas_dagster.source.open_connector import open_connector, read_spec
@@ -27,11 +27,11 @@ from atlas_dagster.source.run_context import RunContext
 
 
 class RowPage(Struct, frozen=True):
-    """What one READ brought, as far as it was asked for.
+    """The requested rows of one READ.
 
-    ``rows`` have the columns of the stream's table. ``state`` is where the next READ continues:
-    right after them where ``overlap`` is 0, else it brings the last so many again, for the source
-    said no state since. ``is_complete``: the source has no more.
+    ``rows`` have the columns of the stream's table. The next READ continues from ``state``, and
+    repeats the last ``overlap`` rows, because the source sent no state after them.
+    ``is_complete``: the source has no more rows.
     """
 
     rows: pa.Table
@@ -41,7 +41,7 @@ class RowPage(Struct, frozen=True):
 
 
 class _KeepWarnings(Listener):
-    """Passes everything to ``listener``, and keeps the warnings."""
+    """Passes all events to ``listener``, and keeps the warnings."""
 
     def __init__(self, listener: Listener) -> None:
         self.warnings: list[str] = []
@@ -64,10 +64,10 @@ class _KeepWarnings(Listener):
 class AdHocSource:
     """One connector with one config.
 
-    Every method may raise what goes wrong on the way to any answer:
-        ConfigError: the config does not fit the SPEC, or cannot be used as it is.
-        RunnerUnavailableError: there is nothing to run the connector with.
-        ConnectorFailedError: the connector failed; the message is its own.
+    Raises, from every method that calls the connector:
+        ConfigError: the config does not fit the SPEC, or a variable is missing.
+        RunnerUnavailableError: nothing can run the connector.
+        ConnectorFailedError: the connector failed; the message is the connector's own.
     """
 
     def __init__(
@@ -84,48 +84,48 @@ class AdHocSource:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the config so far."""
+        """The warnings so far, without repetitions."""
         return list(dict.fromkeys(self._listener.warnings))
 
     @property
     def image(self) -> str:
-        """The connector's image, whether or not it runs from it."""
+        """The connector's image, even if the connector does not run in Docker."""
         return ConnectorRef.resolve(self.connection).image
 
     @property
     def is_discovered(self) -> bool:
-        """Whether the streams are known, so that no connector need be asked for them."""
+        """Whether the streams are known, so that :meth:`catalog` does not run the connector."""
         return self._catalog is not None
 
     def open(self) -> AbstractContextManager[Connector]:
-        """Open the connector with its config; no other call uses that meanwhile."""
+        """Open the connector, and lock its config against other calls."""
         return open_connector(self.connection, self._context)
 
     def spec(self) -> Spec:
         return read_spec(self.connection, self._context)
 
     def status(self) -> ConnectionStatus:
-        """The connector's answer to CHECK, be it good or bad."""
+        """Return the connector's answer to CHECK, also if it is FAILED."""
         with self.open() as connector:
             return connector.status()
 
     def check(self) -> None:
-        """Raises CheckFailedError where the source cannot be reached with this config."""
+        """Run CHECK. Raises CheckFailedError if the connector cannot reach its source."""
         with self.open() as connector:
             connector.check()
 
     def discover(self) -> Catalog:
-        """The streams, asked for anew."""
+        """Run DISCOVER, and return the streams."""
         with self.open() as connector:
             self._catalog = connector.discover()
         return self._catalog
 
     def catalog(self) -> Catalog:
-        """The streams, asked for once."""
+        """Return the streams; only the first call runs DISCOVER."""
         return self._catalog or self.discover()
 
-    def table(self, name: str) -> Stream:
-        """The stream called ``name``, or ``namespace.name``. Raises UnknownStreamError."""
+    def find_table(self, name: str) -> Stream:
+        """Return the stream called ``name`` or ``namespace.name``. Raises UnknownStreamError."""
         streams = self.catalog().streams
         found = [s for s in streams if s.descriptor.name == name]
         found = found or [s for s in streams if str(s.descriptor) == name]
@@ -134,16 +134,18 @@ class AdHocSource:
         if found:
             full = " or ".join(str(stream.descriptor) for stream in found)
             raise UnknownStreamError(f"'{name}' is in several namespaces; write {full}.")
-        raise UnknownStreamError(no_stream(name, {s.descriptor.name for s in streams}))
+        raise UnknownStreamError(
+            describe_missing_stream(name, {s.descriptor.name for s in streams})
+        )
 
-    def tables(self) -> list[str]:
-        """Names that :meth:`table` takes, in the source's order."""
+    def table_names(self) -> list[str]:
+        """Return the names for :meth:`find_table`, in the source's order."""
         descriptors = [stream.descriptor for stream in self.catalog().streams]
         names = [descriptor.name for descriptor in descriptors]
         return [each.name if names.count(each.name) == 1 else str(each) for each in descriptors]
 
     @contextmanager
-    def reading(
+    def open_reader(
         self,
         stream: ConfiguredStream,
         *,
@@ -151,12 +153,12 @@ class AdHocSource:
         limit: int | None = None,
         batch_rows: int | None = None,
     ) -> Iterator[StreamReader]:
-        """A READ of ``stream`` that is about to start; see :class:`StreamReader`."""
+        """Open the connector, and yield a reader of ``stream``."""
         options = {} if batch_rows is None else {"batch_rows": batch_rows}
         with self.open() as connector:
             yield StreamReader(connector, [stream], state=state, limit=limit, **options)
 
-    def page(
+    def read_page(
         self,
         stream: ConfiguredStream,
         *,
@@ -164,16 +166,16 @@ class AdHocSource:
         limit: int | None = None,
         most_bytes: int | None = None,
     ) -> RowPage:
-        """All that is new of ``stream``, or the first ``limit`` rows of it.
+        """Read all new rows of ``stream``, or the first ``limit`` rows.
 
-        Those end with the last one that a state covers, so that the next page brings the rest;
-        where the source says no state in time, they do not. They also end when they take more than
-        about ``most_bytes`` in memory.
+        A page ends with the last row that a state covers, so that the next page continues after it.
+        If the source sends no state in time, the page ends with an uncovered row. A page also ends
+        after about ``most_bytes`` in memory.
         """
         batches, size = [], 0
         with (
-            self.reading(stream, state=state, limit=limit) as reading,
-            closing(reading.batches()) as found,
+            self.open_reader(stream, state=state, limit=limit) as reader,
+            closing(reader.batches()) as found,
         ):
             for _, batch in found:
                 batches.append(batch)
@@ -181,40 +183,40 @@ class AdHocSource:
                 if most_bytes is not None and size >= most_bytes:
                     break
         rows = pa.Table.from_batches(batches, table_schema(stream.stream).arrow)
-        overlap = reading.rows_since_state
-        if not reading.is_complete and stream.sync_mode == "incremental" and overlap < len(rows):
+        overlap = reader.rows_since_state
+        if not reader.is_complete and stream.sync_mode == "incremental" and overlap < len(rows):
             rows, overlap = rows.slice(0, len(rows) - overlap), 0
-        return RowPage(rows, reading.state, overlap, reading.is_complete)
+        return RowPage(rows, reader.state, overlap, reader.is_complete)
 
 
 def table_schema(stream: Stream) -> TableSchema:
-    """The columns that the stream's table has."""
+    """Return the columns of the stream's table."""
     return TableSchema.from_json_schema(stream.json_schema)
 
 
-def read_as(
+def configure_read(
     stream: Stream, *, incremental: bool, cursor_field: str | None = None
 ) -> ConfiguredStream:
-    """How to read one table: all of it, or what is new by its cursor.
+    """Configure the READ of one table: all rows, or only new ones by a cursor.
 
-    ``cursor_field``: for a source that leaves the choice.
+    ``cursor_field``: the cursor, if the source does not define its own.
 
     Raises:
-        ConfigError: it cannot be read like that.
+        ConfigError: the stream does not support this READ.
     """
     name, own = stream.descriptor, stream.default_cursor_field
     if not incremental:
         if cursor_field is not None:
-            raise ConfigError(f"'{name}' has a cursor in incremental reads only; ask for one.")
-        whole = "full_refresh" in stream.supported_sync_modes
+            raise ConfigError(f"'{name}' has a cursor only in incremental reads; set incremental.")
+        is_supported = "full_refresh" in stream.supported_sync_modes
         return configure(
             stream,
-            sync_mode="full_refresh" if whole else "incremental",
+            sync_mode="full_refresh" if is_supported else "incremental",
             destination_sync_mode="append",
         )
     if cursor_field is not None and stream.source_defined_cursor and own and own != (cursor_field,):
         raise ConfigError(
-            f"The source itself says by what it reads '{name}' ({'.'.join(own)}); "
+            f"The source defines the cursor of '{name}' itself ({'.'.join(own)}); "
             f"leave {cursor_field} out."
         )
     fields = {column.field for column in table_schema(stream).columns}

@@ -18,30 +18,30 @@ from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.invocation import Invocation
 from atlas_dagster.source.read_protocol import ReadProtocol, StateReached, StreamFault, StreamRead
 
-#: The batch size of a sync, for the same reason; see ``sync/stream.py``.
+#: The batch size of a sync; ``sync/stream.py`` has the reason.
 _BATCH_ROWS = 5_000
 _BATCH_BYTES = 4 * 1024 * 1024
-#: Rows wait for a state that covers them: up to this many batches, and this long.
+#: Rows are kept for a state that covers them, up to this many batches and this long.
 _MOST_BATCHES = 2
 _WAIT_SECONDS = 30.0
-#: Covered rows wait this long for the rest of a batch.
-_HAND_OUT_SECONDS = 1.0
-#: After the last requested record, its state may take this long.
+#: Covered rows are kept this long until their batch is full.
+_YIELD_SECONDS = 1.0
+#: The reader waits this long for the state after the last requested record.
 _LAST_STATE_SECONDS = 2.0
 
 
 class _Mark(Struct, frozen=True):
-    """A state, and how many records of each stream it covers."""
+    """A state, and the number of records of each stream that it covers."""
 
     state: ConnectionState
     counts: Mapping[StreamDescriptor, int] = {}
 
 
 class StreamReader:
-    """A READ of ``streams`` from ``state`` on.
+    """A READ of ``streams`` that continues from ``state``.
 
-    It stores nothing: the caller stores the records and :attr:`state` together. The connector is
-    stopped if the caller leaves an iterator early, and after ``limit`` records of each stream.
+    The reader stores nothing: the caller stores the records and :attr:`state` together. It stops
+    the connector after ``limit`` records of each stream, or if the caller closes an iterator early.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class StreamReader:
         limit: int | None = None,
         batch_rows: int = _BATCH_ROWS,
     ) -> None:
-        """``batch_rows``: the size of a batch; it may grow a little until a state covers it."""
+        """``batch_rows``: the size of a batch, which may grow a little until a state covers it."""
         self._connector = connector
         self._limit = limit
         self._batch_rows = batch_rows
@@ -64,31 +64,31 @@ class StreamReader:
         self._full_since: float | None = None
         self._next_progress = 0.0
         self._mark = _Mark(state or ConnectionState())
-        #: Whether the source has sent everything.
+        #: Whether the source has sent all records.
         self.is_complete = False
 
     @property
     def state(self) -> ConnectionState:
-        """Where the next reading continues. It covers only records that were handed out.
+        """The state from which the next READ continues. It covers only records already yielded.
 
-        A source sends states now and then, so the next reading may repeat the last
+        A source sends states only from time to time, so the next READ may repeat the last
         :attr:`rows_since_state` records.
         """
         return self._mark.state
 
     @property
     def rows_since_state(self) -> int:
-        """Records handed out since :attr:`state`, including the batch at hand."""
+        """The number of records yielded since :attr:`state`, including the current batch."""
         return sum(self.counts.values()) - sum(self._mark.counts.values())
 
     @property
     def counts(self) -> dict[StreamDescriptor, int]:
-        """Records of each stream so far."""
+        """The number of records of each stream so far."""
         return dict(self._counts)
 
     @property
     def complete(self) -> list[StreamDescriptor]:
-        """Streams of which all requested records came, even if others failed."""
+        """The streams whose requested records were all yielded, even if other streams failed."""
         return [
             name
             for name, stream in self._streams.items()
@@ -96,7 +96,7 @@ class StreamReader:
         ]
 
     def records(self) -> Generator[Records, None, None]:
-        """Yield records as the source wrote them, those of one stream at a time.
+        """Yield records as the source wrote them; each item has records of one stream.
 
         Raises:
             ReadFailedError: a stream did not complete.
@@ -111,11 +111,11 @@ class StreamReader:
                 yield found
 
     def batches(self) -> Generator[tuple[StreamDescriptor, pa.RecordBatch], None, None]:
-        """Yield typed batches, in the columns of the stream's table.
+        """Yield typed batches, with the columns of the stream's table.
 
-        A batch ends where a state covers it, if the source sends one in time. A caller that stops
-        there continues with the next record. Records from before a failure are yielded before it
-        is raised, for other streams may be complete. Raises the errors of :meth:`records`.
+        A batch ends at a state if the source sends one in time, so a caller that stops after this
+        batch continues with the next record. Records before a failure are yielded before the error
+        is raised, because other streams may be complete. Raises the errors of :meth:`records`.
         """
         queue = _BatchQueue(self._configured.values())
         newest, is_covered = self._mark, False
@@ -138,12 +138,12 @@ class StreamReader:
             raise failure
 
     def _is_due(self, queue: "_BatchQueue", is_covered: bool) -> bool:
-        """Return whether to hand out rows. ``is_covered``: waiting for a state is useless."""
+        """Return whether to yield the rows. ``is_covered``: a state covers all of them already."""
         batches = 1 if is_covered else _MOST_BATCHES
         return bool(queue.rows) and (
             queue.rows >= self._batch_rows * batches
             or queue.bytes >= _BATCH_BYTES * batches
-            or queue.seconds >= (_HAND_OUT_SECONDS if is_covered else _WAIT_SECONDS)
+            or queue.seconds >= (_YIELD_SECONDS if is_covered else _WAIT_SECONDS)
         )
 
     def _emit(
@@ -157,7 +157,7 @@ class StreamReader:
         self._mark = mark
 
     def _read(self) -> Iterator[Records | _Mark | None]:
-        """Yield records, each state with the counts that it covers, and None in a pause."""
+        """Yield records, states with the counts that they cover, and None while nothing arrives."""
         catalog = configured_catalog_json(list(self._configured.values()), sync_id=0)
         files = {"catalog": catalog}
         if self.state:
@@ -171,26 +171,26 @@ class StreamReader:
                 if message is None:
                     yield None
                 elif isinstance(event, Records):
-                    if taken := self._take(event):
-                        yield taken
+                    if allowed := self._apply_limit(event):
+                        yield allowed
                 elif isinstance(event, StateReached) and not event.is_apart:
                     yield _Mark(event.state, self.counts)
                 elif isinstance(event, StreamFault):
                     names = ", ".join([self._connector.name, *map(str, event.streams)])
                     raise ProtocolError(f"{names}: {event.reason}.")
-                if self._is_enough:
+                if self._has_enough:
                     return
         protocol.end(invocation.errors, failed=invocation.failed, cut_off=invocation.cut_off)
         self._judge(invocation)
         self.is_complete = True
 
-    def _take(self, found: Records) -> Records | None:
-        """Return the records within the limit."""
+    def _apply_limit(self, found: Records) -> Records | None:
+        """Count the records, and return those within the limit."""
         name = StreamDescriptor(found.stream, found.namespace)
         if self._limit is not None and len(found.records) > self._limit - self._counts[name]:
             self._streams[name].skips_records = True
-            taken = found.records[: self._limit - self._counts[name]]
-            found = Records(found.stream, found.namespace, taken, found.bytes)
+            allowed = found.records[: self._limit - self._counts[name]]
+            found = Records(found.stream, found.namespace, allowed, found.bytes)
         self._counts[name] += len(found.records)
         if (now := time.monotonic()) >= self._next_progress:
             self._next_progress = now + PROGRESS_SECONDS
@@ -201,8 +201,8 @@ class StreamReader:
         return self._limit is not None and self._counts[name] >= self._limit
 
     @property
-    def _is_enough(self) -> bool:
-        """Whether all requested records came, and the state after them unless it takes long."""
+    def _has_enough(self) -> bool:
+        """Whether all requested records came, and also the state after them or its time ran out."""
         if not all(map(self._is_full, self._streams)):
             return False
         streams = self._streams.values()
@@ -214,7 +214,7 @@ class StreamReader:
         return time.monotonic() - self._full_since >= _LAST_STATE_SECONDS
 
     def _judge(self, invocation: Invocation) -> None:
-        """Raise an error if the connector has failed, or a stream is not complete."""
+        """Raise an error if the connector failed or a stream is not complete."""
         complete = self.complete
         broken = [name for name in self._streams if name not in complete]
         names = ", ".join(map(str, broken))
@@ -234,10 +234,10 @@ class StreamReader:
 
 
 class _BatchQueue:
-    """Records to hand out, built into batches as they come."""
+    """Records that were not yielded yet, built into batches as they arrive."""
 
     def __init__(self, streams: Iterable[ConfiguredStream]) -> None:
-        self._builders = {stream.descriptor: _builder(stream) for stream in streams}
+        self._builders = {stream.descriptor: _make_builder(stream) for stream in streams}
         self._built: dict[StreamDescriptor, list[pa.RecordBatch]] = {}
         self.rows = 0
         self.bytes = 0
@@ -254,7 +254,7 @@ class _BatchQueue:
 
     @property
     def seconds(self) -> float:
-        """The time since the last :meth:`take`."""
+        """The number of seconds since the last :meth:`take`."""
         return time.monotonic() - self._since
 
     def take(self) -> list[tuple[StreamDescriptor, pa.RecordBatch]]:
@@ -269,5 +269,5 @@ class _BatchQueue:
         return batches
 
 
-def _builder(stream: ConfiguredStream) -> BatchBuilder:
+def _make_builder(stream: ConfiguredStream) -> BatchBuilder:
     return BatchBuilder(TableSchema.of_rows(stream), sync_id=0, generation_id=stream.generation_id)

@@ -63,7 +63,7 @@ def compare(connection: Connection, before: Catalog, after: Catalog) -> list[Cat
     changes: list[CatalogChange] = []
     for stream in after.streams:
         if stream.descriptor in synced:
-            changes += _of_stream(connection, synced[stream.descriptor], stream)
+            changes += _compare_stream(connection, synced[stream.descriptor], stream)
         elif not named:
             changes.append(CatalogChange(stream.descriptor, "added"))
     gone = synced.keys() - {stream.descriptor for stream in after.streams}
@@ -100,66 +100,66 @@ def _is_allowed(change: CatalogChange, policy: SchemaPolicy | None) -> bool:
         return False
     if policy is None:
         return True
-    whole = change.field is None and change.what in ("added", "removed")
+    is_whole_stream = change.field is None and change.what in ("added", "removed")
     if change.breaking or policy == "ignore":
         return False
-    return policy == "propagate_all" or not whole
+    return policy == "propagate_all" or not is_whole_stream
 
 
-def _of_stream(
+def _compare_stream(
     connection: Connection, was: ConfiguredStream, now: Stream
 ) -> Iterator[CatalogChange]:
     name = now.descriptor
     dedup = was.destination_sync_mode == "append_dedup"
     incremental = was.sync_mode == "incremental"
-    needed = {path for path in was.primary_key if dedup} | {
+    required = {path for path in was.primary_key if dedup} | {
         path for path in (was.cursor_field,) if incremental and path
     }
-    yield from _of_fields(name, was.stream.json_schema, now.json_schema, needed)
+    yield from _compare_fields(name, was.stream.json_schema, now.json_schema, required)
     key, new_key = was.stream.source_defined_primary_key, now.source_defined_primary_key
     try:
         after = connection.configure(now)
     except ConfigError:
         after = None
     if set(key) != set(new_key):
-        # A declared key replaces the source's.
+        # A declared key takes precedence over the source's key.
         breaking = dedup and (after is None or set(after.primary_key) != set(was.primary_key))
-        yield CatalogChange(name, "key", None, _listed(key), _listed(new_key), breaking=breaking)
+        yield CatalogChange(name, "key", None, _join(key), _join(new_key), breaking=breaking)
     cursor, new_cursor = was.stream.default_cursor_field, now.default_cursor_field
     if incremental and cursor != new_cursor and was.cursor_field == cursor:
-        yield CatalogChange(name, "cursor", None, _listed([cursor]), _listed([new_cursor]))
+        yield CatalogChange(name, "cursor", None, _join([cursor]), _join([new_cursor]))
     if after is None:
-        yield CatalogChange(name, "mode", None, _mode(was), declared=True)
-    elif _mode(after) != _mode(was):
-        yield CatalogChange(name, "mode", None, _mode(was), _mode(after), breaking=True)
+        yield CatalogChange(name, "mode", None, _join_modes(was), declared=True)
+    elif _join_modes(after) != _join_modes(was):
+        yield CatalogChange(name, "mode", None, _join_modes(was), _join_modes(after), breaking=True)
 
 
-def _of_fields(
+def _compare_fields(
     name: StreamDescriptor,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
-    needed: Collection[FieldPath],
+    required: Collection[FieldPath],
 ) -> Iterator[CatalogChange]:
     old, new = before.get("properties") or {}, after.get("properties") or {}
-    gone = {path for path in needed if declares(before, path) and not declares(after, path)}
+    removed = {path for path in required if declares(before, path) and not declares(after, path)}
     for field in [*new, *(field for field in old if field not in new)]:
         if field not in old:
             yield CatalogChange(name, "added", field, None, column_type(new[field], after).value)
         elif field not in new:
-            breaking = (field,) in gone
+            breaking = (field,) in removed
             was = column_type(old[field], before)
             yield CatalogChange(name, "removed", field, was.value, None, breaking)
         else:
             was, now = column_type(old[field], before), column_type(new[field], after)
             if was is not now:
                 yield CatalogChange(name, "retyped", field, was.value, now.value)
-    for path in sorted(path for path in gone if len(path) > 1):
+    for path in sorted(path for path in removed if len(path) > 1):
         yield CatalogChange(name, "removed", ".".join(path), breaking=True)
 
 
-def _mode(stream: ConfiguredStream) -> str:
+def _join_modes(stream: ConfiguredStream) -> str:
     return f"{stream.sync_mode} | {stream.destination_sync_mode}"
 
 
-def _listed(paths: Collection[FieldPath]) -> str:
+def _join(paths: Collection[FieldPath]) -> str:
     return ", ".join(".".join(path) for path in paths if path) or "none"

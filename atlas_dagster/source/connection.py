@@ -176,7 +176,7 @@ class Connection(BaseModel):
             ConfigError: a declared mode does not fit its stream.
         """
         for selection in self.streams if strict and self.streams else ():
-            _find(selection, catalog)
+            _require_stream(selection, catalog)
         configured = []
         for stream in filter(self.selects, catalog.streams):
             try:
@@ -211,17 +211,17 @@ class Connection(BaseModel):
         """Return the last selection of ``stream``."""
         name = stream.descriptor
         for selection in reversed(self.streams or ()):
-            anywhere = selection.namespace is None
+            same_name = selection.namespace is None
             if selection.name == name.name and (
-                anywhere or (selection.namespace or None) == name.namespace
+                same_name or (selection.namespace or None) == name.namespace
             ):
                 return selection
         return None
 
 
-def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
-    anywhere = [s for s in catalog.streams if s.descriptor.name == selection.name]
-    named = anywhere
+def _require_stream(selection: StreamSelection, catalog: Catalog) -> Stream:
+    same_name = [s for s in catalog.streams if s.descriptor.name == selection.name]
+    named = same_name
     if selection.namespace is not None:
         named = [s for s in named if s.descriptor.namespace == (selection.namespace or None)]
     if len(named) == 1:
@@ -231,18 +231,18 @@ def _find(selection: StreamSelection, catalog: Catalog) -> Stream:
         raise UnknownStreamError(
             f"Stream '{selection.name}' is in several namespaces ({spaces}); add namespace to it."
         )
-    if anywhere:
-        spaces = " and ".join(str(s.descriptor.namespace or "none") for s in anywhere)
+    if same_name:
+        spaces = " and ".join(str(s.descriptor.namespace or "none") for s in same_name)
         raise UnknownStreamError(
             f"Stream '{selection.name}' is not in the namespace '{selection.namespace}'; the "
             f"source has it in {spaces}."
         )
     raise UnknownStreamError(
-        no_stream(selection.name, {s.descriptor.name for s in catalog.streams})
+        describe_missing_stream(selection.name, {s.descriptor.name for s in catalog.streams})
     )
 
 
-def no_stream(name: str, known: Collection[str]) -> str:
+def describe_missing_stream(name: str, known: Collection[str]) -> str:
     """Return the message that there is no stream ``name``, with the nearest names."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(known))}."

@@ -15,7 +15,7 @@ from atlas_dagster.protocol.causes import is_code_failure, is_network_failure
 from atlas_dagster.protocol.messages import ConnectionStatus, Message, Spec, Unreadable
 from atlas_dagster.runners.base import ConnectorCommand, Runner, Verb
 from atlas_dagster.source.invocation import Invocation, readable
-from atlas_dagster.source.localhost import advice
+from atlas_dagster.source.localhost import advise
 
 _Answer = TypeVar("_Answer")
 #: Characters of an unreadable message in an error.
@@ -155,7 +155,7 @@ class Connector:
         if engine is None or self._config is None:
             return None
         network = self.runner.executor.network
-        return advice(self._config.value, network=network, engine=engine)
+        return advise(self._config.value, network=network, engine=engine)
 
     def _ask(
         self, verb: Verb, wanted: Callable[[Message], _Answer | None]

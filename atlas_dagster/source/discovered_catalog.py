@@ -164,7 +164,7 @@ def discover_with(
         catalog = merge_catalogs(previous.catalog, catalog, pending)
     connection.configured(catalog)  # raises if a declared stream does not exist
     assert connector.known_spec is not None
-    return discovered(
+    return build_discovered(
         connection.name,
         connector=connector.runner.identity(),
         config=connection.config,
@@ -176,7 +176,7 @@ def discover_with(
     )
 
 
-def discovered(
+def build_discovered(
     connection: str,
     *,
     connector: str,
@@ -245,14 +245,14 @@ def _name_tables(
     joined = ["__".join(path[1:]) for path in known.values()]
     for space in sorted({name.namespace for name in found}, key=lambda space: space or ""):
         prefix = f"{spaces[space]}__" if space else ""
-        met = [path.removeprefix(prefix) for path in joined if path.startswith(prefix)]
-        here = {name for name in found if name.namespace == space}
+        used = [path.removeprefix(prefix) for path in joined if path.startswith(prefix)]
+        members = {name for name in found if name.namespace == space}
         names = assign(
-            {name.name for name in here},
-            known={name.name: path[-1] for name, path in known.items() if name in here},
-            reserved=[*_TAKEN, *met] if space else [reserved, *_TAKEN, *spaces.values(), *met],
+            {name.name for name in members},
+            known={name.name: path[-1] for name, path in known.items() if name in members},
+            reserved=[*_TAKEN, *used] if space else [reserved, *_TAKEN, *spaces.values(), *used],
         )
-        for name in here:
+        for name in members:
             middle = (spaces[space],) if space else ()
             paths[name] = (connection, *middle, names[name.name])
             joined.append(prefix + names[name.name])

@@ -218,7 +218,7 @@ class Invocation:
             return not decoded.is_data
         if decoded.log is not None:
             level = decoded.log.level or "INFO"
-            text = self._mask(_lines(decoded.log.message or "", decoded.log.stack_trace))
+            text = self._mask(_join_lines(decoded.log.message or "", decoded.log.stack_trace))
             self._log(level, text)
             if level in ("ERROR", "FATAL") and text:
                 self._last_error = text
@@ -249,10 +249,10 @@ class Invocation:
         """
         texts = (error.message, error.internal_message, error.stack_trace)
         message, internal, trace = (self._mask(text) if text else None for text in texts)
-        self._log("ERROR", _lines(message, internal, trace) or _NO_REASON)
-        whole = len(self.errors) < _WHOLE_ERRORS
-        about = error.stream_descriptor
-        if not whole and (about in self._broken or len(self._broken) >= _MOST_BROKEN):
+        self._log("ERROR", _join_lines(message, internal, trace) or _NO_REASON)
+        is_kept_whole = len(self.errors) < _WHOLE_ERRORS
+        stream = error.stream_descriptor
+        if not is_kept_whole and (stream in self._broken or len(self._broken) >= _MOST_BROKEN):
             return
         text = self._mask(cause(message, (internal, trace))) or self.explain(None)
         causes = (text, *exceptions(trace or ""))
@@ -260,14 +260,14 @@ class Invocation:
         if kind == "system_error":
             text = self.with_note(text)
         kept = TraceError(
-            message=text if whole else text[:_SHORT_MESSAGE],
-            internal_message=internal if whole else None,
-            stack_trace=trace if whole else None,
+            message=text if is_kept_whole else text[:_SHORT_MESSAGE],
+            internal_message=internal if is_kept_whole else None,
+            stack_trace=trace if is_kept_whole else None,
             failure_type=kind,
-            stream_descriptor=about,
+            stream_descriptor=stream,
         )
         self.errors.append(kept)
-        self._broken.add(about)
+        self._broken.add(stream)
 
     def with_note(self, reason: str) -> str:
         """Return ``reason`` with the CDK that ran the connector, if that may be the cause."""
@@ -290,5 +290,5 @@ class Invocation:
             self._last_lines.append(masked[:500])
 
 
-def _lines(*texts: str | None) -> str:
+def _join_lines(*texts: str | None) -> str:
     return "\n".join(text.rstrip() for text in texts if text)

@@ -15,14 +15,14 @@ _LOCALHOST = re.compile(
 _NO_TUNNEL = "NO_TUNNEL"
 
 
-def advice(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> str | None:
+def advise(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> str | None:
     """Return advice about localhost, if ``config`` means the container itself by mistake.
 
     ``network`` is the container's network; ``engine`` is the place of its engine. The advice names
     fields, never values, because these may contain passwords.
     """
-    meant = network.startswith("container:") or (network == "host" and engine == "here")
-    fields = [] if meant else list(_fields(_seen_from_container(config)))
+    is_meant = network.startswith("container:") or (network == "host" and engine == "here")
+    fields = [] if is_meant else list(_find_localhost(_seen_from_container(config)))
     if not fields:
         return None
     names = " and ".join(f"'{name}'" for name in fields)
@@ -66,12 +66,12 @@ def _seen_from_container(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _fields(value: Any, path: str = "") -> Iterator[str]:
+def _find_localhost(value: Any, path: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _fields(inner, f"{path}.{key}" if path else str(key))
+            yield from _find_localhost(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list):
         for inner in value:
-            yield from _fields(inner, path)
+            yield from _find_localhost(inner, path)
     elif isinstance(value, str) and _LOCALHOST.search(value):
         yield path

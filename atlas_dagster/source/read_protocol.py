@@ -1,7 +1,7 @@
 """The rules of one READ: the meaning of its messages for the requested streams.
 
-No I/O. A sync, a read to the caller and a dry run all feed their messages to :class:`ReadProtocol`
-and act on its events:
+This module does no I/O. A sync, a read to the caller and a dry run feed their messages to
+:class:`ReadProtocol` and act on its events:
 
 - A STATE is valid if it is readable and its record count matches. A count in a shared state
   (GLOBAL, LEGACY) includes the records of full refreshes, unless these have their own states.
@@ -35,9 +35,9 @@ class StreamRead(Struct, eq=False):
     """The messages of one stream so far.
 
     ``has_state``: a state covers the stream. ``records_since_state``: records since then.
-    ``counted``: the last state had a record count; ``miscounted``: one did not match. ``fault``:
-    the reason why the stream's messages are ignored. ``settled``: it is complete, and no state of
-    it is missing. ``skips_records``: set by a caller that has dropped records of the stream, so
+    ``counted``: the last state had a record count. ``miscounted``: a record count did not match.
+    ``fault``: why the stream's messages are ignored. ``settled``: the stream is complete, and no
+    state is missing. ``skips_records``: set by a caller that has dropped records of the stream, so
     that no later state covers them. ``ended_well``: the source ended without error or statuses.
     """
 
@@ -69,8 +69,8 @@ class StreamRead(Struct, eq=False):
 class StateReached(Struct, frozen=True):
     """A state that covers all records so far of ``streams``.
 
-    ``state``: the connection's new state. ``is_apart``: it is the state of a full refresh beside
-    incremental streams, and not a part of the connection's state.
+    ``state``: the connection's new state. ``is_apart``: ``state`` belongs to one full refresh among
+    incremental streams, and is not a part of the connection's state.
     """
 
     state: ConnectionState
@@ -98,7 +98,7 @@ class ReadProtocol:
     """The rules for the messages of one READ.
 
     Args:
-        streams: the requested streams; this keeps them up to date.
+        streams: the requested streams; each message updates them.
         state: the state that the source continues from.
         log: takes a level and a text that may contain secrets.
     """
@@ -139,7 +139,7 @@ class ReadProtocol:
         return None
 
     def end(self, errors: Iterable[TraceError], *, failed: bool, cut_off: bool) -> None:
-        """Take the end of the READ; see :attr:`StreamRead.is_complete` for the result.
+        """Handle the end of the READ; :attr:`StreamRead.is_complete` has the result.
 
         Args:
             errors: all errors of the source.
@@ -168,7 +168,7 @@ class ReadProtocol:
             if len(candidates) == 1:
                 return candidates[0]
             names = ", ".join(str(stream.descriptor) for stream in candidates)
-            return _fault(
+            return _fail_streams(
                 candidates,
                 f"the source sent messages without a namespace, which may be of any of {names}; "
                 "select one of these streams only, or report it to the connector's maintainers",
@@ -187,7 +187,7 @@ class ReadProtocol:
             return None
         if stream.settled:
             stream.settled = False
-            return _fault([stream], "it sent records after its status COMPLETE")
+            return _fail_streams([stream], "it sent records after its status COMPLETE")
         stream.records_since_state += len(found.records)
         found.namespace = stream.descriptor.namespace
         return found
@@ -195,7 +195,7 @@ class ReadProtocol:
     def _on_unreadable(self, message: Unreadable) -> StreamFault:
         self._log("ERROR", f"Unreadable {message.kind}: {message.text}")
         why = f" ({message.why})" if message.why else ""
-        return _fault(
+        return _fail_streams(
             self._by_name.get(message.stream or "") or self._streams,
             f"a {message.kind} message could not be read{why}; leave the stream out, or report it "
             "to the connector's maintainers",
@@ -243,7 +243,7 @@ class ReadProtocol:
             return None
         incremental = [stream for stream in self._streams if not stream.full_refresh]
         counted = incremental
-        if _count_of(state) != _records_since_state(incremental):
+        if _record_count(state) != _records_since_state(incremental):
             # Some sources count the records of full refreshes, too.
             counted = [s for s in self._streams if not (s.full_refresh and s.has_state)]
         if fault := _check_count(counted, state, "the state of all streams"):
@@ -257,7 +257,7 @@ class ReadProtocol:
         return StateReached(self._state, tuple(stream.descriptor for stream in covered))
 
 
-def _count_of(state: State) -> int | None:
+def _record_count(state: State) -> int | None:
     return state.sourceStats.count if state.sourceStats else None
 
 
@@ -267,11 +267,11 @@ def _records_since_state(streams: Iterable[StreamRead]) -> int:
 
 def _check_count(streams: list[StreamRead], state: State, whose: str) -> StreamFault | None:
     """Compare the count in ``state`` with the records since the last state of ``streams``."""
-    expected, received = _count_of(state), _records_since_state(streams)
+    expected, received = _record_count(state), _records_since_state(streams)
     if expected is not None and expected != received:
         for stream in streams:
             stream.miscounted = True
-        return _fault(
+        return _fail_streams(
             streams,
             f"{whose} counts {expected} records before it, but Atlas received {received}; "
             "everything after the last correct state is ignored",
@@ -282,7 +282,7 @@ def _check_count(streams: list[StreamRead], state: State, whose: str) -> StreamF
     return None
 
 
-def _fault(streams: Iterable[StreamRead], reason: str) -> StreamFault:
+def _fail_streams(streams: Iterable[StreamRead], reason: str) -> StreamFault:
     found = [stream for stream in streams if not stream.settled]
     for stream in found:
         stream.fault = stream.fault or reason

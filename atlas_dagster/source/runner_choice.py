@@ -43,27 +43,27 @@ def choose_runner(ref: ConnectorRef, defaults: ExecutorConfig, listener: Listene
         ConfigError: the connection has ``runner: python`` but the connector has no package, a file
             is missing, or Docker needs a change by the user.
     """
-    limits = limits_of(ref, defaults)
+    limits = choose_limits(ref, defaults)
     connection = ref.connection
     if connection.command is not None:
         command = CommandRunner(connection.command, directory=connection.folder, executor=limits)
         listener.info(f"{ref.name} runs as a process, by the command {command.reference}.")
         return command
     if connection.runner == "kubernetes":
-        return _in_pod(ref, limits, listener)
+        return _use_pod(ref, limits, listener)
     if connection.runner == "python":
         if ref.needs_docker:
             raise ConfigError(f"{ref.name} has no Python package; use runner: docker or auto.")
-        return _in_python(ref, limits, "as its connection declares", listener)
+        return _use_python(ref, limits, "as its connection declares", listener)
     try:
-        return _in_docker(ref, limits, listener)
+        return _use_docker(ref, limits, listener)
     except (ConfigError, RunnerUnavailableError) as error:
         if connection.runner == "docker" or ref.needs_docker:
             raise
         reason = error.reason if isinstance(error, RunnerUnavailableError) else str(error)
         reason = reason.rstrip(".")
         try:
-            return _in_python(ref, limits, f"because Docker cannot run it: {reason}", listener)
+            return _use_python(ref, limits, f"because Docker cannot run it: {reason}", listener)
         except RunnerUnavailableError as other:
             raise RunnerUnavailableError(
                 f"{ref.name} can run neither in Docker nor as a process. In Docker: {reason}. "
@@ -72,44 +72,44 @@ def choose_runner(ref: ConnectorRef, defaults: ExecutorConfig, listener: Listene
             ) from other
 
 
-def limits_of(ref: ConnectorRef, defaults: ExecutorConfig) -> ExecutorConfig:
+def choose_limits(ref: ConnectorRef, defaults: ExecutorConfig) -> ExecutorConfig:
     """Return the connection's own limits, or else ``defaults``, or else the publisher's."""
     declared = defaults.overridden_by(ref.connection.executor)
-    return declared if ref.info is None else published_limits(ref.info).overridden_by(declared)
+    return declared if ref.info is None else find_published_limits(ref.info).overridden_by(declared)
 
 
-def published_limits(info: ConnectorInfo) -> ExecutorConfig:
+def find_published_limits(info: ConnectorInfo) -> ExecutorConfig:
     """Return the publisher's limits that are higher than Atlas's defaults.
 
     As on the platform, ``maxSecondsBetweenMessages`` is the least heartbeat (``HeartbeatMonitor``).
     """
-    own = ExecutorConfig()
+    default = ExecutorConfig()
     limits: dict[str, Any] = {}
-    if info.memory_limit is not None and _memory(info.memory_limit) > own.memory_bytes:
+    if info.memory_limit is not None and _parse_memory(info.memory_limit) > default.memory_bytes:
         limits["memory_limit"] = info.memory_limit
-    if info.cpu_limit is not None and info.cpu_limit > own.cpu_limit:
+    if info.cpu_limit is not None and info.cpu_limit > default.cpu_limit:
         limits["cpu_limit"] = info.cpu_limit
-    silent = info.max_seconds_between_messages or 0.0
+    silence = info.max_seconds_between_messages or 0.0
     for name in ("heartbeat_seconds", "silence_seconds"):
-        if silent > getattr(own, name):
-            limits[name] = silent
+        if silence > getattr(default, name):
+            limits[name] = silence
     try:
         return ExecutorConfig(**limits)
     except ValidationError:  # the publisher's mistake; use the defaults
-        return own
+        return default
 
 
-def _memory(text: str) -> int:
+def _parse_memory(text: str) -> int:
     try:
         return parse_memory(text)
     except ValueError:
         return 0
 
 
-def _in_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: Listener) -> Runner:
+def _use_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: Listener) -> Runner:
     info, newest = ref.info, ""
     if info is not None and info.tag == LATEST:
-        info, newest = info.at(_newest(info)), ", the newest"
+        info, newest = info.at(_find_newest(info)), ", the newest"
     if info is not None and info.pypi_package is not None:
         version = info.tag
         if ref.connection.version == AUTO:
@@ -121,31 +121,31 @@ def _in_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: Li
             f"{ref.name} runs from its Python package {info.pypi_package} {version}{newest}, {why}."
         )
         return package
-    manifest, cdk = (ref.manifest, ref.cdk) if info is None else _published(info)
+    manifest, cdk = (ref.manifest, ref.cdk) if info is None else _fetch_published(info)
     # A connector without a package and without a manifest needs Docker.
     assert manifest is not None
     assert cdk is not None
     version = newest_version(CDK_PACKAGE) if cdk.version == LATEST else cdk.version
     cdk_runner = PythonRunner(CDK_PACKAGE, version, EXECUTABLE, executor=limits)
-    of = f" of version {info.tag}{newest}," if info is not None and newest else ""
-    ran = f"the Python package {cdk_runner.reference}, {cdk.why}"
-    listener.info(f"{ref.name} runs from its manifest{of} with {ran}, {why}.")
+    version_note = f" of version {info.tag}{newest}," if info is not None and newest else ""
+    how = f"the Python package {cdk_runner.reference}, {cdk.why}"
+    listener.info(f"{ref.name} runs from its manifest{version_note} with {how}, {why}.")
     return ManifestRunner(manifest, cdk_runner, Cdk(version, cdk.why))
 
 
-def _newest(info: ConnectorInfo) -> str:
+def _find_newest(info: ConnectorInfo) -> str:
     """Return the version for ``latest`` without Docker."""
     package = info.pypi_package
     return newest_version(package) if package is not None else published_version(info)
 
 
-def _published(info: ConnectorInfo) -> tuple[Manifest, Cdk]:
+def _fetch_published(info: ConnectorInfo) -> tuple[Manifest, Cdk]:
     found = published_manifest(info)
     manifest = Manifest(f"{info.name} {info.tag}", found.manifest, found.components)
     return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)
 
 
-def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
+def _use_pod(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
     folder = os.environ.get(POD_FOLDER_VARIABLE)
     if folder is None:
         raise ConfigError(
@@ -155,10 +155,10 @@ def _in_pod(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Ru
         )
     runner = FifoRunner(Path(folder), ref.image, limits)
     where = f"in this step's pod, from the image {runner.reference}"
-    return _for_image(ref, runner, where, listener)
+    return _wrap_for_manifest(ref, runner, where, listener)
 
 
-def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
+def _use_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
     is_published = ref.connection.image is None
     is_latest = ref.image.endswith(f":{LATEST}")
     if is_published and is_latest and "pull" not in limits.model_fields_set:
@@ -171,12 +171,12 @@ def _in_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) ->
         )
         runner.ensure_image()
         where = f"in Docker, from the image {runner.described()}"
-        chosen = _for_image(ref, runner, where, listener)
+        wrapped = _wrap_for_manifest(ref, runner, where, listener)
         undo.pop_all()
-    return chosen
+    return wrapped
 
 
-def _for_image(ref: ConnectorRef, runner: Runner, where: str, listener: Listener) -> Runner:
+def _wrap_for_manifest(ref: ConnectorRef, runner: Runner, where: str, listener: Listener) -> Runner:
     """Return ``runner``, which has the connector's image; for a manifest, wrap the CDK's image."""
     if ref.manifest is None or ref.cdk is None:
         listener.info(f"{ref.name} runs {where}.")

@@ -25,7 +25,7 @@ _BUCKETS = {"s3": "s3", "gcs": "gs"}
 _DOMAIN = re.compile(r"[\w-]+(\.[\w-]+)+")
 
 
-def source_uri(
+def find_source_uri(
     source: str, config: Mapping[str, Any], spec_schema: Mapping[str, Any]
 ) -> str | None:
     """Return the address of the system that ``source`` reads; None if no public field has it.
@@ -37,9 +37,9 @@ def source_uri(
     for name in (*_ADDRESSES, *_HOSTS):
         scheme, separator, rest = fields.get(name, "").partition("://")
         if separator:
-            place = _without_login(rest)
-            return f"{scheme}://{place}" if place else None
-    host = _without_login(_first(fields, _HOSTS) or "")
+            address = _remove_login(rest)
+            return f"{scheme}://{address}" if address else None
+    host = _remove_login(_first(fields, _HOSTS) or "")
     if host:
         host = f"[{host}]" if host.count(":") > 1 else host
         port, database = fields.get("port"), _first(fields, _DATABASES)
@@ -53,21 +53,21 @@ def source_uri(
 def _public_fields(config: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
     """Return the public fields: those at the top level, then those of the objects there."""
     objects = [value for value in config.values() if isinstance(value, Mapping)]
-    plain: dict[str, str] = {}
+    public: dict[str, str] = {}
     for name, value in [*config.items(), *(item for each in objects for item in each.items())]:
         text = str(value).strip() if isinstance(value, str | int) else ""
         if text and not isinstance(value, bool) and text not in secrets and not variables(text):
-            plain.setdefault(name, text)
-    return plain
+            public.setdefault(name, text)
+    return public
 
 
 def _first(fields: Mapping[str, str], names: Sequence[str]) -> str | None:
     return next((fields[name] for name in names if name in fields), None)
 
 
-def _without_login(place: str) -> str:
-    """Return ``place`` from the host on, without a query; empty if it is ambiguous."""
-    login, _, place = place.rpartition("@")
+def _remove_login(address: str) -> str:
+    """Return ``address`` from the host on, without a query; empty if it is ambiguous."""
+    login, _, address = address.rpartition("@")
     if any(character in login for character in "/?#;"):
         return ""
-    return re.split("[?#;]", place, maxsplit=1)[0].rstrip("/")
+    return re.split("[?#;]", address, maxsplit=1)[0].rstrip("/")

@@ -17,7 +17,7 @@ from atlas_dagster.orchestration.definitions.io_manager import common_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
-from atlas_dagster.source.discovered_catalog import Discovered, discovered
+from atlas_dagster.source.discovered_catalog import Discovered, build_discovered
 
 _numbers = count()
 STREAMS = [
@@ -72,7 +72,7 @@ class Project:
         self, name: str, config: dict[str, Any], streams: Sequence[dict[str, Any]] = STREAMS
     ) -> Discovered:
         """What DISCOVER finds."""
-        return discovered(
+        return build_discovered(
             name,
             connector="source-faker:1",
             config=config,

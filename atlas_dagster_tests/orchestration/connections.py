@@ -24,7 +24,7 @@ from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec
 from atlas_dagster.source.catalog_diff import SchemaPolicy
 from atlas_dagster.source.connection import Connection
-from atlas_dagster.source.discovered_catalog import Discovered, Discovery, discovered
+from atlas_dagster.source.discovered_catalog import Discovered, Discovery, build_discovered
 from atlas_dagster.source.run_context import RunContext
 
 DOCS = "https://docs.example.com/shop"
@@ -76,7 +76,7 @@ def found(
     spec: Mapping[str, Any] = SPEC,
 ) -> Discovered:
     """What DISCOVER would have found."""
-    return discovered(
+    return build_discovered(
         connection.name,
         connector="my/source-shop:1@sha256:abc",
         config=connection.config,

@@ -18,7 +18,7 @@ from atlas_dagster.listener import SILENT
 from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.reading.ad_hoc import AdHocConfigStore, adhoc_connection, adhoc_context
-from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as
+from atlas_dagster.reading.ad_hoc_source import AdHocSource, configure_read
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source import open_connector as module
@@ -114,8 +114,8 @@ def test_a_wrong_config_is_refused_before_anything_else_runs(use: Any) -> None:
 def test_streams_are_asked_for_once(use: Any) -> None:
     scripted = Scripted()
     source = use(scripted)
-    assert source.tables() == ["users", "orders"]
-    assert source.table("orders").descriptor.name == "orders"
+    assert source.table_names() == ["users", "orders"]
+    assert source.find_table("orders").descriptor.name == "orders"
     assert scripted.verbs.count("discover") == 1
     source.discover()
     assert scripted.verbs.count("discover") == 2
@@ -130,7 +130,9 @@ def test_a_renewed_config_stays(use: Any, tmp_path: Path) -> None:
     renewed = {"type": "CONNECTOR_CONFIG", "connectorConfig": {"config": {"key": "new"}}}
     scripted = Scripted(line("CONTROL", control={"emitted_at": 1, **renewed}), status("users"))
     source = use(scripted, key="old")
-    source.page(read_as(source.table("users"), incremental=False), state=ConnectionState())
+    source.read_page(
+        configure_read(source.find_table("users"), incremental=False), state=ConnectionState()
+    )
     source.check()
     assert json.loads(scripted.runner.commands[-1].files["config"]) == {"key": "new"}
     stored = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -156,23 +158,23 @@ def test_a_folder_for_them_that_cannot_be_made_is_said(
 def test_a_name_in_several_namespaces_is_given_with_one(use: Any) -> None:
     streams = [offered("users", "a"), offered("users", "b"), offered("orders", "a")]
     source = use(Scripted(streams=streams))
-    assert source.tables() == ["a.users", "b.users", "orders"]
-    assert source.table("b.users").descriptor.namespace == "b"
-    assert source.table("a.orders").descriptor.name == "orders"
+    assert source.table_names() == ["a.users", "b.users", "orders"]
+    assert source.find_table("b.users").descriptor.namespace == "b"
+    assert source.find_table("a.orders").descriptor.name == "orders"
     with pytest.raises(UnknownStreamError, match=r"a\.users or b\.users"):
-        source.table("users")
+        source.find_table("users")
 
 
 def test_an_unknown_table_is_met_with_the_nearest(use: Any) -> None:
     with pytest.raises(UnknownStreamError, match=r"'user'.* users"):
-        use(Scripted()).table("user")
+        use(Scripted()).find_table("user")
 
 
 # How to read
 
 
 def test_all_is_read_unless_asked_otherwise() -> None:
-    found = read_as(
+    found = configure_read(
         stream(source_defined_cursor=True, default_cursor_field=["id"]), incremental=False
     )
     assert (found.sync_mode, found.destination_sync_mode) == ("full_refresh", "append")
@@ -180,11 +182,11 @@ def test_all_is_read_unless_asked_otherwise() -> None:
 
 def test_a_stream_that_cannot_be_read_as_a_whole_is_read_by_its_cursor() -> None:
     only = stream(supported_sync_modes=["incremental"], default_cursor_field=["id"])
-    assert read_as(only, incremental=False).sync_mode == "incremental"
+    assert configure_read(only, incremental=False).sync_mode == "incremental"
 
 
 def test_the_cursor_is_the_callers_where_the_source_leaves_the_choice() -> None:
-    assert read_as(stream(), incremental=True, cursor_field="id").cursor_field == ("id",)
+    assert configure_read(stream(), incremental=True, cursor_field="id").cursor_field == ("id",)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_the_cursor_is_the_callers_where_the_source_leaves_the_choice() -> None:
         (
             {"source_defined_cursor": True, "default_cursor_field": ["id"]},
             "v",
-            r"source itself says by what it reads 'users' \(id\); leave v out",
+            r"source defines the cursor of 'users' itself \(id\); leave v out",
         ),
         (
             {"supported_sync_modes": ["full_refresh"]},
@@ -206,20 +208,20 @@ def test_the_cursor_is_the_callers_where_the_source_leaves_the_choice() -> None:
 )
 def test_what_cannot_work_is_said(more: dict[str, Any], cursor: str | None, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_as(stream(**more), incremental=True, cursor_field=cursor)
+        configure_read(stream(**more), incremental=True, cursor_field=cursor)
 
 
 def test_a_cursor_of_a_full_read_is_a_mistake() -> None:
-    with pytest.raises(ConfigError, match="incremental reads only"):
-        read_as(stream(), incremental=False, cursor_field="id")
+    with pytest.raises(ConfigError, match="only in incremental reads"):
+        configure_read(stream(), incremental=False, cursor_field="id")
 
 
 # Pages
 
 
 def page(source: AdHocSource, before: ConnectionState | None = None, **options: Any) -> Any:
-    found = read_as(source.table("users"), incremental=True, cursor_field="id")
-    return source.page(found, state=before or ConnectionState(), **options)
+    found = configure_read(source.find_table("users"), incremental=True, cursor_field="id")
+    return source.read_page(found, state=before or ConnectionState(), **options)
 
 
 def test_a_page_is_all_there_is(use: Any) -> None:
@@ -257,8 +259,10 @@ def test_a_source_that_says_no_state_in_time_repeats_itself(use: Any) -> None:
 
 def test_a_page_of_a_full_read_is_as_long_as_it_may_be(use: Any) -> None:
     source = use(Scripted(records("users", range(9))))
-    found = source.page(
-        read_as(source.table("users"), incremental=False), state=ConnectionState(), limit=4
+    found = source.read_page(
+        configure_read(source.find_table("users"), incremental=False),
+        state=ConnectionState(),
+        limit=4,
     )
     assert (ids(found), found.is_complete) == ([0, 1, 2, 3], False)
 
@@ -266,11 +270,13 @@ def test_a_page_of_a_full_read_is_as_long_as_it_may_be(use: Any) -> None:
 def test_a_page_has_no_more_bytes_than_it_may_have(
     use: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("atlas_dagster.reading.reader._HAND_OUT_SECONDS", 0.0)
+    monkeypatch.setattr("atlas_dagster.reading.reader._YIELD_SECONDS", 0.0)
     scripted = Scripted(*(records("users", [id]) for id in range(9)))
     source = use(scripted)
-    found = source.page(
-        read_as(source.table("users"), incremental=False), state=ConnectionState(), most_bytes=1
+    found = source.read_page(
+        configure_read(source.find_table("users"), incremental=False),
+        state=ConnectionState(),
+        most_bytes=1,
     )
     assert (ids(found), found.is_complete) == ([0], False)
     assert scripted.runner.closed == len(scripted.verbs)

@@ -115,7 +115,7 @@ def test_rows_do_not_wait_for_a_state_for_ever() -> None:
 
 
 def test_few_rows_are_handed_out_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_HAND_OUT_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_YIELD_SECONDS", 0.0)
     it, _ = reading(record("users", 1), state("users", {"id": 1}), record("users", 2))
     assert [batch["id"].to_pylist() for _, batch in it.batches()] == [[1], [2]]
     it, _ = reading(record("users", 1), record("users", 2), streams=[full_refresh("users")])

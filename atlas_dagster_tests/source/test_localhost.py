@@ -15,7 +15,7 @@ from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.source.localhost import advice
+from atlas_dagster.source.localhost import advise
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 
@@ -42,7 +42,7 @@ from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
     ],
 )
 def test_values_that_say_localhost(value: str) -> None:
-    assert advice({"host": value}, network="bridge", engine="here") == (
+    assert advise({"host": value}, network="bridge", engine="here") == (
         "localhost in 'host' is the connector's own container; "
         "write host.docker.internal for this machine, or set executor: {network: host}"
     )
@@ -67,7 +67,7 @@ def test_values_that_say_localhost(value: str) -> None:
     ],
 )
 def test_values_that_do_not(value: Any) -> None:
-    assert advice({"host": value}, network="bridge", engine="here") is None
+    assert advise({"host": value}, network="bridge", engine="here") is None
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_values_that_do_not(value: Any) -> None:
     ],
 )
 def test_networks(network: str, engine: EnginePlace, said: str | None) -> None:
-    given = advice({"host": "localhost"}, network=network, engine=engine)
+    given = advise({"host": "localhost"}, network=network, engine=engine)
     assert given is None if said is None else said in (given or "")
 
 
 def test_fields_are_named_by_their_path() -> None:
     config = {"db": {"hosts": ["a", "localhost"]}, "url": "http://u:word@localhost", "port": 1}
-    given = advice(config, network="bridge", engine="here") or ""
+    given = advise(config, network="bridge", engine="here") or ""
     assert given.startswith("localhost in 'db.hosts' and 'url' is")
     assert "word" not in given
 
@@ -101,12 +101,12 @@ def test_fields_are_named_by_their_path() -> None:
 def test_behind_a_tunnel_localhost_is_the_bastion() -> None:
     tunnel = {"tunnel_method": "SSH_KEY_AUTH", "tunnel_host": "bastion"}
     config: dict[str, Any] = {"host": "localhost", "tunnel_method": tunnel}
-    assert advice(config, network="bridge", engine="here") is None
+    assert advise(config, network="bridge", engine="here") is None
     tunnel["tunnel_host"] = "localhost"
-    given = advice(config, network="bridge", engine="here") or ""
+    given = advise(config, network="bridge", engine="here") or ""
     assert "'tunnel_method.tunnel_host'" in given
     config["tunnel_method"] = {"tunnel_method": "NO_TUNNEL"}
-    assert "'host'" in (advice(config, network="bridge", engine="here") or "")
+    assert "'host'" in (advise(config, network="bridge", engine="here") or "")
 
 
 @pytest.mark.docker

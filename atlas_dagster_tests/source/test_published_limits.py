@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.source.runner_choice import published_limits
+from atlas_dagster.source.runner_choice import find_published_limits
 
 
 def limits(**fields: Any) -> dict[str, Any]:
     info = replace(get_connector_info("source-faker"), **fields)
-    return published_limits(info).model_dump(exclude_unset=True)
+    return find_published_limits(info).model_dump(exclude_unset=True)
 
 
 def test_nothing_published_changes_nothing() -> None:
@@ -43,5 +43,5 @@ def test_what_cannot_be_read_changes_nothing(memory: str) -> None:
 def test_a_user_has_the_last_word() -> None:
     info = replace(get_connector_info("source-faker"), memory_limit="4Gi", cpu_limit=3.0)
     said = ExecutorConfig(cpu_limit=1.0).overridden_by(ExecutorConfig(memory_limit="1g"))
-    used = published_limits(info).overridden_by(said)
+    used = find_published_limits(info).overridden_by(said)
     assert (used.memory_limit, used.cpu_limit, used.pids_limit) == ("1g", 1.0, 1024)

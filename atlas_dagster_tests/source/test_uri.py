@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from atlas_dagster.source.uri import source_uri
+from atlas_dagster.source.uri import find_source_uri
 
 SPEC = {
     "properties": {
@@ -42,7 +42,7 @@ SPEC = {
     ],
 )
 def test_an_address_that_anybody_may_see(source: str, config: dict[str, Any], uri: str) -> None:
-    assert source_uri(source, config, SPEC) == uri
+    assert find_source_uri(source, config, SPEC) == uri
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_an_address_that_anybody_may_see(source: str, config: dict[str, Any], ur
     ],
 )
 def test_no_address_where_none_is_plain(config: dict[str, Any]) -> None:
-    assert source_uri("source-x", config, SPEC) is None
+    assert find_source_uri("source-x", config, SPEC) is None

@@ -136,13 +136,13 @@ def _configure(
     incremental: bool,
     cursor_field: str | None,
 ) -> list[ConfiguredStream]:
-    from atlas_dagster.reading.ad_hoc import AdHocConnection, chosen_streams
+    from atlas_dagster.reading.ad_hoc import AdHocConnection, select_streams
     from atlas_dagster.sync.state_edits import find_streams
 
     connection = source.connection
     if isinstance(connection, AdHocConnection):
         cursor = None if cursor_field is None else (cursor_field,)
-        return chosen_streams(
+        return select_streams(
             connection, catalog, names, incremental=incremental, cursor_field=cursor
         )
     configured = connection.configured(catalog)

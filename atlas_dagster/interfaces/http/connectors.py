@@ -25,7 +25,7 @@ from atlas_dagster.reading.ad_hoc import (
     AdHocConnection,
     adhoc_connection,
     adhoc_context,
-    registry_name,
+    parse_registry_name,
 )
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.registry import (
@@ -124,7 +124,7 @@ class ConnectorPool:
 
     def _connection(self, request: ConnectorRequest) -> AdHocConnection:
         name, allow = request.connector_name, self._settings.allow
-        named = registry_name(name)
+        named = parse_registry_name(name)
         if allow is not None and name not in allow and (named is None or named.name not in allow):
             raise ProblemError(
                 "connector_not_allowed", f"This server does not run {name}; start it with --allow."

@@ -20,7 +20,7 @@ from atlas_dagster.interfaces.python.worker import Stream, Worker
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.messages import State, StreamDescriptor, StreamState
 from atlas_dagster.protocol.state import ConnectionState, is_complete_message
-from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as, table_schema
+from atlas_dagster.reading.ad_hoc_source import AdHocSource, configure_read, table_schema
 from atlas_dagster.records.json_rows import RowEncoder
 from atlas_dagster.records.types import EXTRA, METADATA_FIELDS
 
@@ -76,7 +76,7 @@ def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> byt
             field="limit",
         )
     plan = _make_plan(source, request)
-    page = source.page(plan.stream, state=plan.state, limit=limit, most_bytes=most_bytes)
+    page = source.read_page(plan.stream, state=plan.state, limit=limit, most_bytes=most_bytes)
     encoder = RowEncoder(table_schema(plan.stream.stream), plan.columns)
     rows = page.rows.num_rows
     hidden = rows - page.rows[EXTRA].null_count
@@ -116,7 +116,7 @@ class RowPieces:
         rows = hidden = 0
         before = plan.state
         with (
-            source.reading(plan.stream, state=plan.state, limit=request.limit) as reader,
+            source.open_reader(plan.stream, state=plan.state, limit=request.limit) as reader,
             closing(reader.batches()) as batches,
         ):
             for _, batch in batches:
@@ -135,8 +135,8 @@ def _make_plan(source: AdHocSource, request: ReadRequest) -> _Plan:
         raise _state_problem(
             "A state is for incremental reads; send incremental: true with it, or no state."
         )
-    stream = read_as(
-        source.table(request.stream_name),
+    stream = configure_read(
+        source.find_table(request.stream_name),
         incremental=request.incremental,
         cursor_field=request.cursor_field,
     )

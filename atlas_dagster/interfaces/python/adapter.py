@@ -25,7 +25,7 @@ from atlas_dagster.listener import LoggingListener
 from atlas_dagster.protocol.catalog import ConfiguredStream
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.reading.ad_hoc import adhoc_connection, adhoc_context, reap_adhoc_once
-from atlas_dagster.reading.ad_hoc_source import AdHocSource, read_as, table_schema
+from atlas_dagster.reading.ad_hoc_source import AdHocSource, configure_read, table_schema
 from atlas_dagster.records.dataframe import to_pandas
 from atlas_dagster.records.types import EXTRA, METADATA_FIELDS
 from atlas_dagster.runners.limits import ExecutorConfig
@@ -169,7 +169,7 @@ class AirbyteSourceAdapter(SourceConnector):
         return True
 
     async def list_tables(self) -> list[str]:
-        return await self._look_up(self._source.tables)
+        return await self._look_up(self._source.table_names)
 
     async def get_schema(self, table: str) -> dict[str, str]:
         return await self._look_up(lambda: self._schema(table))
@@ -241,12 +241,12 @@ class AirbyteSourceAdapter(SourceConnector):
     # These run in the worker's thread.
 
     def _schema(self, table: str) -> dict[str, str]:
-        columns = table_schema(self._source.table(table)).columns
+        columns = table_schema(self._source.find_table(table)).columns
         return {column.name: column.type.sql for column in columns}
 
     def _page(self, request: ReadRequest, limit: int | None) -> _Delivery:
         stream, state = self._plan(request)
-        page = self._source.page(stream, state=state, limit=limit)
+        page = self._source.read_page(stream, state=state, limit=limit)
         rows = page.rows.num_rows
         _warn_of_hidden_values(request, rows, _count_extra(page.rows))
         if request.incremental and page.overlap and not page.is_complete:
@@ -265,7 +265,7 @@ class AirbyteSourceAdapter(SourceConnector):
         # Half as many: a batch that waits for a state which covers it may become twice as long.
         half = max(batch_size // 2, 1)
         with (
-            self._source.reading(stream, state=before, batch_rows=half) as reading,
+            self._source.open_reader(stream, state=before, batch_rows=half) as reading,
             closing(reading.batches()) as batches,
         ):
             for _, batch in batches:
@@ -283,8 +283,8 @@ class AirbyteSourceAdapter(SourceConnector):
         """Return how to read, and the state to continue from."""
         if request.timestamp_column is not None and not request.incremental:
             raise ConfigError("timestamp_column is for incremental=True; give both or neither.")
-        stream = read_as(
-            self._source.table(request.table),
+        stream = configure_read(
+            self._source.find_table(request.table),
             incremental=request.incremental,
             cursor_field=request.timestamp_column,
         )
@@ -304,7 +304,7 @@ class SyncSourceAdapter:
 
     def list_tables(self) -> list[str]:
         """See :meth:`SourceConnector.list_tables`."""
-        return self._adapter._look_up(self._adapter._source.tables).wait()
+        return self._adapter._look_up(self._adapter._source.table_names).wait()
 
     def get_schema(self, table: str) -> dict[str, str]:
         """See :meth:`SourceConnector.get_schema`."""

@@ -32,7 +32,7 @@ from atlas_dagster.protocol.messages import (
     present,
 )
 from atlas_dagster.protocol.nesting import shallow_fields
-from atlas_dagster.reading.ad_hoc_source import read_as
+from atlas_dagster.reading.ad_hoc_source import configure_read
 
 
 class _Text(StrEnum):
@@ -109,7 +109,7 @@ def catalog_file(given: GivenCatalog) -> bytes:
             f"The catalog is not valid ({error}); pass the answer of discover, or a "
             "ConfiguredAirbyteCatalog."
         ) from error
-    configured = [read_as(stream, incremental=False) for stream in offered.streams]
+    configured = [configure_read(stream, incremental=False) for stream in offered.streams]
     return configured_catalog_json(configured, sync_id=0)
 
 

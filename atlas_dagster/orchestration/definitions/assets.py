@@ -26,7 +26,7 @@ from atlas_dagster.orchestration.operations.pools import pool
 from atlas_dagster.orchestration.step.metadata import uri_value, version_of
 from atlas_dagster.orchestration.step.run_config import SyncConfig
 from atlas_dagster.source.connection import Connection
-from atlas_dagster.source.uri import source_uri
+from atlas_dagster.source.uri import find_source_uri
 from atlas_dagster.wording import plural
 
 #: Syncs the streams selected in a step.
@@ -136,7 +136,7 @@ def source_spec(defined: ConnectionAssets) -> dg.AssetSpec:
     """Return the external asset of the source system, where lineage starts."""
     connection, discovered = defined.connection, defined.discovered
     name, docs = connection.source_name, discovered.documentation_url
-    uri = source_uri(name, connection.config, discovered.spec_schema)
+    uri = find_source_uri(name, connection.config, discovered.spec_schema)
     version = version_of(discovered.connector)
     metadata: dict[str, Any] = {
         "atlas/connector": discovered.connector,

@@ -16,7 +16,7 @@ from atlas_dagster.runners.connector_env import CONTAINER_ENV
 from atlas_dagster.runners.pod import AGENT
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
-from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE, limits_of
+from atlas_dagster.source.runner_choice import POD_FOLDER_VARIABLE, choose_limits
 
 #: The tag that dagster-k8s reads.
 TAG = "dagster-k8s/config"
@@ -36,7 +36,7 @@ def pod_tags(connection: Connection) -> dict[str, Any]:
         return {}
     atlas: AtlasResource = default_resources()["atlas"]
     ref = ConnectorRef.resolve(connection)
-    limits = limits_of(ref, atlas.executor_defaults())
+    limits = choose_limits(ref, atlas.executor_defaults())
     mounts = [{"name": _VOLUME, "mount_path": _FOLDER}]
     connector = {
         "name": "connector",
