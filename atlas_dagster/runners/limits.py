@@ -1,4 +1,9 @@
-"""Limits of a connector: the share of the machine it may take, and its time limits."""
+"""Limits of a connector: memory, CPUs, network and time.
+
+Users write them in the field ``executor`` of ``defs.yaml``; it has nothing to do with Dagster's
+executors. The runners enforce the limits of the machine, and ``atlas_dagster/source/watchdog.py``
+enforces those of time.
+"""
 
 import math
 import re
@@ -40,8 +45,9 @@ def parse_memory(text: str) -> int:
 
 
 class ExecutorConfig(BaseModel):
-    """Limits of one connector. All are on by default; times are in seconds.
+    """Limits of one connector, the field ``executor`` of ``defs.yaml``. Times are in seconds.
 
+    Each limit applies with its default unless the user sets another value.
     ``memory_limit`` also enables a guard of the CDK, which emits the state and fails cleanly before
     the kernel kills the connector (CDK ``utils/memory_monitor.py``). When a limit ends a READ,
     committed rows stay, and the next sync continues from there.
@@ -83,18 +89,11 @@ class ExecutorConfig(BaseModel):
     )
 
     # Validators, not constraints in the types: Dagster resolves plain types only.
-    @field_validator(
-        "cpu_limit",
-        "pids_limit",
-        "timeout_seconds",
-        "check_timeout_seconds",
-        "discover_timeout_seconds",
-        "silence_seconds",
-        "heartbeat_seconds",
-    )
+    @field_validator("*")
     @classmethod
-    def _is_positive(cls, value: float) -> float:
-        if not 0 < value < math.inf:
+    def _is_positive(cls, value: object) -> object:
+        """Check each number: CPUs, processes, and all ``*_seconds``."""
+        if isinstance(value, int | float) and not 0 < value < math.inf:
             raise ValueError(f"{value} is not a valid limit; write a number above 0")
         return value
 

@@ -1,6 +1,9 @@
 """Limits, as users write them."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from atlas_dagster.runners.limits import ExecutorConfig, parse_memory
@@ -39,6 +42,7 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
         {"network": ""},
         {"pull": "sometimes"},
         {"timeout_seconds": -1},
+        {"heartbeat_seconds": float("inf")},
         {"memory": "2g"},
     ],
 )
@@ -52,3 +56,15 @@ def test_a_connection_overrides_only_what_it_says() -> None:
     merged = defaults.overridden_by(ExecutorConfig(network="host"))
     assert (merged.memory_limit, merged.network) == ("4g", "host")
     assert defaults.overridden_by(None) is defaults
+
+
+def test_the_docs_show_each_limit_and_its_default() -> None:
+    """An optional limit has an example there: its default is None."""
+    page = Path(__file__).parents[2] / "docs" / "running.md"
+    limits = page.read_text().partition("## Limits")[2]
+    block = limits.partition("```yaml")[2].partition("```")[0]
+    shown = ExecutorConfig.model_validate(yaml.safe_load(block)["executor"])
+    defaults = ExecutorConfig().model_dump()
+    assert shown.model_fields_set == set(defaults)
+    changed = {name for name, value in shown if value != defaults[name]}
+    assert changed <= {name for name, value in defaults.items() if value is None}
