@@ -8,7 +8,7 @@ from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.envelope import Envelope, next_seq, now
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState, same_blob
-from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.events import StreamsCommitted
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.stream import ActiveStream
 from atlas_dagster.sync.stream_plan import StreamPlan
@@ -71,7 +71,7 @@ class Commits:
 
     def commit(
         self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
-    ) -> Checkpoint:
+    ) -> StreamsCommitted:
         """Commit the staged rows of ``streams`` under one envelope.
 
         Unpublished rows of ``complete`` streams are published.
@@ -100,8 +100,8 @@ class Commits:
             self._last[stream.descriptor] = envelope
             self._committed[stream.descriptor] = envelope.seq
         self._stored[envelope.seq] = frozenset(s.descriptor for s in streams)
-        sizes = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
-        return Checkpoint(envelope, tuple(stream.plan for stream in streams), sizes)
+        numbers = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
+        return StreamsCommitted(envelope, numbers)
 
     def prune_envelopes(self) -> None:
         """Delete each stored envelope whose tables all hold a newer ``seq``.
@@ -122,5 +122,5 @@ class Commits:
     ) -> ConnectionState:
         if any(map(self.shares_state, streams)):
             return self.state
-        blobs = {s.descriptor: s.state if s in complete else s.checkpoint for s in streams}
+        blobs = {s.descriptor: s.state if s in complete else s.resumable_state for s in streams}
         return ConnectionState("STREAM", {n: blob for n, blob in blobs.items() if blob is not None})

@@ -11,22 +11,33 @@ from atlas_dagster.records.issues import ValueChange
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 
-class Checkpoint(Struct, frozen=True):
+class CommitNumbers(Struct, frozen=True):
+    """The numbers of one stream in one commit.
+
+    Each is added to the field of the same name in ``StreamTotals``, and so to the metadata
+    ``atlas/<name>`` of the materialization. ``bytes_synced``: of the records' JSON.
+    """
+
+    records_synced: int
+    bytes_synced: int
+
+
+class StreamsCommitted(Struct, frozen=True):
     """A commit is durable; its streams may be incomplete.
 
-    ``bytes``: JSON bytes of each stream's records in it.
+    ``numbers``: of each stream, in the order of the envelope's streams.
     """
 
     envelope: Envelope
-    plans: tuple[StreamPlan, ...]
-    bytes: tuple[int, ...]
+    numbers: tuple[CommitNumbers, ...]
 
 
 class StreamFinished(Struct, frozen=True):
     """A stream is complete, and all its rows are durable.
 
-    ``bytes``: JSON bytes of the records. ``seconds``: since the sync started. ``envelope``: the
-    stream's last commit; it is an older sync's if this one read nothing new. ``counted``: the
+    ``records``: received by this sync. ``bytes``: of their JSON. ``seconds``: since the sync
+    started. ``commits``: of the stream in this sync. ``envelope``: the stream's last commit; an
+    older sync wrote it if this one read nothing new. ``counted``: the
     source declared a record count, and it matches. ``keyless``: records without a value in a
     primary key field. ``late``: records that arrived after a newer version of their key, so they
     are not in the table. ``changes``: counts of values that their columns could not hold as the
@@ -37,7 +48,7 @@ class StreamFinished(Struct, frozen=True):
     records: int
     bytes: int
     seconds: float
-    checkpoints: int
+    commits: int
     cursor_before: Raw | None
     cursor_after: Raw | None
     envelope: Envelope | None
@@ -74,4 +85,4 @@ class ProgressReport(Struct, frozen=True):
     expected: float | None
 
 
-SyncEvent = Checkpoint | StreamFinished | StreamFailed | ProgressReport
+SyncEvent = StreamsCommitted | StreamFinished | StreamFailed | ProgressReport

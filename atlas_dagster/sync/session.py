@@ -20,7 +20,7 @@ from atlas_dagster.source.read_protocol import (
     StreamFault,
 )
 from atlas_dagster.sync.commits import Commits
-from atlas_dagster.sync.events import Checkpoint, StreamFailed, StreamFinished, SyncEvent
+from atlas_dagster.sync.events import StreamFailed, StreamFinished, StreamsCommitted, SyncEvent
 from atlas_dagster.sync.failure import explain_failure
 from atlas_dagster.sync.plan import SyncPlan
 from atlas_dagster.sync.progress import Progress
@@ -320,7 +320,7 @@ class SyncSession:
     def _commit(
         self, streams: Sequence[ActiveStream], *, complete: Collection[ActiveStream] = ()
     ) -> Iterator[SyncEvent]:
-        done: Checkpoint | None = None
+        done: StreamsCommitted | None = None
         with self._isolate(streams):
             done = self._commits.commit(streams, complete=complete)
         if done is not None:

@@ -14,7 +14,7 @@ from atlas_dagster.protocol.state import is_position, same_blob
 from atlas_dagster.records.batches import BatchBuilder
 from atlas_dagster.records.kept_values import count_rows_without_key
 from atlas_dagster.source.read_protocol import StreamRead
-from atlas_dagster.sync.events import StreamFinished
+from atlas_dagster.sync.events import CommitNumbers, StreamFinished
 from atlas_dagster.sync.stream_plan import StreamPlan
 
 #: Small batches keep their rows, as Python objects, in the processor's cache: four times as many
@@ -58,12 +58,13 @@ class ActiveStream:
         self.refusal: AtlasError | None = None
         self.records = 0
         self.bytes = 0
-        self.checkpoints = 0
+        self.commits = 0
         self.covered_rows = 0
-        #: The newest state, the newest one that covers rows of an incomplete stream, and the newest
-        #: committed one.
+        #: The newest state of the source.
         self.state: Raw | None = plan.state
-        self.checkpoint: Raw | None = plan.state
+        #: The newest state that a sync can resume from before the stream is complete.
+        self.resumable_state: Raw | None = plan.state
+        #: The state of the last commit.
         self.committed_state: Raw | None = plan.state
         self.warnings: list[str] = []
         self.refuses_null_keys = plan.configured.refuses_null_keys
@@ -132,7 +133,7 @@ class ActiveStream:
         """Take a state of the source. It covers all rows so far if a sync can resume from it."""
         self.state = state
         if not self.plan.unpublished or (self.plan.resumable and is_position(state)):
-            self.checkpoint = state
+            self.resumable_state = state
             self.covered_rows = self.pending_rows
 
     @property
@@ -187,7 +188,7 @@ class ActiveStream:
     def is_in_no_commit(self) -> bool:
         """Whether it restarted, has failed, and could be in a commit of its shared state."""
         failed = self.phase == "failed" and self.refusal is None and self.is_covered
-        return bool(failed and self.plan.resume_point.restarts and not self.checkpoints)
+        return bool(failed and self.plan.resume_point.restarts and not self.commits)
 
     @property
     def is_accidentally_empty(self) -> bool:
@@ -214,17 +215,19 @@ class ActiveStream:
             wiped_at=self.plan.resume_point.wiped_at,
         )
 
-    def committed(self, part: StreamCommit) -> int:
-        """Take note that the staged rows are durable; return the bytes of their records."""
-        size = self.bytes - self._bytes_at_commit
-        self.committed_state = self.checkpoint if part.unpublished else self.state
+    def committed(self, part: StreamCommit) -> CommitNumbers:
+        """Take note that the staged rows are durable; return their numbers."""
+        numbers = CommitNumbers(
+            records_synced=part.rows, bytes_synced=self.bytes - self._bytes_at_commit
+        )
+        self.committed_state = self.resumable_state if part.unpublished else self.state
         self.covered_rows = 0
-        self.checkpoints += 1
+        self.commits += 1
         self._extends_unpublished = part.unpublished or bool(part.primary_key)
         self._published = not part.unpublished
         self._last_commit = time.monotonic()
         self._bytes_at_commit = self.bytes
-        return size
+        return numbers
 
     def finished(self, envelope: Envelope | None) -> StreamFinished:
         """Return the event for a complete stream. ``envelope``: its last commit."""
@@ -233,7 +236,7 @@ class ActiveStream:
             records=self.records,
             bytes=self.bytes,
             seconds=time.monotonic() - self.started,
-            checkpoints=self.checkpoints,
+            commits=self.commits,
             cursor_before=self.plan.state,
             cursor_after=self.committed_state,
             envelope=envelope,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.events import StreamsCommitted
 from atlas_dagster_tests.chaos.chaotic import Chaos
 
 MEGABYTE = 1_000_000
@@ -38,7 +38,7 @@ def test_one_that_ignores_sigterm_is_killed(chaos: Chaos, monkeypatch: pytest.Mo
     for module in ("docker.runner", "process"):
         monkeypatch.setattr(f"atlas_dagster.runners.{module}.STOP_GRACE_SECONDS", 1)
     events = chaos.begin("ignores-sigterm")
-    assert isinstance(next(events), Checkpoint)
+    assert isinstance(next(events), StreamsCommitted)
     started = time.monotonic()
     events.close()  # type: ignore[attr-defined]
     assert 0.9 < time.monotonic() - started < 8

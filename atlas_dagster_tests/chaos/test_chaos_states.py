@@ -35,8 +35,8 @@ def test_one_state_with_the_count_of_all_streams(chaos: Chaos) -> None:
         done = chaos.sync("global-states", A, B)
         assert done.failure is None
         assert chaos.position() == chaos.position(B) == sync
-        (checkpoint,) = done.checkpoints
-        assert [commit.rows for commit in checkpoint.envelope.streams] == [1, 2]
+        (commit,) = done.commits
+        assert [part.rows for part in commit.envelope.streams] == [1, 2]
     assert (chaos.lake.ids("a"), chaos.lake.ids("b")) == ([1, 2], [1, 2, 11, 12])
 
 
@@ -62,7 +62,7 @@ def test_a_state_before_any_record(chaos: Chaos) -> None:
 def test_states_that_say_nothing_new_make_no_commit(chaos: Chaos) -> None:
     done = chaos.sync("duplicate-states")
     assert done.failure is None
-    assert [checkpoint.envelope.streams[0].rows for checkpoint in done.checkpoints] == [1, 1]
+    assert [commit.envelope.streams[0].rows for commit in done.commits] == [1, 1]
     assert (chaos.lake.ids("a"), chaos.position()) == ([1, 2], 2)
 
 
@@ -77,5 +77,5 @@ def test_a_wrong_count_stops_the_stream_at_the_last_right_one(chaos: Chaos) -> N
 def test_no_state_at_all(chaos: Chaos) -> None:
     done = chaos.sync("no-state")
     assert done.failure is None
-    assert len(done.checkpoints) == 1
+    assert len(done.commits) == 1
     assert (chaos.lake.ids("a"), sent_next(chaos)) == ([1, 2], None)

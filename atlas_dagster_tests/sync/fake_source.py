@@ -24,7 +24,7 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.runners.base import ExitStatus
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source.connector import Connector
-from atlas_dagster.sync.events import Checkpoint, StreamFinished, SyncEvent
+from atlas_dagster.sync.events import StreamFinished, StreamsCommitted, SyncEvent
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.resume import LoggedState, RunRef, Target
 from atlas_dagster.sync.session import SyncSession
@@ -153,7 +153,7 @@ class MemoryStore:
         self.wiped[stream] = time.time()
 
     def note(self, event: SyncEvent) -> None:
-        if isinstance(event, Checkpoint):
+        if isinstance(event, StreamsCommitted):
             bare = Envelope.decode(event.envelope.without_files().encode())
             for commit in bare.streams:
                 self.envelopes[commit.stream] = bare
@@ -181,8 +181,8 @@ class Outcome:
     notices: list[str] = field(default_factory=list)
 
     @property
-    def checkpoints(self) -> list[Checkpoint]:
-        return [event for event in self.events if isinstance(event, Checkpoint)]
+    def commits(self) -> list[StreamsCommitted]:
+        return [event for event in self.events if isinstance(event, StreamsCommitted)]
 
     @property
     def finished(self) -> dict[str, StreamFinished]:

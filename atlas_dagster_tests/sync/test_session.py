@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_dagster.runners.base import ExitStatus
-from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.events import StreamsCommitted
 from atlas_dagster.sync.stream import ActiveStream
 from atlas_dagster_tests.sync.fake_source import (
     EAGER,
@@ -31,11 +31,11 @@ def test_rows_state_and_counts(lake: Lake) -> None:
     assert done.failure is None
     assert lake.rows("a") == [(1, "x"), (2, None)]
     finished = done.finished["a"]
-    assert (finished.records, finished.checkpoints, finished.table.row_count) == (2, 1, 2)
+    assert (finished.records, finished.commits, finished.table.row_count) == (2, 1, 2)
     assert finished.cursor_before is None
     assert bytes(finished.cursor_after or b"") == b'{"at": 2}'
     assert finished.warnings == ()
-    assert [type(event).__name__ for event in done.events] == ["Checkpoint", "StreamFinished"]
+    assert [type(event).__name__ for event in done.events] == ["StreamsCommitted", "StreamFinished"]
     assert done.file("state") is None
     assert done.runner.closed == 1
 
@@ -71,15 +71,15 @@ def test_the_next_sync_continues(lake: Lake) -> None:
 def test_a_state_that_is_due_is_committed(lake: Lake, options: dict[str, float]) -> None:
     output = b"".join(record("a", n) + state("a", {"at": n}, count=1) for n in (1, 2, 3))
     done = lake.sync([A], output, status("a"), **options)
-    assert len(done.checkpoints) == done.finished["a"].checkpoints == 3
-    seqs = [checkpoint.envelope.seq for checkpoint in done.checkpoints]
+    assert len(done.commits) == done.finished["a"].commits == 3
+    seqs = [commit.envelope.seq for commit in done.commits]
     assert seqs == sorted(set(seqs))
     assert lake.ids("a") == [1, 2, 3]
 
 
 def test_a_state_that_is_not_due_waits_for_the_end(lake: Lake) -> None:
     output = b"".join(record("a", n) + state("a", {"at": n}, count=1) for n in (1, 2, 3))
-    assert len(lake.sync([A], output, status("a")).checkpoints) == 1
+    assert len(lake.sync([A], output, status("a")).commits) == 1
 
 
 def test_nothing_new_makes_no_new_version(lake: Lake) -> None:
@@ -87,7 +87,7 @@ def test_nothing_new_makes_no_new_version(lake: Lake) -> None:
     before = lake.versions()
     done = lake.sync([A], state("a", {"at": 1}, count=0), status("a"))
     assert lake.versions() == before
-    assert done.checkpoints == []
+    assert done.commits == []
     assert (done.finished["a"].records, done.finished["a"].table.row_count) == (0, 1)
 
 
@@ -441,7 +441,7 @@ def test_a_pause_of_the_source_is_used_to_commit(
     session, _ = lake.prepare([stream], records("a", [1, 2]) + state("a", {"at": 2}), status("a"))
     events = session.run()
     first = next(events)
-    assert isinstance(first, Checkpoint)
+    assert isinstance(first, StreamsCommitted)
     assert lake.ids("a") == [1, 2]
     events.close()
 

@@ -39,8 +39,8 @@ def test_streams_commit_together(lake: Lake) -> None:
         BOTH,
     )
     assert done.failure is None
-    (checkpoint,) = done.checkpoints
-    assert [(c.stream.name, c.rows) for c in checkpoint.envelope.streams] == [("a", 1), ("b", 2)]
+    (commit,) = done.commits
+    assert [(c.stream.name, c.rows) for c in commit.envelope.streams] == [("a", 1), ("b", 2)]
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
     again = lake.sync([A, B], BOTH)
     assert again.file("state") == [
@@ -77,8 +77,8 @@ def test_the_count_is_of_all_streams(lake: Lake) -> None:
 def test_a_position_that_moves_without_rows_is_kept(lake: Lake) -> None:
     lake.sync([A, B], records("a", [1]) + global_state({"lsn": 1}, {"a": {}, "b": {}}) + BOTH)
     done = lake.sync([A, B], global_state({"lsn": 2}, {"a": {}, "b": {}}, count=0) + BOTH)
-    assert len(done.checkpoints) == 1
-    assert [c.rows for c in done.checkpoints[0].envelope.streams] == [0]
+    assert len(done.commits) == 1
+    assert [c.rows for c in done.commits[0].envelope.streams] == [0]
     assert lsn(lake) == 2
 
 
@@ -86,14 +86,14 @@ def test_nothing_new_makes_no_new_version(lake: Lake) -> None:
     output = global_state({"lsn": 1}, {"a": {}, "b": {}}) + BOTH
     lake.sync([A, B], records("a", [1]), output)
     before = lake.versions()
-    assert lake.sync([A, B], output).checkpoints == []
+    assert lake.sync([A, B], output).commits == []
     assert lake.versions() == before
 
 
 def test_only_a_state_that_moves_is_committed(lake: Lake) -> None:
     states = [global_state({"lsn": lsn_}, {"a": {}, "b": {}}) for lsn_ in (1, 1, 2, 2)]
     done = lake.sync([A, B], records("a", [1]), *states, BOTH, **EAGER)
-    assert [[c.rows for c in each.envelope.streams] for each in done.checkpoints] == [
+    assert [[c.rows for c in each.envelope.streams] for each in done.commits] == [
         [1, 0],
         [0, 0],
     ]

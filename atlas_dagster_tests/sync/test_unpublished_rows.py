@@ -46,7 +46,7 @@ def test_a_full_refresh_goes_on_when_its_run_is_tried_again(lake: Lake, mode: st
     stream = resumable("a", mode)
     end(lake, stream, 1, 2, 3)
     first = begin(lake, stream, 4, 5)
-    assert len(first.checkpoints) == 2
+    assert len(first.commits) == 2
     assert lake.ids("a") == [1, 2, 3]
     second = begin(lake, stream, 6)
     assert sent(second) == {"at": 5}
@@ -100,7 +100,7 @@ def test_a_new_run_begins_a_full_refresh_anew(lake: Lake, mode: str, old: list[i
 
 
 @MODES
-def test_what_was_held_goes_where_a_new_run_needs_no_checkpoint(lake: Lake, mode: str) -> None:
+def test_unpublished_rows_go_where_a_new_run_needs_none(lake: Lake, mode: str) -> None:
     stream = resumable("a", mode)
     end(lake, stream, 1)
     begin(lake, stream, 2, 3)
@@ -115,26 +115,26 @@ def test_a_source_that_cannot_go_on_is_read_from_the_beginning(lake: Lake, mode:
     stream = full_refresh("a", mode)
     end(lake, stream, 1)
     first = begin(lake, stream, 2)
-    assert first.checkpoints == []
+    assert first.commits == []
     assert lake.ids("a") == [1]
     done = end(lake, stream, 2, 3)
-    assert (sent(done), len(done.checkpoints)) == (None, 1)
+    assert (sent(done), len(done.commits)) == (None, 1)
     assert lake.ids("a") == ([2, 3] if mode == "overwrite" else [1, 2, 3])
 
 
 @pytest.mark.parametrize("blob", [{"__ab_no_cursor_state_message": True}, None])
-def test_a_state_that_is_no_position_is_no_checkpoint(lake: Lake, blob: Any) -> None:
+def test_a_state_that_is_no_position_is_not_committed_before_the_end(lake: Lake, blob: Any) -> None:
     stream = resumable("a")
     done = lake.sync([stream], records("a", [1]), state("a", blob, count=1), 1, **EAGER)
-    assert done.checkpoints == []
+    assert done.commits == []
     done = lake.sync([stream], pieces(1), records("a", [2]), state("a", blob, count=1), 1, **EAGER)
-    assert len(done.checkpoints) == 1
+    assert len(done.commits) == 1
     assert sent(end(lake, stream, 2)) == {"at": 1}
     assert lake.ids("a") == [1, 2]
 
 
 @pytest.mark.parametrize("blob", [{"__ab_no_cursor_state_message": True}, None])
-def test_behind_a_checkpoint_it_does_not_take_its_place(lake: Lake, blob: Any) -> None:
+def test_it_does_not_replace_the_position_of_an_earlier_commit(lake: Lake, blob: Any) -> None:
     """What is held goes with the state that covers it, or its rows would come twice."""
     stream = resumable("a")
     died = lake.sync([stream], pieces(1, 2), records("a", [3]), state("a", blob), 1)
@@ -176,7 +176,7 @@ def test_rows_that_no_state_covers_come_again(lake: Lake) -> None:
 def test_what_a_dying_source_had_covered_is_held_though_it_was_not_due(lake: Lake) -> None:
     stream = resumable("a")
     failed = lake.sync([stream], pieces(1, 2), records("a", [3]), 1)
-    assert [c.envelope.streams[0].unpublished for c in failed.checkpoints] == [True]
+    assert [c.envelope.streams[0].unpublished for c in failed.commits] == [True]
     assert sent(end(lake, stream, 3)) == {"at": 2}
     assert lake.ids("a") == [1, 2, 3]
 
@@ -197,7 +197,7 @@ def test_it_is_not_read_again_by_the_run_that_has_done_so(lake: Lake) -> None:
     assert (a.records, a.table.row_count) == (0, 1)
     assert a.warnings == ("It was complete when this run failed, so it was not read again.",)
     assert a.envelope is not None
-    assert a.envelope.seq == failed.checkpoints[0].envelope.seq
+    assert a.envelope.seq == failed.commits[0].envelope.seq
     assert (lake.ids("a"), lake.ids("b")) == ([1], [7, 8])
 
 

@@ -118,7 +118,7 @@ def test_a_rollback_is_refused_without_harm(lake: Lake) -> None:
     assert sync_users(lake, 1) is None
     with next_release():
         assert sync_users(lake, 2) is None
-        stored = [event.envelope for event in lake.sync([ORDERS], status("orders")).checkpoints]
+        stored = [event.envelope for event in lake.sync([ORDERS], status("orders")).commits]
     assert stored
     before, known = stored_files(lake), dict(lake.store.envelopes)
     for forgotten in (False, True):  # whether the event log is lost, too

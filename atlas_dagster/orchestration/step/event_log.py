@@ -10,7 +10,11 @@ from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.orchestration.dagster_internals import TableMetadataSet
 from atlas_dagster.orchestration.definitions.translator import table_key
 from atlas_dagster.orchestration.step.event_repair import readable
-from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet, envelope_of
+from atlas_dagster.orchestration.step.metadata import (
+    RECORDS_SYNCED,
+    AtlasMetadataSet,
+    envelope_of,
+)
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.resume import LoggedState
 
@@ -86,8 +90,8 @@ class EventLogStateStore:
         if own.connector is None:
             return  # another program reported it
         self.connectors.add(own.connector)
-        counts = [own.records_synced, *map(int, (own.records_before or "").split())]
-        self.recent_records[table] = [count for count in counts if count is not None]
+        synced = [metadata[RECORDS_SYNCED].value] if RECORDS_SYNCED in metadata else []
+        self.recent_records[table] = [*synced, *map(int, (own.records_before or "").split())]
         if columns is not None:
             self.columns[table] = columns
 

@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import msgspec
 from msgspec import Raw
+from msgspec.structs import asdict
 
 from atlas_dagster.connector_versions import release
 from atlas_dagster.destinations.envelope import Envelope
@@ -59,6 +60,8 @@ _OWN_COLUMNS = [
     )
     for field in METADATA_FIELDS
 ]
+#: The number of :class:`StreamTotals` that the next sync compares with its own.
+RECORDS_SYNCED = "atlas/records_synced"
 #: Earlier syncs whose number of records is stored, for the check of unusual numbers.
 RECENT_SYNCS = 20
 #: Fields that are listed in ``changed_values``.
@@ -80,7 +83,6 @@ class AtlasMetadataSet(NamespacedMetadataSet):
     summary: dg.MetadataValue | None = None
     dry_run: dg.MetadataValue | None = None
     preview: dg.MetadataValue | None = None
-    records_synced: int | None = None
     records_before: str | None = None
     duration_seconds: float | None = None
     cursor_before: dg.MetadataValue | None = None
@@ -106,15 +108,15 @@ def materialization_metadata(
 ) -> dict[str, Any]:
     """Return the metadata of a complete stream, the most important entries first."""
     spec = finished.plan.table
-    numbers = msgspec.structs.asdict(totals.of(spec.path))
+    numbers = {f"atlas/{n}": value for n, value in asdict(totals.of(spec.path)).items()}
     if finished.plan.already_read:
-        del numbers["records_synced"]  # they were counted in another run
+        del numbers[RECORDS_SYNCED]  # an earlier run has counted them
     return {
         **AtlasMetadataSet(
             summary=dg.MetadataValue.md(summary(finished, totals, mask)),
             preview=preview(finished.sample, mask),
         ),
-        **{f"atlas/{name}": value for name, value in numbers.items()},
+        **numbers,
         **AtlasMetadataSet(
             records_before=" ".join(map(str, recent[:RECENT_SYNCS])) or None,
             duration_seconds=round(totals.seconds, 3),
@@ -144,7 +146,7 @@ def _changed_values(changes: Mapping[ValueChange, int]) -> dg.MetadataValue | No
     return _json_value(listed) if listed else None
 
 
-def checkpoint_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
+def commit_metadata(envelope: Envelope, blob: Raw | None) -> dict[str, Any]:
     """Return the metadata of a commit before the stream is complete."""
     own = envelope_value(_own(envelope))
     return {**AtlasMetadataSet(cursor_after=_cursor(blob), envelope=own)}

@@ -78,7 +78,7 @@ class SyncProjection:
             records=event.records,
             bytes=event.bytes,
             seconds=event.seconds,
-            checkpoints=event.checkpoints,
+            checkpoints=event.commits,
         )
         self._write([stats])
 

@@ -19,8 +19,8 @@ from atlas_dagster.orchestration.definitions.stream_checks import (
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.metadata import (
-    checkpoint_metadata,
     column_schema,
+    commit_metadata,
     is_shared,
     materialization_metadata,
     shared_state_metadata,
@@ -29,10 +29,10 @@ from atlas_dagster.orchestration.step.projections import SyncProjection
 from atlas_dagster.orchestration.step.telemetry import RunTotals
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.sync.events import (
-    Checkpoint,
     ProgressReport,
     StreamFailed,
     StreamFinished,
+    StreamsCommitted,
     SyncEvent,
 )
 
@@ -80,7 +80,7 @@ class Reporter:
     def record(self, event: SyncEvent) -> Iterator[dg.MaterializeResult[None]]:
         """Record ``event``. Yield the result of a selected stream that is complete."""
         match event:
-            case Checkpoint():
+            case StreamsCommitted():
                 self._totals.add(event)
                 self.record_commit(event.envelope)
             case ProgressReport():
@@ -185,7 +185,7 @@ def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.A
         yield dg.AssetObservation(
             asset_key=defined.key(commit.table),
             description=_describe(envelope, commit),
-            metadata=checkpoint_metadata(envelope, blob),
+            metadata=commit_metadata(envelope, blob),
         )
 
 

@@ -34,7 +34,7 @@ from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connector import Connector
 from atlas_dagster.source.open_connector import open_connector
 from atlas_dagster.sync.dry_run import dry_run
-from atlas_dagster.sync.events import Checkpoint
+from atlas_dagster.sync.events import StreamsCommitted
 from atlas_dagster.sync.plan import SyncPlan, make_plan
 from atlas_dagster.sync.resume import RunRef, Target, claim_ownership
 from atlas_dagster.sync.session import SyncSession
@@ -181,7 +181,7 @@ class _Step:
                 plan, connector=connector, destination=destination, interrupts=_INTERRUPTS
             )
             for event in session.run():
-                if isinstance(event, Checkpoint):
+                if isinstance(event, StreamsCommitted):
                     budget.note_progress()
                 yield from reporter.record(event)
 

@@ -1,8 +1,8 @@
-"""The numbers of a run, and their push over OTLP where OpenTelemetry's variables ask for it.
+"""The numbers of a run, and their push over OTLP if OpenTelemetry's variables name a receiver.
 
-A step's process lives for minutes, so it cannot be scraped: it pushes once, at its end. Counts are
-sent as deltas, which the receiver adds up. A process that was killed pushes nothing; its absence
-shows in ``last_run``.
+A step's process lives for minutes, so it cannot be scraped: it pushes once, at its end. It sends
+counts as deltas, which the receiver adds up. A killed process pushes nothing; ``last_run`` shows
+that it is missing.
 """
 
 import os
@@ -12,35 +12,40 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from msgspec import Raw, Struct
+from msgspec.structs import asdict
 
+from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.errors import AtlasError
+from atlas_dagster.sync.events import CommitNumbers, StreamsCommitted
+from atlas_dagster.sync.plan import SyncPlan
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
 
-from msgspec import Raw, Struct
-
-from atlas_dagster.destinations.base import TablePath
-from atlas_dagster.sync.events import Checkpoint
-from atlas_dagster.sync.plan import SyncPlan
-
-
 class StreamTotals(Struct):
-    """The numbers of one stream in one run, over all its tries.
+    """The numbers of one stream in one run, over all its attempts.
 
-    Each of them is the metadata ``atlas/<name>`` of the materialization, and a plot in the UI. To
-    add a number, add it here and count it in :meth:`RunTotals.add`.
+    Each is the metadata ``atlas/<name>`` of the materialization, and a plot in the UI. Only what a
+    commit carries is counted, in the field of the same name of ``CommitNumbers``.
     """
 
     records_synced: int = 0
     #: Of the records' JSON. A float, because the UI plots no integer beyond 32 bits.
     bytes_synced: float = 0.0
+    #: The number of commits.
     checkpoints: int = 0
+
+    def add(self, numbers: CommitNumbers) -> None:
+        """Count a commit."""
+        for name, number in asdict(numbers).items():
+            setattr(self, name, getattr(self, name) + number)
+        self.checkpoints += 1
 
 
 class RunTotals:
-    """The numbers of a run. Rows that a second try reads again count once."""
+    """The numbers of a run. Rows that a second attempt reads again count once."""
 
     def __init__(self) -> None:
         #: How the CHECK of this run ended: ``success``, or the type of its failure.
@@ -50,7 +55,7 @@ class RunTotals:
         self._first_states: dict[TablePath, Raw | None] = {}
 
     def begin(self, plan: SyncPlan) -> None:
-        """Start a try."""
+        """Start an attempt."""
         self._started = self._started or time.monotonic()
         for stream in plan.streams:
             # A stream that starts from the beginning reads all its records again.
@@ -58,21 +63,17 @@ class RunTotals:
                 self._streams[stream.table.path] = StreamTotals()
                 self._first_states[stream.table.path] = stream.state
 
-    def add(self, checkpoint: Checkpoint) -> None:
+    def add(self, committed: StreamsCommitted) -> None:
         """Count a commit."""
-        commits = checkpoint.envelope.streams
-        for commit, size in zip(commits, checkpoint.bytes, strict=True):
-            totals = self._streams[commit.table]
-            totals.records_synced += commit.rows
-            totals.bytes_synced += size
-            totals.checkpoints += 1
+        for commit, numbers in zip(committed.envelope.streams, committed.numbers, strict=True):
+            self._streams[commit.table].add(numbers)
 
     def of(self, table: TablePath) -> StreamTotals:
         """Return the numbers of one stream."""
         return self._streams[table]
 
     def first_state(self, table: TablePath) -> Raw | None:
-        """Return the state that the first try of a stream started from."""
+        """Return the state that the first attempt at a stream started from."""
         return self._first_states[table]
 
     @property
@@ -85,7 +86,7 @@ class RunTotals:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the first try began."""
+        """Seconds since the first attempt began."""
         return 0.0 if self._started is None else time.monotonic() - self._started
 
 

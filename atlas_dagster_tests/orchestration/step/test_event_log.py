@@ -14,7 +14,7 @@ from atlas_dagster.orchestration.step import event_log
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.metadata import (
     AtlasMetadataSet,
-    checkpoint_metadata,
+    commit_metadata,
     envelope_value,
     shared_state_metadata,
 )
@@ -54,13 +54,13 @@ def key_of(stream: StreamDescriptor) -> dg.AssetKey:
 
 
 def observe(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor = USERS) -> None:
-    metadata = checkpoint_metadata(envelope(seq, stream), None)
+    metadata = commit_metadata(envelope(seq, stream), None)
     instance.report_runless_asset_event(dg.AssetObservation(key_of(stream), metadata=metadata))
 
 
 def materialize(instance: dg.DagsterInstance, seq: int, stream: StreamDescriptor = USERS) -> None:
     value = envelope_value(envelope(seq, stream))
-    metadata = {**AtlasMetadataSet(records_synced=1, envelope=value)}
+    metadata = {"atlas/records_synced": 1, **AtlasMetadataSet(envelope=value)}
     instance.report_runless_asset_event(dg.AssetMaterialization(key_of(stream), metadata=metadata))
 
 
@@ -147,7 +147,8 @@ def test_observations_by_others_do_not_hide_a_newer_checkpoint(
 def test_what_the_last_syncs_brought_and_its_columns(instance: dg.DagsterInstance) -> None:
     columns = dg.TableSchema([dg.TableColumn("id", "integer")])
     metadata = {
-        **AtlasMetadataSet(records_synced=3, records_before="2 1", connector="c:1"),
+        "atlas/records_synced": 3,
+        **AtlasMetadataSet(records_before="2 1", connector="c:1"),
         "dagster/column_schema": columns,
     }
     event = dg.AssetMaterialization(key_of(USERS), metadata=metadata)
@@ -281,7 +282,7 @@ def observe_shared(instance: dg.DagsterInstance, seq: int, *, source: bool = Tru
         metadata = shared_state_metadata(whole)
         instance.report_runless_asset_event(dg.AssetObservation(SOURCE, metadata=metadata))
     for name in TABLES:
-        metadata = checkpoint_metadata(whole, None)
+        metadata = commit_metadata(whole, None)
         instance.report_runless_asset_event(dg.AssetObservation(key_of(name), metadata=metadata))
 
 
@@ -328,7 +329,7 @@ def test_the_shared_state_of_a_quiet_stream_is_found_however_old(
 
 @pytest.mark.parametrize("blob", [b"7", b"true", b'"text"', b'{"__class__":1}', b"1e400"], ids=repr)
 def test_a_state_of_any_kind_can_be_shown(instance: dg.DagsterInstance, blob: bytes) -> None:
-    metadata = checkpoint_metadata(envelope(3), Raw(blob))
+    metadata = commit_metadata(envelope(3), Raw(blob))
     instance.report_runless_asset_event(dg.AssetObservation(key_of(USERS), metadata=metadata))
     assert seq_of(instance) == 3
 
