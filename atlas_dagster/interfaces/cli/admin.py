@@ -20,9 +20,9 @@ from atlas_dagster.interfaces.cli.output import (
     report_errors,
 )
 from atlas_dagster.interfaces.cli.project import (
-    describe_subject,
     enter_project,
     find_connections,
+    make_subject,
 )
 from atlas_dagster.wording import plural
 
@@ -51,7 +51,7 @@ def reap(as_json: bool) -> None:
         ended = end_dead_runs(instance)
         atlas = AtlasResource.from_environment()
         removed = reap_ended(instance, atlas) + reap_adhoc()
-        for subject in map(describe_subject, find_connections()):
+        for subject in map(make_subject, find_connections()):
             connection = subject.ref and subject.ref.connection
             if connection and connection.executor and connection.executor.docker_host:
                 removed += reap_ended(instance, atlas, connection)
@@ -63,7 +63,7 @@ def reap(as_json: bool) -> None:
     for run in ended:
         print_line(f"Reported run {run} as failed: its process is gone.")
     if not removed and not ended:
-        print_line("Nothing was left behind.")
+        print_line("No connectors were left behind.")
 
 
 @click.command()
@@ -110,7 +110,7 @@ def doctor(as_json: bool) -> None:
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
     from atlas_dagster.orchestration.operations.doctor import examine
 
-    subjects = [describe_subject(connection) for connection in find_connections()]
+    subjects = [make_subject(connection) for connection in find_connections()]
     with dg.DagsterInstance.get() as instance:
         findings = list(examine(instance, AtlasResource.from_environment(), subjects))
     if as_json:

@@ -1,4 +1,4 @@
-"""``atlas spec``, ``check``, ``discover`` and ``pull``: one answer of a connector."""
+"""``atlas spec``, ``check``, ``discover`` and ``pull``: calls of a connector without a READ."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from atlas_dagster.interfaces.cli.output import (
     print_logs_hint,
     print_note,
     report_errors,
+    show_spinner,
     table,
-    waiting,
 )
 from atlas_dagster.interfaces.cli.project import complete_sources, find_connection, find_connections
 from atlas_dagster.interfaces.cli.source import (
@@ -79,8 +79,8 @@ def check(source: str, options: SourceOptions, as_json: bool) -> None:
     """
     from atlas_dagster.reading.ad_hoc import is_adhoc
 
-    say = print_note if as_json or is_adhoc(source) else print_line
-    listener = CommandListener(say, logs=options.logs)
+    print_info = print_note if as_json or is_adhoc(source) else print_line
+    listener = CommandListener(print_info, logs=options.logs)
     with open_source(source, options, listener) as opened, opened.open_connector() as connector:
         connector.check()
     if as_json:
@@ -100,9 +100,9 @@ def discover(
 ) -> None:
     """List the streams of SOURCES.
 
-    SOURCES are declared connections (all of them by default); their catalogs are stored, with all
-    changes since the last time, breaking ones too. Or SOURCES is one connector (source-postgres) or
-    image, with --config.
+    SOURCES are declared connections (by default all of them). Their catalogs are stored with all
+    changes, also breaking ones. Or SOURCES is one connector (source-postgres) or image, with
+    --config.
     """
     from atlas_dagster.reading.ad_hoc import is_adhoc
 
@@ -119,9 +119,9 @@ def discover(
         try:
             if missing and connection.discovered is not None:
                 continue
-            with waiting(f"Discovering {connection.name} …"), listener.pull_bar():
-                ask = connection.preview if dry_run else connection.discover
-                discovery = ask(listener)
+            with show_spinner(f"Discovering {connection.name} …"), listener.pull_bar():
+                run_discover = connection.preview if dry_run else connection.discover
+                discovery = run_discover(listener)
         except AtlasError as error:
             failures.append(error.failure_type)
             answers.append({"source": connection.name, "error": str(error)})
@@ -151,7 +151,7 @@ def discover(
 def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -> None:
     """Fetch the images, Python packages and manifests that SOURCES run from.
 
-    SOURCES are declared connections (all of them by default), connectors or images.
+    SOURCES are declared connections (by default all of them), connectors or images.
     """
     from atlas_dagster.source.connector_ref import ConnectorRef
     from atlas_dagster.source.runner_choice import choose_runner
@@ -163,7 +163,7 @@ def pull(sources: tuple[str, ...], runner: RunnerChoice | None, as_json: bool) -
         try:
             with (
                 open_source(source, options, listener) as opened,
-                waiting(f"Fetching {source} …"),
+                show_spinner(f"Fetching {source} …"),
                 choose_runner(
                     ConnectorRef.resolve(opened.connection), opened.context.limits, listener
                 ) as chosen,
@@ -225,7 +225,7 @@ def _stream_cells(stream: Stream) -> tuple[str, ...]:
 
 
 def _print_fields(schema: dict[str, Any]) -> None:
-    """Print the top level of a SPEC; ``--json`` has all of it."""
+    """Print the top-level fields of a SPEC; ``--json`` prints all of it."""
     from atlas_dagster.config.form import form
 
     shown = table("field", "type", "", "description")

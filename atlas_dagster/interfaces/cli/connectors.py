@@ -16,8 +16,8 @@ from atlas_dagster.interfaces.cli.output import (
     print_line,
     print_note,
     report_errors,
+    show_spinner,
     table,
-    waiting,
 )
 from atlas_dagster.interfaces.cli.project import (
     complete_connectors,
@@ -98,10 +98,10 @@ def info(name: str, as_json: bool) -> None:
     """Show everything about the connector NAME."""
     found = get_connector_info(name)
     if as_json:
-        print_json(_fields(found))
+        print_json(_list_fields(found))
         return
-    with waiting("Looking at PyPI …"):
-        without_docker = _without_docker(found)
+    with show_spinner("Asking PyPI …"):
+        without_docker = _describe_without_docker(found)
     facts: dict[str, str | None] = {
         "image": found.docker_image,
         "Python package": found.pypi_package and f"{found.pypi_package}=={found.tag}",
@@ -112,9 +112,9 @@ def info(name: str, as_json: bool) -> None:
         "support": found.support_level,
         "docs": found.docs_url,
         "definition id": found.definition_id,
-        "talks to": ", ".join(found.allowed_hosts) or None,
-        "memory, CPUs": _limits(found),
-        "list of": listing().date,
+        "connects to": ", ".join(found.allowed_hosts) or None,
+        "memory, CPUs": _describe_limits(found),
+        "list dated": listing().date,
     }
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(style="bold", no_wrap=True)
@@ -135,9 +135,9 @@ def info(name: str, as_json: bool) -> None:
 def refresh(as_json: bool) -> None:
     """Download the list of connectors and their versions from Airbyte's registry.
 
-    ATLAS_REGISTRY_URL names a mirror. If the download fails or is broken, the list stays as it is.
+    ATLAS_REGISTRY_URL names a mirror. If the download fails or is broken, the list does not change.
     """
-    with waiting("Fetching the registry …"):
+    with show_spinner("Fetching the registry …"):
         done = refresh_registry()
         if find_project_folder() is not None:
             enter_project()
@@ -153,7 +153,9 @@ def refresh(as_json: bool) -> None:
     if done.upgrades:
         console.print(f"{len(done.upgrades)} have another version.")
     if done.unreadable:
-        print_note(f"{done.unreadable} entries could not be read; their old ones stay.")
+        print_note(
+            f"{done.unreadable} entries could not be read; the list keeps their old versions."
+        )
     for upgrade in done.upgrades:
         if upgrade.breaking:
             name, before, now = upgrade.now.name, upgrade.before.tag, upgrade.now.tag
@@ -167,7 +169,7 @@ def refresh(as_json: bool) -> None:
 
 def _print_connectors(found: Sequence[ConnectorInfo], as_json: bool) -> None:
     if as_json:
-        print_json([_fields(info) for info in found])
+        print_json([_list_fields(info) for info in found])
         return
     shown = table("name", "title", "category", "version", "support", "runs from")
     for info in found:
@@ -177,14 +179,14 @@ def _print_connectors(found: Sequence[ConnectorInfo], as_json: bool) -> None:
             ", ".join(info.categories),
             info.tag,
             info.support_level,
-            _runs_from(info),
+            _describe_runners(info),
         )
     if found:
         console.print(shown)
 
 
-def _fields(info: ConnectorInfo) -> dict[str, Any]:
-    """Return all fields for ``--json``, empty ones too."""
+def _list_fields(info: ConnectorInfo) -> dict[str, Any]:
+    """Return all fields for ``--json``, also empty ones."""
     named: dict[str, Any] = {name: getattr(info, name) for name in info.__struct_fields__}
     named |= {"categories": info.categories, "docker_image": info.docker_image}
     return msgspec.to_builtins(named)  # type: ignore[no-any-return]
@@ -209,30 +211,30 @@ def _describe_refresh(done: Refreshed) -> dict[str, Any]:
     }
 
 
-def _runs_from(info: ConnectorInfo) -> str:
-    ways = ["image"]
+def _describe_runners(info: ConnectorInfo) -> str:
+    runners = ["image"]
     if info.pypi_package:
-        ways.append("PyPI")
+        runners.append("PyPI")
     elif info.is_manifest_only:
-        ways.append("manifest")
-    return ", ".join(ways)
+        runners.append("manifest")
+    return ", ".join(runners)
 
 
-def _without_docker(info: ConnectorInfo) -> str:
+def _describe_without_docker(info: ConnectorInfo) -> str:
     if info.pypi_package:
-        return _from_package(info.pypi_package, info.tag)
+        return _describe_package(info.pypi_package, info.tag)
     return "from its manifest" if info.is_manifest_only else "no"
 
 
-def _from_package(package: str, version: str) -> str:
-    """Describe how it runs from its package: some published ones cannot be installed."""
+def _describe_package(package: str, version: str) -> str:
+    """Describe whether the connector runs from its package; some packages cannot be installed."""
     from atlas_dagster.runners.packages import UninstallableError, check_release
 
     try:
         check_release(package, version)
     except UninstallableError as error:
-        instead = f"{error.instead} can, with version: auto" if error.instead else "no other can"
-        return f"{version} cannot be installed, because {error.cause}; {instead}"
+        other = f"{error.instead} can: set version: auto" if error.instead else "no other can"
+        return f"{version} cannot be installed, because {error.cause}; {other}"
     except RunnerUnavailableError:
         return "from its Python package (not checked: PyPI cannot be reached)"
     except ConfigError as error:
@@ -240,6 +242,6 @@ def _from_package(package: str, version: str) -> str:
     return "from its Python package"
 
 
-def _limits(info: ConnectorInfo) -> str | None:
+def _describe_limits(info: ConnectorInfo) -> str | None:
     cpus = None if info.cpu_limit is None else f"{info.cpu_limit:g} CPUs"
     return ", ".join(filter(None, (info.memory_limit, cpus))) or None

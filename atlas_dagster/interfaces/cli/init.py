@@ -1,4 +1,4 @@
-"""``atlas init``: questions that lead from a connector's name to a declared connection."""
+"""``atlas init``: declare a connection by answering questions."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from atlas_dagster.interfaces.cli.output import (
     print_note,
     print_refusal,
     report_errors,
+    show_spinner,
     table,
-    waiting,
 )
 from atlas_dagster.interfaces.cli.project import (
     complete_connectors,
@@ -34,7 +34,7 @@ from atlas_dagster.interfaces.cli.project import (
     find_project,
     open_context,
 )
-from atlas_dagster.interfaces.cli.questions import Questions, with_defaults
+from atlas_dagster.interfaces.cli.questions import Questions, add_defaults
 from atlas_dagster.protocol.catalog import Catalog, configure
 from atlas_dagster.registry import get_connector_info, search_connectors
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from atlas_dagster.source.discovered_catalog import Discovered
     from atlas_dagster.source.run_context import RunContext
 
-_FOUND = 9
+_MOST_FOUND = 9
 
 
 @click.command()
@@ -56,7 +56,7 @@ def init(connector: str | None, name: str | None) -> None:
 
     Secrets go to .env, everything else to the connection's defs.yaml. Both are written at the end.
     """
-    chosen = connector or _find_connector()
+    chosen = connector or _ask_connector()
     info = get_connector_info(chosen)
 
     from atlas_dagster.components.scaffolding import write_connection, write_secrets
@@ -68,7 +68,7 @@ def init(connector: str | None, name: str | None) -> None:
     with open_context(listener) as (instance, context):
         undeclared = Connection(name=folder.name, connector=chosen)
         connection, secrets = _ask_config(undeclared, context, listener)
-        with waiting("Discovering streams …"):
+        with show_spinner("Discovering streams …"):
             found = _discover(connection, _with_secrets(context, secrets))
         declared: dict[str, Any] = {"connector": chosen, "config": connection.config}
         picked = _pick_streams(found.catalog if found else None)
@@ -80,7 +80,7 @@ def init(connector: str | None, name: str | None) -> None:
         file = write_connection(folder, given, info.docs_url)
         if found is not None:
             importlib.invalidate_caches()
-            find_connection(folder.name).keep(found)
+            find_connection(folder.name).store_catalog(found)
             project_discovery(instance, connection, found, print_note)
     _print_result(folder.name, file, secrets, found)
 
@@ -105,10 +105,10 @@ def _ask_name(given: str | None, connector: str, parent: Path) -> Path:
 def _ask_config(
     connection: Connection, context: RunContext, listener: CommandListener
 ) -> tuple[Connection, Mapping[str, str]]:
-    """Return the connection with a config that passes CHECK or that the user keeps; and secrets."""
+    """Return the connection with a config that :func:`_accept_config` accepts, and its secrets."""
     from atlas_dagster.source.open_connector import read_spec
 
-    with waiting(f"Asking {connection.source_name} for its SPEC …"), listener.pull_bar():
+    with show_spinner(f"Asking {connection.source_name} for its SPEC …"), listener.pull_bar():
         spec = read_spec(connection, context)
     if spec.documentationUrl:
         print_note(f"Its documentation: {spec.documentationUrl}")
@@ -117,8 +117,8 @@ def _ask_config(
     answers: Mapping[str, Any] = connection.config
     while True:
         answers = questions.ask(fields, answers)
-        connection = connection.model_copy(update={"config": with_defaults(fields, answers)})
-        if _is_good(connection, _with_secrets(context, questions.secrets), spec):
+        connection = connection.model_copy(update={"config": add_defaults(fields, answers)})
+        if _accept_config(connection, _with_secrets(context, questions.secrets), spec):
             return connection, questions.secrets
 
 
@@ -139,10 +139,10 @@ def _ask_schedule() -> str:
             print_refusal(str(error))
 
 
-def _find_connector() -> str:
+def _ask_connector() -> str:
     while True:
         query = click.prompt("Which source? (a name or a part of it)")
-        found = search_connectors(query)[:_FOUND]
+        found = search_connectors(query)[:_MOST_FOUND]
         if not found:
             print_refusal(f"No connector matches {query}.")
             continue
@@ -160,45 +160,45 @@ def _with_secrets(context: RunContext, secrets: Mapping[str, str]) -> RunContext
     return replace(context, environ={**os.environ, **secrets})
 
 
-def _is_good(connection: Connection, context: RunContext, spec: Spec) -> bool:
-    """Return whether the config passes CHECK or the user keeps it anyway."""
+def _accept_config(connection: Connection, context: RunContext, spec: Spec) -> bool:
+    """Return whether the config passes CHECK, or the user keeps it although it fails."""
     from atlas_dagster.source.open_connector import open_connector
 
     try:
         validate(connection.config, schema=spec.connectionSpecification, where="The config")
         with (
-            waiting("Checking the connection …"),
+            show_spinner("Checking the connection …"),
             open_connector(connection, context, spec=spec) as connector,
         ):
             connector.check()
     except AtlasError as error:
         print_error("Check failed", error)
-        return not click.confirm("Change the answers? (No keeps them)", default=True)
+        return not click.confirm("Change the answers? (n keeps them)", default=True)
     console.print(f"[bold green]{escape(connection.name)}[/] reached its source.")
     return True
 
 
 def _discover(connection: Connection, context: RunContext) -> Discovered | None:
-    """Return what DISCOVER finds; None if it fails."""
+    """Return the result of DISCOVER; None if it fails."""
     from atlas_dagster.source.discovered_catalog import discover
 
     try:
         return discover(connection, context, None)
     except AtlasError as error:
-        print_error("No streams", error)
+        print_error("Discovery failed", error)
         return None
 
 
 def _pick_streams(catalog: Catalog | None) -> list[str]:
-    """Return the names of streams; empty for all, including those added later."""
+    """Return the names of the chosen streams; an empty list means all, also future ones."""
     if catalog is None:
         return []
     shown = table("", "stream", "sync mode")
     names = [stream.descriptor.name for stream in catalog.streams]
     for number, stream in enumerate(catalog.streams, 1):
         configured = configure(stream)
-        how = f"{configured.sync_mode}, {configured.destination_sync_mode}"
-        shown.add_row(str(number), Text(str(stream.descriptor)), how)
+        mode = f"{configured.sync_mode}, {configured.destination_sync_mode}"
+        shown.add_row(str(number), Text(str(stream.descriptor)), mode)
     console.print(shown)
     while True:
         text = click.prompt(

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class LineConsole(Console):
-    """A console that breaks no lines in a pipe or a file: each row of a table is one line."""
+    """A console that does not wrap lines in a pipe or file: each row of a table is one line."""
 
     @property
     def size(self) -> ConsoleDimensions:
@@ -49,12 +49,12 @@ class LineConsole(Console):
         with self.capture() as captured:
             super().print(*objects, **options)
         rows = (line.rstrip() for line in captured.get().splitlines())
-        # Drop the rule below the headings: it is as long as the longest line.
+        # Leave out the rule below the headings, which is as long as the longest line.
         self.file.write("".join(f"{row}\n" for row in rows if row.strip(" ─")))
         self.file.flush()
 
 
-#: Wider than any line.
+#: More characters than any line has.
 _PIPE_WIDTH = 1_000_000
 
 console = LineConsole(highlight=False)
@@ -70,9 +70,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 
 
 def report_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Print an AtlasError as one sentence and exit with its code.
+    """Make ``command`` print an AtlasError as one sentence and exit with its code.
 
-    With ``--json``, print it as an object on stdout too.
+    With ``--json``, the command also prints an object on stdout.
     """
 
     @wraps(command)
@@ -97,7 +97,7 @@ def report_errors(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def exit_code(failures: Collection[FailureType]) -> int:
-    """Return the code for several failures: config errors come first, transient ones last."""
+    """Return the code of the most important failure: config errors first, transient ones last."""
     order: tuple[FailureType, ...] = ("config_error", "system_error", "transient_error")
     return next((EXIT_CODES[kind] for kind in order if kind in failures), 0)
 
@@ -123,14 +123,14 @@ def print_error(about: str, message: object) -> None:
 
 
 def print_refusal(text: str) -> None:
-    """Print why an answer to a prompt is refused."""
+    """Print why an answer to a prompt is not valid."""
     console.print(text, style="red", markup=False, soft_wrap=True)
 
 
 def print_logs_hint(error: AtlasError, logs: bool) -> None:
-    """Name ``--logs`` if the connector's log may explain ``error`` and was not shown."""
+    """Print a hint to ``--logs`` if the connector's log may explain ``error`` and is not shown."""
     if not logs and isinstance(error, CheckFailedError | ConnectorFailedError):
-        print_note("Run it with --logs to see the connector's own log.")
+        print_note("Run the command with --logs to see the connector's own log.")
 
 
 def print_json(value: Any) -> None:
@@ -140,35 +140,37 @@ def print_json(value: Any) -> None:
 
 
 def table(*headings: str, whole: Collection[str] = (), numbers: Collection[str] = ()) -> Table:
-    """Return a table. On a narrow terminal its cells fold, but not the first and the ``whole``."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """Return a table. A narrow terminal folds cells, except of the first and ``whole`` columns."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        made.add_column(
+        result.add_column(
             heading,
             overflow="fold",
             no_wrap=heading == headings[0] or heading in whole,
             justify="right" if heading in numbers else "left",
         )
-    return made
+    return result
 
 
 @contextmanager
-def waiting(text: str) -> Iterator[None]:
+def show_spinner(text: str) -> Iterator[None]:
     """Show a spinner with ``text``."""
     with errors.status(escape(text)):
         yield
 
 
 class CommandListener(Listener):
-    """Prints sentences with ``say``, and with ``logs`` the connector's log to stderr."""
+    """Prints sentences with ``print_info``; if ``logs``, also the connector's log, to stderr."""
 
-    def __init__(self, say: Callable[[str], None] = print_note, *, logs: bool = False) -> None:
-        self.say = say
+    def __init__(
+        self, print_info: Callable[[str], None] = print_note, *, logs: bool = False
+    ) -> None:
+        self.print_info = print_info
         self._logs = logs
         self._bars: dict[Work, Callable[[int, float | None], None]] = {}
 
     def info(self, text: str) -> None:
-        self.say(text)
+        self.print_info(text)
 
     def warning(self, text: str) -> None:
         print_warning(text)

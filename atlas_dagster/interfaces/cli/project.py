@@ -1,6 +1,7 @@
 """The project that ``atlas`` works in, and the connections that it declares.
 
-Functions that need Dagster import it: that takes seconds, and many verbs run without a project.
+Functions that need Dagster import it themselves: the import takes seconds, and many verbs do not
+need it.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ def calling_folder() -> Path:
 
 
 def enter_project() -> None:
-    """Change to the project's folder, where Dagster's relative paths start, and load its ``.env``.
+    """Change to the project's folder, the base of Dagster's relative paths; load its ``.env``.
 
     As with ``dagster dev``, variables that are set already keep their values.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no project folder.
     """
     context = click.get_current_context(silent=True)
     if context is not None:
@@ -68,7 +69,8 @@ def enter_project() -> None:
     folder = find_project_folder()
     if folder is None:
         raise ConfigError(
-            "There is no dagster.yaml here or above; run atlas in the project, or set DAGSTER_HOME."
+            "There is no dagster.yaml in this folder or a parent; run atlas in the project, or set "
+            "DAGSTER_HOME."
         )
     os.environ["DAGSTER_HOME"] = str(folder)
     os.chdir(folder)
@@ -124,14 +126,14 @@ class ProjectConnection:
 
     @property
     def component(self) -> AirbyteConnection:
-        """Raises ConfigError if the declaration does not load."""
+        """The component. Raises ConfigError if the declaration does not load."""
         if isinstance(self.loaded, ConfigError):
             raise self.loaded
         return self.loaded
 
     @property
     def connection(self) -> Connection:
-        """Raises ConfigError if the declaration is wrong."""
+        """The validated declaration. Raises ConfigError if it is wrong."""
         with self._explain_errors():
             return self.component.connection
 
@@ -141,7 +143,7 @@ class ProjectConnection:
             return self.component.parse_schedule()
 
     def assets(self, discovered: Discovered | None = None) -> ConnectionAssets:
-        """Return its assets, by the catalog ``discovered`` or else the stored one.
+        """Return its assets for the catalog ``discovered``, by default the stored one.
 
         Raises:
             ConfigError: the declaration is wrong, or no catalog is stored.
@@ -158,7 +160,7 @@ class ProjectConnection:
         return assets
 
     def definitions(self) -> dg.Definitions:
-        """Return its assets and everything declared beside it. Raises ConfigError."""
+        """Return the definitions of its part of the project. Raises ConfigError."""
         with self._explain_errors(), self._state_storage():
             if self.part is not None:
                 return self.tree.build_defs(self.part)
@@ -170,7 +172,7 @@ class ProjectConnection:
         with self._state_storage():
             return self.component.stored_catalog(self.tree.project_root)
 
-    def keep(self, found: Discovered) -> None:
+    def store_catalog(self, found: Discovered) -> None:
         """Store the catalog ``found``."""
         with self._state_storage():
             self.component.store(found, self.tree.project_root)
@@ -221,10 +223,10 @@ class ProjectConnection:
 
 
 def find_project() -> ProjectTree:
-    """Return the project around the calling folder, or else around DAGSTER_HOME.
+    """Return the project of the calling folder, or else that of DAGSTER_HOME.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no project.
     """
     from atlas_dagster.components import loading
 
@@ -253,9 +255,9 @@ def find_connections() -> list[ProjectConnection]:
 
 
 def find_connection(name: str) -> ProjectConnection:
-    """Raises ConfigError, with the closest names, if there is no connection ``name``."""
+    """Return a connection. Raises ConfigError, with the closest name, if it does not exist."""
     tree = find_project()
-    # Most connections have the name of their folder: look there first.
+    # Most connections have the name of their folder, so that folder is loaded first.
     for part in (part for part in tree.parts() if part.stem == name):
         for each in _load_part(tree, part):
             if each.name == name:
@@ -271,8 +273,8 @@ def find_connection(name: str) -> ProjectConnection:
     raise ConfigError(f"There is no connection '{name}' in {folder}; {hint}")
 
 
-def describe_subject(declared: ProjectConnection) -> Subject:
-    """Return the connection for the checks of ``atlas doctor``."""
+def make_subject(declared: ProjectConnection) -> Subject:
+    """Return the connection as ``atlas doctor`` examines it."""
     from atlas_dagster.orchestration.operations.doctor import Subject
     from atlas_dagster.source.connector_ref import ConnectorRef
 

@@ -15,12 +15,11 @@ _SHOWN_OPTIONAL = 30
 
 
 class Questions:
-    """Prompts for a config. Secrets are kept apart: the config has the name of a variable, and
-    ``secrets`` its value.
+    """Prompts for a config. For each secret, the config gets a variable, and ``secrets`` its value.
 
     Args:
         prefix: the beginning of the variables' names.
-        environ: variables that exist already; the user may keep them.
+        environ: variables that exist already; the user may keep their values.
     """
 
     def __init__(self, prefix: str, environ: Mapping[str, str]) -> None:
@@ -52,13 +51,15 @@ class Questions:
         names = {field.name: field for field in optional}
         console.print(f"\n[bold]Optional fields{where}[/]")
         for field in optional[:_SHOWN_OPTIONAL]:
-            default = "" if field.default in (None, "") else f" (default: {_format(field.default)})"
-            line = f"  {field.name}{default}  {_summary(field)}"
+            default = (
+                "" if field.default in (None, "") else f" (default: {_format_value(field.default)})"
+            )
+            line = f"  {field.name}{default}  {_summarize(field)}"
             console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
         chosen = ",".join(name for name in names if name in before)
         while True:
             text = click.prompt(
-                "Set any? Names, separated by commas; Enter for none",
+                "Which of them? Names, separated by commas; Enter for none",
                 default=chosen,
                 show_default=bool(chosen),
             )
@@ -118,7 +119,7 @@ class Questions:
         if field.values:
             console.print(f"One of: {', '.join(map(str, field.values))}", markup=False)
         elif field.examples:
-            console.print(f"Example: {_format(field.examples[0])}", markup=False)
+            console.print(f"Example: {_format_value(field.examples[0])}", markup=False)
         hint = {
             "array": " (separated by commas)" if field.item != "object" else " (a JSON list)",
             "object": " (JSON)",
@@ -126,7 +127,7 @@ class Questions:
         }.get(field.kind, "")
         while True:
             text = click.prompt(
-                f"{field.name}{hint}", default=None if default is None else _format(default)
+                f"{field.name}{hint}", default=None if default is None else _format_value(default)
             )
             try:
                 return parse_answer(field, text)
@@ -135,7 +136,7 @@ class Questions:
 
 
 def parse_answer(field: Field, text: str) -> Any:
-    """Return ``text`` as a value of ``field``. Raises ValueError with what is expected."""
+    """Return ``text`` as a value of ``field``. Raises ValueError with the expected form."""
     text = text.strip()
     if field.kind == "array" and field.item != "object" and not text.startswith("["):
         parts = [part.strip() for part in text.split(",") if part.strip()]
@@ -177,10 +178,10 @@ def _require_allowed(field: Field, value: Any) -> None:
         raise ValueError(f"{field.name} must be one of {', '.join(map(str, field.values))}.")
 
 
-def with_defaults(fields: Sequence[Field], answers: Mapping[str, Any]) -> dict[str, Any]:
+def add_defaults(fields: Sequence[Field], answers: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``answers`` with the SPEC's default values for the other fields.
 
-    Airbyte's platform sends them too, and some connectors crash without.
+    Airbyte's platform sends them, too, and some connectors crash without them.
     """
     plain = (f for f in fields if not (f.options or f.fields or f.secret))
     return {f.name: f.default for f in plain if f.default not in (None, "", [], {})} | dict(answers)
@@ -190,11 +191,11 @@ def _matches(option: Option, answers: Mapping[str, Any]) -> bool:
     return bool(answers) and all(answers.get(k) == v for k, v in option.constants.items())
 
 
-def _format(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list) and not any(isinstance(item, dict | list) for item in value):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _summary(field: Field) -> str:
+def _summarize(field: Field) -> str:
     return field.description or field.title

@@ -43,13 +43,13 @@ Format = Literal["table", "jsonl", "parquet", "csv"]
 
 _FORMATS = ("table", "jsonl", "parquet", "csv")
 _TABLE_ROWS, _MOST_TABLE_ROWS = 20, 1000
-#: Characters of a column: at least, at most.
+#: The fewest and the most characters of a column.
 _NARROW, _WIDE = 14, 40
 #: Permissions of a new file, less the umask.
 _MODE = 0o666
-#: The exit code of a shell for a program that SIGPIPE ended.
+#: The exit code that a shell gives to a program that SIGPIPE ended.
 _SIGPIPE_EXIT = 128 + signal.SIGPIPE
-#: How long to wait whether a reader closes our pipe after the last byte without reading the end.
+#: After the last byte, a pipe's reader has this long to close it without reading to the end.
 _READER_CLOSES_MILLISECONDS = 100
 
 
@@ -87,18 +87,18 @@ def read(
     """Read records of SOURCE: a connection, a connector (source-faker) or an image.
 
     JSON lines are the records exactly as the source wrote them. Parquet and CSV have the columns of
-    the stream's table. No table is touched, and no stored state.
+    the stream's table. Tables and stored states do not change.
     """
     from atlas_dagster.reading.reader import StreamReader
 
-    form = form or _format_of(output)
+    form = form or _choose_format(output)
     if form == "table":
         limit = min(limit or _TABLE_ROWS, _MOST_TABLE_ROWS)
-    # Absolute, because entering a project changes the folder.
+    # Paths are made absolute, because entering a project changes the folder.
     output = output if output in (None, "-") else str(Path(output).absolute())
     state_file = None if state is None else Path(state).absolute()
     before = _load_state(state_file)
-    written = _Written()
+    written = _WriteResult()
     listener = CommandListener(logs=options.logs)
     with open_source(source, options, listener) as opened, opened.open_connector() as connector:
         stored = opened.discovered
@@ -122,7 +122,7 @@ def read(
             state_file.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(state_file, after.to_file() + b"\n", mode=_MODE, durable=False)
         else:
-            print_note("No state was written: the source sent none that covers these records.")
+            print_note("No state was written: the source sent no state after these records.")
     if written.failure is not None:
         raise written.failure
     counts = ", ".join(f"{name} {count:,}" for name, count in reader.counts.items())
@@ -162,7 +162,7 @@ def _load_state(path: Path | None) -> ConnectionState:
         ) from error
 
 
-def _format_of(path: str | None) -> Format:
+def _choose_format(path: str | None) -> Format:
     suffix = Path(path or "").suffix.lstrip(".")
     if suffix in ("jsonl", "ndjson", "json"):
         return "jsonl"
@@ -204,7 +204,7 @@ def _print_rows(rows: pa.Table) -> None:
     for column in fitting:
         shown.add_column(column, overflow="ellipsis", no_wrap=True, max_width=_WIDE)
     for row in rows.select(fitting).to_pylist():
-        # As Text, because values may look like rich's markup.
+        # Text, because rich would interpret a value such as "[red]".
         shown.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
     console.print(shown)
     if len(columns) > len(fitting):
@@ -216,8 +216,8 @@ def _print_rows(rows: pa.Table) -> None:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A file for each complete stream, and the error of the others."""
+class _WriteResult:
+    """The file of each complete stream, and the error of the others."""
 
     files: dict[StreamDescriptor, Path] = field(default_factory=dict)
     failure: AtlasError | None = None
@@ -225,7 +225,7 @@ class _Written:
 
 def _write_files(
     reader: StreamReader, streams: list[ConfiguredStream], form: Format, output: str | None
-) -> _Written:
+) -> _WriteResult:
     """Write each stream to its own file, or one stream to stdout (``-`` or None).
 
     A file appears when its stream is complete, even if other streams fail.
@@ -245,11 +245,11 @@ def _write_files(
         with _exit_on_closed_pipe():
             _write(reader, streams, form, dict.fromkeys(names, sys.stdout.buffer))
             sys.stdout.flush()
-        return _Written()
+        return _WriteResult()
     files: dict[StreamDescriptor, AtomicFile] = {}
     failure: AtlasError | None = None
     try:
-        for name, path in _paths(Path(output), names, form).items():
+        for name, path in _choose_paths(Path(output), names, form).items():
             path.parent.mkdir(parents=True, exist_ok=True)
             files[name] = AtomicFile(path, mode=_MODE)
         try:
@@ -259,7 +259,7 @@ def _write_files(
         except AtlasError as error:
             failure = error
         complete = names if failure is None else reader.complete
-        return _Written({name: files.pop(name).publish() for name in complete}, failure)
+        return _WriteResult({name: files.pop(name).publish() for name in complete}, failure)
     except OSError as error:
         raise ConfigError(
             f"{output} cannot be written ({error.strerror}); choose another --output."
@@ -308,7 +308,7 @@ def _write_batches(
                 writers[name].write(batch)
 
 
-def _paths(
+def _choose_paths(
     output: Path, names: list[StreamDescriptor], form: Format
 ) -> dict[StreamDescriptor, Path]:
     from atlas_dagster.records.names import assign
@@ -320,7 +320,7 @@ def _paths(
     return {name: output / f"{files[str(name)]}.{form}" for name in names}
 
 
-# A pipe whose reader may close it early, as ``head`` does
+# Pipes, whose reader may close them early, as ``head`` does
 
 
 @contextmanager
@@ -328,7 +328,7 @@ def _exit_on_closed_pipe() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # The interpreter flushes stdout once more at its end.
+        # The interpreter flushes stdout at exit, which must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_SIGPIPE_EXIT)
 
@@ -337,11 +337,11 @@ def _wait_for_pipe() -> None:
     """Wait until the reader of stdout has read everything.
 
     Raises:
-        SystemExit: it closed the pipe before, so the records must not count as read.
+        SystemExit: it closed the pipe early, so the records must not count as read.
     """
     try:
         pipe = sys.stdout.fileno()
-    except (OSError, ValueError):  # no file, in tests
+    except (OSError, ValueError):  # in tests, stdout is not a file
         return
     if not stat.S_ISFIFO(os.fstat(pipe).st_mode):
         return

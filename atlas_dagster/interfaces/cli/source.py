@@ -1,6 +1,6 @@
-"""The SOURCE of a verb: a declared connection, a connector or an image; and its options.
+"""The SOURCE of a verb (a declared connection, a connector or an image), and its options.
 
-Functions import the code that runs connectors, so that a wrong command line is reported at once.
+Functions import the code that runs connectors, so that a wrong command line is reported quickly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SourceOptions:
     logs: bool = False
 
     def refuse_for_declared(self, source: str) -> None:
-        """Raises ConfigError if options are given that a declared connection does not take."""
+        """Raise ConfigError for options that do not apply to a declared connection."""
         if not self.validate:
             raise ConfigError(
                 f"'{source}' is a declared connection; write `validate: off` in its defs.yaml."
@@ -111,7 +111,7 @@ class Source:
 
 @contextmanager
 def open_source(source: str, options: SourceOptions, listener: CommandListener) -> Iterator[Source]:
-    """Find ``source``, and draw pulls of its image. Raises ConfigError if there is none such."""
+    """Find ``source``, and show pulls of its image. Raises ConfigError if it does not exist."""
     from atlas_dagster.reading.ad_hoc import adhoc_connection, adhoc_context, is_adhoc, reap_adhoc
 
     if is_adhoc(source):
@@ -131,7 +131,7 @@ def open_source(source: str, options: SourceOptions, listener: CommandListener) 
 
 
 def read_config(given: str | None) -> Mapping[str, Any]:
-    """Return the value of ``--config``. Raises ConfigError, which never shows its content."""
+    """Return the config that ``--config`` gives. Raises ConfigError, without the content."""
     if given is None:
         return {}
     if given.lstrip().startswith("{"):
@@ -156,8 +156,8 @@ def read_config(given: str | None) -> Mapping[str, Any]:
 
 def _parse(text: str) -> Any:
     try:
-        # YAML takes some numbers of JSON, such as 1e5, for text.
+        # JSON first, because YAML reads some of its numbers, such as 1e5, as text.
         return json.loads(text)
     except ValueError:
-        # YAML dates become text again.
+        # YAML parses dates; to_builtins turns them into text again.
         return msgspec.to_builtins(yaml.safe_load(text))

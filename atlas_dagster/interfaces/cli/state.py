@@ -60,7 +60,7 @@ def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -
 
 @click.group()
 def state() -> None:
-    """Show and edit where the streams of a connection continue."""
+    """Show and edit the state of a connection, from which its next sync continues."""
 
 
 @state.command()
@@ -70,11 +70,11 @@ def state() -> None:
 @json_option
 @report_errors
 def show(connection: str, streams: tuple[str, ...], history: int, as_json: bool) -> None:
-    """Print the state of CONNECTION, as `atlas state set` takes it, and the commits it is from."""
+    """Print the state of CONNECTION, in the format of `atlas state set`, and its last commits."""
     with open_state_admin(connection) as admin:
         names = admin.find(streams)
         if history and as_json:
-            print_json(_history(admin, names, history))
+            print_json(_list_history(admin, names, history))
         elif history:
             _print_history(admin, names, history)
         else:
@@ -91,8 +91,8 @@ def set_(connection: str, file: BinaryIO, stream: str | None, as_json: bool) -> 
     """Make the next sync of CONNECTION continue from the state in FILE (- for stdin)."""
     with open_state_admin(connection) as admin:
         if stream is None:
-            given = _parse_state(file.read())
-            done = admin.apply(lambda editor: editor.set(given))
+            new_state = _parse_state(file.read())
+            done = admin.apply(lambda editor: editor.set(new_state))
         else:
             (name,), blob = admin.find([stream]), _parse_blob(file.read())
             done = admin.apply(lambda editor: editor.set_stream(name, blob))
@@ -118,12 +118,12 @@ def reset(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
 @json_option
 @report_errors
 def accept(connection: str, streams: tuple[str, ...], as_json: bool) -> None:
-    """Accept changes that others made to the tables of CONNECTION."""
+    """Accept changes that other programs made to the tables of CONNECTION."""
     with open_state_admin(connection) as admin:
         names = admin.find(streams)
         done = admin.apply(lambda editor: editor.accept(names))
-    nothing = "no table has rows that others changed"
-    _print_edits(done, "accepted as it is", as_json, otherwise=nothing)
+    nothing = "no other program has changed a table"
+    _print_edits(done, "its table is accepted as it is", as_json, no_effect=nothing)
 
 
 @state.command()
@@ -138,7 +138,7 @@ def adopt(connection: str) -> None:
 
 @contextmanager
 def open_state_admin(connection: str) -> Iterator[StateAdmin]:
-    """Open the state of a declared connection. Raises ConfigError if there is none such."""
+    """Open the state of a declared connection. Raises ConfigError if it does not exist."""
     import dagster as dg
 
     from atlas_dagster.orchestration.definitions.resource import AtlasResource
@@ -151,16 +151,16 @@ def open_state_admin(connection: str) -> Iterator[StateAdmin]:
 
 
 def _parse_state(content: bytes) -> ConnectionState:
-    """Return a connection's state, given as connectors print it."""
+    """Return the state of a connection from a list of STATE messages."""
     try:
         if not isinstance(msgspec.json.decode(content), list):
             raise ConfigError(
-                "The file must hold an array of states; if it is the state of one stream, name "
-                "the stream with --stream."
+                "The file must have a list of states; if it has the state of one stream, name the "
+                "stream with --stream."
             )
         return ConnectionState.from_file(content)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"The file does not hold a state of Airbyte: {error}.") from error
+        raise ConfigError(f"The file is not a valid Airbyte state: {error}.") from error
 
 
 def _parse_blob(content: bytes) -> Raw:
@@ -168,11 +168,11 @@ def _parse_blob(content: bytes) -> Raw:
     try:
         msgspec.json.decode(content)
     except msgspec.MsgspecError as error:
-        raise ConfigError(f"The file does not hold JSON: {error}.") from error
+        raise ConfigError(f"The file is not valid JSON: {error}.") from error
     return Raw(content.strip())
 
 
-def _history(
+def _list_history(
     admin: StateAdmin, names: Collection[StreamDescriptor], commits: int
 ) -> list[dict[str, Any]]:
     """Return the last commits of each stream, newest first, for ``--json``."""
@@ -194,12 +194,12 @@ def _history(
 def _print_state(admin: StateAdmin, names: Collection[StreamDescriptor]) -> None:
     """Print the state alone to stdout, and its commits to stderr."""
     found = admin.resume_points()
-    shown, notes = _commits_table(), list[str]()
+    shown, notes = _make_commits_table(), list[str]()
     for name in names:
         point = found.by_stream.get(name)
         problem = found.refused.get(name) or found.changed.get(name)
         if point is not None and point.envelope is not None:
-            shown.add_row(*_cells(name, point.envelope))
+            shown.add_row(*_make_cells(name, point.envelope))
         elif problem is None:
             notes.append(f"{name}: {(point and point.notice) or 'It was never synced.'}")
         if problem is not None:
@@ -208,25 +208,25 @@ def _print_state(admin: StateAdmin, names: Collection[StreamDescriptor]) -> None
         errors.print(shown)
     for note in notes:
         errors.print(note, markup=False, soft_wrap=True)
-    # Not decoded, so that numbers stay as the source wrote them.
+    # The state is not decoded, so that numbers stay as the source wrote them.
     print_line(msgspec.json.format(found.state.only(names).to_file(), indent=2).decode())
 
 
 def _print_history(admin: StateAdmin, names: Collection[StreamDescriptor], commits: int) -> None:
-    shown = _commits_table("cursor")
+    shown = _make_commits_table("cursor")
     for name in names:
         for envelope, cursor in admin.store.history(admin.tables[name], commits):
             text = cursor if isinstance(cursor, str) else json.dumps(cursor)
-            shown.add_row(*_cells(name, envelope), Text(text))
+            shown.add_row(*_make_cells(name, envelope), Text(text))
     console.print(shown)
 
 
-def _commits_table(*more: str) -> Table:
+def _make_commits_table(*more: str) -> Table:
     whole = ("stream", "what", "when (UTC)", "run", "seq")
     return table("stream", "what", "when (UTC)", "run", "gen.", "seq", *more, whole=whole)
 
 
-def _cells(name: StreamDescriptor, envelope: Envelope) -> list[str]:
+def _make_cells(name: StreamDescriptor, envelope: Envelope) -> list[str]:
     commit = envelope.commit_of(name)
     unpublished = commit.unpublished and envelope.action == "sync"
     when = dt.datetime.fromtimestamp(envelope.prepared_at, dt.UTC)
@@ -244,7 +244,7 @@ def _print_edits(
     done: Sequence[Envelope],
     effect: str,
     as_json: bool,
-    otherwise: str = "nothing was synced yet",
+    no_effect: str = "nothing was synced yet",
 ) -> None:
     streams = [str(commit.stream) for envelope in done for commit in envelope.streams]
     if as_json:
@@ -253,4 +253,4 @@ def _print_edits(
     for stream in streams:
         print_line(f"{stream}: {effect}.")
     if not streams:
-        print_line(f"Nothing to do: {otherwise}.")
+        print_line(f"Nothing to do: {no_effect}.")

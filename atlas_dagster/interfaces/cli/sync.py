@@ -81,7 +81,7 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
     from atlas_dagster.config.validation import require_variables
 
     declared = find_connection(connection)
-    # Report what is wrong with the declaration before anything runs.
+    # Report problems of the declaration before anything runs.
     source = declared.connection
     require_variables(source.config, environ=os.environ, where=source.where)
     assets = declared.assets()
@@ -90,7 +90,7 @@ def _sync(connection: str, streams: tuple[str, ...], refresh: str | None, as_jso
         if not as_json:
             # sys.stdout is a file during the run.
             out = LineConsole(file=sys.stdout, highlight=False)
-            listener.say = partial(out.print, markup=False, soft_wrap=True)
+            listener.print_info = partial(out.print, markup=False, soft_wrap=True)
         outcome = sync_connection(declared, assets, streams, listener, refresh)
     if as_json:
         print_json(_summarize(declared, outcome))
@@ -128,7 +128,7 @@ def sync_connection(
 ) -> Outcome:
     """Materialize the connection's streams, or only the named ones.
 
-    Wait first while another run of the connection is active. ``listener`` takes what the run says.
+    Wait first while another run of the connection is active. The run reports to ``listener``.
     ``refresh`` is the option of a run: remove or retain.
 
     Raises:
@@ -153,7 +153,7 @@ def sync_connection(
         config["ops"] = {f"{declared.name}__sync": {"config": {"refresh": refresh}}}
     with (
         dg.DagsterInstance.get() as instance,
-        _log_file(instance, declared.name).open("w") as log,
+        _make_log_path(instance, declared.name).open("w") as log,
         redirect_stdout(log),
         _redirect_stderr_of_children(log),
         forward_to(listener),
@@ -167,7 +167,7 @@ def sync_connection(
             instance=instance,
             asset_selection=selected,
             raise_on_error=False,
-            # Only the user runs it again.
+            # Dagster must not retry the run, because the user is there to repeat the command.
             tags={
                 CONNECTION_TAG: declared.name,
                 MAX_RETRIES_TAG: "0",
@@ -181,7 +181,7 @@ def sync_connection(
         if event.is_step_failure:
             if _is_interrupted(event.step_failure_data):
                 raise KeyboardInterrupt
-            outcome.failures.append(_failure_sentence(event.step_failure_data))
+            outcome.failures.append(_describe_failure(event.step_failure_data))
     for materialization in result.get_asset_materialization_events():
         done = materialization.materialization
         outcome.streams[tables[done.asset_key]] = done.metadata
@@ -191,7 +191,7 @@ def sync_connection(
 def _launcher_tags(instance: dg.DagsterInstance) -> dict[str, str]:
     """Return the tags of a run that Dagster's Docker launcher started.
 
-    Without them its monitoring takes this run for one whose container is gone.
+    Without them, Dagster's monitoring would think that the run's container is gone.
     """
     if type(instance.run_launcher).__name__ != "DockerRunLauncher":
         return {}
@@ -211,21 +211,21 @@ def _failure_type(tags: Mapping[str, str]) -> FailureType:
 
 @contextmanager
 def _redirect_stderr_of_children(log: IO[str]) -> Iterator[None]:
-    """Write the stderr of child processes to ``log``; that of this process stays.
+    """Write the stderr of child processes to ``log``, but not that of this process.
 
-    Dagster starts processes that mirror logs. They get Ctrl-C of the terminal too, and each would
+    Dagster starts processes that mirror logs. They get Ctrl-C of the terminal, too, and each would
     print a traceback.
     """
-    ours = sys.stderr
+    original = sys.stderr
     with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as terminal:
-        if _is_stderr(ours):
+        if _is_stderr(original):
             sys.stderr = terminal
         os.dup2(log.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(terminal.fileno(), 2)
-            sys.stderr = ours
+            sys.stderr = original
 
 
 def _is_stderr(stream: IO[str]) -> bool:
@@ -235,7 +235,7 @@ def _is_stderr(stream: IO[str]) -> bool:
         return False
 
 
-def _log_file(instance: dg.DagsterInstance, connection: str) -> Path:
+def _make_log_path(instance: dg.DagsterInstance, connection: str) -> Path:
     folder = Path(instance.root_directory) / "sync_logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{connection}.log"
@@ -248,8 +248,8 @@ def _is_interrupted(failure: StepFailureData) -> bool:
     return error is not None and error.cls_name == DagsterExecutionInterruptedError.__name__
 
 
-def _failure_sentence(failure: StepFailureData) -> str:
-    """Return Atlas's sentence, or the message of the innermost unexpected exception."""
+def _describe_failure(failure: StepFailureData) -> str:
+    """Return the message of an AtlasError, or that of the innermost unexpected exception."""
     if failure.user_failure_data is not None:
         return str(failure.user_failure_data.description)
     error = failure.error
@@ -258,7 +258,7 @@ def _failure_sentence(failure: StepFailureData) -> str:
     return "The step failed." if error is None else error.message.strip()
 
 
-# Its summary
+# The summary of the run
 
 
 def _summarize(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def _summarize(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
 
 
 def print_summary(declared: ProjectConnection, outcome: Outcome) -> None:
-    """Print what each stream read and wrote, where its table is, a few rows, and what to try."""
+    """Print each stream's numbers, table and a few rows, and commands to try next."""
     numbers = ("records read", "rows in table", "seconds")
     shown = table("stream", *numbers, "cursor", numbers=numbers)
     for path, metadata in outcome.streams.items():
@@ -320,16 +320,19 @@ def _print_next_steps(
 ) -> None:
     found = outcome.streams.values()
     if not any(metadata["atlas/records_synced"].value for metadata in found):
-        console.print("The source had nothing new since the stored cursors; no row was written.\n")
+        console.print("The source had no new records since the last sync; no row was written.\n")
     before = (metadata.get("atlas/cursor_before") for metadata in found)
     if any(cursor is not None and cursor.value != "none" for cursor in before):
         return  # not the first sync
     uri = destination.table_uri(next(iter(outcome.streams)))
     console.print("[bold]What to try next[/]")
     for command, effect in (
-        (f"{_this_command()} sync {declared.name}", "continue from the stored cursors"),
-        (_web_ui(Path.cwd()), "see the streams as assets in Dagster's web UI, on port 3000"),
-        _query(destination.kind, uri),
+        (f"{_find_command()} sync {declared.name}", "continue from the stored cursors"),
+        (
+            _choose_ui_command(Path.cwd()),
+            "see the streams as assets in Dagster's web UI, on port 3000",
+        ),
+        _make_query(destination.kind, uri),
     ):
         console.print(f"  [cyan]{command}[/]  {effect}", soft_wrap=True)
 
@@ -341,13 +344,13 @@ def _print_preview(destination: Destination, path: TablePath) -> None:
     found = destination.preview(path, _PREVIEW_ROWS)
     columns = [name for name in found.column_names if name not in own][:_PREVIEW_COLUMNS]
     console.print(
-        _relative(destination.table_uri(path)), style="bold", markup=False, soft_wrap=True
+        _make_relative(destination.table_uri(path)), style="bold", markup=False, soft_wrap=True
     )
     if not columns:
         return
     shown = table(*columns, whole=columns)
     for row in found.select(columns).to_pylist():
-        # As Text, because values may look like rich's markup.
+        # Text, because rich would interpret a value such as "[red]".
         shown.add_row(*(Text(_shorten(str(value), _PREVIEW_WIDTH)) for value in row.values()))
     console.print(shown)
 
@@ -362,37 +365,41 @@ def _open_destination(declared: ProjectConnection) -> Iterator[Destination]:
 
 
 def _changed_values(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, dict[str, int]]:
-    """Return for each field how many values became NULL or were cut."""
+    """Return how many values of each field became NULL or were cut, by kind of change."""
     found = metadata.get("atlas/changed_values")
     return {} if found is None else found.value
 
 
-def _query(kind: str, uri: str) -> tuple[str, str]:
-    """Return the SQL that shows a table, and what it is for."""
+def _make_query(kind: str, uri: str) -> tuple[str, str]:
+    """Return the SQL that shows a table, and the purpose of that query."""
     if kind == "postgres":
         schema, name = uri.split("/")[-2:]
         return f'SELECT * FROM "{schema}"."{name}"', "see a table in SQL"  # noqa: S608 - shown only
-    return f"SELECT * FROM delta_scan('{_relative(uri)}')", "see a table in DuckDB"  # noqa: S608
+    return f"SELECT * FROM delta_scan('{_make_relative(uri)}')", "see a table in DuckDB"  # noqa: S608
 
 
-def _this_command() -> str:
-    """Return how to call ``atlas`` in the calling folder."""
+def _find_command() -> str:
+    """Return the command that starts ``atlas`` in the calling folder."""
     found = shutil.which("atlas")
     called = calling_folder() / sys.argv[0]
-    return "atlas" if found and Path(found) == called else _relative(str(called))
+    return "atlas" if found and Path(found) == called else _make_relative(str(called))
 
 
-def _web_ui(project: Path) -> str:
+def _choose_ui_command(project: Path) -> str:
     """Return the command that starts Dagster for ``project``."""
     makefile = project / "Makefile"
     has_target = makefile.exists() and re.search(
         r"^[\w ]*\bdev\b[\w ]*:", makefile.read_text(), re.M
     )
     command = "make dev" if has_target else "dagster dev"
-    return command if project == calling_folder() else f"cd {_relative(str(project))} && {command}"
+    return (
+        command
+        if project == calling_folder()
+        else f"cd {_make_relative(str(project))} && {command}"
+    )
 
 
-def _relative(uri: str) -> str:
+def _make_relative(uri: str) -> str:
     """Return a local path relative to the calling folder, and any other URI as it is."""
     return os.path.relpath(uri, calling_folder()) if "://" not in uri else uri
 

@@ -115,7 +115,7 @@ def test_whether_a_connector_can_be_installed_is_looked_up(
     write_wheel(shelf, package, version, requires="airbyte-faker==0")
     write_wheel(shelf, package, "0.1.0")
     assert said().startswith(f"{version} cannot be installed, because airbyte-faker was not found")
-    assert said().endswith("; 0.1.0 can, with version: auto")
+    assert said().endswith("; 0.1.0 can: set version: auto")
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
     assert said() == "from its Python package (not checked: PyPI cannot be reached)"
 
