@@ -96,7 +96,7 @@ class Catalog(Struct, frozen=True):
 
     @classmethod
     def from_json(cls, streams: Iterable[Any]) -> "Catalog":
-        """The inverse of :meth:`to_json`."""
+        """Decode the result of :meth:`to_json`."""
         return cls.from_raw(Raw(json.dumps(stream).encode()) for stream in streams)
 
     def to_json(self) -> list[Any]:
@@ -104,11 +104,11 @@ class Catalog(Struct, frozen=True):
 
 
 class ConfiguredStream(Struct, frozen=True):
-    """A stream as Atlas asks for it.
+    """A stream, and how to read and store it.
 
     ``generation_id`` numbers the full copies of a table; if ``minimum_generation_id`` equals it,
-    older generations are removed when the stream is complete. ``hard_deletes``: rows that the
-    source reports as deleted are removed, instead of marked with the time. ``ignored_cursor``: the
+    older generations are removed when the stream is complete. ``hard_deletes``: remove rows that
+    the source reports as deleted, instead of marking them with the time. ``ignored_cursor``: the
     declared cursor, if the source uses its own. ``refuses_null_keys``: a record without a value in
     a key field stops the stream.
     """
@@ -131,12 +131,12 @@ class ConfiguredStream(Struct, frozen=True):
         own = tuple(path for path in self.stream.source_defined_primary_key if path)
         if own and set(own) != set(self.primary_key):
             found.append(
-                f"The source's own primary key is {_listed(own)}; Atlas uses the declared one."
+                f"The source's own primary key is {_join(own)}; Atlas uses the declared one."
             )
         if self.ignored_cursor:
             found.append(
-                f"The declared cursor_field {_listed([self.ignored_cursor])} has no effect: the "
-                f"source uses its own, {_listed([self.cursor_field])}."
+                f"The declared cursor_field {_join([self.ignored_cursor])} has no effect: the "
+                f"source uses its own, {_join([self.cursor_field])}."
             )
         return tuple(found)
 
@@ -190,9 +190,9 @@ def configure(
         cursor = stream.default_cursor_field
     supported = stream.supported_sync_modes
     if sync_mode is None:
-        by_default = stream.source_defined_cursor and key and destination_sync_mode != "overwrite"
-        asked_for = cursor_field or destination_sync_mode == "append_dedup"
-        if "incremental" in supported and (by_default or asked_for):
+        is_default = stream.source_defined_cursor and key and destination_sync_mode != "overwrite"
+        is_requested = cursor_field or destination_sync_mode == "append_dedup"
+        if "incremental" in supported and (is_default or is_requested):
             sync_mode = "incremental"
         else:
             sync_mode = "full_refresh" if "full_refresh" in supported else "incremental"
@@ -247,7 +247,7 @@ def configure(
     )
 
 
-def _listed(paths: Iterable[FieldPath]) -> str:
+def _join(paths: Iterable[FieldPath]) -> str:
     return ", ".join(f"`{'.'.join(path)}`" for path in paths)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from atlas_dagster.errors import FailureType
 
 #: Generic messages: the CDKs' defaults, and similar ones.
-_SAYS_NOTHING = re.compile(
+_GENERIC = re.compile(
     r"""(?:
       (?:oops[!,.]?\s*)?something\s+went\s+wrong(?:\s+in\s+the\s+connector)?
     | (?:an?\s+)?(?:unexpected|unknown|unhandled|internal|uncaught)(?:\s+(?:server|system))?
@@ -25,7 +25,7 @@ _SAYS_NOTHING = re.compile(
     )?[\s.!:]*(?:(?:exception|error):\s*(?:[\w.]+\.\w+)?)?[\s.]*""",
     re.IGNORECASE | re.VERBOSE,
 )
-#: Advice to look into the log. Atlas shows what is there.
+#: Advice to look into the log, which Atlas replaces by the text in the log.
 _SEE_LOGS = re.compile(
     r"[\s,;(-]*(?:please\s+)?\b(?:see|check|review|refer\s+to|look\s+(?:at|into))\s+(?:the\s+|its\s+|your\s+)?"
     r"(?:[a-z]+\s+)?(?:logs?|logged\s+errors)\b(?:\s+output)?"
@@ -40,7 +40,7 @@ _PREAMBLE = re.compile(
 #: The CDK reports only that a manifest is invalid. The stack trace of jsonschema has the place.
 _INVALID_MANIFEST = "declarative_component_schema"
 _PLACE = re.compile(r"^On instance(\[.+\]):", re.MULTILINE)
-#: Airbyte's file sources write this instead of the cause (CDK ``file_based/exceptions.py``).
+#: Airbyte's file sources write this instead of the cause (CDK ``file_based/find_exceptions.py``).
 _ASK_SUPPORT = re.compile(r"\s*Contact Support if you need assistance\.")
 #: The name of an exception at the end, without its text (CDK ``concurrent_read_processor.py``).
 _BARE_NAME = re.compile(r": (\w+(?:Error|Exception))\.?$")
@@ -100,41 +100,41 @@ _CREDENTIALS = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _FAILURE_TYPES: tuple[FailureType, ...] = ("config_error", "transient_error", "system_error")
-#: Limits of a text that is shown. The log has all of it.
+#: Limits of a shown text. The log has the full text.
 _MOST_LINES = 8
 _JOINED_LINES = 4
 _MOST_CHARACTERS = 1_500
 
 
-def cause(message: str | None, details: Sequence[str | None] = ()) -> str:
-    """Return the text that names the cause (see :func:`_named`); empty if nothing does.
+def find_cause(message: str | None, details: Sequence[str | None] = ()) -> str:
+    """Return the text that names the cause (see :func:`_find_named`); empty if there is none.
 
-    Advice to ask support is replaced by the innermost exception.
+    The innermost exception replaces advice to contact support.
     """
-    named = _named(message, details)
+    named = _find_named(message, details)
     advice = _ASK_SUPPORT.search(named)
     if advice is None:
         return named
-    chains = (exceptions(_unquoted(text)) for text in (message, *details) if text)
+    chains = (find_exceptions(_unquote(text)) for text in (message, *details) if text)
     first = next((chain[0] for chain in chains if chain and not is_generic(chain[0])), None)
     plain = f"{named[: advice.start()]}{named[advice.end() :]}".strip()
     return plain if first is None or first in plain else _cut(f"{plain.rstrip('.')}: {first}")
 
 
-def _named(message: str | None, details: Sequence[str | None]) -> str:
+def _find_named(message: str | None, details: Sequence[str | None]) -> str:
     """Return the text that names the cause: ``message``, or one of ``details`` if that is generic.
 
-    ``details`` are internal message, stack trace and log lines, the best first. Only the exception
-    of a stack trace counts.
+    ``details`` are internal message, stack trace and log lines, the best first. Of a stack trace,
+    only the exception is used.
     """
-    reported = _shortened(_PREAMBLE.sub("", _unquoted(message or "").strip()))
+    reported = _shorten(_PREAMBLE.sub("", _unquote(message or "").strip()))
     if _INVALID_MANIFEST in reported and (place := _PLACE.search("\n".join(filter(None, details)))):
         return _cut(f"its manifest is not valid for the CDK that runs it, at {place[1]}")
-    reported = _with_text(reported, details)
+    reported = _complete_name(reported, details)
     plain = _SEE_LOGS.sub("", reported).strip()
     if plain and plain == reported and not is_generic(plain):
         return _cut(reported)
-    detail = _first_detail(details)
+    detail = _choose_detail(details)
     if is_generic(plain):
         return _cut(detail)
     if not detail or detail in plain or plain in detail:
@@ -144,13 +144,13 @@ def _named(message: str | None, details: Sequence[str | None]) -> str:
 
 def is_generic(text: str) -> bool:
     """Whether ``text`` names no cause, because it is empty or generic."""
-    return _SAYS_NOTHING.fullmatch(_SEE_LOGS.sub("", text).strip()) is not None
+    return _GENERIC.fullmatch(_SEE_LOGS.sub("", text).strip()) is not None
 
 
 def failure_type(declared: str | None, message: str | None, causes: Sequence[str]) -> FailureType:
-    """Return ``declared``, the connector's failure type, unless ``causes`` are a network failure.
+    """Return the ``declared`` failure type, or ``transient_error`` for network failures.
 
-    A ``config_error`` with a cause in ``message`` stays one.
+    A ``config_error`` whose ``message`` names a cause stays a ``config_error``.
     """
     own = next((kind for kind in _FAILURE_TYPES if kind == declared), None)
     if own == "transient_error" or (own == "config_error" and not is_generic(message or "")):
@@ -160,8 +160,8 @@ def failure_type(declared: str | None, message: str | None, causes: Sequence[str
 
 def is_network_failure(*texts: str) -> bool:
     """Whether ``texts`` are about a network or server that does not answer."""
-    whole = "\n".join(texts)
-    return bool(_NETWORK.search(whole)) and not _CREDENTIALS.search(whole)
+    text = "\n".join(texts)
+    return bool(_NETWORK.search(text)) and not _CREDENTIALS.search(text)
 
 
 def is_code_failure(text: str) -> bool:
@@ -169,14 +169,14 @@ def is_code_failure(text: str) -> bool:
     return _CODE.search(text) is not None
 
 
-def exceptions(text: str) -> list[str]:
+def find_exceptions(text: str) -> list[str]:
     """Return the exceptions of stack traces in ``text``, the outermost last, without modules."""
     if _TRACEBACK in text:
-        pieces = _lines(text).split(_TRACEBACK)[1:]
-        found = [_raised(piece) for piece in pieces]
+        pieces = _restore_lines(text).split(_TRACEBACK)[1:]
+        found = [_find_raised(piece) for piece in pieces]
     elif _JAVA_FRAME.search(text) or _JAVA_CAUSE.search(text):
         first = next((line for line in text.splitlines() if line.strip()), "")
-        # The innermost exception names the cause. The outer ones repeat it or are vaguer.
+        # The innermost exception names the cause. The outer exceptions repeat it or are vaguer.
         found = [first, *_JAVA_CAUSE.findall(text)]
     else:
         return []
@@ -189,21 +189,21 @@ def is_frame(line: str) -> bool:
     return _FRAME.match(line) is not None
 
 
-def _with_text(reported: str, details: Sequence[str | None]) -> str:
+def _complete_name(reported: str, details: Sequence[str | None]) -> str:
     """Return ``reported`` with the exception's text, if it ends with the exception's bare name."""
     bare = _BARE_NAME.search(reported)
     if bare is None:
         return reported
-    raised = (each for detail in filter(None, details) for each in exceptions(detail))
+    raised = (each for detail in filter(None, details) for each in find_exceptions(detail))
     full = next((each for each in raised if each.startswith(f"{bare[1]}: ")), bare[1])
     return f"{reported[: bare.start(1)]}{full}"
 
 
-def _first_detail(details: Sequence[str | None]) -> str:
+def _choose_detail(details: Sequence[str | None]) -> str:
     found: list[str] = []
     for detail in filter(None, details):
-        raised = [each for each in exceptions(detail) if not is_generic(each)]
-        plain = _plain(detail)
+        raised = [each for each in find_exceptions(detail) if not is_generic(each)]
+        plain = _join_plain(detail)
         if raised:
             found.append(raised[-1])
         elif _TRACEBACK not in detail and not is_generic(plain):
@@ -214,27 +214,27 @@ def _first_detail(details: Sequence[str | None]) -> str:
     return next((more for more in found[1:] if more.endswith(f": {found[0]}")), found[0])
 
 
-def _plain(text: str) -> str:
-    """Return a text without a stack trace: its few lines joined, or the last of many."""
-    lines = [line.strip() for line in _SEE_LOGS.sub("", _unquoted(text.strip())).splitlines()]
+def _join_plain(text: str) -> str:
+    """Return a text without a stack trace on one line: all lines if few, else the last one."""
+    lines = [line.strip() for line in _SEE_LOGS.sub("", _unquote(text.strip())).splitlines()]
     lines = [line for line in lines if line]
     joined = " ".join(lines) if len(lines) <= _JOINED_LINES else lines[-1]
     return _TRACED.sub("", _PACKAGE.sub("", joined))
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     """Return ``text`` with the exception in place of a stack trace."""
-    raised = exceptions(text)
+    raised = find_exceptions(text)
     if not raised:
         return text
     last = next((each for each in reversed(raised) if not is_generic(each)), raised[-1])
     if _TRACEBACK not in text:
         return last
-    before = _lines(text).partition(_TRACEBACK)[0].strip(" \t\r\n:-.'\"")
+    before = _restore_lines(text).partition(_TRACEBACK)[0].strip(" \t\r\n:-.'\"")
     return last if is_generic(before) or last in before else f"{before}: {last}"
 
 
-def _raised(piece: str) -> str:
+def _find_raised(piece: str) -> str:
     """Return the exception of a traceback; ``piece`` starts after the first line."""
     lines = piece.splitlines()[1:]
     at = next((n for n, line in enumerate(lines) if line[:1].strip()), None)
@@ -248,12 +248,12 @@ def _raised(piece: str) -> str:
     return " ".join(message)
 
 
-def _lines(text: str) -> str:
+def _restore_lines(text: str) -> str:
     """Return ``text`` with real line ends, if it is the ``repr`` of a traceback."""
     return text if "\n" in text else text.replace("\\n", "\n").replace("\\'", "'")
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     """Return ``text`` without the quotes or the list that ``repr`` in the CDK's CHECK added."""
     if len(text) > 2 and ((text[0] == text[-1] and text[0] in "'\"") or text[:2] in ("['", '["')):
         try:

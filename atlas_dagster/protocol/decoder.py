@@ -2,9 +2,9 @@
 
 Only the byte ``\\n`` ends a line, because U+2028 and others are legal inside JSON strings. The
 decoder keeps only the beginning of a line that is longer than :data:`LONGEST_LINE`. The fast path
-decodes the envelope, and a tolerant path takes the lines that it refuses. If that fails, too, the
-line is :class:`Unreadable` if it looks like a RECORD, a STATE or an answer, else noise. Records
-come in batches, because work for each single record is expensive.
+decodes the envelope, and a tolerant path repairs lines that the fast path refuses. A line that
+cannot be repaired is :class:`Unreadable` if it looks like a RECORD, a STATE or an answer, else
+noise. Records are returned in batches, because work for each single record is expensive.
 """
 
 import json
@@ -20,14 +20,14 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.long_lines import LONGEST_LINE, LongLine
 from atlas_dagster.protocol.messages import Message, Noise, Records, State, Unreadable
-from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
+from atlas_dagster.protocol.nesting import DEEPEST, split_fields
 
 _BOM = b"\xef\xbb\xbf"
 _BLANKS = " \t\r\x00"
 _BLANK = re.compile(f"[{_BLANKS}]*")
 _DATA_KIND = re.compile(r'"type"\s*:\s*"(RECORD|STATE)"', re.IGNORECASE)
 _ANSWER_KIND = re.compile(r'"type"\s*:\s*"(SPEC|CATALOG|CONNECTION_STATUS|CONTROL)"', re.IGNORECASE)
-#: A field of an envelope that lost its ``type``.
+#: A field of an envelope without a ``type``.
 _DATA_FIELD = re.compile(r'[{,]\s*"(record|state)"\s*:\s*\{')
 _RECORD_DATA = re.compile(r'"data"\s*:')
 _STREAM_NAME = re.compile(r'"stream"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -42,7 +42,7 @@ _encode = msgspec.json.Encoder().encode
 
 #: Errors of msgspec at a line that is not a valid message.
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-#: Bytes of the longest line that is repaired: Python objects need many times its memory.
+#: Bytes of the longest line that is repaired, because its Python objects need far more memory.
 _LONGEST_REPAIRED = 16 * 1024 * 1024
 #: Characters that are shown of a line that is too long.
 _SHOWN_OF_LONG = 2_000
@@ -52,8 +52,8 @@ _LEAST_SHARE = 1 / 4
 Decoded = Message | Records | Noise | Unreadable
 
 
-#: Finds the end of a message, and accepts raw control characters inside strings. It does not parse
-#: integers, because Python refuses those with more than 4,300 digits.
+#: Finds the end of a message, and accepts raw control characters inside strings. Integers are read
+#: as floats, because Python refuses integers with more than 4,300 digits.
 _JSON = json.JSONDecoder(strict=False, parse_int=float)
 #: Strings, and numbers that JSON does not have.
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity', re.DOTALL)
@@ -90,34 +90,34 @@ class MessageDecoder:
     def feed(self, chunk: bytes) -> Iterator[Decoded]:
         """Yield every message that ``chunk`` completes.
 
-        Records of different streams may change places. The order of one stream's records, and of
-        all other messages, stays.
+        Records of one stream and all other messages keep their order. Records of different streams
+        may not.
         """
         if self._long is not None:
             piece, end, chunk = chunk.partition(b"\n")
             self._long.add(piece)
             if not end:
                 return
-            yield _too_long(self._long)
+            yield _classify_long_line(self._long)
             self._long = None
         if b"\n" not in chunk:
-            self._hold(chunk)
+            self._keep_partial(chunk)
             return
         block, _, tail = chunk.rpartition(b"\n")
         if self._partial:
             block = b"".join([*self._partial, block])
         self._partial, self._size = [], 0
-        self._hold(tail)
+        self._keep_partial(tail)
         batches: dict[tuple[str, str | None], Records] = {}
         stream: str | None = None
         namespace: str | None = None
-        for message in self._messages(block):
+        for message in self._decode_block(block):
             record = message.record if type(message) is Message else None
             if record is None:
-                yield from _counted(batches.values(), len(block))
+                yield from _count_bytes(batches.values(), len(block))
                 batches, stream = {}, None
                 if type(message) is Message and message.state is not None:
-                    _make_text(message.state)
+                    _replace_invalid_utf8(message.state)
                 yield message
                 continue
             if record.stream != stream or record.namespace != namespace:
@@ -125,14 +125,14 @@ class MessageDecoder:
                 key = (stream, namespace)
                 append = batches.setdefault(key, Records(stream, namespace)).records.append
             append(record)
-        yield from _counted(batches.values(), len(block))
+        yield from _count_bytes(batches.values(), len(block))
 
     def flush(self) -> Iterator[Decoded]:
         """Yield the messages of the last line, which has no line end."""
         if self._partial or self._long is not None:
             yield from self.feed(b"\n")
 
-    def _hold(self, piece: bytes) -> None:
+    def _keep_partial(self, piece: bytes) -> None:
         """Keep the beginning of a line until its end."""
         if piece:
             self._partial.append(piece)
@@ -141,96 +141,95 @@ class MessageDecoder:
             self._long = LongLine(self._partial)
             self._partial, self._size = [], 0
 
-    def _messages(self, block: bytes) -> Iterable[Decoded]:
+    def _decode_block(self, block: bytes) -> Iterable[Decoded]:
         """Return the messages of ``block``, decoded at once if each line is one message."""
         try:
             messages = self._decode_lines(block)
         except _REFUSED:
-            return self._line_by_line(block)
-        # With several lines per message, or several messages per line, the result must not
-        # depend on the cuts of chunks.
-        whole = len(messages) == block.count(b"\n") + 1
-        return messages if whole else self._line_by_line(block)
+            return self._decode_by_line(block)
+        # If messages span lines, or share them, the result must not depend on the cuts of chunks.
+        is_one_each = len(messages) == block.count(b"\n") + 1
+        return messages if is_one_each else self._decode_by_line(block)
 
-    def _line_by_line(self, block: bytes) -> Iterator[Decoded]:
+    def _decode_by_line(self, block: bytes) -> Iterator[Decoded]:
         for line in block.split(b"\n"):
             try:
                 yield self._decode(line)
             except _REFUSED:
-                yield from self._tolerant(line)
+                yield from self._decode_refused(line)
 
-    def _tolerant(self, line: bytes) -> Iterator[Decoded]:
-        """Yield the messages of a refused line. Threads of a connector may write several on one."""
+    def _decode_refused(self, line: bytes) -> Iterator[Decoded]:
+        """Yield the messages of a refused line. Threads of a connector may share one line."""
         if len(line) > _LONGEST_REPAIRED:
-            yield _too_long(LongLine([line]))
+            yield _classify_long_line(LongLine([line]))
             return
         text = line.removeprefix(_BOM).decode("utf-8", _AS_BYTES).rstrip(_BLANKS)
-        start, at = 0, _after_blanks(text, 0)
+        start, at = 0, _skip_blanks(text, 0)
         while at < len(text):
             value = None
             try:
                 value, end = _JSON.raw_decode(text, at)
-                message = self._exact_or_repaired(text[at:end], value)
+                message = self._decode_or_repair(text[at:end], value)
             except (ValueError, RecursionError) as error:  # msgspec's own errors are ValueErrors
-                if isinstance(error, RecursionError) and (deep := self._deep_record(text[at:])):
+                if isinstance(error, RecursionError) and (deep := self._decode_deep(text[at:])):
                     yield deep
                     return
-                whole = isinstance(value, dict) and end == len(text)
+                is_object = isinstance(value, dict) and end == len(text)
                 # Keep the indentation, as in stack traces.
-                rest = _readable(text[start:].lstrip("\r\x00"))
+                rest = _make_readable(text[start:].lstrip("\r\x00"))
                 why = "nested too deeply" if isinstance(error, RecursionError) else ""
-                yield _unreadable_or_noise(rest, whole=whole, why=why)
+                yield _classify(rest, is_object=is_object, why=why)
                 return
             yield message
-            start, at = end, _after_blanks(text, end)
+            start, at = end, _skip_blanks(text, end)
 
-    def _exact_or_repaired(self, text: str, value: Any) -> Message:
+    def _decode_or_repair(self, text: str, value: Any) -> Message:
         """Decode a message, repaired if necessary. Bytes of a record's data stay unchanged."""
         try:
             return self._decode(text.encode("utf-8", _AS_BYTES))
         except _REFUSED:
             if not isinstance(value, dict) or not isinstance(value.get("type"), str):
                 raise
-        repaired = _TOKEN.sub(_strict, text)
+        repaired = _TOKEN.sub(_make_strict, text)
         try:
-            return self._with_type(repaired.encode("utf-8", _AS_BYTES), value["type"])
+            return self._decode_as(repaired.encode("utf-8", _AS_BYTES), value["type"])
         except UnicodeDecodeError:  # invalid UTF-8 outside the data
-            return self._with_type(_readable(repaired).encode(), value["type"])
+            return self._decode_as(_make_readable(repaired).encode(), value["type"])
 
-    def _deep_record(self, text: str) -> Message | None:
-        """Return the RECORD in ``text``, whose data is nested too deeply for the parser, or None.
+    def _decode_deep(self, text: str) -> Message | None:
+        """Decode a RECORD whose data is nested too deeply for the parser; None if it is invalid.
 
-        The data stays unchanged. Its deeply nested parts are not checked to be JSON.
+        The data stays unchanged, and its deeply nested parts are not validated.
         """
         try:
-            envelope = _shallow(text.encode("utf-8", _AS_BYTES))
-            record = _shallow(envelope["record"])
+            envelope = _split_raw(text.encode("utf-8", _AS_BYTES))
+            record = _split_raw(envelope["record"])
             data = record["data"]
-            for value, levels in shallow_fields(data).values():
+            for value, levels in split_fields(data).values():
                 if levels <= DEEPEST:
                     _decode_raw(value)
             plain = envelope | {"record": Raw(_encode(record | {"data": None}))}
-            found = self._with_type(_encode(plain), _decode_string(envelope["type"]))
+            found = self._decode_as(_encode(plain), _decode_string(envelope["type"]))
         except (ValueError, KeyError, RecursionError):
             return None
         if found.record is not None:
             found.record.data = data
         return found
 
-    def _with_type(self, message: bytes, kind: str) -> Message:
+    def _decode_as(self, message: bytes, kind: str) -> Message:
         kind = kind.upper()
         envelope = _decode_fields(message)
         try:
             return self._decode(_encode(envelope | {"type": kind}))
         except msgspec.MsgspecError:
-            return self._decode(_encode(_with_tame_numbers(kind, envelope) | {"type": kind}))
+            return self._decode(_encode(_remove_huge_numbers(kind, envelope) | {"type": kind}))
 
 
-def _shallow(text: bytes | Raw) -> dict[str, Raw]:
-    return {field: value for field, (value, _) in shallow_fields(text).items()}
+def _split_raw(text: bytes | Raw) -> dict[str, Raw]:
+    return {field: value for field, (value, _) in split_fields(text).items()}
 
 
-def _with_tame_numbers(kind: str, envelope: dict[str, Raw]) -> dict[str, Any]:
+def _remove_huge_numbers(kind: str, envelope: dict[str, Raw]) -> dict[str, Any]:
     """Return ``envelope`` without numbers that no parser reads, except in data and states."""
     field = kind.lower()
     content = envelope.get(field)
@@ -241,7 +240,7 @@ def _with_tame_numbers(kind: str, envelope: dict[str, Raw]) -> dict[str, Any]:
         if not _is_number(fields.get("emitted_at", _NOTHING)):
             return envelope | {field: fields | {"emitted_at": None}}
     elif kind in ("SPEC", "CONTROL"):
-        return envelope | {field: Raw(_NUMBER.sub(_finite, bytes(content)))}
+        return envelope | {field: Raw(_NUMBER.sub(_make_finite, bytes(content)))}
     return envelope
 
 
@@ -253,7 +252,7 @@ def _is_number(text: Raw) -> bool:
     return True
 
 
-def _finite(token: re.Match[bytes]) -> bytes:
+def _make_finite(token: re.Match[bytes]) -> bytes:
     """Return the nearest number that fits into a double."""
     text = token[0]
     if text[:1] == b'"' or abs(float(text)) <= sys.float_info.max:
@@ -261,18 +260,18 @@ def _finite(token: re.Match[bytes]) -> bytes:
     return b"%r" % math.copysign(sys.float_info.max, float(text))
 
 
-def _make_text(state: State) -> None:
+def _replace_invalid_utf8(state: State) -> None:
     """Replace invalid UTF-8 in ``state`` by U+FFFD, because it is stored and sent back as JSON."""
     each = [*([state.stream] if state.stream else ())]
     if state.global_ is not None:
         each += state.global_.stream_states
-        state.global_.shared_state = _utf8(state.global_.shared_state)
+        state.global_.shared_state = _to_utf8(state.global_.shared_state)
     for stream in each:
-        stream.stream_state = _utf8(stream.stream_state)
-    state.data = _utf8(state.data)
+        stream.stream_state = _to_utf8(stream.stream_state)
+    state.data = _to_utf8(state.data)
 
 
-def _utf8(blob: Raw) -> Raw:
+def _to_utf8(blob: Raw) -> Raw:
     try:
         str(blob, "utf-8")
     except UnicodeDecodeError:
@@ -280,8 +279,8 @@ def _utf8(blob: Raw) -> Raw:
     return blob
 
 
-def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
-    """Count the bytes of ``batches``. Copy few records out of a ``block`` of that many bytes."""
+def _count_bytes(batches: Iterable[Records], block: int) -> Iterator[Records]:
+    """Count the bytes of ``batches``; copy small ones, so that they do not keep ``block`` bytes."""
     for batch in batches:
         batch.bytes = sum(map(len, map(_data, batch.records)))
         if batch.bytes < block * _LEAST_SHARE:
@@ -290,10 +289,10 @@ def _counted(batches: Iterable[Records], block: int) -> Iterator[Records]:
         yield batch
 
 
-def _too_long(line: LongLine) -> Decoded:
+def _classify_long_line(line: LongLine) -> Decoded:
     """Return the result for a line that is too long to be decoded."""
     why = f"{line.size / 1024 / 1024:,.0f} MB long"
-    found = _unreadable_or_noise(as_text(line.head), whole=False, why=why)
+    found = _classify(as_text(line.head), is_object=False, why=why)
     text = f"{found.text[:_SHOWN_OF_LONG]}… ({why})"
     if line.kind is None and isinstance(found, Noise):
         return Noise(text)
@@ -302,20 +301,20 @@ def _too_long(line: LongLine) -> Decoded:
     return Unreadable(kind, text, stream, why)
 
 
-def _unreadable_or_noise(text: str, *, whole: bool, why: str) -> Noise | Unreadable:
-    """Classify a text. ``whole``: it is one valid object, so it never had a ``type``."""
-    found = _DATA_KIND.search(text) or (None if whole else _DATA_FIELD.search(text))
+def _classify(text: str, *, is_object: bool, why: str) -> Noise | Unreadable:
+    """Classify a text. ``is_object``: the text is one valid object without a ``type``."""
+    found = _DATA_KIND.search(text) or (None if is_object else _DATA_FIELD.search(text))
     if found is not None:
         kind = found[1].upper()
-        return Unreadable(kind, text, _stream_name(kind, text), why)
+        return Unreadable(kind, text, _find_stream(kind, text), why)
     answer = _ANSWER_KIND.search(text) if text.lstrip().startswith("{") else None
     return Noise(text) if answer is None else Unreadable(answer[1].upper(), text, why=why)
 
 
-def _stream_name(kind: str, text: str) -> str | None:
-    """Return the stream of an unreadable message; None if it is not clear.
+def _find_stream(kind: str, text: str) -> str | None:
+    """Return the stream of an unreadable message; None if it may be of several streams.
 
-    Text in a record's data does not count. A global state or several messages concern many streams.
+    The data of a record is not searched. A global state belongs to many streams.
     """
     if kind == "RECORD":
         data = _RECORD_DATA.search(text)
@@ -331,25 +330,25 @@ def _stream_name(kind: str, text: str) -> str | None:
         return None
 
 
-def _after_blanks(text: str, at: int) -> int:
+def _skip_blanks(text: str, at: int) -> int:
     blanks = _BLANK.match(text, at)
     return at if blanks is None else blanks.end()
 
 
-def _strict(token: re.Match[str]) -> str:
+def _make_strict(token: re.Match[str]) -> str:
     """Return a token in a form that the strict parser accepts.
 
-    Numbers that JSON does not have become text. A column of numbers then refuses it, and the row's
-    changes note that.
+    Numbers that JSON does not have become text. A column of numbers stores null instead of such a
+    text, and the row's changes note that.
     """
     text = token[0]
     if text[0] != '"':
         return f'"{text}"'
     text = _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-    return _LONE_SURROGATE.sub(_surrogate_bytes, text)
+    return _LONE_SURROGATE.sub(_encode_surrogate, text)
 
 
-def _surrogate_bytes(escape: re.Match[str]) -> str:
+def _encode_surrogate(escape: re.Match[str]) -> str:
     """Return the bytes of half a surrogate pair, which pass through like other invalid UTF-8."""
     if not escape[1]:
         return escape[0]
@@ -357,5 +356,5 @@ def _surrogate_bytes(escape: re.Match[str]) -> str:
     return half.decode("utf-8", _AS_BYTES)
 
 
-def _readable(text: str) -> str:
+def _make_readable(text: str) -> str:
     return as_text(text.encode("utf-8", _AS_BYTES))

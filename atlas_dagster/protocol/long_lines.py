@@ -1,4 +1,4 @@
-"""Lines of output that are too long for the memory, searched while they pass by."""
+"""Lines of output that are too long to keep in memory, searched piece by piece."""
 
 import re
 from collections.abc import Iterable
@@ -19,19 +19,19 @@ class LongLine:
     def __init__(self, pieces: Iterable[bytes] = ()) -> None:
         self.head = b""
         self.size = 0
-        #: The kind of the first RECORD or STATE in it, and how many there are.
+        #: The kind of the first RECORD or STATE in the line, and the number of such messages.
         self.kind: Literal["RECORD", "STATE"] | None = None
         self.messages = 0
-        self._seam = b""
+        self._overlap = b""
         for piece in pieces:
             self.add(piece)
 
     def add(self, piece: bytes) -> None:
         self.size += len(piece)
         self.head += piece[: _HEAD - len(self.head)]
-        seen = self._seam + piece
-        for found in _KIND.finditer(seen):
-            if found.end() > len(self._seam):
+        searched = self._overlap + piece
+        for found in _KIND.finditer(searched):
+            if found.end() > len(self._overlap):
                 self.messages += 1
                 self.kind = self.kind or ("RECORD" if found[1].upper() == b"RECORD" else "STATE")
-        self._seam = seen[-_OVERLAP:]
+        self._overlap = searched[-_OVERLAP:]

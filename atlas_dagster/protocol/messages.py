@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-#: Default of a raw field that was not sent. Use :func:`present` to also recognize null.
+#: The default of a raw field that was not sent. :func:`present` also recognizes null.
 ABSENT = Raw(b"")
 
 
@@ -19,10 +19,10 @@ def present(blob: Raw | None) -> Raw | None:
     return None if blob is None or bytes(blob).strip() in (b"", b"null") else blob
 
 
-def amount(number: Raw) -> int | float | None:
-    """Return a count or a time; None if ``number`` is neither.
+def parse_number(number: Raw) -> int | float | None:
+    """Return a count or a time; None if ``number`` is not valid.
 
-    Absurd numbers outside of rows (negative, NaN, text, hundreds of digits) must not end a READ.
+    Invalid numbers outside of rows (negative, NaN, text, hundreds of digits) must not end a READ.
     """
     try:
         found = _decode_number(number)
@@ -36,7 +36,7 @@ _MOST = 2**63
 
 
 class StreamDescriptor(Struct, frozen=True):
-    """The identity of a stream. A missing, null or empty namespace is the same."""
+    """The identity of a stream. Missing, null and empty namespaces are equal."""
 
     name: str
     namespace: str | None = None
@@ -61,7 +61,7 @@ class Record(Struct, gc=False):
 
 
 class Records(Struct):
-    """RECORD messages of one stream, in order, without other messages between them.
+    """Consecutive RECORD messages of one stream.
 
     ``bytes`` is the size of their ``data``.
     """
@@ -79,19 +79,19 @@ class Stats(Struct):
 
     @property
     def count(self) -> int | None:
-        found = amount(self.raw_count)
+        found = parse_number(self.raw_count)
         return None if found is None else int(found)
 
 
 class StreamState(Struct):
-    """State of one stream. With a ``null`` or absent blob, the stream starts over."""
+    """The state of one stream. With a null or absent blob, the stream starts from the beginning."""
 
     stream_descriptor: StreamDescriptor
     stream_state: Raw = ABSENT
 
 
 class GlobalState(Struct):
-    """State of the whole connection. It replaces all previous states."""
+    """The state of the whole connection, which replaces all previous states."""
 
     stream_states: list[StreamState] = []
     shared_state: Raw = ABSENT
@@ -127,7 +127,7 @@ class RateLimited(Struct):
     @property
     def quota_reset(self) -> int | float | None:
         """Epoch milliseconds."""
-        return amount(self.raw_reset)
+        return parse_number(self.raw_reset)
 
 
 class StatusReason(Struct):
@@ -151,11 +151,11 @@ class Estimate(Struct):
 
     @property
     def rows(self) -> int | float | None:
-        return amount(self.raw_rows)
+        return parse_number(self.raw_rows)
 
 
 class Trace(Struct):
-    """A TRACE. Its ``emitted_at`` is not decoded, so that an invalid time loses no error."""
+    """A TRACE. ``emitted_at`` is not decoded, so that an invalid time does not lose an error."""
 
     type: str
     error: TraceError | None = None
@@ -185,7 +185,7 @@ class Spec(Struct):
 
 
 class CatalogMessage(Struct):
-    """The answer to DISCOVER, with each stream still raw."""
+    """The answer to DISCOVER. The streams are not decoded."""
 
     streams: list[Raw]
 
@@ -202,7 +202,7 @@ class Control(Struct):
 class Message(Struct):
     """One line of a source's stdout. The field that ``type`` names is set.
 
-    The decoder returns RECORDs not as messages, but in :class:`Records`.
+    The decoder collects RECORD messages in :class:`Records` instead.
     """
 
     type: str
@@ -225,8 +225,9 @@ class Noise(Struct, frozen=True):
 class Unreadable(Struct, frozen=True):
     """A message that cannot be read, and must not be skipped silently.
 
-    It is a RECORD, a STATE, an answer, or a CONTROL, whose ``text`` may contain new secrets.
-    ``stream`` is the stream's name if it is known, ``why`` the reason if it is not invalid JSON.
+    ``kind`` is RECORD, STATE, CONTROL or the type of an answer. ``text`` may contain new secrets if
+    ``kind`` is CONTROL. ``stream`` is the stream's name, if known. ``why`` is the reason; empty for
+    invalid JSON.
     """
 
     kind: str

@@ -15,7 +15,7 @@ _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|["\[\]{}:,]', re.DOTALL)
 _CLOSING = {b"{": b"}", b"[": b"]"}
 
 
-def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
+def split_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
     """Return the fields of a JSON object, each with its number of levels.
 
     Inside a field, only brackets and strings are checked.
@@ -34,14 +34,14 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
         first = token[0][:1]
         unterminated = token[0] == b'"'
         if unterminated or end is not None or (not open_brackets and first != b"{"):
-            raise _disorder(token.start())
+            raise _invalid_object(token.start())
         if first in _CLOSING:
             open_brackets.append(_CLOSING[first])
             depth = max(depth, len(open_brackets) - 1)
             continue
         at_top = len(open_brackets) == 1
         if first in (b"}", b"]") and open_brackets.pop() != first:
-            raise _disorder(token.start())
+            raise _invalid_object(token.start())
         if not at_top:
             continue
         if first == b'"' and key is None:
@@ -52,13 +52,13 @@ def shallow_fields(text: bytes | Raw) -> dict[str, tuple[Raw, int]]:
             if key is not None:
                 fields[key] = Raw(text[begin : token.start()].strip()), depth
             elif first == b"," or fields or name is not None:
-                raise _disorder(token.start())
+                raise _invalid_object(token.start())
             name = key = None
             end = token.end() if first == b"}" else None
         elif first == b":":
-            raise _disorder(token.start())
+            raise _invalid_object(token.start())
     if end is None or text[end:].strip():
-        raise _disorder(len(text))
+        raise _invalid_object(len(text))
     return fields
 
 
@@ -74,5 +74,5 @@ def levels(text: bytes) -> int:
     return deepest
 
 
-def _disorder(at: int) -> ValueError:
+def _invalid_object(at: int) -> ValueError:
     return ValueError(f"not a valid object (byte {at})")

@@ -1,8 +1,8 @@
 """Connector state: opaque blobs, kept byte for byte.
 
-A STREAM state replaces the one of its stream, a GLOBAL state replaces all. LEGACY is one blob for
-the connection. The state file is a JSON array of messages; only a source that prints states without
-a type, which is older than types (airbytehq/airbyte#16205), gets its bare blob back.
+A STREAM state replaces the state of its stream, and a GLOBAL state replaces all states. A LEGACY
+state is one blob for the connection. The state file is a JSON array of messages, but an old source
+that prints states without a type (airbytehq/airbyte#16205) gets its bare blob back.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,7 +26,7 @@ def state_type(state: State) -> StateType:
 
 
 def is_complete_message(state: State) -> bool:
-    """Whether the state has the field that its type requires."""
+    """Return whether the state has the field that its type requires."""
     match state_type(state):
         case "STREAM":
             return state.stream is not None
@@ -37,14 +37,14 @@ def is_complete_message(state: State) -> bool:
 
 
 class ConnectionState(Struct, frozen=True):
-    """All that a connector needs to continue: the content of the state file."""
+    """The content of the state file, from which a connector continues."""
 
     type: StateType = "STREAM"
     #: STREAM and GLOBAL: the blob of each stream that has one.
     streams: dict[StreamDescriptor, Raw] = {}
     #: GLOBAL: the shared blob; LEGACY: the only one.
     shared: Raw | None = None
-    #: LEGACY: the blob is an object that came without a type, and is itself the state file.
+    #: LEGACY: the blob had no type and is an object, so it is the whole state file.
     bare: bool = False
 
     def __bool__(self) -> bool:
@@ -63,11 +63,10 @@ class ConnectionState(Struct, frozen=True):
                     streams[state.stream.stream_descriptor] = blob
                 return ConnectionState("STREAM", streams)
             case "GLOBAL":
-                whole = state.global_
-                assert whole is not None
-                return ConnectionState(
-                    "GLOBAL", _blobs(whole.stream_states), present(whole.shared_state)
-                )
+                content = state.global_
+                assert content is not None
+                blobs = _present_blobs(content.stream_states)
+                return ConnectionState("GLOBAL", blobs, present(content.shared_state))
             case "LEGACY":
                 bare = state.type is None and _is_object(state.data)
                 return ConnectionState("LEGACY", {}, present(state.data), bare)
@@ -83,11 +82,11 @@ class ConnectionState(Struct, frozen=True):
         return state
 
     def blob_of(self, stream: StreamDescriptor) -> Raw | None:
-        """Return the blob of ``stream``, or the shared one if it has none of its own."""
+        """Return the blob of ``stream``, or else the shared blob."""
         return self.streams.get(stream) or self.shared
 
     def only(self, streams: Collection[StreamDescriptor]) -> "ConnectionState":
-        """Return the state of some streams. GLOBAL and LEGACY states stay whole."""
+        """Return the state of ``streams`` only. GLOBAL and LEGACY states stay as they are."""
         if self.type != "STREAM":
             return self
         return ConnectionState(
@@ -106,38 +105,38 @@ class ConnectionState(Struct, frozen=True):
         kept = {name: blob for name, blob in self.streams.items() if name not in streams}
         return ConnectionState("STREAM", kept | newer.only(streams).streams)
 
-    def to_file(self, beside: Mapping[StreamDescriptor, Raw] | None = None) -> bytes:
+    def to_file(self, extra: Mapping[StreamDescriptor, Raw] | None = None) -> bytes:
         """Return the ``--state`` file, with the blobs byte for byte.
 
-        ``beside`` has the states of streams that a GLOBAL state does not cover.
+        ``extra`` has the states of full refreshes, which a GLOBAL state does not cover.
         """
         if self.bare and self.shared is not None:
             return bytes(self.shared)
         messages: list[Mapping[str, object]]
-        per_stream = _entries(self.streams)
+        per_stream = _format_blobs(self.streams)
         match self.type:
             case "STREAM":
                 messages = [{"type": "STREAM", "stream": entry} for entry in per_stream]
             case "GLOBAL":
-                whole = {"shared_state": self.shared, "stream_states": per_stream}
-                messages = [{"type": "GLOBAL", "global": whole}]
+                content = {"shared_state": self.shared, "stream_states": per_stream}
+                messages = [{"type": "GLOBAL", "global": content}]
             case "LEGACY":
                 messages = [{"type": "LEGACY", "data": self.shared}]
-        messages += [{"type": "STREAM", "stream": entry} for entry in _entries(beside or {})]
+        messages += [{"type": "STREAM", "stream": entry} for entry in _format_blobs(extra or {})]
         return msgspec.json.encode(messages)
 
 
 def is_position(blob: Raw | None) -> bool:
-    """Whether a source can continue from ``blob``.
+    """Return whether a source can continue from ``blob``.
 
-    Python sources (airbyte-cdk ``FinalStateCursor``) end a stream without a cursor with a special
-    state, and read the stream from the beginning the next time.
+    For a stream without a cursor, a Python source sends a special last state (airbyte-cdk
+    ``FinalStateCursor``), and reads the stream from the beginning the next time.
     """
     return blob is not None and b'"__ab_no_cursor_state_message"' not in bytes(blob)
 
 
 def same_blob(one: Raw | None, other: Raw | None) -> bool:
-    """Whether two blobs are the same JSON value. Formatting and key order do not count."""
+    """Return whether two blobs are the same JSON value, regardless of formatting and key order."""
     if one is None or other is None:
         return one is other
     if bytes(one) == bytes(other):
@@ -152,18 +151,18 @@ def _is_object(blob: bytes | Raw) -> bool:
     return bytes(blob).lstrip().startswith(b"{")
 
 
-def _blobs(states: list[StreamState]) -> dict[StreamDescriptor, Raw]:
+def _present_blobs(states: list[StreamState]) -> dict[StreamDescriptor, Raw]:
     blobs = {state.stream_descriptor: present(state.stream_state) for state in states}
     return {name: blob for name, blob in blobs.items() if blob is not None}
 
 
-def _entries(blobs: Mapping[StreamDescriptor, Raw]) -> list[Mapping[str, object]]:
+def _format_blobs(blobs: Mapping[StreamDescriptor, Raw]) -> list[Mapping[str, object]]:
     return [
-        {"stream_descriptor": _descriptor(name), "stream_state": blob}
+        {"stream_descriptor": _format_descriptor(name), "stream_state": blob}
         for name, blob in blobs.items()
     ]
 
 
-def _descriptor(name: StreamDescriptor) -> dict[str, str]:
+def _format_descriptor(name: StreamDescriptor) -> dict[str, str]:
     """Return the JSON form, without a namespace key if there is no namespace."""
     return {"name": name.name} | ({"namespace": name.namespace} if name.namespace else {})

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from atlas_dagster.protocol.decoder import as_text
 from atlas_dagster.protocol.messages import ABSENT
-from atlas_dagster.protocol.nesting import DEEPEST, shallow_fields
+from atlas_dagster.protocol.nesting import DEEPEST, split_fields
 from atlas_dagster.records.issues import IssueKind, RowIssues, is_utf8
 from atlas_dagster.records.types import Column, ColumnType, TableSchema
 
@@ -109,7 +109,7 @@ def _shallow(data: Raw, row: int, issues: RowIssues) -> dict[str, Raw] | None:
     The deep ones are kept as text, because readers of ``_airbyte_extra`` cannot parse them either.
     """
     try:
-        found = shallow_fields(data)
+        found = split_fields(data)
     except ValueError:
         return None
     for field, (value, levels) in found.items():

@@ -9,7 +9,7 @@ from atlas_dagster.cancellation import raise_if_stopped
 from atlas_dagster.config.masking import Masker
 from atlas_dagster.errors import ConnectorFailedError, ConnectorTimeoutError
 from atlas_dagster.listener import Listener
-from atlas_dagster.protocol.causes import cause, exceptions, failure_type, is_frame
+from atlas_dagster.protocol.causes import failure_type, find_cause, find_exceptions, is_frame
 from atlas_dagster.protocol.decoder import MessageDecoder
 from atlas_dagster.protocol.messages import (
     Message,
@@ -186,9 +186,9 @@ class Invocation:
         This is an earlier error, the exception in its last lines, or its last ERROR.
         """
         lines = "\n".join(self._last_lines)
-        crash = lines if exceptions(lines) else None
+        crash = lines if find_exceptions(lines) else None
         known = [error.message for error in self.errors if error.message != _NO_REASON]
-        found = cause(message, (*known[:1], crash, self._last_error))
+        found = find_cause(message, (*known[:1], crash, self._last_error))
         return self._mask(found) or _NO_REASON
 
     def last_output(self) -> str:
@@ -254,8 +254,8 @@ class Invocation:
         stream = error.stream_descriptor
         if not is_kept_whole and (stream in self._broken or len(self._broken) >= _MOST_BROKEN):
             return
-        text = self._mask(cause(message, (internal, trace))) or self.explain(None)
-        causes = (text, *exceptions(trace or ""))
+        text = self._mask(find_cause(message, (internal, trace))) or self.explain(None)
+        causes = (text, *find_exceptions(trace or ""))
         kind = failure_type(error.failure_type, message, causes)
         if kind == "system_error":
             text = self.with_note(text)

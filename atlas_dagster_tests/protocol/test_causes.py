@@ -3,9 +3,9 @@
 import pytest
 
 from atlas_dagster.protocol.causes import (
-    cause,
-    exceptions,
     failure_type,
+    find_cause,
+    find_exceptions,
     is_code_failure,
     is_generic,
 )
@@ -107,7 +107,7 @@ def test_texts_that_say_nothing(text: str) -> None:
 )
 def test_texts_that_name_a_cause(text: str) -> None:
     assert not is_generic(text)
-    assert cause(text, ("internal", PYTHON)) == text
+    assert find_cause(text, ("internal", PYTHON)) == text
 
 
 @pytest.mark.parametrize(
@@ -174,27 +174,27 @@ def test_the_cause(
         expected = "Unable to connect to stream users: KeyError: 'count'"
         if details:
             expected = "Encountered an error: a timeout"
-    assert cause(message, details) == expected
+    assert find_cause(message, details) == expected
 
 
 def test_a_long_text_is_cut() -> None:
-    found = cause("\n".join(f"line {n}" for n in range(120)))
+    found = find_cause("\n".join(f"line {n}" for n in range(120)))
     assert found.splitlines()[-1] == "line 7 … (all in the log)"
-    assert len(cause("x" * 5_000)) < 1_600
+    assert len(find_cause("x" * 5_000)) < 1_600
 
 
 def test_addresses_of_objects_are_left_out() -> None:
     text = "NewConnectionError('<urllib3.connection.HTTPSConnection object at 0x7f1a>: refused')"
-    assert cause(text) == "NewConnectionError('refused')"
+    assert find_cause(text) == "NewConnectionError('refused')"
 
 
 def test_exceptions_of_a_chain() -> None:
-    assert exceptions(CHAINED) == [
+    assert find_exceptions(CHAINED) == [
         "gaierror: [Errno -2] Name or service not known",
         "ConnectionError: HTTPSConnectionPool(host='api.example.com', port=443)",
         "None",
     ]
-    assert exceptions("no stack trace") == []
+    assert find_exceptions("no stack trace") == []
 
 
 @pytest.mark.parametrize(

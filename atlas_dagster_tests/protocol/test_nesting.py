@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atlas_dagster.protocol.nesting import levels, shallow_fields
+from atlas_dagster.protocol.nesting import levels, split_fields
 
 TEXT = st.text('ab"\\[]{}:,\n\u2028', max_size=5)
 JSON = st.recursive(
@@ -28,7 +28,7 @@ def test_fields_and_how_deeply_they_nest(
     wanted: dict[str, Any], indent: int | None, ascii_only: bool
 ) -> None:
     text = json.dumps(wanted, indent=indent, ensure_ascii=ascii_only).encode()
-    found = shallow_fields(b" " + text + b"\r")
+    found = split_fields(b" " + text + b"\r")
     assert {name: json.loads(bytes(value)) for name, (value, _) in found.items()} == wanted
     assert {name: depth for name, (_, depth) in found.items()} == {
         name: levels_of(value) for name, value in wanted.items()
@@ -45,11 +45,11 @@ def test_fields_and_how_deeply_they_nest(
 )
 def test_what_is_no_object(text: str) -> None:
     with pytest.raises(ValueError, match="not a valid object"):
-        shallow_fields(text.encode())
+        split_fields(text.encode())
 
 
 def test_no_nesting_is_too_deep() -> None:
     deep = b"[" * 100_000 + b"]" * 100_000
-    found = shallow_fields(b'{"a":' + deep + b',"b":1}')
+    found = split_fields(b'{"a":' + deep + b',"b":1}')
     assert (bytes(found["a"][0]), found["a"][1]) == (deep, 100_000)
     assert bytes(found["b"][0]) == b"1"

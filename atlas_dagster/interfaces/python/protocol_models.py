@@ -31,7 +31,7 @@ from atlas_dagster.protocol.messages import (
     Unreadable,
     present,
 )
-from atlas_dagster.protocol.nesting import shallow_fields
+from atlas_dagster.protocol.nesting import split_fields
 from atlas_dagster.reading.ad_hoc_source import configure_read
 
 
@@ -165,7 +165,7 @@ def _decoded(value: Raw) -> Any:
     except (msgspec.MsgspecError, RecursionError):
         pass
     try:
-        fields = shallow_fields(value)
+        fields = split_fields(value)
     except ValueError:
         return bytes(value).decode("utf-8", "replace")
     return {name: _decoded(inner) for name, (inner, _) in fields.items()}
