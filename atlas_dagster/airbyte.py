@@ -1,7 +1,7 @@
 """Airbyte sources in Python, without Dagster and without tables.
 
-Asynchronous, for notebooks and servers; ``adapter.sync`` and ``executor.sync`` have the same
-methods for plain code. What can go wrong is in :mod:`atlas_dagster.errors`.
+The methods are asynchronous, for notebooks and servers; ``adapter.sync`` and ``executor.sync`` have
+the same methods for code without an event loop. :mod:`atlas_dagster.errors` has the errors.
 """
 
 from atlas_dagster.interfaces.python.adapter import (

@@ -1,7 +1,7 @@
 """A stop signal for the thread that waits for a connector.
 
-Only that thread can stop its connector properly. So another thread sets the signal of the waiting
-thread's context, and the waiting thread checks it at every place where it waits.
+Only the waiting thread can stop its connector properly. So another thread sets the signal in the
+context of the waiting thread, which checks the signal at every place where it waits.
 """
 
 import threading
@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 from atlas_dagster.errors import StoppedError
 
-#: Another thread sets this event to stop the work of this context. Without one, it cannot.
+#: Another thread sets this event to stop the work of this context; None if no thread may do so.
 stop_signal: ContextVar[threading.Event | None] = ContextVar("stop_signal", default=None)
 
 
@@ -22,7 +22,7 @@ def raise_if_stopped() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Sleep until the time is over or the signal is set. Raises StoppedError in the second case."""
+    """Sleep for this time. Raise StoppedError as soon as the signal is set."""
     signal = stop_signal.get()
     if signal is None:
         time.sleep(seconds)

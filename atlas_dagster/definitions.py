@@ -1,4 +1,4 @@
-"""The code location: every connection of ``connections/``, and what they share."""
+"""The code location: all connections of ``connections/``, and their shared resources."""
 
 from pathlib import Path
 

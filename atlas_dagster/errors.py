@@ -7,7 +7,7 @@
     │   ├── UnknownConnectorError
     │   ├── UnknownStreamError
     │   ├── MissingVariableError
-    │   ├── InvalidConfigError a config does not fit the connector's SPEC
+    │   ├── InvalidConfigError a config is not valid for the connector's SPEC
     │   ├── CheckFailedError   the connector's CHECK answered FAILED
     │   └── BreakingChangeError
     ├── TransientError         a retry may help
@@ -16,15 +16,14 @@
     │   ├── ConnectorTimeoutError    it exceeded one of its time limits and was stopped
     │   └── ReadFailedError          one or more streams did not complete
     ├── MaintenanceFailedError   the maintenance of some tables failed; of the family of the first
-    ├── StoppedError           the caller cancelled it or closed it
+    ├── StoppedError           the caller cancelled the work or closed the adapter
     └── BrokenError            the connector's output or a table is broken
         ├── ProtocolError            the output cannot be understood
         └── DestinationError         a table does not match its state
 
 The families ConfigError, TransientError and BrokenError are Airbyte's own failure types
-(``config_error``, ``transient_error``, ``system_error``), so each of a
-connector's failures has one family. A message is one sentence that names the thing and the fix. It
-never contains secret values.
+(``config_error``, ``transient_error``, ``system_error``), so each failure of a connector belongs to
+one of them. A message is one sentence that names the thing and the fix. It never contains secrets.
 """
 
 from collections.abc import Sequence
@@ -62,9 +61,9 @@ class MissingVariableError(ConfigError):
 
 
 class InvalidConfigError(ConfigError):
-    """A config does not fit the connector's SPEC.
+    """A config is not valid for the connector's SPEC.
 
-    ``field`` is the keys of the first fault, joined by dots. ``faults`` lists all faults as
+    ``field`` is the path of the first invalid field, joined by dots. ``faults`` lists all faults as
     (field, sentence).
     """
 
@@ -79,7 +78,7 @@ class InvalidConfigError(ConfigError):
 class CheckFailedError(ConfigError):
     """The connector's CHECK answered FAILED.
 
-    ``reason`` is the cause in the connector's own words. ``detail`` is its full answer if that is
+    ``reason`` is the cause from the connector's message. ``detail`` is the full message if it is
     longer, such as a stack trace. ``failure_type`` is ``transient_error`` if a network or a server
     did not answer.
     """
@@ -122,7 +121,7 @@ class TransientError(AtlasError):
 class RunnerUnavailableError(TransientError):
     """The engine, image or package of the connector is not available now.
 
-    ``reason`` is the message without the advice, for use when Atlas finds another way.
+    ``reason`` is the message without the advice, for cases where Atlas can use another runner.
     """
 
     topic = "no-engine-image-or-package"
@@ -179,7 +178,7 @@ class ProtocolError(BrokenError):
 
 
 class ReadFailedError(ConnectorFailedError):
-    """A READ ended with an incomplete stream. Rows of complete streams stay."""
+    """A READ ended with an incomplete stream. The rows of complete streams stay."""
 
 
 class DestinationError(BrokenError):

@@ -1,4 +1,4 @@
-"""Files and folders that are complete whenever they can be seen, and private where they must be."""
+"""Files and folders that appear only when they are complete, and private files."""
 
 import os
 import secrets
@@ -14,23 +14,23 @@ PRIVATE = 0o600
 
 
 def cache_folder() -> Path:
-    """The folder for files that can be fetched or made again."""
+    """Return the folder for files that can be fetched or created again."""
     return Path(user_cache_dir("atlas-dagster"))
 
 
 def atomic_write(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> None:
-    """Put ``content`` in the place of ``path``, all of it or nothing. See :class:`AtomicFile`."""
+    """Write or replace the file ``path``, completely or not at all. See :class:`AtomicFile`."""
     with AtomicFile(path, mode=mode) as unfinished:
         unfinished.file.write(content)
         unfinished.publish(durable=durable)
 
 
 class AtomicFile:
-    """A file that appears at ``path`` when it is published; leaving the block before removes it.
+    """A file that appears at ``path`` when it is published; without that, the block removes it.
 
     Args:
-        path: where it appears, in a folder that exists. A file there is replaced.
-        mode: its permissions, less the umask.
+        path: the path, in an existing folder. An existing file is replaced.
+        mode: the permissions, from which the umask is removed.
     """
 
     def __init__(self, path: Path, *, mode: int = PRIVATE) -> None:
@@ -40,7 +40,7 @@ class AtomicFile:
         self.file: BinaryIO = os.fdopen(os.open(self._unfinished, flags, mode), "wb")
 
     def publish(self, *, durable: bool = False) -> Path:
-        """Return the path. ``durable``: the file survives a loss of power."""
+        """Publish the file and return its path. If ``durable``, it survives a loss of power."""
         if durable:
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -51,7 +51,7 @@ class AtomicFile:
         return self._path
 
     def discard(self) -> None:
-        """Remove what was not published. Safe to call at any time."""
+        """Remove the file if it was not published. Safe to call at any time."""
         with suppress(OSError):
             self.file.close()
         self._unfinished.unlink(missing_ok=True)
@@ -65,10 +65,10 @@ class AtomicFile:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which appears at ``path`` with all its files when the block ends.
+    """Yield a folder to fill, which appears at ``path`` with all its files when the block ends.
 
     Raises:
-        FileExistsError: there is something at ``path``.
+        FileExistsError: ``path`` exists already.
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as unfinished:
         complete = Path(unfinished) / path.name
@@ -92,7 +92,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def fsync_path(path: str | os.PathLike[str]) -> None:
-    """Make sure that a file or folder survives a loss of power as it is now."""
+    """Flush a file or folder to disk, so that it survives a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

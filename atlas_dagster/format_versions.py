@@ -1,7 +1,7 @@
-"""Versions of what Atlas stores. A newer format is refused; older ones are migrated when read.
+"""Versions of stored formats. A newer version is refused; older ones are migrated when read.
 
-A format without a version is of version 1. Each reader has a ladder: it calls :func:`version_of`,
-then changes what it read step by step, ``if version == 1: ...``, ``if version <= 2: ...``.
+Content without a version has version 1. Each reader calls :func:`version_of`, and then migrates the
+content step by step: ``if version == 1: ...``, ``if version <= 2: ...``.
 """
 
 import msgspec
@@ -15,16 +15,16 @@ class _Versioned(Struct):
 
 
 def version_of(content: bytes | str, *, known: int, what: str) -> int:
-    """Return the version that ``content``, a JSON object, was written in.
+    """Return the format version of ``content``, a JSON object.
 
     Args:
-        content: what is stored.
+        content: the stored JSON.
         known: the newest version that this Atlas reads.
-        what: the subject of the error's sentence.
+        what: the subject of the error message.
 
     Raises:
-        ConfigError: a newer Atlas wrote it.
-        msgspec.MsgspecError: ``content`` is not such an object.
+        ConfigError: a newer Atlas wrote the content.
+        msgspec.MsgspecError: ``content`` is not a JSON object with a valid version.
     """
     version = msgspec.json.decode(content, type=_Versioned).version
     refuse_newer(version, known=known, what=what)

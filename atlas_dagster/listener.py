@@ -1,34 +1,34 @@
-"""Say what Atlas does while it does it."""
+"""Listeners, which receive messages and progress of a connector's call."""
 
 import logging
 from typing import Literal
 
-#: An image's bytes while it is pulled, or records while a stream is read.
+#: The work whose progress is reported: bytes of an image's pull, or records of a read.
 Work = Literal["pull", "read"]
 
 
 class Listener:
-    """Takes what one call of a connector has to say. This one drops all of it.
+    """Receives the messages of one call of a connector. This base class ignores all of them.
 
-    Texts hold no secrets. Methods may be called from any thread.
+    The texts have no secrets. Any thread may call the methods.
     """
 
     def info(self, text: str) -> None:
-        """Take a sentence about the course of things, such as where the connector runs."""
+        """Receive a sentence about the work, such as the choice of the runner."""
 
     def warning(self, text: str) -> None:
-        """Take a sentence about something odd, such as an unknown field of a config."""
+        """Receive a sentence about a possible problem, such as an unknown config field."""
 
     def connector(self, level: str, text: str) -> None:
-        """Take a line of the connector's own log; ``level`` is DEBUG to FATAL."""
+        """Receive a line of the connector's own log; ``level`` is DEBUG to FATAL."""
 
     def progress(self, work: Work, done: int, total: float | None) -> None:
-        """Take how much of ``work`` is done; ``total`` is None where nobody knows."""
+        """Receive how much of ``work`` is done; ``total`` is None if it is not known."""
 
 
-#: Drops all of it.
+#: A listener that ignores everything.
 SILENT = Listener()
-#: Seconds between two calls of :meth:`Listener.progress`; enough for a moving bar.
+#: Seconds between two calls of :meth:`Listener.progress`, short enough for a smooth bar.
 PROGRESS_SECONDS = 0.2
 
 _CONNECTORS = logging.getLogger("atlas_dagster.connectors")
@@ -43,7 +43,7 @@ _LEVELS = {
 
 
 class LoggingListener(Listener):
-    """Writes into ``log``, and the lines of ``connector`` into atlas_dagster.connectors.NAME."""
+    """Writes to ``log``, and a connector's lines to the logger atlas_dagster.connectors.NAME."""
 
     def __init__(self, log: logging.Logger, connector: str) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""The routes. Each parses, calls a package below, and answers."""
+"""The routes. Each parses its request, calls a package below, and answers."""
 
 import asyncio
 from collections import Counter
@@ -39,7 +39,7 @@ from atlas_dagster.interfaces.http.problems import (
     answer_with_problems,
     document_problems,
 )
-from atlas_dagster.interfaces.http.read import format_of, read_page
+from atlas_dagster.interfaces.http.read import choose_format, read_page
 from atlas_dagster.interfaces.http.streaming import ARROW, NDJSON
 from atlas_dagster.interfaces.python.docker_executor import get_docker_executor
 from atlas_dagster.interfaces.python.worker import end_all
@@ -53,7 +53,7 @@ from atlas_dagster.registry import (
 from atlas_dagster.runners.docker.engine import connection_problem
 
 BASE = "/atlas-intelligence/docker"
-#: Paths without a token: for health checks and the docs.
+#: Paths that need no token, for health checks and the docs.
 _OPEN = frozenset({f"{BASE}/health", "/docs", "/openapi.json", "/static-offline-docs"})
 
 
@@ -77,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestGuard, settings=settings, open_paths=_OPEN)
     answer_with_problems(app)
     app.include_router(_health_route(pool, settings), prefix=BASE)
-    # Only for the description: RequestGuard has checked the token before.
+    # Only for the OpenAPI description, because RequestGuard checks the token.
     bearer = [Depends(HTTPBearer(auto_error=False))] if settings.token else []
     for router in (_registry_routes(pool), _connector_routes(pool, settings)):
         app.include_router(router, prefix=BASE, dependencies=bearer)
@@ -96,7 +96,7 @@ def _health_route(pool: ConnectorPool, settings: Settings) -> APIRouter:
             docker_available=absent is None,
             status="healthy" if absent is None else "degraded",
             message=absent or DOCKER_IS_READY,
-            total_connectors=sum(map(pool.allow, list_connectors())),
+            total_connectors=sum(map(pool.is_allowed, list_connectors())),
             execution_mode=settings.runner,
         )
 
@@ -116,7 +116,7 @@ def _registry_routes(pool: ConnectorPool) -> APIRouter:
         listed = [
             Connector.of(info)
             for info in found
-            if pool.allow(info) and (category is None or category in info.categories)
+            if pool.is_allowed(info) and (category is None or category in info.categories)
         ]
         note = found.note if isinstance(found, FoundConnectors) else None
         return Connectors(connectors=listed, total_connectors=len(listed), message=note)
@@ -124,7 +124,7 @@ def _registry_routes(pool: ConnectorPool) -> APIRouter:
     @router.get("/categories")
     def categories() -> Categories:
         """List the categories, with the number of connectors in each."""
-        allowed = [info for info in list_connectors() if pool.allow(info)]
+        allowed = [info for info in list_connectors() if pool.is_allowed(info)]
         counts = Counter(each for info in allowed for each in info.categories)
         return Categories(
             categories=[
@@ -155,7 +155,7 @@ def _connector_routes(pool: ConnectorPool, settings: Settings) -> APIRouter:
 
     @router.post("/connectors/{name:path}/pull")
     async def pull(request: Request, name: str) -> PullAnswer:
-        """Pull a connector's image, the newest of its tag."""
+        """Pull the newest image of a connector's tag."""
         source = pool.open(ConnectorRequest(connector_name=name))
         executor = get_docker_executor(settings.executor).sync
         digest = await pool.run(request, source, lambda: executor.pull(name))
@@ -167,27 +167,27 @@ def _connector_routes(pool: ConnectorPool, settings: Settings) -> APIRouter:
         )
 
     @router.post("/check")
-    async def check(request: Request, asked: ConnectorRequest) -> CheckAnswer:
+    async def check(request: Request, body: ConnectorRequest) -> CheckAnswer:
         """Check that a connector can reach its source."""
-        source = pool.open(asked)
+        source = pool.open(body)
         status = await pool.run(request, source, source.status)
         succeeded = status.status == "SUCCEEDED"
         return CheckAnswer(
             status="succeeded" if succeeded else "failed",
             message=status.message or CONNECTED,
-            connector_name=asked.connector_name,
+            connector_name=body.connector_name,
             success=succeeded,
             warnings=source.warnings,
         )
 
     @router.post("/discover")
-    async def discover(request: Request, asked: ConnectorRequest) -> DiscoverAnswer:
+    async def discover(request: Request, body: ConnectorRequest) -> DiscoverAnswer:
         """List the streams of a source."""
-        source = pool.open(asked)
+        source = pool.open(body)
         catalog = await pool.run(request, source, source.discover)
-        pool.keep_catalog(asked, source)
+        pool.keep_catalog(body, source)
         return DiscoverAnswer(
-            connector_name=asked.connector_name,
+            connector_name=body.connector_name,
             streams=list(map(DiscoveredStream.of, catalog.streams)),
             total_streams=len(catalog.streams),
             warnings=source.warnings,
@@ -202,30 +202,30 @@ def _connector_routes(pool: ConnectorPool, settings: Settings) -> APIRouter:
         },
     )
     async def read(
-        request: Request, asked: ReadRequest, accept: Annotated[str, Header()] = ""
+        request: Request, body: ReadRequest, accept: Annotated[str, Header()] = ""
     ) -> Response:
         """Read rows of one stream: one page of them, or all as a stream (NDJSON or Arrow).
 
-        A stream also reports the state so far and, last, how the read ended: NDJSON in lines with
-        the one key `_atlas`, Arrow in the metadata `atlas` of its batches.
+        A stream also reports states, and at its end the result of the read: NDJSON in lines with
+        the single key `_atlas`, Arrow in the metadata `atlas` of its batches.
         """
-        source = pool.open(asked)
-        form = format_of(asked, accept)
+        source = pool.open(body)
+        form = choose_format(body, accept)
         try:
             if form != "json":
-                return await pool.stream(request, source, asked, form)
+                return await pool.stream(request, source, body, form)
             page = await pool.run(
-                request, source, lambda: read_page(source, asked, settings.page_bytes)
+                request, source, lambda: read_page(source, body, settings.page_bytes)
             )
         finally:
-            pool.keep_catalog(asked, source)
+            pool.keep_catalog(body, source)
         return Response(page, media_type="application/json")
 
     return router
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the description with the schema of problems, which no route returns itself."""
+    """Return the OpenAPI description. It includes the schema of problems, which no route names."""
     if app.openapi_schema is None:
         schema = get_openapi(
             title=app.title, version=app.version, summary=app.summary, routes=app.routes

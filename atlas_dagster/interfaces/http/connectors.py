@@ -1,4 +1,4 @@
-"""The connectors that the server runs: which ones, how many at once, and for how long."""
+"""The connectors that the server runs, with its limits of their choice, number and time."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ _SUGGESTIONS = 3
 #: Catalogs are kept for a while, because clients read a stream page by page.
 _MOST_CATALOGS = 100
 _CATALOG_SECONDS = 300.0
-#: How much longer a response may take than its connector, which waits for the client.
+#: A response may take this much longer than its connector, which waits for a slow client.
 _LINGER_SECONDS = 60.0
 
 
@@ -56,7 +56,7 @@ class ConnectorPool:
         )
         self._catalogs: OrderedDict[str, tuple[float, Catalog]] = OrderedDict()
 
-    def allow(self, info: ConnectorInfo) -> bool:
+    def is_allowed(self, info: ConnectorInfo) -> bool:
         """Return whether the connector may run."""
         return self._settings.allow is None or info.name in self._settings.allow
 
@@ -64,10 +64,10 @@ class ConnectorPool:
         """Return the connector of ``request`` with its config.
 
         Raises:
-            ProblemError: it does not exist or may not run, or its config is refused.
+            ProblemError: the connector does not exist or may not run, or the config is not valid.
         """
-        connection = self._connection(request)
-        until, catalog = self._catalogs.get(_key(request), (0.0, None))
+        connection = self._make_connection(request)
+        until, catalog = self._catalogs.get(_hash_request(request), (0.0, None))
         # Clients must not read the environment of the server.
         context = adhoc_context(
             LoggingListener(_log, connection.source_name),
@@ -78,11 +78,11 @@ class ConnectorPool:
         return AdHocSource(connection, context, catalog if until > time.monotonic() else None)
 
     async def run(self, request: Request, source: AdHocSource, call: Callable[[], T]) -> T:
-        """Return the result of ``call`` when ``source`` has got a slot.
+        """Wait for a slot for ``source``, and return the result of ``call``.
 
         Raises:
-            ProblemError: it got none.
-            ClientLeftError: the client has left; its connector is stopped.
+            ProblemError: no slot became free.
+            ClientLeftError: the client has disconnected; its connector is stopped.
         """
 
         async def answer() -> T:
@@ -92,51 +92,52 @@ class ConnectorPool:
         return await while_connected(request.receive, answer())
 
     async def stream(
-        self, request: Request, source: AdHocSource, asked: ReadRequest, form: Format
+        self, request: Request, source: AdHocSource, read_request: ReadRequest, form: Format
     ) -> RowResponse:
-        """Return a response when it has its first rows. It keeps its slot to its end."""
+        """Return a response as soon as it has its first rows. It occupies a slot until its end."""
 
         async def answer() -> RowResponse:
-            async with AsyncExitStack() as held:
-                await held.enter_async_context(self._slots.take(source.connection.name))
-                pieces = RowPieces(source, asked, form)
-                held.push_async_callback(pieces.stream.aclose)
+            async with AsyncExitStack() as resources:
+                await resources.enter_async_context(self._slots.take(source.connection.name))
+                pieces = RowPieces(source, read_request, form)
+                resources.push_async_callback(pieces.stream.aclose)
                 first = await anext(pieces.stream)
                 return RowResponse(
                     first,
                     pieces.stream,
                     media_type=pieces.media_type,
                     failure=pieces.failure,
-                    held=held.pop_all(),
+                    resources=resources.pop_all(),
                     seconds=self._settings.executor.timeout_seconds + _LINGER_SECONDS,
                 )
 
         return await while_connected(request.receive, answer())
 
     def keep_catalog(self, request: ConnectorRequest, source: AdHocSource) -> None:
-        """Keep the catalog of ``source``, if it is known, for the next requests."""
+        """Keep the catalog of ``source``, if it was discovered, for the next requests."""
         if source.is_discovered:
-            key = _key(request)
+            key = _hash_request(request)
             self._catalogs[key] = (time.monotonic() + _CATALOG_SECONDS, source.catalog())
             self._catalogs.move_to_end(key)
             while len(self._catalogs) > _MOST_CATALOGS:
                 self._catalogs.popitem(last=False)
 
-    def _connection(self, request: ConnectorRequest) -> AdHocConnection:
+    def _make_connection(self, request: ConnectorRequest) -> AdHocConnection:
         name, allow = request.connector_name, self._settings.allow
-        named = parse_registry_name(name)
-        if allow is not None and name not in allow and (named is None or named.name not in allow):
+        registry_name = parse_registry_name(name)
+        names = {name} if registry_name is None else {name, registry_name.name}
+        if allow is not None and names.isdisjoint(allow):
             raise ProblemError(
                 "connector_not_allowed", f"This server does not run {name}; start it with --allow."
             )
-        if allow is None and named is None and ("/" in name or "@" in name):
+        if allow is None and registry_name is None and ("/" in name or "@" in name):
             raise ProblemError(
                 "connector_not_allowed",
                 "This server runs connectors of the registry only; start it with --allow to run "
                 "images.",
             )
         if allow is None:
-            _require_connector(named.name if named else image_name(name))
+            _require_connector(registry_name.name if registry_name else image_name(name))
         for field, value in request.config.items():
             if variables(value):
                 raise ProblemError(
@@ -151,7 +152,7 @@ class ConnectorPool:
 
 
 def _require_connector(name: str) -> None:
-    """Raises ProblemError, with similar names, if the registry has no such connector."""
+    """Raise ProblemError, with similar names, if the registry does not have the connector."""
     try:
         get_connector_info(name)
     except UnknownConnectorError as error:
@@ -159,7 +160,7 @@ def _require_connector(name: str) -> None:
         raise ProblemError("unknown_connector", str(error), suggestions=nearest) from error
 
 
-def _key(request: ConnectorRequest) -> str:
+def _hash_request(request: ConnectorRequest) -> str:
     """Return a hash of the connector and its config."""
     content: list[str | Mapping[str, Any]] = [request.connector_name, request.config]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from atlas_dagster.interfaces.http.problems import ProblemError, problem_respons
 from atlas_dagster.runners.limits import ExecutorConfig, declared_defaults, executor_defaults
 from atlas_dagster.source.connection import RunnerChoice
 
-#: Connectors at once. They mostly wait for others, so a small machine can run a few.
+#: Connectors at once. They mostly wait for their sources, so a small machine can run several.
 _CONTAINERS = max(4, os.cpu_count() or 1)
 #: Shorter than those of syncs, because a client waits. ATLAS_EXECUTOR overrides them.
 _EXECUTOR = ExecutorConfig(
@@ -35,11 +35,11 @@ class Settings(Struct, frozen=True, kw_only=True):
         token: clients must send it; None serves clients on this machine only.
         allow: names of the registry or images that may run; None for the whole registry.
         runner: where connectors run; ``python`` and ``auto`` run code from PyPI as this user.
-        containers: how many connectors run at once.
-        waiting: how many more requests may wait.
-        wait_seconds: how long a request may wait.
-        body_bytes: the size of a request.
-        page_bytes: the approximate size in memory of the rows in a JSON answer.
+        containers: the most connectors at once.
+        waiting: the most requests that wait.
+        wait_seconds: the longest wait of a request.
+        body_bytes: the largest body of a request.
+        page_bytes: the approximate largest size of a JSON answer's rows in memory.
         executor: limits of each connector.
     """
 
@@ -66,7 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """Return the settings of a server at ``host``, with the limits of ATLAS_EXECUTOR.
 
         Raises:
-            ConfigError: a limit is wrong, or ``host`` is not local and there is no token.
+            ConfigError: a limit is not valid, or ``host`` is not local and there is no token.
         """
         if not token and not is_loopback(host):
             raise ConfigError(
@@ -95,11 +95,11 @@ def is_loopback(host: str) -> bool:
 class RequestGuard:
     """Middleware that refuses requests by their headers and size.
 
-    It refuses them before FastAPI reads the body, which a dependency could not. Starlette's own
-    TrustedHostMiddleware knows no IPv6 addresses and no address ranges.
+    It does so before FastAPI reads the body, which a dependency could not. Starlette's own
+    TrustedHostMiddleware does not support IPv6 addresses and address ranges.
 
     Args:
-        open_paths: these need no token, and pages of other origins may link to them.
+        open_paths: paths that need no token, and that pages of other origins may link to.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, open_paths: frozenset[str]) -> None:
@@ -112,27 +112,27 @@ class RequestGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        refusal = self._find_refusal(scope)
         if refusal is not None:
             await problem_response(refusal)(scope, receive, send)
             return
-        await self._app(scope, self._limit(receive), send)
+        await self._app(scope, self._limit_body(receive), send)
 
-    def _refusal(self, scope: Scope) -> ProblemError | None:
+    def _find_refusal(self, scope: Scope) -> ProblemError | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        name = _host_name(host)
+        name = _parse_host(host)
         if name is None:
             return ProblemError("wrong_host", "The header Host is not valid; send the server's.")
         if self._token is None and not is_loopback(name):
-            # The name of a web page may resolve to this machine (DNS rebinding).
+            # A web page may give its own name the address of this machine (DNS rebinding).
             return ProblemError(
                 "wrong_host",
                 "Without a token the server answers this machine only, as localhost or 127.0.0.1.",
             )
         if not self._is_open(scope["path"]):
             if self._token is None and _is_cross_origin(headers, host):
-                # Browsers send simple requests of any page, even if it cannot read the answer.
+                # Browsers send simple requests for any page, though it cannot read the answer.
                 return ProblemError(
                     "cross_origin",
                     "Without a token the server refuses web pages of other origins; send the "
@@ -144,7 +144,7 @@ class RequestGuard:
                 )
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._body_bytes:
-            return ProblemError("body_too_large", f"{self._too_large}.")
+            return ProblemError("body_too_large", f"{self._describe_limit}.")
         return None
 
     def _is_open(self, path: str) -> bool:
@@ -156,7 +156,7 @@ class RequestGuard:
         same = hmac.compare_digest(token.strip().encode("latin-1"), self._token or b"")
         return same and scheme.lower() == "bearer"
 
-    def _limit(self, receive: Receive) -> Receive:
+    def _limit_body(self, receive: Receive) -> Receive:
         received = 0
 
         async def limited() -> Message:
@@ -164,17 +164,17 @@ class RequestGuard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._body_bytes:
-                raise HTTPException(_TOO_LARGE, self._too_large)
+                raise HTTPException(_TOO_LARGE, self._describe_limit)
             return message
 
         return limited
 
     @property
-    def _too_large(self) -> str:
+    def _describe_limit(self) -> str:
         return f"A request may have {self._body_bytes:,} bytes; this one has more"
 
 
-def _host_name(host: str) -> str | None:
+def _parse_host(host: str) -> str | None:
     """Return the name in a header Host, without its port; None if it is not valid."""
     try:
         found = urlsplit(f"//{host}")
@@ -185,9 +185,9 @@ def _host_name(host: str) -> str | None:
 
 
 def _is_cross_origin(headers: Headers, host: str) -> bool:
-    """Return whether a browser sends this for a page of another server.
+    """Return whether a browser sends the request for a page of another server.
 
-    Another port of this machine is another origin, because anyone may listen there.
+    Another port of this machine is another origin, because any user may listen there.
     """
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return True
@@ -200,14 +200,14 @@ class ConnectorSlots:
 
     Args:
         count: connectors at once.
-        waiting: requests that may wait; one more is refused.
-        seconds: how long a request waits at most.
+        waiting: requests that may wait; further ones are refused.
+        seconds: the longest wait of a request.
     """
 
     def __init__(self, count: int, *, waiting: int, seconds: float) -> None:
         self._slots = asyncio.Semaphore(count)
         self._count = count
-        self._limit = waiting
+        self._limit_body = waiting
         self._seconds = seconds
         self._waiting = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -219,9 +219,9 @@ class ConnectorSlots:
         Raises:
             ProblemError: too many requests wait, or this one waited too long.
         """
-        # It disappears when no request holds it or waits for it.
+        # The lock is deleted when no request holds it or waits for it.
         lock = self._locks.setdefault(name, asyncio.Lock())
-        if (self._slots.locked() or lock.locked()) and self._waiting >= self._limit:
+        if (self._slots.locked() or lock.locked()) and self._waiting >= self._limit_body:
             raise ProblemError(
                 "busy",
                 f"{self._count} connectors run and {self._waiting} requests wait; try again later.",

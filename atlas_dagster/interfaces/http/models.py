@@ -8,20 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atlas_dagster.protocol.catalog import Stream
 from atlas_dagster.registry import ConnectorCategory, ConnectorInfo
 
-#: Rows of a JSON answer: by default, at most.
+#: Rows of a JSON answer: the default and the maximum.
 PAGE_ROWS = 1_000
 MOST_PAGE_ROWS = 100_000
-#: Levels of objects and lists in a field; Python's stack limits later code.
+#: The most levels of objects and lists in a field. Code that handles it uses recursion.
 _DEEPEST = 100
 Format = Literal["json", "ndjson", "arrow"]
-#: Clients compare these texts.
+#: Clients compare these texts, so they must not change.
 READ: Literal["success"] = "success"
 CONNECTED = "Connection successful"
 DOCKER_IS_READY = "Docker is ready for Airbyte connector execution"
 
 
 class Health(BaseModel):
-    """``status`` is ``degraded`` if no connector can run in Docker."""
+    """The health of the server. ``status`` is ``degraded`` if Docker is not available."""
 
     docker_available: bool
     status: Literal["healthy", "degraded"]
@@ -62,7 +62,7 @@ class Connector(BaseModel):
 
 
 class Connectors(BaseModel):
-    """Connectors by name; in a search, the best match first."""
+    """Connectors, sorted by name; in a search, the best match comes first."""
 
     connectors: list[Connector]
     total_connectors: int
@@ -78,7 +78,7 @@ class Category(BaseModel):
 
 
 class Categories(BaseModel):
-    """All categories. ``total_connectors`` counts a connector with several categories once."""
+    """All categories. ``total_connectors`` counts a connector of several categories once."""
 
     categories: list[Category]
     total_connectors: int
@@ -125,7 +125,7 @@ class ConnectorRequest(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_json(cls, value: Any) -> Any:
-        """Refuse values that Python's JSON parser takes and others do not."""
+        """Refuse values that Python's JSON parser accepts and others do not."""
         _require_json(value)
         return value
 
@@ -229,9 +229,9 @@ class ReadRequest(ConnectorRequest):
 
 
 class ReadAnswer(BaseModel):
-    """``data`` has an object for each row, with the keys ``columns``.
+    """Rows of a stream. ``data`` has an object for each row, with the keys ``columns``.
 
-    Send ``state`` back to get the following rows. ``has_more`` says that the source has more rows.
+    Send ``state`` back to get the following rows. ``has_more`` is true if the source has more rows.
     """
 
     status: Literal["success"]
@@ -243,12 +243,12 @@ class ReadAnswer(BaseModel):
     state: list[dict[str, Any]] | None
     has_more: bool
     message: str
-    notes: list[str] = Field(description="How to get more rows, and what is not shown.")
+    notes: list[str] = Field(description="Hints to rows and values that are not in the answer.")
     warnings: list[str] = Field(default=[], description="Warnings about the config.")
 
 
 def _require_json(value: Any) -> None:
-    """Raises ValueError for deep nesting, half surrogate pairs, NaN and infinity."""
+    """Raise ValueError for deep nesting, half surrogate pairs, NaN and infinity."""
     level = [value]
     for _ in range(_DEEPEST + 1):
         if not level:

@@ -33,7 +33,7 @@ from atlas_dagster.wording import validation_message
 _log = logging.getLogger("atlas_dagster.http")
 
 MEDIA_TYPE = "application/problem+json"
-#: nginx's status for the log, when the client closed the connection.
+#: The status in the log if the client closed the connection; nginx uses it, too.
 _CLIENT_LEFT = 499
 _RETRY_SECONDS = 10
 
@@ -76,7 +76,7 @@ _CODES: dict[HTTPStatus, tuple[Code, ...]] = {
     HTTPStatus.INTERNAL_SERVER_ERROR: ("internal_error",),
 }
 _STATUSES = {code: status for status, codes in _CODES.items() for code in codes}
-#: The problems of Starlette's own errors; it says less about them.
+#: The problems for Starlette's own errors, with better messages.
 _STARLETTE: dict[int, tuple[Code, str | None]] = {
     404: ("not_found", "This path does not exist; see /docs."),
     405: ("method_not_allowed", "This path does not support this method; see /docs."),
@@ -125,7 +125,7 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """An error with its code; ``more`` has further fields of the problem."""
+    """An error with its code. ``more`` has further fields of the problem."""
 
     def __init__(self, code: Code, detail: str, **more: Any) -> None:
         super().__init__(detail)
@@ -152,7 +152,7 @@ def document_problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def problem_of(error: Exception) -> ProblemError:
+def make_problem(error: Exception) -> ProblemError:
     """Return the problem for an error. It may ask the Docker engine, which blocks."""
     match error:
         case ProblemError():
@@ -169,7 +169,7 @@ def problem_of(error: Exception) -> ProblemError:
         case StoppedError():
             return ProblemError("stopping", "The server is stopping; try again when it is back.")
         case AtlasError():
-            code = _code_of(error)
+            code = _choose_code(error)
             if code in ("invalid_request", "connector_unavailable"):
                 absent = connection_problem()
                 if absent is not None:
@@ -178,7 +178,7 @@ def problem_of(error: Exception) -> ProblemError:
     return ProblemError("internal_error", "The server has an internal error; see its log.")
 
 
-def _code_of(error: AtlasError) -> Code:
+def _choose_code(error: AtlasError) -> Code:
     match error:
         case ConnectorTimeoutError():
             return "connector_timeout"
@@ -213,7 +213,7 @@ def problem_response(error: ProblemError, headers: Mapping[str, str] | None = No
         headers["Retry-After"] = str(_RETRY_SECONDS)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    # A connector's text may have half surrogate pairs, which UTF-8 cannot encode.
+    # A connector's message may have half surrogate pairs, which UTF-8 cannot encode.
     content = json.dumps(problem_json(error), ensure_ascii=False).encode(errors="replace")
     return Response(content, int(status), headers, media_type=MEDIA_TYPE)
 
@@ -233,7 +233,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
 def _on_error(_: Request, error: Exception) -> Response:
     # Not async, so that it runs in a thread: problem_of may block.
-    found = problem_of(error)
+    found = make_problem(error)
     if found.code == "internal_error":
         _log.error("%s", error, exc_info=error)
     return problem_response(found)
@@ -241,20 +241,20 @@ def _on_error(_: Request, error: Exception) -> Response:
 
 def _on_unexpected(_: Request, error: Exception) -> Response:
     # Starlette raises it again, so the server logs the traceback.
-    return problem_response(problem_of(error))
+    return problem_response(make_problem(error))
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = list(map(_fault, error.errors()))
+    faults = list(map(_describe_fault, error.errors()))
     first = faults[0]
     more = {"errors": faults} if len(faults) > 1 else {}
     field = first.get("field")
     return problem_response(ProblemError("invalid_request", first["detail"], field=field, **more))
 
 
-def _fault(error: Mapping[str, Any]) -> dict[str, str]:
-    """Return one of Pydantic's errors without its input, which is the client's."""
+def _describe_fault(error: Mapping[str, Any]) -> dict[str, str]:
+    """Return one of Pydantic's errors without its input, which may have secrets."""
     field = ".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path"))
     if error["type"] == "json_invalid":
         return {"detail": "The body is not valid JSON."}

@@ -1,4 +1,4 @@
-"""``POST /read``: rows of one stream, as one answer or as a stream of pieces."""
+"""``POST /read``: the rows of one stream, as one answer or as a stream of pieces."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -34,16 +34,16 @@ _STATE_FIELDS = ("stream", "global", "data")
 _STATE_TYPES = ("STREAM", "GLOBAL", "LEGACY")
 
 
-class _Plan(Struct, frozen=True):
-    """A request, looked up in the source's catalog."""
+class _ReadPlan(Struct, frozen=True):
+    """The stream, state and columns that a request asks for."""
 
     stream: ConfiguredStream
     state: ConnectionState
     columns: list[str]
 
 
-class _End(Struct, frozen=True):
-    """The end of a read. ``hidden``: rows with values that have no column."""
+class _ReadEnd(Struct, frozen=True):
+    """The result of a read. ``hidden`` counts the rows with values that have no column."""
 
     rows: int
     hidden: int
@@ -52,8 +52,8 @@ class _End(Struct, frozen=True):
     is_complete: bool
 
 
-def format_of(request: ReadRequest, accept: str) -> Format:
-    """Return the format of the request, or the first known one of its header Accept."""
+def choose_format(request: ReadRequest, accept: str) -> Format:
+    """Return the format of the request, or the first supported one of its header Accept."""
     if request.format is not None:
         return request.format
     kinds = (kind.partition(";")[0].strip().lower() for kind in accept.split(","))
@@ -80,7 +80,7 @@ def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> byt
     encoder = RowEncoder(table_schema(plan.stream.stream), plan.columns)
     rows = page.rows.num_rows
     hidden = rows - page.rows[EXTRA].null_count
-    end = _End(rows, hidden, page.state, page.overlap, page.is_complete)
+    end = _ReadEnd(rows, hidden, page.state, page.overlap, page.is_complete)
     return msgspec.json.encode(
         {
             **_describe_end(request, end, source.warnings),
@@ -93,7 +93,7 @@ def read_page(source: AdHocSource, request: ReadRequest, most_bytes: int) -> byt
 class RowPieces:
     """All rows as pieces of a response. The first piece has the first rows, or is the end.
 
-    The stream raises what the read raises.
+    ``stream`` raises the errors of the read.
     """
 
     def __init__(self, source: AdHocSource, request: ReadRequest, form: Format) -> None:
@@ -126,13 +126,13 @@ class RowPieces:
                 before = reader.state
                 info = {"state": _encode_state(before), "records_count": rows} if moved else None
                 yield [writer.rows(batch, info)]
-            end = _End(rows, hidden, reader.state, reader.rows_since_state, reader.is_complete)
+            end = _ReadEnd(rows, hidden, reader.state, reader.rows_since_state, reader.is_complete)
         yield [writer.end(_describe_end(request, end, source.warnings))]
 
 
-def _make_plan(source: AdHocSource, request: ReadRequest) -> _Plan:
+def _make_plan(source: AdHocSource, request: ReadRequest) -> _ReadPlan:
     if request.state and not request.incremental:
-        raise _state_problem(
+        raise _make_state_problem(
             "A state is for incremental reads; send incremental: true with it, or no state."
         )
     stream = configure_read(
@@ -143,10 +143,10 @@ def _make_plan(source: AdHocSource, request: ReadRequest) -> _Plan:
     columns = [column.name for column in table_schema(stream.stream).columns]
     if request.metadata_columns:
         columns += [field.name for field in METADATA_FIELDS]
-    return _Plan(stream, _decode_state(request.state, stream.descriptor), columns)
+    return _ReadPlan(stream, _decode_state(request.state, stream.descriptor), columns)
 
 
-def _describe_end(request: ReadRequest, end: _End, warnings: list[str]) -> dict[str, Any]:
+def _describe_end(request: ReadRequest, end: _ReadEnd, warnings: list[str]) -> dict[str, Any]:
     return {
         "status": READ,
         "connector_name": request.connector_name,
@@ -155,12 +155,12 @@ def _describe_end(request: ReadRequest, end: _End, warnings: list[str]) -> dict[
         "state": _encode_state(end.state) if request.incremental else None,
         "has_more": not end.is_complete,
         "message": f"Read {end.rows} records from {request.stream_name}",
-        "notes": list(_notes(request, end)),
+        "notes": list(_list_notes(request, end)),
         "warnings": warnings,
     }
 
 
-def _notes(request: ReadRequest, end: _End) -> Iterator[str]:
+def _list_notes(request: ReadRequest, end: _ReadEnd) -> Iterator[str]:
     if not end.is_complete and not request.incremental:
         yield "There are more records: raise limit, or use the format ndjson or arrow."
     elif not end.is_complete and end.overlap:
@@ -180,33 +180,35 @@ def _notes(request: ReadRequest, end: _End) -> Iterator[str]:
 # States
 
 
-def _decode_state(given: Any, stream: StreamDescriptor) -> ConnectionState:
+def _decode_state(value: Any, stream: StreamDescriptor) -> ConnectionState:
     """Return a request's state: STATE messages, one of them, or the object of ``stream``.
 
     Raises:
         ProblemError: it is not a valid state.
     """
-    if not given:
+    if not value:
         return ConnectionState()
-    if isinstance(given, dict) and not _is_message(given):
-        blob = Raw(msgspec.json.encode(given))
+    if isinstance(value, dict) and not _is_message(value):
+        blob = Raw(msgspec.json.encode(value))
         return ConnectionState().apply(State(type="STREAM", stream=StreamState(stream, blob)))
-    messages = given if isinstance(given, list) else [given]
+    messages = value if isinstance(value, list) else [value]
     try:
         states = msgspec.json.decode(msgspec.json.encode(messages), type=list[State])
     except msgspec.MsgspecError:
         states = []
     if not states or not all(map(is_complete_message, states)):
-        raise _state_problem(
-            "The state is not valid; send the one of an earlier answer, or the object inside of "
-            "this stream's state."
+        raise _make_state_problem(
+            "The state is not valid; send the state of an earlier answer, or only the object of "
+            "this stream in it."
         )
     state = ConnectionState()
     for each in states:
         state = state.apply(each)
     if state.type == "STREAM" and state.streams and stream not in state.streams:
         others = ", ".join(map(str, state.streams))
-        raise _state_problem(f"The state is of {others}, not of {stream}; send that of {stream}.")
+        raise _make_state_problem(
+            f"The state is of {others}, not of {stream}; send the state of {stream}."
+        )
     return state
 
 
@@ -214,15 +216,15 @@ def _encode_state(state: ConnectionState) -> list[Any] | None:
     """Return a state that :func:`_decode_state` takes; None if there is none yet."""
     if not state:
         return None
-    # Not decoded, so that it stays as the source wrote it.
+    # The state is not decoded, so that it stays as the source wrote it.
     content = Raw(state.to_file())
-    # A source older than state types writes one object; messages are in a list.
+    # A source that predates state types writes one object; others write a list of messages.
     return [{"data": content}] if state.bare else msgspec.json.decode(content, type=list[Raw])
 
 
-def _is_message(given: dict[str, Any]) -> bool:
-    return given.get("type") in _STATE_TYPES and any(field in given for field in _STATE_FIELDS)
+def _is_message(value: dict[str, Any]) -> bool:
+    return value.get("type") in _STATE_TYPES and any(field in value for field in _STATE_FIELDS)
 
 
-def _state_problem(detail: str) -> ProblemError:
+def _make_state_problem(detail: str) -> ProblemError:
     return ProblemError("invalid_request", detail, field="state")

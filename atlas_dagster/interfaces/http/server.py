@@ -11,7 +11,7 @@ from atlas_dagster.interfaces.http.limits import Settings
 from atlas_dagster.interfaces.python.worker import stop_all
 from atlas_dagster.source.connection import RunnerChoice
 
-#: How long requests may take to end when the server stops.
+#: When the server stops, requests have this long to end.
 _END_SECONDS = 20
 
 
@@ -35,7 +35,7 @@ def serve(
         containers: how many connectors run at once.
 
     Raises:
-        ConfigError: a limit is wrong, or the token is missing.
+        ConfigError: a limit is not valid, or the token is missing.
     """
     settings = Settings.from_environment(
         host=host, token=token, allow=allow, runner=runner, containers=containers
@@ -51,7 +51,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """A server that stops its connectors when it stops: they may run for hours."""
+    """A server that stops its connectors when it stops; otherwise they might run for hours."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(signal.Signals(sig), frame)

@@ -1,9 +1,9 @@
 """Responses that stream rows, in JSON lines or Arrow, with a few batches in memory at a time.
 
-A JSON line is a row, or an object with the one key ``_atlas``: a state that covers all rows so far,
-and as the last line the end of the read. An Arrow stream has the same in the metadata of its
-batches (key ``atlas``); its last batch has no rows. If the read fails, the last piece says so, and
-the server then breaks off the connection, so that clients that ignore that piece fail too.
+A JSON line is a row, or an object with the single key ``_atlas``: a state that covers all rows so
+far, or in the last line the result of the read. An Arrow stream has the same in the metadata of its
+batches (key ``atlas``); its last batch has no rows. If the read fails, the last piece says so. Then
+the server breaks off the connection, so that clients that ignore that piece fail, too.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import pyarrow as pa
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from atlas_dagster.interfaces.http.problems import ClientLeftError, problem_json, problem_of
+from atlas_dagster.interfaces.http.problems import ClientLeftError, make_problem, problem_json
 from atlas_dagster.interfaces.python.worker import Stream
 from atlas_dagster.records.json_rows import RowEncoder
 from atlas_dagster.records.types import TableSchema
@@ -31,7 +31,7 @@ _log = logging.getLogger("atlas_dagster.http")
 
 
 class JsonLinesWriter:
-    """Writes rows as JSON lines. ``info`` is what else there is to report."""
+    """Writes rows as JSON lines. ``info`` is a state, or the result of the read."""
 
     media_type = NDJSON
 
@@ -74,12 +74,12 @@ class ArrowWriter:
         return piece + self._sink.take()
 
     def failure(self, info: Any) -> bytes:
-        # Without Arrow's end of stream, where readers would stop.
+        # Arrow's end-of-stream marker is left out, so that readers notice the failure.
         return self.rows(pa.RecordBatch.from_pylist([], self._schema), info)
 
 
 class _Sink(io.RawIOBase):
-    """A file that gives away what was written."""
+    """A file that keeps the written bytes in memory until :meth:`take` returns them."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -106,12 +106,12 @@ class _BrokenOffError(Exception):
 
 
 class RowResponse(StreamingResponse):
-    """A response of the ``first`` piece and all others.
+    """A response with the ``first`` piece and all others.
 
     Args:
         failure: makes the last piece if the others fail.
-        held: closed at the end, also if the client leaves.
-        seconds: how long the client may take.
+        held: closed at the end, also if the client disconnects.
+        seconds: the time limit of the whole response.
     """
 
     def __init__(
@@ -121,27 +121,27 @@ class RowResponse(StreamingResponse):
         *,
         media_type: str,
         failure: Callable[[Any], bytes],
-        held: AsyncExitStack,
+        resources: AsyncExitStack,
         seconds: float,
     ) -> None:
-        content = _continue(first, others, failure)
+        content = _stream_pieces(first, others, failure)
         super().__init__(content, media_type=media_type, headers={"Cache-Control": "no-store"})
-        self._held = held
+        self._resources = resources
         self._seconds = seconds
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        async with self._held:
+        async with self._resources:
             try:
                 async with asyncio.timeout(self._seconds):
-                    # Starlette's own listener would cancel the clean-up of the stream, too.
+                    # Starlette's own handling of a disconnect would cancel the clean-up, too.
                     await while_connected(receive, self.stream_response(send))
             except (ClientLeftError, _BrokenOffError):
-                return  # without the end of the response: the server closes the connection
+                return  # the response has no end, so the server closes the connection
             except TimeoutError:
-                _log.warning("A client took more than %g seconds; broken off.", self._seconds)
+                _log.warning("Closed a response that took more than %g seconds.", self._seconds)
 
 
-async def _continue(
+async def _stream_pieces(
     first: bytes, others: Stream[bytes], failure: Callable[[Any], bytes]
 ) -> AsyncIterator[bytes]:
     yield first
@@ -149,32 +149,32 @@ async def _continue(
         async for piece in others:
             yield piece
     except Exception as error:
-        problem = await asyncio.to_thread(problem_of, error)
+        problem = await asyncio.to_thread(make_problem, error)
         _log.warning("A read failed and was broken off: %s", problem.detail)
         yield failure({"status": "failed", "problem": problem_json(problem)})
         raise _BrokenOffError from error
 
 
 async def while_connected(receive: Receive, answer: Coroutine[Any, Any, T]) -> T:
-    """Return the result of ``answer``; if the client leaves, cancel it and wait for its end.
+    """Return the result of ``answer``; if the client disconnects, cancel it and wait for its end.
 
     Raises:
-        ClientLeftError: the client has left.
+        ClientLeftError: the client has disconnected.
     """
-    answering = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_wait_for_disconnect(receive))
+    answer_task = asyncio.ensure_future(answer)
+    disconnect_task = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
+        await asyncio.wait({answer_task, disconnect_task}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer_task.done():
             raise ClientLeftError
-        return answering.result()
+        return answer_task.result()
     finally:
-        answering.cancel()
-        leaving.cancel()
-        await asyncio.gather(answering, leaving, return_exceptions=True)
+        answer_task.cancel()
+        disconnect_task.cancel()
+        await asyncio.gather(answer_task, disconnect_task, return_exceptions=True)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
-    """Return when the client leaves. The body of the request must have been read."""
+    """Return when the client disconnects. The body of the request must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,8 +1,8 @@
 """One source as data frames, for code with an event loop and for code without.
 
-A connector runs in a thread, so notebooks and servers stay responsive. A cancelled task, a loop
-that breaks and Ctrl-C stop it. Calls of one source run one after another, because some credentials
-can be used only once.
+A connector runs in a thread, so notebooks and servers stay responsive. To stop it, cancel the task,
+break the loop or press Ctrl-C. Calls of one source run one after another, because some sources
+accept a credential only once.
 """
 
 import logging
@@ -32,8 +32,8 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import RunnerChoice
 
 T = TypeVar("T")
-#: Data frames, and the state of their table after them. A table's state moves on when its rows
-#: reach the caller, and nothing may come between the two.
+#: Data frames, and the state of their table after them. The adapter saves the state in the same
+#: step that delivers the rows to the caller.
 _Delivery = tuple[list[pd.DataFrame], dict[str, ConnectionState]]
 
 _log = logging.getLogger("atlas_dagster.airbyte")
@@ -49,7 +49,7 @@ class SourceConnector(ABC):
         """Return True if the source can be reached.
 
         Raises:
-            CheckFailedError: it cannot; the message is the connector's own.
+            CheckFailedError: it cannot be reached; the message is the connector's own.
         """
 
     @abstractmethod
@@ -61,7 +61,7 @@ class SourceConnector(ABC):
         """Return the SQL type of each column: ``{"id": "INTEGER", "name": "VARCHAR"}``.
 
         Raises:
-            UnknownStreamError: there is no such table; the message offers the nearest name.
+            UnknownStreamError: the table does not exist; the message suggests the closest name.
         """
 
     @abstractmethod
@@ -82,15 +82,15 @@ class SourceConnector(ABC):
         Args:
             table: a name from :meth:`list_tables`.
             incremental: return only rows that are new since the adapter's state.
-            timestamp_column: the cursor field, if the source leaves the choice.
-            limit: return at most so many rows. An incremental read ends at the last STATE within
+            timestamp_column: the cursor field, if the source does not define it.
+            limit: return at most this many rows. An incremental read ends at the last STATE within
                 the limit, so that the next call continues with the next row.
             metadata_columns: add Airbyte's own columns. ``_airbyte_extra`` has the values that fit
                 no other column.
 
         Raises:
-            UnknownStreamError: there is no such table.
-            ConfigError: the source cannot read it like that.
+            UnknownStreamError: the table does not exist.
+            ConfigError: the source does not support these arguments.
             ConnectorFailedError: the read failed. The adapter's state has not changed.
         """
 
@@ -106,9 +106,9 @@ class SourceConnector(ABC):
     ) -> AsyncIterator[pd.DataFrame]:
         """Iterate over the rows of ``table`` in data frames of at most ``batch_size`` rows.
 
-        The connector waits while the loop works, so memory stays flat. Leaving the loop stops the
-        connector. An incremental read moves the adapter's state on with each data frame. A frame
-        ends where the source sends a STATE, if one comes in time. See :meth:`get_data` for the
+        The connector waits for the loop's body, so memory stays flat. It stops when the loop ends
+        early. An incremental read updates the adapter's state with each data frame. A frame ends
+        where the source sends a STATE, if one comes in time. See :meth:`get_data` for the
         arguments.
         """
 
@@ -124,7 +124,7 @@ class SourceConnector(ABC):
 
 
 class ReadRequest(Struct, frozen=True):
-    """How to read a table; see :meth:`SourceConnector.get_data`."""
+    """The options for reading a table; see :meth:`SourceConnector.get_data`."""
 
     table: str
     incremental: bool
@@ -151,11 +151,11 @@ class AirbyteSourceAdapter(SourceConnector):
 
     @property
     def state(self) -> dict[str, Any]:
-        """Where the next incremental read of each table continues: by table, as JSON."""
+        """The state from which the next incremental read continues, by table, as JSON."""
         return self._states.as_json()
 
     def save_state(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Write :attr:`state` to ``path``, by default the file that it was given as.
+        """Write :attr:`state` to ``path``, by default the file that the adapter was created with.
 
         Save the rows first: rows that the file covers are not read again.
 
@@ -172,7 +172,7 @@ class AirbyteSourceAdapter(SourceConnector):
         return await self._look_up(self._source.table_names)
 
     async def get_schema(self, table: str) -> dict[str, str]:
-        return await self._look_up(lambda: self._schema(table))
+        return await self._look_up(lambda: self._read_schema(table))
 
     async def get_data(
         self,
@@ -220,18 +220,18 @@ class AirbyteSourceAdapter(SourceConnector):
         return call
 
     def _look_up(self, function: Callable[[], T]) -> Call[T]:
-        """Submit a call that needs no connector once the source's catalog is known."""
+        """Submit a call that needs a connector only until the source's catalog is known."""
         return self._submit(function, needs_connector=not self._source.is_discovered)
 
     def _read(self, request: ReadRequest, limit: int | None) -> Call[_Delivery]:
         if limit is not None and limit < 1:
             raise ConfigError(f"limit is {limit}; write a number of rows above 0.")
-        return self._submit(lambda: self._page(request, limit))
+        return self._submit(lambda: self._read_page(request, limit))
 
     def _stream(self, request: ReadRequest, batch_size: int) -> Stream[pd.DataFrame]:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; write a number of rows above 0.")
-        return Stream(self._submit, self._batches(request, batch_size), self._deliver)
+        return Stream(self._submit, self._read_batches(request, batch_size), self._deliver)
 
     def _deliver(self, delivery: _Delivery) -> list[pd.DataFrame]:
         frames, states = delivery
@@ -240,12 +240,12 @@ class AirbyteSourceAdapter(SourceConnector):
 
     # These run in the worker's thread.
 
-    def _schema(self, table: str) -> dict[str, str]:
+    def _read_schema(self, table: str) -> dict[str, str]:
         columns = table_schema(self._source.find_table(table)).columns
         return {column.name: column.type.sql for column in columns}
 
-    def _page(self, request: ReadRequest, limit: int | None) -> _Delivery:
-        stream, state = self._plan(request)
+    def _read_page(self, request: ReadRequest, limit: int | None) -> _Delivery:
+        stream, state = self._plan_read(request)
         page = self._source.read_page(stream, state=state, limit=limit)
         rows = page.rows.num_rows
         _warn_of_hidden_values(request, rows, _count_extra(page.rows))
@@ -257,30 +257,32 @@ class AirbyteSourceAdapter(SourceConnector):
                 rows,
                 request.table,
             )
-        return [_frame(request, page.rows)], _next_state(request, stream, page.state)
+        return [_make_frame(request, page.rows)], _next_state(request, stream, page.state)
 
-    def _batches(self, request: ReadRequest, batch_size: int) -> Generator[_Delivery, None, None]:
-        stream, before = self._plan(request)
+    def _read_batches(
+        self, request: ReadRequest, batch_size: int
+    ) -> Generator[_Delivery, None, None]:
+        stream, before = self._plan_read(request)
         rows = hidden = 0
-        # Half as many: a batch that waits for a state which covers it may become twice as long.
+        # Half of it, because a batch that waits for its STATE may become twice as long.
         half = max(batch_size // 2, 1)
         with (
-            self._source.open_reader(stream, state=before, batch_rows=half) as reading,
-            closing(reading.batches()) as batches,
+            self._source.open_reader(stream, state=before, batch_rows=half) as reader,
+            closing(reader.batches()) as batches,
         ):
             for _, batch in batches:
                 rows += batch.num_rows
                 hidden += _count_extra(batch)
                 for start in range(0, batch.num_rows, batch_size):
-                    part = pa.Table.from_batches([batch.slice(start, batch_size)])
+                    piece = pa.Table.from_batches([batch.slice(start, batch_size)])
                     is_last = start + batch_size >= batch.num_rows
-                    state = _next_state(request, stream, reading.state) if is_last else {}
-                    yield [_frame(request, part)], state
-            yield [], _next_state(request, stream, reading.state)
+                    state = _next_state(request, stream, reader.state) if is_last else {}
+                    yield [_make_frame(request, piece)], state
+            yield [], _next_state(request, stream, reader.state)
         _warn_of_hidden_values(request, rows, hidden)
 
-    def _plan(self, request: ReadRequest) -> tuple[ConfiguredStream, ConnectionState]:
-        """Return how to read, and the state to continue from."""
+    def _plan_read(self, request: ReadRequest) -> tuple[ConfiguredStream, ConnectionState]:
+        """Return the configured stream, and the state to continue from."""
         if request.timestamp_column is not None and not request.incremental:
             raise ConfigError("timestamp_column is for incremental=True; give both or neither.")
         stream = configure_read(
@@ -292,7 +294,7 @@ class AirbyteSourceAdapter(SourceConnector):
 
 
 class SyncSourceAdapter:
-    """The methods of :class:`SourceConnector` for code without an event loop: each one waits."""
+    """The methods of :class:`SourceConnector` for code without an event loop. Each one waits."""
 
     def __init__(self, adapter: AirbyteSourceAdapter) -> None:
         self._adapter = adapter
@@ -308,7 +310,7 @@ class SyncSourceAdapter:
 
     def get_schema(self, table: str) -> dict[str, str]:
         """See :meth:`SourceConnector.get_schema`."""
-        return self._adapter._look_up(lambda: self._adapter._schema(table)).wait()
+        return self._adapter._look_up(lambda: self._adapter._read_schema(table)).wait()
 
     def get_data(
         self,
@@ -359,7 +361,7 @@ def create_airbyte_adapter(
     state: GivenState | None = None,
     validate: bool = True,
 ) -> AirbyteSourceAdapter:
-    """Return an adapter for a source. The source is not contacted yet.
+    """Return an adapter for a source, without contacting the source.
 
     Args:
         connector: a name from the registry (``source-postgres``, ``source-postgres:3.8.1``,
@@ -369,12 +371,12 @@ def create_airbyte_adapter(
         runner: ``docker``, ``python`` (from PyPI, or from the manifest Airbyte publishes), or
             ``auto``: Docker if an engine answers.
         executor: limits of the connector.
-        state: where tables continue: a value of :attr:`AirbyteSourceAdapter.state`, or the path of
-            a file, which need not exist yet.
+        state: the state to continue from: a value of :attr:`AirbyteSourceAdapter.state`, or the
+            path of a file, which need not exist yet.
         validate: check ``config`` against the SPEC; otherwise it is passed on as it is.
 
     Raises:
-        UnknownConnectorError: no connector has this name; the message offers the nearest name.
+        UnknownConnectorError: no connector has this name; the message suggests the closest name.
         MissingVariableError: ``config`` refers to a variable that is not set.
         ConfigError: ``state`` is not a valid state.
     """
@@ -389,14 +391,14 @@ def create_airbyte_adapter(
     return AirbyteSourceAdapter(AdHocSource(connection, context), state)
 
 
-def _frame(request: ReadRequest, rows: pa.Table) -> pd.DataFrame:
+def _make_frame(request: ReadRequest, rows: pa.Table) -> pd.DataFrame:
     return to_pandas(rows if request.metadata_columns else rows.drop_columns(_METADATA_COLUMNS))
 
 
 def _next_state(
     request: ReadRequest, stream: ConfiguredStream, state: ConnectionState | None
 ) -> dict[str, ConnectionState]:
-    """The state to remember. That of a full refresh means nothing to the next read."""
+    """Return the state to remember. A full refresh has none."""
     return {str(stream.descriptor): state} if state and request.incremental else {}
 
 

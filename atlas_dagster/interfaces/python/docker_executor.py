@@ -26,7 +26,7 @@ from atlas_dagster.source.connector_ref import ConnectorRef
 T = TypeVar("T")
 
 _log = logging.getLogger("atlas_dagster.airbyte")
-#: Messages that a stream hands over at once; one by one they would cost several times as much.
+#: Messages that a stream delivers at once; single deliveries would cost several times as much.
 _TOGETHER = 500
 
 
@@ -82,10 +82,10 @@ class AirbyteDockerExecutor:
         return self._read(image, config, catalog, state)
 
     async def pull(self, image: str) -> str:
-        """Pull the image, even if it is there, and return its reference with the digest.
+        """Pull the image, even if it is present, and return its reference with the digest.
 
         Raises:
-            RunnerUnavailableError: it cannot be pulled now, even if an older one is there.
+            RunnerUnavailableError: it cannot be pulled now, even if an older one is present.
         """
         return await Worker().submit(lambda: _pull(image, self._config))
 
@@ -129,7 +129,7 @@ class AirbyteDockerExecutor:
 
 
 class SyncDockerExecutor:
-    """The methods of :class:`AirbyteDockerExecutor` for code without an event loop: each waits."""
+    """The methods of :class:`AirbyteDockerExecutor` for code without an event loop. Each waits."""
 
     def __init__(self, executor: AirbyteDockerExecutor) -> None:
         self._executor = executor
@@ -176,11 +176,11 @@ async def check_docker_available() -> bool:
 
 
 async def pull_image(image: str) -> str:
-    """Pull an image, or that of a connector of the registry; see the executor's ``pull``."""
+    """Pull an image, or the image of a connector of the registry; see the executor's ``pull``."""
     return await AirbyteDockerExecutor().pull(image)
 
 
-# The rest blocks, and runs on a worker's thread.
+# The functions below block, so they run on a worker's thread.
 
 
 def _specification(source: AdHocSource) -> ConnectorSpecification:

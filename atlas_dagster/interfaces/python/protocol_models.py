@@ -1,4 +1,4 @@
-"""Atlas's messages as the official models of the Airbyte protocol, and back."""
+"""Conversion of Atlas's messages to the official models of the Airbyte protocol, and back."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ from atlas_dagster.reading.ad_hoc_source import configure_read
 
 
 class _Text(StrEnum):
-    """A text that also equals the member of the protocol's own enum, which is not a text."""
+    """A str that also equals a member of the protocol's own enum, which is not a str."""
 
     def __eq__(self, other: object) -> bool:
         return str.__eq__(self, other.value if isinstance(other, Enum) else other)
@@ -54,18 +54,18 @@ class _ConnectionStatus(AirbyteConnectionStatus):
 
 
 Model = TypeVar("Model", bound=BaseModel)
-#: The answer of DISCOVER, to read all of every stream, or a configured catalog.
+#: A configured catalog, or the answer of DISCOVER, to read all of every stream.
 GivenCatalog = AirbyteCatalog | ConfiguredAirbyteCatalog | Mapping[str, Any]
 GivenState = Sequence[AirbyteStateMessage | Mapping[str, Any]]
 
 
 def specification(spec: Spec) -> ConnectorSpecification:
-    return _model(ConnectorSpecification, _plain(spec))
+    return _make_model(ConnectorSpecification, _remove_unset(spec))
 
 
 def connection_status(status: ConnectionStatus) -> AirbyteConnectionStatus:
     """Return the model. Its ``status`` equals the text (``"SUCCEEDED"``) and ``Status``."""
-    return _model(_ConnectionStatus, _plain(status))
+    return _make_model(_ConnectionStatus, _remove_unset(status))
 
 
 def catalog(found: Catalog) -> AirbyteCatalog:
@@ -74,11 +74,11 @@ def catalog(found: Catalog) -> AirbyteCatalog:
         raw | {"supported_sync_modes": list(stream.supported_sync_modes)}
         for raw, stream in zip(found.to_json(), found.streams, strict=True)
     ]
-    return _model(AirbyteCatalog, {"streams": streams})
+    return _make_model(AirbyteCatalog, {"streams": streams})
 
 
 def messages(found: Message | Records | Unreadable) -> Iterator[AirbyteMessage]:
-    """Convert what the decoder found. Raises ProtocolError for an unreadable message."""
+    """Convert decoded messages. Raises ProtocolError for an unreadable message."""
     if isinstance(found, Records):
         yield from map(_record, found.records)
     elif isinstance(found, Unreadable):
@@ -87,22 +87,22 @@ def messages(found: Message | Records | Unreadable) -> Iterator[AirbyteMessage]:
             "report it to the connector's maintainers."
         )
     else:
-        content = _plain(found)
+        content = _remove_unset(found)
         if "trace" in content:
             content["trace"].setdefault("emitted_at", time.time() * 1000)
-        yield _model(AirbyteMessage, content)
+        yield _make_model(AirbyteMessage, content)
 
 
-def catalog_file(given: GivenCatalog) -> bytes:
-    """Return the ``--catalog`` file. Raises ConfigError if ``given`` is not a catalog."""
-    if isinstance(given, BaseModel):
-        given = given.model_dump(mode="json", by_alias=True, exclude_none=True)
+def catalog_file(value: GivenCatalog) -> bytes:
+    """Return the ``--catalog`` file. Raises ConfigError if ``value`` is not a catalog."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", by_alias=True, exclude_none=True)
     try:
-        streams = list(given["streams"])
+        streams = list(value["streams"])
         if all("stream" in each for each in streams):
             # Newer connectors require these fields.
             defaults = {"generation_id": 0, "minimum_generation_id": 0, "sync_id": 0}
-            return msgspec.json.encode({**given, "streams": [defaults | each for each in streams]})
+            return msgspec.json.encode({**value, "streams": [defaults | each for each in streams]})
         offered = Catalog.from_json(streams)
     except (KeyError, TypeError, ProtocolError) as error:
         raise ConfigError(
@@ -113,13 +113,13 @@ def catalog_file(given: GivenCatalog) -> bytes:
     return configured_catalog_json(configured, sync_id=0)
 
 
-def state_file(given: GivenState) -> bytes:
+def state_file(value: GivenState) -> bytes:
     """Return the ``--state`` file."""
     states = [
         each.model_dump(mode="json", by_alias=True, exclude_none=True)
         if isinstance(each, BaseModel)
         else each
-        for each in given
+        for each in value
     ]
     return msgspec.json.encode(states)
 
@@ -130,14 +130,14 @@ def _record(record: Record) -> AirbyteMessage:
     content = AirbyteRecordMessage.model_construct(
         stream=record.stream,
         namespace=record.namespace,
-        data=_decoded(record.data),
+        data=_decode(record.data),
         emitted_at=time.time() * 1000 if record.emitted_at is None else record.emitted_at,
-        meta=None if meta is None else _model(AirbyteRecordMessageMeta, _decoded(meta)),
+        meta=None if meta is None else _make_model(AirbyteRecordMessageMeta, _decode(meta)),
     )
     return AirbyteMessage.model_construct(type=Type.RECORD, record=content)
 
 
-def _model(model: type[Model], content: Mapping[str, Any]) -> Model:
+def _make_model(model: type[Model], content: Mapping[str, Any]) -> Model:
     """Return the model, unvalidated if the connector broke the protocol."""
     try:
         return model.model_validate(content)
@@ -145,21 +145,21 @@ def _model(model: type[Model], content: Mapping[str, Any]) -> Model:
         return model.model_construct(**content)
 
 
-def _plain(value: Any) -> Any:
+def _remove_unset(value: Any) -> Any:
     """Return the JSON of a struct without the fields that were not sent."""
     if isinstance(value, Struct):
         fields = msgspec.structs.fields(value)
-        found = ((field.encode_name, _plain(getattr(value, field.name))) for field in fields)
+        found = ((field.encode_name, _remove_unset(getattr(value, field.name))) for field in fields)
         return {name: inner for name, inner in found if inner is not None}
     if isinstance(value, Raw):
-        return None if present(value) is None else _decoded(value)
+        return None if present(value) is None else _decode(value)
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return [_remove_unset(inner) for inner in value]
     return value
 
 
-def _decoded(value: Raw) -> Any:
-    """Decode JSON. Values that no parser can read (huge numbers, deep nesting) stay text."""
+def _decode(value: Raw) -> Any:
+    """Decode JSON. Values that cannot be parsed (huge numbers, deep nesting) stay text."""
     try:
         return msgspec.json.decode(value)
     except (msgspec.MsgspecError, RecursionError):
@@ -168,4 +168,4 @@ def _decoded(value: Raw) -> Any:
         fields = split_fields(value)
     except ValueError:
         return bytes(value).decode("utf-8", "replace")
-    return {name: _decoded(inner) for name, (inner, _) in fields.items()}
+    return {name: _decode(inner) for name, (inner, _) in fields.items()}

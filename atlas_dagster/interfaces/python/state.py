@@ -18,24 +18,22 @@ from atlas_dagster.protocol.state import ConnectionState
 #: The version of the file. Version 1 does not store its number; a later one stores it beside the
 #: tables.
 VERSION = 1
-#: A state for each table, as :attr:`AirbyteSourceAdapter.state` returns it; a list of STATE
-#: messages of single tables; or the path of a file with either.
+#: A state for each table, as :attr:`AirbyteSourceAdapter.state` returns it; or a list of STATE
+#: messages, each of one table; or the path of a file with one of these.
 GivenState = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
 
 class TableStates:
     """One state for each table that was read incrementally.
 
-    Tables are read one at a time. So even a source with one shared state gets a copy for each
-    table: rows read of one table must not count as read in another.
+    Tables are read one at a time. So even a shared state is copied for each table: rows that were
+    read from one table must not count as read from another.
     """
 
     def __init__(self, given: GivenState | None = None) -> None:
         """Raise ConfigError if ``given`` is not a state. A missing file is an empty state."""
         self._path = Path(given) if isinstance(given, str | os.PathLike) else None
-        self._states = (
-            self._read(self._path) if self._path else _decoded(given or {}, "given state")
-        )
+        self._states = self._read(self._path) if self._path else _decode(given or {}, "given state")
 
     def of(self, stream: ConfiguredStream) -> ConnectionState:
         """Return the state to continue from; it is empty for a table that was never read."""
@@ -68,15 +66,15 @@ class TableStates:
 
     def _read(self, path: Path) -> dict[str, ConnectionState]:
         try:
-            return _decoded(Raw(path.read_bytes()), f"content of {path}")
+            return _decode(Raw(path.read_bytes()), f"content of {path}")
         except FileNotFoundError:
             return {}
         except OSError as error:
             raise ConfigError(f"The state in {path} cannot be read ({error.strerror}).") from error
 
 
-def _decoded(given: Any, what: str) -> dict[str, ConnectionState]:
-    """Decode states. Blobs that come as bytes stay as the source wrote them."""
+def _decode(given: Any, what: str) -> dict[str, ConnectionState]:
+    """Decode states. Blobs in bytes stay as the source wrote them."""
     try:
         content = msgspec.json.encode(given)
         if not content.lstrip().startswith(b"["):

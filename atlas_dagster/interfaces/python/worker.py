@@ -1,7 +1,7 @@
 """Calls and streams on a worker thread, for code with an event loop and for code without.
 
-A connector blocks, so it runs in a thread. If its caller leaves (a cancelled task, Ctrl-C, a loop
-that breaks), the call gets the stop signal, and the caller continues when the call has ended.
+A connector blocks, so it runs in a thread. If its caller is interrupted (by a cancelled task,
+Ctrl-C or a break), the call gets the stop signal, and the caller continues when it has ended.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from atlas_dagster.runners.base import STOP_GRACE_SECONDS
 T = TypeVar("T")
 Item = TypeVar("Item")
 #: A thread and the task that it runs, if any.
-_Place = tuple[int, "asyncio.Task[Any] | None"]
+_Caller = tuple[int, "asyncio.Task[Any] | None"]
 
-#: How long a caller that leaves waits for the end of its call.
+#: An interrupted caller waits this long for the end of its call.
 _END_SECONDS = STOP_GRACE_SECONDS + 5
 _unfinished: "set[Call[Any]]" = set()
 
@@ -35,7 +35,7 @@ _unfinished: "set[Call[Any]]" = set()
 class Worker:
     """A thread that runs calls one after another.
 
-    It lives as long as there are calls: a process dies with the thread that started it.
+    The thread lives as long as the worker and its calls. A connector's process dies with it.
     """
 
     _shared: "WeakValueDictionary[str, Worker]" = WeakValueDictionary()
@@ -43,8 +43,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._calls = SimpleQueue[Call[Any] | None]()
-        #: Where the body of a loop over this worker's stream runs.
-        self.reader: _Place | None = None
+        #: The thread and task whose loop reads this worker's stream, if any.
+        self.reader: _Caller | None = None
         # The thread does not refer to the worker, so that the worker can be deleted.
         threading.Thread(target=_run_calls, args=(self._calls,), name="atlas", daemon=True).start()
 
@@ -63,10 +63,10 @@ class Worker:
             ConfigError: the caller is in a loop over this worker's stream; the call would not
                 start before the loop ends.
         """
-        if self.reader is not None and self.reader == _place():
+        if self.reader is not None and self.reader == _current_caller():
             raise ConfigError(
-                "The connector is being read in this very loop, and runs one call at a time; call "
-                "it before the loop or after it."
+                "The loop around this call reads from the same connector, which runs one call at a "
+                "time; make the call before or after the loop."
             )
         call = Call(function, self)
         self._calls.put(call)
@@ -83,16 +83,16 @@ class Call(Future[T]):
         super().__init__()
         self.worker = worker
         self.stopped = threading.Event()
-        #: Wakes the function where it does not watch the stop signal.
+        #: Wakes the function if it waits without checking the stop signal.
         self.wake: Callable[[], None] = lambda: None
         self._function = function
         self._start = threading.Lock()
-        # Cancelling a task must not cancel the future: the call has to end first.
+        # A cancelled task must not cancel the future, because the call has to end first.
         self.set_running_or_notify_cancel()
         _unfinished.add(self)
 
     def run(self) -> None:
-        """Run the function in this thread, unless it was started or stopped before."""
+        """Run the function in this thread, unless it was started or stopped already."""
         if not self._start.acquire(blocking=False):
             return
         token = stop_signal.set(self.stopped)
@@ -148,13 +148,13 @@ class Call(Future[T]):
 class Stream(AsyncIterator[T], Iterator[T]):
     """The items of a generator that runs on a worker, one item ahead of its consumer.
 
-    It starts when the first item is asked for, and stops when it is closed or deleted. It occupies
-    the worker meanwhile: one call runs the generator step by step, each step a call of its own.
+    It starts with the request for the first item, and stops when it is closed or deleted. Meanwhile
+    it occupies the worker: one call runs the generator, and each item is a call inside of that one.
 
     Args:
         submit: starts a call on the worker.
         items: the generator.
-        deliver: called with each item in the consumer's thread; returns the values to iterate.
+        deliver: called in the consumer's thread with each item; returns the values to iterate over.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Stream(AsyncIterator[T], Iterator[T]):
         elif self._call is not None:
             self._ahead = self._ahead or self._start_step(self._call)
             self._ready.extend(self._deliver(item))
-            self._mark_reader(_place())
+            self._mark_reader(_current_caller())
 
     def _leave(self) -> None:
         self._is_over = True
@@ -241,10 +241,10 @@ class Stream(AsyncIterator[T], Iterator[T]):
         if self._call is not None:
             self._call.stop()
 
-    def _mark_reader(self, place: _Place | None) -> None:
-        if self._call is not None and (self._is_reader or place):
-            self._call.worker.reader = place
-            self._is_reader = place is not None
+    def _mark_reader(self, caller: _Caller | None) -> None:
+        if self._call is not None and (self._is_reader or caller):
+            self._call.worker.reader = caller
+            self._is_reader = caller is not None
 
 
 def stop_all() -> list[Call[Any]]:
@@ -268,7 +268,7 @@ os.register_at_fork(after_in_child=Worker._shared.clear)
 def _run_calls(calls: SimpleQueue[Call[Any] | None]) -> None:
     while (call := calls.get()) is not None:
         call.run()
-        del call  # the queue may stay empty for long
+        del call  # so that its result can be freed while the queue is empty
 
 
 def _run_steps(items: Generator[Any, None, None], steps: SimpleQueue[Call[Any] | None]) -> None:
@@ -284,7 +284,7 @@ def _stop_steps(steps: SimpleQueue[Call[Any] | None]) -> None:
     steps.put(None)
 
 
-def _place() -> _Place:
+def _current_caller() -> _Caller:
     task = None
     with suppress(RuntimeError):  # no event loop runs here
         task = asyncio.current_task()
