@@ -74,11 +74,11 @@ def test_renewals() -> None:
     declared = {"start": "2020-01-01", "credentials": {"refresh_token": "declared-token"}}
     edited = {"start": "2020-01-01", "credentials": {"refresh_token": "edited"}}
     renewed = Renewal.decode((STORED / "renewal-1.json").read_bytes())
-    assert renewed.applied_to(declared)["credentials"] == {
+    assert renewed.apply_to(declared)["credentials"] == {
         "refresh_token": "second-token",
         "expires": 1.5,
     }
-    assert renewed.applied_to(edited) == edited
+    assert renewed.apply_to(edited) == edited
     kept = DeclarationHash.decode((STORED / "renewal-hash-1.json").read_bytes())
     assert (kept.is_in(declared), kept.is_in(edited)) == (True, False)
     assert renewed.encode() + b"\n" == (STORED / "renewal-1.json").read_bytes()

@@ -1,6 +1,6 @@
 """A SPEC as a form: fields for people to read or to fill in.
 
-A form leaves out fields that it cannot ask for; :mod:`atlas_dagster.config.validation` validates a
+A form leaves out hidden and constant fields; :mod:`atlas_dagster.config.validation` validates a
 config by the JSON schema. ``title``, ``order``, ``airbyte_secret``, ``airbyte_hidden`` and
 ``multiline`` are Airbyte's own keywords (docs ``connector-specification-reference.md``).
 """
@@ -65,17 +65,17 @@ def form(schema: Mapping[str, Any]) -> tuple[Field, ...]:
     required = schema.get("required") or ()
     ordered = sorted(
         (item for item in properties.items() if isinstance(item[1], Mapping)),
-        key=lambda item: (item[0] not in required, _order(item[1])),
+        key=lambda item: (item[0] not in required, _sort_key(item[1])),
     )
     return tuple(
-        _field(name, found, name in required)
+        _build_field(name, found, name in required)
         for name, found in ordered
         if not found.get("airbyte_hidden") and "const" not in found
     )
 
 
-def _field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
-    options = _options(schema)
+def _build_field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
+    options = _build_options(schema)
     item = schema.get("items")
     values = schema.get("enum")
     if not values and isinstance(item, Mapping) and schema.get("type") == "array":
@@ -83,37 +83,37 @@ def _field(name: str, schema: Mapping[str, Any], required: bool) -> Field:
     return Field(
         name=name,
         title=str(schema.get("title") or name),
-        description=_plain(schema.get("description")),
-        kind="choice" if options else _kind(schema),
+        description=_strip_tags(schema.get("description")),
+        kind="choice" if options else _find_kind(schema),
         required=required,
         secret=bool(schema.get("airbyte_secret")),
         multiline=bool(schema.get("multiline")),
         default=schema.get("default"),
-        examples=_examples(schema.get("examples")),
+        examples=_to_tuple(schema.get("examples")),
         values=tuple(values) if isinstance(values, list) else (),
-        item=_kind(item) if isinstance(item, Mapping) else "string",
+        item=_find_kind(item) if isinstance(item, Mapping) else "string",
         fields=form(schema),
         options=options,
     )
 
 
-def _options(schema: Mapping[str, Any]) -> tuple[Option, ...]:
-    """Return the objects in ``oneOf`` or ``anyOf``. Others, such as null, do not count."""
+def _build_options(schema: Mapping[str, Any]) -> tuple[Option, ...]:
+    """Return the objects in ``oneOf`` or ``anyOf``, without other types such as null."""
     found = schema.get("oneOf") or schema.get("anyOf") or ()
     objects = [each for each in found if isinstance(each, Mapping) and each.get("properties")]
     return tuple(
         Option(
             title=str(each.get("title") or f"Option {number}"),
-            description=_plain(each.get("description")),
-            constants=constants(each["properties"]),
-            fields=tuple(f for f in form(each) if f.name not in constants(each["properties"])),
+            description=_strip_tags(each.get("description")),
+            constants=find_constants(each["properties"]),
+            fields=tuple(f for f in form(each) if f.name not in find_constants(each["properties"])),
         )
         for number, each in enumerate(objects, 1)
     )
 
 
-def constants(properties: Any) -> dict[str, Any]:
-    """Return fields with one allowed value: a ``const``, or in older SPECs an ``enum`` of one."""
+def find_constants(properties: Any) -> dict[str, Any]:
+    """Return the fields with one allowed value: a ``const``, or an ``enum`` in older SPECs."""
     found = {}
     for name, schema in properties.items() if isinstance(properties, Mapping) else ():
         if not isinstance(schema, Mapping):
@@ -125,31 +125,31 @@ def constants(properties: Any) -> dict[str, Any]:
     return found
 
 
-def properties_of(schema: Any) -> dict[str, Any]:
-    """Return the schemas of all properties of an object, those of its options included."""
+def collect_properties(schema: Any) -> dict[str, Any]:
+    """Return the schemas of all properties of an object, including those of its options."""
     if not isinstance(schema, Mapping):
         return {}
     found: dict[str, Any] = {}
     for keyword in ("oneOf", "anyOf", "allOf"):
         options = schema.get(keyword)
         for option in options if isinstance(options, list) else ():
-            found = properties_of(option) | found
+            found = collect_properties(option) | found
     own = schema.get("properties")
     return found | (dict(own) if isinstance(own, Mapping) else {})
 
 
-def property_schema(schema: Mapping[str, Any], key: str) -> Any:
+def find_property(schema: Mapping[str, Any], key: str) -> Any:
     """Return the schema of a property, also inside ``oneOf``, ``anyOf`` and ``allOf``."""
-    return properties_of(schema).get(key, {})
+    return collect_properties(schema).get(key, {})
 
 
-def required_of(schema: Mapping[str, Any]) -> set[str]:
+def required_names(schema: Mapping[str, Any]) -> set[str]:
     required = schema.get("required")
     names = required if isinstance(required, list) else ()
     return {name for name in names if isinstance(name, str)}
 
 
-def _kind(schema: Mapping[str, Any]) -> Kind:
+def _find_kind(schema: Mapping[str, Any]) -> Kind:
     declared = schema.get("type")
     if declared is None:
         alternatives = [*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())]
@@ -161,17 +161,17 @@ def _kind(schema: Mapping[str, Any]) -> Kind:
     return "object" if schema.get("properties") else "string"
 
 
-def _order(schema: Mapping[str, Any]) -> float:
+def _sort_key(schema: Mapping[str, Any]) -> float:
     order = schema.get("order")
     return float(order) if isinstance(order, int | float) else float("inf")
 
 
-def _examples(found: Any) -> tuple[Any, ...]:
+def _to_tuple(found: Any) -> tuple[Any, ...]:
     if isinstance(found, list):
         return tuple(found)
     return () if found is None else (found,)
 
 
-def _plain(text: Any) -> str:
+def _strip_tags(text: Any) -> str:
     """Return the text of a description, which is HTML, without its tags."""
     return " ".join(unescape(_TAG.sub("", str(text or ""))).split())

@@ -14,15 +14,15 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from atlas_dagster.cancellation import pause
-from atlas_dagster.config.form import property_schema
-from atlas_dagster.config.masking import Masker, scalars, secret_values
-from atlas_dagster.config.renewal import DeclarationHash, Renewal, merged
+from atlas_dagster.config.form import find_property
+from atlas_dagster.config.masking import Masker, find_scalars, secret_values
+from atlas_dagster.config.renewal import DeclarationHash, Renewal, merge
 from atlas_dagster.errors import BrokenError
 from atlas_dagster.files import atomic_write
 from atlas_dagster.listener import Listener
 
 _POLL_SECONDS = 0.5
-#: Renewals of one call, at most: each one is stored, and its values are masked from then on.
+#: The limit of renewals in one call, because Atlas stores each one and masks its values.
 _MOST_RENEWALS = 1_000
 
 
@@ -34,14 +34,14 @@ class ConfigStore(ABC):
 
     @abstractmethod
     def lock(self, connection: str, listener: Listener) -> AbstractContextManager[None]:
-        """Lock ``connection`` for one call of its connector. ``listener`` gets a message to wait.
+        """Lock ``connection`` for one call of its connector. ``listener`` gets a message of a wait.
 
-        The lock ends with the process that holds it, even if that is killed.
+        The lock ends with the process that holds it, even if the process is killed.
         """
 
     @abstractmethod
     def load(self, connection: str, declared: Mapping[str, Any]) -> bytes | None:
-        """Return what was saved last. May return None if ``declared`` has changed since."""
+        """Return the last saved content. May return None if ``declared`` has changed since."""
 
     @abstractmethod
     def save(self, connection: str, content: bytes, origin: DeclarationHash) -> None:
@@ -59,7 +59,7 @@ class FileConfigStore(ConfigStore):
     def lock(self, connection: str, listener: Listener) -> Iterator[None]:
         self._create_folder()
         lock = FileLock(self._lock_path(connection), mode=0o600)
-        with wait_for(connection, lambda: _acquired(lock), listener):
+        with wait_for(connection, lambda: _try_acquire(lock), listener):
             try:
                 yield
             finally:
@@ -97,7 +97,7 @@ def wait_for(connection: str, acquire: Callable[[], bool], listener: Listener) -
     yield
 
 
-def _acquired(lock: FileLock) -> bool:
+def _try_acquire(lock: FileLock) -> bool:
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -111,8 +111,8 @@ class RenewableConfig:
     Args:
         declared: the user's config, resolved, with secrets.
         schema: the SPEC's.
-        masker: gets the secrets, also those of renewals.
-        connection: its name.
+        masker: receives all secrets, including those of renewals.
+        connection: the connection's name.
         store: stores the renewals.
         listener: gets a message for each renewal, without values.
     """
@@ -134,19 +134,19 @@ class RenewableConfig:
         self._store = store
         self._listener = listener
         self._renewals = 0
-        stored = self._stored()
-        self.value = stored.applied_to(declared)
-        self._mask(stored)
+        stored = self._load_stored()
+        self.value = stored.apply_to(declared)
+        self._mask_secrets(stored)
 
     def renew(self, config: Mapping[str, Any]) -> None:
-        """Take the config that the connector sent, and store it before reading further output.
+        """Store a config that the connector sent, before further output is read.
 
         Raises:
-            BrokenError: it cannot be stored.
+            BrokenError: the config cannot be stored.
         """
-        value = merged(self.value, config)
+        value = merge(self.value, config)
         renewal = Renewal.diff(self._declared, value)
-        self._mask(renewal)
+        self._mask_secrets(renewal)
         if not Renewal.diff(self.value, value).values:
             return
         self._renewals += 1
@@ -171,7 +171,7 @@ class RenewableConfig:
             f"{self._store.where}."
         )
 
-    def _stored(self) -> Renewal:
+    def _load_stored(self) -> Renewal:
         content = self._store.load(self._connection, self._declared)
         try:
             return Renewal(salt="") if content is None else Renewal.decode(content)
@@ -181,13 +181,13 @@ class RenewableConfig:
                 f"({error}); remove them, and enter new credentials if the source asks for them."
             ) from error
 
-    def _mask(self, renewal: Renewal) -> None:
-        """Mask values that the SPEC marks as secret, and those that it does not describe."""
+    def _mask_secrets(self, renewal: Renewal) -> None:
+        """Mask renewed values that the SPEC marks as secret or does not describe."""
         for renewed in renewal.values:
             schema: Any = self._schema
             for key in renewed.path:
-                schema = property_schema(schema, key)
+                schema = find_property(schema, key)
             self._masker.add(secret_values(renewed.value, schema))
             if not schema:
-                self._masker.add(scalars(renewed.value))
-        self._masker.add(secret_values(renewal.applied_to(self._declared), self._schema))
+                self._masker.add(find_scalars(renewed.value))
+        self._masker.add(secret_values(renewal.apply_to(self._declared), self._schema))

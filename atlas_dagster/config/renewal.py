@@ -3,8 +3,8 @@
 A source with single-use refresh tokens needs the newest one in the next call, or it loses access.
 The CDK sends its whole config. Atlas keeps only the differences from the user's declaration, each
 with a salted hash of the declared value, so that a later edit by the user takes precedence. For a
-key that the connector added, the hash is of the object around it: an edit there makes the key
-outdated.
+key that the connector added, the hash is of the object around the key: an edit of the object makes
+the added key outdated.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from atlas_dagster.format_versions import version_of
 
-#: Of renewals and of the hashes beside them. Version 1 does not store it.
+#: The format version of renewals and declaration hashes. Version 1 does not store its number.
 VERSION = 1
 #: Keys that the CDK adds to a config for itself (CDK ``entrypoint.py``).
 _INJECTED = "__injected"
@@ -27,7 +27,7 @@ ConfigPath = tuple[str, ...]
 
 
 class Renewed(Struct, frozen=True):
-    """One value that the connector changed. ``declared`` is the hash of the replaced value."""
+    """One value that the connector changed. ``declared`` is the hash of the declared value."""
 
     path: ConfigPath
     value: Any
@@ -42,22 +42,22 @@ class Renewal(Struct, frozen=True):
 
     @classmethod
     def diff(cls, declared: Mapping[str, Any], renewed: Mapping[str, Any]) -> "Renewal":
-        """Return the difference of ``renewed`` from ``declared``."""
+        """Return the differences between ``declared`` and ``renewed``."""
         salt = secrets.token_hex(16)
         return cls(
             salt,
             tuple(
-                Renewed(path, value, _hash(salt, _nearest(declared, path)))
-                for path, value in _differences(declared, renewed)
+                Renewed(path, value, _hash(salt, _find_nearest(declared, path)))
+                for path, value in _find_differences(declared, renewed)
             ),
         )
 
-    def applied_to(self, declared: Mapping[str, Any]) -> dict[str, Any]:
+    def apply_to(self, declared: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``declared`` with the renewed values, except those that the user edited since."""
-        config = merged(declared, {})
+        config = merge(declared, {})
         for renewed in self.values:
-            if _hash(self.salt, _nearest(declared, renewed.path)) == renewed.declared:
-                config = merged(config, _nested(renewed.path, renewed.value))
+            if _hash(self.salt, _find_nearest(declared, renewed.path)) == renewed.declared:
+                config = merge(config, _nest(renewed.path, renewed.value))
         return config
 
     def encode(self) -> bytes:
@@ -69,7 +69,7 @@ class Renewal(Struct, frozen=True):
 
         Raises:
             ConfigError: a newer Atlas wrote them.
-            msgspec.MsgspecError: ``content`` is something else.
+            msgspec.MsgspecError: ``content`` is not a renewal.
         """
         version_of(content, known=VERSION, what="The renewed config of a connection")
         return msgspec.json.decode(content, type=cls)
@@ -78,8 +78,8 @@ class Renewal(Struct, frozen=True):
 class DeclarationHash(Struct, frozen=True):
     """A hash of the declared values that a renewal replaces, stored beside an encrypted renewal.
 
-    It shows without the key whether the user edited these values since. The hash is slow, so that
-    nobody can guess declared secrets from it.
+    Without the key, the hash still shows whether the user edited these values since. It is slow to
+    compute, so that secrets cannot be guessed from it.
     """
 
     paths: tuple[ConfigPath, ...]
@@ -92,7 +92,7 @@ class DeclarationHash(Struct, frozen=True):
         return cls(paths, renewal.salt, _slow_hash(renewal.salt, declared, paths))
 
     def is_in(self, declared: Mapping[str, Any]) -> bool:
-        """Whether ``declared`` still has the same values."""
+        """Return whether ``declared`` still has the same values."""
         return _slow_hash(self.salt, declared, self.paths) == self.declared
 
     def encode(self) -> bytes:
@@ -104,7 +104,7 @@ class DeclarationHash(Struct, frozen=True):
         return msgspec.json.decode(content, type=cls)
 
 
-def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``config`` with ``changes``: objects are merged, other values replaced."""
     result = dict(config)
     for key, value in changes.items():
@@ -112,30 +112,30 @@ def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
             continue
         before = result.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            result[key] = merged(before, value)
+            result[key] = merge(before, value)
         else:
             result[key] = value
     return result
 
 
-def _differences(
+def _find_differences(
     declared: Mapping[str, Any], renewed: Mapping[str, Any], above: ConfigPath = ()
 ) -> Iterator[tuple[ConfigPath, Any]]:
     for key, value in renewed.items():
         before = declared.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping):
-            yield from _differences(before, value, (*above, key))
-        elif key not in declared or not _same(before, value):
+            yield from _find_differences(before, value, (*above, key))
+        elif key not in declared or not _is_same(before, value):
             yield (*above, key), value
 
 
-def _same(one: Any, other: Any) -> bool:
+def _is_same(one: Any, other: Any) -> bool:
     """Compare as JSON, because True equals 1 in Python."""
     return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
-def _nearest(config: Any, path: ConfigPath) -> Any:
-    """Return the value at ``path``, or the innermost value on the way there."""
+def _find_nearest(config: Any, path: ConfigPath) -> Any:
+    """Return the value at ``path``, or at the longest part of ``path`` that exists."""
     for key in path:
         if not isinstance(config, Mapping) or key not in config:
             break
@@ -143,7 +143,7 @@ def _nearest(config: Any, path: ConfigPath) -> Any:
     return config
 
 
-def _nested(path: ConfigPath, value: Any) -> dict[str, Any]:
+def _nest(path: ConfigPath, value: Any) -> dict[str, Any]:
     for key in reversed(path):
         value = {key: value}
     assert isinstance(value, dict)
@@ -156,5 +156,5 @@ def _hash(salt: str, value: Any) -> str:
 
 def _slow_hash(salt: str, config: Mapping[str, Any], paths: tuple[ConfigPath, ...]) -> str:
     """Return a hash of the values at ``paths``."""
-    values = json.dumps([_nearest(config, path) for path in paths], sort_keys=True)
+    values = json.dumps([_find_nearest(config, path) for path in paths], sort_keys=True)
     return hashlib.scrypt(values.encode(), salt=salt.encode(), n=2**14, r=8, p=1).hex()

@@ -1,4 +1,4 @@
-"""Secrets as files, as in Docker and Kubernetes: one for each variable, with its name."""
+"""Secrets as files, as in Docker and Kubernetes: one file for each variable, with its name."""
 
 import os
 from pathlib import Path
@@ -12,8 +12,8 @@ FOLDER_VARIABLE = "ATLAS_SECRETS"
 def load_secret_files() -> None:
     """Set an environment variable for each file in the folder that ATLAS_SECRETS names.
 
-    Variables that are set already stay. A newline at the end of a file is removed. Files whose
-    names begin with a dot are ignored.
+    Variables that are already set keep their values. A newline at the end of a file is removed.
+    Files whose names begin with a dot are ignored.
 
     Raises:
         ConfigError: the folder or a file in it cannot be read.

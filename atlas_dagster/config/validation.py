@@ -13,8 +13,8 @@ from jsonschema import Draft7Validator
 from jsonschema.exceptions import UndefinedTypeCheck
 
 from atlas_dagster.config.defaults import with_defaults
-from atlas_dagster.config.faults import examine
-from atlas_dagster.config.form import property_schema
+from atlas_dagster.config.faults import find_faults
+from atlas_dagster.config.form import find_property
 from atlas_dagster.config.templates import TEMPLATE, variables
 from atlas_dagster.errors import InvalidConfigError, MissingVariableError
 from atlas_dagster.listener import SILENT, Listener
@@ -46,15 +46,15 @@ def resolve(
 
     A text that is exactly one template gets the type that the SPEC declares
     (``port: "{{ env.DB_PORT }}"`` becomes a number); other texts stay texts. Values from the
-    environment are validated like written ones. Absent fields get the SPEC's defaults.
+    environment are validated like literal values. Absent fields get the SPEC's defaults.
 
     Args:
         config: the declaration.
         schema: the SPEC's.
-        environ: values of the templates.
-        where: names the connection in messages.
-        listener: gets a warning for each oddity that is passed on to the connector.
-        check: without it, the config is not validated and gets no defaults.
+        environ: the values for the templates.
+        where: the connection, for messages.
+        listener: gets a warning for each suspicious field that is passed on to the connector.
+        check: if False, the config is not validated and gets no defaults.
 
     Raises:
         MissingVariableError: a variable is not set.
@@ -78,12 +78,12 @@ def validate(
 ) -> None:
     """Validate ``config``, with defaults, by the SPEC's JSON schema (draft 7).
 
-    ``listener`` gets a warning for each oddity that is passed on to the connector.
+    ``listener`` gets a warning for each suspicious field that is passed on to the connector.
 
     Raises:
-        InvalidConfigError: it names each faulty field and the allowed values.
+        InvalidConfigError: the message names each faulty field and the allowed values.
     """
-    found = examine(with_defaults(config, schema), schema)
+    found = find_faults(with_defaults(config, schema), schema)
     for warning in found.warnings:
         listener.warning(f"{where}: {warning.sentence}")
     if found.faults:
@@ -98,13 +98,13 @@ def validate(
 def _substitute(value: Any, schema: Any, environ: Mapping[str, str]) -> Any:
     schema = schema if isinstance(schema, Mapping) else {}
     if isinstance(value, str):
-        whole = TEMPLATE.fullmatch(value.strip())
-        if whole:
-            return _typed(environ[whole.group(1)], schema)
+        template = TEMPLATE.fullmatch(value.strip())
+        if template:
+            return _parse_typed(environ[template.group(1)], schema)
         return TEMPLATE.sub(lambda match: environ[match.group(1)], value)
     if isinstance(value, Mapping):
         return {
-            key: _substitute(item, property_schema(schema, key), environ)
+            key: _substitute(item, find_property(schema, key), environ)
             for key, item in value.items()
         }
     if isinstance(value, list):
@@ -112,7 +112,7 @@ def _substitute(value: Any, schema: Any, environ: Mapping[str, str]) -> Any:
     return value
 
 
-def _typed(text: str, schema: Mapping[str, Any]) -> Any:
+def _parse_typed(text: str, schema: Mapping[str, Any]) -> Any:
     declared = schema.get("type")
     types = [declared] if isinstance(declared, str) else list(declared or ())
     if "string" in types or not types:

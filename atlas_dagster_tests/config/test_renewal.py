@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atlas_dagster.config.renewal import DeclarationHash, Renewal, merged
+from atlas_dagster.config.renewal import DeclarationHash, Renewal, merge
 
 DECLARED = {
     "start": "2020",
@@ -15,13 +15,13 @@ DECLARED = {
 
 
 def renewal(renewed: dict[str, Any]) -> Renewal:
-    return Renewal.decode(Renewal.diff(DECLARED, merged(DECLARED, renewed)).encode())
+    return Renewal.decode(Renewal.diff(DECLARED, merge(DECLARED, renewed)).encode())
 
 
 def test_only_what_changed_is_kept() -> None:
     kept = renewal({"start": "2020", "credentials": {"client": "c", "refresh_token": "new"}})
     assert [(v.path, v.value) for v in kept.values] == [(("credentials", "refresh_token"), "new")]
-    assert kept.applied_to(DECLARED)["credentials"] == {
+    assert kept.apply_to(DECLARED)["credentials"] == {
         "client": "c",
         "refresh_token": "new",
         "scopes": ["a"],
@@ -31,15 +31,15 @@ def test_only_what_changed_is_kept() -> None:
 
 def test_a_new_field_and_a_changed_list_are_kept_whole() -> None:
     kept = renewal({"access_token": "t", "credentials": {"scopes": ["a", "b"]}})
-    applied = kept.applied_to(DECLARED)
+    applied = kept.apply_to(DECLARED)
     assert applied["access_token"] == "t"
     assert applied["credentials"]["scopes"] == ["a", "b"]
 
 
 def test_a_later_edit_by_the_user_wins_where_it_is() -> None:
     kept = renewal({"start": "2021", "credentials": {"refresh_token": "new"}})
-    edited = merged(DECLARED, {"credentials": {"refresh_token": "by hand"}})
-    applied = kept.applied_to(edited)
+    edited = merge(DECLARED, {"credentials": {"refresh_token": "by hand"}})
+    applied = kept.apply_to(edited)
     assert applied["credentials"]["refresh_token"] == "by hand"
     assert applied["start"] == "2021"
 
@@ -47,7 +47,7 @@ def test_a_later_edit_by_the_user_wins_where_it_is() -> None:
 def test_replacing_a_whole_object_is_an_edit_of_what_is_in_it() -> None:
     kept = renewal({"credentials": {"refresh_token": "new"}})
     edited = DECLARED | {"credentials": "api key"}
-    assert kept.applied_to(edited) == edited
+    assert kept.apply_to(edited) == edited
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_replacing_a_whole_object_is_an_edit_of_what_is_in_it() -> None:
 def test_an_added_key_goes_when_what_it_was_added_to_is_edited(
     declared: dict[str, Any], renewed: dict[str, Any], edited: dict[str, Any]
 ) -> None:
-    kept = Renewal.diff(declared, merged(declared, renewed))
-    assert kept.applied_to(declared) == merged(declared, renewed)
-    assert kept.applied_to(edited) == edited
+    kept = Renewal.diff(declared, merge(declared, renewed))
+    assert kept.apply_to(declared) == merge(declared, renewed)
+    assert kept.apply_to(edited) == edited
 
 
 def test_an_added_key_stays_when_another_object_is_edited() -> None:
     kept = renewal({"credentials": {"access_token": "t"}})
-    assert kept.applied_to(DECLARED | {"start": "2021"})["credentials"]["access_token"] == "t"
+    assert kept.apply_to(DECLARED | {"start": "2021"})["credentials"]["access_token"] == "t"
 
 
 def test_what_the_cdk_injects_for_itself_is_not_kept() -> None:
@@ -110,9 +110,9 @@ _CONFIG = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), _JSON)
 def test_whatever_a_connector_sends_the_next_call_is_given(
     declared: dict[str, Any], sent: dict[str, Any]
 ) -> None:
-    whole = merged(declared, sent)
+    whole = merge(declared, sent)
     kept = Renewal.decode(Renewal.diff(declared, whole).encode())
-    assert kept.applied_to(declared) == whole
+    assert kept.apply_to(declared) == whole
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"values": 1}'])

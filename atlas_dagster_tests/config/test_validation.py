@@ -105,7 +105,7 @@ def test_missing_variables_are_named() -> None:
         ),
         (
             {"login": {"kind": "agr", "age": 5}},
-            "shop: config field 'login' must be one of the 2 forms: "
+            "shop: config field 'login' must be one of the 2 options: "
             'Token (kind: "token"), Age (kind: "age").',
         ),
         ({"login": {"kind": "age", "age": "x"}}, "shop: config field 'login.age' must be of type"),
