@@ -9,6 +9,8 @@ import pytest
 
 from atlas_dagster import errors
 from atlas_dagster.interfaces.cli import main
+from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet
+from atlas_dagster.orchestration.step.telemetry import StreamTotals
 
 REPOSITORY = Path(__file__).parents[1]
 # Not the changelog: it tells of paths and commands of its time.
@@ -53,6 +55,14 @@ def test_a_command_in_the_docs_is_one(
             monkeypatch.setattr(parameter, "type", click.STRING)
     if arguments != ["--version"]:
         parsed.make_context(parsed.name or "", arguments, parent=context)
+
+
+def test_the_docs_list_all_metadata_of_materializations() -> None:
+    page = (REPOSITORY / "docs" / "dagster.md").read_text()
+    listed = re.findall(r"^\| `atlas/(\w+)` \|", page, re.MULTILINE)
+    assert sorted(listed) == sorted(
+        [*AtlasMetadataSet.model_fields, *StreamTotals.__struct_fields__]
+    )
 
 
 def test_some_commands_were_found() -> None:

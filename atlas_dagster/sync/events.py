@@ -15,7 +15,8 @@ class CommitNumbers(Struct, frozen=True):
     """The numbers of one stream in one commit.
 
     Each is added to the field of the same name in ``StreamTotals``, and so to the metadata
-    ``atlas/<name>`` of the materialization. ``bytes_synced``: of the records' JSON.
+    ``atlas/<name>`` of the materialization. ``bytes_synced``: JSON of the records that arrived
+    since the commit before.
     """
 
     records_synced: int

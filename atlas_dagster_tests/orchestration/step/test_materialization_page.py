@@ -1,4 +1,4 @@
-"""What the page of a materialization tells."""
+"""The page of a materialization in Dagster's UI."""
 
 import json
 
@@ -86,10 +86,10 @@ def test_a_wide_table_is_shown_in_part(runs: FakeRuns) -> None:
     assert len(json.dumps(dict(shown.data))) < 1000
 
 
-def test_numbers_of_a_run_are_of_all_its_tries(
+def test_numbers_of_a_run_are_of_all_its_attempts(
     runs: FakeRuns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tries = iter(
+    attempts = iter(
         [
             [records("events", [1, 2]), state("events", {"at": 2}), records("events", [3]), _GONE],
             [records("events", [3]), state("events", {"at": 3}), DONE],
@@ -98,12 +98,12 @@ def test_numbers_of_a_run_are_of_all_its_tries(
     script = runs.script
     monkeypatch.setattr("atlas_dagster.orchestration.step.sync_step.time.sleep", lambda _: None)
 
-    def next_try(command: object) -> object:
+    def next_attempt(command: object) -> object:
         if getattr(command, "verb", "") == "read":
-            runs.output = next(tries)
+            runs.output = next(attempts)
         return script(command)  # type: ignore[arg-type]
 
-    runs.runner.script = next_try  # type: ignore[assignment]
+    runs.runner.script = next_attempt  # type: ignore[assignment]
     ran = runs.run()
 
     assert ran.success
