@@ -142,7 +142,7 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     streams: Annotated[
         Sequence[StreamSelection] | None,
         dg.Resolver.default(
-            description="Streams to sync and how; by default all, in the platform's modes."
+            description="Streams to sync, and their modes; by default all, in Airbyte's modes."
         ),
     ] = None
     schedule: Annotated[
@@ -170,9 +170,9 @@ class AirbyteConnection(dg.StateBackedComponent, dg.Resolvable):
     runner: Annotated[
         RunnerChoice,
         dg.Resolver.default(
-            description="docker, python, kubernetes (a container in the step's pod), or auto: "
-            "Docker if an engine and the image are available, else the connector's Python package "
-            "or manifest."
+            description="Where the connector runs: docker, python, kubernetes (a container in the "
+            "step's pod), or auto: in Docker if an engine and the image are available, else from "
+            "its Python package or manifest."
         ),
     ] = "auto"
     executor: Annotated[

@@ -222,7 +222,7 @@ def configure_read(
     fields = {column.field for column in table_schema(stream).columns}
     if cursor_field is not None and cursor_field not in fields:
         raise ConfigError(
-            f"'{name}' has no field '{cursor_field}' to be its cursor; "
+            f"'{name}' has no field '{cursor_field}' for its cursor; "
             f"it has {', '.join(sorted(fields))}."
         )
     return configure(

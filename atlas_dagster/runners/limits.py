@@ -75,17 +75,19 @@ class ExecutorConfig(BaseModel):
         description="When to pull the image: missing (not on the engine), always, or never.",
     )
     cap_add: list[str] = Field(
-        default=[], description="Linux capabilities of the connector. It has no others."
+        default=[], description="Linux capabilities of the connector; by default it has none."
     )
-    timeout_seconds: float = Field(default=24 * 3600.0, description="Longest READ.")
-    check_timeout_seconds: float = Field(default=9 * 60.0, description="Longest SPEC or CHECK.")
-    discover_timeout_seconds: float = Field(default=30 * 60.0, description="Longest DISCOVER.")
+    timeout_seconds: float = Field(default=24 * 3600.0, description="Time limit of READ.")
+    check_timeout_seconds: float = Field(default=9 * 60.0, description="Time limit of SPEC, CHECK.")
+    discover_timeout_seconds: float = Field(
+        default=30 * 60.0, description="Time limit of DISCOVER."
+    )
     silence_seconds: float = Field(
-        default=2 * 3600.0, description="Longest time that a READ may print nothing."
+        default=2 * 3600.0, description="A READ that prints nothing for this long is stopped."
     )
     heartbeat_seconds: float = Field(
         default=3 * 3600.0,
-        description="Longest time without a record or a state in a READ. Logs do not count.",
+        description="A READ without a record or state for this long is stopped, despite logs.",
     )
 
     # Validators, not constraints in the types: Dagster resolves plain types only.

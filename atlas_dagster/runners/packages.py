@@ -48,7 +48,7 @@ class UninstallableError(ConfigError):
         self.instead = instead
         advice = "run it with Docker"
         if instead:
-            advice = f"set version: {instead} (version: auto takes it), or {advice}"
+            advice = f"set version: {instead} (version: auto chooses it), or {advice}"
         super().__init__(f"{_title(requirement)} cannot be installed, because {cause}; {advice}.")
 
 

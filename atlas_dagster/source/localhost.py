@@ -28,8 +28,8 @@ def advise(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> s
     names = " and ".join(f"'{name}'" for name in fields)
     if engine == "virtual machine" and network == "none":
         return (
-            f"localhost in {names} is the connector's own container, without any network; write "
-            "host.docker.internal and set executor: {network: bridge} if this machine is meant"
+            f"localhost in {names} is the connector's own container, which has no network; to "
+            "reach this machine, write host.docker.internal and set executor: {network: bridge}"
         )
     if engine == "virtual machine":
         return (
@@ -39,18 +39,18 @@ def advise(config: Mapping[str, Any], *, network: str, engine: EnginePlace) -> s
     if network == "host":
         return (
             f"localhost in {names} is the machine of the Docker engine, which is not this one; "
-            "write the name or address of the machine that is meant"
+            "write the name or address of the source's machine"
         )
     if engine == "elsewhere":
         return (
             f"localhost in {names} is the connector's own container; "
-            "write the name or address of the machine that is meant"
+            "write the name or address of the source's machine"
         )
     host_network = "set executor: {network: host}"
     if network == "none":
         return (
-            f"localhost in {names} is the connector's own container, without any network; "
-            f"{host_network} if this machine is meant"
+            f"localhost in {names} is the connector's own container, which has no network; "
+            f"to reach this machine, {host_network}"
         )
     return (
         f"localhost in {names} is the connector's own container; "

@@ -158,7 +158,7 @@ class ActiveStream:
         if rows and self.read.has_state and not self.plan.full_refresh:
             self.warnings.append(
                 f"{rows} records came after the stream's last state; they are kept, and the next "
-                "sync may bring them again."
+                "sync may read them again."
             )
 
     @property

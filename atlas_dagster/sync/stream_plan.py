@@ -339,7 +339,7 @@ def _find_column(schema: TableSchema, stream: ConfiguredStream, path: FieldPath)
         return schema.column_of(*path)
     except KeyError:
         raise ConfigError(
-            f"Stream '{stream.descriptor}' has no field '{'.'.join(path)}' to be its key or "
+            f"Stream '{stream.descriptor}' has no field '{'.'.join(path)}' for its key or "
             f"cursor; its fields are {', '.join(column.field for column in schema.top_level)}."
         ) from None
 

@@ -131,7 +131,7 @@ WRONG_FIELDS = {
     "no time to retain": (
         [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hours: 0}'],
         "shop/defs.yaml, line 4: field 'maintenance.retain_hours': "
-        "give at least 1 hour, for queries that read the old files now.",
+        "use at least 1 hour, because running queries may read old files.",
     ),
     "misspelt field of the maintenance": (
         [HEALTHY, 'maintenance: {schedule: "0 3 * * 0", retain_hour: 24}'],

@@ -193,7 +193,7 @@ def test_the_cursor_is_the_callers_where_the_source_leaves_the_choice() -> None:
     ("more", "cursor", "message"),
     [
         ({}, None, "needs a cursor_field"),
-        ({}, "idd", "no field 'idd' to be its cursor; it has id, v"),
+        ({}, "idd", "no field 'idd' for its cursor; it has id, v"),
         (
             {"source_defined_cursor": True, "default_cursor_field": ["id"]},
             "v",

@@ -194,7 +194,7 @@ def test_a_release_that_needs_what_does_not_exist(package: PackageMaker) -> None
     error = refusal(package(requires="airbyte-nothing==1"))
     assert isinstance(error, UninstallableError)
     assert error.instead == "0.8.0"
-    assert "; set version: 0.8.0 (version: auto takes it)," in str(error)
+    assert "; set version: 0.8.0 (version: auto chooses it)," in str(error)
 
 
 @pytest.mark.slow

@@ -77,9 +77,9 @@ def test_values_that_do_not(value: Any) -> None:
         ("container:db", "here", None),
         ("bridge", "here", "write host.docker.internal for this machine"),
         ("backend", "here", "or set executor: {network: host}"),
-        ("none", "here", "without any network; set executor: {network: host}"),
+        ("none", "here", "has no network; to reach this machine, set executor: {network: host}"),
         ("host", "elsewhere", "is the machine of the Docker engine, which is not this one"),
-        ("bridge", "elsewhere", "write the name or address of the machine that is meant"),
+        ("bridge", "elsewhere", "write the name or address of the source's machine"),
         ("host", "virtual machine", "write host.docker.internal for this machine"),
         ("bridge", "virtual machine", "write host.docker.internal for this machine"),
         ("none", "virtual machine", "and set executor: {network: bridge}"),
@@ -138,7 +138,7 @@ def test_a_check_that_fails(docker_client: docker.DockerClient, tmp_path: Path) 
 
     assert check("none", url=secret) == (
         "CHECK of source-standin failed: bad password; localhost in 'url' is the connector's own "
-        "container, without any network; set executor: {network: host} if this machine is meant."
+        "container, which has no network; to reach this machine, set executor: {network: host}."
     )
     assert check("host", url=secret) == "CHECK of source-standin failed: bad password"
     assert check("none", url="elsewhere") == "CHECK of source-standin failed: bad password"

@@ -94,7 +94,7 @@ def test_modes_without_a_key_get_no_column_for_it(lake: Lake) -> None:
 
 @pytest.mark.parametrize("path", [["a", "x"], ["v", "x"], ["x", "y"]])
 def test_a_nested_key_that_cannot_be_there(lake: Lake, path: list[str]) -> None:
-    with pytest.raises(ConfigError, match=rf"'a' has no field '{'.'.join(path)}' to be its key"):
+    with pytest.raises(ConfigError, match=rf"'a' has no field '{'.'.join(path)}' for its key"):
         lake.prepare([stream([path])])
 
 

@@ -42,7 +42,7 @@ class Store:
         try:
             self.filesystem, self.base = _object_store(self.root)
             if not self.base:
-                raise pa.ArrowInvalid("it names no bucket")
+                raise pa.ArrowInvalid("it has no bucket")
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise ConfigError(
                 f"'{self.root}' is not a valid address of a lake ({error}); write a folder, or "

@@ -131,7 +131,7 @@ def doctor(as_json: bool) -> None:
     "--token",
     envvar="ATLAS_TOKEN",
     show_envvar=True,
-    help="Clients must send it (Authorization: Bearer …); required if --host is not local.",
+    help="Clients must send this token (Authorization: Bearer …). Required for a public --host.",
 )
 @click.option(
     "--allow",

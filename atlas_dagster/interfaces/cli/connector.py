@@ -62,7 +62,7 @@ def spec(source: str, options: SourceOptions, as_json: bool) -> None:
             }
         )
         return
-    console.print(f"[bold green]{escape(name)}[/] takes:")
+    console.print(f"The config of [bold green]{escape(name)}[/]:")
     _print_fields(found.connectionSpecification)
     if found.documentationUrl:
         print_note(found.documentationUrl)

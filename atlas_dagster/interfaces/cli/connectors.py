@@ -233,7 +233,9 @@ def _describe_package(package: str, version: str) -> str:
     try:
         check_release(package, version)
     except UninstallableError as error:
-        other = f"{error.instead} can: set version: auto" if error.instead else "no other can"
+        other = (
+            f"{error.instead} can: set version: auto" if error.instead else "no other version can"
+        )
         return f"{version} cannot be installed, because {error.cause}; {other}"
     except RunnerUnavailableError:
         return "from its Python package (not checked: PyPI cannot be reached)"

@@ -49,7 +49,7 @@ def clear(connection: str, streams: tuple[str, ...], yes: bool, as_json: bool) -
         rows = f"all rows of {', '.join(streams) if streams else 'all streams'} of {connection}"
         if not sys.stdin.isatty():
             raise click.UsageError(f"This removes {rows}; without a terminal, confirm with --yes.")
-        if not click.confirm(f"Remove {rows}, for good?"):
+        if not click.confirm(f"Permanently remove {rows}?"):
             print_line("Nothing was removed.")
             sys.exit(DECLINED)
     with open_state_admin(connection) as admin:
@@ -84,7 +84,7 @@ def show(connection: str, streams: tuple[str, ...], history: int, as_json: bool)
 @state.command("set")
 @click.argument("connection", shell_complete=complete_connections)
 @click.argument("file", type=click.File("rb"))
-@click.option("--stream", help="FILE has the state of this stream alone.")
+@click.option("--stream", help="Set only the state of this stream; FILE has nothing else.")
 @json_option
 @report_errors
 def set_(connection: str, file: BinaryIO, stream: str | None, as_json: bool) -> None:

@@ -123,7 +123,9 @@ class RequestGuard:
         host = headers.get("host", "")
         name = _parse_host(host)
         if name is None:
-            return ProblemError("wrong_host", "The header Host is not valid; send the server's.")
+            return ProblemError(
+                "wrong_host", "The header Host is not valid; send the server's name."
+            )
         if self._token is None and not is_loopback(name):
             # A web page may give its own name the address of this machine (DNS rebinding).
             return ProblemError(

@@ -115,7 +115,7 @@ class ConnectorRequest(BaseModel):
     connector_name: str = Field(
         description="A name of the registry, optionally with a version: source-faker:7.2.1."
     )
-    config: dict[str, Any] = Field(default={}, description="A config for the connector's SPEC.")
+    config: dict[str, Any] = Field(default={}, description="The config, as the SPEC describes it.")
     validate_config: bool = Field(
         default=True,
         alias="validate",
@@ -196,7 +196,7 @@ class ReadRequest(ConnectorRequest):
         description="The stream; namespace.name if several namespaces have it."
     )
     incremental: bool = Field(
-        default=False, description="Read only what is new since state, by the stream's cursor."
+        default=False, description="Read only records that are new since state, by cursor."
     )
     cursor_field: str | None = Field(
         default=None, description="The cursor, if the source does not define it."

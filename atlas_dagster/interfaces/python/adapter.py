@@ -251,7 +251,7 @@ class AirbyteSourceAdapter(SourceConnector):
         _warn_of_hidden_values(request, rows, _count_extra(page.rows))
         if request.incremental and page.overlap and not page.is_complete:
             _log.warning(
-                "%s sent no state within %d rows of '%s', so the next read brings them again; "
+                "%s sent no state within %d rows of '%s', so the next read returns them again; "
                 "raise limit.",
                 self._source.name,
                 rows,
@@ -409,8 +409,8 @@ def _count_extra(rows: pa.Table | pa.RecordBatch) -> int:
 def _warn_of_hidden_values(request: ReadRequest, rows: int, hidden: int) -> None:
     if hidden and not request.metadata_columns:
         _log.warning(
-            "Of %d rows of '%s', %d have values that fit no column; metadata_columns=True shows "
-            "them, in _airbyte_extra.",
+            "Of %d rows of '%s', %d have values that do not fit a column; metadata_columns=True "
+            "shows them, in _airbyte_extra.",
             rows,
             request.table,
             hidden,

@@ -21,12 +21,13 @@ class MaintenanceConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schedule: str | Schedule = Field(
-        description="When: cron expression in UTC, or cron and timezone.", examples=["0 3 * * 0"]
+        description="When to run: cron expression in UTC, or cron and timezone.",
+        examples=["0 3 * * 0"],
     )
     retain_hours: int = Field(
         default=168,
-        description="Hours that replaced files, and those of killed syncs, are kept: for queries "
-        "that began before, and for time travel.",
+        description="Hours for which replaced files, and files of killed syncs, are kept. Running "
+        "queries and time travel need them.",
     )
 
     _cron = field_validator("schedule")(validate_schedule)
@@ -36,7 +37,7 @@ class MaintenanceConfig(BaseModel):
     @classmethod
     def _at_least_one(cls, hours: int) -> int:
         if hours < 1:
-            raise ValueError("give at least 1 hour, for queries that read the old files now")
+            raise ValueError("use at least 1 hour, because running queries may read old files")
         return hours
 
 

@@ -31,7 +31,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     destination: str | None = Field(
         default=None,
-        description="Destination of connections that name none: folder or object store "
+        description="Destination of connections that declare none: folder or object store "
         "address of Delta tables, or a Postgres database, "
         "postgresql://user:{{ env.PASSWORD }}@host/database. A relative folder starts at "
         "DAGSTER_HOME, else at the current folder. The default is ATLAS_DESTINATION or ATLAS_LAKE, "

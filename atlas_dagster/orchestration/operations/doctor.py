@@ -178,7 +178,7 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
             client.images.get(image)
         except docker.errors.NotFound:
             problems = True
-            text = f"{image} is pulled at the first use; now: atlas pull {subject.name}"
+            text = f"{image} is not pulled yet; to pull it now, run: atlas pull {subject.name}"
             yield Finding(about, "warning", text)
         except API_ERRORS as error:
             yield Finding(

@@ -92,6 +92,6 @@ def pod_executor(assets: Iterable[object]) -> dg.ExecutorDefinition | None:
         from dagster_k8s import k8s_job_executor
     except ImportError as error:
         raise ConfigError(
-            "The runner kubernetes is an extra; install it: pip install 'atlas-dagster[kubernetes]'"
+            "The runner kubernetes needs an extra; run: pip install 'atlas-dagster[kubernetes]'"
         ) from error
     return k8s_job_executor

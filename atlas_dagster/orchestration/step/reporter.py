@@ -162,9 +162,9 @@ class Reporter:
 
 
 _DESCRIPTIONS: dict[Action, str] = {
-    "refresh": "Refresh: the next sync reads it from the beginning.",
+    "refresh": "Refresh: the next sync reads the stream from the beginning.",
     "clear": "Cleared: rows and state are removed.",
-    "reset": "State reset: the next sync reads it from the beginning; rows are kept.",
+    "reset": "State reset: the next sync reads the stream from the beginning; rows are kept.",
     "set": "State set.",
     "accept": "Accepted the changes that another program made to the table.",
 }

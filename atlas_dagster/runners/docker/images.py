@@ -67,7 +67,7 @@ _CAUSES = (
     _Cause(
         r"manifest unknown|name unknown|manifest for .* not found|: not found",
         "its registry has no such image and tag",
-        "check both",
+        "check the image's name and tag",
         False,
     ),
     _Cause(

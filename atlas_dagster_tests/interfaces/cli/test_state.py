@@ -103,7 +103,7 @@ def test_clear_asks_before_it_removes(numbers: Project) -> None:
     assert "--yes" in refused.stderr
 
     terminal = pexpect.spawn(str(BIN / "atlas"), ["clear", "numbers"], timeout=60)
-    terminal.expect_exact("Remove all rows of all streams of numbers, for good? [y/N]: ")
+    terminal.expect_exact("Permanently remove all rows of all streams of numbers? [y/N]: ")
     terminal.sendline("n")
     terminal.expect(pexpect.EOF)
     assert terminal.before.decode().splitlines()[-1] == "Nothing was removed."

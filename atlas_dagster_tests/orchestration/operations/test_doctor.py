@@ -134,7 +134,7 @@ def test_images_that_are_not_there_yet(tmp_path: Path, docker_client: docker.Doc
         (
             "Connection gone",
             "warning",
-            "airbyte/source-postgres:0.0.1 is pulled at the first use; now: atlas pull gone",
+            "airbyte/source-postgres:0.0.1 is not pulled yet; to pull it now, run: atlas pull gone",
         )
     ]
     (engine,) = [each for each in findings if each.about == "Docker"]

@@ -83,7 +83,7 @@ def test_a_private_registry(
     client = log_in(PASSWORD)
     for absent in (image.replace(":1", ":9"), image.replace("private", "absent")):
         said = refusal(ConfigError, client, absent)
-        assert "its registry has no such image and tag; check both." in said
+        assert "its registry has no such image and tag; check the image's name and tag." in said
     monkeypatch.setattr(images, "_PROGRESS_SECONDS", 0.0)
     told: list[str] = []
     drawn: list[tuple[int, float | None]] = []
