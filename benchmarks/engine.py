@@ -95,6 +95,7 @@ def start_overhead(runs: int) -> dict[str, dict[str, float]]:
 def _call(verb: str, folder: str) -> None:
     """One call through the engine, in a process of its own: imports, engine, container, answer."""
     from atlas_dagster.config.masking import Masker
+    from atlas_dagster.listener import SILENT
     from atlas_dagster.runners.base import ConnectorCommand
     from atlas_dagster.runners.docker.engine import connect
     from atlas_dagster.runners.docker.runner import DockerRunner
@@ -104,7 +105,7 @@ def _call(verb: str, folder: str) -> None:
     files = {name: (Path(folder) / f"{name}.json").read_bytes() for name in names}
     command = ConnectorCommand(verb, files, {"atlas.connection": "bench"})  # type: ignore[arg-type]
     runner = DockerRunner(STANDIN, client=connect())
-    talk = Invocation(runner, name="bench", log=lambda *_: None, masker=Masker())
+    talk = Invocation(runner, name="bench", listener=SILENT, masker=Masker())
     for _ in talk.messages(command):
         pass
     assert not talk.failed, talk.failure()

@@ -94,7 +94,7 @@ def write(folder: Path) -> None:
 
     from atlas_dagster.protocol.catalog import Catalog
     from atlas_dagster.protocol.messages import Spec
-    from atlas_dagster.source.discovered_catalog import discovered
+    from atlas_dagster.source.discovered_catalog import build_discovered
 
     defs = folder / "many" / "defs"
     defs.mkdir(parents=True)
@@ -105,7 +105,7 @@ def write(folder: Path) -> None:
     for name in names():
         (defs / name).mkdir()
         (defs / name / "defs.yaml").write_text(_DECLARATION)
-        found = discovered(
+        found = build_discovered(
             name,
             connector="airbyte/source-faker:7.2.1",
             config={"count": 1000},

@@ -20,7 +20,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster_shared.serdes import serialize_value
 
-from atlas_dagster.orchestration.automation.schedule import _tags
+from atlas_dagster.orchestration.automation.schedule import _make_tags
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster_tests.orchestration.connections import USERS, declare_shop, define, found
 from atlas_dagster_tests.orchestration.instances import postgres_instance
@@ -89,7 +89,7 @@ def _add_runs(
     """Runs of a schedule, put into the tables as Dagster does one by one."""
     keys = [dg.AssetKey([connection, f"stream_{number}"]) for number in range(STREAMS)]
     names = ("records", "primary_key", "schema")
-    tags = _tags(declare_shop(name=connection))
+    tags = _make_tags(declare_shop(name=connection))
     runs = [
         dg.DagsterRun(
             job_name="__ASSET_JOB",

@@ -24,7 +24,7 @@ class _NothingRemembered:
 def sync(runner: Runner, recording: str, mode: str, destination: Destination) -> int:
     """Parse, type, stage, commit with state, merge for append_dedup; the tables' rows."""
     labels = {"atlas.connection": "bench"}
-    connector = Connector(runner, name="bench", log=lambda *_: None, labels=labels)
+    connector = Connector(runner, name="bench", labels=labels)
     # Without STATE nothing is incremental.
     incremental = mode != "overwrite" and RECORDINGS[recording].states
     streams = [

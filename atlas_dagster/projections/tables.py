@@ -3,13 +3,13 @@
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-#: Their schema in Postgres. In SQLite they have their own file.
+#: The schema in Postgres. In SQLite, the tables have their own file.
 SCHEMA = "pipeline"
 
 metadata = sa.MetaData()
 
 
-def _stream() -> list[sa.Column[str]]:
+def _stream_columns() -> list[sa.Column[str]]:
     """Return the columns that identify a stream. A missing namespace is an empty text."""
     return [
         sa.Column("connection", sa.Text, primary_key=True),
@@ -25,7 +25,7 @@ _JSON = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postg
 catalogs = sa.Table(
     "airbyte_catalogs",
     metadata,
-    *_stream(),
+    *_stream_columns(),
     sa.Column("table_path", sa.Text, nullable=False),
     sa.Column("json_schema", _JSON, nullable=False),
     sa.Column("primary_key", _JSON, nullable=False),
@@ -38,7 +38,7 @@ catalogs = sa.Table(
 state = sa.Table(
     "airbyte_state",
     metadata,
-    *_stream(),
+    *_stream_columns(),
     sa.Column("state", _JSON),
     sa.Column("state_type", sa.Text, nullable=False),
     sa.Column("generation_id", sa.BigInteger, nullable=False),

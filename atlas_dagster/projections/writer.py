@@ -58,14 +58,14 @@ class ProjectionWriter:
         table = tables.catalogs
         rows = [
             {
-                **_stream(connection, stream.descriptor),
+                **_stream_key(connection, stream.descriptor),
                 "table_path": "/".join(paths.get(stream.descriptor, ())),
                 "json_schema": stream.json_schema,
                 "primary_key": [list(path) for path in stream.source_defined_primary_key],
                 "cursor_field": list(stream.default_cursor_field),
                 "supported_sync_modes": list(stream.supported_sync_modes),
                 "connector": connector,
-                "discovered_at": _moment(at),
+                "discovered_at": _to_datetime(at),
             }
             for stream in catalog.streams
         ]
@@ -84,17 +84,17 @@ class ProjectionWriter:
         for commit in envelope.streams:
             blob = state.blob_of(commit.stream)
             row = {
-                **_stream(envelope.connection, commit.stream),
-                "state": _plain(blob, mask),
+                **_stream_key(envelope.connection, commit.stream),
+                "state": _to_sql_json(blob, mask),
                 "state_type": state.type,
                 "generation_id": commit.generation_id,
                 "seq": envelope.seq,
                 "action": envelope.action,
                 "run_id": envelope.run_id,
-                "committed_at": _moment(envelope.prepared_at),
+                "committed_at": _to_datetime(envelope.prepared_at),
             }
             rows.append(row)
-        self._write(lambda database: _put(database, tables.state, rows))
+        self._write(lambda database: _replace(database, tables.state, rows))
 
     def write_stats(
         self,
@@ -104,7 +104,7 @@ class ProjectionWriter:
         run_id: str | None,
         connector: str | None,
     ) -> None:
-        """Write how some streams of a sync ended."""
+        """Write the results of ``stats``, which are of one sync."""
         at = dt.datetime.now(dt.UTC)
         rows = [
             {
@@ -127,7 +127,7 @@ class ProjectionWriter:
             self._write(lambda database: _insert(database, tables.sync_stats, rows))
 
     def write_registry(self, listing: Listing) -> None:
-        """Write all connectors, unless this list is there already."""
+        """Write all connectors, unless this list was written already."""
         table = tables.connector_registry
         rows = [
             {
@@ -178,8 +178,8 @@ class ProjectionWriter:
             )
 
 
-def _put(database: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert ``rows`` in place of those with the same key."""
+def _replace(database: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert ``rows``, and replace rows with the same key."""
     for row in rows:
         key = [column == row[column.name] for column in table.primary_key.columns]
         database.execute(sa.delete(table).where(*key))
@@ -190,7 +190,7 @@ def _insert(database: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str
     database.execute(sa.insert(table), list(rows))
 
 
-def _stream(connection: str, stream: StreamDescriptor) -> dict[str, str]:
+def _stream_key(connection: str, stream: StreamDescriptor) -> dict[str, str]:
     return {
         "connection": connection,
         "stream_namespace": stream.namespace or "",
@@ -198,11 +198,11 @@ def _stream(connection: str, stream: StreamDescriptor) -> dict[str, str]:
     }
 
 
-def _plain(blob: Raw | None, mask: Callable[[str], str]) -> Any:
-    """Return a state for SQL, where numbers may lose digits."""
+def _to_sql_json(blob: Raw | None, mask: Callable[[str], str]) -> Any:
+    """Return a state as a value for SQL; numbers may lose digits."""
     if blob is None:
         return None
-    # Postgres's jsonb has no U+0000.
+    # jsonb in Postgres cannot store U+0000.
     text = mask(bytes(blob).decode(errors="replace")).replace("\\u0000", "")
     try:
         return json.loads(text)
@@ -210,5 +210,5 @@ def _plain(blob: Raw | None, mask: Callable[[str], str]) -> Any:
         return text
 
 
-def _moment(seconds: float) -> dt.datetime:
+def _to_datetime(seconds: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -13,8 +13,8 @@ from atlas_dagster.registry.connectors import (
 )
 from atlas_dagster.registry.manifests import (
     PublishedManifest,
-    published_manifest,
-    published_version,
+    fetch_manifest,
+    fetch_newest_version,
 )
 from atlas_dagster.registry.refresh import Refreshed, Upgrade, refresh_registry
 from atlas_dagster.registry.search import FoundConnectors, search_connectors
@@ -27,12 +27,12 @@ __all__ = [
     "PublishedManifest",
     "Refreshed",
     "Upgrade",
+    "fetch_manifest",
+    "fetch_newest_version",
     "get_connector_image",
     "get_connector_info",
     "image_name",
     "list_connectors",
-    "published_manifest",
-    "published_version",
     "refresh_registry",
     "search_connectors",
 ]

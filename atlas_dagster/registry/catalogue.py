@@ -15,7 +15,7 @@ from atlas_dagster.files import atomic_write, cache_folder
 from atlas_dagster.format_versions import version_of
 from atlas_dagster.registry.connector_info import ConnectorInfo
 
-#: Of the stored list. Version 1 does not store it.
+#: The format version of the stored list. Version 1 does not store its number.
 VERSION = 1
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class Listing(Struct, frozen=True, omit_defaults=True):
     """All connectors, sorted by name, as of ``date`` (a day, or a second, in UTC).
 
-    ``source`` is the address it was fetched from, and ``etag`` the version there.
+    ``source`` is the registry's address, and ``etag`` the version of the list in the registry.
     """
 
     date: str
@@ -42,7 +42,7 @@ class Listing(Struct, frozen=True, omit_defaults=True):
 def listing() -> Listing:
     """Return the newest list on this machine.
 
-    Cached, because each connection of a code location looks up its connector.
+    The list is cached, because each connection of a code location looks up its connector.
     """
     shipped = shipped_listing()
     path = refreshed_path()
@@ -52,13 +52,13 @@ def listing() -> Listing:
         return shipped
     except (OSError, ConfigError, msgspec.MsgspecError) as error:
         _log.warning(
-            "The list of connectors in %s cannot be read (%s); Atlas uses the one it was shipped "
-            "with. To replace the file, run `atlas connectors refresh`.",
+            "The list of connectors in %s cannot be read (%s); Atlas uses its shipped list. To "
+            "replace the file, run `atlas connectors refresh`.",
             path,
             error,
         )
         return shipped
-    # A newer Atlas may have been installed since.
+    # The shipped list is the newer one if Atlas was upgraded after the last refresh.
     return max(shipped, refreshed, key=lambda it: it.date)
 
 

@@ -7,9 +7,9 @@ from msgspec import Struct
 
 from atlas_dagster.connector_versions import release
 
-#: In place of a version: the newest one.
+#: Instead of a version: the newest version.
 LATEST = "latest"
-#: In place of a version: the one in the list, or the newest that can be installed.
+#: Instead of a version: the version in the list, or else the newest that can be installed.
 AUTO = "auto"
 
 
@@ -73,9 +73,9 @@ _OTHER_CATEGORIES: dict[str, tuple[ConnectorCategory, ...]] = {
 
 
 class BreakingChange(Struct, frozen=True, omit_defaults=True):
-    """A change that users must know before they upgrade to ``version`` or a later one.
+    """A change that users must know before they upgrade to ``version`` or a later version.
 
-    ``streams`` must be read again; empty if the publisher names none.
+    ``streams`` must be read again after the upgrade; empty if the publisher names none.
     """
 
     version: str
@@ -98,9 +98,9 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``pypi_package`` is None if there is none.
 
     The fields from ``breaking_changes`` on exist only in a fetched list, with the names of
-    ``oss_registry.json``: ``allowed_hosts`` are the hosts that it connects to, ``memory_limit`` and
-    ``cpu_limit`` are the publisher's limits for a READ, ``max_seconds_between_messages`` is the
-    longest silence of a READ.
+    ``oss_registry.json``: ``allowed_hosts`` are the hosts that the connector contacts,
+    ``memory_limit`` and ``cpu_limit`` are the publisher's limits for a READ, and
+    ``max_seconds_between_messages`` is the longest silence of a READ.
     """
 
     name: str
@@ -127,17 +127,17 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_manifest_only(self) -> bool:
-        """Whether it is a declarative manifest, which the CDK's package runs."""
+        """Whether the connector is a declarative manifest, which the CDK's package runs."""
         return self.language == "manifest-only"
 
     @property
     def needs_docker(self) -> bool:
-        """Whether it is published neither as a Python package nor as a manifest."""
+        """Whether the connector is published neither as a Python package nor as a manifest."""
         return self.pypi_package is None and not self.is_manifest_only
 
     @property
     def categories(self) -> tuple[ConnectorCategory, ...]:
-        """Its own category, then others in which people search for it."""
+        """The connector's own category, then others in which people search for it."""
         return (self.category, *_OTHER_CATEGORIES.get(self.name, ()))
 
     def at(self, version: str | None) -> "ConnectorInfo":

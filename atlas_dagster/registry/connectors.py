@@ -3,7 +3,7 @@
 from atlas_dagster.errors import ConfigError, UnknownConnectorError
 from atlas_dagster.registry.catalogue import connectors_by_name
 from atlas_dagster.registry.connector_info import ConnectorCategory, ConnectorInfo
-from atlas_dagster.registry.search import unknown_connector
+from atlas_dagster.registry.search import describe_unknown_connector
 
 
 def list_connectors(category: ConnectorCategory | str | None = None) -> list[ConnectorInfo]:
@@ -32,7 +32,7 @@ def get_connector_info(name: str) -> ConnectorInfo:
     """
     info = connectors_by_name().get(name)
     if info is None:
-        raise UnknownConnectorError(unknown_connector(name))
+        raise UnknownConnectorError(describe_unknown_connector(name))
     return info
 
 

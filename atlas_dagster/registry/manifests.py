@@ -23,7 +23,7 @@ _MANIFEST = "manifest.yaml"
 _COMPONENTS = "components.py"
 #: The components as a ZIP file (PyAirbyte ``_executors/util.py``).
 _PACKED_COMPONENTS = "components.zip"
-#: A cached file with the CDK's version; empty if the metadata names none.
+#: A cached file with the CDK's version; empty if the metadata has none.
 _CDK_VERSION = "cdk_version"
 #: A manifest's image is the image of the CDK at one version.
 _CDK_IMAGE = re.compile(r"(?:.*/)?source-declarative-manifest:(\d[\w.+-]*)(?:@.*)?")
@@ -33,8 +33,8 @@ _CDK_IMAGE = re.compile(r"(?:.*/)?source-declarative-manifest:(\d[\w.+-]*)(?:@.*
 class PublishedManifest:
     """A published manifest.
 
-    ``components`` is its Python code, if any. ``cdk_version`` is the CDK that it was published
-    with, from its metadata; None if unknown.
+    ``components`` is the manifest's Python code, if any. ``cdk_version`` is the version of the CDK
+    with which it was published; None if unknown.
     """
 
     manifest: bytes
@@ -42,7 +42,7 @@ class PublishedManifest:
     cdk_version: str | None = None
 
 
-def published_manifest(info: ConnectorInfo) -> PublishedManifest:
+def fetch_manifest(info: ConnectorInfo) -> PublishedManifest:
     """Return the manifest of ``info`` at its version.
 
     Raises:
@@ -70,7 +70,7 @@ def published_manifest(info: ConnectorInfo) -> PublishedManifest:
     )
 
 
-def published_version(info: ConnectorInfo) -> str:
+def fetch_newest_version(info: ConnectorInfo) -> str:
     """Return the newest version in Airbyte's registry.
 
     Raises:
@@ -131,7 +131,7 @@ def _fetch(info: ConnectorInfo) -> PublishedManifest:
             "with Docker."
         )
     try:
-        return PublishedManifest(manifest, _unpacked(packed), _published_with(metadata))
+        return PublishedManifest(manifest, _unpack(packed), _find_cdk_version(metadata))
     except (zipfile.BadZipFile, KeyError) as error:
         raise RunnerUnavailableError(
             f"The components of {title} at {root} cannot be unpacked ({error})",
@@ -139,7 +139,7 @@ def _fetch(info: ConnectorInfo) -> PublishedManifest:
         ) from error
 
 
-def _published_with(metadata: bytes | None) -> str | None:
+def _find_cdk_version(metadata: bytes | None) -> str | None:
     """Return the CDK's version in ``data.connectorBuildOptions.baseImage``."""
     try:
         found = yaml.safe_load(metadata or b"")
@@ -154,7 +154,7 @@ def _address(info: ConnectorInfo) -> str:
     return f"metadata/{info.image}/{info.tag}"
 
 
-def _unpacked(packed: bytes | None) -> bytes | None:
+def _unpack(packed: bytes | None) -> bytes | None:
     if packed is None:
         return None
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:

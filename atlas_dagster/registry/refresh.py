@@ -30,7 +30,7 @@ from atlas_dagster.registry.connector_info import (
 
 #: Airbyte's registry. The environment variable ATLAS_REGISTRY_URL names a mirror.
 REGISTRY_URL = "https://connectors.airbyte.com/files"
-#: Longest pause in an answer.
+#: The longest pause in a response.
 _TIMEOUT_SECONDS = 30.0
 _PATH = "registries/v0/oss_registry.json"
 #: A download with a smaller share of the known connectors is broken.
@@ -40,15 +40,15 @@ _KINDS = ("api", "database", "file")
 
 
 def registry_url() -> str:
-    """Return the address of the registry, without a slash at its end."""
+    """Return the address of the registry, without a slash at the end."""
     return (os.environ.get("ATLAS_REGISTRY_URL") or REGISTRY_URL).rstrip("/")
 
 
 def get(path: str, etag: str | None = None) -> requests.Response:
-    """Return the answer to a GET of ``path``, with any status; 304 if ``etag`` is still current.
+    """Return the response to a GET of ``path``, with any status; 304 if ``etag`` is still current.
 
     Raises:
-        requests.RequestException: there is no answer, or it is incomplete.
+        requests.RequestException: there is no response, or an incomplete one.
     """
     headers = {} if etag is None else {"If-None-Match": etag}
     return requests.get(f"{registry_url()}/{path}", headers=headers, timeout=_TIMEOUT_SECONDS)
@@ -56,11 +56,11 @@ def get(path: str, etag: str | None = None) -> requests.Response:
 
 def get_file(path: str) -> bytes | None:
     """Fetch a file; None if it does not exist. Raises requests.RequestException."""
-    answer = get(path)
-    if answer.status_code == requests.codes.not_found:
+    response = get(path)
+    if response.status_code == requests.codes.not_found:
         return None
-    answer.raise_for_status()
-    return answer.content
+    response.raise_for_status()
+    return response.content
 
 
 class Upgrade(Struct, frozen=True):
@@ -84,7 +84,7 @@ class Refreshed(Struct, frozen=True):
 def refresh_registry() -> Refreshed:
     """Fetch the list of connectors from Airbyte's registry, and store it.
 
-    If that fails, the previous list stays.
+    If this fails, the previous list stays in use.
 
     Raises:
         TransientError: the registry cannot be reached, or its answer is broken.
@@ -94,18 +94,18 @@ def refresh_registry() -> Refreshed:
     before, source = listing(), registry_url()
     known = before.etag if before.source == source else None
     try:
-        answer = get(_PATH, known)
+        response = get(_PATH, known)
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if answer.status_code == requests.codes.not_modified:
+        if response.status_code == requests.codes.not_modified:
             refreshed = Refreshed(msgspec.structs.replace(before, date=now))
-        elif answer.status_code == requests.codes.not_found:
+        elif response.status_code == requests.codes.not_found:
             raise ConfigError(
                 f"There is no registry at {source}/{_PATH}; correct or unset ATLAS_REGISTRY_URL."
             )
         else:
-            answer.raise_for_status()
-            etag = answer.headers.get("ETag")
-            refreshed = _compare(before, _read(answer.content, before), now, source, etag)
+            response.raise_for_status()
+            etag = response.headers.get("ETag")
+            refreshed = _compare(before, _decode(response.content, before), now, source, etag)
     except requests.RequestException as error:
         raise TransientError(
             f"The registry cannot be fetched from {source}; check the network. The list of "
@@ -128,7 +128,7 @@ class _Found(Struct):
     unreadable: int = 0
 
 
-def _read(content: bytes, before: Listing) -> _Found:
+def _decode(content: bytes, before: Listing) -> _Found:
     """Decode the registry. Raises TransientError if it is broken."""
     try:
         document = msgspec.json.decode(content, type=_Document)
@@ -161,7 +161,7 @@ def _broken(before: Listing, why: str) -> TransientError:
 
 
 def _compare(before: Listing, found: _Found, now: str, source: str, etag: str | None) -> Refreshed:
-    """Compare two lists. Connectors only in the previous one, such as enterprise ones, stay."""
+    """Compare two lists. Connectors only in the previous list, such as enterprise ones, stay."""
     known = {info.name: info for info in before.connectors}
     kept = {name: info for name, info in known.items() if name not in found.withdrawn}
     connectors = kept | found.connectors
@@ -228,7 +228,7 @@ class _Resources(Struct, rename="camel"):
     default: _Limits | None = None
     job_specific: list[_Job] | None = None
 
-    def of_sync(self, limit: str) -> str | None:
+    def sync_limit(self, limit: str) -> str | None:
         jobs = [
             job.resource_requirements for job in self.job_specific or () if job.job_type == "sync"
         ]
@@ -282,26 +282,26 @@ class _Entry(Struct, rename="camel"):
             support_level=self.support_level or "community",
             docs_url=self.documentation_url,
             definition_id=self.source_definition_id,
-            language=self.language or _tagged("language:", self.tags or ()),
+            language=self.language or _find_tag("language:", self.tags or ()),
             pypi_package=pypi.package_name if pypi and pypi.enabled else None,
-            breaking_changes=tuple(_changes(breaking)),
+            breaking_changes=tuple(_sort_changes(breaking)),
             allowed_hosts=tuple((self.allowed_hosts and self.allowed_hosts.hosts) or ()),
-            memory_limit=resources.of_sync("memory_limit"),
-            cpu_limit=_cpus(resources.of_sync("cpu_limit")),
+            memory_limit=resources.sync_limit("memory_limit"),
+            cpu_limit=_parse_cpus(resources.sync_limit("cpu_limit")),
             max_seconds_between_messages=self.max_seconds_between_messages,
         )
 
 
-def _changes(breaking: Mapping[str, _Breaking]) -> Iterable[BreakingChange]:
+def _sort_changes(breaking: Mapping[str, _Breaking]) -> Iterable[BreakingChange]:
     return (breaking[version].change(version) for version in sorted(breaking, key=release))
 
 
-def _tagged(prefix: str, tags: Iterable[str]) -> str:
+def _find_tag(prefix: str, tags: Iterable[str]) -> str:
     """Return ``python`` for the tag ``language:python``; empty without such a tag."""
     return next((tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)), "")
 
 
-def _cpus(text: str | None) -> float | None:
+def _parse_cpus(text: str | None) -> float | None:
     """Parse CPUs as in Kubernetes: ``2``, ``0.5``, ``500m``. Return None if invalid."""
     try:
         number = float((text or "").removesuffix("m"))

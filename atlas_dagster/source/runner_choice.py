@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.listener import Listener
-from atlas_dagster.registry import ConnectorInfo, published_manifest, published_version
+from atlas_dagster.registry import ConnectorInfo, fetch_manifest, fetch_newest_version
 from atlas_dagster.registry.connector_info import AUTO, LATEST
 from atlas_dagster.runners.base import Runner
 from atlas_dagster.runners.docker.engine import connect
@@ -136,11 +136,11 @@ def _use_python(ref: ConnectorRef, limits: ExecutorConfig, why: str, listener: L
 def _find_newest(info: ConnectorInfo) -> str:
     """Return the version for ``latest`` without Docker."""
     package = info.pypi_package
-    return newest_version(package) if package is not None else published_version(info)
+    return newest_version(package) if package is not None else fetch_newest_version(info)
 
 
 def _fetch_published(info: ConnectorInfo) -> tuple[Manifest, Cdk]:
-    found = published_manifest(info)
+    found = fetch_manifest(info)
     manifest = Manifest(f"{info.name} {info.tag}", found.manifest, found.components)
     return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)
 

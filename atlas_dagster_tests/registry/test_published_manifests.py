@@ -12,9 +12,9 @@ import yaml
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.registry import (
     PublishedManifest,
+    fetch_manifest,
+    fetch_newest_version,
     get_connector_info,
-    published_manifest,
-    published_version,
 )
 from atlas_dagster_tests.registry.live_registry import LiveRegistry
 
@@ -27,7 +27,7 @@ def manifests(cache: Path) -> Path:
 
 
 def fetch(version: str = "1.2.3") -> PublishedManifest:
-    return published_manifest(get_connector_info("source-pokeapi").at(version))
+    return fetch_manifest(get_connector_info("source-pokeapi").at(version))
 
 
 def packed(name: str) -> bytes:
@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_be_written(registry: LiveRegistry, manifests: Path)
 
 
 def newest() -> str:
-    return published_version(get_connector_info("source-pokeapi"))
+    return fetch_newest_version(get_connector_info("source-pokeapi"))
 
 
 def test_the_newest_version_is_looked_up(registry: LiveRegistry) -> None:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from atlas_dagster.registry import list_connectors, search_connectors
 from atlas_dagster.registry.catalogue import shipped_listing
-from atlas_dagster.registry.search import unknown_connector
+from atlas_dagster.registry.search import describe_unknown_connector
 
 
 def found(query: str) -> list[str]:
@@ -105,7 +105,7 @@ def test_one_that_is_published_since_is_not_said_to_be_missing(cache: Path) -> N
     (cache / "connectors.json").write_bytes(listed.encode())
     assert found("neo4j") == ["neo4j"]
     assert search_connectors("neo4j").note is None
-    assert unknown_connector("Neo4j") == (
+    assert describe_unknown_connector("Neo4j") == (
         'There is no connector "Neo4j"; did you mean source-neo4j?'
     )
 
@@ -145,7 +145,7 @@ def test_the_unlisted_have_no_connector_and_their_nearest_exist() -> None:
         for near in row["nearest"].split() if not row["why"] else ():
             # Else Airbyte has it, under a longer name.
             assert not set(row["name"].casefold().split()) <= set(near.split("-")), row
-        assert unknown_connector(row["name"]).count(".") <= 3
+        assert describe_unknown_connector(row["name"]).count(".") <= 3
 
 
 def _unlisted() -> list[dict[str, str]]:

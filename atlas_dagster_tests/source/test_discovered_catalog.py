@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.protocol.catalog import Catalog
 from atlas_dagster.protocol.messages import Spec, StreamDescriptor
-from atlas_dagster.source.discovered_catalog import Discovered, NamedTable, discovered
+from atlas_dagster.source.discovered_catalog import Discovered, NamedTable, build_discovered
 
 Names = list[tuple[str | None, str]]
 
 
 def found(names: Names, previous: Discovered | None = None) -> Discovered:
     streams: list[Any] = [{"name": name, "namespace": space} for space, name in names]
-    return discovered(
+    return build_discovered(
         "c",
         connector="x",
         config={"a": 1},

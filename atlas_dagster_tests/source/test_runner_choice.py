@@ -83,7 +83,7 @@ def test_without_an_engine_or_package_the_published_manifest_is_taken(
         (None, "6.50.0", "the CDK it is written for"),
     ):
         published = PublishedManifest(MANIFEST, cdk_version=cdk)
-        monkeypatch.setattr(choose, "published_manifest", lambda entry, found=published: found)
+        monkeypatch.setattr(choose, "fetch_manifest", lambda entry, found=published: found)
         runner, said = chosen(connector="source-pokeapi", version="1.2.3")
         assert runner.reference == f"source-pokeapi 1.2.3 (airbyte-cdk=={ran})"
         assert said == (
@@ -122,8 +122,8 @@ def test_latest_without_an_engine_is_the_newest_that_is_published(
         "source-faker runs from its Python package airbyte-source-faker 9.9.0, the newest, because"
     )
     published = PublishedManifest(MANIFEST)
-    monkeypatch.setattr(choose, "published_manifest", lambda entry: published)
-    monkeypatch.setattr(choose, "published_version", lambda entry: "3.2.1")
+    monkeypatch.setattr(choose, "fetch_manifest", lambda entry: published)
+    monkeypatch.setattr(choose, "fetch_newest_version", lambda entry: "3.2.1")
     runner, said = chosen(connector="source-pokeapi", version="latest")
     assert runner.reference == "source-pokeapi 3.2.1 (airbyte-cdk==6.50.0)"
     assert said.startswith("source-pokeapi runs from its manifest of version 3.2.1, the newest, ")

@@ -9,4 +9,4 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Nothing to do: no database is older than this revision."""
+    """Do nothing, because no database is older than this revision."""
