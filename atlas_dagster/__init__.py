@@ -37,5 +37,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # Where `dg` looks for component types.
+    # `dg` looks for component types here.
     return [*globals(), *__all__]

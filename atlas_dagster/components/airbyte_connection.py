@@ -54,7 +54,7 @@ from atlas_dagster.source.run_context import RunContext
 
 
 def _default_state() -> DefsStateConfigArgs:
-    """Return where catalogs are stored: in the project, or as ATLAS_DEFS_STATE says."""
+    """Return the place of stored catalogs: the project, or the one that ATLAS_DEFS_STATE names."""
     # DISCOVER runs a container, so loading must never start it.
     return DefsStateConfigArgs(
         management_type=DefsStateManagementType(

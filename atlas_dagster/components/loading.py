@@ -85,7 +85,7 @@ def build_airbyte_assets(
     return defs
 
 
-def built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
+def find_built_connections(tree: "ProjectTree") -> Mapping[str, AirbyteConnection]:
     """Return the connections that a project's definitions build in Python, by name.
 
     Raises:
@@ -145,7 +145,7 @@ class ProjectTree(dg.ComponentTree):
         return dg.ComponentLoadContext.from_decl_load_context(self.decl_load_context, empty)
 
     def build_defs(self, loc: ResolvableToComponentLoc | None = None) -> dg.Definitions:
-        """Return all definitions, or those of the part ``loc`` alone; a single part may raise."""
+        """Return all definitions, or only those of the part ``loc``, which may raise."""
         if loc is not None:
             if isinstance(loc, Path):
                 self.declaration(loc)

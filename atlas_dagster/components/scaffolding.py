@@ -74,7 +74,7 @@ def write_connection(folder: Path, attributes: Mapping[str, Any], docs_url: str 
 
 
 def write_secrets(file: Path, values: Mapping[str, str]) -> None:
-    """Set variables in a ``.env``, and make it readable by its owner alone.
+    """Set variables in a ``.env``, and make it readable only by its owner.
 
     Raises:
         ConfigError: the file cannot be written, or a value has a NUL character.

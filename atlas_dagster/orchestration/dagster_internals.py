@@ -93,7 +93,7 @@ __all__ = [  # noqa: RUF022 - sorted by purpose
     "RUN_KEY_TAG",
     # A check that is executed without its sync repeats its last result.
     "AssetCheckExecutionRecordStatus",
-    # The errors by which Dagster says that it cannot read an event.
+    # Dagster's errors for an event that it cannot read.
     "CheckError",
     "DeserializationError",
     # Each folder of the project loads by itself: Dagster fails all if one of them fails.

@@ -23,7 +23,7 @@ class _Verb(NamedTuple):
 #: In the order in which a newcomer needs them.
 _VERBS = {
     "connectors": _Verb("connectors", "List and search the connectors."),
-    "spec": _Verb("connector", "Show the config that SOURCE takes."),
+    "spec": _Verb("connector", "Show the config fields of SOURCE."),
     "check": _Verb("connector", "Check the connection to SOURCE."),
     "discover": _Verb("connector", "List the streams of SOURCES."),
     "read": _Verb("read", "Read records of SOURCE, without tables."),

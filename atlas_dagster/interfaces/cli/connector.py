@@ -15,6 +15,7 @@ from atlas_dagster.interfaces.cli.output import (
     console,
     exit_code,
     json_option,
+    make_table,
     print_error,
     print_json,
     print_line,
@@ -22,7 +23,6 @@ from atlas_dagster.interfaces.cli.output import (
     print_note,
     report_errors,
     show_spinner,
-    table,
 )
 from atlas_dagster.interfaces.cli.project import complete_sources, find_connection, find_connections
 from atlas_dagster.interfaces.cli.source import (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @source_command
 @json_option
 def spec(source: str, options: SourceOptions, as_json: bool) -> None:
-    """Show the config that SOURCE takes.
+    """Show the config fields of SOURCE.
 
     SOURCE is a declared connection, a connector (source-postgres) or an image.
     """
@@ -206,7 +206,7 @@ def _print_discovery(source: str, discovery: Discovery, dry_run: bool) -> None:
 def _print_streams(source: str, catalog: Catalog) -> None:
     count = plural(len(catalog.streams), "stream")
     console.print(f"[bold green]{escape(source)}[/] offers {count}:")
-    shown = table("stream", "fields", "primary key", "cursor", "sync modes")
+    shown = make_table("stream", "fields", "primary key", "cursor", "sync modes")
     for stream in catalog.streams:
         shown.add_row(*(Text(cell) for cell in _stream_cells(stream)))
     console.print(shown)
@@ -228,7 +228,7 @@ def _print_fields(schema: dict[str, Any]) -> None:
     """Print the top-level fields of a SPEC; ``--json`` prints all of it."""
     from atlas_dagster.config.form import form
 
-    shown = table("field", "type", "", "description")
+    shown = make_table("field", "type", "", "description")
     for field in form(schema):
         marks = (("required", field.required), ("secret", field.secret))
         shown.add_row(

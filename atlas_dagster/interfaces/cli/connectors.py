@@ -12,12 +12,12 @@ from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.interfaces.cli.output import (
     console,
     json_option,
+    make_table,
     print_json,
     print_line,
     print_note,
     report_errors,
     show_spinner,
-    table,
 )
 from atlas_dagster.interfaces.cli.project import (
     complete_connectors,
@@ -84,7 +84,7 @@ def categories(as_json: bool) -> None:
             [{"id": each, "name": each.label, "count": count} for each, count in counts.items()]
         )
         return
-    shown = table("category", "connectors", numbers=["connectors"])
+    shown = make_table("category", "connectors", numbers=["connectors"])
     for category, count in counts.items():
         shown.add_row(category.value, str(count))
     console.print(shown)
@@ -171,7 +171,7 @@ def _print_connectors(found: Sequence[ConnectorInfo], as_json: bool) -> None:
     if as_json:
         print_json([_list_fields(info) for info in found])
         return
-    shown = table("name", "title", "category", "version", "support", "runs from")
+    shown = make_table("name", "title", "category", "version", "support", "runs from")
     for info in found:
         shown.add_row(
             Text(info.name, style="bold"),

@@ -20,13 +20,13 @@ from atlas_dagster.errors import AtlasError, ConfigError
 from atlas_dagster.interfaces.cli.output import (
     CommandListener,
     console,
+    make_table,
     print_error,
     print_line,
     print_note,
     print_refusal,
     report_errors,
     show_spinner,
-    table,
 )
 from atlas_dagster.interfaces.cli.project import (
     complete_connectors,
@@ -193,7 +193,7 @@ def _pick_streams(catalog: Catalog | None) -> list[str]:
     """Return the names of the chosen streams; an empty list means all, also future ones."""
     if catalog is None:
         return []
-    shown = table("", "stream", "sync mode")
+    shown = make_table("", "stream", "sync mode")
     names = [stream.descriptor.name for stream in catalog.streams]
     for number, stream in enumerate(catalog.streams, 1):
         configured = configure(stream)

@@ -139,14 +139,16 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def table(*headings: str, whole: Collection[str] = (), numbers: Collection[str] = ()) -> Table:
-    """Return a table. A narrow terminal folds cells, except of the first and ``whole`` columns."""
+def make_table(
+    *headings: str, nowrap: Collection[str] = (), numbers: Collection[str] = ()
+) -> Table:
+    """Return a table. A narrow terminal folds cells, except of the first and ``nowrap`` columns."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         result.add_column(
             heading,
             overflow="fold",
-            no_wrap=heading == headings[0] or heading in whole,
+            no_wrap=heading == headings[0] or heading in nowrap,
             justify="right" if heading in numbers else "left",
         )
     return result

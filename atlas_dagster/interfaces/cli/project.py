@@ -179,7 +179,7 @@ class ProjectConnection:
 
     def discover(self, listener: Listener) -> Discovery:
         """Run DISCOVER, store the catalog with all changes, and record the result of the check."""
-        from atlas_dagster.orchestration.definitions.discovery import check_result, evaluation
+        from atlas_dagster.orchestration.definitions.discovery import check_result, make_evaluation
         from atlas_dagster.orchestration.step.projections import project_discovery
 
         _ = self.connection  # report a wrong declaration before anything runs
@@ -187,7 +187,7 @@ class ProjectConnection:
             discovery = self.component.refresh_catalog(self.tree.project_root, context)
             project_discovery(instance, self.connection, discovery.found, listener.info)
             result = check_result(discovery)
-            instance.report_runless_asset_event(evaluation(self.connection, result))
+            instance.report_runless_asset_event(make_evaluation(self.connection, result))
         return discovery
 
     def preview(self, listener: Listener) -> Discovery:
@@ -324,10 +324,10 @@ def _build_python_connections(tree: ProjectTree) -> list[ProjectConnection]:
     """Return the connections that ``build_airbyte_assets`` builds in the project's definitions."""
     import dagster as dg
 
-    from atlas_dagster.components.loading import built_connections
+    from atlas_dagster.components.loading import find_built_connections
 
     with dg.DagsterInstance.get():  # catalogs may be in its state storage
-        built = built_connections(tree)
+        built = find_built_connections(tree)
     return [ProjectConnection(name, tree, None, component) for name, component in built.items()]
 
 

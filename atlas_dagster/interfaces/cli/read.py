@@ -25,8 +25,8 @@ from atlas_dagster.files import AtomicFile, atomic_write
 from atlas_dagster.interfaces.cli.output import (
     CommandListener,
     console,
+    make_table,
     print_note,
-    table,
 )
 from atlas_dagster.interfaces.cli.project import complete_sources
 from atlas_dagster.interfaces.cli.source import Source, SourceOptions, open_source, source_command
@@ -200,7 +200,7 @@ def _print_rows(rows: pa.Table) -> None:
     own = {field.name for field in METADATA_FIELDS}
     columns = [column for column in rows.column_names if column not in own]
     fitting = columns[: max(console.width // _NARROW, 1)]
-    shown = table()
+    shown = make_table()
     for column in fitting:
         shown.add_column(column, overflow="ellipsis", no_wrap=True, max_width=_WIDE)
     for row in rows.select(fitting).to_pylist():

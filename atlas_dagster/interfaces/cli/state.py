@@ -22,10 +22,10 @@ from atlas_dagster.interfaces.cli.output import (
     console,
     errors,
     json_option,
+    make_table,
     print_json,
     print_line,
     report_errors,
-    table,
 )
 from atlas_dagster.interfaces.cli.project import complete_connections, find_connection
 from atlas_dagster.interfaces.cli.sync import streams_option
@@ -192,7 +192,7 @@ def _list_history(
 
 
 def _print_state(admin: StateAdmin, names: Collection[StreamDescriptor]) -> None:
-    """Print the state alone to stdout, and its commits to stderr."""
+    """Print only the state to stdout, and its commits to stderr."""
     found = admin.resume_points()
     shown, notes = _make_commits_table(), list[str]()
     for name in names:
@@ -222,8 +222,8 @@ def _print_history(admin: StateAdmin, names: Collection[StreamDescriptor], commi
 
 
 def _make_commits_table(*more: str) -> Table:
-    whole = ("stream", "what", "when (UTC)", "run", "seq")
-    return table("stream", "what", "when (UTC)", "run", "gen.", "seq", *more, whole=whole)
+    nowrap = ("stream", "what", "when (UTC)", "run", "seq")
+    return make_table("stream", "what", "when (UTC)", "run", "gen.", "seq", *more, nowrap=nowrap)
 
 
 def _make_cells(name: StreamDescriptor, envelope: Envelope) -> list[str]:

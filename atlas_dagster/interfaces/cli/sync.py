@@ -25,11 +25,11 @@ from atlas_dagster.interfaces.cli.output import (
     console,
     errors,
     json_option,
+    make_table,
     print_error,
     print_json,
     print_line,
     report_errors,
-    table,
 )
 from atlas_dagster.interfaces.cli.project import (
     ProjectConnection,
@@ -286,7 +286,7 @@ def _summarize(declared: ProjectConnection, outcome: Outcome) -> dict[str, Any]:
 def print_summary(declared: ProjectConnection, outcome: Outcome) -> None:
     """Print each stream's numbers, table and a few rows, and commands to try next."""
     numbers = ("records read", "rows in table", "seconds")
-    shown = table("stream", *numbers, "cursor", numbers=numbers)
+    shown = make_table("stream", *numbers, "cursor", numbers=numbers)
     for path, metadata in outcome.streams.items():
         cursor = metadata["atlas/cursor_after"].value
         text = cursor if isinstance(cursor, str) else json.dumps(cursor)
@@ -348,7 +348,7 @@ def _print_preview(destination: Destination, path: TablePath) -> None:
     )
     if not columns:
         return
-    shown = table(*columns, whole=columns)
+    shown = make_table(*columns, nowrap=columns)
     for row in found.select(columns).to_pylist():
         # Text, because rich would interpret a value such as "[red]".
         shown.add_row(*(Text(_shorten(str(value), _PREVIEW_WIDTH)) for value in row.values()))

@@ -1,4 +1,4 @@
-"""Limits of the server: who may send requests, how large they are, and how many run at once."""
+"""Limits of the server: the access, size and number of requests."""
 
 import asyncio
 import hmac

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from atlas_dagster.destinations.base import Maintainable, Maintained, TablePath
 from atlas_dagster.errors import AtlasError, ConfigError, MaintenanceFailedError
 from atlas_dagster.orchestration.automation.cron import Schedule, schedule_job, validate_schedule
-from atlas_dagster.orchestration.automation.retries import explained_failure
+from atlas_dagster.orchestration.automation.retries import explain_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.operations.pools import pool
@@ -49,7 +49,7 @@ def build_maintenance(
     # The pool keeps out syncs; the lock keeps out commands, which use no pool.
     @dg.op(name=f"{connection.name}__maintain", pool=pool(connection))
     def maintain(context: dg.OpExecutionContext, atlas: AtlasResource) -> None:
-        with explained_failure():
+        with explain_failure():
             destination = atlas.open_destination(connection)
             if not isinstance(destination, Maintainable):
                 raise ConfigError(

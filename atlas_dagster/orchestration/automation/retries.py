@@ -109,7 +109,7 @@ def plan_retry(tags: Mapping[str, str]) -> NextRetry | None:
 
 
 @contextmanager
-def explained_failure() -> Iterator[None]:
+def explain_failure() -> Iterator[None]:
     """Turn an AtlasError of the block into a dagster.Failure with its message.
 
     Its metadata has the connector's stack trace, if there is one. Dagster does not retry it,
@@ -120,7 +120,7 @@ def explained_failure() -> Iterator[None]:
     except AtlasError as error:
         metadata: dict[str, dg.RawMetadataValue] = {"atlas/failure_type": error.failure_type}
         if isinstance(error, ConnectorFailedError) and error.stack_trace:
-            metadata["atlas/stack_trace"] = text_block(error.stack_trace)
+            metadata["atlas/stack_trace"] = format_text_block(error.stack_trace)
         raise dg.Failure(
             description=str(error),
             metadata=metadata,
@@ -128,7 +128,7 @@ def explained_failure() -> Iterator[None]:
         ) from None
 
 
-def text_block(text: str) -> dg.MarkdownMetadataValue:
+def format_text_block(text: str) -> dg.MarkdownMetadataValue:
     """Return ``text`` as a block of Markdown that keeps its lines."""
     fenced = text.replace("```", "` ` `")
     return dg.MetadataValue.md(f"```\n{fenced}\n```")

@@ -15,7 +15,7 @@ from atlas_dagster.orchestration.automation.cron import Schedule
 from atlas_dagster.orchestration.automation.retries import ROOT_RUN_TAG, plan_retry, root_run_id
 from atlas_dagster.orchestration.definitions.connection_check import check_key
 from atlas_dagster.orchestration.definitions.translator import source_key
-from atlas_dagster.orchestration.step.event_repair import readable
+from atlas_dagster.orchestration.step.event_repair import read_with_repair
 from atlas_dagster.source.connection import Connection
 
 _TICK_SECONDS = 30
@@ -142,7 +142,7 @@ def _request_retry(
     # Streams that the failed run completed are left out.
     failed_run = last.dagster_run.run_id
     instance = context.instance
-    records = readable(instance, streams, lambda: instance.get_asset_records(list(streams)))
+    records = read_with_repair(instance, streams, lambda: instance.get_asset_records(list(streams)))
     done = {
         record.asset_entry.asset_key
         for record in records

@@ -5,7 +5,11 @@ import time
 import dagster as dg
 
 from atlas_dagster.errors import AtlasError, CheckFailedError
-from atlas_dagster.orchestration.automation.retries import RetryBudget, tag_failure, text_block
+from atlas_dagster.orchestration.automation.retries import (
+    RetryBudget,
+    format_text_block,
+    tag_failure,
+)
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.stream_checks import check_evaluation
 from atlas_dagster.orchestration.definitions.translator import source_key
@@ -106,5 +110,5 @@ def _failed(error: AtlasError) -> dg.AssetCheckResult:
         "atlas/failure_type": error.failure_type,
     }
     if isinstance(error, CheckFailedError) and error.detail:
-        metadata["atlas/detail"] = text_block(error.detail)
+        metadata["atlas/detail"] = format_text_block(error.detail)
     return dg.AssetCheckResult(passed=False, description=str(error), metadata=metadata)

@@ -13,7 +13,7 @@ import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atlas_dagster.orchestration.automation.cron import Schedule, schedule_job, validate_schedule
-from atlas_dagster.orchestration.automation.retries import explained_failure
+from atlas_dagster.orchestration.automation.retries import explain_failure
 from atlas_dagster.orchestration.automation.schedule import CONNECTION_TAG
 from atlas_dagster.orchestration.definitions.resource import AtlasResource, StepContext
 from atlas_dagster.orchestration.definitions.stream_checks import check_evaluation
@@ -118,7 +118,7 @@ def build_discovery(
         policy = None if config.take is Take.all else allowed
         result = discover_and_project(context, atlas, connection, refresh, policy)
         # The method's type does not name this event, but accepts it.
-        event: Any = evaluation(connection, result)
+        event: Any = make_evaluation(connection, result)
         context.log_event(event)
 
     @dg.job(
@@ -144,7 +144,7 @@ def discover(
     Raises:
         dagster.Failure: DISCOVER failed; the stored catalog stays.
     """
-    with explained_failure():
+    with explain_failure():
         note_process(context.instance, context.run.run_id)
         discovery = get_discovery(atlas.step_context(context))
     context.log.info(f"Discovered. {describe_discovery(discovery)}")
@@ -205,7 +205,7 @@ def describe_discovery(discovery: Discovery) -> str:
     return " ".join(sentences) or "No changes: the source matches the stored catalog."
 
 
-def evaluation(connection: Connection, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
+def make_evaluation(connection: Connection, result: dg.AssetCheckResult) -> dg.AssetCheckEvaluation:
     """Return the event for a result that does not come from a run of the check itself."""
     return check_evaluation(schema_check_key(connection), result)
 

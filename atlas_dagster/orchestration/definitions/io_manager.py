@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from atlas_dagster.destinations.base import Destination, StoresTables, TablePath
 from atlas_dagster.errors import ConfigError
-from atlas_dagster.orchestration.automation.retries import explained_failure
+from atlas_dagster.orchestration.automation.retries import explain_failure
 from atlas_dagster.orchestration.dagster_internals import TableMetadataSet
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.step.metadata import uri_value
@@ -56,14 +56,14 @@ class TableIOManager(dg.IOManager):
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Load a table. Raises dagster.Failure if it cannot be loaded with this type."""
-        with explained_failure():
+        with explain_failure():
             load = _choose_loader(context.dagster_type.typing_type, context.asset_key)
             columns = context.definition_metadata.get("columns")
             return load(_Rows(self._destination(), _find_table(context), columns))
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Store a table. Raises dagster.Failure, with one sentence, if that is not possible."""
-        with explained_failure():
+        with explain_failure():
             key = context.asset_key
             destination = self._destination()
             if not isinstance(destination, StoresTables):

@@ -15,7 +15,7 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
     describe_discovery,
-    evaluation,
+    make_evaluation,
     schema_check_key,
 )
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
@@ -56,12 +56,12 @@ def update_old_catalog(
         context.log.warning(words)
         warn = dg.AssetCheckSeverity.WARN
         result = dg.AssetCheckResult(passed=False, severity=warn, description=words)
-        context.log_event(evaluation(connection, _with_time(result)))
+        context.log_event(make_evaluation(connection, _with_time(result)))
         return defined
     project_discovery(context.instance, connection, found, context.log.warning)
     discovery = Discovery.since(known, found, connection)
     context.log.info(f"DISCOVER before the sync: {describe_discovery(discovery)}")
-    context.log_event(evaluation(connection, _with_time(check_result(discovery))))
+    context.log_event(make_evaluation(connection, _with_time(check_result(discovery))))
     try:
         update.store(found)
     except (AtlasError, OSError) as error:

@@ -8,11 +8,11 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.orchestration.step.metadata import AtlasMetadataSet
 from atlas_dagster.orchestration.step.summary import (
     Mask,
-    bounded,
     changed_values,
-    plain,
+    escape,
+    format_cursor,
+    join_bounded,
     preview,
-    shown_cursor,
 )
 from atlas_dagster.sync.dry_run import DryRunResult
 from atlas_dagster.sync.stream_plan import StreamPlan
@@ -25,15 +25,15 @@ def dry_run_observation(result: DryRunResult, key: dg.AssetKey, mask: Mask) -> d
     """Return the event that describes what a sync would do with a stream."""
     return _observation(
         key,
-        bounded(_describe(result, mask)),
+        join_bounded(_describe(result, mask)),
         preview(result.sample, mask),
     )
 
 
 def refused_observation(key: dg.AssetKey, error: AtlasError) -> dg.AssetObservation:
     """Return the event that says why a sync would not read a stream."""
-    text = f"A sync would skip this stream: {plain(str(error))}"
-    return _observation(key, bounded([_NOTHING, text]), None)
+    text = f"A sync would skip this stream: {escape(str(error))}"
+    return _observation(key, join_bounded([_NOTHING, text]), None)
 
 
 def _observation(
@@ -52,7 +52,7 @@ def _describe(result: DryRunResult, mask: Mask) -> Iterator[str]:
     count = f"{plural(result.records, 'record')} read and discarded"
     yield (f"{count}; there are no more." if result.complete else f"{count}; there may be more.")
     if result.fault:
-        yield f"**Warning:** a sync would not complete this stream: {plain(result.fault)}."
+        yield f"**Warning:** a sync would not complete this stream: {escape(result.fault)}."
     if result.keyless:
         yield f"**Warning:** {result.keyless:,} of them have no value in a field of the key."
     yield from changed_values(result.changes)
@@ -60,7 +60,7 @@ def _describe(result: DryRunResult, mask: Mask) -> Iterator[str]:
 
 def _describe_effect(plan: StreamPlan, mask: Mask) -> str:
     if plan.state is not None:
-        start = f"resume from {shown_cursor(plan.state, mask)}"
+        start = f"resume from {format_cursor(plan.state, mask)}"
     else:
         start = "read from the beginning"
     match plan.table.mode:

@@ -9,7 +9,7 @@ from atlas_dagster.destinations.base import TablePath
 from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.orchestration.dagster_internals import TableMetadataSet
 from atlas_dagster.orchestration.definitions.translator import table_key
-from atlas_dagster.orchestration.step.event_repair import readable
+from atlas_dagster.orchestration.step.event_repair import read_with_repair
 from atlas_dagster.orchestration.step.metadata import (
     RECORDS_SYNCED,
     AtlasMetadataSet,
@@ -59,7 +59,7 @@ class EventLogStateStore:
         """
         keys = {self._key(path): name for name, path in tables.items()}
         found: dict[StreamDescriptor, LoggedState] = {}
-        records = readable(
+        records = read_with_repair(
             self._instance, keys, lambda: self._instance.get_asset_records(list(keys))
         )
         for record in records:
@@ -144,7 +144,7 @@ class EventLogStateStore:
 
     def _fetch_observations(self, key: dg.AssetKey, limit: int) -> Sequence[Mapping[str, Any]]:
         """Return the metadata of the newest observations."""
-        events = readable(
+        events = read_with_repair(
             self._instance,
             [key],
             lambda: self._instance.fetch_observations(key, limit=limit).records,

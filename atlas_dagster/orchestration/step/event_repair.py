@@ -27,12 +27,12 @@ _UNREADABLE = (DeserializationError, CheckError, ValueError)
 T = TypeVar("T")
 
 
-def label(name: str) -> str:
+def unreserve(name: str) -> str:
     """Return ``name`` as a key that looks the same but is not reserved."""
     return f" {name}" if name.startswith("__") else name
 
 
-def readable(
+def read_with_repair(
     instance: dg.DagsterInstance, keys: Collection[dg.AssetKey], read: Callable[[], T]
 ) -> T:
     """Return ``read()``. If it fails, repair the events of the assets ``keys`` and try again."""
@@ -56,7 +56,7 @@ def _repair(instance: dg.DagsterInstance, keys: Collection[dg.AssetKey]) -> bool
     with storage.index_connection() as connection:
         last = sa.select(assets.id, assets.last_materialization).where(assets.asset_key.in_(names))
         for id_, text in connection.execute(last).fetchall():
-            if (repaired := _repaired(text)) is not None:
+            if (repaired := _repair_text(text)) is not None:
                 change = sa.update(AssetKeyTable).where(assets.id == id_)
                 connection.execute(change.values(last_materialization=repaired))
                 changed = True
@@ -72,14 +72,14 @@ def _repair_events(connection: Any, found: Any) -> set[str]:
     """Repair the events in ``found``. Return their runs."""
     runs = set()
     for id_, run_id, text in connection.execute(found).fetchall():
-        if (repaired := _repaired(text)) is not None:
+        if (repaired := _repair_text(text)) is not None:
             change = sa.update(SqlEventLogStorageTable).where(SqlEventLogStorageTable.c.id == id_)
             connection.execute(change.values(event=repaired))
             runs.add(run_id)
     return runs
 
 
-def _repaired(text: str | None) -> str | None:
+def _repair_text(text: str | None) -> str | None:
     """Return the event with its reserved keys renamed; None if it has none."""
     if text is None or not any(f'"{holder}"' in text for holder in _HOLDERS):
         return None
@@ -98,5 +98,5 @@ def _relabel(value: Any, *, inside: bool) -> bool:
     changed = sum(_relabel(each, inside=inside) for each in value.values()) > 0
     taken = _TAKEN & value.keys() if inside else ()
     for name in taken:
-        value[label(name)] = value.pop(name)
+        value[unreserve(name)] = value.pop(name)
     return changed or bool(taken)

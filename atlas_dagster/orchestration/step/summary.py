@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 from msgspec import Raw
 
-from atlas_dagster.orchestration.step.event_repair import label
+from atlas_dagster.orchestration.step.event_repair import unreserve
 from atlas_dagster.orchestration.step.telemetry import RunTotals
 from atlas_dagster.protocol.nesting import levels
 from atlas_dagster.records.issues import ValueChange
@@ -47,11 +47,11 @@ def summary(finished: StreamFinished, totals: RunTotals, mask: Mask) -> str:
         read = f"**Nothing new**, {mode}. {rows}"
     first_state = totals.first_state(finished.plan.table.path)
     lines = [read, _cursors(first_state, finished.cursor_after, mask)]
-    lines += [f"**Warning:** {plain(mask(warning))}" for warning in finished.warnings]
-    return bounded([*lines, *changed_values(finished.changes)])
+    lines += [f"**Warning:** {escape(mask(warning))}" for warning in finished.warnings]
+    return join_bounded([*lines, *changed_values(finished.changes)])
 
 
-def bounded(lines: Iterable[str]) -> str:
+def join_bounded(lines: Iterable[str]) -> str:
     """Join as many paragraphs as the UI can show on the page."""
     text = ""
     for line in lines:
@@ -71,40 +71,42 @@ def preview(sample: pa.RecordBatch | None, mask: Mask) -> dg.TableMetadataValue 
     if not names:
         return None
     records = [
-        dg.TableRecord({label(name): shown_value(value, mask) for name, value in row.items()})
+        dg.TableRecord({unreserve(name): format_value(value, mask) for name, value in row.items()})
         for row in sample.select(names).to_pylist()
     ]
-    columns = [dg.TableColumn(label(name), str(sample.schema.field(name).type)) for name in names]
+    columns = [
+        dg.TableColumn(unreserve(name), str(sample.schema.field(name).type)) for name in names
+    ]
     return dg.MetadataValue.table(records, dg.TableSchema(columns))
 
 
-def shown_value(value: object, mask: Mask) -> str | None:
+def format_value(value: object, mask: Mask) -> str | None:
     if value is None:
         return None
     # Cut last: a part of a secret would not be masked.
-    return cut(mask(str(value)), _LONGEST_VALUE)
+    return shorten(mask(str(value)), _LONGEST_VALUE)
 
 
-def cut(text: str, longest: int) -> str:
+def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
-def plain(text: str) -> str:
+def escape(text: str) -> str:
     """Escape ``text`` for Markdown."""
     return _MARKUP.sub(r"\\\g<0>", text)
 
 
-def code(text: str) -> str:
+def format_code(text: str) -> str:
     """Return ``text`` as code in Markdown."""
     return "`` {} ``".format(text.replace("`", "'"))
 
 
-def shown_cursor(blob: Raw | None, mask: Mask) -> str:
+def format_cursor(blob: Raw | None, mask: Mask) -> str:
     """Return a state as one line of Markdown."""
     shown = shown_state(blob)
     # json.dumps writes spaces, where the page can break the line.
     text = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-    return plain(cut(mask(text), _LONGEST_CURSOR))
+    return escape(shorten(mask(text), _LONGEST_CURSOR))
 
 
 def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
@@ -125,7 +127,7 @@ def shown_state(blob: Raw | None, *, longest: int = 4096) -> Any:
 def _cursors(before: Raw | None, after: Raw | None, mask: Mask) -> str:
     if before is None and after is None:
         return "Read from the beginning."
-    was, now = (shown_cursor(blob, mask) for blob in (before, after))
+    was, now = (format_cursor(blob, mask) for blob in (before, after))
     return f"Cursor: {was}" if was == now else f"Cursor: {was} → {now}"
 
 
@@ -141,7 +143,7 @@ def changed_values(changes: Mapping[ValueChange, int]) -> Iterator[str]:
     """Describe values that differ from the source's, in paragraphs."""
     most = list(changes_by_field(changes).items())
     listed = [
-        f"{code(field) if field else 'whole rows'}: "
+        f"{format_code(field) if field else 'whole rows'}: "
         + ", ".join(f"{count:,} {how}" for how, count in kinds.items())
         for field, kinds in most[:_MOST_FIELDS]
     ]

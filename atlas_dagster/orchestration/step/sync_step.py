@@ -12,7 +12,7 @@ from atlas_dagster.destinations.envelope import Envelope
 from atlas_dagster.errors import AtlasError, BreakingChangeError, ConfigError
 from atlas_dagster.orchestration.automation.retries import (
     RetryBudget,
-    explained_failure,
+    explain_failure,
     root_run_id,
     tag_failure,
 )
@@ -60,7 +60,7 @@ def run_sync(
     Raises:
         dagster.Failure: its description says what failed and what to do.
     """
-    with explained_failure():
+    with explain_failure():
         if not context.selected_asset_keys:
             for check in context.selected_asset_check_keys:
                 yield repeat_last_result(context.instance, check)

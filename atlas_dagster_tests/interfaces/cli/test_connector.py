@@ -14,7 +14,7 @@ from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.interfaces.cli.project import ProjectConnection, find_connection
 from atlas_dagster.orchestration.definitions.discovery import (
     check_result,
-    evaluation,
+    make_evaluation,
     schema_check_key,
 )
 from atlas_dagster.protocol.messages import StreamDescriptor
@@ -114,7 +114,7 @@ defs_state_storage:
     assert streams(declared) == ["things2"]
     with dg.DagsterInstance.get():
         assert "any/table" in project.descriptions()
-    declared.keep(answer("things3"))
+    declared.store_catalog(answer("things3"))
     assert streams(declared) == ["things3"]
 
 
@@ -140,7 +140,7 @@ def test_discover_takes_changes_and_clears_the_warning(
     monkeypatch.setattr(airbyte_connection, "discover", lambda *_: answer("things"))
     with dg.DagsterInstance.get() as instance:
         pending = Discovery(msgspec.structs.replace(answer("things"), pending=(GONE,)))
-        warning = evaluation(find_connection("shop").connection, check_result(pending))
+        warning = make_evaluation(find_connection("shop").connection, check_result(pending))
         instance.report_runless_asset_event(warning)
         key = schema_check_key(find_connection("shop").connection)
         assert latest(instance, key) == "FAILED"

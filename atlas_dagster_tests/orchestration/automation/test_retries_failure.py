@@ -4,11 +4,11 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.errors import AtlasError, ConfigError, ReadFailedError
-from atlas_dagster.orchestration.automation.retries import explained_failure
+from atlas_dagster.orchestration.automation.retries import explain_failure
 
 
 def explained(error: AtlasError) -> dg.Failure:
-    with pytest.raises(dg.Failure) as raised, explained_failure():
+    with pytest.raises(dg.Failure) as raised, explain_failure():
         raise error
     return raised.value
 

@@ -6,7 +6,12 @@ import dagster as dg
 import pytest
 
 from atlas_dagster.orchestration.step import reporter as reporting
-from atlas_dagster.orchestration.step.summary import bounded, code, plain, shown_value
+from atlas_dagster.orchestration.step.summary import (
+    escape,
+    format_code,
+    format_value,
+    join_bounded,
+)
 from atlas_dagster.sync import progress
 from atlas_dagster_tests.orchestration.fake_runs import EVENTS, FakeRuns
 from atlas_dagster_tests.sync.fake_source import error, line, record, records, state, status
@@ -130,15 +135,17 @@ def test_people_read_the_summary_first_and_the_envelope_last(runs: FakeRuns) -> 
 
 
 def test_no_more_paragraphs_than_the_page_shows() -> None:
-    assert bounded(["a", "b"]) == "a\n\nb"
-    assert bounded(["a" * 500, "b" * 490, "c" * 100]) == "a" * 500 + "\n\n" + "b" * 490 + "\n\n…"
-    assert len(bounded(["a" * 2000])) < 1000
+    assert join_bounded(["a", "b"]) == "a\n\nb"
+    assert (
+        join_bounded(["a" * 500, "b" * 490, "c" * 100]) == "a" * 500 + "\n\n" + "b" * 490 + "\n\n…"
+    )
+    assert len(join_bounded(["a" * 2000])) < 1000
 
 
 def test_text_stays_text_in_markdown() -> None:
-    assert plain("a_b *c* [d](e)") == r"a\_b \*c\* \[d\](e)"
-    assert code("a`b") == "`` a'b ``"
-    assert shown_value(None, str) is None
+    assert escape("a_b *c* [d](e)") == r"a\_b \*c\* \[d\](e)"
+    assert format_code("a`b") == "`` a'b ``"
+    assert format_value(None, str) is None
 
 
 # While it runs
