@@ -35,7 +35,7 @@ from atlas_dagster.destinations.postgres.destination import PostgresDestination
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.metadata import to_text
-from atlas_dagster.orchestration.step.reporter import observations
+from atlas_dagster.orchestration.step.reporter import make_observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.discovered_catalog import Discovered
@@ -178,7 +178,7 @@ def _envelope(seq: int, part: StreamCommit) -> Envelope:
 
 
 def _observe(instance: dg.DagsterInstance, envelope: Envelope) -> None:
-    for observation in observations(_DEFINED, envelope):
+    for observation in make_observations(_DEFINED, envelope):
         instance.report_runless_asset_event(observation)
 
 

@@ -20,7 +20,7 @@ class _Verb(NamedTuple):
     help: str
 
 
-#: In the order in which a newcomer needs them.
+#: The verbs, in the order in which a new user needs them.
 _VERBS = {
     "connectors": _Verb("connectors", "List and search the connectors."),
     "spec": _Verb("connector", "Show the config fields of SOURCE."),

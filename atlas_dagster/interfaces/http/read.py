@@ -213,7 +213,7 @@ def _decode_state(value: Any, stream: StreamDescriptor) -> ConnectionState:
 
 
 def _encode_state(state: ConnectionState) -> list[Any] | None:
-    """Return a state that :func:`_decode_state` takes; None if there is none yet."""
+    """Return a state in a format of :func:`_decode_state`; None if there is none yet."""
     if not state:
         return None
     # The state is not decoded, so that it stays as the source wrote it.

@@ -32,7 +32,7 @@ def serve(
         token: clients must send it; required unless ``host`` is local.
         allow: names of the registry or images that may run; None for the whole registry.
         runner: where connectors run.
-        containers: how many connectors run at once.
+        containers: the most connectors at once.
 
     Raises:
         ConfigError: a limit is not valid, or the token is missing.

@@ -10,7 +10,7 @@ from pydantic import Field
 from atlas_dagster.destinations.base import Destination
 from atlas_dagster.destinations.factory import open_destination, without_password
 from atlas_dagster.listener import Listener
-from atlas_dagster.orchestration.operations.config_store import config_store
+from atlas_dagster.orchestration.operations.config_store import open_config_store
 from atlas_dagster.orchestration.step.listener import StepListener
 from atlas_dagster.runners.limits import (
     ExecutorConfig,
@@ -100,7 +100,7 @@ class AtlasResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             deployment=self.deployment_label(),
             owner=owner,
             environ=os.environ,
-            configs=config_store(instance),
+            configs=open_config_store(instance),
             limits=self.executor_defaults(),
             listener=listener,
         )

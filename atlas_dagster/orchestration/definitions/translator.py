@@ -147,7 +147,7 @@ class ConnectionAssets(Struct, frozen=True, dict=True):
 
     @cached_property
     def streams(self) -> Sequence[ConfiguredStream]:
-        """The streams, in order of the specs. Parsed when needed: there can be thousands."""
+        """The streams, in the order of the specs. They are parsed on demand: there may be many."""
         return _configure_streams(self.connection, self.discovered)[0]
 
     @property

@@ -25,7 +25,7 @@ KEY_VARIABLE = "ATLAS_SECRET_KEY"
 _FOLDER = "renewals"
 
 
-def config_store(instance: dg.DagsterInstance) -> ConfigStore:
+def open_config_store(instance: dg.DagsterInstance) -> ConfigStore:
     """Return the database store if ATLAS_SECRET_KEY is set, else files beside Dagster's own.
 
     Of several keys, separated by commas, the first encrypts and all decrypt.
@@ -77,7 +77,7 @@ class DatabaseConfigStore(ConfigStore):
             with _transient_errors(f"lock connection '{connection}'"):
                 database = resources.enter_context(self._storage.connect())
                 if database.dialect.name == "postgresql":
-                    # This database session holds the lock; it ends with our process.
+                    # The lock belongs to this database session, which ends with our process.
                     acquire = partial(try_lock, database, f"atlas:{connection}")
                     resources.enter_context(wait_for(connection, acquire, listener))
                 else:

@@ -11,10 +11,10 @@ from atlas_dagster.listener import Listener
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.orchestration.definitions.translator import ConnectionAssets
 from atlas_dagster.orchestration.operations.cleanup import end_dead_runs
-from atlas_dagster.orchestration.operations.config_store import config_store
+from atlas_dagster.orchestration.operations.config_store import open_config_store
 from atlas_dagster.orchestration.step.event_log import EventLogStateStore
 from atlas_dagster.orchestration.step.projections import make_projection_writer
-from atlas_dagster.orchestration.step.reporter import observations
+from atlas_dagster.orchestration.step.reporter import make_observations
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.sync.resume import (
     ResumePoints,
@@ -71,7 +71,7 @@ class StateAdmin:
             done = change(StateEditor(self._target(destination), RunRef()))
             writer = make_projection_writer(self._instance, self._listener.warning)
             for envelope in done:
-                for observation in observations(self._defined, envelope):
+                for observation in make_observations(self._defined, envelope):
                     self._instance.report_runless_asset_event(observation)
                 writer.write_states(envelope)
             return done
@@ -91,5 +91,5 @@ class StateAdmin:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with config_store(self._instance).lock(self.connection.name, self._listener):
+        with open_config_store(self._instance).lock(self.connection.name, self._listener):
             yield

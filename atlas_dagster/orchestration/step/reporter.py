@@ -96,7 +96,7 @@ class Reporter:
 
     def record_commit(self, envelope: Envelope) -> None:
         """Record a commit."""
-        for observation in observations(self._defined, envelope):
+        for observation in make_observations(self._defined, envelope):
             self._context.log_event(observation)
         self._projection.record_commit(envelope)
 
@@ -170,7 +170,9 @@ _DESCRIPTIONS: dict[Action, str] = {
 }
 
 
-def observations(defined: ConnectionAssets, envelope: Envelope) -> Iterator[dg.AssetObservation]:
+def make_observations(
+    defined: ConnectionAssets, envelope: Envelope
+) -> Iterator[dg.AssetObservation]:
     """Return the events that store ``envelope``: one for each of its streams."""
     if is_shared(envelope):
         # First, because the events of the streams refer to it.

@@ -16,7 +16,10 @@ from atlas_dagster.config.renewable_config import FileConfigStore, RenewableConf
 from atlas_dagster.config.renewal import DeclarationHash, Renewal
 from atlas_dagster.errors import ConfigError, TransientError
 from atlas_dagster.listener import SILENT
-from atlas_dagster.orchestration.operations.config_store import DatabaseConfigStore, config_store
+from atlas_dagster.orchestration.operations.config_store import (
+    DatabaseConfigStore,
+    open_config_store,
+)
 from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
 
@@ -45,7 +48,7 @@ def test_without_a_key_renewals_are_files_beside_dagsters_own(
 ) -> None:
     monkeypatch.delenv("ATLAS_SECRET_KEY", raising=False)
     with sqlite_instance() as instance:
-        store = config_store(instance)
+        store = open_config_store(instance)
         assert isinstance(store, FileConfigStore)
         store.save("shop", b"token", ORIGIN)
         assert (Path(instance.root_directory) / "renewals" / "shop.json").read_bytes() == b"token"
@@ -55,12 +58,12 @@ def test_with_a_key_they_are_in_the_database_encrypted(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    store = config_store(instance)
+    store = open_config_store(instance)
     assert isinstance(store, DatabaseConfigStore)
     assert store.load("shop", DECLARED) is None
     store.save("shop", b"first token", ORIGIN)
     store.save("shop", b"second token", ORIGIN)
-    assert config_store(instance).load("shop", DECLARED) == b"second token"
+    assert open_config_store(instance).load("shop", DECLARED) == b"second token"
     assert store.load("other", DECLARED) is None
     [stored] = instance.run_storage.get_cursor_values({"atlas/renewal/shop"}).values()
     encrypted, _, origin = stored.partition(" ")
@@ -73,11 +76,11 @@ def test_what_files_hold_counts_until_something_is_saved_under_the_key(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ATLAS_SECRET_KEY", raising=False)
-    config_store(instance).save("shop", b"single-use token", ORIGIN)
+    open_config_store(instance).save("shop", b"single-use token", ORIGIN)
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    assert config_store(instance).load("shop", DECLARED) == b"single-use token"
-    config_store(instance).save("shop", b"the next one", ORIGIN)
-    assert config_store(instance).load("shop", DECLARED) == b"the next one"
+    assert open_config_store(instance).load("shop", DECLARED) == b"single-use token"
+    open_config_store(instance).save("shop", b"the next one", ORIGIN)
+    assert open_config_store(instance).load("shop", DECLARED) == b"the next one"
 
 
 def test_a_key_without_a_database_is_refused(
@@ -86,14 +89,14 @@ def test_a_key_without_a_database_is_refused(
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
     remote = SimpleNamespace(root_directory=str(tmp_path), run_storage=object())
     with pytest.raises(ConfigError, match="unset ATLAS_SECRET_KEY"):
-        config_store(cast(dg.DagsterInstance, remote))
+        open_config_store(cast(dg.DagsterInstance, remote))
 
 
 def test_a_database_that_fails_is_said_in_a_sentence(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    store = config_store(instance)
+    store = open_config_store(instance)
     with instance.run_storage.connect() as database:  # type: ignore[attr-defined]
         database.execute(sqlalchemy.text("ALTER TABLE kvs RENAME TO gone"))
         database.commit()
@@ -108,7 +111,7 @@ def test_a_database_that_is_gone_locks_nothing(
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        store = config_store(instance)
+        store = open_config_store(instance)
         monkeypatch.setattr(
             instance.run_storage, "_conn_string", f"sqlite:///{tmp_path}/missing/runs.db"
         )
@@ -123,10 +126,10 @@ def test_another_key_is_refused_with_a_sentence(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    config_store(instance).save("shop", b"token", ORIGIN)
+    open_config_store(instance).save("shop", b"token", ORIGIN)
     monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
     with pytest.raises(ConfigError, match=r"'shop'.* key"):
-        config_store(instance).load("shop", DECLARED)
+        open_config_store(instance).load("shop", DECLARED)
 
 
 @pytest.mark.parametrize(
@@ -140,22 +143,22 @@ def test_what_is_no_key_is_refused_with_a_sentence(
         sqlite_instance() as instance,
         pytest.raises(ConfigError, match=r"^ATLAS_SECRET_KEY "),
     ):
-        config_store(instance)
+        open_config_store(instance)
 
 
 def test_the_first_of_several_keys_encrypts_and_each_decrypts(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    config_store(instance).save("shop", b"first token", ORIGIN)
+    open_config_store(instance).save("shop", b"first token", ORIGIN)
     monkeypatch.setenv("ATLAS_SECRET_KEY", f"{ANOTHER_KEY}, {KEY}")
-    assert config_store(instance).load("shop", DECLARED) == b"first token"
-    config_store(instance).save("shop", b"second token", ORIGIN)
+    assert open_config_store(instance).load("shop", DECLARED) == b"first token"
+    open_config_store(instance).save("shop", b"second token", ORIGIN)
     monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
-    assert config_store(instance).load("shop", DECLARED) == b"second token"
+    assert open_config_store(instance).load("shop", DECLARED) == b"second token"
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
     with pytest.raises(ConfigError, match="ATLAS_SECRET_KEY"):
-        config_store(instance).load("shop", DECLARED)
+        open_config_store(instance).load("shop", DECLARED)
 
 
 def test_without_its_key_a_renewal_is_forgotten_once_what_it_replaced_has_changed(
@@ -167,7 +170,7 @@ def test_without_its_key_a_renewal_is_forgotten_once_what_it_replaced_has_change
             schema={},
             masker=Masker([]),
             connection="shop",
-            store=config_store(instance),
+            store=open_config_store(instance),
             listener=SILENT,
         )
 
@@ -195,10 +198,10 @@ def test_what_was_stored_before_origins_were_is_read(
     stored = Fernet(KEY).encrypt(b"token").decode()
     instance.run_storage.set_cursor_values({"atlas/renewal/shop": stored})
     monkeypatch.setenv("ATLAS_SECRET_KEY", KEY)
-    assert config_store(instance).load("shop", {}) == b"token"
+    assert open_config_store(instance).load("shop", {}) == b"token"
     monkeypatch.setenv("ATLAS_SECRET_KEY", ANOTHER_KEY)
     with pytest.raises(ConfigError, match="add that key again"):
-        config_store(instance).load("shop", {})
+        open_config_store(instance).load("shop", {})
 
 
 def test_one_connection_is_used_by_one_at_a_time(
@@ -213,11 +216,11 @@ def test_one_connection_is_used_by_one_at_a_time(
         raise Waits
 
     with (
-        config_store(instance).lock("shop", CallbackListener(refuse_to_wait)),
-        config_store(instance).lock("other", CallbackListener(refuse_to_wait)),
+        open_config_store(instance).lock("shop", CallbackListener(refuse_to_wait)),
+        open_config_store(instance).lock("other", CallbackListener(refuse_to_wait)),
         pytest.raises(Waits),
-        config_store(instance).lock("shop", CallbackListener(refuse_to_wait)),
+        open_config_store(instance).lock("shop", CallbackListener(refuse_to_wait)),
     ):
         pass
-    with config_store(instance).lock("shop", CallbackListener(refuse_to_wait)):
+    with open_config_store(instance).lock("shop", CallbackListener(refuse_to_wait)):
         pass
