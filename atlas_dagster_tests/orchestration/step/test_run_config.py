@@ -163,7 +163,7 @@ def test_a_dry_run_of_a_first_sync_writes_nothing(runs: FakeRuns) -> None:
         "2 records read and discarded; there are no more."
     )
     assert [row.data["id"] for row in told["atlas/preview"].records] == ["1", "2"]
-    assert any("told on the pages of events" in message for message in ran.log)
+    assert any("See the assets events" in message for message in ran.log)
 
 
 def test_a_dry_run_checks_the_source(runs: FakeRuns) -> None:
