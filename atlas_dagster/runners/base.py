@@ -1,9 +1,9 @@
 """Base classes of runners, which start connectors.
 
 A :class:`Runner` turns a :class:`ConnectorCommand` into a running :class:`ConnectorProcess`. It
-does not know the messages of a connector: bytes go in as files, and come out on two channels. Read
-a process with :meth:`ConnectorProcess.output`, and end it with :meth:`ConnectorProcess.close`. As a
-context manager it ends on every path, also after an interrupt.
+handles bytes, not messages: the input is files, and the output has two channels. Read a process
+with :meth:`ConnectorProcess.output`, and end it with :meth:`ConnectorProcess.close`. As a context
+manager, a process ends on every path, also after an interrupt.
 """
 
 from abc import ABC, abstractmethod
@@ -20,8 +20,8 @@ Verb = Literal["spec", "check", "discover", "read"]
 EnginePlace = Literal["here", "virtual machine", "elsewhere"]
 Channel = Literal["stdout", "stderr", "idle"]
 
-#: One piece of output: the channel and its bytes, cut anywhere. ``("idle", b"")`` means that
-#: nothing came for :data:`IDLE_SECONDS`; the consumer can check its time limits.
+#: One piece of output: the channel and its bytes, cut anywhere. ``("idle", b"")`` means that there
+#: was no output for :data:`IDLE_SECONDS`, so that the consumer can check its time limits.
 Output = tuple[Channel, bytes]
 
 IDLE_SECONDS = 1.0
@@ -62,8 +62,8 @@ def file_name(option: str) -> str:
 class ExitStatus:
     """The end of a connector; ``code`` is as a shell reports it (137 is SIGKILL).
 
-    ``oom_killed``: it needed more than its ``memory_limit``. ``cut_off``: its output ended long
-    before the connector, so its last output may be lost, whatever ``code`` is.
+    ``oom_killed``: the connector needed more than its ``memory_limit``. ``cut_off``: the output
+    ended long before the connector, so the last output may be lost, whatever ``code`` is.
     """
 
     code: int
@@ -84,13 +84,13 @@ class ConnectorProcess(ABC):
 
     @abstractmethod
     def wait(self) -> ExitStatus:
-        """Return how the connector ended. Call it after :meth:`output` is exhausted."""
+        """Return the exit status of the connector. Call this after :meth:`output` is exhausted."""
 
     @abstractmethod
     def close(self) -> None:
-        """Stop the connector if it still runs (SIGTERM, grace, SIGKILL) and remove its traces.
+        """Stop the connector if it still runs (SIGTERM, grace, SIGKILL), and remove its files.
 
-        Safe to call twice and from any state.
+        This is safe to call twice and in any state.
         """
 
     def __enter__(self) -> Self:
@@ -108,7 +108,7 @@ class ConnectorProcess(ABC):
 class Runner(ABC):
     """Starts one connector at one version, any number of times.
 
-    Close it after use; as a context manager it is closed on every path.
+    Close a runner after use; as a context manager, it is closed on every path.
     """
 
     #: ``docker``, ``python``, ``command`` or ``kubernetes``; shown to users.
@@ -117,14 +117,14 @@ class Runner(ABC):
     reference: str
     #: The limits of its connectors.
     executor: ExecutorConfig = ExecutorConfig()
-    #: Added to errors of the connector's code: the library that ran it, if Atlas chose that.
+    #: Added to errors of the connector's code: the CDK that ran it, if Atlas chose the version.
     code_note: str = ""
 
     @abstractmethod
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         """Start ``command``, and return when the connector runs.
 
-        Its time limits begin then: waiting for an image or for memory does not count.
+        The time limits begin at the return, so they do not include a wait for an image or memory.
 
         Raises:
             RunnerUnavailableError: the engine, image or package is not available now.
@@ -134,14 +134,14 @@ class Runner(ABC):
         """Fetch the image or build the environment, so that a start needs no network.
 
         Raises:
-            ConfigError: it is not available; a retry cannot help.
-            RunnerUnavailableError: it is not available now.
+            ConfigError: the code is not available; a retry cannot help.
+            RunnerUnavailableError: the code is not available now.
         """
 
     def close(self) -> None:  # noqa: B027 - most runners hold nothing
         """Release the runner's resources, such as connections to an engine.
 
-        Safe to call twice. End its processes before.
+        This is safe to call twice. End the runner's processes before.
         """
 
     def __enter__(self) -> Self:
@@ -157,9 +157,9 @@ class Runner(ABC):
 
     @property
     def engine_place(self) -> EnginePlace | None:
-        """Where the engine of the connector's container runs.
+        """The place of the Docker engine.
 
-        None for a connector without a container, which shares our localhost.
+        None for a connector without a container, whose localhost is this machine.
         """
         return None
 

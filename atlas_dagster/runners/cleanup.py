@@ -1,7 +1,7 @@
-"""Remove containers and processes of owners that ended without doing so.
+"""Remove containers and processes whose owners ended without removing them.
 
-A killed step, a terminated run or a lost machine cannot clean up. The next sync and a sensor do.
-They look only at containers and processes with the label of their own deployment.
+A killed step, a terminated run or a lost machine cannot clean up, so the next sync or a sensor
+does. They consider only containers and processes with the label of their own deployment.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def reap(
 ) -> list[str]:
     """Kill and remove the containers of ``deployment`` whose owner ``has_ended``.
 
-    Returns the names of the removed containers. The next call removes what the engine refuses now.
+    Returns their names. If the engine refuses to remove a container, the next call tries again.
     """
     removed: list[str] = []
     labels = [CONNECTION_LABEL, f"{DEPLOYMENT_LABEL}={deployment}"]
@@ -39,13 +39,13 @@ def reap(
                 try:
                     container.remove(force=True, v=True)
                 except docker.errors.APIError:
-                    continue  # it is being removed, or gone
+                    continue  # the container is gone, or another program is removing it
                 removed.append(str(container.name))
     return removed
 
 
 def is_running(client: docker.DockerClient, container: str) -> bool:
-    """Whether the container exists and has not ended; True if the engine does not answer."""
+    """Return whether the container is running; True if the engine does not respond."""
     try:
         return str(client.containers.get(container).status) not in ("exited", "dead")
     except docker.errors.NotFound:
@@ -62,8 +62,8 @@ def reap_processes(*, deployment: str, has_ended: Callable[[str], bool]) -> list
     """
     killed = []
     for pid, found in tagged_processes():
-        ours = tag_value(found, DEPLOYMENT_LABEL) == deployment
-        if ours and has_ended(tag_value(found, OWNER_LABEL)):
+        is_own = tag_value(found, DEPLOYMENT_LABEL) == deployment
+        if is_own and has_ended(tag_value(found, OWNER_LABEL)):
             kill(pid)
             killed.append(f"process {pid} of {tag_value(found, CONNECTION_LABEL)}")
     remove_leftovers()

@@ -1,6 +1,6 @@
 """Environment variables that every connector gets."""
 
-#: Airbyte's platform sets them, too: no features of its cloud, and states per stream.
+#: The platform also sets these variables: no cloud features, and a state for each stream.
 CONNECTOR_ENV = {"DEPLOYMENT_MODE": "OSS", "USE_STREAM_CAPABLE_STATE": "true"}
-#: In a container, a JVM without memory must end, so that the exit code says so.
+#: In a container, a JVM that runs out of memory must exit, so that its exit code shows this.
 CONTAINER_ENV = {**CONNECTOR_ENV, "JAVA_OPTS": "-XX:+ExitOnOutOfMemoryError"}

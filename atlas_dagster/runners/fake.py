@@ -10,7 +10,7 @@ from atlas_dagster.runners.base import (
     Runner,
 )
 
-#: Takes the command and yields pieces of output. An ``int`` or :class:`ExitStatus` is the exit.
+#: Takes the command and yields pieces of output, and then an exit code or :class:`ExitStatus`.
 Script = Callable[[ConnectorCommand], Iterable[bytes | Output | int | ExitStatus]]
 
 

@@ -1,7 +1,7 @@
 """Connectors written as a declarative manifest: YAML that the CDK runs.
 
-One connector, ``source-declarative-manifest``, runs all of them. It takes the manifest as a file,
-and is both a command of the package ``airbyte-cdk`` and an image, with the versions of the CDK.
+One connector, ``source-declarative-manifest``, runs all manifests, which it takes as files. It is
+both a command of the package ``airbyte-cdk`` and an image, and has the same versions as the CDK.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ from atlas_dagster.runners.base import (
 CDK_PACKAGE = "airbyte-cdk"
 EXECUTABLE = "source-declarative-manifest"
 IMAGE = f"airbyte/{EXECUTABLE}"
-#: For a manifest that names no CDK.
+#: The CDK for a manifest without a version.
 CDK_VERSION = "7.39.1"
-#: Older ones take no components from outside their image, or have no command.
+#: Older CDKs take no components from outside their image, or have no command.
 _OLDEST = "6.23.0"
-#: Older ones take a manifest only in the config.
+#: Older CDKs take a manifest only in the config.
 _FIRST_WITH_FILES = "6.54.0"
 
-#: The CDK runs code beside a manifest only with this permission (CDK ``custom_code_compiler.py``).
-#: Atlas gives it: the code is in the user's own project, or Airbyte published it. The second name
-#: is for older CDKs, such as 6.30.
+#: The CDK runs a manifest's Python code only with this permission (``custom_code_compiler.py``).
+#: Atlas gives the permission, because the code is from the user's project or from Airbyte. The
+#: second name is for older CDKs, such as 6.30.
 _TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true", "AIRBYTE_ALLOW_CUSTOM_CODE": "true"}
 _REFERENCE = "$ref"
 
 
 class Manifest:
-    """A declarative manifest and the ``components.py`` beside it, if it has one."""
+    """A declarative manifest, and its ``components.py``, if there is one."""
 
     def __init__(self, name: str, content: bytes, components: bytes | None = None) -> None:
         """``name`` is for messages.
@@ -63,22 +63,22 @@ class Manifest:
         if not isinstance(parsed, Mapping) or not _is_source(parsed):
             raise ConfigError(f"{name} is not a manifest: it has no `type: DeclarativeSource`.")
         self.version = str(parsed.get("version", ""))
-        self.spec = _spec(name, parsed)
+        self.spec = _read_spec(name, parsed)
         self._parsed = parsed
 
-    def injected(self) -> dict[str, Any]:
-        """Return the keys that carry the manifest in a config (CDK ``custom_code_compiler.py``)."""
+    def injected_keys(self) -> dict[str, Any]:
+        """Return the config keys with the manifest, for old CDKs (``custom_code_compiler.py``)."""
         # A SPEC without additional properties would refuse a config with these keys.
         schema = {**self.spec["connectionSpecification"], "additionalProperties": True}
-        spec = {**_resolved(self._parsed["spec"], self._parsed), "connection_specification": schema}
-        injected: dict[str, Any] = {
-            "__injected_declarative_manifest": _with_text_keys({**self._parsed, "spec": spec})
+        spec = {**_resolve(self._parsed["spec"], self._parsed), "connection_specification": schema}
+        injected_keys: dict[str, Any] = {
+            "__injected_declarative_manifest": _convert_keys({**self._parsed, "spec": spec})
         }
         if self.components is not None:
             checksum = hashlib.md5(self.components, usedforsecurity=False).hexdigest()
-            injected["__injected_components_py"] = self.components.decode()
-            injected["__injected_components_py_checksums"] = {"md5": checksum}
-        return injected
+            injected_keys["__injected_components_py"] = self.components.decode()
+            injected_keys["__injected_components_py_checksums"] = {"md5": checksum}
+        return injected_keys
 
     @property
     def digest(self) -> str:
@@ -87,17 +87,17 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Cdk:
-    """The version of the CDK that runs a manifest, and ``why`` it was chosen, in words."""
+    """The version of the CDK that runs a manifest, and the reason in words."""
 
     version: str
     why: str
 
 
-def cdk_for(manifest: Manifest, *, declared: str | None, published: str | None) -> Cdk:
-    """Return the CDK that the connection has ``declared``, else the one of the publication.
+def choose_cdk(manifest: Manifest, *, declared: str | None, published: str | None) -> Cdk:
+    """Return the CDK that the connection has ``declared``, or else that of the publication.
 
-    The last choice is the version in the manifest itself: a newer CDK may understand another
-    language, and has other classes for the manifest's code.
+    The last choice is the version in the manifest: the language of a newer CDK may differ, and so
+    may the classes that the manifest's code uses.
 
     Raises:
         ConfigError: the declared CDK cannot run a manifest.
@@ -146,7 +146,7 @@ class ManifestRunner(Runner):
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         if command.verb == "spec":
-            # The executable would answer with its own SPEC, which asks for a manifest.
+            # The executable would answer with its own SPEC, which requires a manifest.
             return _Answer(msgspec.json.encode({"type": "SPEC", "spec": self._manifest.spec}))
         files = self._files(command)
         environment = {**command.environment, **_TRUSTED}
@@ -157,7 +157,7 @@ class ManifestRunner(Runner):
             config = msgspec.json.decode(command.files["config"])
             return {
                 **command.files,
-                "config": msgspec.json.encode({**config, **self._manifest.injected()}),
+                "config": msgspec.json.encode({**config, **self._manifest.injected_keys()}),
             }
         files = {**command.files, "manifest-path": self._manifest.content}
         if self._manifest.components is not None:
@@ -166,7 +166,7 @@ class ManifestRunner(Runner):
 
 
 class _Answer(ConnectorProcess):
-    """The output of a connector that need not run."""
+    """The output of a call that does not need to run the connector."""
 
     def __init__(self, line: bytes) -> None:
         self._line = line
@@ -181,33 +181,33 @@ class _Answer(ConnectorProcess):
         pass
 
 
-#: The parser in C if PyYAML has it: a manifest may have tens of thousands of lines.
+#: The parser in C if PyYAML has it, because a manifest may have tens of thousands of lines.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _with_text_keys(value: Any) -> Any:
-    """Return ``value`` for JSON: keys in YAML may be numbers, dates, or ``True`` for ``on``."""
+def _convert_keys(value: Any) -> Any:
+    """Return ``value`` with text keys for JSON; YAML keys may be numbers, dates or booleans."""
     if isinstance(value, list):
-        return [_with_text_keys(item) for item in value]
+        return [_convert_keys(item) for item in value]
     if not isinstance(value, Mapping):
         return value
-    return {_text_key(key): _with_text_keys(item) for key, item in value.items()}
+    return {_to_text(key): _convert_keys(item) for key, item in value.items()}
 
 
-def _text_key(key: Any) -> str:
+def _to_text(key: Any) -> str:
     return key if isinstance(key, str) else json.dumps(key, default=str).strip('"')
 
 
 def _is_source(manifest: Mapping[str, Any]) -> bool:
-    """Old manifests leave out the type (CDK ``_fix_source_type``)."""
+    """Return whether this is a source; old manifests have no type (CDK ``_fix_source_type``)."""
     untyped = "type" not in manifest and bool({"streams", "dynamic_streams"} & set(manifest))
     return untyped or manifest.get("type") == "DeclarativeSource"
 
 
-def _spec(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _read_spec(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the SPEC as in the protocol (CDK ``declarative/spec/spec.py``)."""
     try:
-        spec = _resolved(manifest.get("spec"), manifest)
+        spec = _resolve(manifest.get("spec"), manifest)
     except (KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{name}: its spec refers to a part that the manifest does not have."
@@ -222,24 +222,24 @@ def _spec(name: str, manifest: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _resolved(value: Any, manifest: Mapping[str, Any]) -> Any:
-    """Return ``value`` with each ``$ref: "#/path"`` replaced. Keys beside one take precedence."""
+def _resolve(value: Any, manifest: Mapping[str, Any]) -> Any:
+    """Replace each ``$ref: "#/path"`` in ``value``. Keys next to a reference take precedence."""
     if isinstance(value, list):
-        return [_resolved(item, manifest) for item in value]
+        return [_resolve(item, manifest) for item in value]
     if not isinstance(value, Mapping):
         return value
-    own = {key: _resolved(item, manifest) for key, item in value.items() if key != _REFERENCE}
+    own = {key: _resolve(item, manifest) for key, item in value.items() if key != _REFERENCE}
     reference = value.get(_REFERENCE)
     if not isinstance(reference, str):
         return own
     target: Any = manifest
     for part in reference.removeprefix("#/").split("/"):
         target = target[int(part)] if isinstance(target, list) else target[part]
-    target = _resolved(target, manifest)
+    target = _resolve(target, manifest)
     return {**target, **own} if isinstance(target, Mapping) else target
 
 
 def _is_older(version: str, than: str) -> bool:
-    """Whether ``version`` is before ``than``; False for ``latest``."""
+    """Return whether ``version`` is before ``than``; False for ``latest``."""
     numbers = release(version)
     return bool(numbers) and numbers < release(than)

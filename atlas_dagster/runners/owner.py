@@ -1,8 +1,8 @@
-"""Processes as owners of connectors: their identity, and whether they have ended.
+"""Processes as owners of connectors: identify them, and find out whether they have ended.
 
 A host name and a pid do not identify a process: containers on the host's network, containers with
-one ``hostname`` and cloned machines share names, and each counts its own pids. So on Linux an owner
-also names its place: the boot of the machine and the namespace that the pid belongs to.
+the same ``hostname`` and cloned machines share names, but have their own pids. So on Linux, an
+owner also contains its place: the boot of the machine, and the namespace of the pid.
 
 This module imports only the standard library, so that its tests can run it inside any container.
 """
@@ -29,11 +29,11 @@ _MACHINES_NAMESPACE = "4026531836"
 
 
 class _Place(NamedTuple):
-    """Where a pid is valid: the boot of the machine, and the pid namespace.
+    """The boot of a machine and the pid namespace in which a pid is valid.
 
     ``home`` identifies the machine or the container, also after restarts; empty if unknown. ``ipc``
-    is a namespace that changes when a container restarts, but not when a program creates just
-    another pid namespace in it.
+    is a namespace that changes when the container restarts, but not when a program in the container
+    creates another pid namespace.
     """
 
     boot: str
@@ -42,18 +42,18 @@ class _Place(NamedTuple):
     home: str
 
     @classmethod
-    def parsed(cls, text: str) -> Self | None:
+    def parse(cls, text: str) -> Self | None:
         parts = text.split("/")
         return cls(*parts) if len(parts) == len(cls._fields) else None
 
     def __str__(self) -> str:
         return "/".join(self)
 
-    def has_pids_of(self, other: Self) -> bool:
+    def shares_pids_with(self, other: Self) -> bool:
         return (self.boot, self.pids) == (other.boot, other.pids)
 
     def has_replaced(self, earlier: Self) -> bool:
-        """Whether this is the machine or container of ``earlier`` after a restart."""
+        """Return whether this is the machine or container of ``earlier`` after a restart."""
         restarted = (self.boot, self.ipc) != (earlier.boot, earlier.ipc)
         return bool(self.home) and self.home == earlier.home and restarted
 
@@ -68,40 +68,40 @@ def this_process(kind: Kind = "command") -> str:
 
 
 def identify(pid: int, kind: Kind = "command") -> str:
-    """Return ``<kind>:<host>:<pid>:<start>[:<place>]`` of a process in our own namespace.
+    """Return ``<kind>:<host>:<pid>:<start>[:<place>]`` of a process in this process's namespace.
 
-    The start distinguishes two processes with one pid. Without /proc there is no place.
+    The start time distinguishes processes that had the same pid. Without /proc there is no place.
     """
-    place = _here()
-    owner = f"{kind}:{socket.gethostname()}:{pid}:{_start(pid)}"
+    place = _this_place()
+    owner = f"{kind}:{socket.gethostname()}:{pid}:{_find_start_time(pid)}"
     return owner if place is None else f"{owner}:{place}"
 
 
 def process_has_ended(owner: str) -> bool:
-    """Whether ``owner``, made by :func:`this_process`, has certainly ended.
+    """Return whether ``owner``, made by :func:`this_process`, has certainly ended.
 
-    False for a process on another machine or in another container, which is invisible here. For
-    owners of older versions, which have no place, the host counts.
+    False for a process on another machine or in another container, which cannot be seen from here.
+    Owners of older versions have no place, so their host name decides.
     """
-    kind, host, pid, start, place = _parts(owner)
+    kind, host, pid, start, place = _split_owner(owner)
     if kind not in _KINDS or not pid.isdigit():
         return False
-    here = _here()
+    here = _this_place()
     if place is None:
         if host != socket.gethostname():
             return False
     elif here is None:
         return False
-    elif not here.has_pids_of(place):
+    elif not here.shares_pids_with(place):
         return here.has_replaced(place)
     if not _is_alive(int(pid)):
         return True
-    # Without /proc there is no start, and only the pid counts.
-    now = _start(int(pid))
+    # Without /proc there is no start time, so the pid alone decides.
+    now = _find_start_time(int(pid))
     return bool(start and now) and start != now
 
 
-def run_and_process(owner: str) -> tuple[str | None, str]:
+def split_run_and_process(owner: str) -> tuple[str | None, str]:
     """Return the id of ``owner``'s Dagster run, if any, and its process."""
     kind, _, rest = owner.partition(":")
     if kind != "run":
@@ -110,42 +110,43 @@ def run_and_process(owner: str) -> tuple[str | None, str]:
     return run_id, process
 
 
-def container_of(owner: str) -> str | None:
+def find_container(owner: str) -> str | None:
     """Return the id of the container of the process ``owner``, if it is known."""
-    kind, host, _, _, place = _parts(owner)
+    kind, host, _, _, place = _split_owner(owner)
     name = (place.container if place is not None else "") or host
     return name if kind in _KINDS and _CONTAINER.fullmatch(name) else None
 
 
 def this_container() -> str:
-    """Return the id or name of our own container, if this process runs in one."""
-    return container_of(this_process()) or socket.gethostname()
+    """Return the id or name of this process's container, or else the host name."""
+    return find_container(this_process()) or socket.gethostname()
 
 
-def _parts(owner: str) -> tuple[str, str, str, str, _Place | None]:
+def _split_owner(owner: str) -> tuple[str, str, str, str, _Place | None]:
     """Return kind, host, pid, start and place; empty or None if missing."""
     parts = [*owner.split(":", 4), "", "", "", ""]
     kind, host, pid, start, place = parts[:5]
-    return kind, host, pid, start, _Place.parsed(place)
+    return kind, host, pid, start, _Place.parse(place)
 
 
 @cache
-def _here() -> _Place | None:
+def _this_place() -> _Place | None:
     """Return the place of this process; None without /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        pids, ipc = (_namespace(kind) for kind in ("pid", "ipc"))
+        pids, ipc = (_find_namespace(kind) for kind in ("pid", "ipc"))
     except OSError:
         return None
-    return _Place(boot, pids, ipc, _machine() if pids == _MACHINES_NAMESPACE else _container())
+    home = _machine_id() if pids == _MACHINES_NAMESPACE else _container_id()
+    return _Place(boot, pids, ipc, home)
 
 
-def _namespace(kind: str) -> str:
-    """Return the number of this process's namespace, which is unique at any time."""
+def _find_namespace(kind: str) -> str:
+    """Return the number of this process's namespace, which no other current namespace has."""
     return Path(f"/proc/self/ns/{kind}").readlink().name.partition("[")[2].rstrip("]")
 
 
-def _machine() -> str:
+def _machine_id() -> str:
     """Return a hash that identifies this machine, also after restarts; empty if it has no id.
 
     A clone may have the same id, but not the same network cards.
@@ -163,10 +164,10 @@ def _machine() -> str:
     return "m" + hashlib.sha256("\n".join([identity, *cards]).encode()).hexdigest()[:16]
 
 
-def _container() -> str:
-    """Return ``<id>.<layer>`` of this process's container; empty if it is in none.
+def _container_id() -> str:
+    """Return ``<id>.<layer>`` of this process's container; empty outside of a container.
 
-    Containers that share a network share the file with the id, but not the layer they write to.
+    Containers in one network share the file with the id, but not the layer that they write to.
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_text()
@@ -188,7 +189,7 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _start(pid: int) -> str:
+def _find_start_time(pid: int) -> str:
     """Return when the process started, in clock ticks since boot; empty without /proc."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()

@@ -15,15 +15,15 @@ from uv import find_uv_bin
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.files import cache_folder
-from atlas_dagster.runners.process import INHERITED, inherited, parent_death_prefix
+from atlas_dagster.runners.process import INHERITED, parent_death_prefix, select_environment
 
-#: Newer than any Python, so that uv does not refuse a package before Atlas has read its metadata.
+#: A version above every Python, so that uv does not refuse a package before its metadata is read.
 _ANY_PYTHON = "3.99"
 #: Characters of uv's output that an error repeats.
 _MOST_CHARACTERS = 200
-#: Longest run of uv. It compiles packages without wheels.
+#: The time limit of uv, which may have to compile packages.
 _UV_SECONDS = 15 * 60
-#: uv also gets its own settings, which often name a company's package index.
+#: uv also gets the variables of its settings, which often have a company's package index.
 _INHERITED_BY_UV = re.compile(rf"{INHERITED.pattern}|TMPDIR|NETRC|UV_\w+|XDG_\w+")
 
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded")
@@ -31,14 +31,14 @@ _FORBIDDEN = re.compile(r"Permission denied|Read-only file system|Not a director
 _UNREACHABLE = re.compile(
     r"Failed to fetch|Failed to download(?! and build)|Request failed|network was disabled"
 )
-#: The first step of uv's explanation. The steps after it are conclusions.
+#: The first step of uv's explanation. The later steps are conclusions from the first.
 _FIRST_CAUSE = re.compile(r"[Bb]ecause (.+?),? (?:we can conclude|and because you require)")
 _LOWEST_PYTHON = re.compile(r"(?:>=|~=|==|>)\s*3\.(\d+)")
 _FAILED_BUILD = re.compile(r"Failed to (?:download and )?build `([^`]+)`")
 
 
 class UninstallableError(ConfigError):
-    """The release cannot be installed as it was published; a retry cannot help.
+    """The published release cannot be installed; a retry cannot help.
 
     ``cause`` is the first reason. ``instead`` is the newest release that can be installed, or None.
     """
@@ -53,7 +53,7 @@ class UninstallableError(ConfigError):
 
 
 class UvError(Exception):
-    """uv failed. The message is its output on one line; ``lines`` has the lines of the output."""
+    """uv failed. The message is the output on one line; ``lines`` has the lines of the output."""
 
     def __init__(self, output: str) -> None:
         # Older versions of uv break lines and draw a frame of box characters around them.
@@ -67,13 +67,13 @@ class UvError(Exception):
 
 
 def environments_folder() -> Path:
-    """The folder of all environments, in the user's cache."""
+    """Return the folder of all environments, in the user's cache."""
     return cache_folder() / "connectors"
 
 
 @cache
 def newest_version(package: str) -> str:
-    """Return the newest version of ``package`` on PyPI. Each process asks once.
+    """Return the newest version of ``package`` on PyPI. Each process requests it once.
 
     Raises:
         ConfigError: no such package.
@@ -82,10 +82,10 @@ def newest_version(package: str) -> str:
     root = environments_folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with bare_package(package, root) as found:
+        with open_bare_package(package, root) as found:
             return found.version
     except (OSError, UvError) as error:
-        raise refusal(error, package, root) from error
+        raise explain(error, package, root) from error
 
 
 def check_release(package: str, version: str) -> None:
@@ -99,40 +99,40 @@ def check_release(package: str, version: str) -> None:
     root, requirement = environments_folder(), f"{package}=={version}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with bare_package(requirement, root, is_patient=False) as package_alone:
-            lowest = lowest_minor(declared_python(package_alone)) or 0
-        # If our Python is too old, the environment gets a newer one.
+        with open_bare_package(requirement, root, retries=False) as package_alone:
+            lowest = find_lowest_minor(find_declared_python(package_alone)) or 0
+        # If the Python of Atlas is too old, the environment gets a newer Python.
         minor = max(sys.version_info.minor, lowest)
         _compile(requirement, root, "--python-version", f"3.{minor}")
     except (OSError, UvError) as error:
-        raise refusal(error, requirement, root) from error
+        raise explain(error, requirement, root) from error
 
 
 @contextmanager
-def bare_package(
-    requirement: str, directory: Path, *, is_patient: bool = True
+def open_bare_package(
+    requirement: str, directory: Path, *, retries: bool = True
 ) -> Iterator[Distribution]:
-    """The package without its dependencies, for any Python, until the block ends."""
-    with TemporaryDirectory() as bare:
-        to_any = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
-        options = ("--no-deps", "--target", bare, *to_any)
-        run_uv("pip", "install", *options, requirement, directory=directory, is_patient=is_patient)
-        (package,) = distributions(path=[bare])
+    """Install the package without its dependencies, for any Python, and remove it at the end."""
+    with TemporaryDirectory() as folder:
+        for_any_python = ("--python", sys.executable, "--python-version", _ANY_PYTHON)
+        options = ("--no-deps", "--target", folder, *for_any_python)
+        run_uv("pip", "install", *options, requirement, directory=directory, retries=retries)
+        (package,) = distributions(path=[folder])
         yield package
 
 
-def declared_python(package: Distribution) -> str:
-    """Return the Python that it declares, such as ``>=3.10,<3.13``; empty if none."""
+def find_declared_python(package: Distribution) -> str:
+    """Return the declared Python, such as ``>=3.10,<3.13``; empty if there is none."""
     return "".join(package.metadata.get_all("Requires-Python", []))
 
 
-def lowest_minor(declared: str) -> int | None:
+def find_lowest_minor(declared: str) -> int | None:
     """Return the lowest minor version: 10 for ``>=3.10,<3.13``."""
     found = _LOWEST_PYTHON.search(declared)
     return int(found[1]) if found else None
 
 
-def refusal(
+def explain(
     error: UvError | OSError, requirement: str, root: Path, python: str = sys.executable
 ) -> AtlasError:
     """Return the error that explains why ``requirement`` cannot be installed for ``python``."""
@@ -157,8 +157,8 @@ def refusal(
             f"{title} cannot be installed because {root} cannot be written; "
             "set XDG_CACHE_HOME to a folder that can be written."
         )
-    if (cause := _first_cause(output)) is not None:
-        return UninstallableError(requirement, cause, _newest_that_resolves(package, root, python))
+    if (cause := _find_first_cause(output)) is not None:
+        return UninstallableError(requirement, cause, _find_installable(package, root, python))
     if isinstance(error, UvError) and (failed := _FAILED_BUILD.search(output)):
         reason = f"{failed[1]} cannot be built from source: {_cut(_last_line(error))}"
     else:
@@ -168,13 +168,13 @@ def refusal(
     )
 
 
-def _first_cause(output: str) -> str | None:
-    """Return why uv found no solution; None if it failed for another reason."""
+def _find_first_cause(output: str) -> str | None:
+    """Return the reason why uv found no solution; None if uv failed for another reason."""
     found = _FIRST_CAUSE.search(output)
     return _cut(found[1]) if found else None
 
 
-def _newest_that_resolves(package: str, root: Path, python: str) -> str | None:
+def _find_installable(package: str, root: Path, python: str) -> str | None:
     try:
         compiled = _compile(package, root, "--python", python)
     except UvError:
@@ -186,7 +186,7 @@ def _newest_that_resolves(package: str, root: Path, python: str) -> str | None:
 def _compile(requirement: str, root: Path, *python: str) -> str:
     """Return the pins of ``requirement`` and its dependencies, one on each line."""
     options = ("--no-header", "--no-annotate", *python)
-    return run_uv("pip", "compile", "-", *options, directory=root, given=requirement)
+    return run_uv("pip", "compile", "-", *options, directory=root, stdin=requirement)
 
 
 def _title(requirement: str) -> str:
@@ -194,7 +194,7 @@ def _title(requirement: str) -> str:
 
 
 def _last_line(error: UvError) -> str:
-    """Return the last line that the build printed, without uv's hints."""
+    """Return the last line of the build's output, without uv's hints."""
     lines = [line.strip() for line in error.lines if not line.lstrip().startswith("hint:")]
     return lines[-1] if lines else "it gave no reason"
 
@@ -203,29 +203,29 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
-def run_uv(*arguments: str, directory: Path, given: str = "", is_patient: bool = True) -> str:
-    """Run uv in ``directory``, where it finds no settings of another project. Return its output.
+def run_uv(*arguments: str, directory: Path, stdin: str = "", retries: bool = True) -> str:
+    """Run uv, and return its output.
 
     Args:
-        arguments: its command line.
-        directory: where it runs.
-        given: its input.
-        is_patient: whether it repeats failed requests.
+        arguments: the command line.
+        directory: the working directory, which must not have settings of another project.
+        stdin: the input.
+        retries: whether uv repeats failed requests.
 
     Raises:
-        UvError: it failed.
-        RunnerUnavailableError: it did not end in time.
+        UvError: uv failed.
+        RunnerUnavailableError: uv did not end in time.
     """
-    environment = inherited(_INHERITED_BY_UV)
-    # Our own Python comes first, so that uv uses it if it fits.
-    ours = str(Path(sys.base_prefix) / "bin")
-    if not is_patient:
+    environment = select_environment(_INHERITED_BY_UV)
+    # The Python of Atlas is first in PATH, so that uv uses it if it fits.
+    own_python = str(Path(sys.base_prefix) / "bin")
+    if not retries:
         environment.setdefault("UV_HTTP_RETRIES", "0")
-    environment["PATH"] = os.pathsep.join([ours, environment.get("PATH", os.defpath)])
+    environment["PATH"] = os.pathsep.join([own_python, environment.get("PATH", os.defpath)])
     try:
         done = subprocess.run(
             [*parent_death_prefix(), find_uv_bin(), *arguments, "--quiet", "--color", "never"],
-            input=given.encode(),
+            input=stdin.encode(),
             capture_output=True,
             cwd=directory,
             env=environment,

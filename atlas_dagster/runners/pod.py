@@ -1,10 +1,10 @@
-"""A connector in a second container of our own pod, called through files and FIFOs.
+"""A connector in a second container of the step's pod, called through files and FIFOs.
 
 Both containers share a folder. The connector's container runs :data:`AGENT`, a few lines of shell,
 as in Airbyte's own pods (``AIRBYTE_ENTRYPOINT`` is part of every image). Each call has a folder:
 
 - ``go``: the words of the command, one on each line; it appears last;
-- ``begun``: appears when the agent takes the call, so that it takes no call twice;
+- ``begun``: appears when the agent takes the call, so that no call is run twice;
 - ``environment``: ``NAME=value`` on each line;
 - the files that the words name;
 - ``stdout``, ``stderr``: FIFOs;
@@ -78,11 +78,11 @@ done
 PIPE_BYTES = 1024 * 1024
 _READ_BYTES = 256 * 1024
 _POLL_SECONDS = IDLE_SECONDS / 5
-#: Seconds until the connector's container must have started, pull included.
+#: Seconds within which the connector's container must start, including the pull.
 _AGENT_SECONDS = 30 * 60.0
-#: Seconds from the connector's last output until its exit code must be there.
-_LAST_WORD_SECONDS = 10.0
-#: Exit code of a killed process in a shell; also used if the whole container was killed.
+#: Seconds within which the exit code must appear after the connector's last output.
+_EXIT_SECONDS = 10.0
+#: The exit code of a killed process in a shell; also used if the whole container was killed.
 _KILLED = 137
 
 
@@ -113,7 +113,7 @@ class FifoRunner(Runner):
             self._wait_for_agent(call)
             return _FifoProcess(call)
         except BaseException as error:
-            # It contains the config.
+            # The folder contains the config.
             shutil.rmtree(call, ignore_errors=True)
             if isinstance(error, OSError):
                 raise RunnerUnavailableError(
@@ -122,7 +122,7 @@ class FifoRunner(Runner):
             raise
 
     def _wait_for_agent(self, call: Path) -> None:
-        """Return when the agent takes the call. Its image may have to be pulled before."""
+        """Return when the agent takes the call, which may be after the pull of its image."""
         deadline = time.monotonic() + _AGENT_SECONDS
         while not (call / "begun").exists():
             if time.monotonic() > deadline:
@@ -134,7 +134,7 @@ class FifoRunner(Runner):
             pause(_POLL_SECONDS)
 
     def finish(self) -> None:
-        """Let the agent end, and so the pod."""
+        """Make the agent end, so that the pod can end."""
         (self._folder / "done").touch()
 
 
@@ -144,18 +144,18 @@ class _FifoProcess(ConnectorProcess):
         self._pipes = selectors.DefaultSelector()
         channels: tuple[Channel, Channel] = ("stdout", "stderr")
         for channel in channels:
-            # Do not wait for the connector to open the other end: it may never do so.
+            # Do not wait for the connector to open the other end, because it may never do so.
             pipe = os.open(call / channel, os.O_RDONLY | os.O_NONBLOCK)
             if sys.platform == "linux":
-                with suppress(OSError):  # the kernel refuses it to a user with many large ones
+                with suppress(OSError):  # refused if the user has many large pipes
                     fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             self._pipes.register(pipe, selectors.EVENT_READ, channel)
 
     def output(self) -> Iterator[Output]:
         while self._pipes.get_map():
-            # Check this before the pipes: then all output of a dead connector is in them.
-            ended = self._ended()
-            ready = self._pipes.select(0 if ended else IDLE_SECONDS)
+            # Check this before the pipes, which then have all output of a dead connector.
+            has_ended = self._has_ended()
+            ready = self._pipes.select(0 if has_ended else IDLE_SECONDS)
             for key, _ in ready:
                 chunk = os.read(key.fd, _READ_BYTES)
                 if chunk:
@@ -163,36 +163,36 @@ class _FifoProcess(ConnectorProcess):
                 else:
                     self._close_pipe(key.fd)
             if not ready:
-                if ended:
+                if has_ended:
                     return
                 yield "idle", b""
-        deadline = time.monotonic() + _LAST_WORD_SECONDS
-        while not self._ended() and time.monotonic() < deadline:
+        deadline = time.monotonic() + _EXIT_SECONDS
+        while not self._has_ended() and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             yield "idle", b""
 
     def wait(self) -> ExitStatus:
-        code = (self._call / "exit").read_text() if self._ended() else _KILLED
+        code = (self._call / "exit").read_text() if self._has_ended() else _KILLED
         return ExitStatus(int(code))
 
     def close(self) -> None:
         if not self._call.exists():
             return
         try:
-            if not self._ended():
+            if not self._has_ended():
                 (self._call / "stop").touch()
                 for key in [*self._pipes.get_map().values()]:
                     self._close_pipe(key.fd)
-                deadline = time.monotonic() + STOP_GRACE_SECONDS + _LAST_WORD_SECONDS
-                while not self._ended() and time.monotonic() < deadline:
+                deadline = time.monotonic() + STOP_GRACE_SECONDS + _EXIT_SECONDS
+                while not self._has_ended() and time.monotonic() < deadline:
                     time.sleep(_POLL_SECONDS)
         finally:
             for key in [*self._pipes.get_map().values()]:
                 self._close_pipe(key.fd)
-            # It contains the config.
+            # The folder contains the config.
             shutil.rmtree(self._call, ignore_errors=True)
 
-    def _ended(self) -> bool:
+    def _has_ended(self) -> bool:
         return (self._call / "exit").exists()
 
     def _close_pipe(self, pipe: int) -> None:

@@ -1,6 +1,6 @@
 """A connector as a child process: in its own session, with private files and limits.
 
-It does not get the secrets in our environment, and leaves no process behind.
+The child does not get the secrets in the environment of Atlas, and leaves no process behind.
 """
 
 import fcntl
@@ -35,9 +35,9 @@ from atlas_dagster.runners.base import (
 )
 from atlas_dagster.runners.connector_env import CONNECTOR_ENV
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.runners.process_tags import end_all, process_tags
+from atlas_dagster.runners.process_tags import kill_all, process_tags
 
-#: Bytes of one read, and the size of each pipe. Large, so that both sides wake up less often.
+#: Bytes of one read, and the size of each pipe: large, so that both sides wake up less often.
 PIPE_BYTES = 1024 * 1024
 
 _DIRECTORY_PREFIX = "atlas-dagster-connector-"
@@ -48,7 +48,7 @@ INHERITED = re.compile(
     r"|(?i:(http|https|ftp|all|no)_proxy)"
 )
 
-#: Other systems cannot limit the memory of another process.
+#: Only Linux can limit the memory of another process.
 _CAN_LIMIT = sys.platform == "linux"
 #: Messages of Python, C++, Rust, Go, Node and Java when they run out of memory.
 _OUT_OF_MEMORY = re.compile(
@@ -69,8 +69,8 @@ def start_process(
 ) -> ConnectorProcess:
     """Start the program ``words`` as a connector, with the arguments of ``command``.
 
-    A private directory holds its files and its temporary files. It is also the working directory,
-    unless ``directory`` names another one.
+    A private directory has its files and its temporary files. This is also the working directory,
+    unless ``directory`` is given.
 
     Raises:
         RunnerUnavailableError: the files cannot be written or the program cannot be started.
@@ -89,7 +89,7 @@ def start_process(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=directory or private,
-                env=inherited(INHERITED)
+                env=select_environment(INHERITED)
                 | CONNECTOR_ENV
                 | dict(command.environment)
                 | process_tags(command.labels, token)
@@ -99,12 +99,12 @@ def start_process(
         except OSError as error:
             name = Path(words[0]).name
             raise RunnerUnavailableError(f"{name} cannot be started: {error}.") from error
-        _limit(child.pid, executor)
+        _set_limits(child.pid, executor)
         return _ChildProcess(child, token, undo.pop_all())
 
 
 class _ChildProcess(ConnectorProcess):
-    """A child that leads its own process group. The group ends with the child."""
+    """A child that leads its own process group, which ends with the child."""
 
     def __init__(self, child: subprocess.Popen[bytes], token: str, undo: ExitStack) -> None:
         self._child = child
@@ -113,22 +113,22 @@ class _ChildProcess(ConnectorProcess):
         self._group_ended = False
         self._tails: dict[Channel, bytes] = {"stdout": b"", "stderr": b""}
         self._pipes = selectors.DefaultSelector()
-        self._listen(child.stdout, "stdout")
-        self._listen(child.stderr, "stderr")
+        self._open_pipe(child.stdout, "stdout")
+        self._open_pipe(child.stderr, "stderr")
 
     def output(self) -> Iterator[Output]:
-        # The last output of a connector fits into the pipes. A process that left its group may
-        # write more.
+        # The last output of a connector fits into the pipes. More output is from a process that
+        # left the group.
         rest = dict.fromkeys(self._tails, PIPE_BYTES)
         while self._pipes.get_map():
-            # Check this before the pipes: then they contain all output of a dead connector, and
-            # one that is empty but open belongs to a process that left the group.
-            ended = self._ended()
-            ready = self._pipes.select(0 if ended else IDLE_SECONDS)
+            # Check this before the pipes. If the connector is dead, they have all its output, and
+            # a pipe that is empty but open belongs to a process that left the group.
+            has_ended = self._has_ended()
+            ready = self._pipes.select(0 if has_ended else IDLE_SECONDS)
             for key, _ in ready:
                 channel: Channel = key.data
                 chunk = os.read(key.fd, PIPE_BYTES)
-                if ended:
+                if has_ended:
                     rest[channel] -= len(chunk)
                 if not chunk or rest[channel] <= 0:
                     self._pipes.unregister(key.fileobj)
@@ -136,10 +136,10 @@ class _ChildProcess(ConnectorProcess):
                     self._tails[channel] = (self._tails[channel] + chunk)[-_TAIL_BYTES:]
                     yield channel, chunk
             if not ready:
-                if ended:
+                if has_ended:
                     return
                 yield "idle", b""
-        while not self._ended():
+        while not self._has_ended():
             try:
                 self._child.wait(IDLE_SECONDS)
             except subprocess.TimeoutExpired:
@@ -154,9 +154,9 @@ class _ChildProcess(ConnectorProcess):
 
     def close(self) -> None:
         try:
-            if not self._ended():
+            if not self._has_ended():
                 self._signal_group(signal.SIGTERM)
-                # A connector that still writes must not wait for us to read.
+                # Otherwise a connector that still writes would wait for a reader.
                 self._close_pipes()
                 with suppress(subprocess.TimeoutExpired):
                     self._child.wait(STOP_GRACE_SECONDS)
@@ -164,19 +164,19 @@ class _ChildProcess(ConnectorProcess):
             self._end_group()
             self._child.wait()
             self._close_pipes()
-            end_all(self._token)
+            kill_all(self._token)
             self._undo.close()
 
-    def _listen(self, pipe: IO[bytes] | None, channel: Channel) -> None:
+    def _open_pipe(self, pipe: IO[bytes] | None, channel: Channel) -> None:
         assert pipe is not None  # Popen opened both
         if sys.platform == "linux":
-            # The kernel refuses it to a user with many large pipes; a small one works, too.
+            # The kernel refuses this if the user has many large pipes; a small pipe works, too.
             with suppress(OSError):
                 fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._pipes.register(pipe, selectors.EVENT_READ, channel)
 
     def _ran_out_of_memory(self) -> bool:
-        """Whether the end of its output says so, on stderr or in an error of the protocol."""
+        """Return whether its last output, on stderr or as a TRACE, is an out-of-memory error."""
         if _OUT_OF_MEMORY.search(self._tails["stderr"]):
             return True
         lines = self._tails["stdout"].split(b"\n")
@@ -188,14 +188,14 @@ class _ChildProcess(ConnectorProcess):
             if pipe is not None:
                 pipe.close()
 
-    def _ended(self) -> bool:
+    def _has_ended(self) -> bool:
         if self._child.poll() is None:
             return False
         self._end_group()
         return True
 
     def _end_group(self) -> None:
-        # Only once: when the group is gone, the system may reuse its number.
+        # Only once, because the system may reuse the number of an ended group.
         if not self._group_ended:
             self._group_ended = True
             self._signal_group(signal.SIGKILL)
@@ -205,15 +205,15 @@ class _ChildProcess(ConnectorProcess):
             os.killpg(self._child.pid, number)
 
 
-def _limit(pid: int, executor: ExecutorConfig) -> None:
+def _set_limits(pid: int, executor: ExecutorConfig) -> None:
     """Limit the memory, and forbid core dumps, which would contain secrets."""
     if sys.platform == "linux":
-        # Writable private memory. Programs map far more address space than they use.
+        # RLIMIT_DATA limits writable private memory; programs map far more address space.
         for kind, size in (
             (resource.RLIMIT_DATA, executor.memory_bytes),
             (resource.RLIMIT_CORE, 0),
         ):
-            with suppress(OSError):  # it has ended, or a sandbox forbids it
+            with suppress(OSError):  # the process has ended, or a sandbox forbids this
                 _, hard = resource.prlimit(pid, kind)
                 size = size if hard == resource.RLIM_INFINITY else min(size, hard)
                 resource.prlimit(pid, kind, (size, size))
@@ -221,7 +221,7 @@ def _limit(pid: int, executor: ExecutorConfig) -> None:
 
 @contextmanager
 def _private_directory() -> Iterator[Path]:
-    """A directory for one process. Our lock on it ends with our process, even after ``kill -9``."""
+    """Yield a directory for one process, locked until Atlas ends, even after ``kill -9``."""
     with TemporaryDirectory(prefix=_DIRECTORY_PREFIX, ignore_cleanup_errors=True) as name:
         lock = os.open(name, os.O_RDONLY)
         try:
@@ -232,33 +232,33 @@ def _private_directory() -> Iterator[Path]:
 
 
 def remove_leftovers() -> None:
-    """Remove the directories of killed processes: they contain passwords."""
+    """Remove the directories of killed processes, because they contain passwords."""
     for directory in Path(gettempdir()).glob(f"{_DIRECTORY_PREFIX}*"):
-        # It belongs to another user, is gone, or its owner is alive and holds the lock.
+        # OSError: another user owns it, it is gone, or its owner is alive and holds the lock.
         with suppress(OSError), ExitStack() as undo:
             lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             undo.callback(os.close, lock)
             status = os.fstat(lock)
-            # A new one may not be locked yet.
-            old = time.time() - status.st_mtime > _LEFTOVER_SECONDS
-            if old and status.st_uid == os.geteuid():
+            # A new directory may not be locked yet.
+            is_old = time.time() - status.st_mtime > _LEFTOVER_SECONDS
+            if is_old and status.st_uid == os.geteuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory)
 
 
-def inherited(names: re.Pattern[str]) -> dict[str, str]:
-    """Return the variables of our environment whose names match."""
+def select_environment(names: re.Pattern[str]) -> dict[str, str]:
+    """Return the environment variables whose names match."""
     return {name: value for name, value in os.environ.items() if names.fullmatch(name)}
 
 
 @cache
 def parent_death_prefix() -> tuple[str, ...]:
-    """Return words before a command that make Linux kill it when we die, even after ``kill -9``.
+    """Return the start of a command line that makes Linux kill the command when Atlas dies.
 
-    Cached, because only a process shows whether this setpriv supports it (busybox's does not).
+    Cached, because a test run shows whether setpriv supports this (that of busybox does not).
     """
-    # The kernel watches the thread that starts the command, not our whole process. The same
-    # thread reads and closes the connector, so that makes no difference.
+    # The kernel watches the thread that starts the command, not the whole process. The same
+    # thread reads and closes the connector, so this makes no difference.
     setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
     if setpriv is None:
         return ()

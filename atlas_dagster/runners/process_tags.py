@@ -1,8 +1,8 @@
 """Labels of containers and processes, and a search for processes with them.
 
-A process carries its labels as environment variables, which ``/proc`` shows on Linux. Children
-inherit them, so all processes of a connector have them, even those that left its process group and
-outlived it. On other systems the search finds nothing.
+A process has its labels as environment variables, which ``/proc`` shows on Linux. Children inherit
+them, so all processes of a connector have labels, even those that left its process group and
+outlived it. On other systems, the search finds nothing.
 """
 
 import os
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-#: On every container and process that Atlas starts: the connection it is for.
+#: The connection; a label of every container and process that Atlas starts.
 CONNECTION_LABEL = "atlas.connection"
-#: The deployment it belongs to.
+#: The deployment.
 DEPLOYMENT_LABEL = "atlas.deployment"
-#: Its owner: a process (``command:…`` or ``request:…``), or ``run:<Dagster run id>:`` and the
+#: The owner: a process (``command:…`` or ``request:…``), or ``run:<Dagster run id>:`` and the
 #: process of the run's step. Older versions leave out the process.
 OWNER_LABEL = "atlas.owner"
 
@@ -29,33 +29,33 @@ _END_SECONDS = 2.0
 
 def process_tags(labels: Mapping[str, str], token: str) -> dict[str, str]:
     """Return the environment variables for ``labels``: ``atlas.owner`` becomes ``ATLAS_OWNER``."""
-    return {_variable(label): value for label, value in labels.items()} | {_TOKEN: token}
+    return {_variable_name(label): value for label, value in labels.items()} | {_TOKEN: token}
 
 
 def tagged_processes() -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Yield pid and tags of every living process of this user that has tags of Atlas."""
+    """Yield pid and tags of every process of this user that has tags of Atlas."""
     for folder in _PROCESSES.glob("[0-9]*"):
-        # It has ended, or belongs to another user.
+        # OSError: the process has ended, or belongs to another user.
         with suppress(OSError):
             if folder.stat().st_uid == os.geteuid():
                 variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-                found = dict(v.split("=", 1) for v in variables if v.startswith(_PREFIX))
-                if _TOKEN in found:
-                    yield int(folder.name), found
+                tags = dict(v.split("=", 1) for v in variables if v.startswith(_PREFIX))
+                if _TOKEN in tags:
+                    yield int(folder.name), tags
 
 
-def tag_value(found: Mapping[str, str], label: str) -> str:
-    """Return the value of ``label`` in a process's tags; empty if it has none."""
-    return found.get(_variable(label), "")
+def tag_value(tags: Mapping[str, str], label: str) -> str:
+    """Return the value of ``label`` in a process's tags; empty if there is none."""
+    return tags.get(_variable_name(label), "")
 
 
-def end_all(token: str) -> None:
+def kill_all(token: str) -> None:
     """Kill all processes with ``token``, and those that they start meanwhile."""
     deadline = time.monotonic() + _END_SECONDS
-    while pids := [pid for pid, found in tagged_processes() if found[_TOKEN] == token]:
+    while pids := [pid for pid, tags in tagged_processes() if tags[_TOKEN] == token]:
         for pid in pids:
             kill(pid)
-        if time.monotonic() > deadline:  # the kernel cannot end one now
+        if time.monotonic() > deadline:  # the kernel cannot end a process now
             return
         time.sleep(0.01)
 
@@ -65,5 +65,5 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _variable(label: str) -> str:
+def _variable_name(label: str) -> str:
     return label.upper().replace(".", "_")

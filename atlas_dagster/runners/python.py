@@ -25,7 +25,7 @@ class PythonRunner(Runner):
         *,
         executor: ExecutorConfig | None = None,
     ) -> None:
-        """Installs nothing yet.
+        """Create the runner without installing the package.
 
         Raises:
             ConfigError: ``version`` is not an exact version (``latest``, for example).
@@ -50,8 +50,8 @@ class PythonRunner(Runner):
 class CommandRunner(Runner):
     """Runs the user's own program, which speaks the protocol.
 
-    It runs in ``directory``, so relative paths in ``words`` start there. A first word without a
-    slash is looked up in PATH.
+    The program runs in ``directory``, so relative paths in ``words`` start there. If the first word
+    has no slash, it is looked up in PATH.
     """
 
     kind = "command"
@@ -68,7 +68,7 @@ class CommandRunner(Runner):
         """Start ``command``.
 
         Raises:
-            ConfigError: there is no such program.
+            ConfigError: the program does not exist.
         """
         program, *rest = self._words
         path = shutil.which(self._directory / program if "/" in program else program)

@@ -17,14 +17,14 @@ from atlas_dagster.errors import ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.packages import (
     UninstallableError,
     UvError,
-    bare_package,
-    declared_python,
     environments_folder,
-    lowest_minor,
-    refusal,
+    explain,
+    find_declared_python,
+    find_lowest_minor,
+    open_bare_package,
     run_uv,
 )
-from atlas_dagster.runners.process import INHERITED, inherited, parent_death_prefix
+from atlas_dagster.runners.process import INHERITED, parent_death_prefix, select_environment
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Environment:
     """The environment of ``package`` at one version."""
 
     def __init__(self, package: str, version: str) -> None:
-        """Installs nothing yet.
+        """Describe the environment without building it.
 
         Raises:
             ConfigError: ``version`` is not an exact version (``latest``, for example).
@@ -64,7 +64,7 @@ class Environment:
     def ensure(self, executable: str) -> Path:
         """Build the environment if necessary, and return the path of the command ``executable``.
 
-        Of several processes, one builds it and the others wait.
+        If several processes call this at once, one builds and the others wait.
 
         Raises:
             UninstallableError: a dependency of this release does not exist.
@@ -75,11 +75,11 @@ class Environment:
         try:
             if not self.is_complete():
                 self._root.mkdir(parents=True, exist_ok=True)
-                with self._alone():
+                with self._locked():
                     if not self.is_complete():
                         self._build(executable)
         except (OSError, UvError) as error:
-            raise refusal(error, self.reference, self._root, self._resolving_python()) from error
+            raise explain(error, self.reference, self._root, self._choose_python()) from error
         path = self._environment / "bin" / executable
         if not path.exists():
             raise ConfigError(
@@ -89,19 +89,19 @@ class Environment:
         return path
 
     def is_complete(self) -> bool:
-        """Whether it is built. A start then needs no network."""
-        # The interpreter is a link. The Python behind it may have been removed since.
+        """Whether the environment is built, so that a start needs no network."""
+        # The interpreter is a link, and its target may have been removed since.
         return (self._environment / _COMPLETE).exists() and self._interpreter.exists()
 
     @property
     def _interpreter(self) -> Path:
         return self._environment / "bin" / "python"
 
-    def _resolving_python(self) -> str:
+    def _choose_python(self) -> str:
         return str(self._interpreter) if self._interpreter.exists() else sys.executable
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         lock = FileLock(f"{self._environment}.lock")
         try:
             lock.acquire(blocking=False)
@@ -114,22 +114,22 @@ class Environment:
             lock.release()
 
     def _build(self, executable: str) -> None:
-        """Build in place, because scripts contain the path of their environment; mark it last.
+        """Build in place, because scripts contain the path of their environment.
 
         Many packages crash with a Python that they declare (dataclasses became stricter in 3.11).
-        So this imports the command once, and after a crash once more with a lower Python.
+        So this imports the command, and after a crash builds once more with a lower Python.
         """
         _log.info("Installing %s in %s", self._title, self._environment)
         declared = self._declared_python()
         self._create(declared)
         self._install()
-        crash = self._crash_of(executable)
+        crash = self._find_crash(executable)
         if crash is not None:
-            used = self._minor()
+            used = self._find_minor()
             lower = self._install_on_lower_python(declared, used)
-            crash_there = self._crash_of(executable) if lower else crash
-            if crash_there is not None:
-                raise self._cannot_import(crash_there, declared, used, lower)
+            last_crash = self._find_crash(executable) if lower else crash
+            if last_crash is not None:
+                raise self._import_error(last_crash, declared, used, lower)
         (self._environment / _COMPLETE).touch()
 
     def _declared_python(self) -> str:
@@ -138,18 +138,18 @@ class Environment:
         uv respects only the lower bound, and would compile dependencies that have no wheels for a
         newer Python, which takes minutes.
         """
-        with bare_package(self.reference, self._root) as package:
-            return declared_python(package)
+        with open_bare_package(self.reference, self._root) as package:
+            return find_declared_python(package)
 
     def _create(self, declared: str) -> None:
-        """Create the environment with our own Python if it fits, else with one that uv finds."""
+        """Create the environment with the Python of Atlas if it fits, or else one that uv finds."""
         running = f"{sys.version_info.major}.{sys.version_info.minor}"
         try:
-            self._venv(declared or running)
+            self._create_with(declared or running)
         except UvError as error:
             if error.is_about_disk:
                 raise
-            lowest = lowest_minor(declared)
+            lowest = find_lowest_minor(declared)
             how = "" if lowest is None else f" (`uv python install 3.{lowest}`)"
             raise RunnerUnavailableError(
                 f"{self._title} does not run on Python {running} (it needs {declared}) and no "
@@ -160,15 +160,15 @@ class Environment:
     def _install_on_lower_python(self, declared: str, used: int) -> int | None:
         """Install with the lowest available Python in ``declared``. Return its minor version.
 
-        Returns None, and leaves the environment alone, if there is none below 3.``used``.
+        Returns None, and does not change the environment, if there is none below 3.``used``.
         """
-        lowest = lowest_minor(declared)
+        lowest = find_lowest_minor(declared)
         if lowest is None:
             return None
         present = [(minor, ("--no-python-downloads",)) for minor in range(lowest, used)]
         for minor, options in [*present, (lowest, ())] if present else ():
             try:
-                self._venv(f"{declared},==3.{minor}.*", *options)
+                self._create_with(f"{declared},==3.{minor}.*", *options)
             except UvError as error:
                 if error.is_about_disk:
                     raise
@@ -178,7 +178,7 @@ class Environment:
             return minor
         return None
 
-    def _venv(self, python: str, *options: str) -> None:
+    def _create_with(self, python: str, *options: str) -> None:
         run_uv(
             *("venv", "--clear", "--no-project", "--python-preference", "system"),
             *("--python", python, *options, str(self._environment)),
@@ -190,7 +190,7 @@ class Environment:
         options = ("--compile-bytecode", "--python", str(self._environment))
         run_uv("pip", "install", *options, self.reference, directory=self._root)
 
-    def _crash_of(self, executable: str) -> str | None:
+    def _find_crash(self, executable: str) -> str | None:
         """Import ``executable``. Return the last line of the traceback, or None without a crash."""
         command = [str(self._interpreter), "-c", _IMPORT, self._package, executable]
         try:
@@ -200,25 +200,23 @@ class Environment:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd=self._environment,
-                env=inherited(INHERITED),
+                env=select_environment(INHERITED),
                 timeout=_IMPORT_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            return None  # slow is not a crash
+            return None  # a slow import is not a crash
         if done.returncode == 0:
             return None
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {done.returncode}"
 
-    def _minor(self) -> int:
+    def _find_minor(self) -> int:
         config = (self._environment / "pyvenv.cfg").read_text()
         found = re.search(r"^version_info = 3\.(\d+)", config, re.MULTILINE)
         return int(found[1]) if found else sys.version_info.minor
 
-    def _cannot_import(
-        self, crash: str, declared: str, used: int, lower: int | None
-    ) -> ConfigError:
-        lowest = lowest_minor(declared)
+    def _import_error(self, crash: str, declared: str, used: int, lower: int | None) -> ConfigError:
+        lowest = find_lowest_minor(declared)
         title, python = self._title, f"3.{used if lower is None else lower}"
         if lower is not None or lowest is None or lowest >= used:
             return ConfigError(
@@ -235,7 +233,7 @@ class Environment:
 def install(package: str, version: str, executable: str) -> str:
     """Install a release, or the newest that can be installed. Return the installed version.
 
-    A file keeps the replacement of ``version``, so that later runs need no network.
+    A file stores which release replaces ``version``, so that later runs need no network.
 
     Raises:
         ConfigError: no release can be installed.

@@ -7,7 +7,7 @@ from msgspec import Struct
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.registry import ConnectorInfo
 from atlas_dagster.registry.connector_info import AUTO
-from atlas_dagster.runners.manifest import IMAGE, Cdk, Manifest, cdk_for
+from atlas_dagster.runners.manifest import IMAGE, Cdk, Manifest, choose_cdk
 from atlas_dagster.source.connection import Connection
 
 
@@ -35,7 +35,7 @@ class ConnectorRef(Struct, frozen=True, dict=True):
             return cls(connection, connection.entry())
         manifest = _read_manifest(connection, connection.manifest)
         declared = connection.cdk_version or connection.version
-        cdk = cdk_for(manifest, declared=None if declared == AUTO else declared, published=None)
+        cdk = choose_cdk(manifest, declared=None if declared == AUTO else declared, published=None)
         return cls(connection, manifest=manifest, cdk=cdk)
 
     @property

@@ -21,7 +21,7 @@ from atlas_dagster.runners.manifest import (
     Cdk,
     Manifest,
     ManifestRunner,
-    cdk_for,
+    choose_cdk,
 )
 from atlas_dagster.runners.packages import newest_version
 from atlas_dagster.runners.pod import FifoRunner
@@ -142,7 +142,7 @@ def _find_newest(info: ConnectorInfo) -> str:
 def _fetch_published(info: ConnectorInfo) -> tuple[Manifest, Cdk]:
     found = fetch_manifest(info)
     manifest = Manifest(f"{info.name} {info.tag}", found.manifest, found.components)
-    return manifest, cdk_for(manifest, declared=None, published=found.cdk_version)
+    return manifest, choose_cdk(manifest, declared=None, published=found.cdk_version)
 
 
 def _use_pod(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -> Runner:
@@ -170,7 +170,7 @@ def _use_docker(ref: ConnectorRef, limits: ExecutorConfig, listener: Listener) -
             DockerRunner(ref.image, client=client, executor=limits, listener=listener)
         )
         runner.ensure_image()
-        where = f"in Docker, from the image {runner.described()}"
+        where = f"in Docker, from the image {runner.describe()}"
         wrapped = _wrap_for_manifest(ref, runner, where, listener)
         undo.pop_all()
     return wrapped

@@ -14,7 +14,7 @@ from atlas_dagster.config.templates import variables
 from atlas_dagster.config.validation import resolve
 from atlas_dagster.registry import get_connector_info
 from atlas_dagster.runners.manifest import Manifest
-from atlas_dagster.runners.packages import bare_package
+from atlas_dagster.runners.packages import open_bare_package
 from atlas_dagster.source.connection import Connection
 from atlas_dagster_tests.components.connections_project import Project, importable
 
@@ -40,7 +40,7 @@ def spec(name: str, tmp_path: Path) -> dict[str, Any]:
     written = Path(__file__).parent / "specs" / f"{name}.json"
     if written.exists():
         return json.loads(written.read_text())
-    with bare_package(f"airbyte-source-{name}", tmp_path) as package:
+    with open_bare_package(f"airbyte-source-{name}", tmp_path) as package:
         for file in package.files or ():
             if file.name == "spec.yaml":
                 found = yaml.safe_load(Path(str(package.locate_file(file))).read_text())

@@ -10,7 +10,7 @@ import yaml
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.runners.base import ConnectorCommand
 from atlas_dagster.runners.fake import FakeRunner
-from atlas_dagster.runners.manifest import CDK_VERSION, Cdk, Manifest, ManifestRunner, cdk_for
+from atlas_dagster.runners.manifest import CDK_VERSION, Cdk, Manifest, ManifestRunner, choose_cdk
 
 TRUSTED = {"AIRBYTE_ENABLE_UNSAFE_CODE": "true", "AIRBYTE_ALLOW_CUSTOM_CODE": "true"}
 NEWEST = Cdk(CDK_VERSION, "the newest CDK")
@@ -72,7 +72,7 @@ def test_spec_is_what_the_manifest_says() -> None:
 def test_the_cdk_of_a_manifest_that_nobody_says_more_about(
     written: str, version: str, why: str
 ) -> None:
-    found = cdk_for(manifest(version=written), declared=None, published=None)
+    found = choose_cdk(manifest(version=written), declared=None, published=None)
     assert found == Cdk(version, why)
 
 
@@ -85,16 +85,16 @@ def test_the_cdk_of_a_manifest_that_nobody_says_more_about(
     ],
 )
 def test_the_cdk_of_a_published_manifest(published: str, version: str, why: str) -> None:
-    found = cdk_for(manifest(version="4.3.0"), declared=None, published=published)
+    found = choose_cdk(manifest(version="4.3.0"), declared=None, published=published)
     assert found == Cdk(version, why)
 
 
 def test_the_cdk_that_a_connection_declares() -> None:
     for declared in ("6.23.0", "8.0.0", "latest"):
-        found = cdk_for(manifest(version="7.0.0"), declared=declared, published=None)
+        found = choose_cdk(manifest(version="7.0.0"), declared=declared, published=None)
         assert found == Cdk(declared, "the CDK that the connection declares")
     with pytest.raises(ConfigError) as caught:
-        cdk_for(manifest(), declared="6.22.0", published=None)
+        choose_cdk(manifest(), declared="6.22.0", published=None)
     assert str(caught.value) == (
         "cdk_version 6.22.0 cannot run manifest.yaml; choose 6.23.0 or newer."
     )

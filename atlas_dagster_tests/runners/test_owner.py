@@ -14,7 +14,7 @@ import docker
 import pytest
 
 from atlas_dagster.runners import owner
-from atlas_dagster.runners.owner import container_of, process_has_ended, this_process
+from atlas_dagster.runners.owner import find_container, process_has_ended, this_process
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 
 HOST = socket.gethostname()
@@ -26,7 +26,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> str:
     """In a container, of whose processes none but this one is alive."""
-    monkeypatch.setattr(owner, "_here", lambda: owner._Place.parsed(HERE))
+    monkeypatch.setattr(owner, "_this_place", lambda: owner._Place.parse(HERE))
     return HERE
 
 
@@ -100,21 +100,21 @@ def test_where_a_pid_counts(here: str, place: str, ended: bool) -> None:
 def test_a_machine_that_was_restarted_is_told_from_its_clone(
     monkeypatch: pytest.MonkeyPatch, place: str, ended: bool
 ) -> None:
-    monkeypatch.setattr(owner, "_here", lambda: owner._Place.parsed("boot1/1/2/machine1"))
+    monkeypatch.setattr(owner, "_this_place", lambda: owner._Place.parse("boot1/1/2/machine1"))
     assert process_has_ended(f"command:{HOST}:{os.getpid()}:1:{place}") is ended
 
 
 def test_the_container_of_a_process(here: str) -> None:
-    assert container_of(this_process()) == CONTAINER
-    assert container_of("command:0123456789ab:1:1") == "0123456789ab"
-    assert container_of("command:0123456789ab:1:1:boot1/1/2/") == "0123456789ab"
-    assert container_of("command:host:1:1:boot1/1/2/m0123456789abcdef") is None
-    assert container_of("run:0123456789ab:1:1") is None
+    assert find_container(this_process()) == CONTAINER
+    assert find_container("command:0123456789ab:1:1") == "0123456789ab"
+    assert find_container("command:0123456789ab:1:1:boot1/1/2/") == "0123456789ab"
+    assert find_container("command:host:1:1:boot1/1/2/m0123456789abcdef") is None
+    assert find_container("run:0123456789ab:1:1") is None
 
 
 def test_without_proc_host_and_pid_have_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(owner, "_start", lambda _: "")
-    monkeypatch.setattr(owner, "_here", lambda: None)
+    monkeypatch.setattr(owner, "_find_start_time", lambda _: "")
+    monkeypatch.setattr(owner, "_this_place", lambda: None)
     assert not process_has_ended(f"command:{HOST}:{os.getpid()}:12345")
     assert not process_has_ended(f"command:{HOST}:{os.getpid()}:12345:{HERE}")
     assert this_process() == f"command:{HOST}:{os.getpid()}:"
@@ -190,7 +190,7 @@ def test_containers_with_one_host_name(
     with ExitStack() as undo:
         one, twin = (Home(docker_client, undo, **options) for _ in range(2))
         first, _ = one.start()
-        assert container_of(first) == one.container.id
+        assert find_container(first) == one.container.id
         other, ended = twin.start(first)
         assert ended == "False"
         assert not process_has_ended(first)

@@ -108,7 +108,7 @@ print("done")
 def test_a_container_that_is_killed_counts_as_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fifo, "_LAST_WORD_SECONDS", 0.5)
+    monkeypatch.setattr(fifo, "_EXIT_SECONDS", 0.5)
     monkeypatch.setattr(fifo, "STOP_GRACE_SECONDS", 0.5)
     environment = {
         "PATH": "/usr/bin:/bin",

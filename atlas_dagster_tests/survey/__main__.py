@@ -30,7 +30,7 @@ from atlas_dagster.reading.ad_hoc import AdHocConnection, adhoc_connection, adho
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
 from atlas_dagster.registry import list_connectors
 from atlas_dagster.runners.limits import ExecutorConfig
-from atlas_dagster.runners.packages import bare_package, environments_folder
+from atlas_dagster.runners.packages import environments_folder, open_bare_package
 from atlas_dagster_tests.listening import CallbackListener
 from atlas_dagster_tests.survey.dummy_config import dummy_config
 
@@ -84,7 +84,7 @@ def _connection(name: str) -> Iterator[AdHocConnection]:
         return
     with tempfile.TemporaryDirectory() as folder:
         source = name.removeprefix(_MANIFEST)
-        with bare_package(f"airbyte-{source}", Path(folder)) as found:
+        with open_bare_package(f"airbyte-{source}", Path(folder)) as found:
             for file in found.files or ():
                 if file.name in ("manifest.yaml", "components.py") and len(file.parts) == 2:
                     text = Path(str(found.locate_file(file))).read_text()

@@ -50,7 +50,7 @@ from atlas_dagster.registry import (
     list_connectors,
     search_connectors,
 )
-from atlas_dagster.runners.docker.engine import connection_problem
+from atlas_dagster.runners.docker.engine import find_connection_problem
 
 BASE = "/atlas-intelligence/docker"
 #: Paths that need no token, for health checks and the docs.
@@ -91,7 +91,7 @@ def _health_route(pool: ConnectorPool, settings: Settings) -> APIRouter:
     @router.get("/health")
     def health() -> Health:
         """Report whether connectors can run."""
-        absent = connection_problem(settings.executor.docker_host)
+        absent = find_connection_problem(settings.executor.docker_host)
         return Health(
             docker_available=absent is None,
             status="healthy" if absent is None else "degraded",

@@ -27,7 +27,7 @@ from atlas_dagster.errors import (
     UnknownConnectorError,
     UnknownStreamError,
 )
-from atlas_dagster.runners.docker.engine import connection_problem
+from atlas_dagster.runners.docker.engine import find_connection_problem
 from atlas_dagster.wording import validation_message
 
 _log = logging.getLogger("atlas_dagster.http")
@@ -171,7 +171,7 @@ def make_problem(error: Exception) -> ProblemError:
         case AtlasError():
             code = _choose_code(error)
             if code in ("invalid_request", "connector_unavailable"):
-                absent = connection_problem()
+                absent = find_connection_problem()
                 if absent is not None:
                     return ProblemError("docker_unavailable", absent)
             return ProblemError(code, str(error), failure_type=error.failure_type)

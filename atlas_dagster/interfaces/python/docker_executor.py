@@ -18,7 +18,7 @@ from atlas_dagster.interfaces.python.worker import Call, Stream, Worker
 from atlas_dagster.listener import LoggingListener
 from atlas_dagster.reading.ad_hoc import adhoc_connection, adhoc_context, reap_adhoc_once
 from atlas_dagster.reading.ad_hoc_source import AdHocSource
-from atlas_dagster.runners.docker.engine import connect, connection_problem
+from atlas_dagster.runners.docker.engine import connect, find_connection_problem
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connector_ref import ConnectorRef
@@ -224,7 +224,7 @@ def _pull(image: str, config: ExecutorConfig | None) -> str:
 
 
 def _is_available(config: ExecutorConfig | None) -> bool:
-    wrong = connection_problem(config.docker_host if config else None)
+    wrong = find_connection_problem(config.docker_host if config else None)
     if wrong is not None:
         _log.warning("%s", wrong)
     return wrong is None

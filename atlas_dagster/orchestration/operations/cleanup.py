@@ -13,10 +13,10 @@ from atlas_dagster.reading.ad_hoc import reap_adhoc
 from atlas_dagster.runners.cleanup import is_running, reap, reap_processes
 from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.owner import (
-    container_of,
+    find_container,
     identify,
     process_has_ended,
-    run_and_process,
+    split_run_and_process,
     this_container,
 )
 from atlas_dagster.source.connection import Connection
@@ -88,12 +88,12 @@ def reap_ended(
     """
 
     def has_ended(owner: str) -> bool:
-        run_id, process = run_and_process(owner)
+        run_id, process = split_run_and_process(owner)
         run = None if run_id is None else instance.get_run_by_id(run_id)
         if run is not None:
             return run.is_finished
         # The run was deleted, or belongs to another instance, so its process decides.
-        container = container_of(process)
+        container = find_container(process)
         return process_has_ended(process) or (container is not None and _is_gone(container))
 
     deployment = atlas.deployment_label()

@@ -18,7 +18,7 @@ from atlas_dagster.errors import AtlasError
 from atlas_dagster.files import cache_folder
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.registry.catalogue import listing
-from atlas_dagster.runners.docker.engine import API_ERRORS, connect, error_reason
+from atlas_dagster.runners.docker.engine import API_ERRORS, connect, describe_error
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef
@@ -149,7 +149,7 @@ def _engine(about: str, client: docker.DockerClient) -> Finding:
     try:
         facts = client.info()
     except API_ERRORS as error:
-        return Finding(about, "error", f"The engine does not answer ({error_reason(error)}).")
+        return Finding(about, "error", f"The engine does not answer ({describe_error(error)}).")
     memory = facts.get("MemTotal", 0) / _GIGABYTE
     return Finding(
         about,
@@ -182,7 +182,7 @@ def _connection(subject: Subject, atlas: AtlasResource, engines: _Engines) -> It
             yield Finding(about, "warning", text)
         except API_ERRORS as error:
             yield Finding(
-                about, "warning", f"The engine cannot look up {image} ({error_reason(error)})."
+                about, "warning", f"The engine cannot look up {image} ({describe_error(error)})."
             )
     if subject.discovered is None:
         text = f"Its streams are not known yet; run: atlas discover {subject.name}"

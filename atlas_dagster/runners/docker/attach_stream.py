@@ -1,7 +1,7 @@
 """Decoder of Docker's attach stream, without I/O.
 
-Each frame has a header of eight bytes: channel, three zeros, payload length as big-endian uint32.
-The socket cuts frames anywhere (Docker Engine API, "Attach to a container").
+Each frame has a header of eight bytes: channel, three zeros, payload length as big-endian uint32
+(Docker Engine API, "Attach to a container"). The socket may cut frames anywhere.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class FrameDecoder:
         """Yield the pieces of ``data``. Consecutive frames of one channel become one piece."""
         position, end = 0, len(data)
         pieces: list[memoryview] = []
-        of: Literal["stdout", "stderr"] = self._channel
+        channel: Literal["stdout", "stderr"] = self._channel
         while position < end:
             if self._left == 0:
                 wanted = _HEADER - len(self._header)
@@ -40,12 +40,12 @@ class FrameDecoder:
                 self._left = int.from_bytes(self._header[4:], "big")
                 self._header = b""
                 continue
-            if pieces and of != self._channel:
-                yield of, b"".join(pieces)
+            if pieces and channel != self._channel:
+                yield channel, b"".join(pieces)
                 pieces.clear()
-            of = self._channel
+            channel = self._channel
             pieces.append(data[position : position + self._left])
             position += len(pieces[-1])
             self._left -= len(pieces[-1])
         if pieces:
-            yield of, b"".join(pieces)
+            yield channel, b"".join(pieces)

@@ -42,24 +42,24 @@ def connect(engine: str | None = None) -> docker.DockerClient:
     which may have its own certificates.
 
     Raises:
-        ConfigError: its address, its TLS or the permissions on its socket are wrong.
-        RunnerUnavailableError: no engine answers there.
+        ConfigError: the engine's address, TLS or socket permissions are wrong.
+        RunnerUnavailableError: no engine responds at the address.
     """
     host = _DEFAULT_SOCKET
     try:
-        address = _address(engine)
+        address = _find_address(engine)
         host = address.setdefault("base_url", host)
         if host.startswith("ssh://"):
-            raise _not_by_ssh(host)
+            raise _ssh_error(host)
         oldest = docker.constants.MINIMUM_DOCKER_API_VERSION
-        with closing(_client(address, oldest, _CONNECT_TIMEOUT_SECONDS)) as first:
+        with closing(_make_client(address, oldest, _CONNECT_TIMEOUT_SECONDS)) as first:
             version = first.version(api_version=False)["ApiVersion"]
-        return _client(address, version, _API_TIMEOUT_SECONDS)
+        return _make_client(address, version, _API_TIMEOUT_SECONDS)
     except API_ERRORS as error:
-        raise _refusal(host, error) from error
+        raise _explain_refusal(host, error) from error
 
 
-def connection_problem(engine: str | None = None) -> str | None:
+def find_connection_problem(engine: str | None = None) -> str | None:
     """Return why :func:`connect` fails; None if it succeeds."""
     try:
         connect(engine).close()
@@ -68,11 +68,11 @@ def connection_problem(engine: str | None = None) -> str | None:
     return None
 
 
-def engine_location(client: docker.DockerClient) -> EnginePlace:
-    """Return where the engine runs, seen from this machine."""
+def locate_engine(client: docker.DockerClient) -> EnginePlace:
+    """Return the place of the engine, as seen from this machine."""
     url = urlsplit(client.api.base_url)
-    by_socket = url.scheme == "http+docker"
-    if not by_socket and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+    is_socket = url.scheme == "http+docker"
+    if not is_socket and url.hostname not in ("localhost", "127.0.0.1", "::1"):
         return "elsewhere"
     info: dict[str, Any] = {}
     with suppress(*API_ERRORS):
@@ -80,33 +80,33 @@ def engine_location(client: docker.DockerClient) -> EnginePlace:
     # On a Mac, every engine is in a virtual machine.
     if sys.platform == "darwin" or info.get("OperatingSystem") == "Docker Desktop":
         return "virtual machine"
-    # SSH may forward a socket, or it may be mounted into our own container.
-    if by_socket and info.get("Name") not in (None, socket.gethostname()):
+    # The socket may be forwarded by SSH, or mounted into a container with Atlas.
+    if is_socket and info.get("Name") not in (None, socket.gethostname()):
         return "elsewhere"
     return "here"
 
 
-def error_reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the engine's explanation, or the system's error for the connection, on one line."""
-    root = error if isinstance(error, docker.errors.DockerException) else _root(error)
+    root = error if isinstance(error, docker.errors.DockerException) else _find_root_cause(error)
     text = getattr(root, "explanation", None) or getattr(root, "strerror", None) or root
     return " ".join(str(text).split())[:300].rstrip(".")
 
 
-def _root(error: BaseException) -> BaseException:
+def _find_root_cause(error: BaseException) -> BaseException:
     while inner := error.__cause__ or error.__context__:
         error = inner
     return error
 
 
-def _client(address: Mapping[str, Any], version: str, timeout: int) -> docker.DockerClient:
+def _make_client(address: Mapping[str, Any], version: str, timeout: int) -> docker.DockerClient:
     client = docker.DockerClient(version=version, timeout=timeout, **address)
     # Otherwise requests would use REQUESTS_CA_BUNDLE instead of the engine's own CA.
     client.api.trust_env = False
     return client
 
 
-def _address(engine: str | None) -> dict[str, Any]:
+def _find_address(engine: str | None) -> dict[str, Any]:
     """Return ``base_url`` and ``tls`` for docker-py; empty for the default socket."""
     if engine is not None and "://" in engine:
         return dict(kwargs_from_env({**os.environ, "DOCKER_HOST": engine}))
@@ -114,7 +114,7 @@ def _address(engine: str | None) -> dict[str, Any]:
         return dict(kwargs_from_env())
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     name = engine or os.environ.get("DOCKER_CONTEXT") or _current_context(folder)
-    return {} if name == "default" else _context(folder, name)
+    return {} if name == "default" else _read_context(folder, name)
 
 
 def _current_context(folder: Path) -> str:
@@ -124,7 +124,7 @@ def _current_context(folder: Path) -> str:
     return "default"
 
 
-def _context(folder: Path, name: str) -> dict[str, Any]:
+def _read_context(folder: Path, name: str) -> dict[str, Any]:
     # docker-py's ContextAPI treats a missing context as the default one, finds no contexts without
     # a config.json, and drops TLS if there is a CA but no client key.
     key = hashlib.sha256(name.encode()).hexdigest()
@@ -152,9 +152,9 @@ def _context(folder: Path, name: str) -> dict[str, Any]:
     return address
 
 
-def _not_by_ssh(host: str) -> ConfigError:
-    # docker-py would need paramiko for it, and Atlas cannot read a connector's output from the
-    # channels of paramiko.
+def _ssh_error(host: str) -> ConfigError:
+    # docker-py would need paramiko for SSH, and Atlas cannot read a connector's output from
+    # paramiko's channels.
     url = urlsplit(host)
     port = f"-p {url.port} " if url.port else ""
     machine = url.netloc.removesuffix(f":{url.port}")
@@ -165,9 +165,9 @@ def _not_by_ssh(host: str) -> ConfigError:
     )
 
 
-def _refusal(host: str, error: Exception) -> AtlasError:
+def _explain_refusal(host: str, error: Exception) -> AtlasError:
     """Return the error that explains why there is no connection."""
-    root = _root(error)
+    root = _find_root_cause(error)
     elsewhere = "point DOCKER_HOST or a Docker context at an engine"
     if host.startswith("unix://"):
         if isinstance(root, FileNotFoundError):
@@ -194,12 +194,12 @@ def _refusal(host: str, error: Exception) -> AtlasError:
             "DOCKER_TLS_VERIFY and the ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH, or those "
             "of the Docker context."
         )
-    if "HTTP request to an HTTPS server" in error_reason(error):
+    if "HTTP request to an HTTPS server" in describe_error(error):
         return ConfigError(
             f"The Docker engine at {host} requires TLS; set DOCKER_TLS_VERIFY=1, and set "
             "DOCKER_CERT_PATH to the folder of ca.pem, cert.pem and key.pem."
         )
     return RunnerUnavailableError(
-        f"No Docker engine answers at {host} ({error_reason(error)})",
+        f"No Docker engine answers at {host} ({describe_error(error)})",
         f"start Docker, or {elsewhere}",
     )

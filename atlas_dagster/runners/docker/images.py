@@ -12,13 +12,13 @@ import urllib3.exceptions
 from atlas_dagster.cancellation import raise_if_stopped
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.listener import Listener
-from atlas_dagster.runners.docker.engine import API_ERRORS, error_reason
+from atlas_dagster.runners.docker.engine import API_ERRORS, describe_error
 from atlas_dagster.runners.limits import PullPolicy
 
 _PROGRESS_SECONDS = 5.0
 _MEGABYTE = 1_000_000
 
-#: Errors of docker-py's stream when it breaks off. It does not read through requests.
+#: Errors of docker-py when its stream breaks off. It does not read the stream with requests.
 _BROKEN_STREAM = (urllib3.exceptions.HTTPError, docker.errors.StreamParseError, OSError)
 
 
@@ -27,11 +27,11 @@ class _Cause(NamedTuple):
 
     words: str
     why: str
-    fix: str  # {image} stands for its reference
-    passes: bool  # whether a retry may help
+    fix: str  # {image} is replaced by its reference
+    is_transient: bool  # whether a retry may help
 
 
-#: The first match counts.
+#: The first matching cause is used.
 _CAUSES = (
     _Cause(
         r"toomanyrequests|too many requests|rate limit",
@@ -91,14 +91,14 @@ def ensure_image(
 ) -> Mapping[str, Any]:
     """Return the engine's description of the image, after a pull if ``policy`` asks for one.
 
-    ``listener`` gets the progress of a pull. Without a pull, this needs no network. If ``always``
-    cannot reach the registry, the image on the engine is used.
+    ``listener`` gets the progress of a pull. Without a pull, this needs no network. If the policy
+    is ``always`` but the registry cannot be reached, the image on the engine is used.
 
     Raises:
         ConfigError: the image is not available; a retry cannot help.
         RunnerUnavailableError: the image is not available now.
     """
-    found = _find(client, reference)
+    found = _find_image(client, reference)
     if found is not None and policy != "always":
         return found
     if policy == "never":
@@ -107,7 +107,7 @@ def ensure_image(
             f"run `docker pull {reference}`, or set executor.pull to missing."
         )
     try:
-        return pulled_image(client, reference, listener)
+        return pull_image(client, reference, listener)
     except RunnerUnavailableError as error:
         if found is None:
             raise
@@ -115,7 +115,7 @@ def ensure_image(
         return found
 
 
-def pulled_image(
+def pull_image(
     client: docker.DockerClient, reference: str, listener: Listener
 ) -> Mapping[str, Any]:
     """Pull the image, even if the engine has one, and return the engine's description of it.
@@ -125,7 +125,7 @@ def pulled_image(
         RunnerUnavailableError: the pull failed; a retry may help.
     """
     _pull(client, reference, listener)
-    found = _find(client, reference)
+    found = _find_image(client, reference)
     if found is None:
         raise RunnerUnavailableError(
             f"The image {reference} was removed right after the pull", "find out what removed it"
@@ -133,15 +133,15 @@ def pulled_image(
     return found
 
 
-def _find(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | None:
+def _find_image(client: docker.DockerClient, reference: str) -> Mapping[str, Any] | None:
     try:
         attributes: Mapping[str, Any] = client.images.get(reference).attrs
     except API_ERRORS as error:
-        # 400: not an image reference. The error of the pull explains it better.
+        # 400: the reference is not valid. The error of the pull explains this better.
         if isinstance(error, docker.errors.APIError) and error.status_code in (400, 404):
             return None
         raise RunnerUnavailableError(
-            f"The Docker engine failed while looking for {reference} ({error_reason(error)})."
+            f"The Docker engine failed while looking for {reference} ({describe_error(error)})."
         ) from error
     return attributes
 
@@ -151,26 +151,26 @@ def _pull(client: docker.DockerClient, reference: str, listener: Listener) -> No
     try:
         for line in client.api.pull(reference, stream=True, decode=True):
             if "error" in line:
-                raise _refusal(reference, " ".join(str(line["error"]).split()))
+                raise _explain_refusal(reference, " ".join(str(line["error"]).split()))
             raise_if_stopped()
             progress.update(line)
     except docker.errors.DockerException as error:
-        raise _refusal(reference, error_reason(error)) from error
+        raise _explain_refusal(reference, describe_error(error)) from error
     except _BROKEN_STREAM as error:
         raise RunnerUnavailableError(
             f"The connection to the Docker engine broke while it pulled {reference} "
-            f"({error_reason(error)})",
+            f"({describe_error(error)})",
             "check that the engine is running",
         ) from error
 
 
-def _refusal(reference: str, message: str) -> AtlasError:
+def _explain_refusal(reference: str, message: str) -> AtlasError:
     """Return the error for the engine's message about a failed pull."""
     sentence = f"The image {reference} cannot be pulled"
     for cause in _CAUSES:
         if re.search(cause.words, message, re.IGNORECASE):
             fix = cause.fix.format(image=reference)
-            if cause.passes:
+            if cause.is_transient:
                 return RunnerUnavailableError(f"{sentence}: {cause.why}", fix)
             return ConfigError(f"{sentence}: {cause.why}; {fix}.")
     return RunnerUnavailableError(
@@ -179,7 +179,7 @@ def _refusal(reference: str, message: str) -> AtlasError:
 
 
 class _Progress:
-    """Reports from time to time how much of an image was pulled."""
+    """Reports the progress of a pull from time to time."""
 
     def __init__(self, reference: str, listener: Listener) -> None:
         self._reference = reference
@@ -196,10 +196,10 @@ class _Progress:
             self._bytes[layer] = (self._bytes[layer][1],) * 2
         if not self._bytes:
             return
-        have, total = map(sum, zip(*self._bytes.values(), strict=True))
-        self._listener.progress("pull", have, total)
+        pulled, total = map(sum, zip(*self._bytes.values(), strict=True))
+        self._listener.progress("pull", pulled, total)
         now = time.monotonic()
         if now - self._reported >= _PROGRESS_SECONDS:
             self._reported = now
-            megabytes = f"{have // _MEGABYTE} of {total // _MEGABYTE} MB"
+            megabytes = f"{pulled // _MEGABYTE} of {total // _MEGABYTE} MB"
             self._listener.info(f"Pulling {self._reference}: {megabytes}.")

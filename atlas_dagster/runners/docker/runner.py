@@ -1,9 +1,9 @@
 """Connectors in containers, through the Docker Engine API.
 
-Atlas creates the container, copies the files in, attaches, and starts it: in this order it misses
-no output. It mounts nothing, so the engine may be remote, and Atlas itself may run in a container.
-The log driver is ``none``: only the attached stream is read, and the default driver would write
-every record to disk a second time, at a quarter of the speed.
+Atlas creates the container, copies the files in, attaches, and starts it: in this order, no output
+is missed. There are no mounts, so the engine may be remote, and Atlas may run in a container.
+The log driver is ``none``, because Atlas reads only the attached stream, and the default driver
+would write every record to disk a second time, at a quarter of the speed.
 """
 
 import contextlib
@@ -37,27 +37,27 @@ from atlas_dagster.runners.base import (
 )
 from atlas_dagster.runners.connector_env import CONTAINER_ENV
 from atlas_dagster.runners.docker.attach_stream import FrameDecoder
-from atlas_dagster.runners.docker.engine import API_ERRORS, engine_location, error_reason
-from atlas_dagster.runners.docker.images import ensure_image, pulled_image
+from atlas_dagster.runners.docker.engine import API_ERRORS, describe_error, locate_engine
+from atlas_dagster.runners.docker.images import ensure_image, pull_image
 from atlas_dagster.runners.docker.memory_queue import MEMORY_LABEL, wait_for_turn
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 
-#: Exit codes of a shell or an init that cannot run a program.
+#: The exit codes of a shell or an init that cannot execute a program.
 _NOT_EXECUTED = (126, 127)
-#: On Airbyte's images: their version.
+#: The label of Airbyte's images with their version.
 _VERSION_LABEL = "io.airbyte.version"
 _FOLDER = "atlas"
 _READ_BYTES = 1 << 20
 _LAST_CALL_SECONDS = 60
-#: Seconds of silence, about, after which Atlas asks the engine for the container.
-_ASK_AFTER = 60
-#: Status codes of requests that may succeed later: gone, in conflict, too many.
-_PASSING = (404, 409, 429)
-#: Time between the end of a container's output and its own end, at most.
+#: Seconds of silence, about, after which Atlas inspects the container.
+_CHECK_AFTER = 60
+#: The status codes of requests that may succeed later: not found, conflict, too many requests.
+_TRANSIENT_STATUS = (404, 409, 429)
+#: The longest time between the end of a container's output and the container's own end.
 _ENDING = timedelta(seconds=1)
 _FIRST_WORDS = 500
-#: Exit code of a JVM that ends because its heap is full (``JAVA_OPTS``).
+#: The exit code of a JVM that ends because its heap is full (``JAVA_OPTS``).
 _JVM_OUT_OF_MEMORY = 3
 
 
@@ -74,13 +74,13 @@ class DockerRunner(Runner):
         executor: ExecutorConfig | None = None,
         listener: Listener = SILENT,
     ) -> None:
-        """Start nothing yet.
+        """Create the runner without starting or pulling anything.
 
         Args:
-            image: its reference.
-            client: of the engine. :meth:`close` closes it.
+            image: the image reference.
+            client: the client of the engine. :meth:`close` closes it.
             executor: the limits.
-            listener: gets the progress of a pull, and that a start has to wait.
+            listener: gets the progress of a pull, and a message if a start has to wait.
         """
         self.reference = image
         self.executor = executor or ExecutorConfig()
@@ -107,7 +107,7 @@ class DockerRunner(Runner):
             ConfigError: the pull failed; a retry cannot help.
             RunnerUnavailableError: the pull failed; a retry may help.
         """
-        self._image = pulled_image(self._client, self.reference, self._listener)
+        self._image = pull_image(self._client, self.reference, self._listener)
 
     def prepare(self) -> None:
         self.ensure_image()
@@ -118,9 +118,9 @@ class DockerRunner(Runner):
 
     @property
     def engine_place(self) -> EnginePlace:
-        return engine_location(self._client)
+        return locate_engine(self._client)
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """Return the image reference; for the tag ``latest``, with the version behind it."""
         labels = self.ensure_image()["Config"].get("Labels") or {}
         version = labels.get(_VERSION_LABEL)
@@ -131,9 +131,9 @@ class DockerRunner(Runner):
         image = self.ensure_image()
         repository, _ = parse_repository_tag(self.reference.partition("@")[0])
         digests = dict(d.split("@") for d in image.get("RepoDigests") or [])
-        # The digest of this repository; the engine may know the image by others, too.
+        # Use the digest of this repository; the image may have other repositories, too.
         digest = digests.get(repository.removeprefix("docker.io/"))
-        return f"{self.described()}@{digest or next(iter(digests.values()), image['Id'])}"
+        return f"{self.describe()}@{digest or next(iter(digests.values()), image['Id'])}"
 
     def start(self, command: ConnectorCommand) -> ConnectorProcess:
         container: str | None = None
@@ -143,7 +143,7 @@ class DockerRunner(Runner):
             image = self.ensure_image()
             container = self._create(command, image["Id"])
             user = image["Config"].get("User") or "0"
-            folder = _tar(command.files, *self._owner(container, user))
+            folder = _pack(command.files, *self._find_user(container, user))
             api.put_archive(container, "/", folder)
             room = self._info["MemTotal"] - self.executor.memory_bytes
             wait_for_turn(api, container, room, self._listener)
@@ -157,7 +157,7 @@ class DockerRunner(Runner):
                 if container is not None:
                     _remove(api, container)
             if isinstance(error, API_ERRORS):
-                raise self._refusal(error) from error
+                raise self._explain_refusal(error) from error
             raise
         return _DockerProcess(self._client, container, stream, self.reference, image)
 
@@ -183,7 +183,7 @@ class DockerRunner(Runner):
             else {"host.docker.internal": "host-gateway"},
         )
         created = api.create_container(
-            # Not the reference: its tag may have moved to another image.
+            # Not the reference, because its tag may have moved to another image.
             image_id,
             command.arguments(f"/{_FOLDER}"),
             name=f"atlas-{connection}-{command.verb}-{secrets.token_hex(4)}",
@@ -210,9 +210,9 @@ class DockerRunner(Runner):
         info: Mapping[str, Any] = self._client.info()
         return info
 
-    def _refusal(self, error: BaseException) -> AtlasError:
+    def _explain_refusal(self, error: BaseException) -> AtlasError:
         """Return the error for the engine's message about a container that did not start."""
-        message, network = error_reason(error), self.executor.network
+        message, network = describe_error(error), self.executor.network
         if f"network {network} not found" in message:
             return ConfigError(
                 f"The Docker engine has no network '{network}'; create it with "
@@ -228,14 +228,14 @@ class DockerRunner(Runner):
                 "free some space, for example with `docker system prune`",
             )
         status = error.status_code if isinstance(error, docker.errors.APIError) else None
-        if status is not None and 400 <= status < 500 and status not in _PASSING:
+        if status is not None and 400 <= status < 500 and status not in _TRANSIENT_STATUS:
             return ConfigError(
                 f"Docker refuses to start {self.reference} ({message}); correct the "
                 "connection's executor, or choose another image."
             )
         return RunnerUnavailableError(f"Docker could not start {self.reference} ({message}).")
 
-    def _owner(self, container: str, image_user: str) -> tuple[int, int]:
+    def _find_user(self, container: str, image_user: str) -> tuple[int, int]:
         """Return uid and gid of the image's user, who must read and rewrite the files."""
         user, _, group = image_user.partition(":")
         if user.isdigit():
@@ -274,7 +274,7 @@ class _DockerProcess(ConnectorProcess):
         #: The first bytes of stderr, while stdout is silent.
         self._first_output = b""
         self._has_output = False
-        #: By the engine's clock, as the time when a container ended.
+        #: The end of the output by the engine's clock, which also gives the container's end.
         self._output_ended: datetime | None = None
         self._closed = False
 
@@ -284,25 +284,25 @@ class _DockerProcess(ConnectorProcess):
         view = memoryview(buffer)
         self._socket.settimeout(IDLE_SECONDS)
         _keep_alive(self._socket)
-        silent = 0
+        silent_seconds = 0
         while True:
             try:
                 count = self._socket.recv_into(buffer)
             except TimeoutError:
                 count = -1
             except OSError as error:
-                raise self._lost_connection(error) from error
+                raise self._connection_error(error) from error
             if count < 0:
-                silent += 1
-                if silent % _ASK_AFTER == 0:
+                silent_seconds += 1
+                if silent_seconds % _CHECK_AFTER == 0:
                     self._check_container()
                 yield "idle", b""
                 continue
-            silent = 0
+            silent_seconds = 0
             if count == 0:
                 if not decoder.is_between_frames:
-                    raise self._lost_connection(EOFError("the output broke off"))
-                yield from self._until_it_ends()
+                    raise self._connection_error(EOFError("the output broke off"))
+                yield from self._wait_for_end()
                 return
             for channel, piece in decoder.feed(view[:count]):
                 if not self._has_output:
@@ -310,24 +310,24 @@ class _DockerProcess(ConnectorProcess):
                     self._first_output = (self._first_output + piece)[:_FIRST_WORDS]
                 yield channel, piece
 
-    def _until_it_ends(self) -> Iterator[Output]:
-        """Wait for the container's end; a proxy or a tunnel may have closed the connection."""
+    def _wait_for_end(self) -> Iterator[Output]:
+        """Wait for the container's end, because a proxy or tunnel may have closed the stream."""
         try:
             self._output_ended = datetime.fromisoformat(self._api.info()["SystemTime"])
         except API_ERRORS as error:
-            raise self._lost_connection(error) from error
+            raise self._connection_error(error) from error
         while True:
             try:
                 self._api.wait(self._container, timeout=int(IDLE_SECONDS))
             except requests.ReadTimeout:
                 yield "idle", b""
             except requests.ConnectionError as error:
-                # After the headers, a timeout is a ConnectionError around urllib3's own error.
+                # After the headers, a timeout is a ConnectionError that wraps urllib3's error.
                 if "timed out" not in str(error):
                     return
                 yield "idle", b""
             except API_ERRORS:
-                return  # wait() says what happened
+                return  # wait() raises the error
             else:
                 return
 
@@ -341,7 +341,7 @@ class _DockerProcess(ConnectorProcess):
                 "find out which one, then sync again",
             ) from error
         except API_ERRORS as error:
-            raise self._lost_connection(error) from error
+            raise self._connection_error(error) from error
         if code != 0 and not self._has_output:
             self._check_architecture(code)
         heap_full = code == _JVM_OUT_OF_MEMORY and self._is_java()
@@ -365,37 +365,37 @@ class _DockerProcess(ConnectorProcess):
             self._closed = True
 
     def _check_container(self) -> None:
-        """Ask the engine for the container: a lost connection may stay open without error."""
+        """Inspect the container, because a lost connection may stay open without an error."""
         try:
             self._api.inspect_container(self._container)
         except docker.errors.NotFound:
-            pass  # the output ends, and wait() explains it
+            pass  # the output ends, and wait() raises the error
         except API_ERRORS as error:
-            raise self._lost_connection(error) from error
+            raise self._connection_error(error) from error
 
-    def _lost_connection(self, error: Exception) -> RunnerUnavailableError:
+    def _connection_error(self, error: Exception) -> RunnerUnavailableError:
         return RunnerUnavailableError(
             f"The connection to the Docker engine broke while {self._reference} ran "
-            f"({error_reason(error)})",
+            f"({describe_error(error)})",
             "check that the engine is running, then sync again",
         )
 
     def _check_architecture(self, code: int) -> None:
         """Raise ConfigError if the image is built for another architecture than the engine's.
 
-        Docker's init then prints an error of the C library to stderr. Without a shell in the image
-        that is only "no such file". A shell prints its own error, or none; then the exit code
-        shows that the program could not be executed.
+        In this case, Docker's init prints an error of the C library to stderr, which is only "no
+        such file" for an image without a shell. A shell prints its own error or none, but its exit
+        code shows that the program could not be executed.
         """
-        words = self._first_output.lower()
-        if b"exec " not in words and code not in _NOT_EXECUTED:
+        first_output = self._first_output.lower()
+        if b"exec " not in first_output and code not in _NOT_EXECUTED:
             return
         try:
             engine = self._client.version().get("Arch")
         except API_ERRORS as error:
-            raise self._lost_connection(error) from error
+            raise self._connection_error(error) from error
         image = self._image.get("Architecture")
-        if b"exec format error" in words or image != engine:
+        if b"exec format error" in first_output or image != engine:
             raise ConfigError(
                 f"The image {self._reference} (built for {image}) does not run on this Docker "
                 f"engine ({engine}); choose an image for {engine}, or let the engine's machine "
@@ -408,11 +408,11 @@ class _DockerProcess(ConnectorProcess):
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Let the system notice within two minutes that the other side is gone."""
+    """Make the system detect within two minutes that the other side is gone."""
     if connection.family not in (socket.AF_INET, socket.AF_INET6):
         return
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # macOS has another name for the first one.
+    # macOS has another name for the first option.
     for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -430,7 +430,7 @@ def _remove(api: docker.APIClient, container: str) -> None:
         api.remove_container(container, force=True, v=True)
 
 
-def _tar(files: Mapping[str, bytes], uid: int, gid: int) -> bytes:
+def _pack(files: Mapping[str, bytes], uid: int, gid: int) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         folder = tarfile.TarInfo(_FOLDER)

@@ -20,7 +20,7 @@ import requests
 
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.runners.base import ConnectorCommand, ExitStatus
-from atlas_dagster.runners.docker.engine import connect, engine_location
+from atlas_dagster.runners.docker.engine import connect, locate_engine
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
@@ -207,23 +207,23 @@ def test_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
     with behind_port() as port:
         monkeypatch.setenv("DOCKER_HOST", port.address)
         client = connect()
-        assert engine_location(client) == "here"
+        assert locate_engine(client) == "here"
         run_through(client)
 
 
 @pytest.mark.docker
 def test_the_place_of_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     client = connect()
-    assert engine_location(client) == "here"
+    assert locate_engine(client) == "here"
     monkeypatch.setattr(socket, "gethostname", lambda: "another")  # its socket is forwarded
-    assert engine_location(client) == "elsewhere"
+    assert locate_engine(client) == "elsewhere"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert engine_location(client) == "virtual machine"
+    assert locate_engine(client) == "virtual machine"
 
 
 @pytest.mark.docker
 def test_a_lost_engine_is_noticed_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("atlas_dagster.runners.docker.runner._ASK_AFTER", 1)
+    monkeypatch.setattr("atlas_dagster.runners.docker.runner._CHECK_AFTER", 1)
     with behind_port() as port:
         runner = DockerRunner(STANDIN, client=docker.DockerClient(port.address))
         files = {"config": b'{"behaviour": "hang"}', "catalog": json.dumps(CATALOG).encode()}

@@ -237,7 +237,7 @@ def test_the_connection_breaks_while_pulling(monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_words_of_other_engines(words: str, kind: type[AtlasError], said: str) -> None:
-    refused = images._refusal("x:1", words)
+    refused = images._explain_refusal("x:1", words)
     assert isinstance(refused, kind)
     assert said in str(refused)
 
