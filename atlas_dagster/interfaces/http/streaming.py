@@ -110,7 +110,7 @@ class RowResponse(StreamingResponse):
 
     Args:
         failure: makes the last piece if the others fail.
-        held: closed at the end, also if the client disconnects.
+        resources: closed at the end, also if the client disconnects.
         seconds: the time limit of the whole response.
     """
 

@@ -45,10 +45,10 @@ class Reporter:
     """Reports one attempt of a run.
 
     Args:
-        left: the selected streams that are not materialized yet. The reporter removes each stream
-            that it materializes.
+        remaining: the selected streams that are not materialized yet. The reporter removes each
+            stream that it materializes.
         totals: the numbers of the run, over all its attempts.
-        book: the projection of this attempt.
+        projection: the projection of this attempt.
     """
 
     def __init__(
