@@ -158,7 +158,7 @@ class ConfiguredStream(Struct, frozen=True):
 
     @property
     def replaces(self) -> bool:
-        """Whether the rows of this sync replace all rows of the table."""
+        """True if the rows of this sync replace all rows of the table."""
         return self.minimum_generation_id == self.generation_id and self.generation_id > 0
 
 

@@ -143,7 +143,7 @@ def _find_named(message: str | None, details: Sequence[str | None]) -> str:
 
 
 def is_generic(text: str) -> bool:
-    """Whether ``text`` names no cause, because it is empty or generic."""
+    """Return whether ``text`` names no cause, because it is empty or generic."""
     return _GENERIC.fullmatch(_SEE_LOGS.sub("", text).strip()) is not None
 
 
@@ -159,13 +159,13 @@ def failure_type(declared: str | None, message: str | None, causes: Sequence[str
 
 
 def is_network_failure(*texts: str) -> bool:
-    """Whether ``texts`` are about a network or server that does not answer."""
+    """Return whether ``texts`` are about a network or server that does not answer."""
     text = "\n".join(texts)
     return bool(_NETWORK.search(text)) and not _CREDENTIALS.search(text)
 
 
 def is_code_failure(text: str) -> bool:
-    """Whether ``text`` is about failing code, such as code for another version of a library."""
+    """Return whether ``text`` is about failing code, as with another version of a library."""
     return _CODE.search(text) is not None
 
 
@@ -185,7 +185,7 @@ def find_exceptions(text: str) -> list[str]:
 
 
 def is_frame(line: str) -> bool:
-    """Whether ``line`` is a line of a stack trace without a cause."""
+    """Return whether ``line`` is a line of a stack trace without a cause."""
     return _FRAME.match(line) is not None
 
 

@@ -94,7 +94,7 @@ class AdHocSource:
 
     @property
     def is_discovered(self) -> bool:
-        """Whether the streams are known, so that :meth:`catalog` does not run the connector."""
+        """True if the streams are known, so that :meth:`catalog` does not run the connector."""
         return self._catalog is not None
 
     def open(self) -> AbstractContextManager[Connector]:

@@ -202,7 +202,7 @@ class StreamReader:
 
     @property
     def _has_enough(self) -> bool:
-        """Whether all requested records came, and also the state after them or its time ran out."""
+        """True if all requested records came, and also the state after them or its time ran out."""
         if not all(map(self._is_full, self._streams)):
             return False
         streams = self._streams.values()

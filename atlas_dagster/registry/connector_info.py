@@ -127,12 +127,12 @@ class ConnectorInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_manifest_only(self) -> bool:
-        """Whether the connector is a declarative manifest, which the CDK's package runs."""
+        """True if the connector is a declarative manifest, which the CDK's package runs."""
         return self.language == "manifest-only"
 
     @property
     def needs_docker(self) -> bool:
-        """Whether the connector is published neither as a Python package nor as a manifest."""
+        """True if the connector is published neither as a Python package nor as a manifest."""
         return self.pypi_package is None and not self.is_manifest_only
 
     @property

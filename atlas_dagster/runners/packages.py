@@ -62,7 +62,7 @@ class UvError(Exception):
 
     @property
     def is_about_disk(self) -> bool:
-        """Whether the disk is full or not writable."""
+        """True if the disk is full or not writable."""
         return bool(_DISK_FULL.search(str(self)) or _FORBIDDEN.search(str(self)))
 
 

@@ -89,7 +89,7 @@ class Environment:
         return path
 
     def is_complete(self) -> bool:
-        """Whether the environment is built, so that a start needs no network."""
+        """Return whether the environment is built, so that a start needs no network."""
         # The interpreter is a link, and its target may have been removed since.
         return (self._environment / _COMPLETE).exists() and self._interpreter.exists()
 

@@ -133,7 +133,7 @@ class Invocation:
 
     @property
     def cut_off(self) -> bool:
-        """Whether the end of the connector's output is missing."""
+        """True if the end of the connector's output is missing."""
         return self.exit is not None and self.exit.cut_off
 
     def failure(self) -> ConnectorFailedError:

@@ -60,7 +60,7 @@ class StreamRead(Struct, eq=False):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the source has sent all of the stream."""
+        """True if the source has sent all of the stream."""
         if self.fault or (self.error and not self.settled):
             return False
         return self.status == "COMPLETE" or self.ended_well

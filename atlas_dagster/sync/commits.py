@@ -66,7 +66,7 @@ class Commits:
 
     @property
     def has_new_state(self) -> bool:
-        """Whether the newest state differs from the committed one."""
+        """True if the newest state differs from the committed one."""
         return not same_blob(Raw(self.state.to_file()), Raw(self._committed_state.to_file()))
 
     def commit(
@@ -100,7 +100,7 @@ class Commits:
             self._last[stream.descriptor] = envelope
             self._committed[stream.descriptor] = envelope.seq
         self._stored[envelope.seq] = frozenset(s.descriptor for s in streams)
-        numbers = tuple(s.committed(envelope.commit_of(s.descriptor)) for s in streams)
+        numbers = tuple(s.mark_committed(envelope.commit_of(s.descriptor)) for s in streams)
         return StreamsCommitted(envelope, numbers)
 
     def prune_envelopes(self) -> None:

@@ -33,7 +33,7 @@ class DryRunResult(Struct, frozen=True):
     records: int
     complete: bool
     fault: str | None
-    keyless: int
+    rows_without_key: int
     changes: Mapping[ValueChange, int]
     sample: pa.RecordBatch | None
 
@@ -112,7 +112,7 @@ def dry_run(plan: SyncPlan, connector: Connector) -> list[DryRunResult]:
             stream.records,
             stream.read.is_complete,
             stream.read.fault,
-            stream.keyless,
+            stream.rows_without_key,
             stream.builder.changes,
             stream.sample,
         )

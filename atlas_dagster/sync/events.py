@@ -26,7 +26,7 @@ class CommitNumbers(Struct, frozen=True):
 class StreamsCommitted(Struct, frozen=True):
     """A commit is durable; its streams may be incomplete.
 
-    ``numbers``: of each stream, in the order of the envelope's streams.
+    ``numbers``: one for each stream, in the order of the envelope's streams.
     """
 
     envelope: Envelope
@@ -37,12 +37,12 @@ class StreamFinished(Struct, frozen=True):
     """A stream is complete, and all its rows are durable.
 
     ``records``: received by this sync. ``bytes``: of their JSON. ``seconds``: since the sync
-    started. ``commits``: of the stream in this sync. ``envelope``: the stream's last commit; an
-    older sync wrote it if this one read nothing new. ``counted``: the
-    source declared a record count, and it matches. ``keyless``: records without a value in a
-    primary key field. ``late``: records that arrived after a newer version of their key, so they
-    are not in the table. ``changes``: counts of values that their columns could not hold as the
-    source wrote them. ``sample``: the last few rows.
+    started. ``commits``: those of the stream. ``envelope``: its last commit, which is
+    of an older sync if this one read nothing new. ``counted``: the source declared a record count,
+    and it matches. ``rows_without_key``: records without a value in a primary key field. ``late``:
+    records that arrived after a newer version of their key, so they are not in the table.
+    ``changes``: counts of values that their columns could not hold as the source wrote them.
+    ``sample``: the last few rows.
     """
 
     plan: StreamPlan
@@ -56,14 +56,14 @@ class StreamFinished(Struct, frozen=True):
     table: TableInfo
     warnings: tuple[str, ...]
     counted: bool
-    keyless: int
+    rows_without_key: int
     late: int
     changes: Mapping[ValueChange, int]
     sample: pa.RecordBatch | None
 
     @property
     def data_version(self) -> str:
-        """Changes whenever the table's rows may have changed."""
+        """A text that changes whenever the table's rows may have changed."""
         return str(self.envelope.data_seq(self.plan.descriptor) if self.envelope else 0)
 
 

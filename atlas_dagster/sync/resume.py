@@ -67,7 +67,7 @@ class RunRef(Struct, frozen=True):
 
 
 class ResumePoint(Struct, frozen=True):
-    """Where one stream continues.
+    """The point from which one stream continues.
 
     ``envelope``: the last commit; None if the stream starts from the beginning. ``replaces``: the
     rows in the table belong to an abandoned generation; the sync removes them when the stream is
@@ -133,7 +133,7 @@ class ResumePoints(Struct, frozen=True):
 
     @property
     def has_shared_state(self) -> bool:
-        """Whether one state covers all streams: GLOBAL or LEGACY."""
+        """True if one state covers all streams: GLOBAL or LEGACY."""
         return self.newest is not None and self.newest.connection_state.type != "STREAM"
 
     @property

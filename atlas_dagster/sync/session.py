@@ -182,8 +182,8 @@ class SyncSession:
         for stream in streams:
             stream.take_state(reached.state.blob_of(stream.descriptor))
         streams = [stream for stream in streams if stream.is_covered]
-        is_new_state = reached.state.type != "STREAM" and self._commits.has_new_state
-        if any(map(self._is_due, streams)) and (is_new_state or any(s.has_news for s in streams)):
+        is_new = reached.state.type != "STREAM" and self._commits.has_new_state
+        if any(map(self._is_due, streams)) and (is_new or any(s.has_changes for s in streams)):
             yield from self._commit(streams)
 
     def _commit_due(self) -> Iterator[SyncEvent]:
@@ -199,7 +199,7 @@ class SyncSession:
 
     @property
     def _has_nothing_to_read(self) -> bool:
-        """Whether the destination has refused a stream, and no other stream is being read."""
+        """True if the destination has refused a stream, and no other stream is being read."""
         return not self._open_streams and any(stream.refusal for stream in self._streams.values())
 
     @contextmanager
@@ -279,14 +279,14 @@ class SyncSession:
                 with self._isolate([stream]):
                     stream.drop_uncovered()
             stream.warn_of_uncovered()
-        to_commit = [*broken, *(s for s in complete if s.has_news or s.needs_publish)]
-        if not to_commit and self._commits.has_new_state:
-            to_commit = list(complete[:1])  # only the state is new: one table is enough to store it
-        if to_commit:
+        pending = [*broken, *(s for s in complete if s.has_changes or s.needs_publish)]
+        if not pending and self._commits.has_new_state:
+            pending = list(complete[:1])  # only the state is new: one table is enough to store it
+        if pending:
             # The first commit of a shared state includes restarted streams, even without rows.
-            others = [s for s in self._streams.values() if s.is_in_no_commit and s not in to_commit]
-            to_commit += [stream for stream in others if self._commits.shares_state(stream)]
-            yield from self._commit(to_commit, complete=complete)
+            rest = [s for s in self._streams.values() if s.needs_first_commit and s not in pending]
+            pending += [stream for stream in rest if self._commits.shares_state(stream)]
+            yield from self._commit(pending, complete=complete)
 
     def _finish(self, stream: ActiveStream) -> Iterator[SyncEvent]:
         """Make all rows of a complete stream durable, and publish them."""
@@ -296,7 +296,7 @@ class SyncSession:
             )
         else:
             stream.warn_of_uncovered()
-            if stream.has_news or stream.needs_publish:
+            if stream.has_changes or stream.needs_publish:
                 yield from self._commit([stream], complete=[stream])
         if stream.refusal:
             return
@@ -311,7 +311,7 @@ class SyncSession:
     def _build_finished(self, stream: ActiveStream) -> StreamFinished:
         for warning in stream.warnings:
             self._connector.log("WARN", f"{stream.descriptor}: {warning}")
-        return stream.finished(self._commits.last_commit(stream))
+        return stream.build_finished(self._commits.last_commit(stream))
 
     def _is_due(self, stream: ActiveStream) -> bool:
         due = stream.is_due(seconds=self._commit_seconds, size=self._commit_bytes)

@@ -29,8 +29,8 @@ Phase = Literal["reading", "finished", "failed"]
 class ActiveStream:
     """The rows, counts and state of one stream during a sync.
 
-    No state covers the rows since the last STATE yet. :attr:`covered_rows` counts the covered ones
-    among the rows since the last commit.
+    A STATE covers all rows before it. :attr:`covered_rows` is the number of rows since the last
+    commit that a STATE covers.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ActiveStream:
         self.warnings: list[str] = []
         self.refuses_null_keys = plan.configured.refuses_null_keys
         #: Rows without a value in a primary key field.
-        self.keyless = 0
+        self.rows_without_key = 0
         #: The last few rows.
         self.sample: pa.RecordBatch | None = None
         self._last_commit = time.monotonic()
@@ -82,14 +82,14 @@ class ActiveStream:
 
     @property
     def reason(self) -> str | None:
-        """Why this stream failed; None if that is known of the whole READ only."""
+        """The reason why this stream failed; None if only a reason for the whole READ is known."""
         if self.refusal is not None:
             return str(self.refusal)
         return self.read.fault or (self.read.error.message if self.read.error else None)
 
     @property
     def pending_rows(self) -> int:
-        """Rows since the last commit."""
+        """The number of rows since the last commit."""
         return self.writer.staged_rows + len(self.builder)
 
     def refuse(self, error: AtlasError) -> None:
@@ -111,10 +111,10 @@ class ActiveStream:
             return
         batch = self.builder.build()
         key = [*map(self.plan.table.column, self.plan.key_columns)]
-        keyless = count_rows_without_key(batch, key)
-        if keyless and self.refuses_null_keys:
-            raise ConfigError(self._no_key(keyless))
-        self.keyless += keyless
+        rows_without_key = count_rows_without_key(batch, key)
+        if rows_without_key and self.refuses_null_keys:
+            raise ConfigError(self._no_key(rows_without_key))
+        self.rows_without_key += rows_without_key
         # A copy, as a slice would keep the whole batch in memory.
         last = range(max(batch.num_rows - _SAMPLE_ROWS, 0), batch.num_rows)
         self.sample = batch.take(pa.array(last, pa.int64()))
@@ -130,7 +130,7 @@ class ActiveStream:
         )
 
     def take_state(self, state: Raw | None) -> None:
-        """Take a state of the source. It covers all rows so far if a sync can resume from it."""
+        """Store a state, which covers all rows so far if a sync can resume from it."""
         self.state = state
         if not self.plan.unpublished or (self.plan.resumable and is_position(state)):
             self.resumable_state = state
@@ -138,11 +138,11 @@ class ActiveStream:
 
     @property
     def is_covered(self) -> bool:
-        """Whether a state covers all rows so far."""
+        """True if a state covers all rows so far."""
         return self.covered_rows == self.pending_rows
 
     def is_due(self, *, seconds: float, size: int) -> bool:
-        """Return whether enough time has passed, or bytes have come, since the last commit."""
+        """Return whether the last commit is ``seconds`` or ``size`` bytes of records ago."""
         elapsed = time.monotonic() - self._last_commit
         return elapsed >= seconds or self.bytes - self._bytes_at_commit >= size
 
@@ -163,38 +163,38 @@ class ActiveStream:
 
     @property
     def unpublished_rows(self) -> int:
-        """Rows of earlier commits that are published together with the next ones."""
+        """The number of rows of earlier commits that are published together with the next ones."""
         return self.writer.unpublished_rows if self._extends_unpublished else 0
 
     @property
-    def has_news(self) -> bool:
-        """Whether there is anything to commit."""
-        moved = not same_blob(self.state, self.committed_state)
+    def has_changes(self) -> bool:
+        """True if there is anything to commit."""
+        has_new_state = not same_blob(self.state, self.committed_state)
         if self.pending_rows:
             return True
         if self.plan.unpublished:
-            # Not for a state alone: it would hide that no row came before it.
-            return moved and self.unpublished_rows > 0
-        return moved or not (self._extends_unpublished or self.writer.exists())
+            # Do not commit a state alone, because this would hide that no row came before it.
+            return has_new_state and self.unpublished_rows > 0
+        return has_new_state or not (self._extends_unpublished or self.writer.exists())
 
     @property
     def needs_publish(self) -> bool:
-        """Whether its end needs a commit, even without news."""
+        """True if the end of the stream needs a commit, even without anything new."""
         unpublished = self.plan.unpublished and self._extends_unpublished
-        waits = self.plan.table.replaces or unpublished
-        return not self._published and (waits or not self.writer.exists())
+        is_pending = self.plan.table.replaces or unpublished
+        return not self._published and (is_pending or not self.writer.exists())
 
     @property
-    def is_in_no_commit(self) -> bool:
-        """Whether it restarted, has failed, and could be in a commit of its shared state."""
+    def needs_first_commit(self) -> bool:
+        """True if the stream restarted and failed, and may be in a commit of its shared state."""
         failed = self.phase == "failed" and self.refusal is None and self.is_covered
         return bool(failed and self.plan.resume_point.restarts and not self.commits)
 
     @property
     def is_accidentally_empty(self) -> bool:
-        """Whether old rows would be replaced by none, and the source has not said COMPLETE."""
-        came = self.read.status == "COMPLETE" or self.records or self.unpublished_rows
-        return self.plan.table.replaces and self.writer.exists() and not came
+        """True if no rows would replace the old rows, and the source has not sent COMPLETE."""
+        is_expected = self.read.status == "COMPLETE" or self.records or self.unpublished_rows
+        return self.plan.table.replaces and self.writer.exists() and not is_expected
 
     def stage(self, *, complete: bool) -> StreamCommit:
         """Stage all rows; return their part of the next envelope."""
@@ -215,8 +215,8 @@ class ActiveStream:
             wiped_at=self.plan.resume_point.wiped_at,
         )
 
-    def committed(self, part: StreamCommit) -> CommitNumbers:
-        """Take note that the staged rows are durable; return their numbers."""
+    def mark_committed(self, part: StreamCommit) -> CommitNumbers:
+        """Reset the counts after a commit of the staged rows, and return their numbers."""
         numbers = CommitNumbers(
             records_synced=part.rows, bytes_synced=self.bytes - self._bytes_at_commit
         )
@@ -229,8 +229,8 @@ class ActiveStream:
         self._bytes_at_commit = self.bytes
         return numbers
 
-    def finished(self, envelope: Envelope | None) -> StreamFinished:
-        """Return the event for a complete stream. ``envelope``: its last commit."""
+    def build_finished(self, envelope: Envelope | None) -> StreamFinished:
+        """Return the event for a complete stream. ``envelope``: the stream's last commit."""
         return StreamFinished(
             plan=self.plan,
             records=self.records,
@@ -243,7 +243,7 @@ class ActiveStream:
             table=self.writer.describe(),
             warnings=tuple(self.warnings),
             counted=self.read.counted,
-            keyless=self.keyless,
+            rows_without_key=self.rows_without_key,
             late=self.writer.late_rows,
             changes=self.builder.changes,
             sample=self.sample,

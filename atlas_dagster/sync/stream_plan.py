@@ -45,14 +45,14 @@ class StreamPlan(Struct, frozen=True):
 
     @property
     def resumes(self) -> bool:
-        """Whether the source continues from the last commit."""
+        """True if the source continues from the last commit."""
         if self.full_refresh or self.resume_point.unpublished:
             return self.extends_unpublished
         return self.resume_point.envelope is not None
 
     @property
     def unpublished(self) -> bool:
-        """Whether the rows stay unpublished until the stream is complete.
+        """True if the rows stay unpublished until the stream is complete.
 
         A table therefore never shows half of a full refresh.
         """
@@ -60,7 +60,7 @@ class StreamPlan(Struct, frozen=True):
 
     @property
     def resumable(self) -> bool:
-        """Whether the source can continue from its states."""
+        """True if the source can continue from its states."""
         return not self.full_refresh or self.configured.stream.is_resumable
 
     @property

@@ -188,7 +188,7 @@ def _check_primary_key(
         return _passed("No new rows to check.")
     repeated = duplicates() if stream.destination_sync_mode == "overwrite" else 0
     numbers = {
-        "atlas/rows_without_key": finished.keyless,
+        "atlas/rows_without_key": finished.rows_without_key,
         "atlas/rows_with_same_key": repeated,
         "atlas/late_versions": finished.late,
     }
@@ -198,10 +198,11 @@ def _check_primary_key(
             "keep only the newest of each key, use destination_sync_mode: append_dedup.",
             numbers,
         )
-    if finished.keyless:
+    if finished.rows_without_key:
         text = (
-            f"{_rows_have(finished.keyless)} no value in a field of the primary key ({names}); "
-            "each is kept as a separate row. To stop the stream instead, use null_keys: refuse."
+            f"{_rows_have(finished.rows_without_key)} no value in a field of the primary key "
+            f"({names}); each is kept as a separate row. To stop the stream instead, use "
+            "null_keys: refuse."
         )
         return _warning(f"{text}{_describe_late(finished.late)}", numbers)
     return _passed(

@@ -53,8 +53,8 @@ def _describe(result: DryRunResult, mask: Mask) -> Iterator[str]:
     yield (f"{count}; there are no more." if result.complete else f"{count}; there may be more.")
     if result.fault:
         yield f"**Warning:** a sync would not complete this stream: {escape(result.fault)}."
-    if result.keyless:
-        yield f"**Warning:** {result.keyless:,} of them have no value in a field of the key."
+    if without_key := result.rows_without_key:
+        yield f"**Warning:** {without_key:,} of them have no value in a field of the key."
     yield from changed_values(result.changes)
 
 

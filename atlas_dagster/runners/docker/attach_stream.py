@@ -21,7 +21,7 @@ class FrameDecoder:
 
     @property
     def is_between_frames(self) -> bool:
-        """Whether the last frame is complete."""
+        """True if the last frame is complete."""
         return not self._header and self._left == 0
 
     def feed(self, data: memoryview) -> Iterator[tuple[Literal["stdout", "stderr"], bytes]]:
