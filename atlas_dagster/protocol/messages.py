@@ -164,7 +164,7 @@ class Trace(Struct):
 
 
 class ConnectionStatus(Struct):
-    """The answer to CHECK. FAILED normally comes with exit code 0."""
+    """The answer to CHECK. The exit code of FAILED is normally 0."""
 
     status: str
     message: str | None = None

@@ -1,7 +1,7 @@
 """Fetch the list of connectors from Airbyte's registry, or from a mirror of it.
 
 The fields are those of ``oss_registry.json`` (platform ``ConnectorRegistrySourceDefinition``). It
-has no categories, so these come from the previous list.
+has no categories, so Atlas takes these from the previous list.
 """
 
 import datetime as dt
@@ -72,7 +72,7 @@ class Upgrade(Struct, frozen=True):
 
 
 class Refreshed(Struct, frozen=True):
-    """The result of a refresh. ``unreadable`` counts entries that could not be read."""
+    """The result of a refresh. ``unreadable``: the number of entries that could not be read."""
 
     listing: Listing
     added: tuple[ConnectorInfo, ...] = ()

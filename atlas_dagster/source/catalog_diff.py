@@ -2,7 +2,7 @@
 
 The kinds of changes, and the breaking ones, are those of the Airbyte platform
 (``CatalogDiffHelpers``): added and removed streams and fields, types, keys and cursors. Nested
-fields count only as keys and cursors. Streams that are not synced are not compared.
+fields are compared only as keys and cursors. Streams that are not synced are not compared.
 """
 
 from collections.abc import Collection, Iterator, Mapping

@@ -52,7 +52,7 @@ class ConnectorRef(Struct, frozen=True, dict=True):
 
     @property
     def needs_docker(self) -> bool:
-        """True if only Docker can run it."""
+        """True if only Docker can run the connector."""
         if self.info is not None:
             return self.info.needs_docker
         return self.connection.image is not None

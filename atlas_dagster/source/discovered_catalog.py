@@ -1,4 +1,4 @@
-"""DISCOVER, and its cached answer: enough to define assets without running anything."""
+"""DISCOVER and its cached result, which is enough to define assets without a connector."""
 
 import hashlib
 import json
@@ -207,7 +207,7 @@ def build_discovered(
 def config_hash(config: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """Return the hash of the fields that the streams may depend on.
 
-    Secrets and dates do not count.
+    Secrets and dates are left out.
     """
     fields = schema.get("properties")
     known = fields if isinstance(fields, Mapping) else {}

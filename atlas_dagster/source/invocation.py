@@ -166,7 +166,7 @@ class Invocation:
         if code in _SIGNALS:
             return ConnectorFailedError(
                 f"{self.name} was ended by {_SIGNALS[code]} (exit code {code}), which Atlas did "
-                f"not send: somebody stopped it, or the machine ran out of memory.{output}",
+                f"not send: a user stopped it, or the machine ran out of memory.{output}",
                 failure_type="transient_error",
             )
         if reason != _NO_REASON:
@@ -203,7 +203,7 @@ class Invocation:
         return readable(text, self._masker)
 
     def _consume_log_message(self, decoded: Message | Records | Noise | Unreadable) -> bool:
-        """Log, count or keep a message; return whether it is consumed, so not for the caller."""
+        """Handle a message that is only for Atlas; return whether the caller must not get it."""
         if isinstance(decoded, Records) or (
             isinstance(decoded, Message) and decoded.state is not None
         ):

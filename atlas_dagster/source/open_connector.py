@@ -74,7 +74,7 @@ def read_spec(connection: Connection, context: RunContext) -> Spec:
 
 
 def _read_spec(connection: Connection, context: RunContext, runner: Runner) -> Spec:
-    """Return the cached SPEC, or ask for it. A user's own code may change, so it is not cached."""
+    """Return the cached SPEC, or run SPEC. It is not cached for the user's own code."""
     identity = runner.identity()
     if (known := context.specs.get(identity)) is not None:
         return known

@@ -28,7 +28,7 @@ class Watchdog:
         self._verb = verb
         self._limits = limits
         self._started = self._since = time.monotonic()
-        #: No wait before this time counts; later than now while the source is rate limited.
+        #: Waits before this time are ignored; it is in the future while the source is rate limited.
         self._counts_from = self._since
         #: Seconds waited since the last output, and since the last record or state.
         self._silence = 0.0

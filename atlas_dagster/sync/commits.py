@@ -106,7 +106,7 @@ class Commits:
     def prune_envelopes(self) -> None:
         """Delete each stored envelope whose tables all hold a newer ``seq``.
 
-        Envelopes of unknown tables, and those that another sync stored meanwhile, stay.
+        Envelopes of unknown tables, and those that another sync has stored since, are kept.
         """
         outdated = [
             seq

@@ -275,7 +275,7 @@ class SyncSession:
         complete = [stream for stream in complete if not stream.is_accidentally_empty]
         for stream in complete:
             if any(other.phase == "failed" for other in self._streams.values()):
-                # The next sync reads rows that the state does not cover again.
+                # The next sync reads these rows again, because no state covers them.
                 with self._isolate([stream]):
                     stream.drop_uncovered()
             stream.warn_of_uncovered()

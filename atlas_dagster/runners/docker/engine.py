@@ -31,7 +31,7 @@ _API_TIMEOUT_SECONDS = 60
 _CONNECT_TIMEOUT_SECONDS = 20
 _DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 
-#: Errors of docker-py when the engine refuses or goes away.
+#: Errors of docker-py when the engine refuses a request or does not respond.
 API_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 

@@ -89,7 +89,7 @@ _CAUSES = (
 def ensure_image(
     client: docker.DockerClient, reference: str, policy: PullPolicy, listener: Listener
 ) -> Mapping[str, Any]:
-    """Return the engine's description of the image, after a pull if ``policy`` asks for one.
+    """Return the engine's description of the image, after a pull if ``policy`` requires one.
 
     ``listener`` gets the progress of a pull. Without a pull, this needs no network. If the policy
     is ``always`` but the registry cannot be reached, the image on the engine is used.

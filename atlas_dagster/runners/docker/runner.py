@@ -89,7 +89,7 @@ class DockerRunner(Runner):
         self._image: Mapping[str, Any] | None = None
 
     def ensure_image(self) -> Mapping[str, Any]:
-        """Return the engine's description of the image, after a pull if ``executor.pull`` says so.
+        """Return the engine's description of the image, pulled if ``executor.pull`` requires it.
 
         Raises:
             ConfigError: the image is not available; a retry cannot help.
