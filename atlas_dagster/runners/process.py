@@ -24,6 +24,7 @@ from typing import IO
 from atlas_dagster.errors import RunnerUnavailableError
 from atlas_dagster.files import write_private
 from atlas_dagster.runners.base import (
+    CONNECTOR_ENV,
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
     Channel,
@@ -33,7 +34,6 @@ from atlas_dagster.runners.base import (
     Output,
     file_name,
 )
-from atlas_dagster.runners.connector_env import CONNECTOR_ENV
 from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster.runners.process_tags import kill_all, process_tags
 

@@ -14,8 +14,7 @@ from atlas_dagster.destinations.postgres.connection import Database, ValueRefuse
 from atlas_dagster.destinations.postgres.json_repair import repair_json
 from atlas_dagster.destinations.postgres.merge import Merge
 from atlas_dagster.destinations.postgres.newest_rows import KeyedMerge
-from atlas_dagster.destinations.postgres.stage import TemporaryStage
-from atlas_dagster.destinations.postgres.unpublished_rows import UnpublishedRows
+from atlas_dagster.destinations.postgres.stage import TemporaryStage, UnpublishedRows
 from atlas_dagster.errors import AtlasError, DestinationError
 
 _NO_FIELDS = pa.schema([])

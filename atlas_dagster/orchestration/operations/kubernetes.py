@@ -12,7 +12,7 @@ import dagster as dg
 from atlas_dagster.errors import ConfigError
 from atlas_dagster.orchestration.definitions.io_manager import default_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
-from atlas_dagster.runners.connector_env import CONTAINER_ENV
+from atlas_dagster.runners.base import CONTAINER_ENV
 from atlas_dagster.runners.pod import AGENT
 from atlas_dagster.source.connection import Connection
 from atlas_dagster.source.connector_ref import ConnectorRef

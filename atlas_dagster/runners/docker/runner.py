@@ -25,6 +25,7 @@ from docker.utils import parse_repository_tag
 from atlas_dagster.errors import AtlasError, ConfigError, RunnerUnavailableError
 from atlas_dagster.listener import SILENT, Listener
 from atlas_dagster.runners.base import (
+    CONTAINER_ENV,
     IDLE_SECONDS,
     STOP_GRACE_SECONDS,
     ConnectorCommand,
@@ -35,7 +36,6 @@ from atlas_dagster.runners.base import (
     Runner,
     file_name,
 )
-from atlas_dagster.runners.connector_env import CONTAINER_ENV
 from atlas_dagster.runners.docker.attach_stream import FrameDecoder
 from atlas_dagster.runners.docker.engine import API_ERRORS, describe_error, locate_engine
 from atlas_dagster.runners.docker.images import ensure_image, pull_image

@@ -148,9 +148,7 @@ def test_a_published_manifest_runs_without_docker(
     )
     (published / "components.zip").write_bytes(packed.getvalue())
     # uv's own cache stays, so that the environment of the CDK is linked from there.
-    monkeypatch.setattr(
-        "atlas_dagster.registry.manifests.user_cache_dir", lambda _: str(tmp_path / "cache")
-    )
+    monkeypatch.setattr("atlas_dagster.registry.manifests.cache_folder", lambda: tmp_path / "cache")
     with sharing(tmp_path / "registry") as server:
         monkeypatch.setenv("ATLAS_REGISTRY_URL", f"http://127.0.0.1:{server.server_port}")
         fields: dict[str, Any] = {"connector": "source-pokeapi", "version": "9.0.0"}
