@@ -8,6 +8,7 @@ from atlas_dagster.runners.limits import ExecutorConfig
 from atlas_dagster_tests.chaos.chaotic import Chaos
 
 
+@pytest.mark.slow
 def test_a_silent_source_is_stopped(chaos: Chaos) -> None:
     started = time.monotonic()
     done = chaos.sync("silent-hang", executor=ExecutorConfig(silence_seconds=2))
@@ -19,6 +20,7 @@ def test_a_silent_source_is_stopped(chaos: Chaos) -> None:
     assert chaos.lake.staged() == set()
 
 
+@pytest.mark.slow
 def test_chatter_is_no_heartbeat(chaos: Chaos) -> None:
     started = time.monotonic()
     done = chaos.sync("logs-for-ever", executor=ExecutorConfig(heartbeat_seconds=2))
@@ -29,6 +31,7 @@ def test_chatter_is_no_heartbeat(chaos: Chaos) -> None:
     assert (chaos.lake.ids("a"), chaos.position()) == ([1], 1)
 
 
+@pytest.mark.slow
 def test_a_read_has_an_end(chaos: Chaos) -> None:
     started = time.monotonic()
     done = chaos.sync("logs-for-ever", executor=ExecutorConfig(timeout_seconds=3))
@@ -37,6 +40,7 @@ def test_a_read_has_an_end(chaos: Chaos) -> None:
     assert (chaos.lake.ids("a"), chaos.position()) == ([1], 1)
 
 
+@pytest.mark.slow
 def test_an_announced_wait_is_no_silence(chaos: Chaos) -> None:
     limits = ExecutorConfig(silence_seconds=2, heartbeat_seconds=2)
     assert chaos.sync("rate-limited", executor=limits, seconds=3).failure is None

@@ -30,6 +30,7 @@ FAILED = "a: a RECORD message could not be read"
         ("unknown-words", [(1, None)]),
     ],
 )
+@pytest.mark.slow
 def test_what_can_be_read_is_read(
     chaos: Chaos, scenario: str, rows: list[tuple[int, str | None]]
 ) -> None:
@@ -49,6 +50,7 @@ def test_what_can_be_read_is_read(
         ("unknown-state-type", "a: a STATE message could not be read"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_read_is_not_skipped(chaos: Chaos, scenario: str, reason: str) -> None:
     """The stream stops there: a state after the lost record would hide it for ever."""
     done = chaos.sync(scenario)

@@ -34,6 +34,7 @@ def test_a_flood_of_stderr_takes_no_memory(chaos: Chaos) -> None:
     assert chaos.lake.ids("a") == [1]
 
 
+@pytest.mark.slow
 def test_one_that_ignores_sigterm_is_killed(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("docker.runner", "process"):
         monkeypatch.setattr(f"atlas_dagster.runners.{module}.STOP_GRACE_SECONDS", 1)
@@ -63,6 +64,7 @@ def test_what_a_daemon_would_have_sent_is_missed(chaos: Chaos) -> None:
 
 
 @pytest.mark.parametrize("both", [False, True])
+@pytest.mark.slow
 def test_one_that_closes_its_output_is_judged_by_its_end(chaos: Chaos, both: bool) -> None:
     started = time.monotonic()
     done = chaos.sync("closes-stdout", code=5, stderr_too=both)

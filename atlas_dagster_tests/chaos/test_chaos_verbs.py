@@ -59,6 +59,7 @@ def silent(runner: Runner, request: pytest.FixtureRequest) -> Iterator[Runner]:
     client.images.remove(image)
 
 
+@pytest.mark.slow
 def test_a_spec_that_never_comes(silent: Runner) -> None:
     silent.executor = ExecutorConfig(check_timeout_seconds=1)
     started = time.monotonic()

@@ -187,6 +187,7 @@ def test_a_second_writer_is_refused(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("rows", [True, False], ids=["rows", "no rows"])
+@pytest.mark.slow
 def test_a_commit_between_plan_and_open_is_refused(
     store: Store, mode: WriteMode, exists: bool, rows: bool
 ) -> None:

@@ -54,5 +54,6 @@ def test_each_private_name_is_used() -> None:
     assert used - {"SqlRunStorage"} == set(dagster_internals.__all__)
 
 
+@pytest.mark.slow
 def test_it_can_be_imported_alone() -> None:
     subprocess.run([sys.executable, "-c", f"import {dagster_internals.__name__}"], check=True)

@@ -27,6 +27,7 @@ def test_every_bad_value_of_a_row_is_told_and_kept() -> None:
 
 @pytest.mark.parametrize("levels", [501, 1000, 100_000])
 @pytest.mark.parametrize("field", ["array", "object", "string", "integer", "undeclared"])
+@pytest.mark.slow
 def test_a_value_that_nests_too_deeply_is_kept_as_text(field: str, levels: int) -> None:
     deep = "[" * levels + "]" * levels
     deepest = "[" * 100_000 + "]" * 100_000

@@ -55,6 +55,7 @@ def heard(process: ConnectorProcess) -> dict[str, bytes]:
     return said
 
 
+@pytest.mark.slow
 def test_calls_one_after_the_other(runner: FifoRunner, tmp_path: Path) -> None:
     for number in (1, 2):
         script = f"import os; print(sys.argv[1], os.environ['MARK']); sys.exit({number})"
@@ -72,11 +73,13 @@ def test_both_channels_and_much_of_them(runner: FifoRunner) -> None:
         assert process.wait() == ExitStatus(0)
 
 
+@pytest.mark.slow
 def test_silence_is_told(runner: FifoRunner) -> None:
     with start(runner, "import time; time.sleep(2.5)") as process:
         assert [channel for channel, _ in process.output()].count("idle") >= 2
 
 
+@pytest.mark.slow
 def test_who_is_stopped_may_say_goodbye(runner: FifoRunner, tmp_path: Path) -> None:
     goodbye = tmp_path / "goodbye"
     script = f"""
@@ -92,6 +95,7 @@ time.sleep(60)
         assert heard(process)["stdout"] == b"again\n"
 
 
+@pytest.mark.slow
 def test_a_child_that_holds_stdout_is_not_waited_for(runner: FifoRunner) -> None:
     script = """
 import subprocess
@@ -105,6 +109,7 @@ print("done")
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_container_that_is_killed_counts_as_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +172,7 @@ def test_a_real_image(docker_client: docker.DockerClient, tmp_path: Path) -> Non
         container.remove(force=True)
 
 
+@pytest.mark.slow
 def test_a_container_that_starts_late_is_waited_for(tmp_path: Path) -> None:
     environment = {
         "PATH": "/usr/bin:/bin",

@@ -231,6 +231,7 @@ def test_close_before_any_output_was_read() -> None:
     run("print('never read')").close()
 
 
+@pytest.mark.slow
 def test_children_of_the_connector_end_with_it(lifeline: Path) -> None:
     child = f"""
 import sys, time
@@ -252,6 +253,7 @@ print("parent")
 
 @LINUX
 @pytest.mark.parametrize("escaped", [["sleep", "60"], ["yes"]], ids=["silent", "writing"])
+@pytest.mark.slow
 def test_an_escaped_child_holding_stdout_neither_hangs_us_nor_outlives_us(
     escaped: list[str],
 ) -> None:

@@ -236,7 +236,7 @@ def test_a_count_in_a_shared_state_is_of_all_streams() -> None:
     assert not read.faults(sent, global_state({"lsn": 1}, {}, count=2))
     faults = read.faults(sent, global_state({"lsn": 2}, {}, count=1))
     assert list(faults) == ["a", "b"]
-    assert "state of all streams counts 1 records before it, but 2" in str(faults["a"])
+    assert "counts 1 records before it, but Atlas received 2" in str(faults["a"])
 
 
 @pytest.mark.parametrize("apart", [True, False], ids=["states of its own", "counted together"])

@@ -144,6 +144,7 @@ def test_a_swap_makes_it_a_plain_table(delta_lake: Lake, edit: Edit) -> None:
 
 
 @pytest.mark.parametrize("edit", [edit for edit, _ in GONE_WHEN_REPLACED])
+@pytest.mark.slow
 def test_it_can_be_cleared(delta_lake: Lake, edit: Edit) -> None:
     assert sync(delta_lake, "append", 1).failure is None
     change(delta_lake, edit)
@@ -162,6 +163,7 @@ def test_it_can_be_cleared(delta_lake: Lake, edit: Edit) -> None:
         (feature("unheardOf"), "the table feature unheardOf, which"),
     ],
 )
+@pytest.mark.slow
 def test_what_no_commit_takes_away(delta_lake: Lake, mode: str, edit: Edit, words: str) -> None:
     assert sync(delta_lake, mode, 1).failure is None
     change(delta_lake, edit)
@@ -191,6 +193,7 @@ def test_a_table_that_is_append_only(delta_lake: Lake, mode: str) -> None:
 @pytest.mark.parametrize(
     "name", ["deletionVectors", "columnMapping", "v2Checkpoint", "timestampNtz"]
 )
+@pytest.mark.slow
 def test_a_feature_that_is_not_used_is_in_nobodys_way(
     delta_lake: Lake, mode: str, name: str
 ) -> None:

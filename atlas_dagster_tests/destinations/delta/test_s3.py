@@ -111,6 +111,7 @@ def test_two_syncs(lake: S3Lake, mode: WriteMode) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_nothing_is_visible_before_the_commit_and_discard_leaves_nothing(
     lake: S3Lake, mode: WriteMode
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_bucket_that_is_not_there(bucket: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     destination = DeltaDestination("s3://lake/folder")

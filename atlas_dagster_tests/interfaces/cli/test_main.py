@@ -71,6 +71,7 @@ UNDECLARED = [
     [(QUICK, HEAVY), (UNDECLARED, ("dagster", "pandas"))],
     ids=["quick", "undeclared"],
 )
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_without_need(
     commands: list[list[str]], modules: tuple[str, ...]
 ) -> None:

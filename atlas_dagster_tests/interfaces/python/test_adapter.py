@@ -277,6 +277,7 @@ def test_a_missing_file_is_the_beginning(standin: Standin, tmp_path: Path) -> No
 # Who leaves
 
 
+@pytest.mark.slow
 def test_cancelling_a_task_stops_the_connector_first(standin: Standin) -> None:
     async def cancelled() -> int:
         adapter = standin.adapter(behaviour="hang")

@@ -245,9 +245,9 @@ def test_a_worker_ends_with_its_calls() -> None:
 def test_a_call_inside_of_the_loop_over_the_same_is_refused() -> None:
     stream = stream_of(Numbers()(), Worker.of("x"))
     for _ in stream:
-        with pytest.raises(ConfigError, match="very loop"):
+        with pytest.raises(ConfigError, match="one call at a time"):
             submit(lambda: 1, Worker.of("x"))
-        with pytest.raises(ConfigError, match="very loop"):
+        with pytest.raises(ConfigError, match="one call at a time"):
             next(stream_of(Numbers()(), Worker.of("x")))
         assert submit(lambda: 1, Worker.of("y")) == 1
         break

@@ -300,6 +300,7 @@ def test_names_that_would_meet_when_joined_stay_apart() -> None:
     assert len(specs(defs)) == 3
 
 
+@pytest.mark.slow
 def test_an_undiscovered_connection_is_an_asset_that_discovers() -> None:
     asked: list[tuple[RunContext, SchemaPolicy | None]] = []
 

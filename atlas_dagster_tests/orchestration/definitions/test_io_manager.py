@@ -303,6 +303,7 @@ RETURNED = {
 
 
 @pytest.mark.parametrize("value", RETURNED.values(), ids=RETURNED)
+@pytest.mark.slow
 def test_what_an_asset_returns_replaces_its_table(tmp_path: Path, value: Any) -> None:
     seen = []
 
@@ -385,6 +386,7 @@ print("done")
 
 
 @pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.slow
 def test_a_process_that_loaded_tables_ends_well(lake: Path, attempt: int) -> None:
     """Some ways of reading a Delta table abort the process when it ends (deltalake 1.6.6)."""
     command = [sys.executable, "-c", PROCESS, str(lake)]
