@@ -13,6 +13,7 @@ from dagster.components.utils.project_paths import get_local_state_path
 from dagster_shared.record import replace
 
 from atlas_dagster.components.loading import ProjectTree
+from atlas_dagster.orchestration.dagster_internals import DefinitionsLoadContext
 from atlas_dagster.orchestration.definitions.io_manager import common_resources
 from atlas_dagster.orchestration.definitions.resource import AtlasResource
 from atlas_dagster.protocol.catalog import Catalog
@@ -106,6 +107,8 @@ def importable(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]
     """A new project in ``root``; nothing of it, and of what loading adds, stays in this process."""
     project = Project(root)
     monkeypatch.syspath_prepend(root)
+    # Dagster keeps the context of whatever this process loaded last, with its versions of catalogs.
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", None)
     yield project
     for module in [name for name in sys.modules if name.startswith(project.package)]:
         del sys.modules[module]
