@@ -419,6 +419,7 @@ def test_an_asset_takes_the_stream_of_another_folder(project: Project) -> None:
 
 
 @pytest.mark.parametrize("connector", ["source-faker", "source-fakr"], ids=["new", "broken"])
+@pytest.mark.slow
 def test_what_it_takes_may_not_be_there_yet(project: Project, connector: str) -> None:
     """The connection is not discovered, or broken; the last rows it synced are still there."""
     project.declare("shop", f"connector: {connector}")
@@ -441,6 +442,7 @@ def test_what_it_takes_may_not_be_there_yet(project: Project, connector: str) ->
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
+@pytest.mark.slow
 def test_python_that_cannot_be_loaded(project: Project, content: str, sentence: str) -> None:
     write_python(project, content)
 

@@ -46,6 +46,7 @@ def test_the_cursor_decides_then_the_extraction(
 
 @pytest.mark.parametrize("syncs", [1, 2], ids=["in one sync", "in two syncs"])
 @pytest.mark.parametrize("wanted", [PLAIN, BY_CURSOR], ids=["no cursor", "cursor"])
+@pytest.mark.slow
 def test_arrival_decides_at_the_same_moment(store: Store, wanted: Any, syncs: int) -> None:
     versions = [row(1, str(number), at=5) for number in range(30)]
     if syncs == 1:
@@ -102,6 +103,7 @@ def test_a_commit_without_rows(store: Store) -> None:
 
 
 @pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.slow
 def test_the_next_open_merges_what_waits(store: Store, exists: bool) -> None:
     if exists:
         store.sync(PLAIN, [row(1, "a"), row(2, "b")])

@@ -29,6 +29,7 @@ def after(mode: WriteMode, *ids: int, old: int = 1) -> list[tuple[int]]:
 
 
 @BY_MODE
+@pytest.mark.slow
 def test_held_rows_are_shown_all_at_once(store: Store, mode: WriteMode) -> None:
     store.sync(spec(mode), [{"id": 1}])
     writer = store.open(spec(mode))
@@ -55,6 +56,7 @@ def test_a_table_that_was_never_shown(store: Store, mode: WriteMode) -> None:
 
 
 @BY_MODE
+@pytest.mark.slow
 def test_another_writer_goes_on(store: Store, mode: WriteMode) -> None:
     store.sync(spec(mode), [{"id": 1}])
     hold(store, store.open(spec(mode)), 2)
@@ -67,6 +69,7 @@ def test_another_writer_goes_on(store: Store, mode: WriteMode) -> None:
 
 @BY_MODE
 @pytest.mark.parametrize("unpublished", [True, False])
+@pytest.mark.slow
 def test_another_writer_begins_anew(store: Store, mode: WriteMode, unpublished: bool) -> None:
     store.sync(spec(mode), [{"id": 1}])
     hold(store, store.open(spec(mode)), 2)

@@ -89,6 +89,7 @@ def test_a_table_that_is_there_keeps_its_column_names(store: Store, mode: WriteM
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("column", [STRING, LOCAL], ids=["string", "local time"])
+@pytest.mark.slow
 def test_an_added_column(store: Store, mode: WriteMode, column: dict[str, str]) -> None:
     store.sync(spec(mode), [{"id": 1, "v": "x"}])
     store.sync(spec(mode, w=column), [{"id": 2, "w": "2024-01-02T03:04:05"}])
@@ -106,6 +107,7 @@ def test_a_column_that_is_gone_stays_empty(store: Store, mode: WriteMode) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_a_replaced_table_takes_the_new_columns_only(store: Store, mode: WriteMode) -> None:
     store.sync(spec(mode), [{"id": 1, "v": "x"}])
     store.sync(spec(mode, v=INTEGER, w=STRING, replaces=True), [{"id": 2, "v": 5, "w": "y"}])

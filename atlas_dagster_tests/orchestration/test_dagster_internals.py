@@ -43,6 +43,7 @@ def test_only_dagster_internals_imports_private_names() -> None:
     assert importing == set()
 
 
+@pytest.mark.slow
 def test_each_private_name_is_used() -> None:
     used = {
         name

@@ -65,6 +65,7 @@ def test_calls_one_after_the_other(runner: FifoRunner, tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["connector.py"]  # no config
 
 
+@pytest.mark.slow
 def test_both_channels_and_much_of_them(runner: FifoRunner) -> None:
     script = "sys.stdout.write('x' * 5_000_000); sys.stderr.write('y' * 3_000_000)"
     with start(runner, script) as process:
@@ -128,6 +129,7 @@ def test_a_container_that_is_killed_counts_as_killed(
         assert process.wait() == ExitStatus(137)
 
 
+@pytest.mark.slow
 def test_an_image_that_is_no_connector_says_so(tmp_path: Path) -> None:
     environment = {"PATH": "/usr/bin:/bin", "ATLAS_FOLDER": str(tmp_path)}
     with subprocess.Popen(["sh", "-c", AGENT], env=environment):
@@ -188,6 +190,7 @@ def test_a_container_that_starts_late_is_waited_for(tmp_path: Path) -> None:
         runner.finish()
 
 
+@pytest.mark.slow
 def test_a_container_that_never_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fifo, "_AGENT_SECONDS", 0.3)
     with pytest.raises(RunnerUnavailableError, match=r"my/source:1 .*0\.3 sec"):

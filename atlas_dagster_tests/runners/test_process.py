@@ -87,6 +87,7 @@ threads = [threading.Thread(target=write, args=(fd,)) for fd in (1, 2)]
         assert process.wait() == ExitStatus(0)
 
 
+@pytest.mark.slow
 def test_silence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "IDLE_SECONDS", 0.05)
     with run("import time; time.sleep(0.5); print('late')") as process:
@@ -95,6 +96,7 @@ def test_silence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert idle >= 3
 
 
+@pytest.mark.slow
 def test_silence_is_told_after_the_output_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "IDLE_SECONDS", 0.05)
     with run("import os, time; os.close(1); os.close(2); time.sleep(0.5); os._exit(4)") as process:
@@ -198,6 +200,7 @@ while True:
     assert time.monotonic() - started < process_module.STOP_GRACE_SECONDS / 2
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_closing_still_kills(monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
 import os, signal, time

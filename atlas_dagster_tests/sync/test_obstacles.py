@@ -132,6 +132,7 @@ def test_such_a_table_stops_its_stream_until_it_is_refreshed(
 
 
 @pytest.mark.parametrize("edit", [edit for edit, _ in GONE_WHEN_REPLACED])
+@pytest.mark.slow
 def test_a_swap_makes_it_a_plain_table(delta_lake: Lake, edit: Edit) -> None:
     assert sync(delta_lake, "overwrite", 1).failure is None
     change(delta_lake, edit)

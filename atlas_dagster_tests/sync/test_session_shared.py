@@ -99,6 +99,7 @@ def test_only_a_state_that_moves_is_committed(lake: Lake) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_death_keeps_all_streams_at_one_position(lake: Lake) -> None:
     done = lake.sync(
         [A, B],

@@ -93,6 +93,7 @@ def test_a_refresh_that_keeps_the_rows(lake: Lake, stream: ConfiguredStream) -> 
 
 
 @pytest.mark.parametrize("keep_rows", [False, True])
+@pytest.mark.slow
 def test_a_run_that_is_tried_again_does_not_refresh_again(lake: Lake, keep_rows: bool) -> None:
     load(lake, A, 1, 2)
     assert upkeep(lake, A, run="one").refresh([NAME], keep_rows=keep_rows)
@@ -285,6 +286,7 @@ def test_a_state_that_is_set_is_where_the_next_sync_continues(
 
 
 @KINDS
+@pytest.mark.slow
 def test_a_run_that_is_tried_again_goes_on_from_where_it_is_not_from_the_state_it_set(
     lake: Lake, stream: ConfiguredStream
 ) -> None:
@@ -371,6 +373,7 @@ def test_what_cannot_be_done_for_one_stream_alone(lake: Lake, shared: bytes) -> 
 
 
 @pytest.mark.parametrize("shared", [legacy_state({"at": 2}), global_state({"at": 2}, SNAPSHOT)])
+@pytest.mark.slow
 def test_all_streams_are_refreshed_together(lake: Lake, shared: bytes) -> None:
     load_both(lake, shared)
     (asked,) = upkeep(lake, A, B).refresh([NAME, OTHER], keep_rows=False)

@@ -250,6 +250,7 @@ def test_any_sync_goes_on_with_a_refresh(lake: Lake, stream: ConfiguredStream) -
 
 
 @KINDS
+@pytest.mark.slow
 def test_its_last_state_may_come_behind_complete(lake: Lake, stream: ConfiguredStream) -> None:
     """Regression: a refresh did not wait for it, so the next sync brought the same rows again."""
     end(lake, stream, 1)
@@ -261,6 +262,7 @@ def test_its_last_state_may_come_behind_complete(lake: Lake, stream: ConfiguredS
 
 
 @KINDS
+@pytest.mark.slow
 def test_a_null_state_gives_up_the_rest_only(lake: Lake, stream: ConfiguredStream) -> None:
     end(lake, stream, 1)
     upkeep(lake, stream).refresh([NAME], keep_rows=False)

@@ -36,6 +36,7 @@ from atlas_dagster_tests.sync.unpublished_rows import (
 
 
 @KINDS
+@pytest.mark.slow
 def test_a_refresh_in_the_middle_of_a_refresh_begins_anew(
     lake: Lake, stream: ConfiguredStream
 ) -> None:
@@ -52,6 +53,7 @@ def test_a_refresh_in_the_middle_of_a_refresh_begins_anew(
 
 
 @KINDS
+@pytest.mark.slow
 def test_a_reset_in_the_middle_of_a_refresh_begins_it_anew(
     lake: Lake, stream: ConfiguredStream
 ) -> None:
@@ -66,6 +68,7 @@ def test_a_reset_in_the_middle_of_a_refresh_begins_it_anew(
 
 
 @KINDS
+@pytest.mark.slow
 def test_a_clear_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream) -> None:
     end(lake, stream, 1)
     upkeep(lake, stream).refresh([NAME], keep_rows=False)
@@ -77,6 +80,7 @@ def test_a_clear_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream
 
 
 @KINDS
+@pytest.mark.slow
 def test_a_state_that_is_set_ends_a_refresh(lake: Lake, stream: ConfiguredStream) -> None:
     """The next sync continues from there, with the rows that are shown."""
     end(lake, stream, 1)
@@ -185,6 +189,7 @@ def test_a_refresh_becomes_a_full_refresh_in_its_middle(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("kinds", [(A, MERGED), (MERGED, A)], ids=["to dedup", "from dedup"])
+@pytest.mark.slow
 def test_a_refresh_changes_its_mode_in_the_middle(
     lake: Lake, kinds: tuple[ConfiguredStream, ConfiguredStream]
 ) -> None:
@@ -206,6 +211,7 @@ def test_an_overwrite_becomes_an_append_in_its_middle(lake: Lake) -> None:
 
 
 @MODES
+@pytest.mark.slow
 def test_a_new_column_in_the_middle(lake: Lake, mode: str) -> None:
     end(lake, resumable("a", mode), 1)
     begin(lake, resumable("a", mode), 2)
@@ -220,6 +226,7 @@ def test_a_new_column_in_the_middle(lake: Lake, mode: str) -> None:
 
 @MODES
 @pytest.mark.parametrize("column", [{"type": "integer"}, None], ids=["another type", "gone"])
+@pytest.mark.slow
 def test_another_column_in_the_middle(lake: Lake, mode: str, column: Any) -> None:
     end(lake, resumable("a", mode), 1)
     first = begin(lake, resumable("a", mode), 2)
@@ -234,6 +241,7 @@ def test_another_column_in_the_middle(lake: Lake, mode: str, column: Any) -> Non
 
 
 @MODES
+@pytest.mark.slow
 def test_held_rows_that_someone_deleted(lake: Lake, mode: str) -> None:
     stream = resumable("a", mode)
     end(lake, stream, 1)
@@ -262,6 +270,7 @@ def test_a_wipe_in_the_middle_of_a_refresh(lake: Lake, stream: ConfiguredStream)
 
 
 @MODES
+@pytest.mark.slow
 def test_the_table_is_dropped_in_the_middle(lake: Lake, mode: str) -> None:
     stream = resumable("a", mode)
     end(lake, stream, 1)
@@ -275,6 +284,7 @@ def test_the_table_is_dropped_in_the_middle(lake: Lake, mode: str) -> None:
 
 
 @MODES
+@pytest.mark.slow
 def test_the_event_log_is_lost_in_the_middle(lake: Lake, mode: str) -> None:
     stream = resumable("a", mode)
     end(lake, stream, 1)

@@ -151,6 +151,7 @@ def test_a_merge_that_died_is_done_by_the_next_open(lake: S3Lake) -> None:
     assert lake.rows() == [(1, "c")]
 
 
+@pytest.mark.slow
 def test_envelopes_come_back_and_are_forgotten(lake: S3Lake) -> None:
     seqs = []
     for _ in range(3):

@@ -23,6 +23,7 @@ def with_token(token: str, scheme: str = "Bearer") -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("path", ["/connectors", "/categories", "/connectors/source-x/spec", "/no"])
+@pytest.mark.slow
 def test_without_the_token_nothing_is_said(guarded: Client, path: str) -> None:
     answer = guarded.get(path)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")

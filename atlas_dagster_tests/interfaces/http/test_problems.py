@@ -149,6 +149,7 @@ def nested(levels: int) -> str:
         ("-1e999", "infinite"),
     ],
 )
+@pytest.mark.slow
 def test_values_that_no_connector_could_be_given(
     client: Client, path: str, value: str, why: str
 ) -> None:

@@ -166,6 +166,7 @@ def test_after_three_days_of_downtime_exactly_one_run(started: Ticking) -> None:
     assert after.skip_message == "Not due; next at 2024-05-04 09:30 UTC."
 
 
+@pytest.mark.slow
 def test_while_check_fails_it_is_asked_alone_and_ever_more_rarely(started: Ticking) -> None:
     started.checked(passed=False)
     minutes = []
