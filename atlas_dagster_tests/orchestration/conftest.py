@@ -10,19 +10,15 @@ from atlas_dagster.orchestration.step import sync_step as sync
 from atlas_dagster.runners.fake import FakeRunner
 from atlas_dagster.source import open_connector as source
 from atlas_dagster_tests.orchestration.fake_runs import FakeRuns
-from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
+from atlas_dagster_tests.orchestration.instances import open_instance, sqlite_instance
 from atlas_dagster_tests.orchestration.recovery_cases import Shop
 
 
 @pytest.fixture
 def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
     """On SQLite, unless a test asks for Postgres."""
-    if getattr(request, "param", "sqlite") == "postgres":
-        with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
-            yield instance
-    else:
-        with sqlite_instance() as instance:
-            yield instance
+    with open_instance(getattr(request, "param", "sqlite"), request) as instance:
+        yield instance
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import dagster as dg
 import psycopg2
+import pytest
 
 
 @contextmanager
@@ -36,6 +37,15 @@ def _sqlite_template() -> Path:
         for part in ("history", "schedules"):
             shutil.copytree(Path(made) / part, copies / part)
     return copies
+
+
+def open_instance(
+    storage: str, request: pytest.FixtureRequest
+) -> AbstractContextManager[dg.DagsterInstance]:
+    """An instance on ``sqlite`` or ``postgres``; ``request`` has the fixture of the server."""
+    if storage == "postgres":
+        return postgres_instance(request.getfixturevalue("postgres_url"))
+    return sqlite_instance()
 
 
 @contextmanager

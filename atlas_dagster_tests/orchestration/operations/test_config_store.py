@@ -21,7 +21,7 @@ from atlas_dagster.orchestration.operations.config_store import (
     open_config_store,
 )
 from atlas_dagster_tests.listening import CallbackListener
-from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
+from atlas_dagster_tests.orchestration.instances import open_instance, sqlite_instance
 
 pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
@@ -35,12 +35,8 @@ ORIGIN = DeclarationHash.of(RENEWAL, DECLARED)
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
-    if request.param == "postgres":
-        with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
-            yield instance
-    else:
-        with sqlite_instance() as instance:
-            yield instance
+    with open_instance(request.param, request) as instance:
+        yield instance
 
 
 def test_without_a_key_renewals_are_files_beside_dagsters_own(

@@ -13,7 +13,7 @@ from atlas_dagster.runners.process_tags import CONNECTION_LABEL, DEPLOYMENT_LABE
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.orchestration.instances import sqlite_instance
 from atlas_dagster_tests.orchestration.real_connectors import RealConnection, verbs_run
-from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
+from atlas_dagster_tests.runners.docker.engines import SecondEngine, second_engine
 
 pytestmark = pytest.mark.docker
 
@@ -22,14 +22,8 @@ APPEND = [{"name": "events", "sync_mode": "incremental", "destination_sync_mode"
 
 @pytest.fixture
 def other_engine() -> Iterator[SecondEngine]:
-    needs("dockerd", "containerd", "unshare", root=True)
-    engine = SecondEngine()
-    try:
-        engine.start()
-        engine.load(STANDIN)
+    with second_engine(STANDIN) as engine:
         yield engine
-    finally:
-        engine.remove()
 
 
 def test_each_connection_runs_where_it_says(

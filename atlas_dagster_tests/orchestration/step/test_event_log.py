@@ -21,7 +21,7 @@ from atlas_dagster.orchestration.step.metadata import (
 from atlas_dagster.protocol.messages import StreamDescriptor
 from atlas_dagster.protocol.state import ConnectionState
 from atlas_dagster.sync.resume import LoggedState
-from atlas_dagster_tests.orchestration.instances import postgres_instance, sqlite_instance
+from atlas_dagster_tests.orchestration.instances import open_instance
 
 pytestmark = [pytest.mark.slow, pytest.mark.dagster]
 
@@ -34,12 +34,8 @@ FOREIGN = {"rows": 5, "dagster/row_count": 5, "atlas/note": "by hand"}
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def instance(request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
-    if request.param == "postgres":
-        with postgres_instance(request.getfixturevalue("postgres_url")) as instance:
-            yield instance
-    else:
-        with sqlite_instance() as instance:
-            yield instance
+    with open_instance(request.param, request) as instance:
+        yield instance
 
 
 def envelope(seq: int, stream: StreamDescriptor = USERS) -> Envelope:

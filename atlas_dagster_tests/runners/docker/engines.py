@@ -127,6 +127,20 @@ def behind_port(context: ssl.SSLContext | None = None) -> Iterator[Port]:
 # --- A second engine
 
 
+@contextmanager
+def second_engine(*images: str) -> "Iterator[SecondEngine]":
+    """An engine that nobody else uses, with ``images``."""
+    needs("dockerd", "containerd", "unshare", root=True)
+    engine = SecondEngine()
+    try:
+        engine.start()
+        for image in images:
+            engine.load(image)
+        yield engine
+    finally:
+        engine.remove()
+
+
 class SecondEngine:
     """A dockerd of our own, to be killed at will.
 

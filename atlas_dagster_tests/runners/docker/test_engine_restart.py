@@ -12,7 +12,7 @@ from atlas_dagster.runners.docker.engine import connect
 from atlas_dagster.runners.docker.runner import DockerRunner
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL, DEPLOYMENT_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
-from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
+from atlas_dagster_tests.runners.docker.engines import SecondEngine, second_engine
 
 pytestmark = pytest.mark.docker
 
@@ -21,13 +21,8 @@ LABELS = {CONNECTION_LABEL: "restarted", DEPLOYMENT_LABEL: "tests", OWNER_LABEL:
 
 @pytest.fixture
 def engine() -> Iterator[SecondEngine]:
-    needs("dockerd", "containerd", "unshare", root=True)
-    engine = SecondEngine()
-    try:
-        engine.start()
+    with second_engine(STANDIN) as engine:
         yield engine
-    finally:
-        engine.remove()
 
 
 def to_the_end(process: ConnectorProcess, output: Iterator[Output]) -> None:
@@ -38,7 +33,6 @@ def to_the_end(process: ConnectorProcess, output: Iterator[Output]) -> None:
 
 def test_killed_in_a_read(engine: SecondEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", engine.host)
-    engine.load(STANDIN)
     config = json.dumps({"count": 10**6, "rate": 1000}).encode()
     catalog = json.dumps({"streams": [{"stream": {"name": "events"}}]}).encode()
     runner = DockerRunner(STANDIN, client=connect())

@@ -18,7 +18,7 @@ from atlas_dagster.runners.owner import identify
 from atlas_dagster.runners.process_tags import CONNECTION_LABEL, OWNER_LABEL
 from atlas_dagster_tests.conftest import SOURCE_STANDIN_IMAGE as STANDIN
 from atlas_dagster_tests.listening import CallbackListener
-from atlas_dagster_tests.runners.docker.engines import SecondEngine, needs
+from atlas_dagster_tests.runners.docker.engines import SecondEngine, second_engine
 
 pytestmark = pytest.mark.docker
 
@@ -34,15 +34,8 @@ ENDLESS = ConnectorCommand(
 
 @pytest.fixture
 def engine() -> Iterator[SecondEngine]:
-    """One that nobody else uses."""
-    needs("dockerd", "containerd", "unshare", root=True)
-    engine = SecondEngine()
-    try:
-        engine.start()
-        engine.load(STANDIN)
+    with second_engine(STANDIN) as engine:
         yield engine
-    finally:
-        engine.remove()
 
 
 class Start(threading.Thread):
