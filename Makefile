@@ -31,14 +31,17 @@ QUICK_TESTS := not docker and not postgres and not browser and not pypi and not 
 # Folders without any of them.
 NOT_QUICK := crash e2e model soak stack
 
-# One file stays in one process, because fixtures of a module are shared.
+# One file stays in one process, because fixtures of a module are shared. The limit counts CPU time,
+# because other work on a machine would lengthen the rest.
 IN_TWO := -n 2 --dist loadfile
 
 quick: .venv ## run the tests that need no services and are not slow (ARGS="-k name" for some)
-	@started=$$(date +%s); \
+	@mkdir -p build; started=$$(date +%s); \
 	$(BIN)/pytest -q $(IN_TWO) -m "$(QUICK_TESTS)" $(NOT_QUICK:%=--ignore atlas_dagster_tests/%) $(ARGS) || exit; \
-	seconds=$$(($$(date +%s) - started)); echo "make quick took $$seconds s."; \
-	if [ $$seconds -gt $${QUICK_SECONDS:-$$seconds} ]; then \
+	times >build/quick.times; \
+	each=$$(awk 'END { split($$0, t, /[ms ]+/); print int((60 * (t[1] + t[3]) + t[2] + t[4]) / 2) }' build/quick.times); \
+	echo "make quick took $$(($$(date +%s) - started)) s, with $$each CPU seconds on each of two cores."; \
+	if [ $$each -gt $${QUICK_SECONDS:-$$each} ]; then \
 		echo "That is over the limit of $$QUICK_SECONDS s: mark slow tests with pytest.mark.slow."; exit 1; \
 	fi
 
