@@ -146,7 +146,7 @@ class RequestGuard:
                 )
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._body_bytes:
-            return ProblemError("body_too_large", f"{self._describe_limit}.")
+            return ProblemError("body_too_large", f"{self._limit_message}.")
         return None
 
     def _is_open(self, path: str) -> bool:
@@ -166,13 +166,13 @@ class RequestGuard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._body_bytes:
-                raise HTTPException(_TOO_LARGE, self._describe_limit)
+                raise HTTPException(_TOO_LARGE, self._limit_message)
             return message
 
         return limited
 
     @property
-    def _describe_limit(self) -> str:
+    def _limit_message(self) -> str:
         return f"A request may have {self._body_bytes:,} bytes; this one has more"
 
 
@@ -209,7 +209,7 @@ class ConnectorSlots:
     def __init__(self, count: int, *, waiting: int, seconds: float) -> None:
         self._slots = asyncio.Semaphore(count)
         self._count = count
-        self._limit_body = waiting
+        self._most_waiting = waiting
         self._seconds = seconds
         self._waiting = 0
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -223,7 +223,7 @@ class ConnectorSlots:
         """
         # The lock is deleted when no request holds it or waits for it.
         lock = self._locks.setdefault(name, asyncio.Lock())
-        if (self._slots.locked() or lock.locked()) and self._waiting >= self._limit_body:
+        if (self._slots.locked() or lock.locked()) and self._waiting >= self._most_waiting:
             raise ProblemError(
                 "busy",
                 f"{self._count} connectors run and {self._waiting} requests wait; try again later.",
